@@ -1,0 +1,283 @@
+"""The config: one YAML file, strict, every field documented under itself, as frozen pydantic models.
+
+Loads, overrides (`section.field=value`) and explains what is wrong; opens nothing but the config file and decides
+nothing. Secrets are never values here: they are references, `${NAME}`, to environment variables that are read where
+a store is opened.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sfr_batch.errors import ConfigError
+
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def _must_be_reference(value: str) -> str:
+    if not _REFERENCE.fullmatch(value):
+        raise ValueError("a secret never stands in a config: write ${NAME} and set the environment variable NAME")
+    return value
+
+
+def _must_not_be_reference(value: str) -> str:
+    if _REFERENCE.search(value):
+        raise ValueError("${NAME} is for secrets only; use an override, section.field=value, to vary this setting")
+    return value
+
+
+EnvReference = Annotated[str, AfterValidator(_must_be_reference)]
+Text = Annotated[str, AfterValidator(_must_not_be_reference)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class StorageSettings(Section):
+    """How to reach a store. Empty is right for local paths and for S3 with the standard AWS credential chain."""
+
+    endpoint_url: Text | None = None
+    """S3 endpoint, e.g. http://127.0.0.1:8333; default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, then AWS itself."""
+    region: Text | None = None
+    """S3 region; default: the AWS chain (AWS_REGION, the profile)."""
+    profile: Text | None = None
+    """Profile in the AWS config files; default: AWS_PROFILE."""
+    anonymous: bool = False
+    """Send unsigned requests: for public buckets."""
+    access_key_id: EnvReference | None = None
+    """`${NAME}`: the environment variable with the access key id. Rather leave this to the AWS chain."""
+    secret_access_key: EnvReference | None = None
+    """`${NAME}`: the environment variable with the secret key. Rather leave this to the AWS chain."""
+
+    @model_validator(mode="after")
+    def _both_keys_or_none(self) -> "StorageSettings":
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise ValueError("access_key_id and secret_access_key go together: give both or neither")
+        return self
+
+
+class CorpusSettings(Section):
+    """What to embed."""
+
+    path: Text | list[Text]
+    """A file, a folder or prefix, a glob, or a list of these; local paths and s3:// URIs."""
+    format: Literal["auto", "parquet", "jsonl"] = "auto"
+    """`auto` goes by the file names: .parquet, .jsonl, .ndjson."""
+    id: Text = "id"
+    """Column with the document's id, string or integer, unique in the corpus."""
+    text: Text = "text"
+    """The column to embed, or a template over several: `{title} {text}`. A template's result is stripped."""
+    carry: list[Text] = []
+    """Columns to copy into the table next to the vectors."""
+    storage: StorageSettings = StorageSettings()
+    """Credentials and endpoint of the corpus."""
+
+
+class ModelSettings(Section):
+    """Which model makes the vectors, and how. What is left out is read from the model repository."""
+
+    path: Text
+    """A local folder, or a model hub name such as Salesforce/SFR-Embedding-Mistral."""
+    revision: Text | None = None
+    """Commit of a hub model; pin it, a branch may move."""
+    prompts: dict[str, str] = {}
+    """Text put before a `query` and before a `document`. Default: the repository's prompts, else nothing."""
+    pooling: Literal["last_token", "mean", "cls"] | None = None
+    """Default: from the repository's 1_Pooling; a contradiction is an error."""
+    max_length: int | None = Field(default=None, ge=4)
+    """Tokens of a row, prompt and special tokens included; longer texts are truncated. Default: the repository's."""
+    special_tokens_in_text: Literal["parse", "plain"] = "parse"
+    """A literal `</s>` in a document: `parse` makes it the special token as the reference code does, `plain` keeps it
+    ordinary text."""
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    """Dtype of weights and compute. Default: bfloat16 for device cuda, float32 for cpu."""
+    device: Literal["cuda", "cpu"] = "cuda"
+    """Where the model runs."""
+    cache_dir: Text | None = None
+    """Where hub models are kept on each node; default: the hub's own cache."""
+
+    @property
+    def compute_dtype(self) -> str:
+        return self.dtype or ("bfloat16" if self.device == "cuda" else "float32")
+
+
+class TableSettings(Section):
+    """Where the vectors go."""
+
+    path: Text
+    """Folder or s3:// prefix of the table; created on the first run."""
+    vector_dtype: Literal["float32", "float16"] = "float32"
+    """Dtype of the stored vectors."""
+    generation: Text = ""
+    """A label. A new label embeds everything again, the same label continues where it stopped."""
+    duplicate_ids: Literal["reject", "error"] = "reject"
+    """`reject` keeps the first row of an id and rejects the others; `error` refuses to publish."""
+    shared_path: bool = False
+    """Say true if a local path is the same file system on all nodes of the cluster; otherwise that is refused."""
+    storage: StorageSettings = StorageSettings()
+    """Credentials and endpoint of the table."""
+
+
+class ActorSettings(Section):
+    """The pool of actors that each hold the model."""
+
+    min: int = Field(default=1, ge=1)
+    """Actors to start with and to keep."""
+    max: int | None = Field(default=None, ge=1)
+    """Actors at most. Default: as many as the cluster has GPUs when the run starts, at least `min`."""
+    gpus: float = Field(default=1, ge=0, le=8)
+    """GPUs of an actor; 0 on CPUs."""
+    cpus: float = Field(default=1, gt=0)
+    """CPUs that an actor reserves. Leave some for reading and writing."""
+    torch_threads: int | None = Field(default=None, ge=1)
+    """Threads of PyTorch in an actor. Default: all cores of the machine for device cpu, 1 for cuda."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ActorSettings":
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max ({self.max}) must be at least min ({self.min})")
+        return self
+
+
+class RunSettings(Section):
+    """How the work is cut and spread. Nothing here changes a vector."""
+
+    rows_per_split: int = Field(default=8192, ge=1)
+    """Rows of a split: the unit of encoding, of retry and of commit. A split should be seconds of device time."""
+    bytes_per_split: int = Field(default=32 * 2**20, ge=1024)
+    """Bytes of text that a split holds at most."""
+    vector_bytes_per_split: int = Field(default=256 * 2**20, ge=4096)
+    """Bytes of vectors that a split holds at most."""
+    min_splits: int = Field(default=64, ge=1)
+    """Small corpora are cut finer, by powers of two, until there are so many splits or they have 256 rows."""
+    max_batch_tokens: int = Field(default=16384, ge=16)
+    """Padded tokens of a batch on the device: rows x longest row."""
+    actors: ActorSettings = ActorSettings()
+    """The pool of encode actors."""
+    ray_address: Text | None = None
+    """Cluster to join; `local` starts a Ray of its own. Default: RAY_ADDRESS, a running Ray on this machine, `local`."""
+    max_failed_splits: int = Field(default=3, ge=0)
+    """Stop early after so many failed splits; the run fails in any case as soon as one fails for good."""
+    progress_every_s: float = Field(default=5.0, gt=0)
+    """Seconds between progress lines in a log."""
+
+
+class Config(Section):
+    """A whole job."""
+
+    corpus: CorpusSettings
+    model: ModelSettings
+    table: TableSettings
+    run: RunSettings = RunSettings()
+
+    @model_validator(mode="after")
+    def _device_fits_actors(self) -> "Config":
+        if self.model.device == "cuda" and self.run.actors.gpus == 0:
+            raise ValueError("model.device is cuda but run.actors.gpus is 0: set one GPU an actor, or device cpu")
+        if self.model.device == "cpu" and self.run.actors.gpus > 0:
+            raise ValueError(f"model.device is cpu but run.actors.gpus is {self.run.actors.gpus:g}: set it to 0")
+        return self
+
+    def to_json(self) -> str:
+        """The resolved config as JSON; references to secrets stay references."""
+        return self.model_dump_json(indent=2)
+
+
+def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML config and apply ``section.field=value`` overrides, whose values are YAML too.
+
+    Raises ConfigError that names the file and each wrong setting.
+    """
+    file = Path(path)
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"There is no config {file}.{_similar_files(file)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The config {file} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The config {file} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"The config {file} must be a mapping with the sections {', '.join(Config.model_fields)}.")
+    return config_from_dict(raw, overrides, source=str(file))
+
+
+def config_from_dict(raw: dict[str, Any], overrides: Sequence[str] = (), source: str = "config") -> Config:
+    """Build a Config from plain values; ``source`` names them in errors."""
+    for override in overrides:
+        _apply(raw, override)
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, source)) from None
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    dotted, equals, value = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"The override {override!r} is not of the form section.field=value.")
+    node: Any = raw
+    for key in keys[:-1]:
+        node = node.setdefault(key, {}) if isinstance(node, dict) else None
+        if node is None:
+            raise ConfigError(f"The override {override!r} goes through {key!r}, which is a value and not a section.")
+    if not isinstance(node, dict):
+        raise ConfigError(f"The override {override!r} does not name a field of a section.")
+    try:
+        node[keys[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The value of the override {override!r} is not valid YAML: {error}") from error
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    lines = [f"{source} has {error.error_count()} wrong setting(s):"]
+    for item in error.errors(include_url=False, include_input=False):
+        place = ".".join(str(part) for part in item["loc"]) or "config"
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = f"unknown setting.{_near(item['loc'])}"
+        elif item["type"] == "missing":
+            message = "missing, and it has no default"
+        lines.append(f"  {place}: {message}")
+    return "\n".join(lines)
+
+
+def _near(loc: tuple[int | str, ...]) -> str:
+    section: type[BaseModel] | None = Config
+    for part in loc[:-1]:
+        field = section.model_fields.get(str(part)) if section else None
+        kind = field.annotation if field else None
+        section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    if section is None:
+        return ""
+    names = list(section.model_fields)
+    close = difflib.get_close_matches(str(loc[-1]), names, n=1)
+    return f" Did you mean {close[0]}?" if close else f" Known here: {', '.join(names)}."
+
+
+def _similar_files(file: Path) -> str:
+    folder = file.parent
+    names = sorted(str(p) for p in folder.glob("*.y*ml")) if folder.is_dir() else []
+    return f" In {folder} there are: {', '.join(names)}." if names else ""
+
+
+def secret(reference: str | None) -> str | None:
+    """The value of a ``${NAME}`` reference, read from the environment now.
+
+    Raises ConfigError that names the variable, never its value.
+    """
+    if reference is None:
+        return None
+    name = reference[2:-1]
+    value = os.environ.get(name)
+    if not value:
+        raise ConfigError(f"The environment variable {name} is not set, but the config refers to it as {reference}.")
+    return value

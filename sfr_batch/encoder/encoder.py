@@ -1,0 +1,232 @@
+"""The encoder: a model, its tokenizer and its recipe on one device; texts or token ids in, unit vectors out.
+
+Knows neither Ray nor storage. Rows go through the device sorted by length under a budget of padded tokens, each
+distinct row once, and come back in input order. Pooling and normalization run in float32 whatever the model runs in.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from sfr_batch import batching, prompts
+from sfr_batch.config import ModelSettings
+from sfr_batch.encoder.pooling import POOLINGS
+from sfr_batch.errors import ConfigError, ModelError
+from sfr_batch.model import Recipe, locate, read_recipe
+from sfr_batch.tokenizer import Tokenizer
+
+FloatArray = NDArray[np.float32]
+
+# Their pooler layer is no part of any recipe here; without it, it is neither loaded nor computed.
+_HAVE_POOLER = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "mpnet"})
+# PyTorch's attention has no place for their relative position bias.
+_NO_SDPA = frozenset({"mpnet"})
+
+
+@dataclass(frozen=True)
+class EncodedTokens:
+    """Vectors of n rows, and what they cost."""
+
+    vectors: FloatArray
+    """[n, d] unit length, in input order. Not finite where the model's own output was not."""
+    padded_tokens: int
+    """Tokens that the device computed, padding included."""
+    tokens: int
+    """Real tokens among them. Rows that repeat were computed once and count once."""
+    batches: int
+    """Forward passes."""
+
+    def __repr__(self) -> str:
+        padding = 1 - self.tokens / self.padded_tokens if self.padded_tokens else 0.0
+        done = f"{self.tokens} tokens, {padding:.1%} padding, {self.batches} batches"
+        return f"<EncodedTokens {len(self.vectors)} rows, {done}>"
+
+
+class Encoder:
+    """One model on one device."""
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, recipe: Recipe, *, max_batch_tokens: int = 16384) -> None:
+        """Use `Encoder.load`. ``model`` is a transformers model without head, on its device, in eval mode."""
+        self.recipe = recipe
+        self.tokenizer = tokenizer
+        self.max_batch_tokens = max_batch_tokens
+        """Padded tokens of a batch. Falls when the device runs out of memory, and stays there."""
+        self._model = model
+        self._device = next(model.parameters()).device
+        # Some architectures derive positions from this id, so it must be theirs, whatever the mask says.
+        self._pad_id = int(getattr(model.config, "pad_token_id", None) or 0)
+
+    def __repr__(self) -> str:
+        r, parameter = self.recipe, next(self._model.parameters())
+        dtype = str(parameter.dtype).removeprefix("torch.")
+        return f"<Encoder {r.model_type}, {r.dim} dims, {r.pooling}, {r.max_length} tokens, {dtype} on {self._device}>"
+
+    @classmethod
+    def load(
+        cls, settings: ModelSettings, *, max_batch_tokens: int = 16384, torch_threads: int | None = None
+    ) -> "Encoder":
+        """Load weights and tokenizer as the repository and the settings say.
+
+        torch_threads: set for the whole process; default is all usable cores for device cpu, 1 for cuda. Raises
+        ModelError or ConfigError.
+        """
+        if settings.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(
+                "model.device is cuda, but PyTorch sees no GPU here. Set model.device=cpu and run.actors.gpus=0, or "
+                "check the driver and that PyTorch is a CUDA build."
+            )
+        if torch_threads is None:
+            torch_threads = len(os.sched_getaffinity(0)) if settings.device == "cpu" else 1
+        torch.set_num_threads(torch_threads)
+        folder = locate(settings, weights=True)
+        recipe = read_recipe(folder, settings)
+        tokenizer = Tokenizer.load(recipe, special_tokens_in_text=settings.special_tokens_in_text)
+        model = load_model(recipe, getattr(torch, settings.compute_dtype)).to(settings.device)
+        return cls(model, tokenizer, recipe, max_batch_tokens=max_batch_tokens)
+
+    @property
+    def dim(self) -> int:
+        return self.recipe.dim
+
+    def encode(self, texts: Sequence[str], prompt: str | None = None) -> FloatArray:
+        """[n, d] unit vectors of ``texts``, in their order.
+
+        prompt: the name of a prompt, such as "query" or "document", whose text is put before each text; None puts
+        nothing. Raises ConfigError for a name that is not known.
+        """
+        if isinstance(texts, str):
+            raise TypeError("encode takes a list of texts; for one text write encode([text])[0]")
+        tokenized = self.tokenizer.encode(texts, prompts.resolve(self.recipe.prompts, prompt))
+        return self.encode_tokens(tokenized.lengths, tokenized.flat_ids).vectors
+
+    def encode_tokens(self, lengths: NDArray[np.integer], flat_ids: NDArray[np.int32]) -> EncodedTokens:
+        """Vectors of rows that are tokenized already: ``lengths`` [n], all >= 1, and their ids one after the other."""
+        first, inverse = batching.unique_rows(lengths, flat_ids)
+        starts = (np.cumsum(lengths, dtype=np.int64) - lengths)[first]
+        lengths = lengths[first]
+        vectors = np.empty((len(first), self.dim), np.float32)
+        done: list[tuple[NDArray[np.int64], torch.Tensor]] = []
+        computed = 0
+        queue = batching.length_batches(lengths, self.max_batch_tokens)
+        while queue:
+            rows = queue[0]
+            width = int(lengths[rows].max())
+            try:
+                result = self._forward(starts[rows], lengths[rows], flat_ids)
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                self._shrink(len(rows), width, error)
+                result = None
+            if result is None:  # outside of `except`, whose traceback keeps the batch's tensors alive
+                if self._device.type == "cuda":
+                    torch.cuda.empty_cache()
+                rest = np.concatenate(queue)
+                queue = [rest[batch] for batch in batching.length_batches(lengths[rest], self.max_batch_tokens)]
+                continue
+            done.append((rows, result))
+            computed += len(rows) * width
+            queue.pop(0)
+        # Copied at the end: a copy after every batch would make the device wait for the host each time.
+        for rows, result in done:
+            vectors[rows] = result.cpu().numpy()
+        return EncodedTokens(vectors[inverse], computed, int(lengths.sum(dtype=np.int64)), len(done))
+
+    def _shrink(self, rows: int, width: int, error: RuntimeError) -> None:
+        """Halve the budget below the batch that did not fit. Raises ModelError if that batch was a single row."""
+        if rows == 1:
+            raise ModelError(
+                f"One row of {width} tokens does not fit into the memory of {self._device}. Lower model.max_length, "
+                "use a smaller model.dtype, or a device with more memory."
+            ) from error
+        self.max_batch_tokens = max(width, rows * width // 2)
+
+    def _forward(
+        self, starts: NDArray[np.int64], lengths: NDArray[np.integer], flat_ids: NDArray[np.int32]
+    ) -> torch.Tensor:
+        """[b, d] float32 unit vectors of one batch, on the device."""
+        width = int(lengths.max())
+        ragged = width != int(lengths.min())
+        places = np.arange(width)
+        real = places < lengths[:, None]
+        ids = np.full((len(lengths), width), self._pad_id, np.int64)
+        ids[real] = flat_ids[(starts[:, None] + places)[real]]
+        with torch.inference_mode():
+            input_ids, mask = self._to_device(ids), self._to_device(real)
+            inputs: dict[str, Any] = {"input_ids": input_ids}
+            if self.recipe.causal:
+                # No mask: padding stands on the right, where no real token looks, and without a mask PyTorch can
+                # choose its flash kernel.
+                inputs["use_cache"] = False
+            elif ragged:
+                inputs["attention_mask"] = mask.long()
+            hidden = self._model(**inputs).last_hidden_state
+            return F.normalize(POOLINGS[self.recipe.pooling](hidden, mask), p=2, dim=1)
+
+    def _to_device(self, array: NDArray[Any]) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        if self._device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self._device, non_blocking=True)
+
+
+def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:
+    """The transformers model of a recipe, without head, in eval mode, on the CPU. Raises ModelError."""
+    options = {"add_pooling_layer": False} if recipe.model_type in _HAVE_POOLER else {}
+    try:
+        with _quiet_transformers():
+            model, report = transformers.AutoModel.from_pretrained(
+                recipe.folder,
+                dtype=dtype,
+                attn_implementation="eager" if recipe.model_type in _NO_SDPA else "sdpa",
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                **options,
+            )
+    except (ValueError, OSError, SafetensorError) as error:
+        raise ModelError(
+            f"transformers cannot load {recipe.folder}: {error}. Fetch the model again, or use one of a type that "
+            "transformers supports."
+        ) from error
+    missing = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))
+    if missing:  # transformers fills these with random numbers and goes on
+        some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise ModelError(
+            f"The weights in {recipe.folder} do not fit config.json: {len(missing)} tensors are missing or of another "
+            f"shape ({some}). Fetch the model again."
+        )
+    if recipe.model_type == "mistral":
+        # A row is never longer than the window (the recipe refuses that), so the window never acts; but from its
+        # length on transformers would build an explicit mask, which keeps PyTorch from its flash kernel.
+        model.config.sliding_window = None
+    return model.eval()
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bar and no report of unused keys: what matters of it is checked and raised."""
+    log = transformers.utils.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()

@@ -1,0 +1,70 @@
+"""Every exception that sfr-batch raises on purpose, one class for each thing a caller can do about it.
+
+    SfrBatchError                 catch this one to catch them all
+    ├── ConfigError               a setting is wrong: correct the config and run again
+    ├── CorpusError               the corpus is not what the config says: correct one of them
+    ├── ModelError                the model folder is unfit, or contradicts the config
+    │   └── TokenizerError        the tokenizer does not produce what the model was trained on
+    ├── StorageError              the store refused or failed: check credentials, endpoint, space
+    │   └── ObjectNotFound        there is nothing under that name
+    ├── TableError                the table on storage is not what it should be
+    │   ├── TableNotFound         there is no table at that path (yet)
+    │   ├── TableMismatch         the table was made with other settings: see the ways out in the message
+    │   ├── CountsDoNotClose      rows would be lost or doubled: nothing was published
+    │   └── SnapshotConflict      somebody else published first: plan again on the newer snapshot
+    └── RunFailed                 some splits failed; what succeeded is committed, running again continues
+
+Messages name the file, row or setting, and the way out. This module knows nothing else of the project.
+"""
+
+
+class SfrBatchError(Exception):
+    """Base of all errors of this package."""
+
+
+class ConfigError(SfrBatchError):
+    """A setting is missing, unknown or impossible."""
+
+
+class CorpusError(SfrBatchError):
+    """The corpus cannot be read the way the config says."""
+
+
+class ModelError(SfrBatchError):
+    """The model cannot be used: files missing, or its recipe contradicts the settings."""
+
+
+class TokenizerError(ModelError):
+    """The tokenizer does not yield the special tokens that the recipe asks for."""
+
+
+class StorageError(SfrBatchError):
+    """The object store or file system refused an operation."""
+
+
+class ObjectNotFound(StorageError):
+    """No object has this name."""
+
+
+class TableError(SfrBatchError):
+    """The table on storage is damaged or incomplete."""
+
+
+class TableNotFound(TableError):
+    """There is no table, or no snapshot of it, at this path."""
+
+
+class TableMismatch(TableError):
+    """The table was created with settings that give other vectors or other columns."""
+
+
+class CountsDoNotClose(TableError):
+    """Rows read are not equal to rows embedded plus rows rejected; publishing is refused."""
+
+
+class SnapshotConflict(TableError):
+    """Another writer published the snapshot number that this one was about to take."""
+
+
+class RunFailed(SfrBatchError):
+    """At least one split failed for good; everything that succeeded is committed."""

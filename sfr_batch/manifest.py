@@ -1,0 +1,205 @@
+"""The records a table keeps: receipts of splits, counts, shards, manifests of snapshots, the table's own card.
+
+Immutable values with their JSON and Arrow forms. Knows nothing of stores: `table` reads them, `commit` writes them.
+"""
+
+import base64
+import dataclasses
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, Self
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sfr_batch.errors import CountsDoNotClose, TableError
+from sfr_batch.schema import FORMAT_VERSION
+
+_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+
+
+def utc_now() -> str:
+    """The time as ISO 8601 with seconds, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What finishing one split reports. It stands in the footer of the split's data file, so the file proves itself.
+
+    Counts are documents, but for ``vectors`` (rows of the data file) and the token counts. ``start`` is the first
+    row (Parquet) or byte (JSONL) of the split in its shard; ``attempt`` names the try whose rejects count.
+    """
+
+    split_id: str
+    shard: str
+    version: str
+    start: int
+    attempt: str
+    run_id: str
+    read: int
+    embedded: int
+    rejected: int
+    vectors: int
+    tokens: int
+    tokens_full: int
+    padded_tokens: int
+    truncated: int
+    encode_seconds: float
+    size: int = 0
+    """Bytes of the data file; not in the footer, which is part of it."""
+
+    def check(self) -> None:
+        """Raises CountsDoNotClose unless every row read is embedded or rejected."""
+        if self.read != self.embedded + self.rejected:
+            raise CountsDoNotClose(
+                f"Split {self.split_id} of {self.shard}: {self.read} rows read, but {self.embedded} embedded and "
+                f"{self.rejected} rejected."
+            )
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """One shard as a snapshot covers it: which version, under which row recipe and generation, and its rows."""
+
+    uri: str
+    version: str
+    size: int
+    recipe: str
+    generation: str
+    read: int
+    splits: int
+
+
+def to_table(cls: type[Any], records: list[Any]) -> pa.Table:
+    """Records of one of the dataclasses above as an Arrow table, a column a field."""
+    fields = dataclasses.fields(cls)
+    schema = pa.schema([pa.field(f.name, _ARROW[f.type], nullable=False) for f in fields])  # type: ignore[index]
+    arrays = [pa.array([getattr(r, f.name) for r in records], schema.field(f.name).type) for f in fields]
+    return pa.table(arrays, schema=schema)
+
+
+def from_table(cls: type[Any], table: pa.Table) -> list[Any]:
+    """The inverse of `to_table`."""
+    columns = [table.column(f.name).to_pylist() for f in dataclasses.fields(cls)]
+    return [cls(*values) for values in zip(*columns, strict=True)]
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def to_json(self) -> bytes:
+        return self.model_dump_json(indent=1).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, source: str) -> Self:
+        """Raises TableError that names ``source`` if the record is damaged or of a newer format."""
+        try:
+            version = json.loads(data).get("format_version", FORMAT_VERSION)
+        except (ValueError, AttributeError) as error:
+            raise TableError(f"{source} is damaged: {error}") from error
+        if version > FORMAT_VERSION:
+            raise TableError(
+                f"{source} has table format {version}; this sfr-batch reads up to {FORMAT_VERSION}: upgrade."
+            )
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            raise TableError(f"{source} is not what it should be: {error}") from error
+
+
+class Counts(Record):
+    """Documents of a snapshot: ``read`` are all rows of the corpus, each of them in exactly one of the next three."""
+
+    read: int
+    embedded: int
+    """Rows whose vectors are new in this snapshot."""
+    reused: int
+    """Rows whose vectors an earlier snapshot made."""
+    rejected: int
+    """Rows in the rejects, duplicates of an id included."""
+    vectors: int
+    """Live vectors."""
+    tokens: int
+    """Tokens of the rows with vectors, after truncation."""
+    truncated: int
+    """Rows whose text was cut."""
+
+    def check(self) -> None:
+        """Raises CountsDoNotClose unless every document has exactly one fate."""
+        if self.read != self.embedded + self.reused + self.rejected:
+            raise CountsDoNotClose(
+                f"{self.read} rows read, but {self.embedded} embedded, {self.reused} reused and {self.rejected} "
+                "rejected. Nothing was published; this is a bug, please report it with the run's receipts."
+            )
+
+
+class SideFile(Record):
+    """A file that belongs to a manifest."""
+
+    name: str
+    sha256: str
+    rows: int
+
+
+class Manifest(Record):
+    """A published state of the table. Readers see this and nothing else."""
+
+    format_version: int = FORMAT_VERSION
+    snapshot: int
+    parent: int | None
+    operation: Literal["embed", "sweep"]
+    run_id: str
+    created_at: str
+    fingerprint: str
+    row_recipe: dict[str, Any]
+    generation: str
+    counts: Counts
+    files: SideFile
+    """Receipts of the live data files."""
+    shards: SideFile
+    """The corpus that this state covers."""
+    deletes: SideFile | None = None
+    """Rows of live data files that are not part of this state."""
+    condemned: SideFile | None = None
+    """Splits whose names must never be used again, because a sweep deletes their files."""
+    duplicates: str | None = None
+    """Key of the rejects file of the duplicates."""
+
+
+class TableCard(Record):
+    """What the table is; created once. A run whose own card differs in substance is refused."""
+
+    format_version: int = FORMAT_VERSION
+    created_at: str
+    fingerprint: str
+    fingerprint_inputs: dict[str, Any]
+    arrow_schema: str = Field(repr=False)
+    """The schema of the data files, as base64 of its Arrow IPC form."""
+    columns: dict[str, str]
+    """The same for people."""
+    model: dict[str, Any]
+    """The model settings of the run that created the table, for encoding queries."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.arrow_schema)))
+
+    @classmethod
+    def make(cls, schema: pa.Schema, fingerprint: str, inputs: dict[str, Any], model: dict[str, Any]) -> Self:
+        return cls(
+            created_at=utc_now(),
+            fingerprint=fingerprint,
+            fingerprint_inputs=inputs,
+            arrow_schema=base64.b64encode(schema.serialize().to_pybytes()).decode(),
+            columns={field.name: str(field.type) for field in schema},
+            model=model,
+        )

@@ -1,0 +1,483 @@
+"""What a model folder says about itself: where it is, how its vectors are made, and the hashes of its weights.
+
+`Recipe` is everything that turns token ids into a vector, read from the repository's small files and checked against
+the settings; where they disagree, that is an error which names both. Loads no weights and imports neither torch nor
+transformers, so planning stays cheap; knows nothing of tables, corpora or Ray.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from sfr_batch import prompts as prompt_rules
+from sfr_batch.config import ModelSettings
+from sfr_batch.errors import ModelError
+from sfr_batch.storage import read_text_file
+
+Pooling = Literal["last_token", "mean", "cls"]
+
+CAUSAL = frozenset({"mistral", "llama", "qwen2", "qwen3"})
+BIDIRECTIONAL = frozenset(
+    {"bert", "roberta", "xlm-roberta", "camembert", "mpnet", "distilbert", "electra", "modernbert"}
+)
+# These count positions from pad_token_id + 1, so that many of max_position_embeddings can never be used.
+_OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
+_LLAMA_TOKENIZERS = frozenset({"LlamaTokenizer", "LlamaTokenizerFast"})
+
+_SMALL_FILES = [
+    "config.json",
+    "modules.json",
+    "*/config.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "model.safetensors.index.json",
+]
+_WEIGHTS = "model.safetensors"
+_WEIGHT_FILES = [_WEIGHTS, "model-*-of-*.safetensors"]
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+_PICKLES = ("*.bin", "*.pt", "*.pth")
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+_POOLING_NAMES: dict[str, Pooling] = {"lasttoken": "last_token", "mean": "mean", "cls": "cls"}
+_OLD_POOLING_KEYS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "lasttoken",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+}
+_CHUNK = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How this model turns token ids into a vector."""
+
+    folder: str
+    """The model folder on this machine."""
+    model_type: str
+    """Architecture family, as config.json calls it."""
+    causal: bool
+    """True if a token sees only what stands before it."""
+    pooling: Pooling
+    """Which hidden states become the vector."""
+    max_length: int
+    """Tokens of a row at most, prompt and special tokens included."""
+    dim: int
+    """Length of the vector."""
+    prompts: dict[str, str]
+    """The repository's prompts, overlaid with those of the settings."""
+    add_bos: bool | None
+    """Whether a row begins with BOS; None leaves it to tokenizer.json."""
+    add_eos: bool | None
+    """Whether a row ends with EOS; None leaves it to tokenizer.json."""
+
+
+def is_local(path: str) -> bool:
+    """Whether ``model.path`` means a folder on this machine and not a name on the model hub."""
+    return path.startswith(("/", ".", "~")) or os.path.exists(path)
+
+
+def locate(settings: ModelSettings, *, weights: bool) -> Path:
+    """The model folder on this machine; a hub model is fetched into the hub's cache if it is not there yet.
+
+    Without ``weights`` only the small files are fetched, which is enough for a recipe and a tokenizer. Raises
+    ModelError if there is no such model, or, with ``weights``, if the folder holds none that can be loaded safely.
+    """
+    if is_local(settings.path):
+        folder = Path(os.path.abspath(os.path.expanduser(settings.path)))
+        if not folder.is_dir():
+            raise ModelError(f"model.path: there is no folder {folder}. Give an existing folder or a model hub name.")
+    elif _HUB_NAME.fullmatch(settings.path):
+        folder = _download(settings, _SMALL_FILES + (_WEIGHT_FILES if weights else []))
+    else:
+        raise ModelError(
+            f"model.path: {settings.path} is neither a folder on this machine nor a model hub name (owner/name). "
+            "Copy the model into a local folder on every node and give that folder."
+        )
+    if weights:
+        _local_weights(folder)
+    return folder
+
+
+def _download(settings: ModelSettings, patterns: list[str]) -> Path:
+    import huggingface_hub  # here, because planning on a local folder needs none of it
+
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                settings.path, revision=settings.revision, cache_dir=settings.cache_dir, allow_patterns=patterns
+            )
+        )
+    except Exception as error:  # the hub's client and its HTTP library have no common base
+        raise ModelError(_unreachable(settings, error)) from error
+
+
+def _unreachable(settings: ModelSettings, error: Exception) -> str:
+    at = f" at revision {settings.revision}" if settings.revision else ""
+    brief = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return (
+        f"model.path: {settings.path}{at} cannot be had from the model hub ({type(error).__name__}: {brief}). "
+        "Check the name, the revision and, for a gated model, HF_TOKEN. Without a network: download it elsewhere with "
+        f"`hf download {settings.path}`, copy the folder here and set model.path to it."
+    )
+
+
+def read_recipe(folder: str | os.PathLike[str], settings: ModelSettings) -> Recipe:
+    """The recipe of the model in ``folder``. Settings fill what the repository leaves out.
+
+    Raises ModelError where the two contradict each other, where something is missing in both, and for models that
+    this package would embed wrongly (remote code, extra layers after pooling, an active sliding window).
+    """
+    folder = Path(folder)
+    config = _read_object(folder / "config.json")
+    if not config:
+        raise ModelError(f"{folder} is no model folder: it holds no config.json. Set model.path to one that does.")
+    if "auto_map" in config:
+        raise ModelError(
+            f"{folder}/config.json asks for code from the repository (auto_map), which is never run. Use a model whose "
+            "architecture is part of transformers, or a copy without auto_map if it is."
+        )
+    model_type = str(config.get("model_type", ""))
+    pooling_file = _check_modules(folder)
+    tokenizer_config = _read_object(folder / "tokenizer_config.json")
+    dim = config.get("hidden_size", config.get("dim"))
+    if not isinstance(dim, int):
+        raise ModelError(f"{folder}/config.json does not say how long a vector is: it has no hidden_size.")
+    add_bos, add_eos = _special_token_flags(model_type, tokenizer_config)
+    return Recipe(
+        folder=str(folder),
+        model_type=model_type,
+        causal=_is_causal(folder, config),
+        pooling=_pooling(folder, pooling_file, settings),
+        max_length=_max_length(folder, config, tokenizer_config, settings),
+        dim=dim,
+        prompts={**_repository_prompts(folder), **settings.prompts},
+        add_bos=add_bos,
+        add_eos=add_eos,
+    )
+
+
+def _is_causal(folder: Path, config: Mapping[str, Any]) -> bool:
+    model_type = config.get("model_type")
+    architectures = [str(name) for name in config.get("architectures") or []]
+    if model_type in CAUSAL or any(name.endswith("ForCausalLM") for name in architectures):
+        causal = True
+    elif model_type in BIDIRECTIONAL or any(name.endswith("ForMaskedLM") for name in architectures):
+        causal = False
+    else:
+        known = ", ".join(sorted(CAUSAL | BIDIRECTIONAL))
+        raise ModelError(
+            f"{folder}/config.json: nothing says whether a model of type {model_type!r} (architectures "
+            f"{architectures}) is causal or bidirectional. Known types: {known}."
+        )
+    # A decoder turned bidirectional, or an encoder turned causal, would be run with the wrong attention.
+    turned = (
+        config.get("is_causal") is False
+        or config.get("use_bidirectional_attention")
+        or (not causal and config.get("is_decoder"))
+    )
+    if turned:
+        raise ModelError(
+            f"{folder}/config.json changes the direction of attention of a {model_type} model (is_causal, is_decoder "
+            "or use_bidirectional_attention), which is not supported. Use a model that leaves it as it is."
+        )
+    return causal
+
+
+def _check_modules(folder: Path) -> Path:
+    """The pooling config that modules.json points to. Raises ModelError for a module that we would leave out."""
+    file = folder / "modules.json"
+    modules = _read_json(file)
+    pooling = "1_Pooling"
+    for module in modules or []:
+        kind = str(module.get("type", "")).rsplit(".", 1)[-1]
+        if kind == "Pooling":
+            pooling = str(module.get("path", pooling))
+        elif kind == "Transformer":
+            if module.get("path"):
+                raise ModelError(f"{file}: the transformer lies in {module['path']}, not in the model folder itself.")
+        elif kind != "Normalize":
+            raise ModelError(
+                f"{file} asks for a module {kind}, which is not supported: vectors without it would be wrong. "
+                "Supported: Transformer, Pooling, Normalize."
+            )
+    return folder / pooling / "config.json"
+
+
+def _pooling(folder: Path, file: Path, settings: ModelSettings) -> Pooling:
+    config = _read_object(file)
+    if not config:
+        if settings.pooling is None:
+            raise ModelError(
+                f"{folder} does not say how to pool hidden states into a vector (there is no {file.name} in "
+                f"{file.parent.name}). Set model.pooling to last_token, mean or cls, as the model's card says."
+            )
+        return settings.pooling
+    if config.get("include_prompt") is False:
+        raise ModelError(f"{file} leaves the prompt out of pooling (include_prompt: false), which is not supported.")
+    modes = config.get("pooling_mode")
+    if modes is None:  # the spelling before sentence-transformers 6; nothing chosen means mean there, too
+        modes = [mode for key, mode in _OLD_POOLING_KEYS.items() if config.get(key)] or ["mean"]
+    if isinstance(modes, str):
+        modes = [modes]
+    if len(modes) != 1 or modes[0] not in _POOLING_NAMES:
+        raise ModelError(
+            f"{file} asks for pooling {'+'.join(modes)}; supported are lasttoken, mean and cls, one of them."
+        )
+    pooling = _POOLING_NAMES[modes[0]]
+    if settings.pooling not in (None, pooling):
+        raise ModelError(
+            f"model.pooling is {settings.pooling} in the config, but {file} says {pooling}. Remove model.pooling to "
+            "use what the model was trained with."
+        )
+    return pooling
+
+
+def _max_length(
+    folder: Path, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any], settings: ModelSettings
+) -> int:
+    file = folder / "sentence_bert_config.json"
+    transformer = _read_object(file)
+    if transformer.get("do_lower_case"):
+        raise ModelError(
+            f"{file} asks for lowercasing outside of the tokenizer (do_lower_case), which is not supported."
+        )
+    repository = transformer.get("max_seq_length")
+    positions = config.get("max_position_embeddings")
+    if positions is not None and config.get("model_type") in _OFFSET_POSITIONS:
+        positions -= int(config.get("pad_token_id", 1)) + 1
+
+    asked, place = settings.max_length, "model.max_length in the config"
+    if asked is not None and repository is not None and asked > repository:
+        raise ModelError(
+            f"model.max_length is {asked} in the config, but max_seq_length is {repository} in {file}. "
+            f"Set model.max_length to at most {repository}, or remove it."
+        )
+    if asked is None:
+        asked, place = repository, f"max_seq_length in {file}"
+    if asked is None:
+        # As the reference does it; 1e30 is the tokenizers' way of saying that they do not know.
+        known = [n for n in (tokenizer_config.get("model_max_length"), positions) if n is not None and n < 1e9]
+        asked, place = (int(min(known)) if known else None), f"the limits in {folder}"
+    if asked is None:
+        raise ModelError(f"{folder} does not say how many tokens a row may have. Set model.max_length.")
+    for limit, name in ((positions, "max_position_embeddings"), (_window(config), "sliding_window")):
+        if limit is not None and asked > limit:
+            why = "; beyond the window results differ between implementations" if name == "sliding_window" else ""
+            raise ModelError(
+                f"{asked} tokens of a row ({place}) are more than {limit}, which {name} in {folder}/config.json "
+                f"allows{why}. Set model.max_length to at most {limit}."
+            )
+    return int(asked)
+
+
+def _window(config: Mapping[str, Any]) -> int | None:
+    """The sliding window that transformers would apply, with its class defaults where the file is silent."""
+    if config.get("model_type") in ("qwen2", "qwen3") and not config.get("use_sliding_window", False):
+        return None
+    window = config.get("sliding_window", 4096 if config.get("model_type") == "mistral" else None)
+    return int(window) if window is not None else None
+
+
+def _repository_prompts(folder: Path) -> dict[str, str]:
+    config = _read_object(folder / "config_sentence_transformers.json")
+    found = {str(name): str(text) for name, text in (config.get("prompts") or {}).items()}
+    # As encode_query and encode_document of sentence-transformers look them up.
+    for alias in ("passage", "corpus"):
+        if prompt_rules.DOCUMENT not in found and alias in found:
+            found[prompt_rules.DOCUMENT] = found[alias]
+    default = config.get("default_prompt_name")
+    if default in found:
+        for side in (prompt_rules.QUERY, prompt_rules.DOCUMENT):
+            found.setdefault(side, found[default])
+    return found
+
+
+def _special_token_flags(model_type: str, config: Mapping[str, Any]) -> tuple[bool | None, bool | None]:
+    """Whether BOS and EOS are added, as (bos, eos); None leaves it to tokenizer.json.
+
+    transformers 4 obeyed these flags and transformers 5 drops them, so that a folder written by hand for version 4,
+    as SFR-Embedding-Mistral's, silently loses EOS. Here a flag is obeyed where it is given. Where only one is given,
+    the Llama class defaults (BOS yes, EOS no) stand for the other. Where neither is, the folder was written by a
+    version that keeps the rule in tokenizer.json, and that rules.
+    """
+    bos, eos = config.get("add_bos_token"), config.get("add_eos_token")
+    kind = config.get("tokenizer_class")
+    llama = kind in _LLAMA_TOKENIZERS or (kind is None and model_type in ("llama", "mistral"))
+    if llama and not (bos is None and eos is None):
+        bos, eos = bos is not False, eos is True
+    return bos, eos
+
+
+# ---------------------------------------------------------------------------------------------------- weights
+
+
+def weight_hashes(settings: ModelSettings, folder: str | os.PathLike[str]) -> dict[str, str]:
+    """File name -> SHA-256 of each weight file: the identity of the model, wherever its copy lies.
+
+    For a hub model the hub is asked, which costs no download; without a network the cached weights are hashed.
+    Hashes of local files are remembered by path, size and modification time. Raises ModelError.
+    """
+    folder = Path(folder)
+    if is_local(settings.path):
+        return _hash_files(_local_weights(folder))
+    try:
+        return _hub_hashes(settings, folder)
+    except ModelError:
+        raise
+    except Exception as error:  # as above: no common base
+        if not _weight_names(os.listdir(folder) if folder.is_dir() else ()):
+            raise ModelError(_unreachable(settings, error)) from error
+        return _hash_files(_local_weights(folder))
+
+
+def _hub_hashes(settings: ModelSettings, folder: Path) -> dict[str, str]:
+    import huggingface_hub
+
+    # The folder in the cache is named after the commit: ask for that one, a branch may have moved since.
+    commit = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else settings.revision
+    info = huggingface_hub.HfApi().model_info(settings.path, revision=commit, files_metadata=True)
+    files = {file.rfilename: file for file in info.siblings or []}
+    names = _weight_names(files)
+    if not names:
+        raise ModelError(_no_weights(settings.path, any(name.endswith((".bin", ".pt", ".pth")) for name in files)))
+    hashes = {}
+    for name in names:
+        if files[name].lfs is None:
+            raise OSError(f"the hub does not tell the hash of {name}")
+        hashes[name] = str(files[name].lfs.sha256)
+    return hashes
+
+
+def _weight_names(names: Iterable[str]) -> list[str]:
+    """The files among ``names`` that transformers loads: one, or the numbered shards."""
+    present = set(names)
+    return [_WEIGHTS] if _WEIGHTS in present else sorted(name for name in present if _SHARD.fullmatch(name))
+
+
+def _local_weights(folder: Path) -> list[Path]:
+    names = _weight_names(os.listdir(folder))
+    if not names:
+        raise ModelError(_no_weights(str(folder), any(any(folder.glob(pattern)) for pattern in _PICKLES)))
+    if names != [_WEIGHTS]:
+        index = folder / "model.safetensors.index.json"
+        listed = set(_read_object(index).get("weight_map", {}).values())
+        missing = sorted(listed - set(names))
+        if missing or not listed:
+            what = ", ".join(missing) or index.name
+            raise ModelError(f"The weights in {folder} are incomplete: {what} is missing. Fetch the model again.")
+    return [folder / name for name in names]
+
+
+def _no_weights(where: str, pickles: bool) -> str:
+    if pickles:
+        return (
+            f"{where} has its weights only as pickle files (.bin, .pt), which can run code when they are loaded. "
+            "Convert them to model.safetensors, or use a revision of the model that has it."
+        )
+    return (
+        f"{where} holds no weights (model.safetensors, or shards of it). Fetch the whole model, or correct model.path."
+    )
+
+
+def _hash_files(files: Sequence[Path]) -> dict[str, str]:
+    cache_file = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sfr-batch" / "weight-hashes.json"
+    try:
+        cache = json.loads(cache_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        cache = {}
+    if not isinstance(cache, dict):
+        cache = {}
+    keys = {}
+    for file in files:
+        status = file.stat()
+        keys[file] = f"{file.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+    unknown = [file for file in files if keys[file] not in cache]
+    if unknown:
+        with ThreadPoolExecutor(4) as pool:  # hashlib lets go of the interpreter while it works
+            cache.update(zip((keys[file] for file in unknown), pool.map(_sha256, unknown), strict=True))
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
+            _replace_file(cache_file, json.dumps(cache, indent=1))
+    return {file.name: str(cache[keys[file]]) for file in files}
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(_CHUNK))
+    with file.open("rb", buffering=0) as stream:
+        while size := stream.readinto(buffer):
+            digest.update(buffer[:size])
+    return digest.hexdigest()
+
+
+def _replace_file(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}-{secrets.token_hex(8)}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------------------------ fingerprint
+
+
+def fingerprint_inputs(
+    settings: ModelSettings,
+    recipe: Recipe,
+    golden_ids: Sequence[Sequence[int]],
+    hashes: Mapping[str, str],
+    vector_dtype: str,
+) -> dict[str, Any]:
+    """Everything of a model that can change a stored vector, for `fingerprint.digest`.
+
+    Not in it: paths, the device, batch sizes, library versions. The prompt is the documents', as text.
+    """
+    return {
+        "weights": dict(hashes),
+        "golden_ids": [list(ids) for ids in golden_ids],
+        "special_tokens_in_text": settings.special_tokens_in_text,
+        "pooling": recipe.pooling,
+        "prompt": prompt_rules.resolve(recipe.prompts, prompt_rules.DOCUMENT),
+        "max_length": recipe.max_length,
+        "overflow": "truncate",
+        "normalize": True,
+        "compute_dtype": settings.compute_dtype,
+        "vector_dtype": vector_dtype,
+        "dim": recipe.dim,
+    }
+
+
+def _read_json(file: Path) -> Any:
+    text = read_text_file(file)
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ModelError(f"{file} is not valid JSON ({error}). Fetch the model again.") from error
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    """A JSON file that holds an object; empty where there is none."""
+    value = _read_json(file)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ModelError(f"{file} should hold a JSON object. Fetch the model again.")
+    return cast(dict[str, Any], value)

@@ -1,0 +1,277 @@
+"""The plan: what a run would do, as a value you can print. Touches nothing, needs no GPU, no Ray and no torch.
+
+Corpus today against the table's last snapshot: shards in the same version under the same row recipe and generation
+are carried over unread; the others are cut into splits; splits whose data file exists are done. What remains is work.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from sfr_batch import model
+from sfr_batch import schema as names
+from sfr_batch.commit import Draft, check_same_table
+from sfr_batch.config import Config, CorpusSettings
+from sfr_batch.corpus import (
+    PARQUET,
+    Columns,
+    ReadUnit,
+    Shard,
+    Split,
+    check_columns,
+    cut,
+    list_shards,
+    resolve_columns,
+    rows_per_split,
+    survey_shards,
+)
+from sfr_batch.errors import TableNotFound
+from sfr_batch.fingerprint import digest
+from sfr_batch.manifest import Receipt, ShardRecord, TableCard
+from sfr_batch.storage import ObjectInfo, Store, open_store
+from sfr_batch.table import Snapshot, Table
+from sfr_batch.tokenizer import Tokenizer
+
+_BYTES_PER_TOKEN = 4.0
+"""English prose under a 32,000-piece vocabulary; code and other languages have fewer. Estimates carry a ``~``."""
+
+
+@dataclass(frozen=True)
+class EmbedPlan:
+    """What is missing between the corpus and the table, and what is not."""
+
+    config: Config
+    card: TableCard
+    store: Store
+    columns: Columns
+    row_recipe: dict[str, Any]
+    base: Snapshot | None
+    carried: tuple[ShardRecord, ...]
+    """Shards that the base snapshot covers as they are."""
+    changed: tuple[tuple[Shard, int | None], ...]
+    """The other shards, with their rows where those are known without reading."""
+    units: tuple[ReadUnit, ...]
+    """All splits of the changed shards."""
+    committed: dict[str, ObjectInfo]
+    """Data files on storage when the plan was made."""
+
+    @cached_property
+    def splits(self) -> list[Split]:
+        return [split for unit in self.units for split in unit.splits]
+
+    @cached_property
+    def todo(self) -> list[ReadUnit]:
+        """Read units with only the splits that have no data file yet."""
+        units = []
+        for unit in self.units:
+            missing = tuple(split for split in unit.splits if split.split_id not in self.committed)
+            if missing:
+                units.append(dataclasses.replace(unit, splits=missing))
+        return units
+
+    @cached_property
+    def todo_splits(self) -> list[Split]:
+        return [split for unit in self.todo for split in unit.splits]
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether the last snapshot already is what this run would publish."""
+        return is_up_to_date(self.base, self.carried, self.changed)
+
+    @property
+    def rows(self) -> int:
+        """Rows to embed, estimated where a shard is JSONL."""
+        return sum(split.rows for split in self.todo_splits)
+
+    @property
+    def estimated_tokens(self) -> int:
+        limit = int(self.card.fingerprint_inputs["max_length"])
+        per_split = (min(split.text_bytes / _BYTES_PER_TOKEN, split.rows * limit) for split in self.todo_splits)
+        return round(sum(per_split))
+
+    def carried_receipts(self) -> list[Receipt]:
+        """Receipts of the data files that stay live."""
+        if self.base is None:
+            return []
+        kept = {record.uri for record in self.carried}
+        return [receipt for receipt in self.base.receipts if receipt.shard in kept]
+
+    def draft(self, run_id: str, receipts: Iterable[Receipt]) -> Draft:
+        """What to publish once every split has a receipt."""
+        new = sorted(receipts, key=lambda r: (r.shard, r.start))
+        done = _totals(new)
+        records = [
+            ShardRecord(
+                uri=shard.uri,
+                version=shard.version,
+                size=shard.size,
+                recipe=digest(self.row_recipe),
+                generation=self.config.table.generation,
+                read=done.get(shard.uri, (0, 0))[0] if rows is None else rows,
+                splits=done.get(shard.uri, (0, 0))[1],
+            )
+            for shard, rows in self.changed
+        ]
+        live = sorted([*self.carried_receipts(), *new], key=lambda r: (r.shard, r.start))
+        return Draft(
+            run_id=run_id,
+            generation=self.config.table.generation,
+            row_recipe=self.row_recipe,
+            receipts=live,
+            shards=sorted([*self.carried, *records], key=lambda s: s.uri),
+            new=frozenset(receipt.split_id for receipt in new),
+            duplicate_ids=self.config.table.duplicate_ids,
+        )
+
+    def __repr__(self) -> str:
+        if self.up_to_date:
+            return f"<EmbedPlan {self.store.root}: up to date, nothing to do>"
+        return (
+            f"<EmbedPlan {self.store.root}: {len(self.splits):,} splits, {len(self.todo_splits):,} to embed, "
+            f"~{self.rows:,} rows, ~{self.estimated_tokens:,} tokens>"
+        )
+
+    def describe(self) -> str:
+        """Several lines for a person."""
+        about = "" if all(shard.format == PARQUET for shard, _ in self.changed) else "~"
+        lines = [
+            f"table     {self.store.root}" + (f" ({self.base.brief()})" if self.base else " (no snapshot yet)"),
+            f"corpus    {len(self.carried) + len(self.changed):,} shards, {len(self.carried):,} of them unchanged",
+            f"splits    {len(self.splits):,} in the others, {len(self.splits) - len(self.todo_splits):,} done, "
+            f"{len(self.todo_splits):,} to embed",
+            f"to embed  {about}{self.rows:,} rows, {sum(s.text_bytes for s in self.todo_splits) / 1e6:,.1f} MB of text, "
+            f"~{self.estimated_tokens:,} tokens",
+            f"model     {self.config.model.path}, {self.config.model.compute_dtype} on {self.config.model.device}, "
+            f"fingerprint {self.card.fingerprint[:12]}",
+        ]
+        if self.up_to_date:
+            lines.append("up to date: nothing to do")
+        elif not self.todo_splits:
+            lines.append("every split is done; the run would only publish a snapshot")
+        return "\n".join(lines)
+
+    def to_arrow(self) -> pa.Table:
+        """The splits as a table, one row each: what is frozen in plan.parquet."""
+        columns = [field.name for field in dataclasses.fields(Split)]
+        done = [split.split_id in self.committed for split in self.splits]
+        table = pa.table({name: [getattr(split, name) for split in self.splits] for name in columns})
+        return table.append_column("committed", pa.array(done, pa.bool_()))
+
+
+def _totals(receipts: Sequence[Receipt]) -> dict[str, tuple[int, int]]:
+    totals: dict[str, tuple[int, int]] = {}
+    for receipt in receipts:
+        read, splits = totals.get(receipt.shard, (0, 0))
+        totals[receipt.shard] = (read + receipt.read, splits + 1)
+    return totals
+
+
+def make_plan(config: Config) -> EmbedPlan:
+    """Compare the corpus with the table. Reads metadata only; writes nothing.
+
+    Raises ConfigError, CorpusError, ModelError, StorageError, or TableMismatch if the table was made otherwise.
+    """
+    store = open_store(config.table.path, config.table.storage)
+    table = _open(store)
+    base = table.latest() if table else None
+    shards = list_shards(config.corpus)
+    row_recipe = make_row_recipe(config.corpus)
+    carried, changed = carry_over(base, shards, digest(row_recipe), config.table.generation)
+    surveys = survey_shards(changed or shards[:1], config.corpus)
+    columns = _columns(table, config.corpus) or resolve_columns(surveys[0], config.corpus)
+    for survey in surveys:
+        check_columns(survey, config.corpus, columns)
+    card = make_card(config, columns)
+    if table:
+        check_same_table(table, card)
+    surveys = surveys if changed else []
+    total = sum(record.read for record in carried) + sum(survey.rows for survey in surveys)
+    max_rows = min(config.run.rows_per_split, max(1, config.run.vector_bytes_per_split // _vector_bytes(card.schema)))
+    identity = (digest(row_recipe), card.fingerprint, config.table.generation)
+    units = [
+        unit
+        for survey in surveys
+        for unit in cut(
+            survey,
+            rows_per_split(total, max_rows, config.run.min_splits),
+            config.run.bytes_per_split,
+            identity,
+            base.condemned if base else frozenset(),
+        )
+    ]
+    return EmbedPlan(
+        config=config,
+        card=card,
+        store=store,
+        columns=columns,
+        row_recipe=row_recipe,
+        base=base,
+        carried=tuple(carried),
+        changed=tuple((survey.shard, survey.rows if survey.exact else None) for survey in surveys),
+        units=tuple(units),
+        committed=table.committed() if table and units else {},
+    )
+
+
+def carry_over(
+    base: Snapshot | None, shards: Sequence[Shard], recipe: str, generation: str
+) -> tuple[list[ShardRecord], list[Shard]]:
+    """Which shards the base snapshot covers as they are, and which have to be read."""
+    covered = {record.uri: record for record in base.shards} if base else {}
+    carried, changed = [], []
+    for shard in shards:
+        record = covered.get(shard.uri)
+        if record and (record.version, record.recipe, record.generation) == (shard.version, recipe, generation):
+            carried.append(record)
+        else:
+            changed.append(shard)
+    return carried, changed
+
+
+def is_up_to_date(base: Snapshot | None, carried: Sequence[ShardRecord], changed: Sequence[Any]) -> bool:
+    """Nothing is new, nothing has changed and nothing has vanished."""
+    return base is not None and not changed and len(carried) == len(base.shards)
+
+
+def make_row_recipe(corpus: CorpusSettings) -> dict[str, Any]:
+    """What decides which rows and columns come out of a shard."""
+    return {"id": corpus.id, "text": corpus.text, "carry": list(corpus.carry)}
+
+
+def make_card(config: Config, columns: Columns) -> TableCard:
+    """The card of the table that this config makes. Reads the model's small files and the hashes of its weights."""
+    folder = model.locate(config.model, weights=False)
+    recipe = model.read_recipe(folder, config.model)
+    tokenizer = Tokenizer.load(recipe, special_tokens_in_text=config.model.special_tokens_in_text)
+    hashes = model.weight_hashes(config.model, folder)
+    inputs = model.fingerprint_inputs(
+        config.model, recipe, tokenizer.golden_ids(), hashes, config.table.vector_dtype
+    )
+    schema = names.table_schema(columns.id_type, recipe.dim, config.table.vector_dtype, columns.carry)
+    settings = config.model.model_dump(mode="json")
+    settings["prompts"] = {**recipe.prompts, **config.model.prompts}
+    return TableCard.make(schema, digest(inputs), json.loads(json.dumps(inputs)), settings)
+
+
+def _open(store: Store) -> Table | None:
+    try:
+        return Table.open(store)
+    except TableNotFound:
+        return None
+
+
+def _columns(table: Table | None, corpus: CorpusSettings) -> Columns | None:
+    if table is None or any(name not in table.schema.names for name in corpus.carry):
+        return None
+    schema = table.schema
+    return Columns(schema.field(names.ID).type, {name: schema.field(name).type for name in corpus.carry})
+
+
+def _vector_bytes(schema: pa.Schema) -> int:
+    vector = schema.field(names.EMBEDDING).type
+    return int(vector.list_size * vector.value_type.bit_width // 8)

@@ -1,0 +1,121 @@
+"""Every column, key and file name of a table, spelled once.
+
+Pure names and Arrow schemas; opens nothing. A table is a folder:
+
+    data/<split_id>.parquet                      embeddings, one immutable file a split; nothing else lives here
+    _rejects/<split_id>-<attempt>.parquet        rows that could not be embedded
+    _rejects/duplicates-<n>-<run_id>.parquet     rows that lost to an earlier row with the same id
+    _sfr/table.json                              what the table is; created once
+    _sfr/snapshots/<n>.json                      manifest of a published state, created last
+    _sfr/snapshots/<n>-<run_id>.<kind>.parquet   its side files
+    _sfr/runs/<run_id>/…                         config, plan, receipts and report of a run
+"""
+
+import re
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+FORMAT_VERSION = 1
+
+ID = "id"
+EMBEDDING = "embedding"
+N_TOKENS = "n_tokens"
+N_TOKENS_FULL = "n_tokens_full"
+TRUNCATED = "truncated"
+CONTENT_HASH = "content_hash"
+RESERVED_COLUMNS = frozenset({ID, EMBEDDING, N_TOKENS, N_TOKENS_FULL, TRUNCATED, CONTENT_HASH, "chunk"})
+
+RECEIPT_KEY = "sfr.receipt"
+FINGERPRINT_KEY = "sfr.fingerprint"
+
+DATA = "data"
+REJECTS = "_rejects"
+SNAPSHOTS = "_sfr/snapshots"
+RUNS = "_sfr/runs"
+TABLE_JSON = "_sfr/table.json"
+
+_DATA_KEY = re.compile(r"data/([0-9a-f]{32})\.parquet")
+_REJECTS_KEY = re.compile(r"_rejects/([0-9a-f]{32})-([0-9a-f]+)\.parquet")
+_DUPLICATES_KEY = re.compile(r"_rejects/duplicates-(\d{8,})-.+\.parquet")
+_MANIFEST_KEY = re.compile(r"_sfr/snapshots/(\d{8,})\.json")
+_SIDE_KEY = re.compile(r"_sfr/snapshots/(\d{8,})-.+\.parquet")
+
+
+def data_key(split_id: str) -> str:
+    return f"{DATA}/{split_id}.parquet"
+
+
+def rejects_key(split_id: str, attempt: str) -> str:
+    return f"{REJECTS}/{split_id}-{attempt}.parquet"
+
+
+def duplicates_key(snapshot: int, run_id: str) -> str:
+    return f"{REJECTS}/duplicates-{snapshot:08d}-{run_id}.parquet"
+
+
+def manifest_key(snapshot: int) -> str:
+    return f"{SNAPSHOTS}/{snapshot:08d}.json"
+
+
+def side_key(snapshot: int, run_id: str, kind: str) -> str:
+    """The run id keeps the side files of two writers apart that want the same snapshot number."""
+    return f"{SNAPSHOTS}/{snapshot:08d}-{run_id}.{kind}.parquet"
+
+
+def run_key(run_id: str, name: str) -> str:
+    return f"{RUNS}/{run_id}/{name}"
+
+
+def split_of_data_key(key: str) -> str | None:
+    match = _DATA_KEY.fullmatch(key)
+    return match[1] if match else None
+
+
+def split_and_attempt_of_rejects_key(key: str) -> tuple[str, str] | None:
+    match = _REJECTS_KEY.fullmatch(key)
+    return (match[1], match[2]) if match else None
+
+
+def number_of_manifest_key(key: str) -> int | None:
+    match = _MANIFEST_KEY.fullmatch(key)
+    return int(match[1]) if match else None
+
+
+def number_of_attached_key(key: str) -> int | None:
+    """The snapshot number that a side file or a file of duplicates was written for."""
+    match = _SIDE_KEY.fullmatch(key) or _DUPLICATES_KEY.fullmatch(key)
+    return int(match[1]) if match else None
+
+
+def table_schema(id_type: pa.DataType, dim: int, vector_dtype: str, carry: Mapping[str, pa.DataType]) -> pa.Schema:
+    """The columns of a data file. ``dim``: vector length; ``vector_dtype``: float32 or float16."""
+    element = {"float32": pa.float32(), "float16": pa.float16()}[vector_dtype]
+    return pa.schema(
+        [
+            pa.field(ID, id_type, nullable=False),
+            pa.field(EMBEDDING, pa.list_(pa.field("element", element, nullable=False), dim), nullable=False),
+            pa.field(N_TOKENS, pa.int32(), nullable=False),
+            pa.field(N_TOKENS_FULL, pa.int32(), nullable=False),
+            pa.field(TRUNCATED, pa.bool_(), nullable=False),
+            pa.field(CONTENT_HASH, pa.binary(16), nullable=False),
+            *(pa.field(name, kind) for name, kind in carry.items()),
+        ]
+    )
+
+
+REJECTS_SCHEMA = pa.schema(
+    [
+        pa.field(ID, pa.string()),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("position", pa.int64(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+    ]
+)
+"""``position``: row number in a Parquet shard, byte offset of the line in a JSONL shard."""
+
+DELETES_SCHEMA = pa.schema([pa.field("split_id", pa.string()), pa.field("position", pa.int64())])
+"""``position``: row number in the data file of the split."""
+
+CONDEMNED_SCHEMA = pa.schema([pa.field("split_id", pa.string())])

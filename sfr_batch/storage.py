@@ -1,0 +1,481 @@
+"""Stores: the only module that opens files, on local disks and on S3.
+
+A `Store` is objects under a root, written whole and never changed. Its one strong operation is `create`: make this
+object if no object has that name, and say who won. Everything that a table promises rests on it. The module knows
+nothing of tables, configs beyond StorageSettings, or Parquet.
+"""
+
+import contextlib
+import errno
+import glob
+import io
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import fsspec
+from fsspec.utils import glob_translate
+
+from sfr_batch.config import StorageSettings, secret
+from sfr_batch.errors import ConfigError, ObjectNotFound, StorageError
+
+TEMPORARY = "_sfr/tmp"
+"""Local stores write here before an object gets its name; a crash may leave something, which a sweep removes."""
+
+_MAGIC = "*?["
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+_PARALLEL_READS = 32
+# s3fs repeats what botocore has already repeated, up to three layers for a read: these products keep a stalled endpoint
+# below ten minutes, a dead one below half a minute, and still sit out a burst of SlowDown.
+_CLIENT = {
+    "connect_timeout": 5,
+    "read_timeout": 30,
+    "retries": {"mode": "standard", "total_max_attempts": 4},
+    "max_pool_connections": _PARALLEL_READS,
+}
+_S3FS_RETRIES = 2
+_PARALLEL_PARTS = 4  # of 50 MiB each: what a multipart upload holds in memory beside the object
+_CONFLICT_ATTEMPTS = 5
+_DELETE_BATCH = 1000  # the most that one DeleteObjects request may name
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One object: ``key`` below the store's root, ``size`` in bytes, ``modified`` in seconds since the epoch."""
+
+    key: str
+    size: int
+    modified: float
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """One file of a corpus: absolute ``uri``, ``size`` in bytes, and a ``version`` that changes with its content."""
+
+    uri: str
+    size: int
+    version: str
+
+
+class Store(Protocol):
+    """Objects under one root. Keys are relative, with ``/`` between their parts."""
+
+    root: str
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write ``data`` under ``key`` if nothing is there, atomically and durably; False if something was.
+
+        After a lost reply the client's own retry also gives False: the caller looks at what is there to learn
+        whether it is its own. Raises StorageError.
+        """
+        ...
+
+    def read(self, key: str) -> bytes:
+        """The whole object. Raises ObjectNotFound."""
+        ...
+
+    def open(self, key: str) -> IO[bytes]:
+        """A seekable reader. Raises ObjectNotFound."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object whose key begins with the folder ``prefix``, in one pass, in no particular order."""
+        ...
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects; those already gone are no error."""
+        ...
+
+
+def is_s3(uri: str) -> bool:
+    return uri.startswith(("s3://", "s3a://"))
+
+
+def absolute_uri(path: str) -> str:
+    """S3 URIs without a trailing slash; anything else as an absolute local path."""
+    if is_s3(path):
+        return "s3://" + path.split("://", 1)[1].strip("/")
+    if "://" in path and not path.startswith("file://"):
+        scheme = path.split("://", 1)[0]
+        raise ConfigError(f"{path}: the scheme {scheme}:// is not supported; use s3:// or a local path.")
+    return os.path.abspath(os.path.expanduser(path.removeprefix("file://")))
+
+
+def open_store(uri: str, settings: StorageSettings | None = None) -> Store:
+    """The store rooted at a local folder or an s3:// prefix."""
+    uri = absolute_uri(uri)
+    return S3Store(uri, settings or StorageSettings()) if is_s3(uri) else LocalStore(uri)
+
+
+def filesystem(uri: str, settings: StorageSettings) -> Any:
+    """The fsspec file system for ``uri``. Listings are never cached: a stale listing would break resuming."""
+    if not is_s3(uri):
+        return fsspec.filesystem("file")
+    options: dict[str, Any] = {"anon": settings.anonymous, "use_listings_cache": False, "config_kwargs": _CLIENT}
+    endpoint = settings.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint:
+        if not endpoint.startswith(("http://", "https://")):
+            raise ConfigError(f"The S3 endpoint {endpoint} has no scheme; write http://{endpoint} or https://...")
+        options["endpoint_url"] = endpoint
+    if settings.region:
+        options["client_kwargs"] = {"region_name": settings.region}
+    if settings.profile:
+        options["profile"] = settings.profile
+    if settings.access_key_id:
+        options["key"], options["secret"] = secret(settings.access_key_id), secret(settings.secret_access_key)
+    fs = fsspec.filesystem("s3", **options)
+    fs.retries = _S3FS_RETRIES
+    return fs
+
+
+class LocalStore:
+    """A folder. Objects get their name by `os.link`, which fails if the name is taken."""
+
+    def __init__(self, root: str) -> None:
+        self.root = absolute_uri(root)
+
+    def __repr__(self) -> str:
+        return f"<LocalStore {self.root}>"
+
+    def _path(self, key: str) -> str:
+        return os.path.join(self.root, *key.split("/"))
+
+    def create(self, key: str, data: bytes) -> bool:
+        target = self._path(key)
+        if os.path.exists(target):
+            return False
+        temporary = self._path(f"{TEMPORARY}/{secrets.token_hex(16)}")
+        with _explained("write", target):
+            _make_folder(os.path.dirname(temporary))
+            _make_folder(os.path.dirname(target))
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                try:
+                    os.link(temporary, target)
+                except FileExistsError:
+                    return False
+                except OSError as error:
+                    if error.errno not in _NO_LINKS:
+                        raise
+                    raise StorageError(
+                        f"Cannot write {target}: this file system has no hard links ({error}), which creating a file "
+                        "in one piece needs; use another local disk, or s3://."
+                    ) from error
+                _sync_folder(os.path.dirname(target))
+                return True
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary)
+
+    def read(self, key: str) -> bytes:
+        with self.open(key) as file:
+            return file.read()
+
+    def open(self, key: str) -> IO[bytes]:
+        with _explained("read", self._path(key)):
+            return open(self._path(key), "rb")
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        top = self._path(prefix.rstrip("/"))
+        with _explained("list", top):
+            for path, status in _walk(top):
+                key = os.path.relpath(path, self.root).replace(os.sep, "/")
+                yield ObjectInfo(key, status.st_size, status.st_mtime)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            with _explained("delete", self._path(key)), contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path(key))
+
+
+class S3Store:
+    """A prefix in a bucket. `create` is a PUT, or the completion of a multipart upload, with `If-None-Match: *`."""
+
+    def __init__(self, root: str, settings: StorageSettings) -> None:
+        self.root = absolute_uri(root)
+        self._settings = settings
+        self._fs = filesystem(self.root, settings)
+
+    def __repr__(self) -> str:
+        return f"<S3Store {self.root}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A pickled client would carry the keys in clear and lose its retry settings; the settings only name the keys.
+        return S3Store, (self.root, self._settings)
+
+    def _path(self, key: str) -> str:
+        return f"{self.root.removeprefix('s3://')}/{key}"
+
+    def create(self, key: str, data: bytes) -> bool:
+        with _explained("write", f"{self.root}/{key}"):
+            for attempt in range(_CONFLICT_ATTEMPTS):
+                try:
+                    self._fs.pipe_file(self._path(key), data, mode="create", max_concurrency=_PARALLEL_PARTS)
+                    return True
+                except OSError as error:
+                    code = _s3_code(error)
+                    if code == "PreconditionFailed" or isinstance(error, FileExistsError):
+                        return False
+                    # AWS answers 409 while another conditional write of the same key is under way: ask again.
+                    if code != "ConditionalRequestConflict" or attempt == _CONFLICT_ATTEMPTS - 1:
+                        raise
+                    time.sleep(0.1 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def read(self, key: str) -> bytes:
+        with _explained("read", f"{self.root}/{key}"):
+            # One request, no HEAD before it; and a whole body is checked against its checksum, a range is not.
+            return bytes(self._fs.cat_file(self._path(key), max_concurrency=1))
+
+    def open(self, key: str) -> IO[bytes]:
+        return _open_s3(self._fs, f"{self.root}/{key}", block_size=4 * 2**20)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        start = len(self._path(""))
+        folder = self._path(prefix.strip("/")).rstrip("/") + "/"
+        with _explained("list", f"{self.root}/{prefix}"):
+            found = self._fs.find(folder, detail=True)
+        for path, info in found.items():
+            # s3fs also answers with an object that has the very name of the folder, and with the empty objects that
+            # consoles make to show a folder.
+            if path.startswith(folder) and not path.endswith("/"):
+                modified = info.get("LastModified")
+                yield ObjectInfo(path[start:], int(info["size"]), modified.timestamp() if modified else 0.0)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        # Not fs.rm: it reads patterns and folders into names, and passes over the keys that the store refused.
+        bucket = self._path("").split("/", 1)[0]
+        names = [self._path(key).split("/", 1)[1] for key in keys]
+        for start in range(0, len(names), _DELETE_BATCH):
+            with _explained("delete from", self.root):
+                objects = [{"Key": name} for name in names[start : start + _DELETE_BATCH]]
+                answer = self._fs.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+            refused = [error for error in answer.get("Errors", ()) if error.get("Code") != "NoSuchKey"]
+            if refused:
+                first = refused[0]
+                raise StorageError(
+                    f"Cannot delete {len(refused)} of {len(objects)} objects in {self.root}, the first is "
+                    f"s3://{bucket}/{first.get('Key')}: {first.get('Code')} {first.get('Message', '')}; "
+                    "check that the credentials may delete, and run the command again."
+                )
+
+
+class _S3Reader(io.RawIOBase):
+    """An open S3 object. s3fs reads lazily, so the errors of reading are explained too, not only those of opening."""
+
+    def __init__(self, file: Any, uri: str) -> None:
+        self._file = file
+        self._uri = uri
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with _explained("read", self._uri):
+            return int(self._file.readinto(buffer))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def _open_s3(fs: Any, uri: str, block_size: int) -> IO[bytes]:
+    path = uri.removeprefix("s3://")
+    with _explained("read", uri):
+        file = fs.open(path, "rb", cache_type="readahead", block_size=block_size)
+        if file.details["type"] != "file":  # a prefix opens as an empty file
+            raise FileNotFoundError("it is a folder")
+        return io.BufferedReader(_S3Reader(file, uri))
+
+
+def read_many(store: Store, keys: list[str]) -> list[bytes]:
+    """Whole objects, many at a time, in the order of ``keys``."""
+    with ThreadPoolExecutor(_PARALLEL_READS) as pool:
+        return list(pool.map(store.read, keys))
+
+
+def list_inputs(path: str, settings: StorageSettings) -> list[InputFile]:
+    """The files that a file name, a folder or prefix, or a glob stands for, sorted by URI.
+
+    Names that begin with ``_`` or ``.`` below the given path are skipped, as every engine does. Raises StorageError
+    if the path cannot be listed; an empty list means that it holds nothing.
+    """
+    uri = absolute_uri(path)
+    plain = uri.removeprefix("s3://")
+    # A local name may hold these characters itself; whoever gives an existing one means it.
+    pattern = any(char in plain for char in _MAGIC) and (is_s3(uri) or not os.path.lexists(plain))
+    base = os.path.dirname(plain[: min(plain.index(char) for char in _MAGIC if char in plain)]) if pattern else plain
+    with _explained("list", uri):
+        if is_s3(uri):
+            fs = filesystem(uri, settings)
+            found = _s3_glob(fs, plain, base) if pattern else fs.find(plain, detail=True)
+            # Names that end in / are the empty objects that consoles make to show a folder.
+            files = [
+                _s3_input(name, info)
+                for name, info in found.items()
+                if info["type"] == "file" and not name.endswith("/")
+            ]
+        else:
+            names = glob.glob(plain, recursive=True) if pattern else [plain]
+            found = {path: status for name in names for path, status in _inputs_at(name, deep=not pattern)}
+            files = [_local_input(name, status) for name, status in found.items()]
+    if [file.uri for file in files] == [uri]:
+        return files  # named itself, so not hidden whatever its name
+    return sorted((f for f in files if not _hidden(f.uri.removeprefix("s3://"), base)), key=lambda f: f.uri)
+
+
+def _s3_glob(fs: Any, pattern: str, base: str) -> dict[str, Any]:
+    """As fs.glob, in one listing. fs.glob passes over what it cannot list, and so over documents."""
+    stem = pattern[len(base) + 1 : min(pattern.index(char) for char in _MAGIC if char in pattern)]
+    matches = re.compile(glob_translate(pattern)).match
+    return {name: info for name, info in fs.find(base, prefix=stem, detail=True).items() if matches(name)}
+
+
+def _inputs_at(name: str, deep: bool) -> Iterator[tuple[str, os.stat_result]]:
+    """The file itself, or, if ``deep``, the files of a folder; nothing where there is neither."""
+    if os.path.isfile(name):
+        yield name, os.stat(name)
+    elif deep:
+        yield from _walk(name)
+
+
+def _hidden(name: str, base: str) -> bool:
+    return any(part.startswith(("_", ".")) for part in name[len(base) :].strip("/").split("/"))
+
+
+def _s3_input(name: str, info: dict[str, Any]) -> InputFile:
+    return InputFile(f"s3://{name}", int(info["size"]), str(info.get("ETag", "")).strip('"'))
+
+
+def _local_input(name: str, status: os.stat_result) -> InputFile:
+    return InputFile(name, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+
+
+def stat_input(uri: str, settings: StorageSettings) -> InputFile:
+    """The file as it is now. Raises ObjectNotFound."""
+    with _explained("read", uri):
+        if not is_s3(uri):
+            return _local_input(uri, os.stat(uri))
+        name = uri.removeprefix("s3://")
+        info = filesystem(uri, settings).info(name)
+        if info["type"] != "file":
+            raise FileNotFoundError("it is a folder")
+        return _s3_input(name, info)
+
+
+def open_input(uri: str, settings: StorageSettings) -> IO[bytes]:
+    """A seekable reader over a corpus file. Raises ObjectNotFound."""
+    if is_s3(uri):
+        return _open_s3(filesystem(uri, settings), uri, block_size=8 * 2**20)
+    with _explained("read", uri):
+        return open(uri, "rb")
+
+
+def read_input_range(uri: str, start: int, end: int, settings: StorageSettings) -> bytes:
+    """Bytes ``start`` to ``end`` (exclusive) of a corpus file; shorter where the file ends."""
+    if end <= start:
+        return b""  # S3 takes an empty range for no range at all and sends the whole object
+    with _explained("read", uri):
+        try:
+            return bytes(filesystem(uri, settings).cat_file(uri.removeprefix("s3://"), start=start, end=end))
+        except OSError as error:
+            if _s3_code(error) in ("InvalidRange", "416"):
+                return b""  # begins behind the end of the file
+            raise
+
+
+def read_text_file(path: Path) -> str | None:
+    """A small local text file, or None where there is none."""
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def in_memory(data: bytes) -> IO[bytes]:
+    return io.BytesIO(data)
+
+
+def _walk(top: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Every file below a folder. A folder that cannot be read is an error: passing over it would lose documents."""
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):  # gone while we look, or never there
+            raise error
+
+    for folder, _, names in os.walk(top, onerror=refuse):
+        for name in names:
+            path = os.path.join(folder, name)
+            with contextlib.suppress(FileNotFoundError):  # deleted while we look
+                yield path, os.stat(path)
+
+
+def _make_folder(folder: str) -> None:
+    """As os.makedirs, but durable: a new folder's own name is synced as well."""
+    if os.path.isdir(folder):
+        return
+    parent = os.path.dirname(folder)
+    _make_folder(parent)
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        if not os.path.isdir(folder):
+            raise NotADirectoryError(errno.ENOTDIR, "a file is where a folder should be", folder) from None
+    _sync_folder(parent)
+
+
+def _sync_folder(folder: str) -> None:
+    """Make the new name itself durable: without this a power cut may forget a file whose bytes are safe."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _s3_code(error: BaseException) -> str:
+    """The store's own code of a failure: s3fs hangs the client's error on its own, as cause or only as context."""
+    response = getattr(error.__cause__ or error.__context__, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+@contextlib.contextmanager
+def _explained(verb: str, what: str) -> Iterator[None]:
+    """Turn the many exceptions of file systems and S3 clients into ours, naming the object and the way out."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if _s3_code(error) == "NoSuchBucket":
+            raise StorageError(
+                f"Cannot {verb} {what}: there is no such bucket; create it or correct the path."
+            ) from error
+        raise ObjectNotFound(f"Cannot {verb} {what}: it does not exist ({error}).") from error
+    except PermissionError as error:
+        hint = "check the credentials, the bucket policy and the endpoint" if is_s3(what) else "check its permissions"
+        raise StorageError(f"Cannot {verb} {what}: access denied ({error}); {hint}.") from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StorageError(f"Cannot {verb} {what}: no space left; free some and run the command again.") from error
+        raise StorageError(f"Cannot {verb} {what}: {error}") from error
+    except Exception as error:
+        # ValueError is what s3fs and botocore make of a bucket name or an endpoint that cannot be one.
+        client = type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp"))
+        if client or (is_s3(what) and isinstance(error, ValueError)):
+            raise StorageError(f"Cannot {verb} {what}: {error}; check credentials, endpoint and region.") from error
+        raise

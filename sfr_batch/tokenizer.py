@@ -1,0 +1,253 @@
+"""Text to token ids, guarded: the special tokens that the recipe asks for are there, also after truncation.
+
+Uses the `tokenizers` package alone, so that planning and CPU tasks never import torch. Token ids leave unpadded, as
+one flat int32 array with lengths: a pad token means nothing here (in the Mistral family it is EOS). Knows nothing of
+models beyond their recipe.
+"""
+
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfr_batch.errors import ConfigError, TokenizerError
+from sfr_batch.model import Recipe
+from sfr_batch.storage import read_text_file
+
+SpecialTokensInText = Literal["parse", "plain"]
+
+GOLDEN_LENGTH = 32
+"""Golden ids are truncated to so many tokens, so that they show what truncation does to the special tokens."""
+
+# The ids of these texts stand for the tokenizer in every fingerprint: a text changed here disowns every table.
+GOLDEN_TEXTS = (
+    "How to bake a chocolate cake",
+    "",
+    " ",
+    " leading space",
+    "two  spaces,   three",
+    "line\nline\r\n\n line",
+    "\ttab\t\ttabs",
+    "trailing space ",
+    "日本語の文章です。中文 한국어",
+    "emoji 🙂👩‍👩‍👧 e\u0301 é ﬁ",
+    "a </s> b <s> c <unk>",
+    "a [SEP] b [CLS] c [MASK]",
+    "<|endoftext|><|im_end|>",
+    "Ünïcödé Straße İstanbul ΑΒΓ абв",
+    "x = f(y, 1234567890) != 3.14159e-10 # ok",
+    "\u0000\u200b\ufeff\u00a0",
+    "chocolate cake " * 50,
+)
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """Token ids of n rows, one row after the other without padding."""
+
+    lengths: NDArray[np.int32]
+    """[n] tokens of each row, special tokens included, after truncation."""
+    full_lengths: NDArray[np.int32]
+    """[n] the same before truncation."""
+    flat_ids: NDArray[np.int32]
+    """[lengths.sum()] the ids of all rows."""
+
+    @property
+    def truncated(self) -> NDArray[np.bool_]:
+        """[n] whether the row was too long."""
+        return self.lengths < self.full_lengths
+
+    def __repr__(self) -> str:
+        return (
+            f"<Tokenized {len(self.lengths)} rows, {len(self.flat_ids)} tokens, {int(self.truncated.sum())} truncated>"
+        )
+
+
+class Tokenizer:
+    """The tokenizer of a model folder. A row is `prefix + ids of the text + suffix`; only the text is ever cut."""
+
+    def __init__(self, backend: Any, recipe: Recipe, prefix: list[int], suffix: list[int]) -> None:
+        """Use `Tokenizer.load`. ``prefix`` and ``suffix`` are the ids of the special tokens around a text."""
+        self.recipe = recipe
+        self.prefix = prefix
+        self.suffix = suffix
+        self._backend = backend
+
+    def __repr__(self) -> str:
+        around = f"{self.prefix} … {self.suffix}"
+        return f"<Tokenizer {self.recipe.folder}, {around}, up to {self.recipe.max_length} tokens>"
+
+    @classmethod
+    def load(cls, recipe: Recipe, *, special_tokens_in_text: SpecialTokensInText = "parse") -> "Tokenizer":
+        """Read tokenizer.json and make it yield what the recipe asks for, checked on probe texts.
+
+        Raises TokenizerError.
+        """
+        import tokenizers  # here, so that importing this module for its types costs nothing
+
+        folder = Path(recipe.folder)
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            found = ", ".join(n for n in ("tokenizer.model", "vocab.txt", "vocab.json") if (folder / n).is_file())
+            raise TokenizerError(
+                f"{folder} holds no tokenizer.json (found: {found or 'no tokenizer at all'}). Save the tokenizer there "
+                "once with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
+            )
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the package raises bare Exception
+            raise TokenizerError(f"{file} cannot be read ({error}). Fetch the model again.") from error
+        # Some files have truncation and padding of their author's last call baked in.
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = special_tokens_in_text == "plain"
+
+        names = _special_token_names(folder)
+        if names.get("truncation_side", "right") != "right":
+            raise TokenizerError(f"{folder}/tokenizer_config.json cuts texts on the left, which is not supported.")
+        prefix, suffix = _around(backend, file)
+        if recipe.add_bos is not None:
+            bos = _id(backend, names, "bos", folder) if recipe.add_bos or names.get("bos_token") else None
+            prefix = _with_first(prefix, bos) if recipe.add_bos else [i for i in prefix if i != bos]
+        if recipe.add_eos is not None:
+            eos = _id(backend, names, "eos", folder) if recipe.add_eos or names.get("eos_token") else None
+            suffix = _with_last(suffix, eos) if recipe.add_eos else [i for i in suffix if i != eos]
+        tokenizer = cls(backend, recipe, prefix, suffix)
+        tokenizer._check(
+            bos=_id(backend, names, "bos", folder) if recipe.add_bos else None,
+            eos=_id(backend, names, "eos", folder) if recipe.add_eos else None,
+        )
+        return tokenizer
+
+    def encode(self, texts: Sequence[str], prompt: str = "", max_length: int | None = None) -> Tokenized:
+        """Token ids of ``prompt + text`` for each text, cut at the end of the text to at most ``max_length`` tokens.
+
+        max_length: default and upper bound is the recipe's. Prompt and text are tokenized as one string, because
+        tokens may reach over the seam. Raises ValueError naming the row for a text that is not valid Unicode (a lone
+        surrogate), and ConfigError if the prompt leaves no room for text.
+        """
+        limit = self.recipe.max_length if max_length is None else max_length
+        if limit > self.recipe.max_length:
+            raise ValueError(f"max_length {limit} is more than the model's {self.recipe.max_length}")
+        room = limit - len(self.prefix) - len(self.suffix)
+        used = len(self._backend.encode(prompt, add_special_tokens=False)) if prompt else 0
+        if room - used < 1:
+            what = f"The prompt takes {used} tokens and the" if prompt else "The"
+            raise ConfigError(
+                f"{what} special tokens take {limit - room} of {limit}, which leaves no room for text. "
+                "Raise model.max_length or shorten the prompt."
+            )
+        encodings = self._encode_all([prompt + text for text in texts] if prompt else list(texts))
+        return self._assemble(encodings, room)
+
+    def golden_ids(self) -> list[list[int]]:
+        """Ids of a fixed list of awkward texts: equal golden ids mean equal tokenizers, for the fingerprint."""
+        tokenized = self.encode(GOLDEN_TEXTS, max_length=min(GOLDEN_LENGTH, self.recipe.max_length))
+        ends = np.cumsum(tokenized.lengths)
+        return [ids.tolist() for ids in np.split(tokenized.flat_ids, ends[:-1])]
+
+    def _encode_all(self, texts: list[str]) -> list[Any]:
+        try:
+            encodings: list[Any] = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        except (TypeError, ValueError):
+            for row, text in enumerate(texts):
+                if not isinstance(text, str):
+                    raise ValueError(f"row {row} is not a text but {type(text).__name__}") from None
+                try:
+                    text.encode()
+                except UnicodeEncodeError as error:
+                    raise ValueError(f"row {row} is not valid Unicode: {error}") from None
+            raise
+        return encodings
+
+    def _assemble(self, encodings: list[Any], room: int) -> Tokenized:
+        """Put prefix and suffix around each row's ids, cut to ``room``, by array arithmetic instead of row by row."""
+        special = len(self.prefix) + len(self.suffix)
+        full = np.fromiter((len(encoding) for encoding in encodings), np.int32, len(encodings))
+        kept = np.minimum(full, room)
+        lengths = (kept + special).astype(np.int32)
+        ends = np.cumsum(lengths, dtype=np.int64)
+        starts = ends - lengths
+        flat = np.empty(int(lengths.sum(dtype=np.int64)), np.int32)
+        is_text = np.ones(len(flat), np.bool_)
+        for place, token in enumerate(self.prefix):
+            flat[starts + place] = token
+            is_text[starts + place] = False
+        for place, token in enumerate(reversed(self.suffix), 1):
+            flat[ends - place] = token
+            is_text[ends - place] = False
+        ids = itertools.chain.from_iterable(
+            encoding.ids if n <= room else encoding.ids[:room] for encoding, n in zip(encodings, full, strict=True)
+        )
+        flat[is_text] = np.fromiter(ids, np.int32, int(kept.sum(dtype=np.int64)))
+        return Tokenized(lengths, (full + special).astype(np.int32), flat)
+
+    def _check(self, bos: int | None, eos: int | None) -> None:
+        """The guard: the special tokens are where the model expects them, on short, empty and truncated texts."""
+        limit = min(GOLDEN_LENGTH, self.recipe.max_length)
+        probes = ["How to bake a chocolate cake", "", "a", "chocolate cake " * 50]
+        tokenized = self.encode(probes, max_length=limit)
+        rows = np.split(tokenized.flat_ids, np.cumsum(tokenized.lengths)[:-1])
+        for probe, row in zip(probes, rows, strict=True):
+            wrong = (bos is not None and (not len(row) or row[0] != bos)) or (
+                eos is not None and (not len(row) or row[-1] != eos)
+            )
+            if wrong or len(row) > limit:
+                raise TokenizerError(
+                    f"The tokenizer in {self.recipe.folder} gives {row.tolist()} for {probe[:40]!r}, but the model "
+                    f"expects {bos} first and {eos} last (None: anything). Use the tokenizer files of the model's own "
+                    "repository."
+                )
+
+
+def _around(backend: Any, file: Path) -> tuple[list[int], list[int]]:
+    """The ids that the file's own post-processor puts before and after a text, found by probing."""
+    probes = ["a", "How to bake", ""]
+    pairs = [(backend.encode(p).ids, backend.encode(p, add_special_tokens=False).ids) for p in probes]
+    whole, bare = pairs[0]
+    for cut in range(len(whole) - len(bare) + 1):
+        prefix, suffix = whole[:cut], whole[cut + len(bare) :]
+        if all(with_special == prefix + without + suffix for with_special, without in pairs):
+            return prefix, suffix
+    raise TokenizerError(
+        f"The post-processor of {file} does more than to put special tokens around a text, which is not supported."
+    )
+
+
+def _with_first(ids: Iterable[int], token: int | None) -> list[int]:
+    assert token is not None
+    return [token, *(i for i in ids if i != token)]
+
+
+def _with_last(ids: Iterable[int], token: int | None) -> list[int]:
+    assert token is not None
+    return [*(i for i in ids if i != token), token]
+
+
+def _special_token_names(folder: Path) -> dict[str, Any]:
+    """What tokenizer_config.json says, special_tokens_map.json where that is silent; ids from config.json."""
+    merged: dict[str, Any] = {}
+    for name in ("config.json", "special_tokens_map.json", "tokenizer_config.json"):
+        try:
+            found = json.loads(read_text_file(folder / name) or "{}")
+        except ValueError as error:
+            raise TokenizerError(f"{folder / name} is not valid JSON ({error}). Fetch the model again.") from error
+        merged.update({key: value for key, value in found.items() if value is not None})
+    return merged
+
+
+def _id(backend: Any, names: dict[str, Any], which: Literal["bos", "eos"], folder: Path) -> int:
+    token = names.get(f"{which}_token")
+    content = token.get("content") if isinstance(token, dict) else token
+    number = backend.token_to_id(content) if content is not None else names.get(f"{which}_token_id")
+    if not isinstance(number, int):
+        raise TokenizerError(
+            f"{folder} asks for {which.upper()} around each text (add_{which}_token), but its {which}_token "
+            f"{content!r} is not in tokenizer.json. Use the tokenizer files of the model's own repository."
+        )
+    return number

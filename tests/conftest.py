@@ -1,0 +1,64 @@
+"""Fixtures shared by all tests: one real S3 server, and the places and stores that a test is repeated on."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sfr_batch.storage import Store, open_store
+from tests.memory_store import MemoryStore
+from tests.s3server import S3Server, s3_server
+
+# At import, before anything reads them: no test may ask a model hub, and Ray's hook for `uv run` would rebuild the
+# workers' environment from the project's metadata, without the test extra.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The S3 server of the session. Its keys are in os.environ from here on, for this process and for Ray workers."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as environment:
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+            environment.delenv(name, raising=False)
+        for name, value in server.env.items():
+            environment.setenv(name, value)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _s3_session_bucket(s3: S3Server) -> str:
+    return s3.create_bucket("sfr-tests")
+
+
+@pytest.fixture
+def s3_bucket(s3: S3Server) -> str:
+    """A fresh bucket, ``s3://bucket``: for tests of policies and of roots without a prefix."""
+    return s3.create_bucket(f"sfr-{secrets.token_hex(6)}")
+
+
+@pytest.fixture
+def s3_prefix(_s3_session_bucket: str) -> str:
+    """A fresh prefix, ``s3://bucket/prefix``. Much cheaper than a bucket of its own."""
+    return f"{_s3_session_bucket}/{secrets.token_hex(6)}"
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty root URI, on local disk and on S3."""
+    if request.param == "local":
+        return str(tmp_path / "place")
+    prefix: str = request.getfixturevalue("s3_prefix")
+    return prefix
+
+
+@pytest.fixture(params=["memory", "local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store of each kind."""
+    if request.param == "memory":
+        return MemoryStore()
+    if request.param == "local":
+        return open_store(str(tmp_path / "store"))
+    return open_store(request.getfixturevalue("s3_prefix"))

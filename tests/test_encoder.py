@@ -1,0 +1,314 @@
+"""The encoder against two references: sentence-transformers on real MiniLM weights, the model card on a Mistral."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+import transformers
+from numpy.typing import NDArray
+from tokenizers.processors import TemplateProcessing
+
+from sfr_batch import prompts
+from sfr_batch.config import ModelSettings
+from sfr_batch.encoder import Encoder, pooling
+from sfr_batch.encoder.encoder import load_model
+from sfr_batch.errors import ConfigError, ModelError
+from sfr_batch.model import Recipe
+from tests.models import BOS, EOS, build_tiny_mistral, docstrings, minilm_folder
+
+TASK = "Given a web search query, retrieve relevant passages that answer the query"
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Encoder:
+    return Encoder.load(ModelSettings(path=str(minilm_folder()), device="cpu"), max_batch_tokens=4096)
+
+
+@pytest.fixture(scope="module")
+def mistral_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_mistral(tmp_path_factory.mktemp("mistral"))
+
+
+@pytest.fixture(scope="module")
+def mistral(mistral_folder: Path) -> Encoder:
+    settings = ModelSettings(path=str(mistral_folder), device="cpu", prompts={"query": prompts.instruct(TASK)})
+    return Encoder.load(settings)
+
+
+def distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    assert a.shape == b.shape
+    return float(np.abs(a - b).max())
+
+
+# ------------------------------------------------------------------------------------------------- references
+
+
+def test_minilm_equals_sentence_transformers(minilm: Encoder) -> None:
+    """2,000 docstrings from one word to far beyond 256 tokens, then some of them in other orders and batches."""
+    import sentence_transformers
+
+    texts = docstrings(2000)
+    ours = minilm.encode(texts)
+    reference = sentence_transformers.SentenceTransformer(str(minilm_folder()), device="cpu", local_files_only=True)
+    theirs = reference.encode(texts, normalize_embeddings=True, batch_size=32)
+    assert ours.dtype == np.float32
+    assert distance(ours, theirs) < 1e-5
+    assert distance(np.linalg.norm(ours, axis=1), np.ones(2000, np.float32)) < 1e-5
+    lengths = minilm.tokenizer.encode(texts).full_lengths
+    assert lengths.min() < 8
+    assert lengths.max() > 1000
+
+    some = np.random.default_rng(0).permutation(2000)[:100]
+    small = Encoder(minilm._model, minilm.tokenizer, minilm.recipe, max_batch_tokens=700)
+    assert distance(small.encode([texts[i] for i in some]), ours[some]) < 1e-5
+    alone = Encoder(minilm._model, minilm.tokenizer, minilm.recipe, max_batch_tokens=1)
+    assert distance(alone.encode([texts[i] for i in some[:20]]), ours[some[:20]]) < 1e-5
+
+
+def model_card(folder: Path, texts: list[str], max_length: int = 4096) -> NDArray[np.float32]:
+    """The model card's code, with the tokenizer made to do what the card's transformers did: BOS first, EOS last."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", BOS), ("</s>", EOS)]
+    )
+    model = transformers.AutoModel.from_pretrained(folder)
+
+    def last_token_pool(last_hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        left_padding = attention_mask[:, -1].sum() == attention_mask.shape[0]
+        if left_padding:
+            return last_hidden_states[:, -1]
+        sequence_lengths = attention_mask.sum(dim=1) - 1
+        batch_size = last_hidden_states.shape[0]
+        return last_hidden_states[torch.arange(batch_size, device=last_hidden_states.device), sequence_lengths]
+
+    with torch.inference_mode():
+        batch_dict = tokenizer(texts, max_length=max_length, padding=True, truncation=True, return_tensors="pt")
+        outputs = model(**batch_dict)
+        embeddings = last_token_pool(outputs.last_hidden_state, batch_dict["attention_mask"])
+        vectors: NDArray[np.float32] = F.normalize(embeddings, p=2, dim=1).numpy()
+    return vectors
+
+
+def test_mistral_equals_the_model_card_on_queries_and_documents(mistral: Encoder, mistral_folder: Path) -> None:
+    texts = ["How to bake a chocolate cake", "Symptoms of the flu", "", " lead", "a </s> b", *docstrings(2000)[:60]]
+    queries = [f"Instruct: {TASK}\nQuery: {text}" for text in texts]
+    ours = np.concatenate([mistral.encode(texts, prompt="query"), mistral.encode(texts, prompt="document")])
+    theirs = np.concatenate([model_card(mistral_folder, queries), model_card(mistral_folder, texts)])
+    assert distance(ours, theirs) < 1e-5
+    assert distance(mistral.encode(texts), ours[len(texts) :]) == 0
+    # The comparison is worth something only if texts differ: nearest other document is at some distance.
+    similarity = theirs[len(texts) :] @ theirs[len(texts) :].T
+    np.fill_diagonal(similarity, -1)
+    assert np.median(similarity.max(axis=1)) < 0.95
+
+
+def test_mistral_equals_the_model_card_at_every_length(mistral: Encoder, mistral_folder: Path) -> None:
+    """From one token of text to the longest row, and beyond it; the longest is as long as the sliding window."""
+    words = " ".join(docstrings(2000)).split()
+    sizes = [1, 2, 3, 7, 8, 9, 31, 64, 127, 500, 1000, 1023, 2000]
+    texts = [" ".join(words[size : 2 * size]) for size in sizes]
+    long = ["cake " * n for n in (4092, 4093, 4094, 4095, 6000)] + [" ".join(words[:8000])]
+    tokenized = mistral.tokenizer.encode(texts + long)
+    assert set(tokenized.lengths.tolist()) >= {4095, 4096}
+    assert tokenized.truncated.tolist()[-3:] == [True, True, True]
+    theirs = [model_card(mistral_folder, texts[:8]), model_card(mistral_folder, texts[8:])]
+    theirs += [model_card(mistral_folder, [text]) for text in long]  # apart, or its masks take gigabytes
+    assert distance(mistral.encode(texts + long), np.concatenate(theirs)) < 1e-5
+
+
+def test_truncation_below_the_repository_limit(mistral_folder: Path) -> None:
+    encoder = Encoder.load(ModelSettings(path=str(mistral_folder), device="cpu", max_length=24))
+    texts = docstrings(2000)[:50]
+    assert encoder.tokenizer.encode(texts).truncated.any()
+    assert distance(encoder.encode(texts), model_card(mistral_folder, texts, max_length=24)) < 1e-5
+
+
+def test_order_duplicates_and_batches_do_not_matter(mistral: Encoder) -> None:
+    texts = [*docstrings(2000)[:80], "again", "again", *docstrings(2000)[:5]]
+    whole = mistral.encode(texts)
+    order = np.random.default_rng(0).permutation(len(texts))
+    other = Encoder(mistral._model, mistral.tokenizer, mistral.recipe, max_batch_tokens=300)
+    assert distance(other.encode([texts[i] for i in order]), whole[order]) < 1e-5
+    assert (whole[80] == whole[81]).all()
+    assert (whole[:5] == whole[-5:]).all()
+
+
+# ---------------------------------------------------------------------------------------------------- pooling
+
+
+@pytest.mark.parametrize("name", ["last_token", "mean", "cls"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pooling_is_right_on_either_padding_side(name: str, dtype: torch.dtype) -> None:
+    """Padding holds NaN, so that any influence of it shows."""
+    width, dim = 6, 5
+    rows = [torch.randn(n, dim, generator=torch.Generator().manual_seed(n)).to(dtype) for n in (1, 3, 6, 5)]
+    wanted = {"last_token": lambda r: r[-1], "mean": lambda r: r.mean(dim=0), "cls": lambda r: r[0]}
+    expected = torch.stack([wanted[name](row.float()) for row in rows])
+    for side, mask_dtype in itertools.product(("left", "right"), (torch.bool, torch.int64)):
+        hidden = torch.full((len(rows), width, dim), float("nan"), dtype=dtype)
+        mask = torch.zeros(len(rows), width, dtype=mask_dtype)
+        for i, row in enumerate(rows):
+            place = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
+            hidden[i, place], mask[i, place] = row, 1
+        pooled = pooling.POOLINGS[name](hidden, mask)
+        assert pooled.dtype == torch.float32
+        torch.testing.assert_close(pooled, expected)
+
+
+# ------------------------------------------------------------------------------------------- the rest of it
+
+
+class SmallMemory(torch.nn.Module):
+    """A device that runs out of memory above a number of padded tokens.
+
+    The property it gives: whether a batch fits depends on its padded size alone, so that a test can say exactly which
+    batches must be cut and to what.
+    """
+
+    def __init__(self, model: Any, fits: int, error: Exception | None = None) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+        self.fits, self.error = fits, error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        self.seen: list[int] = []
+
+    def forward(self, **inputs: torch.Tensor) -> Any:
+        self.seen.append(inputs["input_ids"].numel())
+        if self.seen[-1] > self.fits:
+            raise self.error
+        return self.model(**inputs)
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("HIP out of memory")])
+def test_out_of_memory_halves_the_batch_and_is_remembered(mistral: Encoder, error: Exception | None) -> None:
+    texts = [text for text in docstrings(2000) if len(text) < 2000][:120]
+    model = SmallMemory(mistral._model, fits=3000, error=error)
+    encoder = Encoder(model, mistral.tokenizer, mistral.recipe, max_batch_tokens=16384)
+    longest = int(mistral.tokenizer.encode(texts).lengths.max())
+    assert longest <= 3000, "a row has to fit"
+    assert distance(encoder.encode(texts), mistral.encode(texts)) < 1e-5
+    assert encoder.max_batch_tokens <= 3000 * 2
+    failures = [size for size in model.seen if size > 3000]
+    assert 1 <= len(failures) <= 4, "each failure halves"
+    model.seen.clear()
+    encoder.encode(texts)
+    assert not [size for size in model.seen if size > 3000], "the smaller budget is remembered"
+
+
+def test_a_row_that_does_not_fit_is_an_error(mistral: Encoder) -> None:
+    encoder = Encoder(SmallMemory(mistral._model, fits=5), mistral.tokenizer, mistral.recipe)
+    with pytest.raises(ModelError, match=r"One row of 9 tokens does not fit into the memory of cpu. Lower model.max_l"):
+        encoder.encode(["How to bake a chocolate cake"])
+
+
+def test_other_errors_are_not_retried(mistral: Encoder) -> None:
+    broken = SmallMemory(mistral._model, fits=0, error=RuntimeError("CUDA error: an illegal memory access"))
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        Encoder(broken, mistral.tokenizer, mistral.recipe).encode(["a", "b"])
+    assert len(broken.seen) == 1
+
+
+def test_encode_tokens_reports_what_it_cost(mistral: Encoder) -> None:
+    tokenized = mistral.tokenizer.encode(["a", "a", "How to bake a chocolate cake", ""])
+    assert tokenized.lengths.tolist() == [3, 3, 9, 2]
+    result = mistral.encode_tokens(tokenized.lengths, tokenized.flat_ids)
+    assert (result.tokens, result.padded_tokens, result.batches) == (14, 27, 1)
+    assert result.vectors.shape == (4, mistral.dim)
+    assert repr(result) == "<EncodedTokens 4 rows, 14 tokens, 48.1% padding, 1 batches>"
+
+
+def test_nothing_to_encode(mistral: Encoder) -> None:
+    assert mistral.encode([]).shape == (0, 64)
+
+
+def test_vectors_that_are_not_finite_come_back_as_they_are(mistral: Encoder) -> None:
+    class Broken(torch.nn.Module):
+        """A model whose hidden states are all NaN or all zero, as overflow and dead layers make them."""
+
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.weight, self.value, self.config = torch.nn.Parameter(torch.zeros(1)), value, mistral._model.config
+
+        def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
+            states = torch.full((*input_ids.shape, 64), self.value)
+            return transformers.modeling_outputs.BaseModelOutput(last_hidden_state=states)
+
+    assert np.isnan(Encoder(Broken(float("nan")), mistral.tokenizer, mistral.recipe).encode(["a"])).all()
+    assert (Encoder(Broken(0.0), mistral.tokenizer, mistral.recipe).encode(["a"]) == 0).all()
+
+
+def test_bfloat16_is_normalized_in_float32(mistral_folder: Path, mistral: Encoder) -> None:
+    half = Encoder.load(ModelSettings(path=str(mistral_folder), device="cpu", dtype="bfloat16"))
+    texts = docstrings(2000)[:40]
+    vectors = half.encode(texts)
+    assert next(half._model.parameters()).dtype == torch.bfloat16
+    assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-5
+    assert np.median((vectors * mistral.encode(texts)).sum(axis=1)) > 0.98
+
+
+def test_wrong_arguments(mistral: Encoder) -> None:
+    with pytest.raises(ConfigError, match=r"no prompt 'qeury'. Known prompts: document, query"):
+        mistral.encode(["a"], prompt="qeury")
+    with pytest.raises(TypeError, match="takes a list of texts"):
+        mistral.encode("a text")
+
+
+def test_weights_that_do_not_fit_the_config(tmp_path: Path) -> None:
+    folder = build_tiny_mistral(tmp_path / "model", hidden=16)
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    del tensors["layers.1.mlp.up_proj.weight"]
+    safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 tensors are missing or of another shape \(layers.1.mlp.up_proj.weight\)"):
+        Encoder.load(ModelSettings(path=str(folder), device="cpu"))
+
+
+def test_what_transformers_refuses_names_the_folder(tmp_path: Path) -> None:
+    folder = build_tiny_mistral(tmp_path / "model", hidden=16)
+    (folder / "model.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(ModelError, match=rf"transformers cannot load {folder}: .*Fetch the model again"):
+        Encoder.load(ModelSettings(path=str(folder), device="cpu"))
+
+
+def test_mpnet_has_no_sdpa(tmp_path: Path) -> None:
+    """It falls back to eager attention; batches still equal single rows, with padding in its own position ids."""
+    config = transformers.MPNetConfig(
+        vocab_size=500,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=130,
+        initializer_range=0.3,
+        pad_token_id=1,
+    )
+    model = transformers.MPNetModel(config)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    config.save_pretrained(tmp_path)
+    recipe = Recipe(str(tmp_path), "mpnet", False, "mean", 128, 32, {}, None, None)
+    loaded = load_model(recipe, torch.float32)
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 128, 40).astype(np.int32)
+    ids = rng.integers(5, 500, lengths.sum()).astype(np.int32)
+    whole, single = (
+        Encoder(loaded, None, recipe, max_batch_tokens=budget).encode_tokens(lengths, ids)  # type: ignore[arg-type]
+        for budget in (4096, 1)
+    )
+    assert whole.batches < 4
+    assert single.batches == 40
+    assert distance(whole.vectors, single.vectors) < 1e-5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_no_gpu(mistral_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"PyTorch sees no GPU here. Set model.device=cpu"):
+        Encoder.load(ModelSettings(path=str(mistral_folder)))
+
+
+def test_repr(minilm: Encoder, mistral: Encoder) -> None:
+    assert repr(minilm) == "<Encoder bert, 384 dims, mean, 256 tokens, float32 on cpu>"
+    assert repr(mistral) == "<Encoder mistral, 64 dims, last_token, 4096 tokens, float32 on cpu>"
+    assert minilm.dim == 384

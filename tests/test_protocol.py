@@ -1,0 +1,475 @@
+"""The table's protocol as a state machine: writers, zombies and sweepers interleaved at every store operation.
+
+The real code of `commit`, `table` and `planning` runs in threads that stop before each operation on an in-memory
+store. Hypothesis decides who goes on, who dies before or after an operation took effect, whose reply is lost, and
+when the corpus changes. What must hold: every snapshot accounts for every row of the corpus it was made of, exactly
+once, for ever; and whatever happened, one undisturbed run completes the job.
+"""
+
+import hashlib
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, Phase, Verbosity, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from sfr_batch import commit, corpus, schema
+from sfr_batch.commit import Draft, commit_split, condemn, create_or_open, find_orphans, new_attempt, publish, sweep
+from sfr_batch.corpus import Reject, Shard, name_split, rejects_table
+from sfr_batch.errors import SfrBatchError, SnapshotConflict, StorageError, TableError, TableNotFound
+from sfr_batch.manifest import Receipt, ShardRecord, TableCard
+from sfr_batch.planning import carry_over, is_up_to_date
+from sfr_batch.storage import ObjectInfo
+from sfr_batch.table import Snapshot, Table, read_receipt
+from tests.memory_store import MemoryStore
+
+SCHEMA = schema.table_schema(pa.int64(), 2, "float32", {})
+CARD = TableCard.make(SCHEMA, "f" * 64, {}, {})
+ROWS_PER_SPLIT = 2
+Contents = dict[str, tuple[int, ...]]
+"""A corpus: shard name with version, to the ids of its rows."""
+
+
+class Killed(BaseException):
+    """Not an Exception: code under test must not be able to survive it."""
+
+
+class Actor:
+    """A program in a thread that stops before every store operation until it is told how to go on."""
+
+    def __init__(self, name: str, program: Callable[["SteppedStore"], Any], objects: MemoryStore) -> None:
+        self.name, self.result, self.error = name, None, None
+        self.order = "go"
+        self.done = False
+        self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
+        self._program, self._store = program, SteppedStore(objects, self)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        self._stopped.acquire()
+
+    def _run(self) -> None:
+        try:
+            self.wait()
+            self.result = self._program(self._store)
+        except Killed:
+            pass
+        except BaseException as error:
+            self.error = error
+        self.done = True
+        self._stopped.release()
+
+    def wait(self) -> str:
+        """Called in the thread: let the machine decide what happens next."""
+        self._stopped.release()
+        self._go.acquire()
+        if self.order == "die before":
+            raise Killed
+        return self.order
+
+    def step(self, order: str = "go") -> None:
+        if not self.done:
+            self.order = order
+            self._go.release()
+            self._stopped.acquire()
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise AssertionError(f"{self.name} failed: {error!r}") from error
+
+    def finish(self) -> Any:
+        while not self.done:
+            self.step()
+        return self.result
+
+
+class SteppedStore:
+    """The operations of one actor on the shared objects, each at a moment that the machine chooses."""
+
+    def __init__(self, objects: MemoryStore, actor: Actor) -> None:
+        self.root, self._objects, self._actor = objects.root, objects, actor
+
+    def _do(self, operation: Callable[[], Any]) -> Any:
+        order = self._actor.wait()
+        result = operation()
+        if order == "die after":
+            raise Killed
+        if order == "lose reply":  # the client asks again, as S3 clients do
+            result = operation()
+        return result
+
+    def create(self, key: str, data: bytes) -> bool:
+        return bool(self._do(lambda: self._objects.create(key, data)))
+
+    def read(self, key: str) -> bytes:
+        return bytes(self._do(lambda: self._objects.read(key)))
+
+    def open(self, key: str) -> IO[bytes]:
+        return self._do(lambda: self._objects.open(key))
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        return iter(self._do(lambda: list(self._objects.list(prefix))))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in list(keys):
+            self._do(lambda key=key: self._objects.delete([key]))
+
+
+# --- the programs
+
+
+@dataclass(frozen=True)
+class Piece:
+    shard: Shard
+    start: int
+    ids: tuple[int, ...]
+
+
+def shards_of(contents: Contents) -> list[Shard]:
+    found = []
+    for name in sorted(contents):
+        uri, version = name.split("@")
+        found.append(Shard(uri, version, len(contents[name]), corpus.PARQUET))
+    return found
+
+
+def pieces_of(contents: Contents, shard: Shard) -> list[Piece]:
+    ids = contents[f"{shard.uri}@{shard.version}"]
+    return [Piece(shard, at, ids[at : at + ROWS_PER_SPLIT]) for at in range(0, len(ids), ROWS_PER_SPLIT)]
+
+
+def vector(id_: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.array([id_, 2 * id_], dtype=np.float32)
+
+
+def write_piece(store: Any, split_id: str, piece: Piece, run_id: str, picky: bool) -> Receipt:
+    """Embed a piece. A picky writer rejects odd ids: attempts at one split may differ, and only one may count."""
+    kept = [id_ for id_ in piece.ids if not (picky and id_ % 2)]
+    lost = [id_ for id_ in piece.ids if picky and id_ % 2]
+    vectors = np.concatenate([vector(id_) for id_ in kept]) if kept else np.empty(0, dtype=np.float32)
+    rows = pa.table(
+        [
+            pa.array(kept, pa.int64()),
+            pa.FixedSizeListArray.from_arrays(pa.array(vectors), 2),
+            pa.array([1] * len(kept), pa.int32()),
+            pa.array([1] * len(kept), pa.int32()),
+            pa.array([False] * len(kept)),
+            pa.array([bytes(16)] * len(kept), pa.binary(16)),
+        ],
+        names=SCHEMA.names,
+    )
+    receipt = Receipt(
+        split_id=split_id, shard=piece.shard.uri, version=piece.shard.version, start=piece.start,
+        attempt=new_attempt(), run_id=run_id, read=len(piece.ids), embedded=len(kept), rejected=len(lost),
+        vectors=len(kept), tokens=len(kept), tokens_full=len(kept), padded_tokens=len(kept), truncated=0,
+        encode_seconds=0.0,
+    )  # fmt: skip
+    rejects = [Reject(id_, piece.start, "odd", "a picky writer") for id_ in lost]
+    return commit_split(store, CARD, receipt, rows, rejects_table(rejects, piece.shard.uri))
+
+
+def write(store: Any, contents: Contents, run_id: str, picky: bool) -> Snapshot:
+    """What the runner does, without Ray: plan, fill the gaps, publish; again if somebody else was first."""
+    for _ in range(50):
+        table = create_or_open(store, CARD)
+        base = table.latest()
+        carried, changed = carry_over(base, shards_of(contents), "recipe", "")
+        if is_up_to_date(base, carried, changed):
+            assert base is not None
+            return base
+        committed = table.committed()
+        condemned = base.condemned if base else frozenset()
+        try:
+            receipts = []
+            for piece in (piece for shard in changed for piece in pieces_of(contents, shard)):
+                split_id = name_split(piece.shard, piece.start, piece.start + len(piece.ids), ["recipe"], condemned)
+                if split_id in committed:
+                    receipts.append(read_receipt(store, split_id))
+                else:
+                    receipts.append(write_piece(store, split_id, piece, run_id, picky))
+            kept = {record.uri for record in carried}
+            live = [r for r in base.receipts if r.shard in kept] if base else []
+            records = [
+                ShardRecord(s.uri, s.version, s.size, "recipe", "", len(contents[f"{s.uri}@{s.version}"]), 0)
+                for s in changed
+            ]
+            draft = Draft(
+                run_id=run_id,
+                generation="",
+                row_recipe={},
+                receipts=sorted([*live, *receipts], key=lambda r: (r.shard, r.start)),
+                shards=sorted([*carried, *records], key=lambda s: s.uri),
+                new=frozenset(r.split_id for r in receipts),
+            )
+            return publish(table, base, draft)
+        except SnapshotConflict:
+            continue
+        except (TableError, StorageError):
+            if not commit.superseded(table, base):
+                raise
+    raise AssertionError("fifty conflicts in a row")
+
+
+def clean(store: Any, sweep_once: Callable[[Table], Any]) -> None:
+    for _ in range(5):
+        try:
+            sweep_once(Table.open(store))
+            return
+        except TableNotFound:
+            return
+        except SnapshotConflict:
+            continue
+
+
+def sweep_everything(table: Table) -> None:
+    """Age is no protection here: the protocol alone must be enough."""
+    sweep(table, older_than_s=0, now=1e18)
+
+
+# --- the machine
+
+
+class Protocol(RuleBasedStateMachine):
+    """``make_store`` and ``sweep_once`` are where planted bugs go."""
+
+    make_store: Callable[[], MemoryStore] = MemoryStore
+    sweep_once: Callable[[Table], Any] = staticmethod(sweep_everything)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.objects = type(self).make_store()
+        self.actors: list[Actor] = []
+        self.contents: Contents = {"a@1": (1, 2, 3), "b@1": (4, 5)}
+        self.history: list[Contents] = [self.contents]
+        self.names = 0
+        self.published: dict[int, dict[str, str]] = {}
+
+    def _start(self, kind: str, program: Callable[[SteppedStore], Any]) -> None:
+        self.names += 1
+        self.actors.append(Actor(f"{kind} {self.names}", program, self.objects))
+
+    @initialize(published=st.booleans(), picky=st.booleans())
+    def begin(self, published: bool, picky: bool) -> None:
+        """Often with a table that has a snapshot already: only then is there something to sweep."""
+        if published:
+            Actor("first run", lambda store: write(store, self.contents, "first", picky), self.objects).finish()
+            self._note_snapshots()
+
+    @precondition(lambda self: len(self.actors) < 4)
+    @rule(picky=st.booleans())
+    def start_writer(self, picky: bool) -> None:
+        contents, run_id = self.contents, f"run{self.names}"
+        self._start("writer", lambda store: write(store, contents, run_id, picky))
+
+    @precondition(lambda self: len(self.actors) < 4)
+    @rule()
+    def start_sweeper(self) -> None:
+        self._start("sweeper", lambda store: clean(store, type(self).sweep_once))
+
+    @precondition(lambda self: len(self.actors) < 4)
+    @rule(data=st.data(), picky=st.booleans())
+    def start_zombie(self, data: st.DataObject, picky: bool) -> None:
+        """A task of a run that is long dead wakes up and commits a split of then."""
+        contents = data.draw(st.sampled_from(self.history))
+        piece = data.draw(st.sampled_from([p for s in shards_of(contents) for p in pieces_of(contents, s)]))
+        split_id = name_split(piece.shard, piece.start, piece.start + len(piece.ids), ["recipe"], frozenset())
+        self._start("zombie", lambda store: write_piece(store, split_id, piece, "dead", picky))
+
+    @precondition(lambda self: self.actors)
+    @rule(
+        data=st.data(),
+        steps=st.sampled_from([1, 1, 2, 3, 5, 8, 13, 21, 40]),
+        order=st.sampled_from(["go"] * 6 + ["die before", "die after", "lose reply"]),
+    )
+    def go_on(self, data: st.DataObject, steps: int, order: str) -> None:
+        actor = data.draw(st.sampled_from(self.actors))
+        for _ in range(steps - 1):
+            actor.step()
+        actor.step(order)
+        if actor.done:
+            self.actors.remove(actor)
+        self._note_snapshots()
+
+    @rule(data=st.data())
+    def change_corpus(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(["a", "b", "c"]))
+        version = len(self.history) + 1
+        ids = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=5).map(tuple))
+        self.contents = {key: value for key, value in self.contents.items() if not key.startswith(f"{name}@")}
+        if len(self.contents) < 1 or data.draw(st.booleans()):
+            self.contents[f"{name}@{version}"] = ids
+        self.history.append(self.contents)
+
+    def _note_snapshots(self) -> None:
+        """Check a snapshot when it appears, and remember what it consists of."""
+        for number in self._table_numbers():
+            if number not in self.published:
+                snapshot = Table.open(self.objects).snapshot(number)
+                self._check(snapshot)
+                self.published[number] = self._files(snapshot)
+
+    def _table_numbers(self) -> list[int]:
+        try:
+            return Table.open(self.objects).snapshot_numbers()
+        except TableNotFound:
+            return []
+
+    def _check(self, snapshot: Snapshot) -> None:
+        covered = {f"{record.uri}@{record.version}" for record in snapshot.shards}
+        assert any(covered == set(contents) for contents in self.history), "a mixture of corpora"
+        contents = next(c for c in self.history if covered == set(c))
+        expected = Counter(id_ for ids in contents.values() for id_ in ids)
+        rows = snapshot.to_arrow().to_pylist()
+        live = Counter(row["id"] for row in rows)
+        rejected = Counter(int(id_) for id_ in snapshot.rejects()["id"].to_pylist())
+        assert live + rejected == expected
+        assert max(live.values(), default=1) == 1, "an id twice"
+        assert all(row["embedding"] == vector(row["id"]).tolist() for row in rows)
+        snapshot.manifest.counts.check()
+        assert snapshot.manifest.counts.vectors == len(rows)
+        assert snapshot.manifest.counts.read == sum(expected.values())
+        assert not snapshot.condemned & {receipt.split_id for receipt in snapshot.receipts}
+
+    def _files(self, snapshot: Snapshot) -> dict[str, str]:
+        keys = [schema.manifest_key(snapshot.number), *commit._attached(snapshot.manifest)]
+        keys += [schema.data_key(receipt.split_id) for receipt in snapshot.receipts]
+        return {key: hashlib.sha256(self.objects.read(key)).hexdigest() for key in keys}
+
+    def teardown(self) -> None:
+        try:
+            for actor in self.actors:  # everything dies at once
+                actor.step("die before")
+            self._note_snapshots()
+            last = Actor("last run", lambda store: write(store, self.contents, "last", False), self.objects).finish()
+            shards = Table.open(self.objects).snapshot(last.number).shards  # not through the store of the actor
+            assert {f"{record.uri}@{record.version}" for record in shards} == set(self.contents)
+            Actor("last sweep", lambda store: clean(store, type(self).sweep_once), self.objects).finish()
+            self._note_snapshots()
+            table = Table.open(self.objects)
+            assert table.snapshot_numbers() == list(range(1, len(self.published) + 1))
+            for number, files in self.published.items():
+                snapshot = table.snapshot(number)
+                assert self._files(snapshot) == files, f"snapshot {number} changed after it was published"
+                self._check(snapshot)
+        finally:
+            for actor in self.actors:
+                if not actor.done:
+                    actor.step("die before")
+
+
+MACHINE = settings(
+    max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+)
+
+
+def test_every_snapshot_accounts_for_every_row() -> None:
+    run_state_machine_as_test(Protocol, settings=MACHINE)
+
+
+@pytest.mark.slow
+def test_every_snapshot_accounts_for_every_row_at_length() -> None:
+    run_state_machine_as_test(Protocol, settings=settings(MACHINE, max_examples=5000))
+
+
+# --- planted bugs: the machine must find each
+
+
+class OverwritingStore(MemoryStore):
+    """A store whose create overwrites: every writer believes that it won."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        self.delete([key])
+        return super().create(key, data)
+
+
+def sweep_before_publish(table: Table) -> None:
+    base = table.latest()
+    if base:
+        orphans = find_orphans(table, base, 1e18)
+        table.store.delete(orphans.keys)
+        condemn(table, base, orphans.condemn)
+
+
+def sweep_without_condemning(table: Table) -> None:
+    base = table.latest()
+    if base:
+        table.store.delete(find_orphans(table, base, 1e18).keys)
+
+
+def find_bug(machine: type[Protocol], symptom: str) -> None:
+    """The machine must fail, and for the planted reason: ``symptom`` is a pattern for what it says."""
+    hunt = settings(
+        MACHINE,
+        max_examples=3000,
+        phases=[Phase.generate],
+        database=None,
+        print_blob=False,
+        verbosity=Verbosity.quiet,
+        report_multiple_bugs=False,
+    )
+    with pytest.raises((AssertionError, SfrBatchError)) as caught:
+        run_state_machine_as_test(machine, settings=hunt)
+    assert re.search(symptom, str(caught.value)), caught.value
+
+
+def test_machine_finds_overwrite_instead_of_create() -> None:
+    find_bug(
+        type("Overwriting", (Protocol,), {"make_store": OverwritingStore}),
+        "changed after it was published|assert Counter",
+    )
+
+
+def test_machine_finds_sweep_before_publish() -> None:
+    find_bug(
+        type("EarlySweep", (Protocol,), {"sweep_once": staticmethod(sweep_before_publish)}), "does not exist|missing"
+    )
+
+
+@pytest.mark.slow
+def test_machine_finds_sweep_that_condemns_nothing() -> None:
+    find_bug(
+        type("SilentSweep", (Protocol,), {"sweep_once": staticmethod(sweep_without_condemning)}),
+        "does not exist|missing",
+    )
+
+
+def test_machine_finds_side_files_named_by_number_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        schema, "side_key", lambda number, run_id, kind: f"{schema.SNAPSHOTS}/{number:08d}-all.{kind}.parquet"
+    )
+    find_bug(type("SharedSides", (Protocol,), {}), "its name should be this run's alone")
+
+
+def test_machine_finds_condemned_names_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "name_split", lambda s, a, b, i, _, real=name_split: real(s, a, b, i, frozenset()))
+    find_bug(type("Forgetful", (Protocol,), {}), "condemned")
+
+
+@pytest.mark.slow
+def test_machine_finds_rejects_written_after_the_data_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def data_first(store: Any, card: TableCard, receipt: Receipt, rows: pa.Table, rejects: pa.Table) -> Receipt:
+        late: list[tuple[str, bytes]] = []
+
+        class RejectsLater:
+            root = store.root
+            open, read = store.open, store.read
+
+            def create(self, key: str, data: bytes) -> bool:
+                if key.startswith(schema.REJECTS):
+                    late.append((key, data))
+                    return True
+                return bool(store.create(key, data))
+
+        done = commit.commit_split(RejectsLater(), card, receipt, rows, rejects)
+        for key, data in late:
+            store.create(key, data)
+        return done
+
+    monkeypatch.setitem(globals(), "commit_split", data_first)
+    find_bug(type("LateRejects", (Protocol,), {}), "missing|does not exist")
