@@ -28,7 +28,7 @@ def _must_be_reference(value: str) -> str:
 
 def _must_not_be_reference(value: str) -> str:
     if _REFERENCE.search(value):
-        raise ValueError("${NAME} is for secrets only; use an override, section.field=value, to vary this setting")
+        raise ValueError("${NAME} is for secrets only; vary this setting by an override, section.field=value")
     return value
 
 
@@ -84,7 +84,8 @@ class ModelSettings(Section):
     """Which model makes the vectors, and how. What is left out is read from the model repository."""
 
     path: Text
-    """A local folder, or a model hub name such as Salesforce/SFR-Embedding-Mistral."""
+    """A local folder, a model hub name such as Salesforce/SFR-Embedding-Mistral, or `package:name/folder` for a model
+    that an installed Python package carries."""
     revision: Text | None = None
     """Commit of a hub model; pin it, a branch may move."""
     prompts: dict[str, str] = {}
@@ -162,7 +163,8 @@ class RunSettings(Section):
     actors: ActorSettings = ActorSettings()
     """The pool of encode actors."""
     ray_address: Text | None = None
-    """Cluster to join; `local` starts a Ray of its own. Default: RAY_ADDRESS, a running Ray on this machine, `local`."""
+    """Cluster to join; `local` starts a Ray of its own. Default: RAY_ADDRESS, else a Ray that runs on this machine,
+    else `local`."""
     max_failed_splits: int = Field(default=3, ge=0)
     """Stop early after so many failed splits; the run fails in any case as soon as one fails for good."""
     progress_every_s: float = Field(default=5.0, gt=0)

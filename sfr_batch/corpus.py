@@ -468,8 +468,8 @@ def _collect(
     for values in zip(*parts, strict=True):
         bad = next((value for value in values if isinstance(value, _Undecodable)), None)
         into.texts.append(template.render(values) if bad is None else bad)
-    for name, values in into.carry.items():
-        values.append(batch.column(name))
+    for name, column in into.carry.items():
+        column.append(batch.column(name))
 
 
 class _Undecodable(str):
@@ -546,8 +546,8 @@ def _collect_line(
     into.positions.append(position)
     into.ids.append(id_)
     into.texts.append(template.render(values))
-    for name, collected in into.carry.items():
-        collected.append(carried[name])
+    for name, column in into.carry.items():
+        column.append(carried[name])
     return None
 
 

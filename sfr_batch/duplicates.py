@@ -90,7 +90,8 @@ def _repeated(pairs: NDArray[np.void]) -> NDArray[np.int64]:
     shared = np.zeros(len(ordered), dtype=bool)
     shared[1:] |= same
     shared[:-1] |= same
-    return ordered["row"][shared].astype(np.int64)
+    rows: NDArray[np.int64] = ordered["row"][shared]
+    return rows
 
 
 def _confirm(

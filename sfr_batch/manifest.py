@@ -193,6 +193,11 @@ class TableCard(Record):
     def schema(self) -> pa.Schema:
         return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.arrow_schema)))
 
+    @property
+    def vector_dtype(self) -> str:
+        """float32 or float16."""
+        return str(self.fingerprint_inputs["vector_dtype"])
+
     @classmethod
     def make(cls, schema: pa.Schema, fingerprint: str, inputs: dict[str, Any], model: dict[str, Any]) -> Self:
         return cls(

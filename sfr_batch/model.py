@@ -7,6 +7,7 @@ transformers, so planning stays cheap; knows nothing of tables, corpora or Ray.
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -32,6 +33,7 @@ BIDIRECTIONAL = frozenset(
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
 _LLAMA_TOKENIZERS = frozenset({"LlamaTokenizer", "LlamaTokenizerFast"})
 
+_PACKAGE = "package:"
 _SMALL_FILES = [
     "config.json",
     "modules.json",
@@ -88,7 +90,7 @@ class Recipe:
 
 def is_local(path: str) -> bool:
     """Whether ``model.path`` means a folder on this machine and not a name on the model hub."""
-    return path.startswith(("/", ".", "~")) or os.path.exists(path)
+    return path.startswith(("/", ".", "~", _PACKAGE)) or os.path.exists(path)
 
 
 def locate(settings: ModelSettings, *, weights: bool) -> Path:
@@ -97,7 +99,9 @@ def locate(settings: ModelSettings, *, weights: bool) -> Path:
     Without ``weights`` only the small files are fetched, which is enough for a recipe and a tokenizer. Raises
     ModelError if there is no such model, or, with ``weights``, if the folder holds none that can be loaded safely.
     """
-    if is_local(settings.path):
+    if settings.path.startswith(_PACKAGE):
+        folder = _package_folder(settings.path)
+    elif is_local(settings.path):
         folder = Path(os.path.abspath(os.path.expanduser(settings.path)))
         if not folder.is_dir():
             raise ModelError(f"model.path: there is no folder {folder}. Give an existing folder or a model hub name.")
@@ -110,6 +114,19 @@ def locate(settings: ModelSettings, *, weights: bool) -> Path:
         )
     if weights:
         _local_weights(folder)
+    return folder
+
+
+def _package_folder(path: str) -> Path:
+    """The folder behind ``package:name/folder``: a model that an installed Python package carries."""
+    name, _, inside = path.removeprefix(_PACKAGE).partition("/")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    roots = [Path(root) for root in (spec.submodule_search_locations or [])] if spec else []
+    if not roots:
+        raise ModelError(f"model.path: {path} needs the Python package {name}, which is not installed on this node.")
+    folder = roots[0] / inside
+    if not folder.is_dir():
+        raise ModelError(f"model.path: the package {name} has no folder {inside}; it lies at {roots[0]}.")
     return folder
 
 

@@ -5,7 +5,6 @@ are carried over unread; the others are cut into splits; splits whose data file 
 """
 
 import dataclasses
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,7 @@ import pyarrow as pa
 from sfr_batch import model
 from sfr_batch import schema as names
 from sfr_batch.commit import Draft, check_same_table
-from sfr_batch.config import Config, CorpusSettings
+from sfr_batch.config import Config, CorpusSettings, ModelSettings
 from sfr_batch.corpus import (
     PARQUET,
     Columns,
@@ -89,6 +88,11 @@ class EmbedPlan:
         return sum(split.rows for split in self.todo_splits)
 
     @property
+    def text_bytes(self) -> int:
+        """Bytes of text to embed."""
+        return sum(split.text_bytes for split in self.todo_splits)
+
+    @property
     def estimated_tokens(self) -> int:
         limit = int(self.card.fingerprint_inputs["max_length"])
         per_split = (min(split.text_bytes / _BYTES_PER_TOKEN, split.rows * limit) for split in self.todo_splits)
@@ -144,7 +148,7 @@ class EmbedPlan:
             f"corpus    {len(self.carried) + len(self.changed):,} shards, {len(self.carried):,} of them unchanged",
             f"splits    {len(self.splits):,} in the others, {len(self.splits) - len(self.todo_splits):,} done, "
             f"{len(self.todo_splits):,} to embed",
-            f"to embed  {about}{self.rows:,} rows, {sum(s.text_bytes for s in self.todo_splits) / 1e6:,.1f} MB of text, "
+            f"to embed  {about}{self.rows:,} rows, {self.text_bytes / 1e6:,.1f} MB of text, "
             f"~{self.estimated_tokens:,} tokens",
             f"model     {self.config.model.path}, {self.config.model.compute_dtype} on {self.config.model.device}, "
             f"fingerprint {self.card.fingerprint[:12]}",
@@ -245,17 +249,19 @@ def make_row_recipe(corpus: CorpusSettings) -> dict[str, Any]:
 
 def make_card(config: Config, columns: Columns) -> TableCard:
     """The card of the table that this config makes. Reads the model's small files and the hashes of its weights."""
-    folder = model.locate(config.model, weights=False)
-    recipe = model.read_recipe(folder, config.model)
-    tokenizer = Tokenizer.load(recipe, special_tokens_in_text=config.model.special_tokens_in_text)
-    hashes = model.weight_hashes(config.model, folder)
-    inputs = model.fingerprint_inputs(
-        config.model, recipe, tokenizer.golden_ids(), hashes, config.table.vector_dtype
-    )
+    recipe = model.read_recipe(model.locate(config.model, weights=False), config.model)
+    inputs = model_inputs(config.model, config.table.vector_dtype)
     schema = names.table_schema(columns.id_type, recipe.dim, config.table.vector_dtype, columns.carry)
-    settings = config.model.model_dump(mode="json")
-    settings["prompts"] = {**recipe.prompts, **config.model.prompts}
-    return TableCard.make(schema, digest(inputs), json.loads(json.dumps(inputs)), settings)
+    return TableCard.make(schema, digest(inputs), inputs, config.model.model_dump(mode="json"))
+
+
+def model_inputs(settings: ModelSettings, vector_dtype: str) -> dict[str, Any]:
+    """What the fingerprint is made of, read from the model as it is now."""
+    folder = model.locate(settings, weights=False)
+    recipe = model.read_recipe(folder, settings)
+    tokenizer = Tokenizer.load(recipe, special_tokens_in_text=settings.special_tokens_in_text)
+    hashes = model.weight_hashes(settings, folder)
+    return model.fingerprint_inputs(settings, recipe, tokenizer.golden_ids(), hashes, vector_dtype)
 
 
 def _open(store: Store) -> Table | None:

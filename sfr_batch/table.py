@@ -125,7 +125,8 @@ class Snapshot:
 
     def brief(self) -> str:
         counts = self.manifest.counts
-        return f"snapshot {self.number} of {self.manifest.created_at}, {counts.vectors:,} vectors, {counts.rejected:,} rejects"
+        when = f"snapshot {self.number} of {self.manifest.created_at}"
+        return f"{when}, {counts.vectors:,} vectors, {counts.rejected:,} rejects"
 
     def __repr__(self) -> str:
         return f"<Snapshot {self.store.root}: {self.brief()}>"

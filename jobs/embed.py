@@ -1,0 +1,14 @@
+"""Embed a corpus: the entry point for `ray job submit --working-dir . -- python jobs/embed.py configs/x.yaml`.
+
+The same as `sfr-batch embed`; a file, because a job is submitted as a folder and a command.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the submitted folder, where sfr-batch need not be installed
+
+from sfr_batch.cli import embed
+
+if __name__ == "__main__":
+    embed()

@@ -1,0 +1,76 @@
+"""The public functions: `plan`, `embed`, `open_table`. Each takes a config object or the path of a YAML file."""
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from sfr_batch import schema as names
+from sfr_batch.config import Config, ModelSettings, StorageSettings, load_config
+from sfr_batch.errors import TableMismatch
+from sfr_batch.fingerprint import differences
+from sfr_batch.planning import EmbedPlan, make_plan, model_inputs
+from sfr_batch.prompts import QUERY
+from sfr_batch.search import Hit, top_k
+from sfr_batch.storage import open_store
+from sfr_batch.table import Table
+
+if TYPE_CHECKING:
+    from sfr_batch.encoder import Encoder
+    from sfr_batch.pipeline.runner import Summary
+
+ConfigOrPath = Config | str | os.PathLike[str]
+
+
+def plan(config: ConfigOrPath, overrides: Sequence[str] = ()) -> EmbedPlan:
+    """What `embed` would do. Touches nothing."""
+    return make_plan(_load(config, overrides))
+
+
+def embed(config: ConfigOrPath, overrides: Sequence[str] = ()) -> "Summary":
+    """Make the table what the config says; do only what is missing."""
+    from sfr_batch.pipeline import runner  # loads what planning can do without
+
+    return runner.embed(_load(config, overrides))
+
+
+def open_table(path: str, storage: StorageSettings | None = None) -> "EmbeddingTable":
+    """The table at a local folder or an s3:// prefix. Raises TableNotFound."""
+    table = Table.open(open_store(path, storage))
+    return EmbeddingTable(table.store, table.card)
+
+
+class EmbeddingTable(Table):
+    """A table that can encode a query with the model it was made with."""
+
+    @cached_property
+    def encoder(self) -> "Encoder":
+        """The table's model, loaded on first use on the CPU or GPU that the table's config named, if there is one.
+
+        Raises TableMismatch if the model at that place is no longer the one that made the vectors.
+        """
+        import torch
+
+        from sfr_batch.encoder import Encoder
+
+        settings = ModelSettings.model_validate(self.card.model)
+        made_with, here = self.card.fingerprint_inputs, model_inputs(settings, self.card.vector_dtype)
+        if here != made_with:
+            lines = "\n  ".join(differences(made_with, here))
+            raise TableMismatch(f"The model at {settings.path} is not the one that made {self.store.root}:\n  {lines}")
+        if settings.device == "cuda" and not torch.cuda.is_available():
+            settings = settings.model_copy(update={"device": "cpu", "dtype": settings.compute_dtype})
+        return Encoder.load(settings)
+
+    def search(self, query: str, k: int = 10, columns: Sequence[str] = ()) -> list[Hit]:
+        """The ``k`` live rows nearest to ``query`` by cosine, best first, ties by id; exact, in bounded memory.
+
+        columns: carried columns to return with each hit.
+        """
+        snapshot = self.current()
+        vector = self.encoder.encode([query], prompt=QUERY)
+        return top_k(snapshot.batches([names.ID, names.EMBEDDING, *columns]), vector, k, columns)[0]
+
+
+def _load(config: ConfigOrPath, overrides: Sequence[str]) -> Config:
+    return config if isinstance(config, Config) else load_config(config, overrides)

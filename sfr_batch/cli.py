@@ -1,0 +1,101 @@
+"""The command line: from arguments to a library call, and from exceptions to a sentence and an exit code.
+
+Exit codes: 0 done, 1 it failed and the message says why, 2 the command itself is wrong, 130 interrupted.
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+import click
+
+from sfr_batch import api
+from sfr_batch.config import StorageSettings
+from sfr_batch.errors import ConfigError, SfrBatchError
+
+_CONFIG = click.argument("config", type=click.Path(dir_okay=False))
+_OVERRIDES = click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")
+_ENDPOINT = click.option("--endpoint-url", help="S3 endpoint of the table; default: the AWS environment variables.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="sfr-batch")
+def main() -> None:
+    """Turn a sharded corpus into a table of embeddings on your own GPUs.
+
+    One command does the first run, the resume after a crash and the refresh:
+
+        sfr-batch embed configs/demo.yaml
+
+    It is safe to repeat and safe to kill. Readers see finished states only.
+    """
+
+
+@main.command()
+@_CONFIG
+@_OVERRIDES
+def plan(config: str, overrides: tuple[str, ...]) -> None:
+    """Show what `embed` would do: splits, rows, tokens. Touches nothing, needs no GPU."""
+    with _errors():
+        click.echo(api.plan(config, overrides).describe())
+
+
+@main.command()
+@_CONFIG
+@_OVERRIDES
+def embed(config: str, overrides: tuple[str, ...]) -> None:
+    """Embed what is missing and publish one new snapshot.
+
+    Running it again does only what is missing: after a crash the rest, on a finished table nothing. Settings can be
+    overridden, e.g. `table.path=s3://bucket/other`.
+    """
+    with _errors():
+        click.echo(api.embed(config, overrides).describe())
+
+
+@main.command()
+@click.argument("table")
+@click.argument("query")
+@click.option("-k", "k", default=10, show_default=True, type=click.IntRange(1), help="How many rows to return.")
+@click.option("--show", multiple=True, metavar="COLUMN", help="Carried column to print with each hit; repeatable.")
+@_ENDPOINT
+def search(table: str, query: str, k: int, show: tuple[str, ...], endpoint_url: str | None) -> None:
+    """Find the rows of TABLE nearest to QUERY: exact, by cosine, over the newest snapshot."""
+    with _errors():
+        opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url))
+        for hit in opened.search(query, k, show):
+            click.echo(f"{hit.score:.4f}  {hit.id}")
+            for value in hit.row.values():
+                click.echo("        " + _one_line(value))
+
+
+@main.command()
+@click.argument("table")
+@_ENDPOINT
+def status(table: str, endpoint_url: str | None) -> None:
+    """Show the last snapshots of TABLE, and how far an unfinished run is."""
+    from sfr_batch import status as table_status
+
+    with _errors():
+        click.echo(table_status.describe(api.open_table(table, StorageSettings(endpoint_url=endpoint_url))))
+
+
+def _one_line(value: object, width: int = 100) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except SfrBatchError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except KeyboardInterrupt:
+        click.echo("interrupted: what is committed stays; the same command continues with the rest", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

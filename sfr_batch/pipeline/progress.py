@@ -1,0 +1,117 @@
+"""Progress of a run: a live display on a terminal, plain lines in a log. Knows receipts, not how they come about."""
+
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import IO, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from sfr_batch.manifest import Receipt
+
+
+@dataclass
+class Progress:
+    """Counts what is done of a run and shows it until it is closed. A context manager."""
+
+    splits: int
+    """Splits to embed in this run."""
+    rows: int
+    """Rows to embed in this run, estimated for JSONL."""
+    every_s: float = 5.0
+    stream: IO[str] = field(default_factory=lambda: sys.stderr)
+
+    splits_done: int = 0
+    failed: int = 0
+    read: int = 0
+    embedded: int = 0
+    rejected: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    encode_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.started = time.monotonic()
+        self._first: float | None = None
+        self._stop = threading.Event()
+        self._live: Live | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        if self.stream.isatty():
+            console = Console(file=self.stream)
+            self._live = Live(
+                get_renderable=lambda: Text(self.line()), console=console, transient=True, refresh_per_second=4
+            )
+            self._live.start()
+        else:
+            self._thread = threading.Thread(target=self._print_lines, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._live:
+            self._live.stop()
+        if self._thread:
+            self._thread.join()
+        print(self.line(), file=self.stream, flush=True)
+
+    def add(self, receipt: Receipt) -> None:
+        """Count a finished split."""
+        self._first = self._first or time.monotonic()
+        self.splits_done += 1
+        self.read += receipt.read
+        self.embedded += receipt.embedded
+        self.rejected += receipt.rejected
+        self.tokens += receipt.tokens
+        self.padded_tokens += receipt.padded_tokens
+        self.encode_seconds += receipt.encode_seconds
+
+    def fail(self) -> None:
+        """Count a split that failed for good."""
+        self.failed += 1
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self.started
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens of finished splits over the time since the run began, start-up included."""
+        return self.tokens / self.elapsed if self.elapsed else 0.0
+
+    @property
+    def padding(self) -> float:
+        """Share of the computed tokens that were padding; 0 where repeated texts saved more than padding cost."""
+        return max(0.0, 1 - self.tokens / self.padded_tokens) if self.padded_tokens else 0.0
+
+    def line(self) -> str:
+        """The state in one line."""
+        left = "…"
+        if self.splits_done:
+            left = duration(self.elapsed / self.splits_done * max(0, self.splits - self.splits_done - self.failed))
+        failed = f", {self.failed} FAILED" if self.failed else ""
+        speed = f"{self.tokens:,} tokens, {self.tokens_per_second:,.0f} tokens/s, {self.padding:.1%} padding"
+        return (
+            f"[{duration(self.elapsed)}] {self.embedded:,} of {self.rows:,} rows, {self.splits_done:,} of "
+            f"{self.splits:,} splits{failed}, {speed}, {self.rejected:,} rejects, {left} left"
+        )
+
+    def _print_lines(self) -> None:
+        while not self._stop.wait(self.every_s):
+            print(self.line(), file=self.stream, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """``h:mm:ss``, or ``m:ss`` below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,234 @@
+"""`embed`: plan, run what is missing, publish. Running it again is the resume.
+
+The table of contents of a run. Ray is imported only when there are splits to embed: on a finished table nothing
+starts.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from sfr_batch import schema as names
+from sfr_batch.commit import create_or_open, encode_parquet, new_run_id, publish, superseded
+from sfr_batch.config import Config
+from sfr_batch.errors import RunFailed, SnapshotConflict, StorageError, TableError
+from sfr_batch.manifest import Receipt, utc_now
+from sfr_batch.pipeline.progress import Progress, duration
+from sfr_batch.pipeline.stages import Job
+from sfr_batch.planning import EmbedPlan, make_plan
+from sfr_batch.storage import ObjectInfo, Store, read_many
+from sfr_batch.table import Snapshot, Table, read_receipt
+
+_PLANS = 10
+"""How often to plan again because somebody else published first."""
+_RECEIPTS_PER_FILE = 256
+_RECEIPT_FILE_EVERY_S = 30.0
+_PARALLEL_FOOTERS = 32
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did."""
+
+    table: str
+    snapshot: Snapshot
+    splits: int
+    """Splits that this run embedded."""
+    embedded: int
+    """Rows that this run embedded."""
+    tokens: int
+    seconds: float
+    tokens_per_second: float
+    padding: float
+    published: bool
+    """Whether there is a new snapshot."""
+
+    def __repr__(self) -> str:
+        did = f"{self.embedded:,} rows embedded in {duration(self.seconds)}" if self.splits else "nothing to embed"
+        return f"<Summary {self.table}: {did}, {self.snapshot.brief()}>"
+
+    def describe(self) -> str:
+        """Several lines for a person: what happened, where the table is and how to read it."""
+        counts = self.snapshot.manifest.counts
+        if not self.published:
+            head = f"Up to date, nothing to do ({duration(self.seconds)})."
+        else:
+            head = (
+                f"Embedded {self.embedded:,} rows, {self.tokens:,} tokens in {duration(self.seconds)} "
+                f"({self.tokens_per_second:,.0f} tokens/s, {self.padding:.1%} padding)."
+            )
+        lines = [
+            head,
+            f"Table     {self.table}, snapshot {self.snapshot.number}",
+            f"Rows      {counts.read:,} read = {counts.embedded:,} embedded + {counts.reused:,} reused + "
+            f"{counts.rejected:,} rejected; {counts.truncated:,} truncated",
+            f'Search    sfr-batch search {self.table} "your question"',
+            f"Read      sfr_batch.open_table({self.table!r}).to_arrow()",
+        ]
+        if self.snapshot.number == 1 and self.snapshot.manifest.deletes is None:
+            lines.append(f"          duckdb: SELECT id, embedding FROM '{self.table}/{names.DATA}/*.parquet'")
+        if counts.rejected:
+            lines.append(f"Rejects   sfr_batch.open_table({self.table!r}).current().rejects()")
+        return "\n".join(lines)
+
+
+def embed(config: Config) -> Summary:
+    """Make the table what the config says it should be; safe to repeat, and to kill at any moment.
+
+    Raises RunFailed if splits failed (what succeeded is committed), and whatever planning raises.
+    """
+    for _ in range(_PLANS):
+        started = time.monotonic()
+        plan = make_plan(config)
+        if plan.up_to_date and plan.base:
+            return Summary(plan.store.root, plan.base, 0, 0, 0, time.monotonic() - started, 0.0, 0.0, published=False)
+        table = create_or_open(plan.store, plan.card)
+        run = RunLog(table.store, plan)
+        progress = Progress(len(plan.todo_splits), plan.rows, config.run.progress_every_s)
+        try:
+            receipts = [*recover_receipts(table, plan), *_embed_missing(plan, run, progress)]
+            snapshot = publish(table, plan.base, plan.draft(run.run_id, receipts))
+        except (SnapshotConflict, TableError, StorageError):
+            if not superseded(table, plan.base):
+                raise
+            continue  # somebody else published: their work counts, plan what is still missing
+        summary = Summary(
+            table=table.store.root,
+            snapshot=snapshot,
+            splits=progress.splits_done,
+            embedded=progress.embedded,
+            tokens=progress.tokens,
+            seconds=time.monotonic() - started,
+            tokens_per_second=progress.tokens_per_second,
+            padding=progress.padding,
+            published=True,
+        )
+        run.report(summary, progress)
+        return summary
+    raise SnapshotConflict(f"Other runs published to {config.table.path} {_PLANS} times in a row; is one enough?")
+
+
+def _embed_missing(plan: EmbedPlan, run: "RunLog", progress: Progress) -> list[Receipt]:
+    if not plan.todo:
+        return []
+    from sfr_batch.pipeline import execution  # imports ray, which takes seconds: only when there is work
+
+    config = plan.config
+    receipts: list[Receipt] = []
+    errors: list[str] = []
+    with progress, execution.cluster(config), contextlib.closing(run):
+        for result in execution.execute(plan.todo, make_job(plan, run.run_id), config):
+            if isinstance(result, Receipt):
+                receipts.append(result)
+                progress.add(result)
+                run.add(result)
+                continue
+            errors.append(f"{result.shard}: {result.error}" if result.shard not in result.error else result.error)
+            progress.fail()
+            if len(errors) > config.run.max_failed_splits:
+                break
+    missing = len(plan.todo_splits) - len(receipts)
+    if missing:
+        raise RunFailed(_failure_text(plan, missing, errors))
+    return receipts
+
+
+def _failure_text(plan: EmbedPlan, missing: int, errors: list[str]) -> str:
+    texts = list(dict.fromkeys(errors))
+    shown = "\n".join(f"  {text}" for text in texts[:3])
+    done = len(plan.splits) - missing
+    return (
+        f"{missing:,} of {len(plan.splits):,} splits are not done. Nothing was published; the {done:,} that are done "
+        f"stay committed, and the same command continues with the rest.\n{shown}"
+    )
+
+
+def make_job(plan: EmbedPlan, run_id: str) -> Job:
+    """What the workers need to know of a plan."""
+    config = plan.config
+    return Job(
+        run_id=run_id,
+        corpus=config.corpus,
+        model=config.model,
+        columns=plan.columns,
+        card=plan.card,
+        table=plan.store.root,
+        table_storage=config.table.storage,
+        max_batch_tokens=config.run.max_batch_tokens,
+        torch_threads=config.run.actors.torch_threads,
+    )
+
+
+def recover_receipts(table: Table, plan: EmbedPlan) -> list[Receipt]:
+    """Receipts of the plan's splits that were committed before: from the logs of runs, else from the footers."""
+    wanted = {
+        split.split_id: plan.committed[split.split_id] for split in plan.splits if split.split_id in plan.committed
+    }
+    if not wanted:
+        return []
+    found = {r.split_id: r for r in _logged_receipts(table.store) if _is_of(r, wanted.get(r.split_id))}
+    rest = [split_id for split_id in wanted if split_id not in found]
+    with ThreadPoolExecutor(_PARALLEL_FOOTERS) as pool:
+        return [*found.values(), *pool.map(lambda split_id: read_receipt(table.store, split_id), rest)]
+
+
+def _is_of(receipt: Receipt, info: ObjectInfo | None) -> bool:
+    return info is not None and receipt.size == info.size
+
+
+def _logged_receipts(store: Store) -> Iterator[Receipt]:
+    keys = [info.key for info in store.list(names.RUNS) if info.key.endswith(".jsonl")]
+    for data in read_many(store, keys):
+        yield from map(Receipt.from_json, data.splitlines())
+
+
+class RunLog:
+    """What a run leaves under `_sfr/runs/<run_id>/`: config, plan, receipts as they come, and the report.
+
+    A convenience for people and a cache for the next run: no correctness rests on it.
+    """
+
+    def __init__(self, store: Store, plan: EmbedPlan) -> None:
+        self.run_id = new_run_id()
+        self._store = store
+        self._waiting: list[Receipt] = []
+        self._files = 0
+        self._flushed = time.monotonic()
+        self._create("config.json", plan.config.to_json().encode())
+        self._create("plan.parquet", encode_parquet(plan.to_arrow()))
+
+    def add(self, receipt: Receipt) -> None:
+        self._waiting.append(receipt)
+        if len(self._waiting) >= _RECEIPTS_PER_FILE or time.monotonic() - self._flushed > _RECEIPT_FILE_EVERY_S:
+            self.close()
+
+    def close(self) -> None:
+        """Write what waits."""
+        if self._waiting:
+            lines = "".join(receipt.to_json() + "\n" for receipt in self._waiting)
+            self._create(f"receipts/{self._files:06d}.jsonl", lines.encode())
+            self._files += 1
+        self._waiting, self._flushed = [], time.monotonic()
+
+    def report(self, summary: Summary, progress: Progress) -> None:
+        """The run is over and published."""
+        report = {
+            "run_id": self.run_id,
+            "finished_at": utc_now(),
+            "snapshot": summary.snapshot.number,
+            "splits": summary.splits,
+            "embedded": summary.embedded,
+            "rejected": progress.rejected,
+            "tokens": summary.tokens,
+            "padded_tokens": progress.padded_tokens,
+            "encode_seconds": progress.encode_seconds,
+            "seconds": summary.seconds,
+            "counts": summary.snapshot.manifest.counts.model_dump(),
+        }
+        self._create("report.json", json.dumps(report, indent=1).encode())
+
+    def _create(self, name: str, data: bytes) -> None:
+        self._store.create(names.run_key(self.run_id, name), data)

@@ -1,0 +1,288 @@
+"""What happens to a split: read and tokenize, encode, write. Plain functions over one-row Arrow tables.
+
+A row of the Ray dataset is a whole split, its columns packed as bytes: Ray cuts blocks between rows, never inside
+one, so a split is never cut or merged whatever the version does. Errors do not abort the others: they travel along in
+the `error` column and reach the driver as the split's result. Reading and writing never touch a device, encoding
+never touches storage. Knows no driver and calls no Ray.
+"""
+
+import dataclasses
+import json
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from sfr_batch import schema as names
+from sfr_batch.commit import commit_split, new_attempt
+from sfr_batch.config import CorpusSettings, ModelSettings, StorageSettings
+from sfr_batch.corpus import Columns, ReadUnit, Reject, Rows, Shard, Split, read_unit, rejects_table
+from sfr_batch.errors import SfrBatchError
+from sfr_batch.manifest import Receipt, TableCard
+from sfr_batch.model import Recipe, locate, read_recipe
+from sfr_batch.prompts import DOCUMENT, resolve
+from sfr_batch.storage import Store, open_store
+from sfr_batch.tokenizer import Tokenizer
+
+UNIT_LENGTH_TOLERANCE = 1e-5
+"""How far a float32 vector's length may be from 1 before its row is rejected."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that the stages need to know; travels to the workers. Secrets in it are references, not values."""
+
+    run_id: str
+    corpus: CorpusSettings
+    model: ModelSettings
+    columns: Columns
+    card: TableCard
+    table: str
+    table_storage: StorageSettings
+    max_batch_tokens: int
+    torch_threads: int | None
+
+
+# --- read and tokenize
+
+
+def read_and_tokenize(batch: pa.Table, job: Job) -> Iterator[pa.Table]:
+    """Read units in, one row for each of their splits out, texts replaced by token ids."""
+    for text in batch.column("unit").to_pylist():
+        unit = unit_from_json(text)
+        waiting = list(unit.splits)
+        try:
+            for split, rows in read_unit(unit, job.corpus, job.columns):
+                packed = _tokenize(split, rows, job)
+                waiting.remove(split)
+                yield packed
+        except Exception as error:
+            for split in waiting:
+                yield _failed(split, error)
+
+
+def _tokenize(split: Split, rows: Rows, job: Job) -> pa.Table:
+    tokenizer, prompt = _tokenizer(job.model.model_dump_json())
+    tokenized = tokenizer.encode(rows.texts, prompt)
+    table = pa.table(
+        {
+            names.ID: rows.ids,
+            names.N_TOKENS: pa.array(tokenized.lengths),
+            names.N_TOKENS_FULL: pa.array(tokenized.full_lengths),
+            names.TRUNCATED: pa.array(tokenized.truncated),
+            names.CONTENT_HASH: rows.content_hash,
+            **{name: rows.carry.column(name) for name in rows.carry.column_names},
+        }
+    )
+    return pa.table(
+        {
+            "split": [json.dumps(dataclasses.asdict(split))],
+            "rows": _bytes(_to_ipc(table)),
+            "rejects": _bytes(_to_ipc(rows.rejects)),
+            "token_ids": _bytes(pa.py_buffer(tokenized.flat_ids)),
+            "error": pa.array([None], pa.string()),
+        }
+    )
+
+
+@lru_cache(maxsize=2)
+def _tokenizer(model_json: str) -> tuple[Tokenizer, str]:
+    """Once a process: tasks come and go, their worker stays."""
+    settings = ModelSettings.model_validate_json(model_json)
+    recipe: Recipe = read_recipe(locate(settings, weights=False), settings)
+    tokenizer = Tokenizer.load(recipe, special_tokens_in_text=settings.special_tokens_in_text)
+    return tokenizer, resolve(recipe.prompts, DOCUMENT)
+
+
+def _failed(split: Split, error: Exception) -> pa.Table:
+    nothing = _bytes(pa.py_buffer(b""))
+    return pa.table(
+        {
+            "split": [json.dumps(dataclasses.asdict(split))],
+            "rows": nothing,
+            "rejects": nothing,
+            "token_ids": nothing,
+            "error": [explain(error)],
+        }
+    )
+
+
+def explain(error: BaseException) -> str:
+    """Our own errors by their message; anything else is a bug, and keeps its traceback."""
+    if isinstance(error, SfrBatchError):
+        return str(error)
+    return "".join(traceback.format_exception(error)).rstrip()
+
+
+# --- encode
+
+
+class Encode:
+    """An actor that holds the model. Returns tables and never yields: one call at a time is on the device."""
+
+    def __init__(self, job: Job) -> None:
+        from sfr_batch.encoder import Encoder  # torch is for encode actors alone; readers and writers do without
+
+        self._problem: str | None = None
+        try:
+            self._encoder = Encoder.load(
+                job.model, max_batch_tokens=job.max_batch_tokens, torch_threads=job.torch_threads
+            )
+        except SfrBatchError as error:
+            # An exception here would look like a lost machine and be tried again; as a result it ends the run.
+            self._problem = explain(error)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """One split in, the same with vectors instead of token ids out."""
+        error = batch.column("error")[0].as_py() or self._problem
+        vectors, padded, started = np.empty(0, dtype=np.float32), 0, time.perf_counter()
+        if not error:
+            try:
+                lengths = _from_ipc(batch.column("rows")).column(names.N_TOKENS).to_numpy()
+                if len(lengths):
+                    flat_ids = np.frombuffer(_buffer(batch.column("token_ids")), dtype=np.int32)
+                    encoded = self._encoder.encode_tokens(lengths, flat_ids)
+                    vectors, padded = encoded.vectors, encoded.padded_tokens
+            except Exception as failure:
+                error = explain(failure)
+        return pa.table(
+            {
+                "split": batch.column("split"),
+                "rows": batch.column("rows"),
+                "rejects": batch.column("rejects"),
+                "vectors": _bytes(pa.py_buffer(np.ascontiguousarray(vectors))),
+                "padded_tokens": [padded],
+                "encode_seconds": [time.perf_counter() - started],
+                "error": pa.array([error], pa.string()),
+            }
+        )
+
+
+# --- write
+
+
+def write(batch: pa.Table, job: Job) -> pa.Table:
+    """Commit splits; out come their results: a receipt, or an error."""
+    results: list[dict[str, Any]] = []
+    for number in range(batch.num_rows):
+        row = batch.slice(number, 1)
+        split = Split(**json.loads(row.column("split")[0].as_py()))
+        result = {"split_id": split.split_id, "shard": split.shard, "receipt": None, "error": None}
+        try:
+            error = row.column("error")[0].as_py()
+            result["error"] = error
+            result["receipt"] = None if error else _write(split, row, job).to_json()
+        except Exception as failure:
+            result["error"] = explain(failure)
+        results.append(result)
+    kinds = pa.schema([(name, pa.string()) for name in ("split_id", "shard", "receipt", "error")])
+    return pa.Table.from_pylist(results, schema=kinds)
+
+
+def _write(split: Split, row: pa.Table, job: Job) -> Receipt:
+    rows, rejects = _from_ipc(row.column("rows")), _from_ipc(row.column("rejects"))
+    dim = int(job.card.schema.field(names.EMBEDDING).type.list_size)
+    vectors = np.frombuffer(_buffer(row.column("vectors")), dtype=np.float32).reshape(rows.num_rows, dim)
+    bad = np.flatnonzero(~unit_length(vectors))
+    if len(bad):
+        rejects = pa.concat_tables([rejects, _bad_vectors(rows, bad, split)])
+        good = np.setdiff1d(np.arange(len(vectors)), bad)
+        rows, vectors = rows.take(pa.array(good)), vectors[good]
+    rows = rows.append_column(names.EMBEDDING, vector_column(vectors, job.card.schema))
+    receipt = Receipt(
+        split_id=split.split_id,
+        shard=split.shard,
+        version=split.version,
+        start=split.start,
+        attempt=new_attempt(),
+        run_id=job.run_id,
+        read=rows.num_rows + rejects.num_rows,
+        embedded=rows.num_rows,
+        rejected=rejects.num_rows,
+        vectors=rows.num_rows,
+        tokens=pc.sum(rows.column(names.N_TOKENS)).as_py() or 0,
+        tokens_full=pc.sum(rows.column(names.N_TOKENS_FULL)).as_py() or 0,
+        padded_tokens=row.column("padded_tokens")[0].as_py(),
+        truncated=pc.sum(rows.column(names.TRUNCATED)).as_py() or 0,
+        encode_seconds=row.column("encode_seconds")[0].as_py(),
+    )
+    return commit_split(
+        _store(job.table, job.table_storage.model_dump_json()),
+        job.card,
+        receipt,
+        rows.select(job.card.schema.names),
+        rejects,
+    )
+
+
+def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """[n] whether each row of ``vectors`` [n, d] is finite and of length 1 within UNIT_LENGTH_TOLERANCE."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+        good: NDArray[np.bool_] = np.abs(lengths - 1) <= UNIT_LENGTH_TOLERANCE  # False for NaN and infinity
+    return good
+
+
+def vector_column(vectors: NDArray[np.float32], schema: pa.Schema) -> pa.Array:
+    """``vectors`` [n, d] as the schema's embedding column, from the contiguous buffer and not through lists."""
+    kind = schema.field(names.EMBEDDING).type
+    numbers = np.ascontiguousarray(vectors).reshape(-1)
+    flat = pa.array(numbers.astype(np.float16) if kind.value_type == pa.float16() else numbers)
+    return pa.FixedSizeListArray.from_arrays(flat, type=kind)
+
+
+def _bad_vectors(rows: pa.Table, bad: NDArray[np.int64], split: Split) -> pa.Table:
+    ids = rows.column(names.ID).take(pa.array(bad)).to_pylist()
+    message = "the model gave a vector that is not finite or not of unit length"
+    return rejects_table([Reject(id_, split.start, "bad_vector", message) for id_ in ids], split.shard)
+
+
+@lru_cache(maxsize=2)
+def _store(uri: str, storage_json: str) -> Store:
+    return open_store(uri, StorageSettings.model_validate_json(storage_json))
+
+
+# --- packing
+
+
+def unit_to_json(unit: ReadUnit) -> str:
+    return json.dumps(dataclasses.asdict(unit), separators=(",", ":"))
+
+
+def unit_from_json(text: str) -> ReadUnit:
+    raw = json.loads(text)
+    return ReadUnit(
+        shard=Shard(**raw["shard"]),
+        row_groups=tuple(raw["row_groups"]),
+        first_row=raw["first_row"],
+        splits=tuple(Split(**split) for split in raw["splits"]),
+    )
+
+
+def _bytes(buffer: pa.Buffer) -> pa.Array:
+    """One value of any length, without a copy."""
+    offsets = pa.py_buffer(np.array([0, buffer.size], dtype=np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, buffer])
+
+
+def _buffer(column: pa.ChunkedArray) -> pa.Buffer:
+    """The bytes of a one-row column, without a copy."""
+    return column[0].as_buffer()
+
+
+def _to_ipc(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def _from_ipc(column: pa.ChunkedArray) -> pa.Table:
+    return pa.ipc.open_stream(_buffer(column)).read_all()
