@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from sfr_batch import schema as names
-from sfr_batch.config import Config, ModelSettings, StorageSettings, load_config
+from sfr_batch.config import Config, ModelSettings, StorageSettings, config_from_dict, load_config
 from sfr_batch.errors import TableMismatch
 from sfr_batch.fingerprint import differences
 from sfr_batch.planning import EmbedPlan, make_plan, model_inputs
@@ -73,4 +73,6 @@ class EmbeddingTable(Table):
 
 
 def _load(config: ConfigOrPath, overrides: Sequence[str]) -> Config:
-    return config if isinstance(config, Config) else load_config(config, overrides)
+    if isinstance(config, Config):
+        return config_from_dict(config.model_dump(), overrides) if overrides else config
+    return load_config(config, overrides)

@@ -30,7 +30,7 @@ from sfr_batch.errors import CountsDoNotClose, SnapshotConflict, TableError, Tab
 from sfr_batch.fingerprint import differences
 from sfr_batch.manifest import Counts, Manifest, Receipt, ShardRecord, SideFile, TableCard, to_table, utc_now
 from sfr_batch.storage import TEMPORARY, ObjectInfo, Store
-from sfr_batch.table import Snapshot, Table, read_receipt
+from sfr_batch.table import Snapshot, Table, read_data_file, read_receipt
 
 SWEEP_AFTER_S = 7 * 24 * 3600.0
 
@@ -217,7 +217,8 @@ def _check_files(table: Table, base: Snapshot | None, draft: Draft) -> None:
             raise TableError(f"{table.store.root}/{names.data_key(receipt.split_id)} {found}; run the command again.")
         if receipt.rejected and names.rejects_key(receipt.split_id, receipt.attempt) not in rejects:
             raise TableError(
-                f"The rejects of split {receipt.split_id} are missing from {table.store.root}/{names.REJECTS}."
+                f"The rejects of split {receipt.split_id} are missing from {table.store.root}/{names.REJECTS}. To have "
+                f"the split embedded again, delete {names.data_key(receipt.split_id)} and run the command again."
             )
         if receipt.split_id in condemned:
             raise TableError(f"Split {receipt.split_id} was condemned by a sweep and must not be published.")
@@ -227,8 +228,7 @@ def _duplicates(table: Table, draft: Draft) -> list[Duplicate]:
     """All rows of the draft whose id an earlier row has, by number of receipt and position in its data file."""
 
     def ids_of(receipt: Receipt) -> pa.ChunkedArray:
-        with table.store.open(names.data_key(receipt.split_id)) as file:
-            return pq.read_table(file, columns=[names.ID]).column(names.ID)
+        return read_data_file(table.store, receipt, [names.ID]).column(names.ID)
 
     total = sum(receipt.vectors for receipt in draft.receipts)
     found = find_duplicates(map(ids_of, draft.receipts), lambda i: ids_of(draft.receipts[i]), total)

@@ -5,6 +5,7 @@ nothing. Secrets are never values here: they are references, `${NAME}`, to envir
 a store is opened.
 """
 
+import copy
 import difflib
 import os
 import re
@@ -13,7 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from sfr_batch.errors import ConfigError
 
@@ -34,10 +44,17 @@ def _must_not_be_reference(value: str) -> str:
 
 EnvReference = Annotated[str, AfterValidator(_must_be_reference)]
 Text = Annotated[str, AfterValidator(_must_not_be_reference)]
+Location = Annotated[Text, Field(min_length=1)]
+# Tagged, so that an error is about the one that was meant and not about both; the tags never show.
+_TAGS = ("<one>", "<several>")
+Paths = Annotated[
+    Annotated[Location, Tag(_TAGS[0])] | Annotated[list[Location], Field(min_length=1), Tag(_TAGS[1])],
+    Discriminator(lambda value: _TAGS[isinstance(value, list)]),
+]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class StorageSettings(Section):
@@ -66,7 +83,7 @@ class StorageSettings(Section):
 class CorpusSettings(Section):
     """What to embed."""
 
-    path: Text | list[Text]
+    path: Paths
     """A file, a folder or prefix, a glob, or a list of these; local paths and s3:// URIs."""
     format: Literal["auto", "parquet", "jsonl"] = "auto"
     """`auto` goes by the file names: .parquet, .jsonl, .ndjson."""
@@ -83,12 +100,12 @@ class CorpusSettings(Section):
 class ModelSettings(Section):
     """Which model makes the vectors, and how. What is left out is read from the model repository."""
 
-    path: Text
+    path: Location
     """A local folder, a model hub name such as Salesforce/SFR-Embedding-Mistral, or `package:name/folder` for a model
     that an installed Python package carries."""
     revision: Text | None = None
     """Commit of a hub model; pin it, a branch may move."""
-    prompts: dict[str, str] = {}
+    prompts: dict[str, Text] = {}
     """Text put before a `query` and before a `document`. Default: the repository's prompts, else nothing."""
     pooling: Literal["last_token", "mean", "cls"] | None = None
     """Default: from the repository's 1_Pooling; a contradiction is an error."""
@@ -112,7 +129,7 @@ class ModelSettings(Section):
 class TableSettings(Section):
     """Where the vectors go."""
 
-    path: Text
+    path: Location
     """Folder or s3:// prefix of the table; created on the first run."""
     vector_dtype: Literal["float32", "float16"] = "float32"
     """Dtype of the stored vectors."""
@@ -212,7 +229,8 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
 
 def config_from_dict(raw: dict[str, Any], overrides: Sequence[str] = (), source: str = "config") -> Config:
-    """Build a Config from plain values; ``source`` names them in errors."""
+    """Build a Config from plain values, which stay as they are; ``source`` names them in errors."""
+    raw = copy.deepcopy(raw)
     for override in overrides:
         _apply(raw, override)
     try:
@@ -222,32 +240,41 @@ def config_from_dict(raw: dict[str, Any], overrides: Sequence[str] = (), source:
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
+    # Messages name the field and not the value: somebody may have tried to give a secret.
     dotted, equals, value = override.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
-        raise ConfigError(f"The override {override!r} is not of the form section.field=value.")
-    node: Any = raw
+        raise ConfigError(f"The override {dotted!r} is not of the form section.field=value.")
+    node: dict[str, Any] = raw
     for key in keys[:-1]:
-        node = node.setdefault(key, {}) if isinstance(node, dict) else None
-        if node is None:
-            raise ConfigError(f"The override {override!r} goes through {key!r}, which is a value and not a section.")
-    if not isinstance(node, dict):
-        raise ConfigError(f"The override {override!r} does not name a field of a section.")
+        if node.get(key) is None:  # an empty section of a YAML file is None
+            node[key] = {}
+        node = node[key]
+        if not isinstance(node, dict):
+            raise ConfigError(f"The override {dotted} goes through {key!r}, which is a value and not a section.")
     try:
         node[keys[-1]] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"The value of the override {override!r} is not valid YAML: {error}") from error
+        problem = getattr(error, "problem", None) or "it cannot be read"
+        raise ConfigError(
+            f"The value of the override {dotted} is not valid YAML: {problem}. Quote it twice: {dotted}='\"…\"'."
+        ) from None
 
 
 def _explain(error: ValidationError, source: str) -> str:
     lines = [f"{source} has {error.error_count()} wrong setting(s):"]
     for item in error.errors(include_url=False, include_input=False):
-        place = ".".join(str(part) for part in item["loc"]) or "config"
+        loc = tuple(part for part in item["loc"] if part not in _TAGS)
+        place = ".".join(map(str, loc)) or "config"
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            message = f"unknown setting.{_near(item['loc'])}"
+            message = f"unknown setting.{_near(loc)}"
         elif item["type"] == "missing":
             message = "missing, and it has no default"
+        elif item["type"] == "string_type":
+            message = f"must be text; a number or a date needs quotes, on the command line two kinds: {place}='\"…\"'"
+        elif item["type"] == "model_type":
+            message = "must be a section, with its settings below it"
         lines.append(f"  {place}: {message}")
     return "\n".join(lines)
 

@@ -93,6 +93,11 @@ class Survey:
         """Whether ``rows`` is known rather than estimated."""
         return self.shard.format == PARQUET
 
+    @property
+    def empty(self) -> bool:
+        """A JSONL shard without a line: it has no columns, and needs none."""
+        return not self.exact and not self.rows
+
 
 def survey_shards(shards: Sequence[Shard], settings: CorpusSettings) -> list[Survey]:
     """Footers of Parquet shards and beginnings of JSONL shards, many at a time. Raises CorpusError naming the file."""
@@ -116,41 +121,66 @@ def _survey_parquet(shard: Shard, settings: CorpusSettings) -> Survey:
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         columns = [group.column(i) for i in range(group.num_columns)]
-        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] in text)
+        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema in text)
         groups.append((group.num_rows, size))
     return Survey(shard, schema, tuple(groups))
 
 
 def _survey_jsonl(shard: Shard, settings: CorpusSettings) -> Survey:
-    sample = read_input_range(shard.uri, 0, min(_SAMPLE_BYTES, shard.size), settings.storage)
-    lines = [line for line in sample.splitlines(keepends=True) if line.strip()]
-    if lines and shard.size > len(sample) and not lines[-1].endswith(b"\n"):
-        lines = lines[:-1] or lines
+    lines = _first_lines(shard, settings)
     rows = []
     for line in lines:
         try:
             rows.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # a reject when it is read; the estimate and the schema do without it
     if lines and not any(isinstance(row, dict) for row in rows):
         raise CorpusError(f"{shard.uri} is not JSON Lines: none of its first {len(lines)} lines is a JSON object.")
-    mean = sum(map(len, lines)) / len(lines) if lines else 1
+    mean = sum(len(line) + 1 for line in lines) / len(lines) if lines else 1
     estimate = round(shard.size / mean) if lines else 0
     schema = _infer_schema([row for row in rows if isinstance(row, dict)], settings, shard.uri)
     return Survey(shard, schema, ((estimate, shard.size),))
 
 
+def _first_lines(shard: Shard, settings: CorpusSettings) -> list[bytes]:
+    """The whole lines at the beginning of a shard, at least one if it has any; blank ones are no rows."""
+    wanted = _SAMPLE_BYTES
+    while True:
+        sample = read_input_range(shard.uri, 0, min(wanted, shard.size), settings.storage)
+        whole = sample if len(sample) >= shard.size else sample[: sample.rfind(b"\n") + 1]
+        lines = [line for line in whole.split(b"\n") if line.strip()]
+        if lines or wanted >= shard.size:
+            return lines
+        wanted *= 4
+
+
 def _infer_schema(rows: list[dict[str, Any]], settings: CorpusSettings, uri: str) -> pa.Schema:
     fields = []
-    for key in dict.fromkeys(key for row in rows for key in row):
+    for key in dict.fromkeys(key for row in rows for key in row if _fits(key)):
         try:
-            kind = pa.array([row.get(key) for row in rows]).type
-        except (pa.ArrowException, OverflowError) as error:
+            kind = _infer_type([row.get(key) for row in rows])
+        except pa.ArrowException as error:
             if key in {settings.id, *settings.carry}:
                 raise CorpusError(f"{uri}: the values of {key!r} are of several types: {error}") from error
-            continue
+            kind = pa.string()  # what does not fit is a reject when it is read
         fields.append(pa.field(key, pa.string() if pa.types.is_null(kind) else kind))
     return pa.schema(fields)
+
+
+def _infer_type(values: list[Any]) -> pa.DataType:
+    """The type of the values together, but for those that Arrow cannot hold: they are rejects when they are read."""
+    try:
+        return pa.array(values).type
+    except (UnicodeEncodeError, OverflowError):
+        return pa.array([value for value in values if _fits(value)]).type
+
+
+def _fits(value: Any) -> bool:
+    try:
+        pa.scalar(value)
+    except (UnicodeEncodeError, OverflowError):
+        return False
+    return True
 
 
 # --- columns
@@ -201,9 +231,6 @@ class Columns:
 
 def resolve_columns(survey: Survey, settings: CorpusSettings) -> Columns:
     """The table's id and carried column types, from one shard. Raises CorpusError, ConfigError."""
-    for name in settings.carry:
-        if name in names.RESERVED_COLUMNS:
-            raise ConfigError(f"corpus.carry: {name!r} is the table's own column; rename it in the corpus.")
     check_columns(survey, settings)
     id_type = survey.schema.field(settings.id).type
     return Columns(
@@ -214,8 +241,13 @@ def resolve_columns(survey: Survey, settings: CorpusSettings) -> Columns:
 
 def check_columns(survey: Survey, settings: CorpusSettings, expected: Columns | None = None) -> None:
     """Raises CorpusError naming the shard if it lacks a column, or has one with an unfit type."""
+    for name in settings.carry:
+        if name in names.RESERVED_COLUMNS:
+            raise ConfigError(f"corpus.carry: {name!r} is the table's own column; rename it in the corpus.")
     schema, uri = survey.schema, survey.shard.uri
     template = TextTemplate(settings.text)
+    if survey.empty:
+        return
     for setting, name in [
         ("id", settings.id),
         *(("text", c) for c in template.columns),
@@ -227,6 +259,8 @@ def check_columns(survey: Survey, settings: CorpusSettings, expected: Columns | 
             raise CorpusError(
                 f"{uri} has no column {name!r} (corpus.{setting}).{hint} It has: {', '.join(schema.names)}."
             )
+        if len(schema.get_all_field_indices(name)) > 1:
+            raise CorpusError(f"{uri} has several columns {name!r} (corpus.{setting}); names must be unique.")
     id_type = schema.field(settings.id).type
     if not (_is_text(id_type) or pa.types.is_integer(id_type)):
         raise CorpusError(f"{uri}: the id column {settings.id!r} is {id_type}; ids are strings or integers.")
@@ -526,7 +560,7 @@ def _collect_line(
 
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return reject(None, "bad_json", f"the line is not JSON: {error}")
     if not isinstance(row, dict):
         return reject(None, "bad_json", f"the line is a JSON {type(row).__name__}, not an object")
@@ -539,9 +573,8 @@ def _collect_line(
             return reject(id_, "bad_column", f"{name} is not {kind}: {error}")
     values = [row.get(name) for name in template.columns]
     for name, value in zip(template.columns, values, strict=True):
-        if value is not None and (
-            not isinstance(value, str | int | float) or (not isinstance(value, str) and len(values) == 1)
-        ):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (value is None or isinstance(value, str) or (number and len(values) > 1)):
             return reject(id_, "bad_text", f"{name} is a JSON {type(value).__name__}, not a string")
     into.positions.append(position)
     into.ids.append(id_)
@@ -555,17 +588,21 @@ def _finish(collected: _Collected, columns: Columns, shard: str) -> Rows:
     """Reject the rows that cannot be embedded and lay the others out in columns."""
     wanted_id = int if pa.types.is_integer(columns.id_type) else str
     rejects = collected.rejects
+    carry = pa.table(
+        {name: pa.chunked_array(_arrays(collected.carry[name], kind), kind) for name, kind in columns.carry.items()}
+    )
+    undecodable = {row: name for name in columns.carry for row in _undecodable_rows(carry.column(name))}
     keep, hashes = [], []
     for number, (id_, text) in enumerate(zip(collected.ids, collected.texts, strict=True)):
         problem = _problem(id_, text, wanted_id)
+        if problem is None and number in undecodable:
+            problem = "bad_column", f"{undecodable[number]} holds bytes that are not UTF-8"
         if problem:
             rejects.append(Reject(id_, collected.positions[number], *problem))
         else:
             keep.append(number)
             hashes.append(hashlib.blake2b(str(text).encode(), digest_size=16).digest())
-    carry = pa.table(
-        {name: pa.chunked_array(_arrays(collected.carry[name], kind), kind) for name, kind in columns.carry.items()}
-    )
+    rejects.sort(key=lambda reject: reject.position)
     return Rows(
         read=len(keep) + len(rejects),
         ids=pa.array([collected.ids[i] for i in keep], columns.id_type),
@@ -582,33 +619,52 @@ def _arrays(values: list[Any], kind: pa.DataType) -> list[pa.Array]:
     return [value.cast(kind) for value in values]
 
 
+def _undecodable_rows(column: pa.ChunkedArray) -> list[int]:
+    """Rows with strings that are not UTF-8: Parquet readers do not look, but whoever reads the table would stumble."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return [row for row, scalar in enumerate(column) if isinstance(_value(scalar), _Undecodable)]
+    return []
+
+
 def _problem(id_: Any, text: str | None, wanted_id: type) -> tuple[str, str] | None:
     if id_ is None:
         return "null_id", "the id is null"
-    if isinstance(id_, bool) or not isinstance(id_, wanted_id) or isinstance(id_, _Undecodable):
-        return (
-            "bad_id",
-            f"the id is a {type(id_).__name__.lstrip('_').lower()}, the table's ids are {wanted_id.__name__}",
-        )
+    if isinstance(id_, _Undecodable):
+        return "bad_id", f"the id is {id_}"
+    if isinstance(id_, bool) or not isinstance(id_, wanted_id):
+        return "bad_id", f"the id is of type {type(id_).__name__}, the table's ids are {wanted_id.__name__}"
     if isinstance(id_, int) and not -(2**63) <= id_ < 2**63:
         return "bad_id", "the id does not fit into 64 bits"
+    if surrogate := _surrogate(id_):
+        return "bad_id", f"the id is {surrogate}"
     if text is None:
         return "null_text", "the text is null"
     if isinstance(text, _Undecodable):
         return "bad_text", str(text)
     if not text.strip():
         return "empty_text", "the text is empty or only white space"
+    if surrogate := _surrogate(text):
+        return "bad_text", f"the text is {surrogate}"
+    return None
+
+
+def _surrogate(value: object) -> str | None:
+    """What is wrong with a string that JSON can spell and UTF-8 cannot."""
     try:
-        text.encode()
-        str(id_).encode()
+        str(value).encode()
     except UnicodeEncodeError as error:
-        return "bad_text", f"not valid Unicode: {error.reason} at character {error.start}"
+        return f"not valid Unicode: {error.reason} at character {error.start}"
     return None
 
 
 def rejects_table(rejects: Sequence[Reject], shard: str) -> pa.Table:
     """Rejects as the columns of `schema.REJECTS_SCHEMA`."""
-    ids = [None if r.id is None else str(r.id).encode("utf-8", "replace").decode() for r in rejects]
+    ids = [
+        None if r.id is None or isinstance(r.id, _Undecodable) else str(r.id).encode("utf-8", "replace").decode()
+        for r in rejects
+    ]
     return pa.table(
         {
             names.ID: ids,

@@ -100,8 +100,9 @@ def _confirm(
     seen: set[str | int] = set()
     duplicates = []
     owner = np.searchsorted(starts, rows, side="right") - 1
-    for chunk in np.unique(owner):
-        positions = rows[owner == chunk] - starts[chunk]
+    chunks, firsts = np.unique(owner, return_index=True)
+    for chunk, of_chunk in zip(chunks, np.split(rows, firsts[1:]), strict=True):
+        positions = of_chunk - starts[chunk]
         ids = pc.take(reread(int(chunk)), pa.array(positions)).to_pylist()
         for position, id_ in zip(positions.tolist(), ids, strict=True):
             if id_ in seen:

@@ -28,8 +28,10 @@ def utc_now() -> str:
 class Receipt:
     """What finishing one split reports. It stands in the footer of the split's data file, so the file proves itself.
 
-    Counts are documents, but for ``vectors`` (rows of the data file) and the token counts. ``start`` is the first
-    row (Parquet) or byte (JSONL) of the split in its shard; ``attempt`` names the try whose rejects count.
+    Counts are documents, but for ``vectors`` (rows of the data file) and the token counts: ``tokens`` of the rows
+    after truncation, ``tokens_full`` before, ``encoded_tokens`` with repeated texts counted once, ``padded_tokens`` as
+    the device computed them. ``start`` is the first row (Parquet) or byte (JSONL) of the split in its shard;
+    ``attempt`` names the try whose rejects count.
     """
 
     split_id: str
@@ -44,6 +46,7 @@ class Receipt:
     vectors: int
     tokens: int
     tokens_full: int
+    encoded_tokens: int
     padded_tokens: int
     truncated: int
     encode_seconds: float
@@ -103,8 +106,8 @@ class Record(BaseModel):
     def from_json(cls, data: bytes, source: str) -> Self:
         """Raises TableError that names ``source`` if the record is damaged or of a newer format."""
         try:
-            version = json.loads(data).get("format_version", FORMAT_VERSION)
-        except (ValueError, AttributeError) as error:
+            version = int(json.loads(data).get("format_version", FORMAT_VERSION))
+        except (ValueError, TypeError, AttributeError) as error:
             raise TableError(f"{source} is damaged: {error}") from error
         if version > FORMAT_VERSION:
             raise TableError(

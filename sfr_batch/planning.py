@@ -29,7 +29,7 @@ from sfr_batch.corpus import (
     rows_per_split,
     survey_shards,
 )
-from sfr_batch.errors import TableNotFound
+from sfr_batch.errors import CorpusError, TableNotFound
 from sfr_batch.fingerprint import digest
 from sfr_batch.manifest import Receipt, ShardRecord, TableCard
 from sfr_batch.storage import ObjectInfo, Store, open_store
@@ -182,16 +182,19 @@ def make_plan(config: Config) -> EmbedPlan:
     """
     store = open_store(config.table.path, config.table.storage)
     table = _open(store)
-    base = table.latest() if table else None
+    base = table.latest() if table is not None else None
     shards = list_shards(config.corpus)
     row_recipe = make_row_recipe(config.corpus)
     carried, changed = carry_over(base, shards, digest(row_recipe), config.table.generation)
     surveys = survey_shards(changed or shards[:1], config.corpus)
-    columns = _columns(table, config.corpus) or resolve_columns(surveys[0], config.corpus)
+    typical = next((survey for survey in surveys if not survey.empty), None)
+    columns = _columns(table, config.corpus) or (resolve_columns(typical, config.corpus) if typical else None)
+    if columns is None:
+        raise CorpusError(f"The corpus {config.corpus.path} has no rows: its {len(shards)} shard(s) are empty.")
     for survey in surveys:
         check_columns(survey, config.corpus, columns)
     card = make_card(config, columns)
-    if table:
+    if table is not None:
         check_same_table(table, card)
     surveys = surveys if changed else []
     total = sum(record.read for record in carried) + sum(survey.rows for survey in surveys)
@@ -218,7 +221,7 @@ def make_plan(config: Config) -> EmbedPlan:
         carried=tuple(carried),
         changed=tuple((survey.shard, survey.rows if survey.exact else None) for survey in surveys),
         units=tuple(units),
-        committed=table.committed() if table and units else {},
+        committed=table.committed() if table is not None and units else {},
     )
 
 

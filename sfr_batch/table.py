@@ -3,6 +3,7 @@
 A reader sees a snapshot or nothing. Writing is `commit`'s; encoding a query is `search`'s; this module knows no model.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 from collections import deque
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from sfr_batch import schema as names
 from sfr_batch.errors import CountsDoNotClose, ObjectNotFound, StorageError, TableError, TableNotFound
 from sfr_batch.manifest import Manifest, Receipt, ShardRecord, SideFile, TableCard, from_table
-from sfr_batch.storage import ObjectInfo, Store, in_memory
+from sfr_batch.storage import ObjectInfo, Store, in_memory, read_many
 
 Positions = NDArray[np.int64]
 
@@ -100,7 +101,9 @@ class Table:
         """Live rows of the newest snapshot as one Arrow table."""
         return self.current().to_arrow(columns)
 
-    def __len__(self) -> int:
+    @property
+    def num_rows(self) -> int:
+        """Live rows of the newest snapshot. Not ``len()``: a table would be false while it is empty."""
         return self.current().manifest.counts.vectors
 
     def committed(self) -> dict[str, ObjectInfo]:
@@ -161,7 +164,10 @@ class Snapshot:
         """Every row that is not in the table, with its reason: columns of `schema.REJECTS_SCHEMA`."""
         keys = [names.rejects_key(r.split_id, r.attempt) for r in self.receipts if r.rejected]
         keys += [self.manifest.duplicates] if self.manifest.duplicates else []
-        tables = [pq.read_table(in_memory(self.store.read(key))) for key in keys]
+        tables = []
+        for key, data in zip(keys, read_many(self.store, keys), strict=True):
+            with damage_explained(self.store, key):
+                tables.append(pq.read_table(in_memory(data), page_checksum_verification=True))
         return pa.concat_tables(tables) if tables else names.REJECTS_SCHEMA.empty_table()
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -187,7 +193,7 @@ class Snapshot:
         )
 
     def _columns(self, columns: Sequence[str] | None) -> list[str]:
-        wanted = list(columns) if columns is not None else self.schema.names
+        wanted = list(dict.fromkeys(self.schema.names if columns is None else columns))
         for name in wanted:
             if name not in self.schema.names:
                 raise TableError(
@@ -196,16 +202,7 @@ class Snapshot:
         return wanted
 
     def _read_file(self, receipt: Receipt, columns: list[str], deletes: dict[str, Positions]) -> pa.Table:
-        key = names.data_key(receipt.split_id)
-        try:
-            with self.store.open(key) as file:
-                table = pq.read_table(file, columns=columns, page_checksum_verification=True)
-        except (OSError, pa.ArrowException) as error:
-            raise TableError(f"{self.store.root}/{key} is damaged: {error}") from error
-        if table.num_rows != receipt.vectors:
-            raise CountsDoNotClose(
-                f"{self.store.root}/{key} has {table.num_rows} rows, its receipt says {receipt.vectors}."
-            )
+        table = read_data_file(self.store, receipt, columns)
         table = table.cast(pa.schema([self.schema.field(name) for name in columns]))
         dead = deletes.get(receipt.split_id)
         if dead is None:
@@ -224,6 +221,28 @@ class Snapshot:
             )
         self._sides[side.name] = pq.read_table(in_memory(data))
         return self._sides[side.name]
+
+
+@contextlib.contextmanager
+def damage_explained(store: Store, key: str) -> Iterator[None]:
+    """Turn what Parquet says of a damaged file into a TableError that names it."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise TableError(f"{store.root}/{key} is damaged: {error}") from error
+
+
+def read_data_file(store: Store, receipt: Receipt, columns: list[str]) -> pa.Table:
+    """Columns of a split's data file, dead rows included, its page checksums verified.
+
+    Raises TableError if it is damaged, CountsDoNotClose if it has not as many rows as its receipt says.
+    """
+    key = names.data_key(receipt.split_id)
+    with damage_explained(store, key), store.open(key) as file:
+        table = pq.read_table(file, columns=columns, page_checksum_verification=True)
+    if table.num_rows != receipt.vectors:
+        raise CountsDoNotClose(f"{store.root}/{key} has {table.num_rows} rows, its receipt says {receipt.vectors}.")
+    return table
 
 
 def read_receipt(store: Store, split_id: str) -> Receipt:

@@ -31,6 +31,7 @@ class Progress:
     embedded: int = 0
     rejected: int = 0
     tokens: int = 0
+    encoded_tokens: int = 0
     padded_tokens: int = 0
     encode_seconds: float = 0.0
 
@@ -71,6 +72,7 @@ class Progress:
         self.embedded += receipt.embedded
         self.rejected += receipt.rejected
         self.tokens += receipt.tokens
+        self.encoded_tokens += receipt.encoded_tokens
         self.padded_tokens += receipt.padded_tokens
         self.encode_seconds += receipt.encode_seconds
 
@@ -90,8 +92,8 @@ class Progress:
 
     @property
     def padding(self) -> float:
-        """Share of the computed tokens that were padding; 0 where repeated texts saved more than padding cost."""
-        return max(0.0, 1 - self.tokens / self.padded_tokens) if self.padded_tokens else 0.0
+        """Share of the computed tokens that were padding."""
+        return 1 - self.encoded_tokens / self.padded_tokens if self.padded_tokens else 0.0
 
     def line(self) -> str:
         """The state in one line."""

@@ -223,6 +223,7 @@ class RunLog:
             "embedded": summary.embedded,
             "rejected": progress.rejected,
             "tokens": summary.tokens,
+            "encoded_tokens": progress.encoded_tokens,
             "padded_tokens": progress.padded_tokens,
             "encode_seconds": progress.encode_seconds,
             "seconds": summary.seconds,

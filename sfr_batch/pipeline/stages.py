@@ -142,14 +142,15 @@ class Encode:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One split in, the same with vectors instead of token ids out."""
         error = batch.column("error")[0].as_py() or self._problem
-        vectors, padded, started = np.empty(0, dtype=np.float32), 0, time.perf_counter()
+        vectors, tokens, padded = np.empty(0, dtype=np.float32), 0, 0
+        started = time.perf_counter()
         if not error:
             try:
                 lengths = _from_ipc(batch.column("rows")).column(names.N_TOKENS).to_numpy()
                 if len(lengths):
                     flat_ids = np.frombuffer(_buffer(batch.column("token_ids")), dtype=np.int32)
                     encoded = self._encoder.encode_tokens(lengths, flat_ids)
-                    vectors, padded = encoded.vectors, encoded.padded_tokens
+                    vectors, tokens, padded = encoded.vectors, encoded.tokens, encoded.padded_tokens
             except Exception as failure:
                 error = explain(failure)
         return pa.table(
@@ -158,6 +159,7 @@ class Encode:
                 "rows": batch.column("rows"),
                 "rejects": batch.column("rejects"),
                 "vectors": _bytes(pa.py_buffer(np.ascontiguousarray(vectors))),
+                "encoded_tokens": [tokens],
                 "padded_tokens": [padded],
                 "encode_seconds": [time.perf_counter() - started],
                 "error": pa.array([error], pa.string()),
@@ -209,6 +211,7 @@ def _write(split: Split, row: pa.Table, job: Job) -> Receipt:
         vectors=rows.num_rows,
         tokens=pc.sum(rows.column(names.N_TOKENS)).as_py() or 0,
         tokens_full=pc.sum(rows.column(names.N_TOKENS_FULL)).as_py() or 0,
+        encoded_tokens=row.column("encoded_tokens")[0].as_py(),
         padded_tokens=row.column("padded_tokens")[0].as_py(),
         truncated=pc.sum(rows.column(names.TRUNCATED)).as_py() or 0,
         encode_seconds=row.column("encode_seconds")[0].as_py(),

@@ -1,0 +1,204 @@
+"""The whole job on a real local Ray, on local disk and on S3."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sfr_batch as sfr
+from sfr_batch.encoder import Encoder
+from sfr_batch.errors import ConfigError, CorpusError, RunFailed, TableError, TableMismatch
+from sfr_batch.pipeline import runner
+from sfr_batch.search import vectors_of
+from tests.jobs import ROOT, config, documents, put, put_jsonl, put_parquet, remove, settings
+from tests.models import build_tiny_mistral
+from tests.s3server import S3Server
+
+TEXTS = [f"{subject} {verb} {number} times" for number in range(20) for subject in ("cat", "dog") for verb in ("runs", "sleeps")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_session(s3: S3Server) -> Iterator[None]:
+    """One Ray for all tests here; started after the S3 server, so that its workers know the endpoint."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_mistral(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def vectors_by_id(table: "sfr.EmbeddingTable") -> dict[str, np.ndarray]:
+    arrow = table.to_arrow(["id", "embedding"]).combine_chunks()
+    return dict(zip(arrow["id"].to_pylist(), vectors_of(arrow["embedding"].chunk(0)), strict=True))
+
+
+def test_first_run_nothing_to_do_and_changes(place: str, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_parquet(f"{place}/corpus/a.parquet", documents(TEXTS, "a"), row_group_size=30)
+    bad = [{"id": "j-null", "text": None, "lang": "en"}, {"id": "j-empty", "text": "  ", "lang": "en"}, {"text": "no id"}]
+    put_jsonl(f"{place}/corpus/b.jsonl", [*documents(TEXTS[:50], "b"), *bad])
+    job = config(tiny, place)
+
+    plan = sfr.plan(job)
+    assert "splits" in repr(plan)
+    summary = sfr.embed(job)
+    assert summary.splits == len(plan.splits) >= 3
+    counts = summary.snapshot.manifest.counts
+    assert (counts.read, counts.embedded, counts.reused, counts.rejected) == (133, 130, 0, 3)
+    table = sfr.open_table(job.table.path)
+    got = vectors_by_id(table)
+    texts = {row["id"]: row["text"] for row in [*documents(TEXTS, "a"), *documents(TEXTS[:50], "b")]}
+    assert set(got) == set(texts)
+    assert table.num_rows == len(texts)
+    expected = Encoder.load(job.model).encode(list(texts.values()))
+    assert np.abs(np.stack([got[id_] for id_ in texts]) - expected).max() < 1e-5
+    reasons = table.current().rejects().select(["id", "reason"]).to_pylist()
+    assert sorted((row["reason"], row["id"]) for row in reasons) == [
+        ("empty_text", "j-empty"),
+        ("null_id", None),
+        ("null_text", "j-null"),
+    ]
+    assert table.search("dog sleeps 3 times", k=1, columns=["lang"])[0].row == {"lang": "en"}
+
+    # A finished table: nothing runs.
+    monkeypatch.setattr(runner, "_embed_missing", None)
+    again = sfr.embed(job)
+    assert (again.splits, again.published, again.snapshot.number) == (0, False, 1)
+    monkeypatch.undo()
+
+    # A shard more, a shard changed: only their rows are embedded.
+    put_parquet(f"{place}/corpus/c.parquet", documents(TEXTS[:10], "c"))
+    third = sfr.embed(job).snapshot.manifest.counts
+    assert (third.read, third.embedded, third.reused, third.rejected) == (143, 10, 130, 3)
+    put_parquet(f"{place}/corpus/c.parquet", documents([text + "!" for text in TEXTS[:7]], "c"))
+    remove(f"{place}/corpus/b.jsonl")
+    fourth = sfr.embed(job)
+    counts = fourth.snapshot.manifest.counts
+    assert (counts.read, counts.embedded, counts.reused, counts.rejected) == (87, 7, 80, 0)
+    assert set(vectors_by_id(sfr.open_table(job.table.path))) == {
+        row["id"] for row in [*documents(TEXTS, "a"), *documents(TEXTS[:7], "c")]
+    }
+    assert len(sfr.open_table(job.table.path).snapshots()) == 3  # the earlier states are still there
+
+
+def test_same_vectors_whatever_the_splits(tmp_path: Path, tiny: Path) -> None:
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS), row_group_size=50)
+    one = sfr.embed(config(tiny, str(tmp_path), f"table.path={tmp_path}/one", rows_per_split=1000))
+    many = sfr.embed(config(tiny, str(tmp_path), f"table.path={tmp_path}/many", rows_per_split=7))
+    assert (one.splits, many.splits) == (1, 13)  # 50 rows cut in 8, 30 rows cut in 5
+    a, b = vectors_by_id(sfr.open_table(one.table)), vectors_by_id(sfr.open_table(many.table))
+    assert a.keys() == b.keys()
+    assert max(np.abs(a[id_] - b[id_]).max() for id_ in a) < 1e-5
+
+
+def test_plain_directory_is_read_by_other_engines(tmp_path: Path, tiny: Path) -> None:
+    import duckdb
+    import pandas as pd
+    import polars as pl
+    import ray
+
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS))
+    sfr.embed(config(tiny, str(tmp_path), rows_per_split=30))
+    data = f"{tmp_path}/table/data"
+    assert len(os.listdir(data)) == 3
+
+    frame = pd.read_parquet(data)
+    assert len(frame) == len(TEXTS)
+    assert frame["n_tokens"].dtype == np.int32
+    assert np.allclose(np.linalg.norm(np.stack(frame["embedding"]), axis=1), 1, atol=1e-5)
+    polars = pl.read_parquet(f"{data}/*.parquet")
+    assert polars.schema["embedding"] == pl.Array(pl.Float32, 64)
+    assert polars["id"].n_unique() == len(TEXTS)
+    rows = duckdb.sql(f"SELECT count(*), count(DISTINCT id), min(list_inner_product(embedding::FLOAT[], embedding::FLOAT[])) FROM '{data}/*.parquet'")
+    [(count, distinct, norm)] = rows.fetchall()
+    assert (count, distinct) == (len(TEXTS), len(TEXTS))
+    assert abs(norm - 1) < 1e-5
+    dataset = ray.data.read_parquet(data)
+    assert dataset.count() == len(TEXTS)
+    assert np.asarray(dataset.take(1)[0]["embedding"], dtype=np.float32).shape == (64,)
+
+
+def test_duplicate_ids_are_rejected_once_and_for_all_to_see(tmp_path: Path, tiny: Path) -> None:
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
+    put_parquet(f"{tmp_path}/corpus/b.parquet", documents(TEXTS[5:12]))  # doc-00000 to doc-00004 once more
+    with pytest.raises(TableError, match="5 rows have an id that an earlier row has"):
+        sfr.embed(config(tiny, str(tmp_path), "table.duplicate_ids=error"))
+    summary = sfr.embed(config(tiny, str(tmp_path)))
+    assert summary.splits == 0  # the first try had embedded them; only publishing was refused
+    counts = summary.snapshot.manifest.counts
+    assert (counts.read, counts.embedded, counts.rejected, counts.vectors) == (12, 7, 5, 7)
+    table = sfr.open_table(summary.table)
+    assert sorted(table.to_arrow(["id"])["id"].to_pylist()) == [f"doc-{n:05}" for n in range(7)]
+    assert set(table.current().rejects()["reason"].to_pylist()) == {"duplicate_id"}
+
+
+def test_a_failing_split_does_not_stop_the_others(tmp_path: Path, tiny: Path) -> None:
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:20], "a"))
+    put_parquet(f"{tmp_path}/corpus/b.parquet", documents(TEXTS[:20], "b"))
+    whole = Path(f"{tmp_path}/corpus/b.parquet").read_bytes()
+    broken = bytearray(whole)
+    broken[4:200] = bytes(196)  # the footer is sound, the data is not
+    put(f"{tmp_path}/corpus/b.parquet", bytes(broken))
+    job = config(tiny, str(tmp_path))
+    with pytest.raises(RunFailed, match=r"(?s)1 of 2 splits are not done.*b\.parquet"):
+        sfr.embed(job)
+    assert sfr.open_table(job.table.path).latest() is None
+    put(f"{tmp_path}/corpus/b.parquet", whole)
+    summary = sfr.embed(job)
+    assert summary.splits == 1
+    assert summary.snapshot.manifest.counts.vectors == 40
+
+
+def test_a_shard_replaced_during_the_run_is_an_error(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:20]))
+    job = config(tiny, str(tmp_path))
+    plan = sfr.plan(job)
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:21]))
+    monkeypatch.setattr(runner, "make_plan", lambda _: plan)
+    with pytest.raises(RunFailed, match="was replaced while the run was under way; run the command again"):
+        sfr.embed(job)
+    monkeypatch.undo()
+    assert sfr.embed(job).snapshot.manifest.counts.vectors == 21
+
+
+def test_generation_embeds_again_and_resumes_under_its_label(tmp_path: Path, tiny: Path) -> None:
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:20]))
+    assert sfr.embed(config(tiny, str(tmp_path))).splits == 1
+    assert sfr.embed(config(tiny, str(tmp_path), "table.generation=again")).splits == 1
+    assert sfr.embed(config(tiny, str(tmp_path), "table.generation=again")).splits == 0
+
+
+def test_a_table_of_other_settings_is_refused(tmp_path: Path, tiny: Path) -> None:
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
+    sfr.embed(config(tiny, str(tmp_path)))
+    with pytest.raises(TableMismatch, match=r"max_length: 4096 in the table, 512 in the config"):
+        sfr.embed(config(tiny, str(tmp_path), "model.max_length=512"))
+
+
+def test_model_without_weights_fails_with_its_own_words(tmp_path: Path, tiny: Path) -> None:
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
+    with pytest.raises(CorpusError, match="Did you mean 'text'"):
+        sfr.embed(config(tiny, str(tmp_path), "corpus.text=texxt"))
+    with pytest.raises(ConfigError, match="GPU"):
+        Encoder.load(config(tiny, str(tmp_path), "model.device=cuda", "run.actors.gpus=1").model)
+
+
+def test_a_finished_table_needs_no_ray(tmp_path: Path, tiny: Path) -> None:
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
+    sfr.embed(config(tiny, str(tmp_path)))
+    (tmp_path / "job.yaml").write_text(json.dumps(settings(tiny, str(tmp_path))))
+    code = (
+        "import sys, sfr_batch as sfr; s = sfr.embed(sys.argv[1]); assert not s.published; "
+        "sys.exit(any(name in sys.modules for name in ('ray', 'torch', 'transformers')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "job.yaml")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
