@@ -19,14 +19,13 @@ def length_batches(lengths: NDArray[np.integer], max_batch_tokens: int) -> list[
     """
     if max_batch_tokens < 1:
         raise ValueError(f"max_batch_tokens must be at least 1, got {max_batch_tokens}")
+    if len(lengths) and lengths.min() < 1:
+        raise ValueError("every row needs at least one token")
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     batches = []
     start = 0
     while start < len(order):
-        width = int(lengths[order[start]])
-        if width < 1:
-            raise ValueError("every row needs at least one token")
-        rows = max(1, max_batch_tokens // width)
+        rows = max(1, max_batch_tokens // int(lengths[order[start]]))
         batches.append(order[start : start + rows])
         start += rows
     return batches

@@ -8,6 +8,7 @@ collision of hashes rejects nobody.
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -98,11 +99,13 @@ def _confirm(
     rows: NDArray[np.int64], starts: NDArray[np.int64], reread: Callable[[int], pa.Array | pa.ChunkedArray]
 ) -> list[Duplicate]:
     seen: set[str | int] = set()
-    duplicates = []
+    duplicates: list[Duplicate] = []
+    if not len(rows):  # where np.split would still give one piece
+        return duplicates
     owner = np.searchsorted(starts, rows, side="right") - 1
     chunks, firsts = np.unique(owner, return_index=True)
-    for chunk, of_chunk in zip(chunks, np.split(rows, firsts[1:]), strict=True):
-        positions = of_chunk - starts[chunk]
+    for chunk, (first, end) in zip(chunks, pairwise([*firsts, len(rows)]), strict=True):
+        positions = rows[first:end] - starts[chunk]
         ids = pc.take(reread(int(chunk)), pa.array(positions)).to_pylist()
         for position, id_ in zip(positions.tolist(), ids, strict=True):
             if id_ in seen:

@@ -14,6 +14,7 @@ import sfr_batch as sfr
 from sfr_batch.encoder import Encoder
 from sfr_batch.errors import ConfigError, CorpusError, RunFailed, TableError, TableMismatch
 from sfr_batch.pipeline import runner
+from sfr_batch.pipeline.execution import check_paths
 from sfr_batch.search import vectors_of
 from tests.jobs import ROOT, config, documents, put, put_jsonl, put_parquet, remove, settings
 from tests.models import build_tiny_mistral
@@ -190,6 +191,15 @@ def test_model_without_weights_fails_with_its_own_words(tmp_path: Path, tiny: Pa
         sfr.embed(config(tiny, str(tmp_path), "corpus.text=texxt"))
     with pytest.raises(ConfigError, match="GPU"):
         Encoder.load(config(tiny, str(tmp_path), "model.device=cuda", "run.actors.gpus=1").model)
+
+
+def test_a_local_table_on_several_nodes_is_refused() -> None:
+    job = config("model", "/data")
+    check_paths(job, nodes=1)
+    check_paths(config("model", "s3://bucket"), nodes=2)
+    check_paths(config("model", "/data", "table.shared_path=true"), nodes=2)
+    with pytest.raises(ConfigError, match=r"local path, but the cluster has 2 nodes.*shared_path=true"):
+        check_paths(job, nodes=2)
 
 
 def test_a_finished_table_needs_no_ray(tmp_path: Path, tiny: Path) -> None:

@@ -7,6 +7,8 @@ way on Ray 2.60, and each says why.
 import contextlib
 import logging
 import os
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -39,7 +41,7 @@ def cluster(config: Config) -> Iterator[None]:
     """Join the Ray cluster that is configured or running, else start a local one and stop it in the end."""
     started = _connect(config)
     try:
-        _check_paths(config)
+        check_paths(config, nodes=sum(node["Alive"] for node in ray.nodes()))
         yield
     finally:
         if started:
@@ -66,12 +68,31 @@ def _connect(config: Config) -> bool:
     # Ray Data's own actors make the core worker warn about their arguments, in lines that no user can act on.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # The encode actor takes one CPU; a second must be free or nothing is ever read.
-    ray.init(address="local", num_cpus=max(2, os.cpu_count() or 1), include_dashboard=False, **quiet)
+    with _quiet_start():
+        ray.init(address="local", num_cpus=max(2, os.cpu_count() or 1), include_dashboard=False, **quiet)
     return True
 
 
-def _check_paths(config: Config) -> None:
-    nodes = sum(node["Alive"] for node in ray.nodes())
+@contextlib.contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Keep what Ray's C++ core says on stderr while it starts, and show it only if the start fails."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(terminal, kept.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def check_paths(config: Config, nodes: int) -> None:
+    """Raises ConfigError if the table is on a local disk and the cluster has several."""
     if nodes > 1 and not is_s3(config.table.path) and not config.table.shared_path:
         raise ConfigError(
             f"table.path {config.table.path} is a local path, but the cluster has {nodes} nodes: each would write to "

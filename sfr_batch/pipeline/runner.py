@@ -119,7 +119,7 @@ def _embed_missing(plan: EmbedPlan, run: "RunLog", progress: Progress) -> list[R
     config = plan.config
     receipts: list[Receipt] = []
     errors: list[str] = []
-    with progress, execution.cluster(config), contextlib.closing(run):
+    with execution.cluster(config), progress, contextlib.closing(run):
         for result in execution.execute(plan.todo, make_job(plan, run.run_id), config):
             if isinstance(result, Receipt):
                 receipts.append(result)

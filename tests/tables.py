@@ -1,0 +1,133 @@
+"""Small corpora and tables for tests, on local disks and on S3: written through a Store, without Ray and a model."""
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sfr_batch import schema
+from sfr_batch.commit import Draft, commit_split, create_or_open, new_attempt, new_run_id, publish
+from sfr_batch.corpus import Reject, rejects_table
+from sfr_batch.manifest import Receipt, ShardRecord, TableCard
+from sfr_batch.storage import Store, open_store
+from sfr_batch.table import Snapshot, Table
+
+SCHEMA = schema.table_schema(pa.string(), 3, "float32", {})
+INPUTS: dict[str, Any] = {"vector_dtype": "float32", "max_length": 512, "pooling": "mean"}
+
+
+def put(root: str, key: str, data: bytes) -> str:
+    """Write a corpus file, in the place of an older one if there is one. Returns its URI."""
+    store = open_store(root)
+    store.delete([key])
+    assert store.create(key, data)
+    return f"{root}/{key}"
+
+
+def parquet(table: pa.Table, groups: Sequence[int] | None = None) -> bytes:
+    """A Parquet file with row groups of the given sizes, which may be 0; default: one."""
+    sink = io.BytesIO()
+    start = 0
+    with pq.ParquetWriter(sink, table.schema) as writer:
+        for rows in [table.num_rows] if groups is None else groups:
+            writer.write_table(table.slice(start, rows), row_group_size=max(1, rows))
+            start += rows
+    assert start == table.num_rows
+    return sink.getvalue()
+
+
+def jsonl(rows: Iterable[Any], end: str = "\n") -> bytes:
+    """One line a row: a dictionary as JSON, a string as it is."""
+    return "".join((row if isinstance(row, str) else json.dumps(row)) + end for row in rows).encode()
+
+
+def vector(id_: str | int, dim: int = 3) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """A vector of length 1 that belongs to this id."""
+    seed = int.from_bytes(hashlib.sha256(str(id_).encode()).digest()[:4], "little")
+    numbers = np.random.default_rng(seed).normal(size=dim)
+    return (numbers / np.linalg.norm(numbers)).astype(np.float32)
+
+
+def card_of(arrow_schema: pa.Schema = SCHEMA, **inputs: Any) -> TableCard:
+    chosen = {**INPUTS, **inputs}
+    name = hashlib.sha256(repr(sorted(chosen.items())).encode()).hexdigest()
+    return TableCard.make(arrow_schema, name, chosen, {"path": "a model"})
+
+
+def rows_of(ids: Sequence[Any], arrow_schema: pa.Schema = SCHEMA, carry: dict[str, list[Any]] | None = None) -> pa.Table:
+    """Rows of a table, their vectors made from their ids."""
+    kind = arrow_schema.field(schema.EMBEDDING).type
+    numbers = np.concatenate([vector(i, kind.list_size) for i in ids]) if ids else np.empty(0, np.float32)
+    flat = pa.array(numbers.astype(kind.value_type.to_pandas_dtype()))
+    given = {
+        schema.ID: ids,
+        schema.N_TOKENS: [5] * len(ids),
+        schema.N_TOKENS_FULL: [5] * len(ids),
+        schema.TRUNCATED: [False] * len(ids),
+        schema.CONTENT_HASH: [bytes(16)] * len(ids),
+        **(carry or {}),
+    }
+    columns = [
+        pa.FixedSizeListArray.from_arrays(flat, type=kind)
+        if field.name == schema.EMBEDDING
+        else pa.array(given[field.name], field.type)
+        for field in arrow_schema
+    ]
+    return pa.table(columns, schema=arrow_schema)
+
+
+def receipt_of(split_id: str, rows: int, rejects: int = 0, **changes: Any) -> Receipt:
+    """A receipt whose counts close; what is not named is 0 or a name of no interest."""
+    values: dict[str, Any] = {f.name: f.type() for f in dataclasses.fields(Receipt)}  # type: ignore[operator]
+    values.update(split_id=split_id, shard="shard", version="1", attempt=new_attempt(), run_id="run")
+    values.update(read=rows + rejects, embedded=rows, rejected=rejects, vectors=rows, tokens=5 * rows)
+    return Receipt(**{**values, **changes})
+
+
+def split_name(label: str) -> str:
+    return hashlib.md5(label.encode()).hexdigest()
+
+
+def commit_rows(
+    store: Store, card: TableCard, label: str, ids: Sequence[Any], rejects: Sequence[Reject] = (), **changes: Any
+) -> Receipt:
+    """Commit a split with these ids."""
+    carry = changes.pop("carry", None)
+    receipt = receipt_of(split_name(label), len(ids), len(rejects), **changes)
+    return commit_split(
+        store, card, receipt, rows_of(ids, card.schema, carry), rejects_table(rejects, receipt.shard)
+    )
+
+
+def draft_of(receipts: Sequence[Receipt], base: Snapshot | None = None, **changes: Any) -> Draft:
+    """A draft of these splits and no others; those that ``base`` does not have are new."""
+    known = {receipt.split_id for receipt in base.receipts} if base else set()
+    live = sorted(receipts, key=lambda r: (r.shard, r.start))
+    shards = [
+        ShardRecord(uri, "1", 0, "recipe", "", sum(r.read for r in live if r.shard == uri), 1)
+        for uri in sorted({receipt.shard for receipt in live})
+    ]
+    draft = Draft(
+        run_id=new_run_id(),
+        generation="",
+        row_recipe={},
+        receipts=live,
+        shards=shards,
+        new=frozenset(r.split_id for r in live if r.split_id not in known),
+    )
+    return dataclasses.replace(draft, **changes)
+
+
+def make_table(store: Store, splits: dict[str, Sequence[Any]], card: TableCard | None = None) -> Table:
+    """A table with one snapshot: label -> ids, each label a split of its own, in order."""
+    card = card or card_of()
+    table = create_or_open(store, card)
+    receipts = [commit_rows(store, card, label, ids, start=n) for n, (label, ids) in enumerate(splits.items())]
+    publish(table, None, draft_of(receipts))
+    return table

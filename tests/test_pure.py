@@ -1,0 +1,294 @@
+"""The floors without input and output: prompts, fingerprints, batches, exact search, duplicates, unit length."""
+
+import string
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sfr_batch import duplicates, schema
+from sfr_batch.batching import length_batches, padded_tokens, unique_rows
+from sfr_batch.duplicates import Duplicate, find_duplicates
+from sfr_batch.errors import ConfigError
+from sfr_batch.fingerprint import canonical_json, differences, digest, short_id
+from sfr_batch.pipeline.stages import UNIT_LENGTH_TOLERANCE, unit_length, vector_column
+from sfr_batch.prompts import instruct, resolve
+from sfr_batch.search import top_k, vectors_of
+
+quick = settings(deadline=None, max_examples=150)
+
+# --- prompts
+
+
+def test_instruct_is_the_model_cards_format() -> None:
+    assert instruct("Find it") == "Instruct: Find it\nQuery: "
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [(None, ""), ("query", "Q: "), ("document", ""), ("sts", "S: "), ("empty", "")]
+)
+def test_resolve(name: str | None, expected: str) -> None:
+    assert resolve({"query": "Q: ", "sts": "S: ", "empty": ""}, name) == expected
+
+
+def test_misspelled_prompt_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no prompt 'qeury'. Known prompts: document, query, sts. Add it under"):
+        resolve({"sts": "S: "}, "qeury")
+
+
+# --- fingerprints
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@quick
+@given(st.dictionaries(st.text(), json_values, max_size=4))
+def test_digest_depends_on_content_alone(value: dict[str, Any]) -> None:
+    reordered = dict(reversed(value.items()))
+    assert canonical_json(value) == canonical_json(reordered)
+    assert digest(value) == digest(reordered)
+    assert set(digest(value)) <= set(string.hexdigits)
+    assert len(digest(value)) == 64
+
+
+@quick
+@given(st.lists(st.text(max_size=3), max_size=3), st.lists(st.text(max_size=3), max_size=3))
+def test_short_id_tells_parts_apart(a: list[str], b: list[str]) -> None:
+    assert (short_id(*a) == short_id(*b)) == (a == b)
+    assert len(short_id(*a)) == 32
+
+
+def test_digest_takes_lone_surrogates_and_refuses_nan() -> None:
+    assert digest("\ud800") != digest("\ud801")
+    with pytest.raises(ValueError):
+        digest({"x": float("nan")})
+
+
+def test_digest_is_pinned() -> None:
+    """Tables on storage hold such digests: another value here means that none of them would be recognised."""
+    assert digest({"b": [1, "ü"], "a": None}) == "6bafd57c7869b3aca54e576a5157b40cc195c8486124cab93d52f1b59556838e"
+    assert canonical_json({"b": [1, "ü"], "a": None}) == '{"a":null,"b":[1,"ü"]}'
+
+
+def test_differences_name_what_differs() -> None:
+    old, new = {"max_length": 256, "same": 1, "gone": "x"}, {"max_length": 512, "same": 1, "ids": list(range(99))}
+    lines = differences(old, new)
+    assert lines[0] == 'gone: "x" in the table, null in the config'
+    assert lines[1].startswith("ids: null in the table, [0,1,2,")
+    assert lines[1].endswith("…") or "… (" in lines[1]
+    assert lines[2] == "max_length: 256 in the table, 512 in the config"
+    assert len(lines) == 3
+    assert max(map(len, lines)) < 200
+
+
+# --- batches
+
+lengths_of_rows = st.lists(st.integers(1, 600), max_size=80).map(lambda rows: np.asarray(rows, dtype=np.int32))
+
+
+@quick
+@given(lengths_of_rows, st.integers(1, 4096))
+def test_batches_hold_every_row_once_within_the_budget(lengths: np.ndarray[Any, Any], budget: int) -> None:
+    batches = length_batches(lengths, budget)
+    assert sorted(row for batch in batches for row in batch.tolist()) == list(range(len(lengths)))
+    in_order = [int(lengths[row]) for batch in batches for row in batch]
+    assert in_order == sorted(in_order, reverse=True)
+    for batch in batches:
+        width = int(lengths[batch].max())
+        assert len(batch) * width <= budget or len(batch) == 1
+    for batch, following in zip(batches, batches[1:], strict=False):
+        assert (len(batch) + 1) * int(lengths[batch].max()) > budget, "the next row would have fitted"
+        assert len(following)
+    assert padded_tokens(lengths, batches) >= lengths.sum()
+
+
+def test_batches_of_a_small_table() -> None:
+    lengths = np.array([3, 9, 3, 20, 4, 3])
+    batches = [batch.tolist() for batch in length_batches(lengths, 12)]
+    assert batches == [[3], [1], [4, 0, 2], [5]]
+    assert padded_tokens(lengths, length_batches(lengths, 12)) == 20 + 9 + 12 + 3
+
+
+def test_batches_refuse_nonsense() -> None:
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        length_batches(np.array([1]), 0)
+    with pytest.raises(ValueError, match="every row needs at least one token"):
+        length_batches(np.array([1, 0]), 8)
+    assert length_batches(np.array([], dtype=np.int64), 8) == []
+
+
+@quick
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=3), max_size=40))
+def test_unique_rows_and_their_inverse(rows: list[list[int]]) -> None:
+    lengths = np.array([len(row) for row in rows], dtype=np.int32)
+    flat = np.array([token for row in rows for token in row], dtype=np.int32)
+    first, inverse = unique_rows(lengths, flat)
+    distinct = [rows[row] for row in first]
+    assert [distinct[number] for number in inverse] == rows
+    assert len({tuple(row) for row in distinct}) == len(distinct)
+    assert first.tolist() == [rows.index(row) for row in distinct], "the first of each"
+
+
+# --- search
+
+
+def batch_of(ids: list[Any], vectors: list[list[int]], dtype: str = "float32") -> pa.RecordBatch:
+    kind = schema.table_schema(pa.string(), 2, dtype, {}).field(schema.EMBEDDING).type
+    flat = pa.array(np.array(vectors, dtype=dtype).reshape(-1))
+    return pa.record_batch(
+        {"id": pa.array(ids), "embedding": pa.FixedSizeListArray.from_arrays(flat, type=kind), "n": [str(i) for i in ids]}
+    )
+
+
+small_vectors = st.lists(st.integers(-2, 2), min_size=2, max_size=2)
+
+
+@quick
+@given(
+    st.lists(st.lists(small_vectors, max_size=6), max_size=4),
+    st.lists(small_vectors, min_size=1, max_size=3),
+    st.integers(1, 12),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+def test_top_k_equals_brute_force(
+    parts: list[list[list[int]]], queries: list[list[int]], k: int, text_ids: bool, random: Any
+) -> None:
+    """Small integers, so that scores are exact and many tie."""
+    numbers: list[Any] = list(range(sum(map(len, parts))))
+    random.shuffle(numbers)
+    ids = iter([f"id{n:02}" if text_ids else n for n in numbers])
+    rows = [[(next(ids), vector) for vector in part] for part in parts]
+    batches = [batch_of([i for i, _ in part], [v for _, v in part]) for part in rows if part]
+    empty = batch_of([], []).slice(0, 0)
+    found = top_k([*batches, empty], np.array(queries, dtype=np.float32), k, ["n"])
+    for query, hits in zip(queries, found, strict=True):
+        everything = [(-float(np.dot(query, vector)), i) for part in rows for i, vector in part]
+        assert [(-hit.score, hit.id) for hit in hits] == sorted(everything)[:k]
+        assert all(hit.row == {"n": str(hit.id)} for hit in hits)
+
+
+def test_top_k_takes_slices_and_float16() -> None:
+    batch = batch_of(["a", "b", "c"], [[1, 0], [0, 1], [1, 1]], "float16")
+    hits = top_k([batch.slice(1, 2)], np.array([[1, 0]], dtype=np.float32), 5)[0]
+    assert [(hit.id, hit.score) for hit in hits] == [("c", 1.0), ("b", 0.0)]
+    assert vectors_of(batch.column("embedding")).dtype == np.float32
+
+
+def test_top_k_of_nothing() -> None:
+    assert top_k([], np.ones((2, 2), dtype=np.float32), 3) == [[], []]
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        top_k([], np.ones((1, 2), dtype=np.float32), 0)
+
+
+def test_vectors_of_float32_are_not_copied() -> None:
+    column = batch_of(["a", "b"], [[1, 0], [0, 1]]).column("embedding")
+    assert vectors_of(column).ctypes.data == column.flatten().buffers()[1].address
+
+
+# --- duplicates
+
+
+def expected_duplicates(chunks: list[list[Any]]) -> list[Duplicate]:
+    seen: set[Any] = set()
+    found = []
+    for number, chunk in enumerate(chunks):
+        for position, id_ in enumerate(chunk):
+            if id_ in seen:
+                found.append(Duplicate(number, position, id_))
+            seen.add(id_)
+    return found
+
+
+some_ids = st.sampled_from(["a", "b", "c", "d", "", "é", "aa"]) | st.text(max_size=2)
+some_numbers = st.integers(-3, 3) | st.integers(-(2**63), 2**63 - 1)  # hash(-1) == hash(-2)
+
+
+@quick
+@given(
+    st.one_of(
+        st.tuples(st.just(pa.string()), st.lists(st.lists(some_ids, max_size=7), max_size=6)),
+        st.tuples(st.just(pa.int64()), st.lists(st.lists(some_numbers, max_size=7), max_size=6)),
+    ),
+    st.integers(1, 40),
+    st.sampled_from([None, 1, 2, 3]),
+)
+def test_duplicates_equal_a_plain_model(
+    corpus: tuple[pa.DataType, list[list[Any]]], partition_rows: int, n_hashes: int | None
+) -> None:
+    """Partitions of a few rows, so that all is spilled; with ``n_hashes``, hashes of different ids collide."""
+    kind, chunks = corpus
+    arrays = [pa.chunked_array([pa.array(chunk, kind)]) for chunk in chunks]
+    reread: list[int] = []
+
+    def again(number: int) -> pa.ChunkedArray:
+        reread.append(number)
+        return arrays[number]
+
+    with pytest.MonkeyPatch.context() as patch:
+        if n_hashes:
+            patch.setattr(duplicates, "_hashes", colliding(n_hashes))
+        found = find_duplicates(iter(arrays), again, sum(map(len, chunks)), partition_rows)
+    assert found == expected_duplicates(chunks)
+    assert len(reread) == len(set(reread)), "a chunk read more than once again"
+
+
+def colliding(n: int) -> Callable[[Any], Any]:
+    return lambda ids: np.array([sum(str(i).encode()) % n for i in ids.to_pylist()], dtype=np.uint64)
+
+
+def test_without_duplicates_nothing_is_read_again() -> None:
+    arrays = [pa.array([f"{n}-{i}" for i in range(100)]) for n in range(5)]
+    assert find_duplicates(arrays, lambda _: pytest.fail("read again"), 500, 64) == []
+
+
+def test_many_duplicates_in_many_chunks_stay_linear() -> None:
+    """Every id twice over 4,000 chunks: a pass over all candidates for each chunk would take half a minute."""
+    arrays = [pa.array(range(n % 2000 * 50, n % 2000 * 50 + 50)) for n in range(4000)]
+    found = find_duplicates(arrays, arrays.__getitem__, 200_000)
+    assert len(found) == 100_000
+    assert found[0] == Duplicate(2000, 0, 0)
+
+
+# --- vectors
+
+
+def test_unit_length() -> None:
+    tolerance = UNIT_LENGTH_TOLERANCE
+    vectors = np.zeros((9, 4), dtype=np.float32)
+    vectors[0, 0] = 1
+    vectors[1] = 0.5
+    vectors[2, 1] = 1 + tolerance * 0.9
+    vectors[3, 1] = 1 + tolerance * 1.2
+    vectors[4, 1] = 1 - tolerance * 1.2
+    vectors[5] = [np.nan, 1, 0, 0]
+    vectors[6] = [np.inf, 0, 0, 0]
+    vectors[7] = 1e30
+    assert unit_length(vectors).tolist() == [True, True, True, False, False, False, False, False, False]
+    assert unit_length(vectors[:0]).tolist() == []
+
+
+def test_unit_length_sums_in_double_precision() -> None:
+    vectors = np.full((3, 4096), 1 / 64, dtype=np.float32)
+    assert unit_length(vectors).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_vector_column(dtype: str) -> None:
+    arrow = schema.table_schema(pa.string(), 3, dtype, {})
+    vectors = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    column = vector_column(vectors, arrow)
+    assert column.type == arrow.field("embedding").type
+    assert np.array_equal(vectors_of(column), vectors.astype(dtype).astype(np.float32))
+    if dtype == "float32":
+        assert column.flatten().buffers()[1].address == vectors.ctypes.data, "copied"
+    assert len(vector_column(vectors[:0], arrow)) == 0
+    assert np.array_equal(vectors_of(vector_column(vectors[::2], arrow)), vectors[::2].astype(dtype))
