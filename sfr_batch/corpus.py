@@ -95,8 +95,8 @@ class Survey:
 
     @property
     def empty(self) -> bool:
-        """A JSONL shard without a line: it has no columns, and needs none."""
-        return not self.exact and not self.rows
+        """Without a row: then it needs no columns, and the types of those it has are nobody's choice."""
+        return not self.rows
 
 
 def survey_shards(shards: Sequence[Shard], settings: CorpusSettings) -> list[Survey]:
@@ -235,8 +235,15 @@ def resolve_columns(survey: Survey, settings: CorpusSettings) -> Columns:
     id_type = survey.schema.field(settings.id).type
     return Columns(
         id_type=pa.int64() if pa.types.is_integer(id_type) else pa.string(),
-        carry={name: survey.schema.field(name).type for name in settings.carry},
+        carry={name: _without_views(survey.schema.field(name).type) for name in settings.carry},
     )
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    """Views are a layout in memory that Arrow can neither take rows of nor, in all versions, write."""
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    return pa.binary() if pa.types.is_binary_view(kind) else kind
 
 
 def check_columns(survey: Survey, settings: CorpusSettings, expected: Columns | None = None) -> None:
@@ -274,7 +281,7 @@ def check_columns(survey: Survey, settings: CorpusSettings, expected: Columns | 
     if pa.types.is_integer(id_type) != pa.types.is_integer(expected.id_type):
         raise CorpusError(f"{uri}: the id column {settings.id!r} is {id_type}, in the table it is {expected.id_type}.")
     for name, kind in expected.carry.items():
-        if not schema.field(name).type.equals(kind) and survey.exact:
+        if not _without_views(schema.field(name).type).equals(kind) and survey.exact:
             raise CorpusError(
                 f"{uri}: the column {name!r} is {schema.field(name).type}, in other shards or in the table it is "
                 f"{kind}. Make the shards alike, or leave it out of corpus.carry."

@@ -20,7 +20,12 @@ from tests.jobs import ROOT, config, documents, put, put_jsonl, put_parquet, rem
 from tests.models import build_tiny_mistral
 from tests.s3server import S3Server
 
-TEXTS = [f"{subject} {verb} {number} times" for number in range(20) for subject in ("cat", "dog") for verb in ("runs", "sleeps")]
+TEXTS = [
+    f"{subject} {verb} {number} times"
+    for number in range(20)
+    for subject in ("cat", "dog")
+    for verb in ("runs", "sleeps")
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,7 +50,11 @@ def vectors_by_id(table: "sfr.EmbeddingTable") -> dict[str, np.ndarray]:
 
 def test_first_run_nothing_to_do_and_changes(place: str, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_parquet(f"{place}/corpus/a.parquet", documents(TEXTS, "a"), row_group_size=30)
-    bad = [{"id": "j-null", "text": None, "lang": "en"}, {"id": "j-empty", "text": "  ", "lang": "en"}, {"text": "no id"}]
+    bad = [
+        {"id": "j-null", "text": None, "lang": "en"},
+        {"id": "j-empty", "text": "  ", "lang": "en"},
+        {"text": "no id"},
+    ]
     put_jsonl(f"{place}/corpus/b.jsonl", [*documents(TEXTS[:50], "b"), *bad])
     job = config(tiny, place)
 
@@ -119,7 +128,9 @@ def test_plain_directory_is_read_by_other_engines(tmp_path: Path, tiny: Path) ->
     polars = pl.read_parquet(f"{data}/*.parquet")
     assert polars.schema["embedding"] == pl.Array(pl.Float32, 64)
     assert polars["id"].n_unique() == len(TEXTS)
-    rows = duckdb.sql(f"SELECT count(*), count(DISTINCT id), min(list_inner_product(embedding::FLOAT[], embedding::FLOAT[])) FROM '{data}/*.parquet'")
+    rows = duckdb.sql(
+        f"SELECT count(*), count(DISTINCT id), min(list_inner_product(embedding::FLOAT[], embedding::FLOAT[])) FROM '{data}/*.parquet'"
+    )
     [(count, distinct, norm)] = rows.fetchall()
     assert (count, distinct) == (len(TEXTS), len(TEXTS))
     assert abs(norm - 1) < 1e-5
@@ -159,7 +170,9 @@ def test_a_failing_split_does_not_stop_the_others(tmp_path: Path, tiny: Path) ->
     assert summary.snapshot.manifest.counts.vectors == 40
 
 
-def test_a_shard_replaced_during_the_run_is_an_error(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_replaced_during_the_run_is_an_error(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:20]))
     job = config(tiny, str(tmp_path))
     plan = sfr.plan(job)
@@ -171,18 +184,25 @@ def test_a_shard_replaced_during_the_run_is_an_error(tmp_path: Path, tiny: Path,
     assert sfr.embed(job).snapshot.manifest.counts.vectors == 21
 
 
-def test_generation_embeds_again_and_resumes_under_its_label(tmp_path: Path, tiny: Path) -> None:
-    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:20]))
-    assert sfr.embed(config(tiny, str(tmp_path))).splits == 1
-    assert sfr.embed(config(tiny, str(tmp_path), "table.generation=again")).splits == 1
-    assert sfr.embed(config(tiny, str(tmp_path), "table.generation=again")).splits == 0
-
-
-def test_a_table_of_other_settings_is_refused(tmp_path: Path, tiny: Path) -> None:
+def test_a_finished_table(tmp_path: Path, tiny: Path) -> None:
+    """It needs no Ray, refuses other settings, and is embedded anew under a new generation only."""
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
-    sfr.embed(config(tiny, str(tmp_path)))
+    assert sfr.embed(config(tiny, str(tmp_path))).splits == 1
+
+    (tmp_path / "job.yaml").write_text(json.dumps(settings(tiny, str(tmp_path))))
+    code = (
+        "import sys, sfr_batch as sfr; s = sfr.embed(sys.argv[1]); assert not s.published; "
+        "sys.exit(any(name in sys.modules for name in ('ray', 'torch', 'transformers')))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "job.yaml")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
     with pytest.raises(TableMismatch, match=r"max_length: 4096 in the table, 512 in the config"):
         sfr.embed(config(tiny, str(tmp_path), "model.max_length=512"))
+
+    assert sfr.embed(config(tiny, str(tmp_path), "table.generation=again")).splits == 1
+    assert sfr.embed(config(tiny, str(tmp_path), "table.generation=again")).splits == 0
 
 
 def test_model_without_weights_fails_with_its_own_words(tmp_path: Path, tiny: Path) -> None:
@@ -200,15 +220,3 @@ def test_a_local_table_on_several_nodes_is_refused() -> None:
     check_paths(config("model", "/data", "table.shared_path=true"), nodes=2)
     with pytest.raises(ConfigError, match=r"local path, but the cluster has 2 nodes.*shared_path=true"):
         check_paths(job, nodes=2)
-
-
-def test_a_finished_table_needs_no_ray(tmp_path: Path, tiny: Path) -> None:
-    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
-    sfr.embed(config(tiny, str(tmp_path)))
-    (tmp_path / "job.yaml").write_text(json.dumps(settings(tiny, str(tmp_path))))
-    code = (
-        "import sys, sfr_batch as sfr; s = sfr.embed(sys.argv[1]); assert not s.published; "
-        "sys.exit(any(name in sys.modules for name in ('ray', 'torch', 'transformers')))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "job.yaml")], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

@@ -66,7 +66,7 @@ class Progress:
 
     def add(self, receipt: Receipt) -> None:
         """Count a finished split."""
-        self._first = self._first or time.monotonic()
+        self._first = time.monotonic() if self._first is None else self._first
         self.splits_done += 1
         self.read += receipt.read
         self.embedded += receipt.embedded
@@ -95,11 +95,19 @@ class Progress:
         """Share of the computed tokens that were padding."""
         return 1 - self.encoded_tokens / self.padded_tokens if self.padded_tokens else 0.0
 
+    @property
+    def left(self) -> float | None:
+        """Seconds that the rest will take at the pace since the first split came; None before there is a pace."""
+        rest = self.splits - self.splits_done - self.failed
+        if not rest:
+            return 0.0
+        if self._first is None or self.splits_done < 2:
+            return None
+        return (time.monotonic() - self._first) / (self.splits_done - 1) * rest
+
     def line(self) -> str:
         """The state in one line."""
-        left = "…"
-        if self.splits_done:
-            left = duration(self.elapsed / self.splits_done * max(0, self.splits - self.splits_done - self.failed))
+        left = "…" if self.left is None else duration(self.left)
         failed = f", {self.failed} FAILED" if self.failed else ""
         speed = f"{self.tokens:,} tokens, {self.tokens_per_second:,.0f} tokens/s, {self.padding:.1%} padding"
         return (
