@@ -107,7 +107,7 @@ def test_kill_the_whole_tree_and_run_again(
     job.communicate()
     before = data_files(store)
     assert KILL_AFTER <= len(before) < SPLITS, "the kill came too late to show anything"
-    assert not [info for info in store.list(schema.SNAPSHOTS)], "a reader could see half a run"
+    assert not list(store.list(schema.SNAPSHOTS)), "a reader could see half a run"
 
     finish_job(config_file)
     after = data_files(store)

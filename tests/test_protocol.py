@@ -167,7 +167,8 @@ def write_piece(store: Any, split_id: str, piece: Piece, run_id: str, picky: boo
     receipt = Receipt(
         split_id=split_id, shard=piece.shard.uri, version=piece.shard.version, start=piece.start,
         attempt=new_attempt(), run_id=run_id, read=len(piece.ids), embedded=len(kept), rejected=len(lost),
-        vectors=len(kept), tokens=len(kept), tokens_full=len(kept), encoded_tokens=len(kept), padded_tokens=len(kept), truncated=0,
+        vectors=len(kept), tokens=len(kept), tokens_full=len(kept), encoded_tokens=len(kept),
+        padded_tokens=len(kept), truncated=0,
         encode_seconds=0.0,
     )  # fmt: skip
     rejects = [Reject(id_, piece.start, "odd", "a picky writer") for id_ in lost]

@@ -1,0 +1,85 @@
+"""The stages by themselves, without Ray: what becomes of rows that cannot be embedded, and of errors on the way."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import sfr_batch as sfr
+from sfr_batch.commit import create_or_open, publish
+from sfr_batch.manifest import Receipt
+from sfr_batch.pipeline import stages
+from sfr_batch.pipeline.runner import make_job
+from sfr_batch.planning import EmbedPlan
+from sfr_batch.table import Table
+from tests.jobs import config, documents, put_parquet
+from tests.models import build_tiny_mistral
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_mistral(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def planned(root: Path, tiny: Path, texts: list[str | None]) -> tuple[EmbedPlan, Table, stages.Job]:
+    put_parquet(f"{root}/corpus/a.parquet", documents(texts))
+    plan = sfr.plan(config(tiny, str(root)))
+    return plan, create_or_open(plan.store, plan.card), make_job(plan, "run")
+
+
+def tokenized(plan: EmbedPlan, job: stages.Job) -> pa.Table:
+    units = pa.table({"unit": [stages.unit_to_json(unit) for unit in plan.todo]})
+    [row] = stages.read_and_tokenize(units, job)
+    return row
+
+
+def result_of(row: pa.Table) -> Receipt:
+    [result] = row.to_pylist()
+    assert result["error"] is None
+    return Receipt.from_json(result["receipt"])
+
+
+def test_a_split_of_rejects_alone_still_has_its_data_file(tmp_path: Path, tiny: Path) -> None:
+    plan, table, job = planned(tmp_path, tiny, [None, " ", "\n"])
+    receipt = result_of(stages.write(stages.Encode(job)(tokenized(plan, job)), job))
+    assert (receipt.read, receipt.embedded, receipt.rejected, receipt.tokens) == (3, 0, 3, 0)
+    assert set(table.committed()) == {receipt.split_id}
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, 2.0])
+def test_a_vector_that_is_no_unit_vector_is_rejected(tmp_path: Path, tiny: Path, poison: float) -> None:
+    plan, table, job = planned(tmp_path, tiny, ["one", "two", "three"])
+    encoded = stages.Encode(job)(tokenized(plan, job))
+    vectors = np.frombuffer(encoded["vectors"][0].as_buffer(), dtype=np.float32).reshape(3, -1).copy()
+    vectors[1, 0] = poison
+    encoded = encoded.set_column(encoded.column_names.index("vectors"), "vectors", stages._bytes(pa.py_buffer(vectors)))
+    receipt = result_of(stages.write(encoded, job))
+    assert (receipt.read, receipt.embedded, receipt.rejected) == (3, 2, 1)
+    snapshot = publish(table, plan.base, plan.draft("run", [receipt]))
+    assert snapshot.to_arrow(["id"])["id"].to_pylist() == ["doc-00000", "doc-00002"]
+    [reject] = snapshot.rejects().to_pylist()
+    assert (reject["id"], reject["reason"]) == ("doc-00001", "bad_vector")
+
+
+def test_an_error_travels_to_the_result(tmp_path: Path, tiny: Path) -> None:
+    plan, table, job = planned(tmp_path, tiny, ["one", "two"])
+    Path(f"{tmp_path}/corpus/a.parquet").unlink()
+    [result] = stages.write(stages.Encode(job)(tokenized(plan, job)), job).to_pylist()
+    assert "a.parquet has vanished since the run was planned" in result["error"]
+    assert not table.committed()
+
+
+def test_a_model_that_cannot_be_loaded_is_a_result_and_not_a_crash(tmp_path: Path, tiny: Path) -> None:
+    plan, table, job = planned(tmp_path, tiny, ["one", "two"])
+    row = tokenized(plan, job)
+    for file in tiny.glob("*.safetensors"):
+        file.rename(file.with_suffix(".away"))
+    try:
+        [result] = stages.write(stages.Encode(job)(row), job).to_pylist()
+    finally:
+        for file in tiny.glob("*.away"):
+            file.rename(file.with_suffix(".safetensors"))
+    assert "safetensors" in result["error"]
+    assert "Traceback" not in result["error"]
+    assert not table.committed()
