@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import click
 
-from sfr_batch import api
+from sfr_batch import __version__, api
 from sfr_batch.config import StorageSettings
 from sfr_batch.errors import ConfigError, SfrBatchError
 
@@ -19,7 +19,7 @@ _ENDPOINT = click.option("--endpoint-url", help="S3 endpoint of the table; defau
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="sfr-batch")
+@click.version_option(__version__, prog_name="sfr-batch")
 def main() -> None:
     """Turn a sharded corpus into a table of embeddings on your own GPUs.
 

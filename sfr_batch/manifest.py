@@ -97,6 +97,8 @@ def from_table(cls: type[Any], table: pa.Table) -> list[Any]:
 
 
 class Record(BaseModel):
+    """Base of the records that are stored as JSON: strict and immutable."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def to_json(self) -> bytes:

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 
 from sfr_batch import schema
 from sfr_batch.commit import Draft, commit_split, create_or_open, new_attempt, new_run_id, publish
-from sfr_batch.corpus import Reject, rejects_table
+from sfr_batch.corpus import Reject, read_unit, rejects_table
 from sfr_batch.manifest import Receipt, ShardRecord, TableCard
+from sfr_batch.pipeline.stages import vector_column
+from sfr_batch.planning import EmbedPlan
 from sfr_batch.storage import Store, open_store
-from sfr_batch.table import Snapshot, Table
+from sfr_batch.table import Snapshot, Table, read_receipt
 
 SCHEMA = schema.table_schema(pa.string(), 3, "float32", {})
 INPUTS: dict[str, Any] = {"vector_dtype": "float32", "max_length": 512, "pooling": "mean"}
@@ -60,7 +62,9 @@ def card_of(arrow_schema: pa.Schema = SCHEMA, **inputs: Any) -> TableCard:
     return TableCard.make(arrow_schema, name, chosen, {"path": "a model"})
 
 
-def rows_of(ids: Sequence[Any], arrow_schema: pa.Schema = SCHEMA, carry: dict[str, list[Any]] | None = None) -> pa.Table:
+def rows_of(
+    ids: Sequence[Any], arrow_schema: pa.Schema = SCHEMA, carry: dict[str, list[Any]] | None = None
+) -> pa.Table:
     """Rows of a table, their vectors made from their ids."""
     kind = arrow_schema.field(schema.EMBEDDING).type
     numbers = np.concatenate([vector(i, kind.list_size) for i in ids]) if ids else np.empty(0, np.float32)
@@ -100,9 +104,7 @@ def commit_rows(
     """Commit a split with these ids."""
     carry = changes.pop("carry", None)
     receipt = receipt_of(split_name(label), len(ids), len(rejects), **changes)
-    return commit_split(
-        store, card, receipt, rows_of(ids, card.schema, carry), rejects_table(rejects, receipt.shard)
-    )
+    return commit_split(store, card, receipt, rows_of(ids, card.schema, carry), rejects_table(rejects, receipt.shard))
 
 
 def draft_of(receipts: Sequence[Receipt], base: Snapshot | None = None, **changes: Any) -> Draft:
@@ -131,3 +133,37 @@ def make_table(store: Store, splits: dict[str, Sequence[Any]], card: TableCard |
     receipts = [commit_rows(store, card, label, ids, start=n) for n, (label, ids) in enumerate(splits.items())]
     publish(table, None, draft_of(receipts))
     return table
+
+
+def do_splits(
+    plan: EmbedPlan, only: int | None = None, encode: Callable[[list[str]], Any] | None = None
+) -> list[Receipt]:
+    """Commit the splits of a plan that are to do, or the first few, with vectors from the ids or from ``encode``."""
+    table = create_or_open(plan.store, plan.card)
+    receipts: list[Receipt] = []
+    for unit in plan.todo:
+        for split, rows in read_unit(unit, plan.config.corpus, plan.columns):
+            if len(receipts) == only:
+                return receipts
+            carry = {name: rows.carry.column(name).to_pylist() for name in rows.carry.column_names}
+            columns = rows_of(rows.ids.to_pylist(), table.schema, carry)
+            if encode:
+                at = columns.schema.get_field_index(schema.EMBEDDING)
+                columns = columns.set_column(at, schema.EMBEDDING, vector_column(encode(rows.texts), table.schema))
+            receipt = receipt_of(
+                split.split_id,
+                len(rows.texts),
+                rows.rejects.num_rows,
+                shard=split.shard,
+                version=split.version,
+                start=split.start,
+            )
+            receipts.append(commit_split(plan.store, plan.card, receipt, columns, rows.rejects))
+    return receipts
+
+
+def do_plan(plan: EmbedPlan, encode: Callable[[list[str]], Any] | None = None) -> Snapshot:
+    """All that is to do, and the snapshot: a run without Ray."""
+    do_splits(plan, encode=encode)
+    receipts = [read_receipt(plan.store, split.split_id) for split in plan.splits]
+    return publish(Table.open(plan.store), plan.base, plan.draft(new_run_id(), receipts))

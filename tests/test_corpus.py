@@ -333,6 +333,7 @@ lines = st.one_of(
     st.booleans(),
 )
 @example([{"text": "x" * 3000}, {"text": "y"}], "\n", False, 1, True)
+@example([{"text": "lines of one length, so that ranges begin where lines do"}] * 8, "\n", True, 1, True)
 def test_byte_ranges_give_every_line_once(
     folder: Path, content: list[Any], end: str, final: bool, max_rows: int, ascii_only: bool
 ) -> None:
@@ -553,9 +554,7 @@ def test_integer_ids(tmp_path: Path, kind: pa.DataType) -> None:
         assert ids_of(found) == [0, 7, 100]
 
 
-@pytest.mark.parametrize(
-    "kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str
-)
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str)
 def test_kinds_of_strings(tmp_path: Path, kind: pa.DataType) -> None:
     strings = pa.array(["a", "b", "c", None]).cast(kind)
     table = pa.table({"id": strings, "text": strings, "note": strings})

@@ -110,7 +110,9 @@ def test_table_of_other_columns_is_refused(local: Store) -> None:
     check_same_table(Table.open(local), card_of())
 
 
-@pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.struct([("a", pa.int8())]), pa.timestamp("us", "UTC")], ids=str)
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.string()), pa.struct([("a", pa.int8())]), pa.timestamp("us", "UTC")], ids=str
+)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_card_keeps_the_schema(local: Store, kind: pa.DataType, dtype: str) -> None:
     arrow = schema.table_schema(pa.int64(), 3, dtype, {"x": kind})
@@ -160,7 +162,10 @@ def test_split_whose_counts_do_not_close_is_not_written(receipt: Any, text: str)
 
 def test_split_without_rows(store: Store) -> None:
     table = create_or_open(store, card_of())
-    receipts = [commit_rows(store, card_of(), "all bad", [], [bad("a"), bad("b")]), commit_rows(store, card_of(), "none", [])]
+    receipts = [
+        commit_rows(store, card_of(), "all bad", [], [bad("a"), bad("b")]),
+        commit_rows(store, card_of(), "none", []),
+    ]
     snapshot = publish(table, None, draft_of(receipts))
     assert (snapshot.manifest.counts.read, snapshot.manifest.counts.rejected, table.num_rows) == (2, 2, 0)
     assert table.to_arrow().schema == SCHEMA
@@ -229,7 +234,9 @@ def test_publish_and_read(store: Store) -> None:
 
 
 def test_columns_of_a_reading(local: Store) -> None:
-    arrow = schema.table_schema(pa.string(), 3, "float32", {"id.x": pa.string(), "meta": pa.struct([("a", pa.int64())])})
+    arrow = schema.table_schema(
+        pa.string(), 3, "float32", {"id.x": pa.string(), "meta": pa.struct([("a", pa.int64())])}
+    )
     card = card_of(arrow)
     table = create_or_open(local, card)
     carry = {"id.x": ["p", "q"], "meta": [{"a": 1}, None]}
@@ -296,7 +303,9 @@ def test_missing_rejects_refuse_to_publish(store: Store) -> None:
     table = create_or_open(store, card_of())
     receipt = commit_rows(store, table.card, "s", ["a"], [bad("b")])
     store.delete([schema.rejects_key(receipt.split_id, receipt.attempt)])
-    text = rf"The rejects of split {receipt.split_id} are missing from .*delete data/{receipt.split_id}\.parquet and run"
+    text = (
+        rf"The rejects of split {receipt.split_id} are missing from .*delete data/{receipt.split_id}\.parquet and run"
+    )
     with pytest.raises(TableError, match=text):
         publish(table, None, draft_of([receipt]))
 
@@ -306,7 +315,9 @@ def test_rows_that_are_lost_refuse_to_publish(local: Store) -> None:
     table = create_or_open(local, card_of())
     draft = draft_of([commit_rows(local, table.card, "s", ["a"])])
     shards = [dataclasses.replace(draft.shards[0], read=2)]
-    with pytest.raises(CountsDoNotClose, match="2 rows read, but 1 embedded, 0 reused and 0 rejected. Nothing was publ"):
+    with pytest.raises(
+        CountsDoNotClose, match=r"2 rows read, but 1 embedded, 0 reused and 0 rejected. Nothing was publ"
+    ):
         publish(table, None, dataclasses.replace(draft, shards=shards))
     assert table.snapshot_numbers() == []
 
@@ -337,12 +348,13 @@ def test_duplicates_are_rejected_and_not_read(store: Store) -> None:
     counts = snapshot.manifest.counts
     assert (counts.read, counts.embedded, counts.rejected, counts.vectors) == (6, 4, 2, 4)
     assert table.to_arrow().equals(pa.concat_tables([rows_of(["x", "y"]), rows_of(["z", "w"])]))
-    assert {split: at.tolist() for split, at in snapshot.deletes().items()} == {split_name("a"): [2], split_name("b"): [1]}
+    assert {split: at.tolist() for split, at in snapshot.deletes().items()} == {
+        split_name("a"): [2],
+        split_name("b"): [1],
+    }
     rejects = snapshot.rejects().to_pylist()
     assert [(r["id"], r["reason"]) for r in rejects] == [("x", "duplicate_id"), ("y", "duplicate_id")]
-    assert rejects[1]["message"] == (
-        f"an earlier row has this id; this one is row 1 of data/{split_name('b')}.parquet"
-    )
+    assert rejects[1]["message"] == (f"an earlier row has this id; this one is row 1 of data/{split_name('b')}.parquet")
     without_a = [r for r in snapshot.receipts if r.split_id != split_name("a")]
     publish(table, snapshot, draft_of(without_a, snapshot))
     assert table.to_arrow(["id"]).column("id").to_pylist() == ["z", "y", "w"], "y lives again: the other y is gone"
@@ -351,7 +363,9 @@ def test_duplicates_are_rejected_and_not_read(store: Store) -> None:
 def test_duplicates_may_be_an_error(local: Store) -> None:
     table = create_or_open(local, card_of())
     draft = draft_of([commit_rows(local, table.card, "s", ["x", "x", "y", "y"])], duplicate_ids="error")
-    with pytest.raises(TableError, match="2 rows have an id that an earlier row has, e.g. 'x', 'y', and .* set it to 'rej"):
+    with pytest.raises(
+        TableError, match=r"2 rows have an id that an earlier row has, e.g. 'x', 'y', and .* set it to 'rej"
+    ):
         publish(table, None, draft)
     assert table.snapshot_numbers() == []
 
@@ -404,7 +418,9 @@ def test_missing_data_file_of_a_snapshot_is_named(store: Store) -> None:
         table.to_arrow()
 
 
-@pytest.mark.parametrize("data", [b"", b"no Parquet file", encode_parquet(rows_of(["a"]))], ids=["empty", "text", "bare"])
+@pytest.mark.parametrize(
+    "data", [b"", b"no Parquet file", encode_parquet(rows_of(["a"]))], ids=["empty", "text", "bare"]
+)
 def test_data_file_without_a_receipt_is_named(data: bytes) -> None:
     store = MemoryStore()
     store.create(schema.data_key("a" * 32), data)
@@ -459,9 +475,11 @@ def test_damaged_or_newer_records_are_refused(key: str) -> None:
 def test_sweep_removes_what_nobody_needs(store: Store) -> None:
     if isinstance(store, MemoryStore):
         store.now = time.time()
-    table = make_table(store, {"a": ["x"], "dup": ["x"]})
-    base = table.current()
-    commit_rows(store, table.card, "a", [], [bad("x")], run_id="loser")
+    table = create_or_open(store, card_of())
+    splits = [("a", ["x"], []), ("dup", ["x"], []), ("picky", ["y"], [bad("z")])]
+    receipts = [commit_rows(store, table.card, *split, start=n) for n, split in enumerate(splits)]
+    base = publish(table, None, draft_of(receipts))
+    commit_rows(store, table.card, "picky", [], [bad("y"), bad("z")], run_id="loser")
     orphan = commit_rows(store, table.card, "orphan", ["o"], [bad("p")])
     side = f"{schema.SNAPSHOTS}/00000001-someone.files.parquet"
     ahead = f"{schema.SNAPSHOTS}/00000009-someone.files.parquet"

@@ -1,0 +1,245 @@
+"""Policies as ratchets: which module may import which, what planning must not load, and that all is documented."""
+
+import ast
+import importlib
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import sfr_batch
+from tests.tables import parquet, put
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "sfr_batch"
+FLOORS = [
+    "errors schema fingerprint batching duplicates",
+    "prompts config",
+    "storage",
+    "corpus model manifest demo",
+    "tokenizer table",
+    "commit encoder",
+    "planning search status",
+    "pipeline",
+    "api",
+    "__init__",
+    "cli",
+]
+FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor.split()}
+ONLY = {
+    "ray": {"pipeline"},
+    "torch": {"encoder", "api"},
+    "transformers": {"encoder"},
+    "fsspec": {"storage"},
+    "s3fs": {"storage"},
+    "botocore": {"storage"},
+    "huggingface_hub": {"model"},
+    "tokenizers": {"tokenizer"},
+    "click": {"cli"},
+    "rich": {"pipeline"},
+}
+"""Which floor's modules may import this package at all."""
+LAZY = {("api", "torch"), ("model", "huggingface_hub")}
+"""Imports that may only stand in a function."""
+HEAVY = ("torch", "transformers", "ray", "sentence_transformers", "pandas")
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 2 else parts)
+
+
+def home(name: str) -> str:
+    """The entry of FLOORS that a dotted name belongs to."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def imports(tree: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:
+    """(dotted name, whether in a function) of every import, but for those that type checkers alone see."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, inside) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            assert node.module
+            whole = f"{node.module}."
+            for alias in node.names:
+                is_module = (PACKAGE / f"{alias.name}.py").exists() or (PACKAGE / alias.name).is_dir()
+                yield (whole + alias.name if node.module == "sfr_batch" and is_module else node.module, inside)
+        yield from imports(node, inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def imports_of(path: Path) -> list[tuple[str, bool]]:
+    return list(imports(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def test_every_module_has_a_floor() -> None:
+    assert {home(dotted(path)) for path in modules()} == set(FLOOR)
+
+
+@pytest.mark.parametrize("path", modules(), ids=dotted)
+def test_module_imports_only_from_lower_floors(path: Path) -> None:
+    own = home(dotted(path))
+    for name, _ in imports_of(path):
+        if name.split(".")[0] == "sfr_batch" and home(name) != own:
+            assert FLOOR[home(name)] < FLOOR[own], f"{dotted(path)} imports {name}"
+
+
+def test_modules_of_one_package_do_not_import_in_circles() -> None:
+    graph = {
+        dotted(path): {name for name, _ in imports_of(path) if name.startswith("sfr_batch.") and name != dotted(path)}
+        for path in modules()
+    }
+    TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("path", modules(), ids=dotted)
+def test_module_keeps_to_its_libraries(path: Path) -> None:
+    own = home(dotted(path))
+    for name, in_function in imports_of(path):
+        library = name.split(".")[0]
+        assert own in ONLY.get(library, {own}), f"{dotted(path)} imports {library}"
+        assert in_function or (own, library) not in LAZY, f"{dotted(path)} imports {library} when it is loaded"
+
+
+def test_jobs_are_on_top_of_the_library() -> None:
+    for path in sorted((ROOT / "jobs").glob("*.py")):
+        assert not {name.split(".")[0] for name, _ in imports_of(path)} & {"ray", "torch", "transformers"}, path
+
+
+# --- what planning loads
+
+
+def loaded(code: str, *arguments: str) -> set[str]:
+    """The modules that a fresh interpreter has loaded after ``code``."""
+    report = "\nimport sys; print('\\n'.join(['---', *sys.modules]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code + report, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split("---\n")[1].splitlines())
+
+
+CLI = "import sys; from sfr_batch.cli import main\nmain(sys.argv[1:], standalone_mode=False)"
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments"),
+    [
+        ("import sfr_batch; sfr_batch.SfrBatchError", []),
+        ("import sfr_batch; sfr_batch.load_config('configs/demo.yaml')", []),
+        (CLI, ["--help"]),
+        (CLI, ["embed", "--help"]),
+    ],
+    ids=["import", "load_config", "help", "embed help"],
+)
+def test_slim(code: str, arguments: list[str]) -> None:
+    assert not loaded(code, *arguments) & set(HEAVY)
+
+
+def test_planning_is_slim(tmp_path: Path) -> None:
+    table = pa.table({"id": ["a", "b"], "text": ["x", "y"], "package": ["p", "q"]})
+    put(str(tmp_path), "corpus/a.parquet", parquet(table))
+    paths = [f"corpus.path={tmp_path}/corpus", f"table.path={tmp_path}/table"]
+    assert not loaded(CLI, "plan", str(ROOT / "configs" / "demo.yaml"), *paths) & set(HEAVY)
+
+
+def test_import_alone_loads_nothing_of_the_package() -> None:
+    assert {name for name in loaded("import sfr_batch") if name.startswith("sfr_batch")} == {"sfr_batch"}
+
+
+# --- documentation and names
+
+
+Definition = ast.ClassDef | ast.FunctionDef
+
+
+def public(path: Path) -> Iterator[tuple[str, Definition]]:
+    """Classes, functions and methods whose names, and whose class's name, have no leading underscore."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            yield node.name, node
+            if isinstance(node, ast.ClassDef):
+                for method in node.body:
+                    if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
+                        yield f"{node.name}.{method.name}", method
+
+
+@pytest.mark.parametrize("path", modules(), ids=dotted)
+def test_module_is_documented(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert docstring
+    assert docstring[0].isupper() or docstring.startswith(("`", "sfr-batch"))
+    documented = {name.split(".")[-1] for name, node in public(path) if ast.get_docstring(node)}
+    # A method of a protocol is documented there; a few statements may say no more than their name and types do.
+    missing = [name for name, node in public(path) if name.split(".")[-1] not in documented and not _is_short(node)]
+    assert not missing
+
+
+def _is_short(node: Definition) -> bool:
+    return sum(isinstance(part, ast.stmt) for part in ast.walk(node)) <= 7
+
+
+def test_public_names_resolve() -> None:
+    assert sorted(sfr_batch.__all__) == sfr_batch.__all__
+    for name in sfr_batch.__all__:
+        value = getattr(sfr_batch, name)
+        assert inspect.getdoc(value), name
+        assert name in dir(sfr_batch)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = sfr_batch.nonsense
+
+
+def test_version_is_the_projects() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert sfr_batch.__version__ == project["version"]
+
+
+def test_every_exception_is_ours_and_in_the_tree() -> None:
+    from sfr_batch import errors
+
+    classes = [value for value in vars(errors).values() if inspect.isclass(value)]
+    for value in classes:
+        assert issubclass(value, errors.SfrBatchError)
+        assert value.__name__ in (errors.__doc__ or ""), f"{value.__name__} is not in the drawing"
+
+
+def test_modules_can_be_imported_alone() -> None:
+    """No module rests on another one having been imported before it."""
+    names = [dotted(path).removesuffix(".__init__") for path in modules()]
+    slim = [name for name in names if home(name) not in ("encoder", "pipeline")]
+    code = "import importlib, sys\nfor n in sys.argv[1:]:\n    importlib.import_module(n)\n    "
+    code += "[sys.modules.pop(m) for m in list(sys.modules) if m.startswith('sfr_batch')]"
+    loaded(code, *slim)
+    for name in names:
+        importlib.import_module(name)
+
+
+def test_no_environment_is_read_at_import() -> None:
+    """Defaults that are read when a module is loaded cannot be seen, nor changed by a test or a notebook."""
+    for path in modules():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if not isinstance(node, Definition):
+                read = {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)} & {"environ", "getenv"}
+                assert not read, f"{dotted(path)} line {node.lineno}"
+    assert os.environ["HF_HUB_OFFLINE"] == "1", "no test may ask a hub"
