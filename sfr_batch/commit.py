@@ -29,9 +29,11 @@ from sfr_batch.duplicates import Duplicate, find_duplicates
 from sfr_batch.errors import CountsDoNotClose, SnapshotConflict, TableError, TableMismatch
 from sfr_batch.fingerprint import differences
 from sfr_batch.manifest import Counts, Manifest, Receipt, ShardRecord, SideFile, TableCard, to_table, utc_now
-from sfr_batch.storage import TEMPORARY, ObjectInfo, Store
+from sfr_batch.storage import TEMPORARY, ObjectInfo, Store, in_parallel
 from sfr_batch.table import Snapshot, Table, read_data_file, read_receipt
 
+PARALLEL_READS = 32
+"""Id columns read at a time when a snapshot is published."""
 SWEEP_AFTER_S = 7 * 24 * 3600.0
 
 
@@ -231,7 +233,8 @@ def _duplicates(table: Table, draft: Draft) -> list[Duplicate]:
         return read_data_file(table.store, receipt, [names.ID]).column(names.ID)
 
     total = sum(receipt.vectors for receipt in draft.receipts)
-    found = find_duplicates(map(ids_of, draft.receipts), lambda i: ids_of(draft.receipts[i]), total)
+    ids = in_parallel(ids_of, draft.receipts, PARALLEL_READS)
+    found = find_duplicates(ids, lambda i: ids_of(draft.receipts[i]), total)
     if found and draft.duplicate_ids == "error":
         examples = ", ".join(repr(d.id) for d in found[:5])
         raise TableError(

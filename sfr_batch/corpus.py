@@ -27,6 +27,7 @@ from sfr_batch.storage import InputFile, list_inputs, open_input, read_input_ran
 PARQUET = "parquet"
 JSONL = "jsonl"
 _ENDINGS = {".parquet": PARQUET, ".pq": PARQUET, ".jsonl": JSONL, ".ndjson": JSONL}
+_OTHER_DATA = (".csv", ".tsv", ".txt", ".json", ".gz", ".zst", ".bz2", ".xz", ".avro", ".orc", ".arrow", ".feather")
 _SAMPLE_BYTES = 256 * 1024
 _PARALLEL_SURVEYS = 32
 _ROWS_PER_READ = 4096
@@ -56,6 +57,13 @@ def list_shards(settings: CorpusSettings) -> list[Shard]:
         except ObjectNotFound as error:
             raise CorpusError(f"corpus.path {path}: there is nothing at this path.") from error
         shards = [shard for file in files if (shard := _shard(file, settings, alone=len(files) == 1))]
+        taken = {shard.uri for shard in shards}
+        passed_over = [file.uri for file in files if file.uri.endswith(_OTHER_DATA) and file.uri not in taken]
+        if shards and passed_over:
+            raise CorpusError(
+                f"corpus.path {path} holds {len(passed_over)} file(s) that look like data but cannot be read, e.g. "
+                f"{passed_over[0]}. Supported: {', '.join(_ENDINGS)}. Convert them, or name what to read by a glob."
+            )
         if not shards:
             seen = f"; it holds {len(files)} file(s), e.g. {files[0].uri}" if files else ""
             raise CorpusError(
@@ -414,11 +422,12 @@ def _cut_jsonl(groups: Sequence[tuple[int, int]], max_rows: int, max_bytes: int,
 class Rows:
     """The rows of one split: those to embed, column by column, and those that cannot be, with reasons.
 
-    ids: [n] of the table's id type; texts: n strings; content_hash: [n] of 16 bytes, BLAKE2b of the text in UTF-8;
+    positions: [n] as in the rejects; ids: [n] of the table's id type; texts: n strings; content_hash: [n] of 16 bytes, BLAKE2b of the text in UTF-8;
     carry: [n] the carried columns; rejects: columns of `schema.REJECTS_SCHEMA`. ``read`` == n + rejects.
     """
 
     read: int
+    positions: pa.Array
     ids: pa.Array
     texts: list[str]
     content_hash: pa.Array
@@ -612,6 +621,7 @@ def _finish(collected: _Collected, columns: Columns, shard: str) -> Rows:
     rejects.sort(key=lambda reject: reject.position)
     return Rows(
         read=len(keep) + len(rejects),
+        positions=pa.array([collected.positions[i] for i in keep], pa.int64()),
         ids=pa.array([collected.ids[i] for i in keep], columns.id_type),
         texts=[str(collected.texts[i]) for i in keep],
         content_hash=pa.array(hashes, pa.binary(16)),

@@ -134,9 +134,9 @@ class Counts(Record):
     vectors: int
     """Live vectors."""
     tokens: int
-    """Tokens of the rows with vectors, after truncation."""
+    """Tokens of the rows in the live data files, after truncation; duplicates of an id included."""
     truncated: int
-    """Rows whose text was cut."""
+    """Rows in the live data files whose text was cut."""
 
     def check(self) -> None:
         """Raises CountsDoNotClose unless every document has exactly one fate."""

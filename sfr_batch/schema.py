@@ -113,7 +113,8 @@ REJECTS_SCHEMA = pa.schema(
         pa.field("message", pa.string(), nullable=False),
     ]
 )
-"""``position``: row number in a Parquet shard, byte offset of the line in a JSONL shard."""
+"""``position``: row number in a Parquet shard, byte offset of the line in a JSONL shard; of a duplicate, its row in the
+data file that the message names."""
 
 DELETES_SCHEMA = pa.schema([pa.field("split_id", pa.string()), pa.field("position", pa.int64())])
 """``position``: row number in the data file of the split."""

@@ -13,11 +13,12 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TypeVar
 
 import fsspec
 from fsspec.utils import glob_translate
@@ -43,6 +44,10 @@ _S3FS_RETRIES = 2
 _PARALLEL_PARTS = 4  # of 50 MiB each: what a multipart upload holds in memory beside the object
 _CONFLICT_ATTEMPTS = 5
 _DELETE_BATCH = 1000  # the most that one DeleteObjects request may name
+
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +310,21 @@ def _open_s3(fs: Any, uri: str, block_size: int) -> IO[bytes]:
         if file.details["type"] != "file":  # a prefix opens as an empty file
             raise FileNotFoundError("it is a folder")
         return io.BufferedReader(_S3Reader(file, uri))
+
+
+def in_parallel(read: Callable[[T], R], things: Sequence[T], at_once: int) -> Iterator[R]:
+    """``read`` of each of ``things``, in their order, ``at_once`` of them ahead of the consumer."""
+    if at_once == 1:
+        yield from map(read, things)
+        return
+    ahead: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(at_once) as pool:
+        for thing in things:
+            ahead.append(pool.submit(read, thing))
+            if len(ahead) >= at_once:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def read_many(store: Store, keys: list[str]) -> list[bytes]:

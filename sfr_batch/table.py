@@ -6,9 +6,7 @@ A reader sees a snapshot or nothing. Writing is `commit`'s; encoding a query is 
 import contextlib
 import dataclasses
 import hashlib
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 from sfr_batch import schema as names
 from sfr_batch.errors import CountsDoNotClose, ObjectNotFound, StorageError, TableError, TableNotFound
 from sfr_batch.manifest import Manifest, Receipt, ShardRecord, SideFile, TableCard, from_table
-from sfr_batch.storage import ObjectInfo, Store, in_memory, read_many
+from sfr_batch.storage import ObjectInfo, Store, in_memory, in_parallel, read_many
 
 Positions = NDArray[np.int64]
 
@@ -176,14 +174,10 @@ class Snapshot:
         Memory is bounded by a few data files. Raises TableError for an unknown column or a damaged file.
         """
         wanted = self._columns(columns)
-        receipts = deque(r for r in self.receipts if r.vectors)
         deletes = self.deletes()
-        ahead: deque[Future[pa.Table]] = deque()
-        with ThreadPoolExecutor(_FILES_AHEAD) as pool:
-            while receipts or ahead:
-                while receipts and len(ahead) < _FILES_AHEAD:
-                    ahead.append(pool.submit(self._read_file, receipts.popleft(), wanted, deletes))
-                yield from ahead.popleft().result().to_batches()
+        receipts = [receipt for receipt in self.receipts if receipt.vectors]
+        for table in in_parallel(lambda receipt: self._read_file(receipt, wanted, deletes), receipts, _FILES_AHEAD):
+            yield from table.to_batches()
 
     def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All live rows in memory."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 import sfr_batch as sfr
 from sfr_batch.encoder import Encoder
 from sfr_batch.errors import ConfigError, CorpusError, RunFailed, TableError, TableMismatch
-from sfr_batch.pipeline import runner
+from sfr_batch.pipeline import execution, runner
 from sfr_batch.pipeline.execution import check_paths
 from sfr_batch.search import vectors_of
 from tests.jobs import ROOT, config, documents, put, put_jsonl, put_parquet, remove, settings
@@ -219,3 +220,17 @@ def test_a_local_table_on_several_nodes_is_refused() -> None:
     check_paths(config("model", "/data", "table.shared_path=true"), nodes=2)
     with pytest.raises(ConfigError, match=r"local path, but the cluster has 2 nodes.*shared_path=true"):
         check_paths(job, nodes=2)
+
+
+def test_a_cluster_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dead address is an error at once; what a dead cluster left on this machine is not joined."""
+    assert not execution._answers("127.0.0.1:1")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert execution._running_cluster() is None
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+    assert execution._running_cluster() is None
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        (tmp_path / "ray" / "ray_current_cluster").write_text(address)
+        assert execution._running_cluster() == address

@@ -364,6 +364,12 @@ class Protocol(RuleBasedStateMachine):
                     actor.step("die before")
 
 
+@pytest.fixture(autouse=True)
+def one_operation_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An actor has one thread, so that what the machine decides is all that decides."""
+    monkeypatch.setattr(commit, "PARALLEL_READS", 1)
+
+
 MACHINE = settings(
     max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
 )
@@ -374,6 +380,7 @@ def test_every_snapshot_accounts_for_every_row() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_every_snapshot_accounts_for_every_row_at_length() -> None:
     run_state_machine_as_test(Protocol, settings=settings(MACHINE, max_examples=5000))
 

@@ -59,7 +59,7 @@ def test_a_vector_that_is_no_unit_vector_is_rejected(tmp_path: Path, tiny: Path,
     snapshot = publish(table, plan.base, plan.draft("run", [receipt]))
     assert snapshot.to_arrow(["id"])["id"].to_pylist() == ["doc-00000", "doc-00002"]
     [reject] = snapshot.rejects().to_pylist()
-    assert (reject["id"], reject["reason"]) == ("doc-00001", "bad_vector")
+    assert (reject["id"], reject["position"], reject["reason"]) == ("doc-00001", 1, "bad_vector")
 
 
 def test_an_error_travels_to_the_result(tmp_path: Path, tiny: Path) -> None:

@@ -7,10 +7,12 @@ way on Ray 2.60, and each says why.
 import contextlib
 import logging
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import ray
@@ -21,7 +23,7 @@ from sfr_batch.corpus import ReadUnit
 from sfr_batch.errors import ConfigError
 from sfr_batch.manifest import Receipt
 from sfr_batch.pipeline import stages
-from sfr_batch.storage import is_s3
+from sfr_batch.storage import is_s3, read_text_file
 
 _INPUT_BLOCKS = 200
 """Tasks that read units are dealt to. `from_items` with 20,000 blocks takes 25 s, with 200 half a second."""
@@ -51,25 +53,39 @@ def cluster(config: Config) -> Iterator[None]:
 def _connect(config: Config) -> bool:
     if ray.is_initialized():
         return False
-    address = config.run.ray_address or os.environ.get("RAY_ADDRESS")
+    address = config.run.ray_address or os.environ.get("RAY_ADDRESS") or "auto"
+    running = _running_cluster() if address == "auto" else None
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address and address != "local":
-        try:
-            ray.init(address=address, **quiet)
-        except ConnectionError as error:
-            raise ConfigError(
-                f"There is no Ray cluster at {address} (run.ray_address or RAY_ADDRESS): {error}"
-            ) from error
+    if running or address not in ("auto", "local"):
+        address = running or address
+        if not _answers(address):  # Ray itself would try for ten minutes and more
+            raise ConfigError(f"No Ray cluster answers at {address} (run.ray_address, RAY_ADDRESS).")
+        ray.init(address=address, **quiet)
         return True
-    if not address:
-        with contextlib.suppress(ConnectionError):
-            ray.init(address="auto", **quiet)
-            return True
     # Ray Data's own actors make the core worker warn about their arguments, in lines that no user can act on.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # The encode actor takes one CPU; a second must be free or nothing is ever read.
     with _quiet_start():
         ray.init(address="local", num_cpus=max(2, os.cpu_count() or 1), include_dashboard=False, **quiet)
+    return True
+
+
+def _running_cluster() -> str | None:
+    """Address of the Ray that was started on this machine, where `ray start` leaves it; None if nobody answers there.
+
+    `ray.init(address="auto")` trusts that file even if its cluster died long ago.
+    """
+    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    address = (read_text_file(Path(folder) / "ray" / "ray_current_cluster") or "").strip()
+    return address if address and _answers(address) else None
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError):
+        return False
     return True
 
 

@@ -169,7 +169,8 @@ def recover_receipts(table: Table, plan: EmbedPlan) -> list[Receipt]:
     }
     if not wanted:
         return []
-    found = {r.split_id: r for r in _logged_receipts(table.store) if _is_of(r, wanted.get(r.split_id))}
+    since = plan.base.manifest.run_id if plan.base else ""
+    found = {r.split_id: r for r in _logged_receipts(table.store, since) if _is_of(r, wanted.get(r.split_id))}
     rest = [split_id for split_id in wanted if split_id not in found]
     with ThreadPoolExecutor(_PARALLEL_FOOTERS) as pool:
         return [*found.values(), *pool.map(lambda split_id: read_receipt(table.store, split_id), rest)]
@@ -179,9 +180,10 @@ def _is_of(receipt: Receipt, info: ObjectInfo | None) -> bool:
     return info is not None and receipt.size == info.size
 
 
-def _logged_receipts(store: Store) -> Iterator[Receipt]:
-    keys = [info.key for info in store.list(names.RUNS) if info.key.endswith(".jsonl")]
-    for data in read_many(store, keys):
+def _logged_receipts(store: Store, since: str) -> Iterator[Receipt]:
+    """What runs that began after run ``since`` have logged; older logs are of splits that are published."""
+    logs = [info.key for info in store.list(names.RUNS) if info.key.endswith(".jsonl")]
+    for data in read_many(store, [key for key in logs if key > names.run_key(since, "")]):
         yield from map(Receipt.from_json, data.splitlines())
 
 

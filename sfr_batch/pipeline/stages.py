@@ -34,6 +34,9 @@ from sfr_batch.tokenizer import Tokenizer
 UNIT_LENGTH_TOLERANCE = 1e-5
 """How far a float32 vector's length may be from 1 before its row is rejected."""
 
+_POSITION = "#position"
+"""Where a row stands in its shard: travels for the sake of rejects, and is not stored."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -73,6 +76,7 @@ def _tokenize(split: Split, rows: Rows, job: Job) -> pa.Table:
     tokenized = tokenizer.encode(rows.texts, prompt)
     table = pa.table(
         {
+            _POSITION: rows.positions,
             names.ID: rows.ids,
             names.N_TOKENS: pa.array(tokenized.lengths),
             names.N_TOKENS_FULL: pa.array(tokenized.full_lengths),
@@ -242,9 +246,9 @@ def vector_column(vectors: NDArray[np.float32], schema: pa.Schema) -> pa.Array:
 
 
 def _bad_vectors(rows: pa.Table, bad: NDArray[np.int64], split: Split) -> pa.Table:
-    ids = rows.column(names.ID).take(pa.array(bad)).to_pylist()
     message = "the model gave a vector that is not finite or not of unit length"
-    return rejects_table([Reject(id_, split.start, "bad_vector", message) for id_ in ids], split.shard)
+    lost = rows.select([names.ID, _POSITION]).take(pa.array(bad)).to_pylist()
+    return rejects_table([Reject(row[names.ID], row[_POSITION], "bad_vector", message) for row in lost], split.shard)
 
 
 @lru_cache(maxsize=2)
