@@ -59,10 +59,10 @@ def list_shards(settings: CorpusSettings) -> list[Shard]:
         shards = [shard for file in files if (shard := _shard(file, settings, alone=len(files) == 1))]
         taken = {shard.uri for shard in shards}
         passed_over = [file.uri for file in files if file.uri.endswith(_OTHER_DATA) and file.uri not in taken]
-        if shards and passed_over:
+        if shards and passed_over and settings.format == "auto":
             raise CorpusError(
                 f"corpus.path {path} holds {len(passed_over)} file(s) that look like data but cannot be read, e.g. "
-                f"{passed_over[0]}. Supported: {', '.join(_ENDINGS)}. Convert them, or name what to read by a glob."
+                f"{passed_over[0]}. Supported: {', '.join(_ENDINGS)}. Convert them, name what to read by a glob, or set corpus.format."
             )
         if not shards:
             seen = f"; it holds {len(files)} file(s), e.g. {files[0].uri}" if files else ""
@@ -422,8 +422,9 @@ def _cut_jsonl(groups: Sequence[tuple[int, int]], max_rows: int, max_bytes: int,
 class Rows:
     """The rows of one split: those to embed, column by column, and those that cannot be, with reasons.
 
-    positions: [n] as in the rejects; ids: [n] of the table's id type; texts: n strings; content_hash: [n] of 16 bytes, BLAKE2b of the text in UTF-8;
-    carry: [n] the carried columns; rejects: columns of `schema.REJECTS_SCHEMA`. ``read`` == n + rejects.
+    positions: [n] as in the rejects; ids: [n] of the table's id type; texts: n strings; content_hash: [n] of 16
+    bytes, BLAKE2b of the text in UTF-8; carry: [n] the carried columns; rejects: columns of `schema.REJECTS_SCHEMA`.
+    ``read`` == n + rejects.
     """
 
     read: int

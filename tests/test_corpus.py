@@ -158,7 +158,7 @@ def test_nothing_to_read(place: str) -> None:
 
 def test_shards_are_sorted_and_listed_once(tmp_path: Path) -> None:
     root = str(tmp_path)
-    for name in ("b.parquet", "a.jsonl", "sub/c.parquet", "x.csv", ".hidden.parquet", "_tmp/d.parquet"):
+    for name in ("b.parquet", "a.jsonl", "sub/c.parquet", "x.md", ".hidden.parquet", "_tmp/d.parquet"):
         put(root, name, b"x")
     shards = list_shards(CorpusSettings(path=[f"{root}/b.parquet", root, f"{root}/*.jsonl"]))
     assert [(Path(s.uri).name, s.format) for s in shards] == [
@@ -166,6 +166,15 @@ def test_shards_are_sorted_and_listed_once(tmp_path: Path) -> None:
         ("b.parquet", "parquet"),
         ("c.parquet", "parquet"),
     ]
+
+
+@pytest.mark.parametrize("name", ["more.csv", "more.jsonl.gz", "more.txt"])
+def test_data_that_cannot_be_read_is_not_passed_over(tmp_path: Path, name: str) -> None:
+    put(str(tmp_path), "a.jsonl", b"{}")
+    put(str(tmp_path), name, b"x")
+    with pytest.raises(CorpusError, match=rf"1 file\(s\) that look like data but cannot be read, e.g. .*{name}"):
+        list_shards(CorpusSettings(path=str(tmp_path)))
+    assert len(list_shards(CorpusSettings(path=f"{tmp_path}/*.jsonl"))) == 1
 
 
 def test_format_may_be_given(tmp_path: Path) -> None:
