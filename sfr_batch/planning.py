@@ -146,7 +146,7 @@ class EmbedPlan:
         lines = [
             f"table     {self.store.root}" + (f" ({self.base.brief()})" if self.base else " (no snapshot yet)"),
             f"corpus    {len(self.carried) + len(self.changed):,} shards, {len(self.carried):,} of them unchanged",
-            f"splits    {len(self.splits):,} in the others, {len(self.splits) - len(self.todo_splits):,} done, "
+            f"splits    {len(self.splits):,} in the changed shards, {len(self.splits) - len(self.todo_splits):,} done, "
             f"{len(self.todo_splits):,} to embed",
             f"to embed  {about}{self.rows:,} rows, {self.text_bytes / 1e6:,.1f} MB of text, "
             f"~{self.estimated_tokens:,} tokens",
