@@ -62,7 +62,8 @@ def list_shards(settings: CorpusSettings) -> list[Shard]:
         if shards and passed_over and settings.format == "auto":
             raise CorpusError(
                 f"corpus.path {path} holds {len(passed_over)} file(s) that look like data but cannot be read, e.g. "
-                f"{passed_over[0]}. Supported: {', '.join(_ENDINGS)}. Convert them, name what to read by a glob, or set corpus.format."
+                f"{passed_over[0]}. Supported: {', '.join(_ENDINGS)}. Convert them, name what to read by a "
+                "glob, or set corpus.format."
             )
         if not shards:
             seen = f"; it holds {len(files)} file(s), e.g. {files[0].uri}" if files else ""

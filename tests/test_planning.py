@@ -135,7 +135,7 @@ def test_description(here: tuple[str, str]) -> None:
     assert lines[:3] == [
         f"table     {here[0]}/table (no snapshot yet)",
         "corpus    1 shards, 0 of them unchanged",
-        "splits    3 in the others, 0 done, 3 to embed",
+        "splits    3 in the changed shards, 0 done, 3 to embed",
     ]
     assert lines[3].startswith("to embed  25 rows, 0.0 MB of text, ~")
     assert lines[4].startswith(f"model     {here[1]}, float32 on cpu, fingerprint ")
