@@ -63,6 +63,7 @@ def test_first_run_nothing_to_do_and_changes(place: str, tiny: Path, monkeypatch
     assert "splits" in repr(plan)
     summary = sfr.embed(job)
     assert summary.splits == len(plan.splits) >= 3
+    assert "duckdb" in summary.describe()
     counts = summary.snapshot.manifest.counts
     assert (counts.read, counts.embedded, counts.reused, counts.rejected) == (133, 130, 0, 3)
     table = sfr.open_table(job.table.path)
@@ -93,6 +94,7 @@ def test_first_run_nothing_to_do_and_changes(place: str, tiny: Path, monkeypatch
     put_parquet(f"{place}/corpus/c.parquet", documents([text + "!" for text in TEXTS[:7]], "c"))
     remove(f"{place}/corpus/b.jsonl")
     fourth = sfr.embed(job)
+    assert "duckdb" not in fourth.describe()  # data/ holds rows of earlier states too
     counts = fourth.snapshot.manifest.counts
     assert (counts.read, counts.embedded, counts.reused, counts.rejected) == (87, 7, 80, 0)
     assert set(vectors_by_id(sfr.open_table(job.table.path))) == {
@@ -233,3 +235,17 @@ def test_a_cluster_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.Monk
         address = f"127.0.0.1:{server.getsockname()[1]}"
         (tmp_path / "ray" / "ray_current_cluster").write_text(address)
         assert execution._running_cluster() == address
+
+
+def dying_reader(batch: object, job: object) -> None:
+    """Takes its worker down, as the kernel does when memory is short."""
+    os._exit(9)
+
+
+def test_workers_that_always_die_end_the_run(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Data would try for ever."""
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
+    monkeypatch.setattr(execution.stages, "read_and_tokenize", dying_reader)
+    monkeypatch.setattr(execution, "_LOST_WORKERS", 1)
+    with pytest.raises(RunFailed, match=r"Ray gave up: .*\nWhat is committed stays"):
+        sfr.embed(config(tiny, str(tmp_path)))

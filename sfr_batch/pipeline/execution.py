@@ -17,16 +17,20 @@ from pathlib import Path
 import pyarrow as pa
 import ray
 import ray.data
+import ray.exceptions
 
 from sfr_batch.config import Config
 from sfr_batch.corpus import ReadUnit
-from sfr_batch.errors import ConfigError
+from sfr_batch.errors import ConfigError, RunFailed
 from sfr_batch.manifest import Receipt
 from sfr_batch.pipeline import stages
 from sfr_batch.storage import is_s3, read_text_file
 
 _INPUT_BLOCKS = 200
 """Tasks that read units are dealt to. `from_items` with 20,000 blocks takes 25 s, with 200 half a second."""
+_LOST_WORKERS = 5
+"""Workers and nodes that one task may lose. Ray Data's default is without end: a split that kills its worker each time
+would keep the job busy for ever."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def check_paths(config: Config, nodes: int) -> None:
 def execute(units: Sequence[ReadUnit], job: stages.Job, config: Config) -> Iterator[Receipt | Failure]:
     """Read, tokenize, encode and write; yields each split's receipt or failure as it comes, in no order.
 
-    Lost workers, actors and nodes are Ray's to retry. Stop iterating to stop the run.
+    Lost workers, actors and nodes are Ray's to retry; raises RunFailed when it gives up. Stop iterating to stop.
     """
     _configure()
     actors = config.run.actors
@@ -135,6 +139,7 @@ def execute(units: Sequence[ReadUnit], job: stages.Job, config: Config) -> Itera
             batch_format="pyarrow",
             zero_copy_batch=True,
             num_cpus=0.5,  # waits for storage half of the time
+            max_retries=_LOST_WORKERS,
         )
         .map_batches(
             stages.Encode,
@@ -145,6 +150,7 @@ def execute(units: Sequence[ReadUnit], job: stages.Job, config: Config) -> Itera
             compute=ray.data.ActorPoolStrategy(min_size=actors.min, max_size=_max_actors(config)),
             num_cpus=actors.cpus,
             num_gpus=actors.gpus or None,
+            max_task_retries=_LOST_WORKERS,
         )
         .map_batches(
             stages.write,
@@ -153,10 +159,18 @@ def execute(units: Sequence[ReadUnit], job: stages.Job, config: Config) -> Itera
             batch_format="pyarrow",
             zero_copy_batch=True,
             num_cpus=0.25,  # waits for storage most of the time
+            max_retries=_LOST_WORKERS,
         )
     )
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield from _results(batch)
+    try:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield from _results(batch)
+    except ray.exceptions.RayError as error:  # ours come as results; this is Ray, after its own retries
+        last = str(error).strip().splitlines()[-1]
+        raise RunFailed(
+            f"Ray gave up: {type(error).__name__}: {last}\nWhat is committed stays, and the same command continues. "
+            "Workers that die again and again are mostly out of memory: lower run.rows_per_split."
+        ) from error
 
 
 def _results(batch: pa.Table) -> Iterator[Receipt | Failure]:

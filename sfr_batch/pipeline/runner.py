@@ -45,6 +45,8 @@ class Summary:
     padding: float
     published: bool
     """Whether there is a new snapshot."""
+    plain: bool = False
+    """Whether `data/` holds just this snapshot's rows, so that any engine may read it as a directory."""
 
     def __repr__(self) -> str:
         did = f"{self.embedded:,} rows embedded in {duration(self.seconds)}" if self.splits else "nothing to embed"
@@ -68,7 +70,7 @@ class Summary:
             f'Search    sfr-batch search {self.table} "your question"',
             f"Read      sfr_batch.open_table({self.table!r}).to_arrow()",
         ]
-        if self.snapshot.number == 1 and self.snapshot.manifest.deletes is None:
+        if self.plain:
             lines.append(f"          duckdb: SELECT id, embedding FROM '{self.table}/{names.DATA}/*.parquet'")
         if counts.rejected:
             lines.append(f"Rejects   sfr_batch.open_table({self.table!r}).current().rejects()")
@@ -105,10 +107,15 @@ def embed(config: Config) -> Summary:
             tokens_per_second=progress.tokens_per_second,
             padding=progress.padding,
             published=True,
+            plain=_is_plain(table, snapshot),
         )
         run.report(summary, progress)
         return summary
     raise SnapshotConflict(f"Other runs published to {config.table.path} {_PLANS} times in a row; is one enough?")
+
+
+def _is_plain(table: Table, snapshot: Snapshot) -> bool:
+    return snapshot.manifest.deletes is None and set(table.committed()) == {r.split_id for r in snapshot.receipts}
 
 
 def _embed_missing(plan: EmbedPlan, run: "RunLog", progress: Progress) -> list[Receipt]:
