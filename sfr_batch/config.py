@@ -209,6 +209,19 @@ class Config(Section):
         return self.model_dump_json(indent=2)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe subset, but a key that stands twice is an error: plain YAML silently takes the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key!r} is set twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
     """Read a YAML config and apply ``section.field=value`` overrides, whose values are YAML too.
 
@@ -216,7 +229,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """
     file = Path(path)
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raw = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise ConfigError(f"There is no config {file}.{_similar_files(file)}") from None
     except (OSError, UnicodeDecodeError) as error:

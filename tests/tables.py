@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 
 from sfr_batch import schema
 from sfr_batch.commit import Draft, commit_split, create_or_open, new_attempt, new_run_id, publish
-from sfr_batch.corpus import Reject, read_unit, rejects_table
 from sfr_batch.manifest import Receipt, ShardRecord, TableCard
 from sfr_batch.pipeline.stages import vector_column
 from sfr_batch.planning import EmbedPlan
+from sfr_batch.rows import Reject, read_unit, rejects_table
 from sfr_batch.storage import Store, open_store
 from sfr_batch.table import Snapshot, Table, read_receipt
 

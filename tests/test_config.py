@@ -280,3 +280,10 @@ def test_unset_variable_is_named(monkeypatch: pytest.MonkeyPatch, value: str | N
 
 def test_no_secret_needs_no_variable() -> None:
     assert secret(None) is None
+
+
+def test_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("corpus: {path: a}\ntable:\n  path: one\n  path: two\nmodel: {path: m}\n")
+    with pytest.raises(ConfigError, match=r"(?s)job.yaml is not valid YAML.*'path' is set twice.*line 4"):
+        load_config(file)

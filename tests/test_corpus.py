@@ -17,21 +17,19 @@ from sfr_batch.corpus import (
     SMALLEST_SPLIT,
     Columns,
     ReadUnit,
-    Rows,
     Shard,
     Split,
     Survey,
     TextTemplate,
     check_columns,
-    check_unchanged,
     cut,
     list_shards,
-    read_unit,
     resolve_columns,
     rows_per_split,
     survey_shards,
 )
 from sfr_batch.errors import ConfigError, CorpusError, StorageError
+from sfr_batch.rows import Rows, check_unchanged, read_unit
 from tests.tables import jsonl, parquet, put
 
 IDENTITY = ["recipe", "fingerprint", ""]

@@ -23,7 +23,7 @@ FLOORS = [
     "prompts config",
     "storage",
     "corpus model manifest demo",
-    "tokenizer table",
+    "tokenizer table rows",
     "commit encoder",
     "planning search status",
     "pipeline",

@@ -23,10 +23,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from sfr_batch import commit, corpus, schema
 from sfr_batch.commit import Draft, commit_split, condemn, create_or_open, find_orphans, new_attempt, publish, sweep
-from sfr_batch.corpus import Reject, Shard, name_split, rejects_table
+from sfr_batch.corpus import Shard, name_split
 from sfr_batch.errors import SfrBatchError, SnapshotConflict, StorageError, TableError, TableNotFound
 from sfr_batch.manifest import Receipt, ShardRecord, TableCard
 from sfr_batch.planning import carry_over, is_up_to_date
+from sfr_batch.rows import Reject, rejects_table
 from sfr_batch.storage import ObjectInfo
 from sfr_batch.table import Snapshot, Table, read_receipt
 from tests.memory_store import MemoryStore

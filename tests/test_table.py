@@ -28,7 +28,6 @@ from sfr_batch.commit import (
     superseded,
     sweep,
 )
-from sfr_batch.corpus import Reject, rejects_table
 from sfr_batch.errors import (
     CountsDoNotClose,
     ObjectNotFound,
@@ -37,6 +36,7 @@ from sfr_batch.errors import (
     TableMismatch,
     TableNotFound,
 )
+from sfr_batch.rows import Reject, rejects_table
 from sfr_batch.storage import Store, in_memory, open_store
 from sfr_batch.table import Table, read_receipt
 from tests.memory_store import MemoryStore

@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from sfr_batch import schema as names
 from sfr_batch.commit import commit_split, new_attempt
 from sfr_batch.config import CorpusSettings, ModelSettings, StorageSettings
-from sfr_batch.corpus import Columns, ReadUnit, Reject, Rows, Shard, Split, read_unit, rejects_table
+from sfr_batch.corpus import Columns, ReadUnit, Shard, Split
 from sfr_batch.errors import SfrBatchError
 from sfr_batch.manifest import Receipt, TableCard
 from sfr_batch.model import Recipe, locate, read_recipe
 from sfr_batch.prompts import DOCUMENT, resolve
+from sfr_batch.rows import Reject, Rows, read_unit, rejects_table
 from sfr_batch.storage import Store, open_store
 from sfr_batch.tokenizer import Tokenizer
 
