@@ -164,7 +164,7 @@ def test_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def test_plan(tmp_path: Path, finished: Path) -> None:
     write_corpus(str(tmp_path))
     config = write_config(tmp_path, str(tmp_path))
-    assert "splits    3 in the others, 0 done, 3 to embed" in run("plan", config).output
+    assert "splits    3 in the changed shards, 0 done, 3 to embed" in run("plan", config).output
     assert not (tmp_path / "table").exists()
     assert run("plan", finished / "small.yaml").output.endswith("up to date: nothing to do\n")
     assert "3 to embed" in run("plan", config, f"table.path={tmp_path}/another").output
