@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import pyarrow as pa
 import ray
 import ray.data
 import ray.exceptions
+from ray.util.annotations import RayDeprecationWarning
 
 from sfr_batch.config import Config
 from sfr_batch.corpus import ReadUnit
@@ -126,42 +128,10 @@ def execute(units: Sequence[ReadUnit], job: stages.Job, config: Config) -> Itera
     Lost workers, actors and nodes are Ray's to retry; raises RunFailed when it gives up. Stop iterating to stop.
     """
     _configure()
-    actors = config.run.actors
-    dataset = (
-        ray.data.from_items(
-            [{"unit": stages.unit_to_json(unit)} for unit in units],
-            override_num_blocks=min(len(units), _INPUT_BLOCKS),
-        )
-        .map_batches(
-            stages.read_and_tokenize,
-            fn_kwargs={"job": job},
-            batch_size=1,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            num_cpus=0.5,  # waits for storage half of the time
-            max_retries=_LOST_WORKERS,
-        )
-        .map_batches(
-            stages.Encode,
-            fn_constructor_kwargs={"job": job},
-            batch_size=1,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            compute=ray.data.ActorPoolStrategy(min_size=actors.min, max_size=_max_actors(config)),
-            num_cpus=actors.cpus,
-            num_gpus=actors.gpus or None,
-            max_task_retries=_LOST_WORKERS,
-        )
-        .map_batches(
-            stages.write,
-            fn_kwargs={"job": job},
-            batch_size=1,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            num_cpus=0.25,  # waits for storage most of the time
-            max_retries=_LOST_WORKERS,
-        )
-    )
+    with warnings.catch_warnings():
+        # `max_retries` and its like have no named argument yet that could take their place, as the warning asks.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        dataset = _dataset(units, job, config)
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from _results(batch)
@@ -171,6 +141,41 @@ def execute(units: Sequence[ReadUnit], job: stages.Job, config: Config) -> Itera
             f"Ray gave up: {type(error).__name__}: {last}\nWhat is committed stays, and the same command continues. "
             "Workers that die again and again are mostly out of memory: lower run.rows_per_split."
         ) from error
+
+
+def _dataset(units: Sequence[ReadUnit], job: stages.Job, config: Config) -> ray.data.Dataset:
+    """Read units in, results out; nothing runs yet."""
+    actors = config.run.actors
+    one_split = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
+    return (
+        ray.data.from_items(
+            [{"unit": stages.unit_to_json(unit)} for unit in units],
+            override_num_blocks=min(len(units), _INPUT_BLOCKS),
+        )
+        .map_batches(
+            stages.read_and_tokenize,
+            fn_kwargs={"job": job},
+            num_cpus=0.5,  # waits for storage half of the time
+            max_retries=_LOST_WORKERS,
+            **one_split,
+        )
+        .map_batches(
+            stages.Encode,
+            fn_constructor_kwargs={"job": job},
+            compute=ray.data.ActorPoolStrategy(min_size=actors.min, max_size=_max_actors(config)),
+            num_cpus=actors.cpus,
+            num_gpus=actors.gpus or None,
+            max_task_retries=_LOST_WORKERS,
+            **one_split,
+        )
+        .map_batches(
+            stages.write,
+            fn_kwargs={"job": job},
+            num_cpus=0.25,  # waits for storage most of the time
+            max_retries=_LOST_WORKERS,
+            **one_split,
+        )
+    )
 
 
 def _results(batch: pa.Table) -> Iterator[Receipt | Failure]:
