@@ -6,22 +6,21 @@ transformers, so planning stays cheap; knows nothing of tables, corpora or Ray.
 """
 
 import contextlib
-import hashlib
 import importlib.util
 import json
 import os
 import re
-import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from sfr_batch import model_cache
 from sfr_batch import prompts as prompt_rules
+from sfr_batch import weights as rules
 from sfr_batch.config import ModelSettings
 from sfr_batch.errors import ModelError
-from sfr_batch.storage import read_text_file
+from sfr_batch.storage import file_lock, free_bytes, is_s3, read_text_file
 
 Pooling = Literal["last_token", "mean", "cls"]
 
@@ -34,22 +33,6 @@ _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
 _LLAMA_TOKENIZERS = frozenset({"LlamaTokenizer", "LlamaTokenizerFast"})
 
 _PACKAGE = "package:"
-_SMALL_FILES = [
-    "config.json",
-    "modules.json",
-    "*/config.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "model.safetensors.index.json",
-]
-_WEIGHTS = "model.safetensors"
-_WEIGHT_FILES = [_WEIGHTS, "model-*-of-*.safetensors"]
-_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
-_PICKLES = ("*.bin", "*.pt", "*.pth")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 _POOLING_NAMES: dict[str, Pooling] = {"lasttoken": "last_token", "mean": "mean", "cls": "cls"}
@@ -61,7 +44,6 @@ _OLD_POOLING_KEYS = {
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
-_CHUNK = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -89,16 +71,19 @@ class Recipe:
 
 
 def is_local(path: str) -> bool:
-    """Whether ``model.path`` means a folder on this machine and not a name on the model hub."""
-    return path.startswith(("/", ".", "~", _PACKAGE)) or os.path.exists(path)
+    """Whether ``model.path`` means a folder on this machine, and neither S3 nor a name on the model hub."""
+    return not is_s3(path) and (path.startswith(("/", ".", "~", _PACKAGE)) or os.path.exists(path))
 
 
 def locate(settings: ModelSettings, *, weights: bool) -> Path:
-    """The model folder on this machine; a hub model is fetched into the hub's cache if it is not there yet.
+    """The model folder on this machine; a model on S3 or on the hub is fetched into a cache if it is not there yet.
 
     Without ``weights`` only the small files are fetched, which is enough for a recipe and a tokenizer. Raises
-    ModelError if there is no such model, or, with ``weights``, if the folder holds none that can be loaded safely.
+    ModelError if there is no such model, or, with ``weights``, if the folder holds none that can be loaded safely;
+    StorageError if S3 refuses.
     """
+    if is_s3(settings.path):
+        return model_cache.fetch(settings, with_weights=weights)
     if settings.path.startswith(_PACKAGE):
         folder = _package_folder(settings.path)
     elif is_local(settings.path):
@@ -106,14 +91,14 @@ def locate(settings: ModelSettings, *, weights: bool) -> Path:
         if not folder.is_dir():
             raise ModelError(f"model.path: there is no folder {folder}. Give an existing folder or a model hub name.")
     elif _HUB_NAME.fullmatch(settings.path):
-        folder = _download(settings, _SMALL_FILES + (_WEIGHT_FILES if weights else []))
+        folder = _from_hub(settings, with_weights=weights)
     else:
         raise ModelError(
-            f"model.path: {settings.path} is neither a folder on this machine nor a model hub name (owner/name). "
-            "Copy the model into a local folder on every node and give that folder."
+            f"model.path: {settings.path} is neither a folder on this machine, nor an s3:// prefix, nor a model hub "
+            "name (owner/name)."
         )
     if weights:
-        _local_weights(folder)
+        weight_files(folder)
     return folder
 
 
@@ -130,14 +115,35 @@ def _package_folder(path: str) -> Path:
     return folder
 
 
-def _download(settings: ModelSettings, patterns: list[str]) -> Path:
+def _from_hub(settings: ModelSettings, *, with_weights: bool) -> Path:
+    folder = Path(_snapshot(settings, rules.SMALL_FILES))
+    if not with_weights or _has_weights(folder):
+        return folder
+    cache = folder.parents[2]
+    # The hub's client locks each file; this lock is for the question how much is missing, which the winner changes.
+    with file_lock(cache / ".sfr-batch.lock"):
+        if not _has_weights(folder):
+            files = _snapshot(settings, rules.WEIGHT_FILES, dry_run=True)
+            started = sum(file.stat().st_size for file in folder.parents[1].glob("blobs/*.incomplete"))
+            needed = sum(file.file_size or 0 for file in files if file.will_download) - started
+            rules.check_disk(cache, needed, free_bytes(cache), settings.path)
+            folder = Path(_snapshot(settings, [*rules.SMALL_FILES, *rules.WEIGHT_FILES]))
+    return folder
+
+
+def _has_weights(folder: Path) -> bool:
+    with contextlib.suppress(ModelError):
+        return bool(weight_files(folder))
+    return False
+
+
+def _snapshot(settings: ModelSettings, patterns: list[str], **options: Any) -> Any:
     import huggingface_hub  # here, because planning on a local folder needs none of it
 
+    cache_dir = os.path.expanduser(settings.cache_dir) if settings.cache_dir else None
     try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                settings.path, revision=settings.revision, cache_dir=settings.cache_dir, allow_patterns=patterns
-            )
+        return huggingface_hub.snapshot_download(
+            settings.path, revision=settings.revision, cache_dir=cache_dir, allow_patterns=patterns, **options
         )
     except Exception as error:  # the hub's client and its HTTP library have no common base
         raise ModelError(_unreachable(settings, error)) from error
@@ -346,20 +352,26 @@ def _special_token_flags(model_type: str, config: Mapping[str, Any]) -> tuple[bo
 def weight_hashes(settings: ModelSettings, folder: str | os.PathLike[str]) -> dict[str, str]:
     """File name -> SHA-256 of each weight file: the identity of the model, wherever its copy lies.
 
-    For a hub model the hub is asked, which costs no download; without a network the cached weights are hashed.
-    Hashes of local files are remembered by path, size and modification time. Raises ModelError.
+    A lock file beside the weights is believed, and the hub is asked, which costs no download; what neither knows is
+    hashed here, once, and so a model on S3 without a lock file is fetched. That the weights on a node have these
+    hashes is checked where they are loaded. Raises ModelError, StorageError.
     """
     folder = Path(folder)
+    if is_s3(settings.path):
+        return model_cache.weight_hashes(settings)
     if is_local(settings.path):
-        return _hash_files(_local_weights(folder))
+        files = weight_files(folder)
+        locked = rules.folder_lock(folder, files)
+        return rules.hashes(files) if locked is None else locked
     try:
         return _hub_hashes(settings, folder)
     except ModelError:
         raise
     except Exception as error:  # as above: no common base
-        if not _weight_names(os.listdir(folder) if folder.is_dir() else ()):
+        try:
+            return rules.hashes(weight_files(folder))
+        except ModelError:
             raise ModelError(_unreachable(settings, error)) from error
-        return _hash_files(_local_weights(folder))
 
 
 def _hub_hashes(settings: ModelSettings, folder: Path) -> dict[str, str]:
@@ -369,86 +381,19 @@ def _hub_hashes(settings: ModelSettings, folder: Path) -> dict[str, str]:
     commit = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else settings.revision
     info = huggingface_hub.HfApi().model_info(settings.path, revision=commit, files_metadata=True)
     files = {file.rfilename: file for file in info.siblings or []}
-    names = _weight_names(files)
-    if not names:
-        raise ModelError(_no_weights(settings.path, any(name.endswith((".bin", ".pt", ".pth")) for name in files)))
     hashes = {}
-    for name in names:
+    for name in rules.weight_names(files, settings.path):
         if files[name].lfs is None:
             raise OSError(f"the hub does not tell the hash of {name}")
         hashes[name] = str(files[name].lfs.sha256)
     return hashes
 
 
-def _weight_names(names: Iterable[str]) -> list[str]:
-    """The files among ``names`` that transformers loads: one, or the numbered shards."""
-    present = set(names)
-    return [_WEIGHTS] if _WEIGHTS in present else sorted(name for name in present if _SHARD.fullmatch(name))
-
-
-def _local_weights(folder: Path) -> list[Path]:
-    names = _weight_names(os.listdir(folder))
-    if not names:
-        raise ModelError(_no_weights(str(folder), any(any(folder.glob(pattern)) for pattern in _PICKLES)))
-    if names != [_WEIGHTS]:
-        index = folder / "model.safetensors.index.json"
-        listed = set(_read_object(index).get("weight_map", {}).values())
-        missing = sorted(listed - set(names))
-        if missing or not listed:
-            what = ", ".join(missing) or index.name
-            raise ModelError(f"The weights in {folder} are incomplete: {what} is missing. Fetch the model again.")
+def weight_files(folder: Path) -> list[Path]:
+    """The weights in a model folder. Raises ModelError if there are none, or not all."""
+    names = rules.weight_names(os.listdir(folder), str(folder))
+    rules.check_shards(names, _read_object(folder / rules.INDEX), str(folder))
     return [folder / name for name in names]
-
-
-def _no_weights(where: str, pickles: bool) -> str:
-    if pickles:
-        return (
-            f"{where} has its weights only as pickle files (.bin, .pt), which can run code when they are loaded. "
-            "Convert them to model.safetensors, or use a revision of the model that has it."
-        )
-    return (
-        f"{where} holds no weights (model.safetensors, or shards of it). Fetch the whole model, or correct model.path."
-    )
-
-
-def _hash_files(files: Sequence[Path]) -> dict[str, str]:
-    cache_file = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sfr-batch" / "weight-hashes.json"
-    try:
-        cache = json.loads(cache_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        cache = {}
-    if not isinstance(cache, dict):
-        cache = {}
-    keys = {}
-    for file in files:
-        status = file.stat()
-        keys[file] = f"{file.resolve()}|{status.st_size}|{status.st_mtime_ns}"
-    unknown = [file for file in files if keys[file] not in cache]
-    if unknown:
-        with ThreadPoolExecutor(4) as pool:  # hashlib lets go of the interpreter while it works
-            cache.update(zip((keys[file] for file in unknown), pool.map(_sha256, unknown), strict=True))
-        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
-            _replace_file(cache_file, json.dumps(cache, indent=1))
-    return {file.name: str(cache[keys[file]]) for file in files}
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(_CHUNK))
-    with file.open("rb", buffering=0) as stream:
-        while size := stream.readinto(buffer):
-            digest.update(buffer[:size])
-    return digest.hexdigest()
-
-
-def _replace_file(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}-{secrets.token_hex(8)}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------------------------------------ fingerprint

@@ -7,11 +7,14 @@ nothing of tables, configs beyond StorageSettings, or Parquet.
 
 import contextlib
 import errno
+import fcntl
 import glob
+import hashlib
 import io
 import os
 import re
 import secrets
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,7 +34,17 @@ TEMPORARY = "_sfr/tmp"
 
 _MAGIC = "*?["
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+_REASONS = {
+    errno.ENOSPC: "no space left; free some and run the command again.",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the command again.",
+    errno.EFBIG: "the file would be larger than this process may write (ulimit -f); raise the limit and run the "
+    "command again.",
+    errno.EROFS: "the file system is read-only; choose another path, or mount it for writing.",
+    errno.ENOTDIR: "a file is where a folder should be; correct the path.",
+}
 _PARALLEL_READS = 32
+_FETCH_RANGE = 16 * 2**20
+_FETCH_AT_ONCE = 8  # ranges: what fetching a file holds in memory
 # s3fs repeats what botocore has already repeated, up to three layers for a read: these products keep a stalled endpoint
 # below ten minutes, a dead one below half a minute, and still sit out a burst of SlowDown.
 _CLIENT = {
@@ -105,7 +118,10 @@ def is_s3(uri: str) -> bool:
 def absolute_uri(path: str) -> str:
     """S3 URIs without a trailing slash; anything else as an absolute local path."""
     if is_s3(path):
-        return "s3://" + path.split("://", 1)[1].strip("/")
+        inside = path.split("://", 1)[1].strip("/")
+        if not inside:
+            raise ConfigError(f"{path} names no bucket; write s3://bucket/prefix.")
+        return f"s3://{inside}"
     if "://" in path and not path.startswith("file://"):
         scheme = path.split("://", 1)[0]
         raise ConfigError(f"{path}: the scheme {scheme}:// is not supported; use s3:// or a local path.")
@@ -126,7 +142,10 @@ def filesystem(uri: str, settings: StorageSettings) -> Any:
     endpoint = settings.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint:
         if not endpoint.startswith(("http://", "https://")):
-            raise ConfigError(f"The S3 endpoint {endpoint} has no scheme; write http://{endpoint} or https://...")
+            raise ConfigError(
+                f"The S3 endpoint {endpoint} (storage.endpoint_url, AWS_ENDPOINT_URL) has no scheme; write "
+                f"http://{endpoint} or https://{endpoint}."
+            )
         options["endpoint_url"] = endpoint
     if settings.region:
         options["client_kwargs"] = {"region_name": settings.region}
@@ -340,10 +359,7 @@ def list_inputs(path: str, settings: StorageSettings) -> list[InputFile]:
     if the path cannot be listed; an empty list means that it holds nothing.
     """
     uri = absolute_uri(path)
-    plain = uri.removeprefix("s3://")
-    # A local name may hold these characters itself; whoever gives an existing one means it.
-    pattern = any(char in plain for char in _MAGIC) and (is_s3(uri) or not os.path.lexists(plain))
-    base = os.path.dirname(plain[: min(plain.index(char) for char in _MAGIC if char in plain)]) if pattern else plain
+    plain, base, pattern = _parse_inputs(uri)
     with _explained("list", uri):
         if is_s3(uri):
             fs = filesystem(uri, settings)
@@ -361,6 +377,23 @@ def list_inputs(path: str, settings: StorageSettings) -> list[InputFile]:
     if [file.uri for file in files] == [uri]:
         return files  # named itself, so not hidden whatever its name
     return sorted((f for f in files if not _hidden(f.uri.removeprefix("s3://"), base)), key=lambda f: f.uri)
+
+
+def would_list(path: str, uri: str) -> bool:
+    """Whether `list_inputs` of ``path`` would list a file at ``uri``, if there were one."""
+    plain, base, pattern = _parse_inputs(absolute_uri(path))
+    name = absolute_uri(uri).removeprefix("s3://")
+    inside = re.match(glob_translate(plain), name) if pattern else name.startswith(f"{base.rstrip('/')}/")
+    return bool(inside) and not _hidden(name, base)
+
+
+def _parse_inputs(uri: str) -> tuple[str, str, bool]:
+    """(name without scheme, the folder or file below which names are looked for, whether the name is a pattern)."""
+    plain = uri.removeprefix("s3://")
+    # A local name may hold these characters itself; whoever gives an existing one means it.
+    pattern = any(char in plain for char in _MAGIC) and (is_s3(uri) or not os.path.lexists(plain))
+    base = os.path.dirname(plain[: min(plain.index(char) for char in _MAGIC if char in plain)]) if pattern else plain
+    return plain, base, pattern
 
 
 def _s3_glob(fs: Any, pattern: str, base: str) -> dict[str, Any]:
@@ -402,10 +435,10 @@ def stat_input(uri: str, settings: StorageSettings) -> InputFile:
         return _s3_input(name, info)
 
 
-def open_input(uri: str, settings: StorageSettings) -> IO[bytes]:
-    """A seekable reader over a corpus file. Raises ObjectNotFound."""
+def open_input(uri: str, settings: StorageSettings, readahead: int = 8 * 2**20) -> IO[bytes]:
+    """A seekable reader over a corpus file; on S3 each read fetches ``readahead`` bytes more. Raises ObjectNotFound."""
     if is_s3(uri):
-        return _open_s3(filesystem(uri, settings), uri, block_size=8 * 2**20)
+        return _open_s3(filesystem(uri, settings), uri, block_size=readahead)
     with _explained("read", uri):
         return open(uri, "rb")
 
@@ -421,6 +454,59 @@ def read_input_range(uri: str, start: int, end: int, settings: StorageSettings) 
             if _s3_code(error) in ("InvalidRange", "416"):
                 return b""  # begins behind the end of the file
             raise
+
+
+def fetch_input(file: InputFile, target: Path, settings: StorageSettings) -> str:
+    """Copy a file to a local path, several ranges at a time; returns the SHA-256 of what came, 64 hex digits.
+
+    ``target`` gets its name when it is whole; until then, and after a crash, it is `partial_name`. One process at a
+    time may fetch a target. Raises ObjectNotFound, and StorageError also if the file is no longer ``file``.
+    """
+    starts = range(0, file.size, _FETCH_RANGE)
+    fs, name = filesystem(file.uri, settings), file.uri.removeprefix("s3://")
+
+    def read(start: int) -> bytes:
+        with _explained("read", file.uri):
+            return bytes(fs.cat_file(name, start=start, end=min(start + _FETCH_RANGE, file.size)))
+
+    digest, size, temporary = hashlib.sha256(), 0, partial_name(target)
+    with _explained("write", str(target)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as stream:
+            for data in in_parallel(read, starts, min(_FETCH_AT_ONCE, max(1, len(starts)))):
+                stream.write(data)
+                digest.update(data)
+                size += len(data)
+        # The ranges were read one by one: only an unchanged version says that they are of one file.
+        if size != file.size or stat_input(file.uri, settings).version != file.version:
+            raise StorageError(f"{file.uri} was replaced while it was fetched; run the command again.")
+        os.replace(temporary, target)
+    return digest.hexdigest()
+
+
+def partial_name(target: Path) -> Path:
+    """Where a file is written before it is whole."""
+    return target.with_name(f".{target.name}.part")
+
+
+@contextlib.contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Held by one process, and by one thread of it, at a time; the others wait. It ends with its process.
+
+    Raises StorageError where the file system knows no locks.
+    """
+    with contextlib.ExitStack() as stack:
+        with _explained("lock", str(path)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(open(path, "ab")), fcntl.LOCK_EX)
+        yield
+
+
+def free_bytes(folder: Path) -> int:
+    """Space that is left on the disk of a folder, which need not exist yet."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def read_text_file(path: Path) -> str | None:
@@ -442,8 +528,13 @@ def _walk(top: str) -> Iterator[tuple[str, os.stat_result]]:
     for folder, _, names in os.walk(top, onerror=refuse):
         for name in names:
             path = os.path.join(folder, name)
-            with contextlib.suppress(FileNotFoundError):  # deleted while we look
-                yield path, os.stat(path)
+            try:
+                status = os.stat(path)
+            except FileNotFoundError:
+                if os.path.islink(path):  # passing over it would lose documents
+                    raise StorageError(f"{path} is a link to nothing; repair or remove it.") from None
+                continue  # deleted while we look
+            yield path, status
 
 
 def _make_folder(folder: str) -> None:
@@ -490,9 +581,7 @@ def _explained(verb: str, what: str) -> Iterator[None]:
         hint = "check the credentials, the bucket policy and the endpoint" if is_s3(what) else "check its permissions"
         raise StorageError(f"Cannot {verb} {what}: access denied ({error}); {hint}.") from error
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise StorageError(f"Cannot {verb} {what}: no space left; free some and run the command again.") from error
-        raise StorageError(f"Cannot {verb} {what}: {error}") from error
+        raise StorageError(f"Cannot {verb} {what}: {_REASONS.get(error.errno or 0, error)}") from error
     except Exception as error:
         # ValueError is what s3fs and botocore make of a bucket name or an endpoint that cannot be one.
         client = type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp"))

@@ -19,7 +19,7 @@ from sfr_batch.encoder import Encoder, pooling
 from sfr_batch.encoder.encoder import load_model
 from sfr_batch.errors import ConfigError, ModelError
 from sfr_batch.model import Recipe
-from tests.models import BOS, EOS, build_tiny_mistral, docstrings, minilm_folder
+from tests.models import BOS, EOS, build_tiny_mistral, docstrings, edit_json, minilm_folder
 
 TASK = "Given a web search query, retrieve relevant passages that answer the query"
 
@@ -186,17 +186,17 @@ class SmallMemory(torch.nn.Module):
 @pytest.mark.parametrize("error", [None, RuntimeError("HIP out of memory")])
 def test_out_of_memory_halves_the_batch_and_is_remembered(mistral: Encoder, error: Exception | None) -> None:
     texts = [text for text in docstrings(2000) if len(text) < 2000][:120]
-    model = SmallMemory(mistral._model, fits=3000, error=error)
-    encoder = Encoder(model, mistral.tokenizer, mistral.recipe, max_batch_tokens=16384)
-    longest = int(mistral.tokenizer.encode(texts).lengths.max())
-    assert longest <= 3000, "a row has to fit"
+    lengths = mistral.tokenizer.encode(texts).lengths
+    fits = int(lengths.max())  # a row has to fit, and no two of the longest
+    model = SmallMemory(mistral._model, fits=fits, error=error)
+    encoder = Encoder(model, mistral.tokenizer, mistral.recipe, max_batch_tokens=8 * fits)
     assert distance(encoder.encode(texts), mistral.encode(texts)) < 1e-5
-    assert encoder.max_batch_tokens <= 3000 * 2
-    failures = [size for size in model.seen if size > 3000]
+    assert encoder.max_batch_tokens <= 2 * fits
+    failures = [size for size in model.seen if size > fits]
     assert 1 <= len(failures) <= 4, "each failure halves"
     model.seen.clear()
     encoder.encode(texts)
-    assert not [size for size in model.seen if size > 3000], "the smaller budget is remembered"
+    assert not [size for size in model.seen if size > fits], "the smaller budget is remembered"
 
 
 def test_a_row_that_does_not_fit_is_an_error(mistral: Encoder) -> None:
@@ -268,8 +268,8 @@ def test_weights_that_do_not_fit_the_config(tmp_path: Path) -> None:
 
 def test_what_transformers_refuses_names_the_folder(tmp_path: Path) -> None:
     folder = build_tiny_mistral(tmp_path / "model", hidden=16)
-    (folder / "model.safetensors").write_bytes(b"not safetensors")
-    with pytest.raises(ModelError, match=rf"transformers cannot load {folder}: .*Fetch the model again"):
+    edit_json(folder / "config.json", model_type="new", architectures=["NewForCausalLM"])
+    with pytest.raises(ModelError, match=rf"(?s)transformers cannot load {folder}: .*new.*supports"):
         Encoder.load(ModelSettings(path=str(folder), device="cpu"))
 
 
@@ -297,7 +297,7 @@ def test_mpnet_has_no_sdpa(tmp_path: Path) -> None:
         Encoder(loaded, None, recipe, max_batch_tokens=budget).encode_tokens(lengths, ids)  # type: ignore[arg-type]
         for budget in (4096, 1)
     )
-    assert whole.batches < 4
+    assert whole.padded_tokens > whole.tokens, "no batch was ragged"
     assert single.batches == 40
     assert distance(whole.vectors, single.vectors) < 1e-5
 

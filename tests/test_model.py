@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from sfr_batch import fingerprint, model
 from sfr_batch.config import ModelSettings, config_from_dict
 from sfr_batch.errors import ModelError
 from sfr_batch.model import Recipe, fingerprint_inputs, locate, read_recipe, weight_hashes
+from sfr_batch.planning import model_inputs
 from tests.models import edit_json, minilm_folder, write_json, write_sfr_files
 
 REPO = "owner/tiny"
@@ -287,8 +289,8 @@ def test_local_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("/nowhere/model", r"there is no folder /nowhere/model"),
         ("./nowhere", r"there is no folder .*/nowhere"),
-        ("s3://bucket/model", r"neither a folder on this machine nor a model hub name"),
-        ("a/b/c", r"neither a folder on this machine nor a model hub name"),
+        ("gs://bucket/model", r"neither a folder on this machine, nor an s3:// prefix, nor a model hub name"),
+        ("a/b/c", r"neither a folder on this machine, nor an s3:// prefix, nor a model hub name"),
     ],
 )
 def test_places_that_do_not_exist(path: str, message: str) -> None:
@@ -352,7 +354,7 @@ def test_weight_hashes_are_remembered_until_the_file_changes(folder: Path, cache
         cache.write_text(spoilt)
         file.write_bytes(b"weights")
         assert weight_hashes(settings_of(folder), folder) == first
-    assert [path.name for path in cache.parent.iterdir()] == ["weight-hashes.json"]
+    assert {path.name for path in cache.parent.iterdir()} == {"weight-hashes.json", "weight-hashes.lock"}
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(folder: Path, cache_home: Path) -> None:
@@ -454,24 +456,48 @@ def test_a_hub_model(hub: tuple[str, list[str]], folder: Path, tmp_path: Path) -
     (folder / "onnx" / "model.safetensors").write_bytes(b"another copy")
     code = f"""
 import json, os
+from sfr_batch import model, weights
 from sfr_batch.config import ModelSettings
-from sfr_batch.model import *
+from sfr_batch.errors import ModelError
+from sfr_batch.model import locate, read_recipe, weight_files, weight_hashes
+from sfr_batch.planning import model_inputs
 settings = ModelSettings(path={REPO!r}, device="cpu", cache_dir={str(tmp_path / "hub")!r})
 small = locate(settings, weights=False)
 recipe, before = read_recipe(small, settings), sorted(os.listdir(small))
 hashes = weight_hashes(settings, small)
+inputs = model_inputs(settings, "float32")
+def refused(act):
+    try:
+        act()
+    except ModelError as error:
+        return str(error)
+model.free_bytes, free_bytes = lambda folder: 6, model.free_bytes
+too_full = refused(lambda: locate(settings, weights=True))
+model.free_bytes = free_bytes
 whole = locate(settings, weights=True)
-print(json.dumps([small.name, recipe.max_length, before, hashes, sorted(os.listdir(whole))]))
+weights.check(weight_files(whole), hashes)
+model.free_bytes = lambda folder: 0
+again = locate(settings, weights=True) == whole
+os.remove(whole / "model.safetensors")
+(whole / "model.safetensors").write_bytes(b"spoilt!")
+spoilt = refused(lambda: weights.check(weight_files(whole), hashes))
+print(json.dumps([small.name, recipe.max_length, before, hashes, inputs, too_full, again, spoilt]))
+print(json.dumps(sorted(os.listdir(whole))))
 """
     environment = {**os.environ, "HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
     environment |= {"PYTHONPATH": str(Path(model.__file__).parent.parent), "HF_HUB_DISABLE_XET": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    name, max_length, before, hashes, after = json.loads(done.stdout)
+    found, after = map(json.loads, done.stdout.splitlines())
+    name, max_length, before, hashes, inputs, too_full, again, spoilt = found
     assert (name, max_length) == (COMMIT, 4096)
     assert "tokenizer.json" in before
     assert "model.safetensors" not in before
     assert hashes == {"model.safetensors": hashlib.sha256(b"weights").hexdigest()}
+    assert inputs == json.loads(json.dumps(model_inputs(settings_of(folder), "float32")))
+    assert f"{tmp_path}/hub on node {socket.gethostname()} has too little room for {REPO}: 7 bytes are need" in too_full
+    assert again, "what is there needs no room"
+    assert f"model.safetensors on node {socket.gethostname()} is not what the table's fingerprint asks for" in spoilt
     assert set(after) == {*before, "model.safetensors"}
     assert downloads.count("model.safetensors") == 1
     assert "onnx/model.safetensors" not in downloads

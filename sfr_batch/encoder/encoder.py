@@ -5,9 +5,11 @@ distinct row once, and come back in input order. Pooling and normalization run i
 """
 
 import contextlib
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,11 @@ import transformers
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from sfr_batch import batching, prompts
-from sfr_batch.config import ModelSettings
+from sfr_batch import batching, prompts, weights
+from sfr_batch.config import BATCH_TOKENS, ModelSettings
 from sfr_batch.encoder.pooling import POOLINGS
 from sfr_batch.errors import ConfigError, ModelError
-from sfr_batch.model import Recipe, locate, read_recipe
+from sfr_batch.model import Recipe, locate, read_recipe, weight_files
 from sfr_batch.tokenizer import Tokenizer
 
 FloatArray = NDArray[np.float32]
@@ -54,14 +56,16 @@ class EncodedTokens:
 class Encoder:
     """One model on one device."""
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, recipe: Recipe, *, max_batch_tokens: int = 16384) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Tokenizer, recipe: Recipe, *, max_batch_tokens: int | None = None
+    ) -> None:
         """Use `Encoder.load`. ``model`` is a transformers model without head, on its device, in eval mode."""
         self.recipe = recipe
         self.tokenizer = tokenizer
-        self.max_batch_tokens = max_batch_tokens
-        """Padded tokens of a batch. Falls when the device runs out of memory, and stays there."""
         self._model = model
         self._device = next(model.parameters()).device
+        self.max_batch_tokens = max_batch_tokens or BATCH_TOKENS[self._device.type]
+        """Padded tokens of a batch at most. Falls when the device runs out of memory, and stays there."""
         # Some architectures derive positions from this id, so it must be theirs, whatever the mask says.
         self._pad_id = int(getattr(model.config, "pad_token_id", None) or 0)
 
@@ -72,12 +76,18 @@ class Encoder:
 
     @classmethod
     def load(
-        cls, settings: ModelSettings, *, max_batch_tokens: int = 16384, torch_threads: int | None = None
+        cls,
+        settings: ModelSettings,
+        *,
+        max_batch_tokens: int | None = None,
+        torch_threads: int | None = None,
+        weight_hashes: Mapping[str, str] | None = None,
     ) -> "Encoder":
         """Load weights and tokenizer as the repository and the settings say.
 
-        torch_threads: set for the whole process; default is all usable cores for device cpu, 1 for cuda. Raises
-        ModelError or ConfigError.
+        max_batch_tokens: padded tokens of a batch, default is what suits the device. torch_threads: set for the whole
+        process; default is all usable cores for device cpu, 1 for cuda. weight_hashes: SHA-256 by file name that the
+        weights on this node must have, as a fingerprint names them. Raises ModelError, ConfigError or StorageError.
         """
         if settings.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError(
@@ -88,9 +98,11 @@ class Encoder:
             torch_threads = len(os.sched_getaffinity(0)) if settings.device == "cpu" else 1
         torch.set_num_threads(torch_threads)
         folder = locate(settings, weights=True)
+        if weight_hashes is not None:
+            weights.check(weight_files(folder), weight_hashes)
         recipe = read_recipe(folder, settings)
         tokenizer = Tokenizer.load(recipe, special_tokens_in_text=settings.special_tokens_in_text)
-        model = load_model(recipe, getattr(torch, settings.compute_dtype)).to(settings.device)
+        model = to_device(load_model(recipe, getattr(torch, settings.compute_dtype)), settings.device)
         return cls(model, tokenizer, recipe, max_batch_tokens=max_batch_tokens)
 
     @property
@@ -180,7 +192,13 @@ class Encoder:
 
 
 def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:
-    """The transformers model of a recipe, without head, in eval mode, on the CPU. Raises ModelError."""
+    """The transformers model of a recipe, without head, in eval mode, on the CPU. Raises ModelError.
+
+    Built without initial values; weights that have the dtype already stay mapped from their files and cost no memory
+    of this process, so that those of a node share them.
+    """
+    for file in weight_files(Path(recipe.folder)):
+        weights.check_whole(file)
     options = {"add_pooling_layer": False} if recipe.model_type in _HAVE_POOLER else {}
     try:
         with _quiet_transformers():
@@ -192,6 +210,7 @@ def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:
                 trust_remote_code=False,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report: refused below, in one sentence
                 **options,
             )
     except (ValueError, OSError, SafetensorError) as error:
@@ -199,7 +218,8 @@ def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:
             f"transformers cannot load {recipe.folder}: {error}. Fetch the model again, or use one of a type that "
             "transformers supports."
         ) from error
-    missing = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))
+    mismatched = (name for name, *_ in report["mismatched_keys"])
+    missing = sorted(map(str, (*report["missing_keys"], *mismatched)))
     if missing:  # transformers fills these with random numbers and goes on
         some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         raise ModelError(
@@ -211,6 +231,20 @@ def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:
         # length on transformers would build an explicit mask, which keeps PyTorch from its flash kernel.
         model.config.sliding_window = None
     return model.eval()
+
+
+def to_device(model: Any, device: str) -> Any:
+    """The model on its device. Raises ModelError if it does not fit, before anything is copied if that is known."""
+    if device == "cpu":
+        return model
+    needed = sum(tensor.nbytes for tensor in itertools.chain(model.parameters(), model.buffers()))
+    weights.check_device(needed, torch.cuda.mem_get_info()[0], device)
+    try:
+        return model.to(device)
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+        raise ModelError(weights.no_room_on(device, needed, torch.cuda.mem_get_info()[0])) from error
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
