@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sfr_batch.errors import CountsDoNotClose, TableError
 from sfr_batch.schema import FORMAT_VERSION
 
+_WAYS_OUT = "Restore it from a copy, or write to a new table: table.path=<another path>."
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 
 
@@ -30,7 +31,7 @@ class Receipt:
 
     Counts are documents, but for ``vectors`` (rows of the data file) and the token counts: ``tokens`` of the rows
     after truncation, ``tokens_full`` before, ``encoded_tokens`` with repeated texts counted once, ``padded_tokens`` as
-    the device computed them. ``start`` is the first row (Parquet) or byte (JSONL) of the split in its shard;
+    the device computed them. ``start`` is the position of the split's first row in its shard, as in the rejects;
     ``attempt`` names the try whose rejects count.
     """
 
@@ -110,7 +111,7 @@ class Record(BaseModel):
         try:
             version = int(json.loads(data).get("format_version", FORMAT_VERSION))
         except (ValueError, TypeError, AttributeError) as error:
-            raise TableError(f"{source} is damaged: {error}") from error
+            raise TableError(f"{source} is damaged: {error}. {_WAYS_OUT}") from error
         if version > FORMAT_VERSION:
             raise TableError(
                 f"{source} has table format {version}; this sfr-batch reads up to {FORMAT_VERSION}: upgrade."
@@ -118,7 +119,8 @@ class Record(BaseModel):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            raise TableError(f"{source} is not what it should be: {error}") from error
+            wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:3])
+            raise TableError(f"{source} is not what it should be: {wrong}. {_WAYS_OUT}") from error
 
 
 class Counts(Record):

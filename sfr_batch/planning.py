@@ -14,25 +14,16 @@ import pyarrow as pa
 
 from sfr_batch import model
 from sfr_batch import schema as names
+from sfr_batch.columns import Columns
 from sfr_batch.commit import Draft, check_same_table
-from sfr_batch.config import Config, CorpusSettings, ModelSettings
-from sfr_batch.corpus import (
-    PARQUET,
-    Columns,
-    ReadUnit,
-    Shard,
-    Split,
-    check_columns,
-    cut,
-    list_shards,
-    resolve_columns,
-    rows_per_split,
-    survey_shards,
-)
-from sfr_batch.errors import CorpusError, TableNotFound
+from sfr_batch.config import Config, CorpusSettings, ModelSettings, TableSettings
+from sfr_batch.corpus import Shard, check_columns, list_shards, resolve_columns, survey_shards
+from sfr_batch.errors import ConfigError, CorpusError, TableError, TableNotFound
 from sfr_batch.fingerprint import digest
 from sfr_batch.manifest import Receipt, ShardRecord, TableCard
-from sfr_batch.storage import ObjectInfo, Store, open_store
+from sfr_batch.prompts import DOCUMENT, QUERY, resolve
+from sfr_batch.splits import ReadUnit, Split, Stream, cut, missing_in_stream, rows_per_split, stream_of
+from sfr_batch.storage import ObjectInfo, Store, absolute_uri, is_s3, open_store, would_list
 from sfr_batch.table import Snapshot, Table
 from sfr_batch.tokenizer import Tokenizer
 
@@ -61,13 +52,20 @@ class EmbedPlan:
 
     @cached_property
     def splits(self) -> list[Split]:
-        return [split for unit in self.units for split in unit.splits]
+        """All splits of the changed shards; of a stream, which is cut as it is read, as many as are to be expected."""
+        return [split for unit in self.units for split in _splits_of(unit)]
 
     @cached_property
     def todo(self) -> list[ReadUnit]:
         """Read units with only the splits that have no data file yet."""
         units = []
         for unit in self.units:
+            if unit.stream:
+                done = self._done_of(unit.stream)
+                if missing_in_stream(done.items()):
+                    stream = dataclasses.replace(unit.stream, done=tuple(sorted(done)))
+                    units.append(dataclasses.replace(unit, stream=stream))
+                continue
             missing = tuple(split for split in unit.splits if split.split_id not in self.committed)
             if missing:
                 units.append(dataclasses.replace(unit, splits=missing))
@@ -75,7 +73,44 @@ class EmbedPlan:
 
     @cached_property
     def todo_splits(self) -> list[Split]:
-        return [split for unit in self.todo for split in unit.splits]
+        """Splits without a data file; of a stream, as many as are to be expected."""
+        return [split for unit in self.todo for split in _splits_of(unit)]
+
+    @cached_property
+    def done(self) -> dict[str, ObjectInfo]:
+        """The data files of this plan's splits, by split id."""
+        of_streams = {
+            unit.stream.split_id(number, last)
+            for unit in self.units
+            if unit.stream
+            for number, last in self._done_of(unit.stream).items()
+        }
+        ids = of_streams.union(split.split_id for unit in self.units for split in unit.splits)
+        return {split_id: info for split_id, info in self.committed.items() if split_id in ids}
+
+    def missing(self, finished: Iterable[str]) -> int:
+        """How many splits are still to be done once those with the ids ``finished`` are; of streams at least."""
+        ids = {*self.done, *finished}
+        streams: dict[str, list[tuple[int, bool]]] = {unit.stream.prefix: [] for unit in self.todo if unit.stream}
+        for split_id in ids if streams else ():
+            prefix, number, last = stream_of(split_id)
+            if prefix in streams:
+                streams[prefix].append((number, last))
+        missing = sum(split.split_id not in ids for unit in self.todo for split in unit.splits)
+        return missing + sum(map(missing_in_stream, streams.values()))
+
+    @cached_property
+    def _by_prefix(self) -> dict[str, dict[int, bool]]:
+        """Which splits of which streams have their data file, and whether it is the last: by prefix and number."""
+        found: dict[str, dict[int, bool]] = {unit.stream.prefix: {} for unit in self.units if unit.stream}
+        for split_id in self.committed if found else ():
+            prefix, number, last = stream_of(split_id)
+            if prefix in found:
+                found[prefix][number] = last
+        return found
+
+    def _done_of(self, stream: Stream) -> dict[int, bool]:
+        return self._by_prefix[stream.prefix]
 
     @property
     def up_to_date(self) -> bool:
@@ -84,7 +119,7 @@ class EmbedPlan:
 
     @property
     def rows(self) -> int:
-        """Rows to embed, estimated where a shard is JSONL."""
+        """Rows to embed, estimated where a shard is not Parquet."""
         return sum(split.rows for split in self.todo_splits)
 
     @property
@@ -130,6 +165,7 @@ class EmbedPlan:
             shards=sorted([*self.carried, *records], key=lambda s: s.uri),
             new=frozenset(receipt.split_id for receipt in new),
             duplicate_ids=self.config.table.duplicate_ids,
+            max_reject_share=self.config.run.max_reject_share,
         )
 
     def __repr__(self) -> str:
@@ -142,12 +178,13 @@ class EmbedPlan:
 
     def describe(self) -> str:
         """Several lines for a person."""
-        about = "" if all(shard.format == PARQUET for shard, _ in self.changed) else "~"
+        about = "" if all(rows is not None for _, rows in self.changed) else "~"
+        more = "~" if any(unit.stream for unit in self.units) else ""
         lines = [
             f"table     {self.store.root}" + (f" ({self.base.brief()})" if self.base else " (no snapshot yet)"),
             f"corpus    {len(self.carried) + len(self.changed):,} shards, {len(self.carried):,} of them unchanged",
-            f"splits    {len(self.splits):,} in the changed shards, {len(self.splits) - len(self.todo_splits):,} done, "
-            f"{len(self.todo_splits):,} to embed",
+            f"splits    {more}{len(self.splits):,} in the changed shards, {len(self.done):,} done, "
+            f"{more}{len(self.todo_splits):,} to embed",
             f"to embed  {about}{self.rows:,} rows, {self.text_bytes / 1e6:,.1f} MB of text, "
             f"~{self.estimated_tokens:,} tokens",
             f"model     {self.config.model.path}, {self.config.model.compute_dtype} on {self.config.model.device}, "
@@ -162,9 +199,30 @@ class EmbedPlan:
     def to_arrow(self) -> pa.Table:
         """The splits as a table, one row each: what is frozen in plan.parquet."""
         columns = [field.name for field in dataclasses.fields(Split)]
-        done = [split.split_id in self.committed for split in self.splits]
+        done = [split.split_id in self.done for split in self.splits]
         table = pa.table({name: [getattr(split, name) for split in self.splits] for name in columns})
         return table.append_column("committed", pa.array(done, pa.bool_()))
+
+
+def _splits_of(unit: ReadUnit) -> Iterable[Split]:
+    """The unit's splits; of a stream those that its size lets expect, at least one, but for those that are done."""
+    stream, shard = unit.stream, unit.shard
+    if stream is None:
+        return unit.splits
+    expected = stream.expected_splits()
+    numbers = [number for number in range(expected) if number not in stream.done] or [len(stream.done)]
+    return [
+        Split(
+            split_id=stream.split_id(number, last=False),
+            shard=shard.uri,
+            version=shard.version,
+            start=number,
+            end=number + 1,
+            rows=-(-stream.rows // expected),
+            text_bytes=stream.text_bytes // expected,
+        )
+        for number in numbers
+    ]
 
 
 def _totals(receipts: Sequence[Receipt]) -> dict[str, tuple[int, int]]:
@@ -181,7 +239,10 @@ def make_plan(config: Config) -> EmbedPlan:
     Raises ConfigError, CorpusError, ModelError, StorageError, or TableMismatch if the table was made otherwise.
     """
     store = open_store(config.table.path, config.table.storage)
+    _check_apart(config.corpus, config.table, store.root)
     table = _open(store)
+    if table is None:
+        _check_unused(store)
     base = table.latest() if table is not None else None
     shards = list_shards(config.corpus)
     row_recipe = make_row_recipe(config.corpus)
@@ -190,7 +251,10 @@ def make_plan(config: Config) -> EmbedPlan:
     typical = next((survey for survey in surveys if not survey.empty), None)
     columns = _columns(table, config.corpus) or (resolve_columns(typical, config.corpus) if typical else None)
     if columns is None:
-        raise CorpusError(f"The corpus {config.corpus.path} has no rows: its {len(shards)} shard(s) are empty.")
+        raise CorpusError(
+            f"The corpus {config.corpus.path} has no rows: its {len(shards)} shard(s) are empty, e.g. {shards[0].uri}. "
+            "Fill them, or correct corpus.path."
+        )
     for survey in surveys:
         check_columns(survey, config.corpus, columns)
     card = make_card(config, columns)
@@ -225,6 +289,34 @@ def make_plan(config: Config) -> EmbedPlan:
     )
 
 
+def _check_apart(corpus: CorpusSettings, table: TableSettings, root: str) -> None:
+    """Raises ConfigError if the corpus would come to hold the table's files, or lies among them."""
+    for path in [corpus.path] if isinstance(corpus.path, str) else corpus.path:
+        uri = absolute_uri(path)
+        if is_s3(uri) and corpus.storage != table.storage:
+            continue  # the same name may be another bucket
+        if would_list(path, f"{root}/{names.data_key('0' * 32)}"):
+            raise ConfigError(
+                f"corpus.path {path} covers table.path {table.path}: the next run would embed the table's own files. "
+                "Set one of them to another place."
+            )
+        if uri.startswith(f"{root}/"):
+            raise ConfigError(
+                f"corpus.path {path} lies inside table.path {table.path}, which is the table's alone. Set one of them "
+                "to another place."
+            )
+
+
+def _check_unused(store: Store) -> None:
+    """Raises TableError if a new table's data folder holds files that readers would take for the table's."""
+    others = [info.key for info in store.list(names.DATA) if names.split_of_data_key(info.key) is None]
+    if others:
+        raise TableError(
+            f"There is no table at {store.root} yet, but {len(others)} other file(s) are where its data would be, e.g. "
+            f"{others[0]}. Set table.path to an empty place."
+        )
+
+
 def carry_over(
     base: Snapshot | None, shards: Sequence[Shard], recipe: str, generation: str
 ) -> tuple[list[ShardRecord], list[Shard]]:
@@ -247,14 +339,15 @@ def is_up_to_date(base: Snapshot | None, carried: Sequence[ShardRecord], changed
 
 def make_row_recipe(corpus: CorpusSettings) -> dict[str, Any]:
     """What decides which rows and columns come out of a shard."""
-    return {"id": corpus.id, "text": corpus.text, "carry": list(corpus.carry)}
+    recipe = {"id": corpus.id, "text": corpus.text, "carry": list(corpus.carry)}
+    reading = {"format": corpus.format if corpus.format != "auto" else None, "delimiter": corpus.delimiter}
+    return recipe | {key: value for key, value in reading.items() if value is not None}
 
 
 def make_card(config: Config, columns: Columns) -> TableCard:
     """The card of the table that this config makes. Reads the model's small files and the hashes of its weights."""
-    recipe = model.read_recipe(model.locate(config.model, weights=False), config.model)
     inputs = model_inputs(config.model, config.table.vector_dtype)
-    schema = names.table_schema(columns.id_type, recipe.dim, config.table.vector_dtype, columns.carry)
+    schema = names.table_schema(columns.id_type, inputs["dim"], config.table.vector_dtype, columns.carry)
     return TableCard.make(schema, digest(inputs), inputs, config.model.model_dump(mode="json"))
 
 
@@ -263,6 +356,11 @@ def model_inputs(settings: ModelSettings, vector_dtype: str) -> dict[str, Any]:
     folder = model.locate(settings, weights=False)
     recipe = model.read_recipe(folder, settings)
     tokenizer = Tokenizer.load(recipe, special_tokens_in_text=settings.special_tokens_in_text)
+    for side in (DOCUMENT, QUERY):
+        try:
+            tokenizer.encode([], resolve(recipe.prompts, side))
+        except ConfigError as error:
+            raise ConfigError(f"model.prompts.{side}: {error}") from None
     hashes = model.weight_hashes(settings, folder)
     return model.fingerprint_inputs(settings, recipe, tokenizer.golden_ids(), hashes, vector_dtype)
 

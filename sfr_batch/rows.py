@@ -1,11 +1,10 @@
 """The rows of a split: decoded once, those to embed laid out in columns, the others rejected with their reasons.
 
-Every row that is read comes out as one or the other. Knows how shards were cut (`corpus`), no table, no tokenizer and
+Every row that is read comes out as one or the other. Knows how shards were cut (`splits`), no table, no tokenizer and
 no Ray.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,12 +13,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sfr_batch import schema as names
+from sfr_batch.columns import Columns, TextTemplate, find_column, find_value
 from sfr_batch.config import CorpusSettings
-from sfr_batch.corpus import PARQUET, Columns, ReadUnit, Shard, Split, TextTemplate
+from sfr_batch.corpus import Shard, delimiter_of, settings_for
 from sfr_batch.errors import CorpusError, ObjectNotFound
+from sfr_batch.formats import PARQUET, BadRecord, Row, decompressed, json_type, lines, parser, records
+from sfr_batch.splits import ReadUnit, Split
 from sfr_batch.storage import open_input, stat_input
 
 _ROWS_PER_READ = 4096
+_BATCH_BYTES = 32 * 2**20
+"""Bytes of columns that a batch of rows holds, about: with long documents it has fewer rows."""
+_READ_AT_ONCE = 64 * 2**20
+"""Stored bytes of row groups that are fetched in one go, all columns at once; more is read in pieces."""
+_PIECE = 4 * 2**20
 
 
 @dataclass
@@ -65,14 +72,19 @@ def read_unit(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> Ite
     Raises CorpusError if the shard changed since it was listed, before or while it was read, or cannot be decoded.
     """
     check_unchanged(unit.shard, settings)
-    read = _read_parquet if unit.shard.format == PARQUET else _read_jsonl
+    reader = _Reader(unit, settings_for(unit.shard, settings), columns)
+    read = reader.stream if unit.stream else reader.parquet if unit.shard.format == PARQUET else reader.lines
     try:
-        for split, collected in read(unit, settings, columns):
+        for split, collected in read():
             rows = _finish(collected, columns, unit.shard.uri)
             check_unchanged(unit.shard, settings)
             yield split, rows
     except (pa.ArrowException, OSError) as error:
-        raise CorpusError(f"{unit.shard.uri} cannot be read: {error}") from error
+        check_unchanged(unit.shard, settings)  # a shard that is being replaced reads like a damaged one
+        raise CorpusError(
+            f"{unit.shard.uri} cannot be read: {' '.join(str(error).split()).rstrip(' .')}. If it is damaged, replace "
+            "it or take it out of the corpus."
+        ) from error
 
 
 def check_unchanged(shard: Shard, settings: CorpusSettings) -> None:
@@ -85,46 +97,150 @@ def check_unchanged(shard: Shard, settings: CorpusSettings) -> None:
         raise CorpusError(f"{shard.uri} was replaced while the run was under way; run the command again.")
 
 
-def _read_parquet(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> Iterator[tuple[Split, _Collected]]:
-    template = TextTemplate(settings.text)
-    wanted = list(dict.fromkeys([settings.id, *template.columns, *settings.carry]))
-    splits = iter(unit.splits)
-    split = next(splits)
-    collected = _Collected(carry={name: [] for name in columns.carry})
-    row = unit.first_row
-    with open_input(unit.shard.uri, settings.storage) as file:
-        batches = pq.ParquetFile(file, pre_buffer=True).iter_batches(
-            batch_size=_ROWS_PER_READ, row_groups=list(unit.row_groups), columns=wanted
-        )
-        for batch in batches:
+class _Reader:
+    """Reads one unit. Each method yields splits with what was collected for them."""
+
+    def __init__(self, unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> None:
+        self._unit = unit
+        self._shard = unit.shard
+        self._settings = settings
+        self._columns = columns
+        self._template = TextTemplate(settings.text)
+
+    def parquet(self) -> Iterator[tuple[Split, _Collected]]:
+        wanted = [*self._template.columns, *self._columns.carry]
+        wanted += [self._settings.id] if self._settings.id is not None else []
+        splits = iter(self._unit.splits)
+        split, collected = next(splits), self._collected()
+        row = self._unit.first_row
+        for batch in _record_batches(self._unit, list(dict.fromkeys(wanted)), self._settings):
             end = row + batch.num_rows
             while row < end:
                 if row < split.start:  # of a split that is committed already
                     row = min(end, split.start)
                     continue
                 take = min(end, split.end) - row
-                _collect(collected, batch.slice(batch.num_rows - (end - row), take), row, settings, template)
+                self._take(collected, batch.slice(batch.num_rows - (end - row), take), row)
                 row += take
                 if row == split.end:
                     yield split, collected
                     following = next(splits, None)
                     if following is None:
                         return
-                    split, collected = following, _Collected(carry={name: [] for name in columns.carry})
-    raise CorpusError(f"{unit.shard.uri} ended at row {row}, before row {split.end} that its metadata promise.")
+                    split, collected = following, self._collected()
+        raise CorpusError(f"{self._shard.uri} ended at row {row}, before row {split.end} that its metadata promise.")
+
+    def lines(self) -> Iterator[tuple[Split, _Collected]]:
+        parse = parser(self._shard.format)
+        for split in self._unit.splits:
+            collected = self._collected()
+            with open_input(self._shard.uri, self._settings.storage) as file:
+                for position, line in lines(file, self._shard.uri, split.start, split.end):
+                    self._add(collected, position, parse(line))
+            yield split, collected
+
+    def stream(self) -> Iterator[tuple[Split, _Collected]]:
+        stream = self._unit.stream
+        assert stream is not None
+        with (
+            open_input(self._shard.uri, self._settings.storage) as file,
+            decompressed(file, self._shard.compression) as plain,
+        ):
+            delimiter = delimiter_of(self._shard, self._settings)
+            found, parse = records(plain, self._shard.uri, self._shard.format, delimiter)
+            number = count = size = start = position = 0
+            collected = self._collected()
+            for position, length, record in found:
+                if count == stream.max_rows or (count and size + length > stream.max_bytes):
+                    if number not in stream.done:
+                        yield self._part(stream.split_id(number, last=False), start, position, count, size), collected
+                    number, count, size, collected = number + 1, 0, 0, self._collected()
+                if count == 0:
+                    start = position
+                if number not in stream.done:
+                    self._add(collected, position, parse(record))
+                count, size = count + 1, size + length
+            if number not in stream.done:
+                yield self._part(stream.split_id(number, last=True), start, position + 1, count, size), collected
+
+    def _part(self, split_id: str, start: int, end: int, rows: int, size: int) -> Split:
+        return Split(split_id, self._shard.uri, self._shard.version, start, end, rows, size)
+
+    def _collected(self) -> _Collected:
+        return _Collected(carry={name: [] for name in self._columns.carry})
+
+    def _derived_id(self, position: int) -> str:
+        return f"{self._shard.uri}#{position}"
+
+    def _take(self, into: _Collected, batch: pa.RecordBatch, row: int) -> None:
+        """The rows of a batch, the first of which is ``row`` of the shard."""
+        positions = range(row, row + batch.num_rows)
+        into.positions.extend(positions)
+        if self._settings.id is None:
+            into.ids.extend(map(self._derived_id, positions))
+        else:
+            into.ids.extend(_values(find_column(batch, self._settings.id)))
+        parts = [_values(find_column(batch, name)) for name in self._template.columns]
+        for values in zip(*parts, strict=True):
+            bad = next((value for value in values if isinstance(value, _Undecodable)), None)
+            into.texts.append(self._template.render(values) if bad is None else bad)
+        for name, column in into.carry.items():
+            column.append(find_column(batch, name))
+
+    def _add(self, into: _Collected, position: int, row: Row) -> None:
+        """One record, as a row or as a reject."""
+
+        def reject(id_: Any, reason: str, message: str) -> None:
+            into.rejects.append(Reject(id_, position, reason, message))
+
+        if isinstance(row, BadRecord):
+            return reject(None, row.reason, row.message)
+        id_ = self._derived_id(position) if self._settings.id is None else find_value(row, self._settings.id)
+        carried = {}
+        for name, kind in self._columns.carry.items():
+            try:
+                carried[name] = pa.scalar(find_value(row, name), kind)
+            except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+                return reject(id_, "bad_column", f"{name} is not {kind}: {error}")
+        values = [find_value(row, name) for name in self._template.columns]
+        for name, value in zip(self._template.columns, values, strict=True):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (value is None or isinstance(value, str) or (number and len(values) > 1)):
+                return reject(id_, "bad_text", f"{name} is a JSON {json_type(value)}, not a string")
+        into.positions.append(position)
+        into.ids.append(id_)
+        into.texts.append(self._template.render(values))
+        for name, column in into.carry.items():
+            column.append(carried[name])
+        return None
 
 
-def _collect(
-    into: _Collected, batch: pa.RecordBatch, row: int, settings: CorpusSettings, template: TextTemplate
-) -> None:
-    into.positions.extend(range(row, row + batch.num_rows))
-    into.ids.extend(_values(batch.column(settings.id)))
-    parts = [_values(batch.column(name)) for name in template.columns]
-    for values in zip(*parts, strict=True):
-        bad = next((value for value in values if isinstance(value, _Undecodable)), None)
-        into.texts.append(template.render(values) if bad is None else bad)
-    for name, column in into.carry.items():
-        column.append(batch.column(name))
+def _record_batches(unit: ReadUnit, columns: list[str], settings: CorpusSettings) -> Iterator[pa.RecordBatch]:
+    """The row groups of a unit, batch by batch, in bounded memory however large a row group is."""
+    with open_input(unit.shard.uri, settings.storage, readahead=_PIECE // 16) as file:
+        metadata = pq.read_metadata(file)
+        chunks = [
+            chunk
+            for number in unit.row_groups
+            for chunk in map(metadata.row_group(number).column, range(metadata.num_columns))
+            if any(chunk.path_in_schema == name or chunk.path_in_schema.startswith(f"{name}.") for name in columns)
+        ]
+        stored = sum(chunk.total_compressed_size for chunk in chunks)
+        unpacked = sum(chunk.total_uncompressed_size for chunk in chunks)
+        rows = sum(metadata.row_group(number).num_rows for number in unit.row_groups)
+        whole = stored <= _READ_AT_ONCE
+        reader = pq.ParquetFile(
+            file,
+            metadata=metadata,
+            pre_buffer=whole,
+            buffer_size=0 if whole else _PIECE,
+            page_checksum_verification=True,  # where the writer has left checksums
+        )
+        yield from reader.iter_batches(
+            batch_size=max(1, min(_ROWS_PER_READ, rows * _BATCH_BYTES // max(1, unpacked))),
+            row_groups=list(unit.row_groups),
+            columns=columns,
+        )
 
 
 class _Undecodable(str):
@@ -146,63 +262,6 @@ def _value(scalar: pa.Scalar) -> Any:
         return scalar.as_py()
     except UnicodeDecodeError as error:
         return _Undecodable(f"bytes that are not UTF-8: {error}")
-
-
-def _read_jsonl(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> Iterator[tuple[Split, _Collected]]:
-    template = TextTemplate(settings.text)
-    for split in unit.splits:
-        collected = _Collected(carry={name: [] for name in columns.carry})
-        with open_input(unit.shard.uri, settings.storage) as file:
-            for position, line in _lines(file, split.start, split.end):
-                _collect_line(collected, position, line, settings, template, columns)
-        yield split, collected
-
-
-def _lines(file: Any, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """The lines that begin in [start, end), each with its offset; blank ones are no rows."""
-    position = start
-    if start:
-        file.seek(start - 1)
-        position += len(file.readline()) - 1  # the line that begins before us is our neighbour's
-    while position < end:
-        line = file.readline()
-        if not line:
-            return
-        if line.strip():
-            yield position, line
-        position += len(line)
-
-
-def _collect_line(
-    into: _Collected, position: int, line: bytes, settings: CorpusSettings, template: TextTemplate, columns: Columns
-) -> None:
-    def reject(id_: Any, reason: str, message: str) -> None:
-        into.rejects.append(Reject(id_, position, reason, message))
-
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return reject(None, "bad_json", f"the line is not JSON: {error}")
-    if not isinstance(row, dict):
-        return reject(None, "bad_json", f"the line is a JSON {type(row).__name__}, not an object")
-    id_ = row.get(settings.id)
-    carried = {}
-    for name, kind in columns.carry.items():
-        try:
-            carried[name] = pa.scalar(row.get(name), kind)
-        except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-            return reject(id_, "bad_column", f"{name} is not {kind}: {error}")
-    values = [row.get(name) for name in template.columns]
-    for name, value in zip(template.columns, values, strict=True):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (value is None or isinstance(value, str) or (number and len(values) > 1)):
-            return reject(id_, "bad_text", f"{name} is a JSON {type(value).__name__}, not a string")
-    into.positions.append(position)
-    into.ids.append(id_)
-    into.texts.append(template.render(values))
-    for name, column in into.carry.items():
-        column.append(carried[name])
-    return None
 
 
 def _finish(collected: _Collected, columns: Columns, shard: str) -> Rows:
@@ -253,6 +312,8 @@ def _undecodable_rows(column: pa.ChunkedArray) -> list[int]:
 def _problem(id_: Any, text: str | None, wanted_id: type) -> tuple[str, str] | None:
     if id_ is None:
         return "null_id", "the id is null"
+    if id_ == "":  # how a CSV spells null
+        return "null_id", "the id is empty"
     if isinstance(id_, _Undecodable):
         return "bad_id", f"the id is {id_}"
     if isinstance(id_, bool) or not isinstance(id_, wanted_id):
@@ -273,11 +334,11 @@ def _problem(id_: Any, text: str | None, wanted_id: type) -> tuple[str, str] | N
 
 
 def _surrogate(value: object) -> str | None:
-    """What is wrong with a string that JSON can spell and UTF-8 cannot."""
+    """What is wrong with a string that JSON can spell and UTF-8 cannot, or that a CSV holds in no valid UTF-8."""
     try:
         str(value).encode()
     except UnicodeEncodeError as error:
-        return f"not valid Unicode: {error.reason} at character {error.start}"
+        return f"not valid Unicode at character {error.start}: a lone surrogate, or bytes that are not UTF-8"
     return None
 
 

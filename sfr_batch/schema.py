@@ -113,8 +113,8 @@ REJECTS_SCHEMA = pa.schema(
         pa.field("message", pa.string(), nullable=False),
     ]
 )
-"""``position``: row number in a Parquet shard, byte offset of the line in a JSONL shard; of a duplicate, its row in the
-data file that the message names."""
+"""``position``: number of the row in a Parquet or CSV shard, from 0; byte offset of the line in a file of lines, as it
+is uncompressed; of a duplicate, its row in the data file that the message names."""
 
 DELETES_SCHEMA = pa.schema([pa.field("split_id", pa.string()), pa.field("position", pa.int64())])
 """``position``: row number in the data file of the split."""

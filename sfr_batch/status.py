@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 
 from sfr_batch import schema as names
 from sfr_batch.errors import ObjectNotFound
+from sfr_batch.splits import whether_last_or_not
 from sfr_batch.storage import in_memory
 from sfr_batch.table import Table
 
@@ -15,7 +16,7 @@ _SNAPSHOTS_SHOWN = 5
 
 @dataclass(frozen=True)
 class RunStatus:
-    """An unpublished run: how many of its planned splits have their data file."""
+    """An unpublished run: how many of its planned splits have their data file. Of streams the plan is an estimate."""
 
     run_id: str
     splits: int
@@ -31,11 +32,11 @@ def unfinished_runs(table: Table) -> list[RunStatus]:
     latest = table.latest()
     published = {latest.manifest.run_id} if latest else set()
     newest = max(reported | published, default="")
-    committed = table.committed()
+    committed = set(map(whether_last_or_not, table.committed()))
     found = []
     for run_id in sorted(run_id for run_id in planned - reported if run_id > newest):
         plan = pq.read_table(in_memory(table.store.read(names.run_key(run_id, "plan.parquet"))))
-        ids = plan.column("split_id").to_pylist()
+        ids = list(map(whether_last_or_not, plan.column("split_id").to_pylist()))
         found.append(
             RunStatus(run_id, len(ids), sum(i in committed for i in ids), sum(plan.column("rows").to_pylist()))
         )

@@ -164,6 +164,6 @@ def do_splits(
 
 def do_plan(plan: EmbedPlan, encode: Callable[[list[str]], Any] | None = None) -> Snapshot:
     """All that is to do, and the snapshot: a run without Ray."""
-    do_splits(plan, encode=encode)
-    receipts = [read_receipt(plan.store, split.split_id) for split in plan.splits]
+    new = do_splits(plan, encode=encode)
+    receipts = [*(read_receipt(plan.store, split_id) for split_id in plan.done), *new]
     return publish(Table.open(plan.store), plan.base, plan.draft(new_run_id(), receipts))

@@ -12,29 +12,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sfr_batch import schema
+from sfr_batch.columns import Columns, TextTemplate
 from sfr_batch.config import CorpusSettings
-from sfr_batch.corpus import (
-    SMALLEST_SPLIT,
-    Columns,
-    ReadUnit,
-    Shard,
-    Split,
-    Survey,
-    TextTemplate,
-    check_columns,
-    cut,
-    list_shards,
-    resolve_columns,
-    rows_per_split,
-    survey_shards,
-)
+from sfr_batch.corpus import Shard, Survey, check_columns, list_shards, resolve_columns, survey_shards
 from sfr_batch.errors import ConfigError, CorpusError, StorageError
 from sfr_batch.rows import Rows, check_unchanged, read_unit
+from sfr_batch.splits import SMALLEST_SPLIT, ReadUnit, Split, cut, rows_per_split
 from tests.tables import jsonl, parquet, put
 
 IDENTITY = ["recipe", "fingerprint", ""]
 quick = settings(deadline=None, max_examples=60)
 MANY = 10**9
+NOT_UTF8 = "a lone surrogate, or bytes that are not UTF-8"
 
 
 def units_of(path: str, max_rows: int = MANY, max_bytes: int = MANY, **options: Any) -> tuple[list[ReadUnit], Any]:
@@ -147,10 +136,10 @@ def test_damaged_parquet_page_is_named(tmp_path: Path) -> None:
 
 
 def test_nothing_to_read(place: str) -> None:
-    with pytest.raises(CorpusError, match=r"has no files that can be read\. Supported: \.parquet, \.pq, \.jsonl"):
+    with pytest.raises(CorpusError, match=r"has no files that can be read: there is nothing at this path\. Correct it"):
         list_shards(CorpusSettings(path=place))
-    put(place, "notes.txt", b"hello")
-    with pytest.raises(CorpusError, match=r"it holds 1 file\(s\), e\.g\. .*notes\.txt\. Supported: .*corpus\.format"):
+    put(place, "notes.md", b"hello")
+    with pytest.raises(CorpusError, match=r"it holds 1 file\(s\), e\.g\. .*notes\.md\. Supported: .*corpus\.format"):
         list_shards(CorpusSettings(path=place))
 
 
@@ -166,7 +155,7 @@ def test_shards_are_sorted_and_listed_once(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["more.csv", "more.jsonl.gz", "more.txt"])
+@pytest.mark.parametrize("name", ["more.json", "more.jsonl.bz2", "more.parquet.gz", "more.xlsx"])
 def test_data_that_cannot_be_read_is_not_passed_over(tmp_path: Path, name: str) -> None:
     put(str(tmp_path), "a.jsonl", b"{}")
     put(str(tmp_path), name, b"x")
@@ -226,7 +215,7 @@ def test_byte_ranges_partition_the_file(size: int, rows: int, max_rows: int, max
     survey = Survey(Shard("/c/a.jsonl", "1", size, "jsonl"), pa.schema([]), ((rows, size),))
     splits = [split for unit in cut(survey, max_rows, max_bytes, IDENTITY, frozenset()) for split in unit.splits]
     assert [split.start for split in splits] == [0, *(split.end for split in splits[:-1])][: len(splits)]
-    assert not size or splits[-1].end == size
+    assert not rows or splits[-1].end == size
     assert all(0 < split.end - split.start <= max_bytes for split in splits)
     assert len({split.split_id for split in splits}) == len(splits)
 
@@ -453,15 +442,19 @@ def test_rejects_of_json_lines(tmp_path: Path) -> None:
         ("null", "null_text", "the text is null"),
         ("missing", "null_text", "the text is null"),
         ("empty", "empty_text", "the text is empty or only white space"),
-        ("surrogate", "bad_text", "the text is not valid Unicode: surrogates not allowed at character 1"),
-        ("?", "bad_id", "the id is not valid Unicode: surrogates not allowed at character 0"),
+        (
+            "surrogate",
+            "bad_text",
+            f"the text is not valid Unicode at character 1: {NOT_UTF8}",
+        ),
+        ("?", "bad_id", f"the id is not valid Unicode at character 0: {NOT_UTF8}"),
     ]
     assert [(id_, reason, message) for id_, _, reason, message in rejects[8:]] == [
-        ("number", "bad_text", "text is a JSON int, not a string"),
-        ("list", "bad_text", "text is a JSON list, not a string"),
+        ("number", "bad_text", "text is a JSON number, not a string"),
+        ("list", "bad_text", "text is a JSON array, not a string"),
         ("column", "bad_column", f"n is not int64: {_conversion_error('many')}"),
         (None, "bad_json", "the line is not JSON: Expecting value: line 1 column 1 (char 0)"),
-        (None, "bad_json", "the line is a JSON list, not an object"),
+        (None, "bad_json", "the line is a JSON array, not an object"),
         (None, "bad_json", f"the line is not JSON: {_recursion_error()}"),
     ]
     positions = [position for _, position, _, _ in rejects]
@@ -504,7 +497,7 @@ def test_bool_in_a_template_is_no_text(tmp_path: Path) -> None:
     put(str(tmp_path), "a.jsonl", jsonl(rows))
     found = read_all(str(tmp_path), text="{t} {n}")
     assert found[0][1].texts == ["x 1", "x"]
-    assert rejects_of(found)[0][2:] == ("bad_text", "n is a JSON bool, not a string")
+    assert rejects_of(found)[0][2:] == ("bad_text", "n is a JSON boolean, not a string")
 
 
 def undecodable(values: list[bytes], kind: pa.DataType) -> pa.Array:
@@ -595,13 +588,21 @@ def test_missing_column_suggests_the_near_one(tmp_path: Path) -> None:
     assert "no column 'urls' (corpus.carry). Did you mean 'url'?" in complaint(
         tmp_path, table, text="texts", carry=["urls"]
     )
-    assert "no column 'doc' (corpus.id). It has: id, texts, url." in complaint(tmp_path, table, text="texts", id="doc")
+    assert complaint(tmp_path, table, text="texts", id="doc") == (
+        "a.parquet has no column 'doc' (corpus.id). It has: id, texts, url. If there are no ids, set corpus.id=null to "
+        "number the rows."
+    )
 
 
 def test_columns_of_unfit_types_are_refused(tmp_path: Path) -> None:
     table = pa.table({"id": [1.5], "text": [b"x"], "n": [1], "list": [["x"]]})
-    assert complaint(tmp_path, table) == "a.parquet: the id column 'id' is double; ids are strings or integers."
-    assert complaint(tmp_path, table, id="n") == "a.parquet: the text column 'text' is binary; it must be a string."
+    assert complaint(tmp_path, table) == (
+        "a.parquet: the id column 'id' is double; ids are strings or integers. Choose another column, or number the "
+        "rows: corpus.id=null."
+    )
+    assert complaint(tmp_path, table, id="n") == (
+        "a.parquet: the text column 'text' is binary; it must be a string. Choose another one by corpus.text."
+    )
     assert "the text column 'n' is int64" in complaint(tmp_path, table, id="n", text="n")
     assert "the text column 'list' is list" in complaint(tmp_path, table, id="n", text="{n} {list}")
 
@@ -621,7 +622,10 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_shards_must_agree(tmp_path: Path) -> None:
     put(str(tmp_path), "0.parquet", parquet(pa.table({"id": ["a"], "text": ["x"], "n": [1]})))
     table = pa.table({"id": [1], "text": ["x"], "n": ["1"]})
-    assert complaint(tmp_path, table) == "a.parquet: the id column 'id' is int64, in the table it is string."
+    assert complaint(tmp_path, table) == (
+        "a.parquet: the id column 'id' is int64, in other shards or in the table it is string. Make the shards alike, "
+        "or write to a new table: table.path=<another path>."
+    )
     assert complaint(tmp_path, table.set_column(0, "id", pa.array(["b"])), carry=["n"]) == (
         "a.parquet: the column 'n' is string, in other shards or in the table it is int64. Make the shards alike, or "
         "leave it out of corpus.carry."

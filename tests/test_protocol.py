@@ -22,13 +22,15 @@ from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from sfr_batch import commit, corpus, schema
+from sfr_batch import commit, schema
 from sfr_batch.commit import Draft, commit_split, condemn, create_or_open, find_orphans, new_attempt, publish, sweep
-from sfr_batch.corpus import Shard, name_split
+from sfr_batch.corpus import Shard
 from sfr_batch.errors import SfrBatchError, SnapshotConflict, StorageError, TableError, TableNotFound
+from sfr_batch.formats import PARQUET
 from sfr_batch.manifest import Receipt, ShardRecord, TableCard
 from sfr_batch.planning import carry_over, is_up_to_date
 from sfr_batch.rows import Reject, rejects_table
+from sfr_batch.splits import name_split
 from sfr_batch.storage import ObjectInfo
 from sfr_batch.table import Snapshot, Table, read_receipt
 from tests.memory_store import MemoryStore
@@ -137,7 +139,7 @@ def shards_of(contents: Contents) -> list[Shard]:
     found = []
     for name in sorted(contents):
         uri, version = name.split("@")
-        found.append(Shard(uri, version, len(contents[name]), corpus.PARQUET))
+        found.append(Shard(uri, version, len(contents[name]), PARQUET))
     return found
 
 

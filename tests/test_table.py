@@ -35,6 +35,7 @@ from sfr_batch.errors import (
     TableError,
     TableMismatch,
     TableNotFound,
+    TooManyRejects,
 )
 from sfr_batch.rows import Reject, rejects_table
 from sfr_batch.storage import Store, in_memory, open_store
@@ -320,6 +321,34 @@ def test_rows_that_are_lost_refuse_to_publish(local: Store) -> None:
     ):
         publish(table, None, dataclasses.replace(draft, shards=shards))
     assert table.snapshot_numbers() == []
+
+
+def test_rejects_above_the_ceiling_refuse_to_publish(local: Store) -> None:
+    table = create_or_open(local, card_of())
+    nine = commit_rows(local, table.card, "s", [f"id{n}" for n in range(9)], [bad("p")])
+    duplicate = commit_rows(local, table.card, "t", ["id0"], start=1)
+    with pytest.raises(TooManyRejects) as caught:
+        publish(table, None, draft_of([nine, duplicate], max_reject_share=0.1))
+    assert str(caught.value).splitlines()[0] == (
+        "2 of 11 rows (18.2%) cannot be embedded, and run.max_reject_share allows 10.0%. Nothing was published; what "
+        "is embedded stays committed."
+    )
+    assert "  empty_text: 1, e.g. at 0 of shard: the text is empty" in str(caught.value)
+    assert "  duplicate_id: 1" in str(caught.value)
+    assert str(caught.value).endswith("or accept them with run.max_reject_share=0.19.")
+    assert table.latest() is None
+    assert publish(table, None, draft_of([nine], max_reject_share=0.1)).manifest.counts.rejected == 1, "not above it"
+
+
+def test_a_run_of_bad_rows_is_refused_however_large_the_table(local: Store) -> None:
+    table = make_table(local, {"a": [f"id{n}" for n in range(2000)]})
+    base = table.current()
+    many = [Reject(None, n, "null_text", "the text is null") for n in range(101)]
+    few = commit_rows(local, table.card, "few", [], many[:100], shard="few")
+    more = commit_rows(local, table.card, "more", [], many, shard="more")
+    with pytest.raises(TooManyRejects, match=r"101 of 101 rows \(100\.0%\) cannot be embedded"):
+        publish(table, base, draft_of([*base.receipts, more], base, max_reject_share=0.1))
+    publish(table, base, draft_of([*base.receipts, few], base, max_reject_share=0.1))
 
 
 def test_condemned_split_refuses_to_publish(local: Store) -> None:

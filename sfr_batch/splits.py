@@ -1,0 +1,199 @@
+"""How shards are cut into splits, and what the splits are called.
+
+A split is some thousand rows of a shard, the unit of encoding, of retry and of commit. Its name and its boundaries
+are pure functions of the shard's version, its metadata and the settings, never of the cluster. Three shapes: rows of a
+Parquet file, bytes of a plain file of lines, and what cannot be entered in the middle, a stream, whose splits are cut
+as they are read and whose names say which one they are and whether it is the last. Reads nothing.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+from sfr_batch.corpus import Shard, Survey
+from sfr_batch.fingerprint import short_id
+from sfr_batch.formats import PARQUET
+
+SMALLEST_SPLIT = 256
+"""Rows below which a small corpus is not cut finer."""
+
+_PREFIX = 24
+_LAST = 1 << 31
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Some thousand rows of a shard.
+
+    start, end: rows (Parquet), bytes (the lines that begin in the range), or in a stream the positions of its first
+    record and behind its last one. rows, text_bytes: what the metadata says; estimated for lines, known once read.
+    """
+
+    split_id: str
+    shard: str
+    version: str
+    start: int
+    end: int
+    rows: int
+    text_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A shard that is read from its beginning and cut on the way, after ``max_rows`` rows or ``max_bytes`` of text.
+
+    prefix: first 24 characters of the names of its splits. rows, text_bytes: estimates for the whole of it. done: the
+    numbers of the splits that are committed, which are passed over.
+    """
+
+    prefix: str
+    max_rows: int
+    max_bytes: int
+    rows: int
+    text_bytes: int
+    done: tuple[int, ...] = ()
+
+    def split_id(self, number: int, last: bool) -> str:
+        """The name of split ``number``, from 0. That it is the last one stands in its name, so that a listing of the
+        table tells whether the shard is complete."""
+        return f"{self.prefix}{number | (_LAST if last else 0):08x}"
+
+    def expected_splits(self) -> int:
+        """How many splits there will be, as far as one knows before reading."""
+        return max(1, -(-self.rows // self.max_rows), -(-self.text_bytes // self.max_bytes))
+
+
+@dataclass(frozen=True, slots=True)
+class ReadUnit:
+    """What one task decodes in one go, with the splits that are wanted of it; of a stream all that are not done."""
+
+    shard: Shard
+    row_groups: tuple[int, ...]
+    first_row: int
+    splits: tuple[Split, ...]
+    stream: Stream | None = None
+
+
+def stream_of(split_id: str) -> tuple[str, int, bool]:
+    """(prefix, number, whether it is the last) of the name of a stream's split."""
+    number = int(split_id[_PREFIX:], 16)
+    return split_id[:_PREFIX], number & (_LAST - 1), bool(number & _LAST)
+
+
+def whether_last_or_not(split_id: str) -> str:
+    """The same name for a split of a stream that is the last one and one that is not: a plan cannot tell."""
+    return f"{split_id[:_PREFIX]}{int(split_id[_PREFIX:], 16) & (_LAST - 1):08x}"
+
+
+def missing_in_stream(found: Iterable[tuple[int, bool]]) -> int:
+    """How many splits a stream lacks at least, given (number, whether it is the last) of those that there are."""
+    numbers = dict(found)
+    if not any(numbers.values()):
+        return max(numbers, default=-1) + 1 - len(numbers) + 1
+    return max(numbers) + 1 - len(numbers)
+
+
+def rows_per_split(total_rows: int, rows: int, min_splits: int) -> int:
+    """The target rows of a split: halved while there would be fewer than ``min_splits``, not below SMALLEST_SPLIT.
+
+    By halves, so that a corpus that grows a little keeps its split boundaries.
+    """
+    while rows > SMALLEST_SPLIT and rows * min_splits > total_rows:
+        rows = max(SMALLEST_SPLIT, rows // 2)
+    return rows
+
+
+def cut(
+    survey: Survey, max_rows: int, max_bytes: int, identity: Sequence[str], condemned: frozenset[str]
+) -> list[ReadUnit]:
+    """Cut a shard into read units and splits of about ``max_rows`` rows and at most ``max_bytes`` bytes of text.
+
+    identity: what else names a split (row recipe, fingerprint, generation). A pure function: the same shard version
+    under the same settings gives the same split ids, but for names that a sweep has condemned.
+    """
+    shard = survey.shard
+    if survey.empty:
+        return []
+    if shard.is_stream:
+        prefix = _name_stream(shard, max_rows, max_bytes, identity, condemned)
+        stream = Stream(prefix, max_rows, max_bytes, survey.rows, survey.text_bytes)
+        return [ReadUnit(shard, (), 0, (), stream)]
+    pieces = _cut_parquet if shard.format == PARQUET else _cut_bytes
+    units = []
+    for row_groups, first_row, ranges in pieces(survey.groups, max_rows, max_bytes, shard.size):
+        splits = tuple(
+            Split(
+                split_id=name_split(shard, start, end, identity, condemned),
+                shard=shard.uri,
+                version=shard.version,
+                start=start,
+                end=end,
+                rows=rows,
+                text_bytes=size,
+            )
+            for start, end, rows, size in ranges
+        )
+        units.append(ReadUnit(shard, row_groups, first_row, splits))
+    return units
+
+
+def name_split(shard: Shard, start: int, end: int, identity: Sequence[str], condemned: frozenset[str]) -> str:
+    """The split's id: 32 hexadecimal characters. A condemned name is never used again, the next one in line is."""
+    split_id = short_id(shard.uri, shard.version, start, end, *identity)
+    while split_id in condemned:
+        split_id = short_id(split_id, "after a sweep")
+    return split_id
+
+
+def _name_stream(
+    shard: Shard, max_rows: int, max_bytes: int, identity: Sequence[str], condemned: frozenset[str]
+) -> str:
+    prefixes = _prefixes(condemned)
+    name = short_id(shard.uri, shard.version, "stream", max_rows, max_bytes, *identity)
+    while name[:_PREFIX] in prefixes:
+        name = short_id(name, "after a sweep")
+    return name[:_PREFIX]
+
+
+@lru_cache(maxsize=1)
+def _prefixes(condemned: frozenset[str]) -> frozenset[str]:
+    return frozenset(split_id[:_PREFIX] for split_id in condemned)
+
+
+_Range = tuple[int, int, int, int]
+_Piece = tuple[tuple[int, ...], int, list[_Range]]
+
+
+def _cut_parquet(groups: Sequence[tuple[int, int]], max_rows: int, max_bytes: int, _: int) -> Iterator[_Piece]:
+    """Small row groups are read together as one split; a large one is read once and cut evenly."""
+    together: list[int] = []
+    first_row = row = rows = size = 0
+    for number, (group_rows, group_bytes) in enumerate(groups):
+        parts = max(-(-group_rows // max_rows), -(-group_bytes // max_bytes)) if group_rows else 0
+        parts = min(parts, group_rows)
+        if together and (parts > 1 or rows + group_rows > max_rows or size + group_bytes > max_bytes):
+            yield tuple(together), first_row, [(first_row, first_row + rows, rows, size)]
+            together, rows, size = [], 0, 0
+        if parts > 1:
+            bounds = [row + group_rows * part // parts for part in range(parts + 1)]
+            ranges = [(a, b, b - a, group_bytes // parts) for a, b in pairwise(bounds)]
+            yield (number,), row, ranges
+        elif group_rows:
+            first_row = first_row if together else row
+            together.append(number)
+            rows, size = rows + group_rows, size + group_bytes
+        row += group_rows
+    if together:
+        yield tuple(together), first_row, [(first_row, first_row + rows, rows, size)]
+
+
+def _cut_bytes(groups: Sequence[tuple[int, int]], max_rows: int, max_bytes: int, size: int) -> Iterator[_Piece]:
+    """Even byte ranges, each a read unit of its own."""
+    rows = sum(count for count, _ in groups)
+    if not size:
+        return
+    parts = max(1, -(-rows // max_rows), -(-size // max_bytes))
+    bounds = [size * part // parts for part in range(parts + 1)]
+    for a, b in pairwise(bounds):
+        yield (), 0, [(a, b, -(-rows // parts), b - a)]
