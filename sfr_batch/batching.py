@@ -1,39 +1,81 @@
 """Length-bucketed batches under a budget of padded tokens. Lengths in, lists of row numbers out.
 
-Knows no text, no torch and no Ray. Sorting a whole split by token count keeps padding near zero; cutting by padded
-tokens instead of by rows keeps the work and the memory of every batch alike.
+Knows no text, no torch and no Ray. Sorting a whole split by token count and cutting where it costs least keeps
+padding near zero; cutting by padded tokens instead of by rows bounds the memory of every batch alike.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+BUDGETS_A_BATCH = 1 / 64
+"""What a forward pass costs beside its tokens, as a share of the budget: without a price the least padding would be
+one batch for every length. Measured on two CPU cores with MiniLM: 7.5 ms, the work of 42 tokens, under the budget of
+2,048 that suits them. A GPU's budget is larger because it needs more tokens to be busy, and so is what launching the
+kernels costs it, in tokens; hence a share. Unequal lengths have no price of their own: the mask that a bidirectional
+model then needs cost nothing measurable there, and causal models need none."""
 
 
 def length_batches(lengths: NDArray[np.integer], max_batch_tokens: int) -> list[IntArray]:
-    """Cut rows into batches whose padded size (rows x longest row) is at most ``max_batch_tokens``.
+    """Cut rows into batches whose padded size (rows x longest row) is at most ``max_batch_tokens``, at least cost.
 
     lengths: [n] token counts, all >= 1. Returns arrays of row numbers that together hold every row once, longest
     rows first, so that running out of memory shows in the first minute and not in the last. A row that is longer
-    than the budget by itself gets a batch of its own. Rows of equal length stay in input order.
+    than the budget by itself gets a batch of its own. Rows of equal length stay in input order. No other cuts of the
+    sorted rows have a smaller `batch_cost`.
     """
     if max_batch_tokens < 1:
         raise ValueError(f"max_batch_tokens must be at least 1, got {max_batch_tokens}")
     if len(lengths) and lengths.min() < 1:
         raise ValueError("every row needs at least one token")
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
-    batches = []
-    start = 0
-    while start < len(order):
-        rows = max(1, max_batch_tokens // int(lengths[order[start]]))
-        batches.append(order[start : start + rows])
-        start += rows
-    return batches
+    return np.split(order, _cuts(lengths[order].astype(np.int64), max_batch_tokens)) if len(order) else []
+
+
+def _cuts(widths: IntArray, budget: int) -> list[int]:
+    """Where the rows of ``widths`` [n], longest first, are best cut.
+
+    Dynamic programming from the shortest row back: ``cost[i]`` is what rows i and on cost at least. A cut between
+    two rows of equal length may move towards the longer rows as long as the batch after it has room: that batch pays
+    for a row what the one before it paid at least. So there are best cuts of which each stands where the length
+    changes or before a full batch, and only where it changes is there a choice to search; inside a run of equal rows,
+    full batches follow each other until they reach beyond it.
+    """
+    n = len(widths)
+    price = budget * BUDGETS_A_BATCH
+    runs = np.flatnonzero(np.diff(widths, prepend=widths[0] + 1))
+    cost: FloatArray = np.full(n + 1, np.inf)
+    cost[n] = 0
+    rows = np.maximum(1, budget // widths)  # of a full batch that begins here
+    ends = np.minimum(np.arange(n) + rows, n)
+    for start, end in zip(runs[::-1].tolist(), [n, *runs[:0:-1].tolist()], strict=True):
+        width, full = int(widths[start]), int(rows[start])
+        inner = np.arange(start + 1, end)
+        batches = -(-(end - inner) // full)
+        beyond = inner + batches * full
+        inside = beyond <= n  # else the last batch would not be full
+        cost[inner[inside]] = batches[inside] * (full * width + price) + cost[beyond[inside]]
+        last = min(start + full, n)
+        choices = cost[start + 1 : last + 1] + width * np.arange(1, last - start + 1)
+        best = int(choices.argmin())
+        cost[start], ends[start] = choices[best] + price, start + 1 + best
+    cuts, here = [], int(ends[0])
+    while here < n:
+        cuts.append(here)
+        here = int(ends[here])
+    return cuts
 
 
 def padded_tokens(lengths: NDArray[np.integer], batches: list[IntArray]) -> int:
     """Tokens that the device computes, padding included: the sum over batches of rows x longest row."""
     return sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+
+
+def batch_cost(lengths: NDArray[np.integer], batches: list[IntArray], max_batch_tokens: int) -> float:
+    """What `length_batches` keeps small: padded tokens, and the price of each batch in tokens."""
+    return padded_tokens(lengths, batches) + len(batches) * max_batch_tokens * BUDGETS_A_BATCH
 
 
 def unique_rows(lengths: NDArray[np.integer], flat_ids: NDArray[np.int32]) -> tuple[IntArray, IntArray]:

@@ -1,5 +1,6 @@
 """The floors without input and output: prompts, fingerprints, batches, exact search, duplicates, unit length."""
 
+import itertools
 import string
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfr_batch import duplicates, schema
-from sfr_batch.batching import length_batches, padded_tokens, unique_rows
+from sfr_batch.batching import batch_cost, length_batches, padded_tokens, unique_rows
 from sfr_batch.duplicates import Duplicate, find_duplicates
 from sfr_batch.errors import ConfigError
 from sfr_batch.fingerprint import canonical_json, differences, digest, short_id
@@ -91,29 +92,72 @@ def test_differences_name_what_differs() -> None:
 
 # --- batches
 
-lengths_of_rows = st.lists(st.integers(1, 600), max_size=80).map(lambda rows: np.asarray(rows, dtype=np.int32))
+few_lengths = st.lists(st.sampled_from([1, 2, 3, 7, 8, 30, 64]), max_size=80)
+any_lengths = st.lists(st.integers(1, 600), max_size=80)
+lengths_of_rows = (any_lengths | few_lengths).map(lambda rows: np.asarray(rows, dtype=np.int32))
+
+
+def greedy_batches(lengths: np.ndarray[Any, Any], budget: int) -> list[np.ndarray[Any, Any]]:
+    """Longest first, each batch as full as the budget allows."""
+    order = np.argsort(-lengths, kind="stable")
+    batches = []
+    while len(order):
+        rows = max(1, budget // int(lengths[order[0]]))
+        batches.append(order[:rows])
+        order = order[rows:]
+    return batches
 
 
 @quick
 @given(lengths_of_rows, st.integers(1, 4096))
 def test_batches_hold_every_row_once_within_the_budget(lengths: np.ndarray[Any, Any], budget: int) -> None:
     batches = length_batches(lengths, budget)
-    assert sorted(row for batch in batches for row in batch.tolist()) == list(range(len(lengths)))
-    in_order = [int(lengths[row]) for batch in batches for row in batch]
-    assert in_order == sorted(in_order, reverse=True)
+    rows = [row for batch in batches for row in batch.tolist()]
+    assert rows == sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)), "longest first, equals in order"
     for batch in batches:
-        width = int(lengths[batch].max())
-        assert len(batch) * width <= budget or len(batch) == 1
-    for batch in batches[:-1]:
-        assert (len(batch) + 1) * int(lengths[batch].max()) > budget, "the next row would have fitted"
+        assert 1 <= len(batch) * int(lengths[batch].max()) <= budget or len(batch) == 1
     assert padded_tokens(lengths, batches) >= lengths.sum()
+    assert batch_cost(lengths, batches, budget) <= batch_cost(lengths, greedy_batches(lengths, budget), budget)
+
+
+@quick
+@given(
+    st.lists(st.integers(1, 40) | st.sampled_from([1, 2, 5]), min_size=1, max_size=10).map(np.array),
+    st.integers(1, 400),
+)
+def test_no_cuts_cost_less(lengths: np.ndarray[Any, Any], budget: int) -> None:
+    """Against all ways to cut the sorted rows that keep to the budget."""
+    order = np.argsort(-lengths, kind="stable")
+    costs = []
+    for cut in itertools.product([False, True], repeat=len(lengths) - 1):
+        batches = np.split(order, 1 + np.flatnonzero(cut))
+        if all(len(batch) == 1 or len(batch) * lengths[batch].max() <= budget for batch in batches):
+            costs.append(batch_cost(lengths, batches, budget))
+    assert batch_cost(lengths, length_batches(lengths, budget), budget) == min(costs)
 
 
 def test_batches_of_a_small_table() -> None:
     lengths = np.array([3, 9, 3, 20, 4, 3])
     batches = [batch.tolist() for batch in length_batches(lengths, 12)]
-    assert batches == [[3], [1], [4, 0, 2], [5]]
-    assert padded_tokens(lengths, length_batches(lengths, 12)) == 20 + 9 + 12 + 3
+    assert batches == [[3], [1], [4], [0, 2, 5]], "under so small a budget a batch costs less than a padded token"
+    assert padded_tokens(lengths, length_batches(lengths, 12)) == 20 + 9 + 4 + 9
+    lengths = np.array([6, 7, 8, 100, 90])
+    assert [batch.tolist() for batch in length_batches(lengths, 704)] == [[3, 4], [2, 1, 0]], "a batch costs 11 tokens"
+    assert [batch.tolist() for batch in length_batches(lengths, 512)] == [[3], [4], [2, 1, 0]], "a batch costs 8"
+
+
+def test_padding_of_a_realistic_split_is_low() -> None:
+    """Lengths as prose has them, many short and some truncated: greedy cuts waste several times as much."""
+    drawn = np.random.default_rng(0).lognormal(4.2, 1.0, 8192).astype(np.int64)
+    lengths = np.clip(drawn, 4, 256)
+    for rows, most in ((8192, 0.005), (1024, 0.015), (256, 0.03)):
+        part = lengths[:rows]
+        waste, greedy = (
+            1 - part.sum() / padded_tokens(part, batches)
+            for batches in (length_batches(part, 2048), greedy_batches(part, 2048))
+        )
+        assert waste < most
+        assert waste < greedy / 2
 
 
 def test_batches_refuse_nonsense() -> None:
