@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sfr_batch import schema as names
 from sfr_batch.config import Config, ModelSettings, StorageSettings, config_from_dict, load_config
-from sfr_batch.errors import TableMismatch
+from sfr_batch.errors import ConfigError, TableMismatch
 from sfr_batch.fingerprint import differences
 from sfr_batch.planning import EmbedPlan, make_plan, model_inputs
 from sfr_batch.prompts import QUERY
@@ -60,13 +60,17 @@ class EmbeddingTable(Table):
             raise TableMismatch(f"The model at {settings.path} is not the one that made {self.store.root}:\n  {lines}")
         if settings.device == "cuda" and not torch.cuda.is_available():
             settings = settings.model_copy(update={"device": "cpu", "dtype": settings.compute_dtype})
-        return Encoder.load(settings)
+        return Encoder.load(settings, weight_hashes=made_with["weights"])
 
     def search(self, query: str, k: int = 10, columns: Sequence[str] = ()) -> list[Hit]:
         """The ``k`` live rows nearest to ``query`` by cosine, best first, ties by id; exact, in bounded memory.
 
         columns: carried columns to return with each hit.
         """
+        try:
+            query.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"The query is not valid Unicode at character {error.start}; type it again.") from None
         snapshot = self.current()
         vector = self.encoder.encode([query], prompt=QUERY)
         return top_k(snapshot.batches([names.ID, names.EMBEDDING, *columns]), vector, k, columns)[0]

@@ -1,6 +1,8 @@
 """The command line: from arguments to a library call, and from exceptions to a sentence and an exit code.
 
-Exit codes: 0 done, 1 it failed and the message says why, 2 the command itself is wrong, 130 interrupted.
+Exit codes: 0 done, 1 it failed and the message says why, 2 the command itself is wrong, 130 left on SIGINT (Ctrl-C),
+143 left on SIGTERM (`ray job stop`, `kubectl delete`). `embed` leaves within two seconds of either signal, whatever it
+is at; a second one ends it at once.
 """
 
 import contextlib
@@ -12,6 +14,7 @@ import click
 from sfr_batch import __version__, api
 from sfr_batch.config import StorageSettings
 from sfr_batch.errors import ConfigError, SfrBatchError
+from sfr_batch.signals import leaving
 
 _CONFIG = click.argument("config", type=click.Path(dir_okay=False))
 _OVERRIDES = click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")
@@ -48,8 +51,13 @@ def embed(config: str, overrides: tuple[str, ...]) -> None:
 
     Running it again does only what is missing: after a crash the rest, on a finished table nothing. Settings can be
     overridden, e.g. `table.path=s3://bucket/other`.
+
+    SIGTERM and Ctrl-C stop it within 2 seconds, at any moment: the last line says what is committed, and the same
+    command continues from there.
+
+    Exit codes: 0 done, 1 failed, 2 the command or config is wrong, 130 stopped by Ctrl-C, 143 by SIGTERM.
     """
-    with _errors():
+    with leaving(_last_words), _errors():
         click.echo(api.embed(config, overrides).describe())
 
 
@@ -83,6 +91,19 @@ def status(table: str, endpoint_url: str | None) -> None:
 def _one_line(value: object, width: int = 100) -> str:
     text = " ".join(str(value).split())
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _last_words(signal_name: str) -> str:
+    # Not imported here: the main thread may be in the middle of importing it, and is not waited for.
+    progress = getattr(sys.modules.get("sfr_batch.pipeline.runner"), "under_way", None)
+    if progress is None:
+        return f"stopped by {signal_name}: nothing was started; the same command starts again"
+    if progress.splits_done >= progress.splits:
+        return f"stopped by {signal_name}: all splits are committed and stay so; the same command publishes them"
+    return (
+        f"stopped by {signal_name}: {progress.splits_done:,} of {progress.splits:,} splits of this run are committed "
+        "and stay so; the same command continues from there"
+    )
 
 
 @contextlib.contextmanager

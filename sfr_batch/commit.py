@@ -14,8 +14,10 @@ Knows no Ray, no model and no corpus; `tests/test_protocol.py` checks it as a st
 
 import dataclasses
 import hashlib
+import math
 import secrets
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,10 +28,10 @@ import pyarrow.parquet as pq
 
 from sfr_batch import schema as names
 from sfr_batch.duplicates import Duplicate, find_duplicates
-from sfr_batch.errors import CountsDoNotClose, SnapshotConflict, TableError, TableMismatch
+from sfr_batch.errors import CountsDoNotClose, SnapshotConflict, TableError, TableMismatch, TooManyRejects
 from sfr_batch.fingerprint import differences
 from sfr_batch.manifest import Counts, Manifest, Receipt, ShardRecord, SideFile, TableCard, to_table, utc_now
-from sfr_batch.storage import TEMPORARY, ObjectInfo, Store, in_parallel
+from sfr_batch.storage import TEMPORARY, ObjectInfo, Store, in_memory, in_parallel, read_many
 from sfr_batch.table import Snapshot, Table, read_data_file, read_receipt
 
 PARALLEL_READS = 32
@@ -137,18 +139,21 @@ class Draft:
     new: frozenset[str]
     """Split ids among them that the base snapshot does not have."""
     duplicate_ids: str = "reject"
+    max_reject_share: float = 1.0
+    """Share of rejects, in 0 to 1, above which nothing is published."""
 
 
 def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
     """Make the draft the next snapshot after ``base``, visible all at once.
 
-    Raises CountsDoNotClose if a row would be lost or doubled, TableError if a data file is missing, and
+    Raises CountsDoNotClose if a row would be lost or doubled, TooManyRejects, TableError if a data file is missing, and
     SnapshotConflict if somebody else published meanwhile: then plan again on their snapshot.
     """
     number = base.number + 1 if base else 1
     _check_files(table, base, draft)
     duplicates = _duplicates(table, draft)
     counts = _count(draft, duplicates)
+    _check_rejects(table.store, draft, counts, duplicates)
     store = table.store
     key = None
     if duplicates:
@@ -282,6 +287,44 @@ def _count(draft: Draft, duplicates: Sequence[Duplicate]) -> Counts:
     )
     counts.check()
     return counts
+
+
+FEW_REJECTS = 100
+"""So many rejects of a run are no reason to stop it, whatever share of a small run they are."""
+_FILES_FOR_REASONS = 32
+
+
+def _check_rejects(store: Store, draft: Draft, counts: Counts, duplicates: Sequence[Duplicate]) -> None:
+    new = [receipt for receipt in draft.receipts if receipt.split_id in draft.new]
+    lost = sum(draft.receipts[duplicate.chunk].split_id in draft.new for duplicate in duplicates)
+    read, rejected = sum(receipt.read for receipt in new), sum(receipt.rejected for receipt in new) + lost
+    ceiling = draft.max_reject_share
+    if counts.rejected > ceiling * counts.read:
+        raise too_many_rejects(store, draft.receipts, len(duplicates), counts.rejected, counts.read, ceiling)
+    if rejected > max(FEW_REJECTS, ceiling * read):
+        raise too_many_rejects(store, new, lost, rejected, read, ceiling)
+
+
+def too_many_rejects(
+    store: Store, receipts: Sequence[Receipt], duplicates: int, rejected: int, read: int, ceiling: float
+) -> TooManyRejects:
+    """The error, with the most frequent reasons in some of the rejects files and an example of each."""
+    keys = [names.rejects_key(r.split_id, r.attempt) for r in receipts if r.rejected][:_FILES_FOR_REASONS]
+    rows = [row for data in read_many(store, keys) for row in pq.read_table(in_memory(data)).to_pylist()]
+    first = {row["reason"]: row for row in reversed(rows)}
+    reasons = [
+        f"  {reason}: {number:,}, e.g. at {first[reason]['position']} of {first[reason]['shard']}: "
+        f"{first[reason]['message']}"
+        for reason, number in Counter(row["reason"] for row in rows).most_common(3)
+    ]
+    if duplicates:
+        reasons.append(f"  duplicate_id: {duplicates:,}")
+    return TooManyRejects(
+        f"{rejected:,} of {read:,} rows ({rejected / read:.1%}) cannot be embedded, and run.max_reject_share allows "
+        f"{ceiling:.1%}. Nothing was published; what is embedded stays committed.\n" + "\n".join(reasons) + "\n"
+        f"Correct the corpus or the config (all rejects so far: {store.root}/{names.REJECTS}/), or accept them with "
+        f"run.max_reject_share={math.ceil(100 * rejected / read) / 100:g}."
+    )
 
 
 # --- sweeping

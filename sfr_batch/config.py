@@ -27,6 +27,9 @@ from pydantic import (
 
 from sfr_batch.errors import ConfigError
 
+BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}
+"""Padded tokens of a batch that suit a device: a GPU must have enough to do, a CPU's caches must hold it."""
+
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -42,9 +45,16 @@ def _must_not_be_reference(value: str) -> str:
     return value
 
 
+def _must_be_one_character(value: str) -> str:
+    if len(value) != 1:
+        raise ValueError("must be one character, such as ';'")
+    return value
+
+
 EnvReference = Annotated[str, AfterValidator(_must_be_reference)]
 Text = Annotated[str, AfterValidator(_must_not_be_reference)]
 Location = Annotated[Text, Field(min_length=1)]
+Character = Annotated[str, AfterValidator(_must_be_one_character)]
 # Tagged, so that an error is about the one that was meant and not about both; the tags never show.
 _TAGS = ("<one>", "<several>")
 Paths = Annotated[
@@ -85,12 +95,17 @@ class CorpusSettings(Section):
 
     path: Paths
     """A file, a folder or prefix, a glob, or a list of these; local paths and s3:// URIs."""
-    format: Literal["auto", "parquet", "jsonl"] = "auto"
-    """`auto` goes by the file names: .parquet, .jsonl, .ndjson."""
-    id: Text = "id"
-    """Column with the document's id, string or integer, unique in the corpus."""
+    format: Literal["auto", "parquet", "jsonl", "csv", "text"] = "auto"
+    """`auto` goes by the file names: .parquet, .pq, .jsonl, .ndjson, .csv, .tsv, .txt (one document a line), all but
+    Parquet also with .gz or .zst. Any other value is meant for files whose names say nothing."""
+    id: Text | None = "id"
+    """Column with the document's id, string or integer, unique in the corpus. `null` numbers the rows of each shard:
+    `<shard>#<row>`, for lines `<shard>#<byte offset>`. Text files are numbered in any case."""
     text: Text = "text"
-    """The column to embed, or a template over several: `{title} {text}`. A template's result is stripped."""
+    """The column to embed, or a template over several: `{title} {text}`. A template's result is stripped. A column
+    inside a struct or a JSON object is named by its path, `meta.title`, here as everywhere."""
+    delimiter: Character | None = None
+    """What divides the fields of a CSV. Default: a tab in .tsv files, a comma in others."""
     carry: list[Text] = []
     """Columns to copy into the table next to the vectors."""
     storage: StorageSettings = StorageSettings()
@@ -101,8 +116,8 @@ class ModelSettings(Section):
     """Which model makes the vectors, and how. What is left out is read from the model repository."""
 
     path: Location
-    """A local folder, a model hub name such as Salesforce/SFR-Embedding-Mistral, or `package:name/folder` for a model
-    that an installed Python package carries."""
+    """A local folder, an s3:// prefix, a model hub name such as Salesforce/SFR-Embedding-Mistral, or
+    `package:name/folder` for a model that an installed Python package carries."""
     revision: Text | None = None
     """Commit of a hub model; pin it, a branch may move."""
     prompts: dict[str, Text] = {}
@@ -119,7 +134,10 @@ class ModelSettings(Section):
     device: Literal["cuda", "cpu"] = "cuda"
     """Where the model runs."""
     cache_dir: Text | None = None
-    """Where hub models are kept on each node; default: the hub's own cache."""
+    """Where fetched models are kept on each node: a disk with room for the weights. Default: the hub's own cache for
+    hub models, ~/.cache/sfr-batch/models for s3://. Old versions of a model stay there until they are removed."""
+    storage: StorageSettings = StorageSettings()
+    """Credentials and endpoint of a model on s3://."""
 
     @property
     def compute_dtype(self) -> str:
@@ -149,7 +167,8 @@ class ActorSettings(Section):
     min: int = Field(default=1, ge=1)
     """Actors to start with and to keep."""
     max: int | None = Field(default=None, ge=1)
-    """Actors at most. Default: as many as the cluster has GPUs when the run starts, at least `min`."""
+    """Actors at most. Default: on GPUs as many as the cluster gets while the run lasts, though not more than splits; an
+    autoscaler is asked for more, so its own limit is what bounds the cost. On CPUs `min`."""
     gpus: float = Field(default=1, ge=0, le=8)
     """GPUs of an actor; 0 on CPUs."""
     cpus: float = Field(default=1, gt=0)
@@ -175,15 +194,19 @@ class RunSettings(Section):
     """Bytes of vectors that a split holds at most."""
     min_splits: int = Field(default=64, ge=1)
     """Small corpora are cut finer, by powers of two, until there are so many splits or they have 256 rows."""
-    max_batch_tokens: int = Field(default=16384, ge=16)
-    """Padded tokens of a batch on the device: rows x longest row."""
+    max_batch_tokens: int | None = Field(default=None, ge=16)
+    """Padded tokens of a batch on the device at most: rows x longest row. Default: 16384 for device cuda, 2048 for cpu.
+    Padding grows with it."""
     actors: ActorSettings = ActorSettings()
     """The pool of encode actors."""
     ray_address: Text | None = None
-    """Cluster to join; `local` starts a Ray of its own. Default: RAY_ADDRESS, else a Ray that runs on this machine,
-    else `local`."""
+    """Cluster to join; `local` starts a Ray of its own, `none` runs in this process without Ray. Default: RAY_ADDRESS,
+    else a Ray that runs on this machine, else `none` if one actor is enough for this machine, else `local`."""
     max_failed_splits: int = Field(default=3, ge=0)
     """Stop early after so many failed splits; the run fails in any case as soon as one fails for good."""
+    max_reject_share: float = Field(default=0.1, ge=0, le=1)
+    """Rejects above this share of all rows stop the run before anything is published; so does a run whose own rows
+    exceed it, if these are more than 100 rejects."""
     progress_every_s: float = Field(default=5.0, gt=0)
     """Seconds between progress lines in a log."""
 
@@ -203,6 +226,11 @@ class Config(Section):
         if self.model.device == "cpu" and self.run.actors.gpus > 0:
             raise ValueError(f"model.device is cpu but run.actors.gpus is {self.run.actors.gpus:g}: set it to 0")
         return self
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """`run.max_batch_tokens`, or what suits the device."""
+        return self.run.max_batch_tokens or BATCH_TOKENS[self.model.device]
 
     def to_json(self) -> str:
         """The resolved config as JSON; references to secrets stay references."""
@@ -229,16 +257,28 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """
     file = Path(path)
     try:
-        raw = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+        raw = _load_yaml(file.read_text(encoding="utf-8"), str(file))
     except FileNotFoundError:
         raise ConfigError(f"There is no config {file}.{_similar_files(file)}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        reason = f"{error.reason} at byte {error.start}"
+        raise ConfigError(f"The config {file} is not UTF-8 ({reason}); save it so.") from error
+    except OSError as error:
         raise ConfigError(f"The config {file} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"The config {file} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"The config {file} must be a mapping with the sections {', '.join(Config.model_fields)}.")
     return config_from_dict(raw, overrides, source=str(file))
+
+
+def _load_yaml(text: str, source: str) -> Any:
+    loader = _Loader(text)
+    loader.name = source  # for errors
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def config_from_dict(raw: dict[str, Any], overrides: Sequence[str] = (), source: str = "config") -> Config:
@@ -276,7 +316,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 def _explain(error: ValidationError, source: str) -> str:
     lines = [f"{source} has {error.error_count()} wrong setting(s):"]
-    for item in error.errors(include_url=False, include_input=False):
+    for item in error.errors(include_url=False):
+        empty = item["input"] is None  # nothing else is told of an input: it may be a secret
         loc = tuple(part for part in item["loc"] if part not in _TAGS)
         place = ".".join(map(str, loc)) or "config"
         message = item["msg"].removeprefix("Value error, ")
@@ -284,6 +325,12 @@ def _explain(error: ValidationError, source: str) -> str:
             message = f"unknown setting.{_near(loc)}"
         elif item["type"] == "missing":
             message = "missing, and it has no default"
+        elif item["type"] in _WHAT:
+            message = f"must {_WHAT[item['type']]}{_range(loc)}"
+        elif item["type"] == "literal_error":
+            message = f"must be {item['ctx']['expected']}"
+        elif item["type"] == "string_type" and empty:
+            message = "must not be empty"
         elif item["type"] == "string_type":
             message = f"must be text; a number or a date needs quotes, on the command line two kinds: {place}='\"…\"'"
         elif item["type"] == "model_type":
@@ -292,12 +339,44 @@ def _explain(error: ValidationError, source: str) -> str:
     return "\n".join(lines)
 
 
-def _near(loc: tuple[int | str, ...]) -> str:
+_WHAT = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), "be a number"),
+    **dict.fromkeys(("greater_than", "greater_than_equal", "less_than", "less_than_equal"), "be"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "be true or false"),
+    **dict.fromkeys(("list_type",), "be a list, such as [title, date]"),
+    **dict.fromkeys(("dict_type",), "be a mapping, such as {query: 'search: '}"),
+    **dict.fromkeys(("string_too_short", "too_short"), "not be empty"),
+}
+"""What is asked of a value, by pydantic's types of errors."""
+_LIMITS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+
+
+def _range(loc: tuple[int | str, ...]) -> str:
+    """All that limits a number, not only the limit that was broken."""
+    section = _section(loc)
+    field = section.model_fields.get(str(loc[-1])) if section else None
+    limits = [
+        f"{words} {getattr(limit, name):g}"
+        for limit in (field.metadata if field else ())
+        for name, words in _LIMITS.items()
+        if hasattr(limit, name)
+    ]
+    return f" {' and '.join(limits)}" if limits else ""
+
+
+def _section(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The section that the setting at ``loc`` stands in, None if it is no section."""
     section: type[BaseModel] | None = Config
     for part in loc[:-1]:
         field = section.model_fields.get(str(part)) if section else None
         kind = field.annotation if field else None
         section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    return section
+
+
+def _near(loc: tuple[int | str, ...]) -> str:
+    section = _section(loc)
     if section is None:
         return ""
     names = list(section.model_fields)
@@ -321,5 +400,8 @@ def secret(reference: str | None) -> str | None:
     name = reference[2:-1]
     value = os.environ.get(name)
     if not value:
-        raise ConfigError(f"The environment variable {name} is not set, but the config refers to it as {reference}.")
+        raise ConfigError(
+            f"The environment variable {name} is not set, but the config refers to it as {reference}. Export it, on a "
+            "cluster on every node."
+        )
     return value

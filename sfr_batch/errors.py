@@ -12,6 +12,7 @@
     │   ├── TableMismatch         the table was made with other settings: see the ways out in the message
     │   ├── CountsDoNotClose      rows would be lost or doubled: nothing was published
     │   └── SnapshotConflict      somebody else published first: plan again on the newer snapshot
+    ├── TooManyRejects            more rows than the config allows cannot be embedded: nothing was published
     └── RunFailed                 some splits failed; what succeeded is committed, running again continues
 
 Messages name the file, row or setting, and the way out. This module knows nothing else of the project.
@@ -64,6 +65,10 @@ class CountsDoNotClose(TableError):
 
 class SnapshotConflict(TableError):
     """Another writer published the snapshot number that this one was about to take."""
+
+
+class TooManyRejects(SfrBatchError):
+    """More rows were rejected than run.max_reject_share allows; nothing was published."""
 
 
 class RunFailed(SfrBatchError):

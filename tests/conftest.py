@@ -9,6 +9,7 @@ import pytest
 
 from sfr_batch.storage import Store, open_store
 from tests.memory_store import MemoryStore
+from tests.models import write_sfr_files
 from tests.s3server import S3Server, s3_server
 
 # At import, before anything reads them: no test may ask a model hub, and Ray's hook for `uv run` would rebuild the
@@ -62,3 +63,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "local":
         return open_store(str(tmp_path / "store"))
     return open_store(request.getfixturevalue("s3_prefix"))
+
+
+@pytest.fixture(scope="session")
+def mistral(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model folder that is complete for planning, which reads no weights: it takes their hash."""
+    folder = write_sfr_files(tmp_path_factory.mktemp("mistral"), hidden=8)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return str(folder)

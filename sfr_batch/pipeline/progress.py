@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from sfr_batch.manifest import Receipt
+from sfr_batch.pipeline.results import Losses
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Progress:
     encoded_tokens: int = 0
     padded_tokens: int = 0
     encode_seconds: float = 0.0
+    losses: Losses = field(default_factory=Losses)
 
     def __post_init__(self) -> None:
         self.started = time.monotonic()
@@ -109,10 +111,11 @@ class Progress:
         """The state in one line."""
         left = "…" if self.left is None else duration(self.left)
         failed = f", {self.failed} FAILED" if self.failed else ""
+        lost = f", lost {self.losses}" if self.losses else ""
         speed = f"{self.tokens:,} tokens, {self.tokens_per_second:,.0f} tokens/s, {self.padding:.1%} padding"
         return (
             f"[{duration(self.elapsed)}] {self.embedded:,} of {self.rows:,} rows, {self.splits_done:,} of "
-            f"{self.splits:,} splits{failed}, {speed}, {self.rejected:,} rejects, {left} left"
+            f"{self.splits:,} splits{failed}{lost}, {speed}, {self.rejected:,} rejects, {left} left"
         )
 
     def _print_lines(self) -> None:

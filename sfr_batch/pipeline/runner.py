@@ -1,7 +1,7 @@
 """`embed`: plan, run what is missing, publish. Running it again is the resume.
 
-The table of contents of a run. Ray is imported only when there are splits to embed: on a finished table nothing
-starts.
+The table of contents of a run. Where splits are embedded is decided only when there are some, and Ray is imported
+only when they are embedded on Ray: on a finished table nothing starts.
 """
 
 import contextlib
@@ -9,14 +9,24 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sfr_batch import schema as names
-from sfr_batch.commit import create_or_open, encode_parquet, new_run_id, publish, superseded
+from sfr_batch.commit import (
+    FEW_REJECTS,
+    create_or_open,
+    encode_parquet,
+    new_run_id,
+    publish,
+    superseded,
+    too_many_rejects,
+)
 from sfr_batch.config import Config
 from sfr_batch.errors import RunFailed, SnapshotConflict, StorageError, TableError
 from sfr_batch.manifest import Receipt, utc_now
+from sfr_batch.pipeline import local, placement
 from sfr_batch.pipeline.progress import Progress, duration
+from sfr_batch.pipeline.results import Failure, Losses
 from sfr_batch.pipeline.stages import Job
 from sfr_batch.planning import EmbedPlan, make_plan
 from sfr_batch.storage import ObjectInfo, Store, read_many
@@ -27,6 +37,9 @@ _PLANS = 10
 _RECEIPTS_PER_FILE = 256
 _RECEIPT_FILE_EVERY_S = 30.0
 _PARALLEL_FOOTERS = 32
+
+under_way: Progress | None = None
+"""The last run that this process began, for the last words of a process that is told to stop."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +60,13 @@ class Summary:
     """Whether there is a new snapshot."""
     plain: bool = False
     """Whether `data/` holds just this snapshot's rows, so that any engine may read it as a directory."""
+    losses: Losses = field(default_factory=Losses)
+    """Nodes and actors that died in the middle. What they had in hand was done again elsewhere."""
 
     def __repr__(self) -> str:
         did = f"{self.embedded:,} rows embedded in {duration(self.seconds)}" if self.splits else "nothing to embed"
-        return f"<Summary {self.table}: {did}, {self.snapshot.brief()}>"
+        lost = f", lost {self.losses}" if self.losses else ""
+        return f"<Summary {self.table}: {did}{lost}, {self.snapshot.brief()}>"
 
     def describe(self) -> str:
         """Several lines for a person: what happened, where the table is and how to read it."""
@@ -72,6 +88,8 @@ class Summary:
         ]
         if self.plain:
             lines.append(f"          duckdb: SELECT id, embedding FROM '{self.table}/{names.DATA}/*.parquet'")
+        if self.losses:
+            lines.insert(1, f"Lost      {self.losses}; what they had in hand was done again elsewhere")
         if counts.rejected:
             lines.append(f"Rejects   sfr_batch.open_table({self.table!r}).current().rejects()")
         return "\n".join(lines)
@@ -82,18 +100,22 @@ def embed(config: Config) -> Summary:
 
     Raises RunFailed if splits failed (what succeeded is committed), and whatever planning raises.
     """
+    global under_way
     for _ in range(_PLANS):
         started = time.monotonic()
         plan = make_plan(config)
         if plan.up_to_date and plan.base:
             return Summary(plan.store.root, plan.base, 0, 0, 0, time.monotonic() - started, 0.0, 0.0, published=False)
+        place = placement.choose(config) if plan.todo else placement.HERE
+        if plan.todo:
+            placement.check(place, config)
         table = create_or_open(plan.store, plan.card)
         run = RunLog(table.store, plan)
-        progress = Progress(len(plan.todo_splits), plan.rows, config.run.progress_every_s)
+        progress = under_way = Progress(len(plan.todo_splits), plan.rows, config.run.progress_every_s)
         try:
-            receipts = [*recover_receipts(table, plan), *_embed_missing(plan, run, progress)]
+            receipts = [*recover_receipts(table, plan), *_embed_missing(plan, run, progress, place)]
             snapshot = publish(table, plan.base, plan.draft(run.run_id, receipts))
-        except (SnapshotConflict, TableError, StorageError):
+        except (SnapshotConflict, TableError, StorageError, RunFailed):
             if not superseded(table, plan.base):
                 raise
             continue  # somebody else published: their work counts, plan what is still missing
@@ -108,6 +130,7 @@ def embed(config: Config) -> Summary:
             padding=progress.padding,
             published=True,
             plain=_is_plain(table, snapshot),
+            losses=progress.losses,
         )
         run.report(summary, progress)
         return summary
@@ -118,37 +141,67 @@ def _is_plain(table: Table, snapshot: Snapshot) -> bool:
     return snapshot.manifest.deletes is None and set(table.committed()) == {r.split_id for r in snapshot.receipts}
 
 
-def _embed_missing(plan: EmbedPlan, run: "RunLog", progress: Progress) -> list[Receipt]:
+def _embed_missing(plan: EmbedPlan, run: "RunLog", progress: Progress, place: str) -> list[Receipt]:
     if not plan.todo:
         return []
-    from sfr_batch.pipeline import execution  # imports ray, which takes seconds: only when there is work
-
     config = plan.config
     receipts: list[Receipt] = []
     errors: list[str] = []
-    with execution.cluster(config), progress, contextlib.closing(run):
-        for result in execution.execute(plan.todo, make_job(plan, run.run_id), config):
+    with _results(plan, run.run_id, place) as results, progress, contextlib.closing(run):
+        for result in results:
             if isinstance(result, Receipt):
                 receipts.append(result)
                 progress.add(result)
                 run.add(result)
+                if _too_many_rejects(plan, progress):
+                    share = config.run.max_reject_share
+                    raise too_many_rejects(plan.store, receipts, 0, progress.rejected, progress.read, share)
+                continue
+            if isinstance(result, Losses):
+                progress.losses = result
                 continue
             errors.append(f"{result.shard}: {result.error}" if result.shard not in result.error else result.error)
             progress.fail()
             if len(errors) > config.run.max_failed_splits:
                 break
-    missing = len(plan.todo_splits) - len(receipts)
+    missing = plan.missing(receipt.split_id for receipt in receipts)
     if missing:
-        raise RunFailed(_failure_text(plan, missing, errors))
+        raise RunFailed(_failure_text(len(plan.done) + len(receipts), missing, errors))
     return receipts
 
 
-def _failure_text(plan: EmbedPlan, missing: int, errors: list[str]) -> str:
+def _too_many_rejects(plan: EmbedPlan, progress: Progress) -> bool:
+    """Whether publishing is bound to refuse, whatever the rest holds; where rows are estimates, twice as many may come.
+
+    Hours before `publish` would find it.
+    """
+    rest = max(0, plan.rows - progress.read) * (1 if all(rows is not None for _, rows in plan.changed) else 2)
+    allowed = plan.config.run.max_reject_share * (progress.read + rest)
+    return progress.rejected > max(FEW_REJECTS, allowed)
+
+
+@contextlib.contextmanager
+def _results(plan: EmbedPlan, run_id: str, place: str) -> Iterator[Iterator[Receipt | Failure | Losses]]:
+    """The results of what is to do, embedded at ``place``; the work stops when the context is left."""
+    job = make_job(plan, run_id)
+    if place == placement.HERE:
+        with contextlib.closing(local.execute(plan.todo, job)) as results:
+            yield results
+        return
+    from sfr_batch.pipeline import execution  # imports ray, which takes seconds
+
+    with (
+        execution.cluster(plan.config, place),
+        contextlib.closing(execution.execute(plan.todo, job, plan.config)) as results,
+    ):
+        yield results
+
+
+def _failure_text(done: int, missing: int, errors: list[str]) -> str:
     texts = list(dict.fromkeys(errors))
     shown = "\n".join(f"  {text}" for text in texts[:3])
-    done = len(plan.splits) - missing
     return (
-        f"{missing:,} of {len(plan.splits):,} splits are not done. Nothing was published; the {done:,} that are done "
+        f"{missing:,} of {done + missing:,} splits are not done. Nothing was published; the {done:,} that are done "
         f"stay committed, and the same command continues with the rest.\n{shown}"
     )
 
@@ -164,16 +217,14 @@ def make_job(plan: EmbedPlan, run_id: str) -> Job:
         card=plan.card,
         table=plan.store.root,
         table_storage=config.table.storage,
-        max_batch_tokens=config.run.max_batch_tokens,
+        max_batch_tokens=config.max_batch_tokens,
         torch_threads=config.run.actors.torch_threads,
     )
 
 
 def recover_receipts(table: Table, plan: EmbedPlan) -> list[Receipt]:
     """Receipts of the plan's splits that were committed before: from the logs of runs, else from the footers."""
-    wanted = {
-        split.split_id: plan.committed[split.split_id] for split in plan.splits if split.split_id in plan.committed
-    }
+    wanted = plan.done
     if not wanted:
         return []
     since = plan.base.manifest.run_id if plan.base else ""
@@ -236,6 +287,8 @@ class RunLog:
             "padded_tokens": progress.padded_tokens,
             "encode_seconds": progress.encode_seconds,
             "seconds": summary.seconds,
+            "lost_nodes": summary.losses.nodes,
+            "lost_actors": summary.losses.actors,
             "counts": summary.snapshot.manifest.counts.model_dump(),
         }
         self._create("report.json", json.dumps(report, indent=1).encode())

@@ -8,6 +8,7 @@ never touches storage. Knows no driver and calls no Ray.
 
 import dataclasses
 import json
+import socket
 import time
 import traceback
 from collections.abc import Iterator
@@ -21,14 +22,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sfr_batch import schema as names
+from sfr_batch.columns import Columns
 from sfr_batch.commit import commit_split, new_attempt
 from sfr_batch.config import CorpusSettings, ModelSettings, StorageSettings
-from sfr_batch.corpus import Columns, ReadUnit, Shard, Split
-from sfr_batch.errors import SfrBatchError
+from sfr_batch.corpus import Shard
+from sfr_batch.errors import ModelError, SfrBatchError
 from sfr_batch.manifest import Receipt, TableCard
-from sfr_batch.model import Recipe, locate, read_recipe
+from sfr_batch.model import Recipe, fingerprint_inputs, locate, read_recipe
 from sfr_batch.prompts import DOCUMENT, resolve
 from sfr_batch.rows import Reject, Rows, read_unit, rejects_table
+from sfr_batch.splits import ReadUnit, Split, Stream
 from sfr_batch.storage import Store, open_store
 from sfr_batch.tokenizer import Tokenizer
 
@@ -65,11 +68,17 @@ def read_and_tokenize(batch: pa.Table, job: Job) -> Iterator[pa.Table]:
         try:
             for split, rows in read_unit(unit, job.corpus, job.columns):
                 packed = _tokenize(split, rows, job)
-                waiting.remove(split)
+                if not unit.stream:
+                    waiting.remove(split)
                 yield packed
         except Exception as error:
-            for split in waiting:
+            for split in waiting or [_rest_of(unit)]:
                 yield _failed(split, error)
+
+
+def _rest_of(unit: ReadUnit) -> Split:
+    """Stands for the splits of a stream that were never reached."""
+    return Split(unit.stream.prefix if unit.stream else "", unit.shard.uri, unit.shard.version, 0, 0, 0, 0)
 
 
 def _tokenize(split: Split, rows: Rows, job: Job) -> pa.Table:
@@ -135,18 +144,23 @@ class Encode:
     def __init__(self, job: Job) -> None:
         from sfr_batch.encoder import Encoder  # torch is for encode actors alone; readers and writers do without
 
-        self._problem: str | None = None
+        self.problem: str | None = None
+        """Why the model cannot be used; then every split has this as its error."""
         try:
             self._encoder = Encoder.load(
-                job.model, max_batch_tokens=job.max_batch_tokens, torch_threads=job.torch_threads
+                job.model,
+                max_batch_tokens=job.max_batch_tokens,
+                torch_threads=job.torch_threads,
+                weight_hashes=job.card.fingerprint_inputs["weights"],
             )
+            _check_recipe(self._encoder.recipe, self._encoder.tokenizer, job)
         except SfrBatchError as error:
             # An exception here would look like a lost machine and be tried again; as a result it ends the run.
-            self._problem = explain(error)
+            self.problem = explain(error)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One split in, the same with vectors instead of token ids out."""
-        error = batch.column("error")[0].as_py() or self._problem
+        error = batch.column("error")[0].as_py() or self.problem
         vectors, tokens, padded = np.empty(0, dtype=np.float32), 0, 0
         started = time.perf_counter()
         if not error:
@@ -169,6 +183,17 @@ class Encode:
                 "encode_seconds": [time.perf_counter() - started],
                 "error": pa.array([error], pa.string()),
             }
+        )
+
+
+def _check_recipe(recipe: Recipe, tokenizer: Tokenizer, job: Job) -> None:
+    """Raises ModelError if the model's small files on this node make other vectors than those on the driver's."""
+    planned = job.card.fingerprint_inputs
+    here = fingerprint_inputs(job.model, recipe, tokenizer.golden_ids(), planned["weights"], job.card.vector_dtype)
+    if differing := sorted(key for key in here if here[key] != planned[key]):
+        raise ModelError(
+            f"{recipe.folder} on node {socket.gethostname()} is not the model that was planned with: it differs in "
+            f"{', '.join(differing)}. Copy the same model to all nodes."
         )
 
 
@@ -271,6 +296,7 @@ def unit_from_json(text: str) -> ReadUnit:
         row_groups=tuple(raw["row_groups"]),
         first_row=raw["first_row"],
         splits=tuple(Split(**split) for split in raw["splits"]),
+        stream=Stream(**{**raw["stream"], "done": tuple(raw["stream"]["done"])}) if raw["stream"] else None,
     )
 
 

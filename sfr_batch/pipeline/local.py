@@ -1,0 +1,61 @@
+"""Splits through the stages in this process: one thread reads ahead, the caller's encodes, two write.
+
+The same stages as on Ray, and the same results. Nothing here waits in a queue: a thread is given one split to read
+or to write at a time, so memory holds a handful of splits however large the corpus is, and stopping means to wait for
+what is in hand and to ask for no more. Knows no Ray; what a result means is the runner's.
+"""
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+import pyarrow as pa
+
+from sfr_batch.errors import RunFailed
+from sfr_batch.manifest import Receipt
+from sfr_batch.pipeline import stages
+from sfr_batch.pipeline.results import Failure, results
+from sfr_batch.splits import ReadUnit
+
+_READ_AHEAD = 2
+"""Splits that are tokenized before they can be encoded: the second bridges the start of the next unit."""
+_WRITERS = 2
+"""Splits that are written while the next one is encoded."""
+
+
+def execute(units: Sequence[ReadUnit], job: stages.Job) -> Generator[Receipt | Failure, None, None]:
+    """Read, tokenize, encode and write; yields each split's receipt or failure as it comes.
+
+    Raises RunFailed if the model cannot be loaded. Close the iterator to stop: it returns when the threads have
+    ended, and what was encoded by then is written.
+    """
+    rows = (row for unit in units for row in stages.read_and_tokenize(_one_unit(unit), job))
+    reader = ThreadPoolExecutor(1, thread_name_prefix="sfr-read")
+    writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="sfr-write")
+    try:
+        # Before the model is loaded: that takes seconds, and the first splits are ready when it is.
+        ahead = deque(reader.submit(next, rows, None) for _ in range(_READ_AHEAD))
+        encode = stages.Encode(job)
+        if encode.problem:
+            raise RunFailed(encode.problem)
+        writing: set[Future[pa.Table]] = set()
+        while ahead or writing:
+            may_encode = bool(ahead) and len(writing) < _WRITERS
+            done, _ = wait({*writing, *([ahead[0]] if may_encode else [])}, return_when=FIRST_COMPLETED)
+            for written in done & writing:
+                writing.remove(written)
+                yield from results(written.result())
+            if may_encode and ahead[0].done():
+                row = ahead.popleft().result()
+                if row is None:
+                    ahead.clear()
+                else:
+                    ahead.append(reader.submit(next, rows, None))
+                    writing.add(writers.submit(stages.write, encode(row), job))
+    finally:
+        reader.shutdown(cancel_futures=True)
+        writers.shutdown()
+
+
+def _one_unit(unit: ReadUnit) -> pa.Table:
+    return pa.table({"unit": [stages.unit_to_json(unit)]})

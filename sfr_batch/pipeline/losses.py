@@ -1,0 +1,64 @@
+"""What a run loses on a cluster: nodes, and encode actors that died and were started again.
+
+Ray does their work again elsewhere; here it is only counted, so that a run on spot machines, or one whose actors run
+out of memory, says so. The results of restarted actors carry their mark, nodes are asked for. Knows no splits.
+"""
+
+import time
+import uuid
+from collections.abc import Iterator
+
+import pyarrow as pa
+import ray
+
+from sfr_batch.pipeline import stages
+from sfr_batch.pipeline.results import Losses
+
+_MARK = "restarted"
+_ASK_EVERY_S = 5.0
+_IDLE = 4
+"""Ray's NodeDeathInfo.AUTOSCALER_DRAIN_IDLE: the autoscaler gave back a node that had nothing to do. No loss."""
+
+
+class Encode:
+    """The encode stage on Ray: marks the results of an actor that has died before."""
+
+    def __init__(self, job: stages.Job, stage: type[stages.Encode]) -> None:
+        self._encode = stage(job)
+        again = ray.get_runtime_context().was_current_actor_reconstructed
+        self._mark = uuid.uuid4().hex if again else None  # names one restart
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return self._encode(batch).append_column(_MARK, pa.array([self._mark], pa.string()))
+
+
+def write(batch: pa.Table, job: stages.Job) -> pa.Table:
+    """`stages.write`, with the marks passed on."""
+    return stages.write(batch, job).append_column(_MARK, batch.column(_MARK))
+
+
+class Watch:
+    """Counts what is lost from its creation on."""
+
+    def __init__(self) -> None:
+        self._known = Losses()
+        self._dead_before = _dead_nodes()
+        self._restarts: set[str] = set()
+        self._asked = time.monotonic()
+
+    def news(self, results: pa.Table | None = None) -> Iterator[Losses]:
+        """All losses so far, if there are more than were told before; without ``results`` it asks for nodes at once."""
+        nodes = self._known.nodes
+        if results is None or time.monotonic() - self._asked > _ASK_EVERY_S:
+            nodes = len(_dead_nodes() - self._dead_before)
+            self._asked = time.monotonic()
+        if results is not None:
+            self._restarts.update(mark for mark in results.column(_MARK).to_pylist() if mark)
+        now = Losses(nodes, len(self._restarts))
+        if now != self._known:
+            self._known = now
+            yield now
+
+
+def _dead_nodes() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if not node["Alive"] and node["DeathReason"] != _IDLE}
