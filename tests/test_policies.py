@@ -19,22 +19,24 @@ from tests.tables import parquet, put
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sfr_batch"
 FLOORS = [
-    "errors schema fingerprint batching duplicates",
-    "prompts config",
-    "storage",
-    "corpus model manifest demo",
-    "tokenizer table rows",
-    "commit encoder",
+    "errors schema fingerprint batching duplicates signals",
+    "prompts config formats",
+    "storage columns",
+    "weights",
+    "corpus model_cache manifest demo",
+    "model",
+    "splits tokenizer table",
+    "rows commit encoder",
     "planning search status",
     "pipeline",
     "api",
     "__init__",
-    "cli",
+    "cli benchmark",
 ]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor.split()}
 ONLY = {
     "ray": {"pipeline"},
-    "torch": {"encoder", "api"},
+    "torch": {"encoder", "api", "pipeline"},
     "transformers": {"encoder"},
     "fsspec": {"storage"},
     "s3fs": {"storage"},
@@ -43,9 +45,11 @@ ONLY = {
     "tokenizers": {"tokenizer"},
     "click": {"cli"},
     "rich": {"pipeline"},
+    "matplotlib": {"benchmark"},
+    "sentence_transformers": set(),
 }
 """Which floor's modules may import this package at all."""
-LAZY = {("api", "torch"), ("model", "huggingface_hub")}
+LAZY = {("api", "torch"), ("pipeline", "torch"), ("model", "huggingface_hub"), ("benchmark", "matplotlib")}
 """Imports that may only stand in a function."""
 HEAVY = ("torch", "transformers", "ray", "sentence_transformers", "pandas")
 
@@ -113,6 +117,12 @@ def test_module_keeps_to_its_libraries(path: Path) -> None:
         library = name.split(".")[0]
         assert own in ONLY.get(library, {own}), f"{dotted(path)} imports {library}"
         assert in_function or (own, library) not in LAZY, f"{dotted(path)} imports {library} when it is loaded"
+
+
+def test_two_modules_alone_import_ray() -> None:
+    """One machine with one encode actor runs without it, so nothing on that way may need it."""
+    using = {dotted(path) for path in modules() for name, _ in imports_of(path) if name.split(".")[0] == "ray"}
+    assert using == {"sfr_batch.pipeline.execution", "sfr_batch.pipeline.losses"}
 
 
 def test_jobs_are_on_top_of_the_library() -> None:
@@ -227,7 +237,7 @@ def test_every_exception_is_ours_and_in_the_tree() -> None:
 def test_modules_can_be_imported_alone() -> None:
     """No module rests on another one having been imported before it."""
     names = [dotted(path).removesuffix(".__init__") for path in modules()]
-    slim = [name for name in names if home(name) not in ("encoder", "pipeline")]
+    slim = [name for name in names if home(name) not in ("encoder", "pipeline", "benchmark")]
     code = "import importlib, sys\nfor n in sys.argv[1:]:\n    importlib.import_module(n)\n    "
     code += "[sys.modules.pop(m) for m in list(sys.modules) if m.startswith('sfr_batch')]"
     loaded(code, *slim)

