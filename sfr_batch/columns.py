@@ -67,14 +67,19 @@ class Columns:
 def find_type(schema: pa.Schema, path: str) -> pa.DataType | None:
     """The type of the column at ``path``; None where there is none. A name with dots in it comes before a path."""
     if path in schema.names:
-        return schema.field(path).type
+        return schema.field(schema.names.index(path)).type  # the first of several with this name
     name, *inside = path.split(".")
-    kind = schema.field(name).type if name in schema.names else None
+    kind = schema.field(schema.names.index(name)).type if name in schema.names else None
     for part in inside:
         if kind is None or not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
             return None
         kind = kind.field(part).type
     return kind
+
+
+def is_inside(leaf: str, paths: Sequence[str]) -> bool:
+    """Whether a Parquet leaf column, named by its path, is one of the columns at ``paths`` or a part of one."""
+    return any(leaf == path or leaf.startswith(f"{path}.") for path in paths)
 
 
 def find_column(batch: pa.RecordBatch, path: str) -> pa.Array:
@@ -95,28 +100,84 @@ def find_value(row: dict[str, Any], path: str) -> Any:
     return value
 
 
-def column_types(schema: pa.Schema, settings: CorpusSettings) -> Columns:
-    """The table's id and carried column types, from a schema that `check_schema` has passed."""
-    id_type = find_type(schema, settings.id) if settings.id is not None else None
+def lost_key(value: Any, kind: pa.DataType) -> str | None:
+    """A key of a JSON object, at whatever depth, that Arrow would silently leave out of a value of this type."""
+    if pa.types.is_struct(kind) and isinstance(value, dict):
+        known = {field.name: field.type for field in kind.fields}
+        inside = (key if key not in known else lost_key(part, known[key]) for key, part in value.items())
+        return next(filter(None, inside), None)
+    if pa.types.is_list(kind) and isinstance(value, list):
+        return next(filter(None, (lost_key(part, kind.value_type) for part in value)), None)
+    return None
+
+
+def column_types(schemas: Sequence[tuple[str, pa.Schema]], settings: CorpusSettings, *, guessed: bool) -> Columns:
+    """The table's id and carried column types, from schemas, each with its shard's URI, that `check_schema` has passed.
+
+    guessed: they come from samples, so that each knows a part of the truth, and together they know it better. Otherwise
+    they are equal, for `check_types` to see to. Raises CorpusError naming the shard that goes with no other.
+    """
+    found: dict[str, pa.DataType] = {}
+    for uri, schema in schemas:
+        for name in filter(None, (settings.id, *settings.carry)):
+            kind = _readable(find_type(schema, name) or pa.null())
+            before = found.setdefault(name, kind)
+            if pa.types.is_null(before):
+                found[name] = kind
+            elif guessed and name in settings.carry:
+                merged = _merge(before, kind)
+                if merged is None:
+                    raise CorpusError(_differs(uri, name, kind, before))
+                found[name] = merged
+    id_type = found.get(settings.id) if settings.id is not None else None
     return Columns(
         id_type=pa.int64() if id_type is not None and pa.types.is_integer(id_type) else pa.string(),
-        carry={name: _without_views(find_type(schema, name)) for name in settings.carry},
+        carry={name: _change(found[name], {pa.null(): pa.string()}) for name in settings.carry},
     )
 
 
-def _without_views(kind: pa.DataType) -> pa.DataType:
-    """Views are a layout in memory that Arrow can neither take rows of nor, in all versions, write."""
-    if pa.types.is_string_view(kind):
-        return pa.string()
-    return pa.binary() if pa.types.is_binary_view(kind) else kind
+def _merge(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """What holds the values of both; None if nothing does."""
+    schemas = [pa.schema([("value", kind)]) for kind in (one, other)]
+    try:
+        return pa.unify_schemas(schemas, promote_options="permissive").field("value").type
+    except pa.ArrowException:
+        return None
 
 
-def check_schema(schema: pa.Schema, uri: str, settings: CorpusSettings) -> None:
-    """Raises CorpusError naming the shard if it lacks a column, or has one with an unfit type; or ConfigError."""
+def _readable(kind: pa.DataType) -> pa.DataType:
+    """Without views: a layout in memory that Arrow can neither take rows of nor, in all versions, write."""
+    return _change(kind, {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()})
+
+
+def _change(kind: pa.DataType, to: dict[pa.DataType, pa.DataType]) -> pa.DataType:
+    """The type with some types in it, at whatever depth, changed for others."""
+    if kind in to:
+        return to[kind]
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_change(field.type, to)) for field in kind.fields])
+    if pa.types.is_map(kind):
+        return pa.map_(_change(kind.key_type, to), _change(kind.item_type, to))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        item = kind.value_field.with_type(_change(kind.value_type, to))
+        return pa.list_(item) if pa.types.is_list(kind) else pa.large_list(item)
+    return kind
+
+
+def check_schema(
+    schema: pa.Schema, uri: str, settings: CorpusSettings, elsewhere: frozenset[str] = frozenset()
+) -> None:
+    """Raises CorpusError naming the shard if it lacks a column, or has one with an unfit type; or ConfigError.
+
+    elsewhere: columns that may be absent, for they are known to exist; rows of JSON leave out what they do not have.
+    Of a template's at least one must be there.
+    """
     for name in settings.carry:
         if name in names.RESERVED_COLUMNS:
             raise ConfigError(f"corpus.carry: {name!r} is the table's own column; rename it in the corpus.")
     template = TextTemplate(settings.text)
+    if not any(find_type(schema, name) for name in template.columns):
+        elsewhere = frozenset(elsewhere.difference(template.columns))
     for setting, name in [
         *([("id", settings.id)] if settings.id is not None else []),
         *(("text", name) for name in template.columns),
@@ -126,19 +187,19 @@ def check_schema(schema: pa.Schema, uri: str, settings: CorpusSettings) -> None:
             raise CorpusError(
                 f"{uri} has several columns {name!r} (corpus.{setting}); names must be unique. Rename one of them."
             )
-        if find_type(schema, name) is None:
+        if find_type(schema, name) is None and (name not in elsewhere or setting == "id"):
             raise CorpusError(f"{uri} has no column {name!r} (corpus.{setting}).{_way_out(schema, setting, name)}")
     if settings.id is not None:
         id_type = find_type(schema, settings.id)
-        if not (_is_text(id_type) or pa.types.is_integer(id_type)):
+        if not (_is_text(id_type) or pa.types.is_integer(id_type) or pa.types.is_null(id_type)):
             raise CorpusError(
                 f"{uri}: the id column {settings.id!r} is {id_type}; ids are strings or integers. Choose another "
                 "column, or number the rows: corpus.id=null."
             )
     for name in template.columns:
-        kind = find_type(schema, name)
+        kind = find_type(schema, name) or pa.null()
         number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-        if not (_is_text(kind) or (number and len(template.columns) > 1)):
+        if not (_is_text(kind) or pa.types.is_null(kind) or (number and len(template.columns) > 1)):
             raise CorpusError(
                 f"{uri}: the text column {name!r} is {kind}; it must be a string. Choose another one by corpus.text."
             )
@@ -147,22 +208,27 @@ def check_schema(schema: pa.Schema, uri: str, settings: CorpusSettings) -> None:
 def check_types(schema: pa.Schema, uri: str, settings: CorpusSettings, expected: Columns, *, guessed: bool) -> None:
     """Raises CorpusError if the columns of ``schema`` are not of the types that are ``expected``.
 
-    guessed: the schema comes from samples, so that only what is certain in it counts: whether ids are numbers.
+    guessed: the schema comes from samples, so that types which have something in common are left to the rows.
     """
-    where = "in other shards or in the table"
     id_type = find_type(schema, settings.id) if settings.id is not None else pa.string()
-    if pa.types.is_integer(id_type) != pa.types.is_integer(expected.id_type):
+    if not pa.types.is_null(id_type) and pa.types.is_integer(id_type) != pa.types.is_integer(expected.id_type):
+        what = f"the id column {settings.id!r} is {id_type}" if settings.id is not None else "its rows are numbered"
         raise CorpusError(
-            f"{uri}: the id column {settings.id!r} is {id_type}, {where} it is {expected.id_type}. Make the shards "
-            "alike, or write to a new table: table.path=<another path>."
+            f"{uri}: {what}, in other shards or in the table ids are {expected.id_type}. Make the shards alike, or "
+            "write to a new table: table.path=<another path>."
         )
-    for name, kind in () if guessed else expected.carry.items():
-        found = _without_views(find_type(schema, name))
-        if not found.equals(kind):
-            raise CorpusError(
-                f"{uri}: the column {name!r} is {found}, {where} it is {kind}. Make the shards alike, or leave it out "
-                "of corpus.carry."
-            )
+    for name, kind in expected.carry.items():
+        found = _readable(find_type(schema, name) or pa.null())
+        alike = _merge(found, kind) is not None if guessed else found.equals(kind)
+        if not alike and not pa.types.is_null(found):
+            raise CorpusError(_differs(uri, name, found, kind))
+
+
+def _differs(uri: str, name: str, found: pa.DataType, expected: pa.DataType) -> str:
+    return (
+        f"{uri}: the column {name!r} is {found}, in other shards or in the table it is {expected}. Make the shards "
+        "alike, or leave it out of corpus.carry."
+    )
 
 
 def _way_out(schema: pa.Schema, setting: str, name: str) -> str:

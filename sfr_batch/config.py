@@ -96,8 +96,9 @@ class CorpusSettings(Section):
     path: Paths
     """A file, a folder or prefix, a glob, or a list of these; local paths and s3:// URIs."""
     format: Literal["auto", "parquet", "jsonl", "csv", "text"] = "auto"
-    """`auto` goes by the file names: .parquet, .pq, .jsonl, .ndjson, .csv, .tsv, .txt (one document a line), all but
-    Parquet also with .gz or .zst. Any other value is meant for files whose names say nothing."""
+    """`auto` goes by the file names: .parquet, .pq, .jsonl, .ndjson, .jsonlines, .csv, .tsv, .tab, .txt (one document
+    a line), all but Parquet also with .gz, .gzip, .zst or .zstd. Any other value is meant for files whose names say
+    nothing."""
     id: Text | None = "id"
     """Column with the document's id, string or integer, unique in the corpus. `null` numbers the rows of each shard:
     `<shard>#<row>`, for lines `<shard>#<byte offset>`. Text files are numbered in any case."""
@@ -105,7 +106,9 @@ class CorpusSettings(Section):
     """The column to embed, or a template over several: `{title} {text}`. A template's result is stripped. A column
     inside a struct or a JSON object is named by its path, `meta.title`, here as everywhere."""
     delimiter: Character | None = None
-    """What divides the fields of a CSV. Default: a tab in .tsv files, a comma in others."""
+    """What divides the fields of a CSV. Default: a tab in .tsv and .tab files, a comma in others."""
+    quote: Character | None = '"'
+    """What a field of a CSV is quoted by. `null`: by nothing, quotes are text, as in many .tsv files."""
     carry: list[Text] = []
     """Columns to copy into the table next to the vectors."""
     storage: StorageSettings = StorageSettings()
@@ -243,7 +246,11 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # <<: *anchor
+                continue
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.MarkedYAMLError(problem=f"{key!r} is no name", problem_mark=key_node.start_mark)
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"{key!r} is set twice", problem_mark=key_node.start_mark)
             seen.add(key)

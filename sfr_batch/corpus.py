@@ -6,15 +6,23 @@ of any other. Rows are `rows`'s, how shards are cut is `splits`'s; knows no tabl
 
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sfr_batch.columns import Columns, TextTemplate, check_schema, check_types, column_types
+from sfr_batch.columns import (
+    Columns,
+    TextTemplate,
+    check_schema,
+    check_types,
+    column_types,
+    find_type,
+    is_inside,
+)
 from sfr_batch.config import CorpusSettings
 from sfr_batch.errors import CorpusError, ObjectNotFound
 from sfr_batch.formats import (
@@ -22,18 +30,24 @@ from sfr_batch.formats import (
     CSV,
     ENDINGS,
     JSONL,
+    MAX_RECORD,
     PARQUET,
     TEXT,
     TEXT_COLUMN,
     CsvReader,
+    bare_name,
     decompress,
     format_of,
     lines,
     supported,
+    too_long,
 )
 from sfr_batch.storage import InputFile, list_inputs, open_input, read_input_range
 
-_OTHER_DATA = (".json", ".bz2", ".xz", ".lz4", ".zip", ".avro", ".orc", ".arrow", ".feather", ".xlsx", *COMPRESSIONS)
+_OTHER_DATA = (
+    *(".json", ".bz2", ".xz", ".lz4", ".zip", ".7z", ".tar", ".tgz", ".avro", ".orc", ".arrow", ".feather", ".xlsx"),
+    *COMPRESSIONS,
+)
 _SAMPLE_BYTES = 256 * 1024
 _UNPACKED_SAMPLE = 16
 """How many times a sample may grow by decompression."""
@@ -80,7 +94,7 @@ def _list(path: str, settings: CorpusSettings) -> list[Shard]:
             f"Supported: {supported()}. For files with other endings set corpus.format."
         )
     taken = {shard.uri for shard in shards}
-    passed_over = [file.uri for file in files if file.uri.endswith(_OTHER_DATA) and file.uri not in taken]
+    passed_over = [file.uri for file in files if file.uri.lower().endswith(_OTHER_DATA) and file.uri not in taken]
     if passed_over and settings.format == "auto":
         raise CorpusError(
             f"corpus.path {path} holds {len(passed_over)} file(s) that look like data but cannot be read, e.g. "
@@ -117,24 +131,36 @@ def _same_family(kind: str | None, asked: str) -> bool:
     return kind == TEXT and asked in (JSONL, CSV)
 
 
+class Group(NamedTuple):
+    """Rows, the bytes of their text, and of all that is read of them: id, text and carried columns."""
+
+    rows: int
+    text_bytes: int
+    read_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Survey:
     """What a shard's metadata tells: its rows and text, without reading it.
 
-    groups: (rows, bytes of text) of each row group; for lines one entry, estimated from the beginning of the file.
+    groups: of each row group; for lines one entry, estimated from the beginning of the file.
     """
 
     shard: Shard
     schema: pa.Schema
-    groups: tuple[tuple[int, int], ...]
+    groups: tuple[Group, ...]
 
     @property
     def rows(self) -> int:
-        return sum(rows for rows, _ in self.groups)
+        return sum(group.rows for group in self.groups)
 
     @property
     def text_bytes(self) -> int:
-        return sum(size for _, size in self.groups)
+        return sum(group.text_bytes for group in self.groups)
+
+    @property
+    def read_bytes(self) -> int:
+        return sum(group.read_bytes for group in self.groups)
 
     @property
     def exact(self) -> bool:
@@ -159,20 +185,36 @@ def survey_shards(shards: Sequence[Shard], settings: CorpusSettings) -> list[Sur
         return list(pool.map(survey, shards))
 
 
-def resolve_columns(survey: Survey, settings: CorpusSettings) -> Columns:
-    """The table's id and carried column types, from one shard. Raises CorpusError, ConfigError."""
-    check_columns(survey, settings)
-    return column_types(survey.schema, settings_for(survey.shard, settings))
+def resolve_columns(
+    surveys: Sequence[Survey],
+    settings: CorpusSettings,
+    known: Columns | None = None,
+    elsewhere: frozenset[str] = frozenset(),
+) -> Columns | None:
+    """The types of the table's id and carried columns: ``known``, or as the shards have them; None if all are empty.
 
-
-def check_columns(survey: Survey, settings: CorpusSettings, expected: Columns | None = None) -> None:
-    """Raises CorpusError naming the shard if it lacks a column, or has one with an unfit type."""
-    if survey.empty:
-        return
-    own = settings_for(survey.shard, settings)
-    check_schema(survey.schema, survey.shard.uri, own)
-    if expected is not None:
-        check_types(survey.schema, survey.shard.uri, own, expected, guessed=not survey.exact)
+    elsewhere: columns that are known to exist. Raises CorpusError naming the shard that lacks a column or has one of
+    an unfit type, or ConfigError.
+    """
+    # What there is to see: shards mostly have one and the same schema, and may be 100,000.
+    seen = {(survey.schema, survey.shard.format): survey for survey in reversed(surveys) if not survey.empty}
+    filled = sorted(seen.values(), key=lambda survey: survey.shard.uri)
+    if not filled:
+        return known
+    paths = filter(None, (settings.id, *TextTemplate(settings.text).columns, *settings.carry))
+    elsewhere |= {path for path in paths if any(find_type(s.schema, path) is not None for s in filled)}
+    for survey in filled:
+        may_lack = elsewhere if survey.shard.format == JSONL else frozenset()
+        check_schema(survey.schema, survey.shard.uri, settings_for(survey.shard, settings), may_lack)
+    if known is None:
+        exact = [survey for survey in filled if survey.exact]
+        sources = exact or filled
+        own = settings_for(sources[0].shard, settings)
+        known = column_types([(s.shard.uri, s.schema) for s in sources], own, guessed=not exact)
+    for survey in filled:
+        own = settings_for(survey.shard, settings)
+        check_types(survey.schema, survey.shard.uri, own, known, guessed=not survey.exact)
+    return known
 
 
 def settings_for(shard: Shard, settings: CorpusSettings) -> CorpusSettings:
@@ -182,7 +224,7 @@ def settings_for(shard: Shard, settings: CorpusSettings) -> CorpusSettings:
 
 # --- surveys
 
-_Groups = tuple[tuple[int, int], ...]
+_Groups = tuple[Group, ...]
 
 
 def _survey_parquet(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _Groups]:
@@ -195,13 +237,16 @@ def _survey_parquet(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, 
             f"{shard.uri} is not a readable Parquet file: {str(error).rstrip('.')}. Replace it, or take it out of the "
             "corpus."
         ) from error
-    text = set(TextTemplate(settings.text).columns)
+    text = TextTemplate(settings.text).columns
+    needed = [*filter(None, [settings.id]), *text, *settings.carry]
+    # Which leaves are needed is the same in each row group.
+    leaves = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    of_text = [i for i, leaf in enumerate(leaves) if is_inside(leaf, text)]
+    others = [i for i, leaf in enumerate(leaves) if is_inside(leaf, needed) and i not in of_text]
     groups = []
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        columns = [group.column(i) for i in range(group.num_columns)]
-        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema in text)
-        groups.append((group.num_rows, size))
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        size, more = (sum(group.column(i).total_uncompressed_size for i in which) for which in (of_text, others))
+        groups.append(Group(group.num_rows, size, size + more))
     return schema, tuple(groups)
 
 
@@ -226,20 +271,25 @@ def _survey_text(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _Gr
 
 
 def _survey_csv(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _Groups]:
-    sample = _sample(shard, settings, lambda data: data.count(b"\n") > 1)
-    lines_read = sample.data if sample.whole else sample.data[: sample.data.rfind(b"\n") + 1]
-    reader = CsvReader(io.BytesIO(lines_read), shard.uri, delimiter_of(shard, settings))
+    def end(data: bytes) -> int:
+        return max(data.rfind(b"\n"), data.rfind(b"\r", 0, -1)) + 1  # a last \r may be half of \r\n
+
+    sample = _sample(shard, settings, lambda data: end(data[: end(data) - 1].rstrip(b"\r")) > 0)
+    lines_read = sample.data if sample.whole else sample.data[: end(sample.data)]
+    reader = CsvReader(io.BytesIO(lines_read), shard.uri, delimiter_of(shard, settings), settings.quote)
     try:
         records = sum(1 for _ in reader)
     except CorpusError:
         if sample.whole:
             raise
-        records = lines_read.count(b"\n") - 1  # the sample may end in a quote; reading tells whether it ever closes
+        records = (
+            len(lines_read.splitlines()) - 1
+        )  # the sample may end in a quote; reading tells whether it ever closes
     schema = pa.schema([(name, pa.string()) for name in reader.header])
     if sample.whole:
-        return schema, ((records, len(sample.data)),) if records else ()
+        return schema, (Group(records, len(sample.data), len(sample.data)),) if records else ()
     total = sample.unpacked(shard)
-    return schema, ((max(1, round(total * records / len(lines_read))), total),)
+    return schema, (Group(max(1, round(total * records / len(lines_read))), total, total),)
 
 
 _SURVEYS = {PARQUET: _survey_parquet, JSONL: _survey_jsonl, CSV: _survey_csv, TEXT: _survey_text}
@@ -247,8 +297,8 @@ _SURVEYS = {PARQUET: _survey_parquet, JSONL: _survey_jsonl, CSV: _survey_csv, TE
 
 def delimiter_of(shard: Shard, settings: CorpusSettings) -> str:
     """What divides the fields of a CSV: as the config says, else a tab in .tsv files and a comma in others."""
-    ending = shard.uri.removesuffix(".gz").removesuffix(".zst")
-    return settings.delimiter or ("\t" if ending.endswith(".tsv") else ",")
+    name, _ = bare_name(shard.uri)
+    return settings.delimiter or ("\t" if name.endswith((".tsv", ".tab")) else ",")
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +324,7 @@ class _Lines:
             return ()
         total = self.sample.unpacked(shard)
         mean = sum(len(line) for line in self.lines) / len(self.lines)
-        return ((max(1, round(total / mean)), total),)
+        return (Group(max(1, round(total / mean)), total, total),)
 
 
 def _sample_lines(shard: Shard, settings: CorpusSettings) -> _Lines:
@@ -295,6 +345,8 @@ def _sample(shard: Shard, settings: CorpusSettings, enough: Callable[[bytes], bo
         sample = _unpack(shard, packed, len(packed) >= shard.size)
         if sample.whole or enough(sample.data):
             return sample
+        if len(sample.data) >= MAX_RECORD:
+            raise too_long(shard.uri, "first line")
         wanted *= 4
 
 
@@ -320,20 +372,24 @@ def _unpack(shard: Shard, packed: bytes, whole: bool) -> _Sample:
     return _Sample(bytes(data), len(packed), False)
 
 
-def _infer_schema(rows: Iterable[dict[str, Any]], settings: CorpusSettings, uri: str) -> pa.Schema:
-    needed = {part for path in (settings.id, *settings.carry) if path for part in (path, path.split(".")[0])}
+def _infer_schema(rows: Sequence[dict[str, Any]], settings: CorpusSettings, uri: str) -> pa.Schema:
+    typed = [path for path in (settings.id, *settings.carry) if path]
+    needed = {part for path in (*typed, *TextTemplate(settings.text).columns) for part in (path, path.split(".")[0])}
+    typed = [part for path in typed for part in (path, path.split(".")[0])]
     fields = []
-    for key in dict.fromkeys(key for row in rows for key in row if _fits(key)):
-        try:
-            kind = _infer_type([row.get(key) for row in rows])
-        except pa.ArrowException as error:
-            if key in needed:
-                raise CorpusError(
-                    f"{uri}: the values of {key!r} are of several types ({error}). Make them alike, all strings or all "
-                    "integers for an id, or choose other columns by corpus.id and corpus.carry."
-                ) from error
-            kind = pa.string()  # what does not fit is a reject when it is read
-        fields.append(pa.field(key, pa.string() if pa.types.is_null(kind) else kind))
+    for key in filter(_fits, dict.fromkeys(key for row in rows for key in row)):
+        kind = pa.string()  # of no other column the type matters
+        if key in needed:
+            try:
+                kind = _infer_type([row.get(key) for row in rows])
+            except pa.ArrowException as error:
+                if key in typed:
+                    raise CorpusError(
+                        f"{uri}: the values of {key!r} are of several types ({error}). Make them alike, all strings or "
+                        "all integers for an id, or choose other columns by corpus.id and corpus.carry."
+                    ) from error
+                # Of texts, what does not fit is a reject when it is read.
+        fields.append(pa.field(key, kind))
     return pa.schema(fields)
 
 

@@ -25,11 +25,13 @@ ENDINGS = {
     ".pq": PARQUET,
     ".jsonl": JSONL,
     ".ndjson": JSONL,
+    ".jsonlines": JSONL,
     ".csv": CSV,
     ".tsv": CSV,
+    ".tab": CSV,
     ".txt": TEXT,
 }
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+COMPRESSIONS = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 TEXT_COLUMN = "text"
 """What the only column of a text file is called."""
 
@@ -37,19 +39,27 @@ MAX_RECORD = 256 * 2**20
 """Bytes of a line, or characters of a CSV field, at most: more is no such file, or a quote that never closes."""
 
 _BOM = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_UTF_16_READ_AS_UTF_8 = tuple(mark.decode("utf-8", "surrogateescape") for mark in _UTF_16)
 
 
 def format_of(name: str) -> tuple[str | None, str]:
     """Format and compression by a file's ending, such as ``("jsonl", "gzip")``; None for an ending without meaning."""
-    compression = next((kind for ending, kind in COMPRESSIONS.items() if name.endswith(ending)), "")
-    bare = name.rsplit(".", 1)[0] if compression else name
-    kind = next((kind for ending, kind in ENDINGS.items() if bare.endswith(ending)), None)
-    return (None, "") if kind == PARQUET and compression else (kind, compression)
+    bare, ending = bare_name(name)
+    kind = next((kind for known, kind in ENDINGS.items() if bare.endswith(known)), None)
+    return (None, "") if kind == PARQUET and ending else (kind, COMPRESSIONS.get(ending, ""))
+
+
+def bare_name(name: str) -> tuple[str, str]:
+    """The name in lower case without the ending of a compression, and that ending."""
+    name = name.lower()
+    ending = next((ending for ending in COMPRESSIONS if name.endswith(ending)), "")
+    return name.removesuffix(ending), ending
 
 
 def supported() -> str:
     """The endings, for a message."""
-    return f"{', '.join(ENDINGS)}; all but Parquet also with {' or '.join(COMPRESSIONS)}"
+    return f"{', '.join(ENDINGS)}; all but Parquet also with {', '.join(COMPRESSIONS)}"
 
 
 def decompressed(file: IO[bytes], compression: str) -> IO[bytes]:
@@ -79,6 +89,8 @@ def lines(file: IO[bytes], uri: str, start: int = 0, end: int | None = None) -> 
         line = _line(file, uri, position)
         if not line:
             return
+        if position == 0 and line.startswith(_UTF_16):
+            raise _utf_16(uri)
         text = line.removeprefix(_BOM) if position == 0 else line
         if text.strip():
             yield position, text
@@ -88,10 +100,17 @@ def lines(file: IO[bytes], uri: str, start: int = 0, end: int | None = None) -> 
 def _line(file: IO[bytes], uri: str, position: int) -> bytes:
     line = file.readline(MAX_RECORD)
     if len(line) == MAX_RECORD and not line.endswith(b"\n"):
-        raise CorpusError(
-            f"{uri}: the line at byte {position} is longer than {MAX_RECORD >> 20} MiB; is this a file of lines?"
-        )
+        raise too_long(uri, f"line at byte {position}")
     return line
+
+
+def _utf_16(uri: str) -> CorpusError:
+    return CorpusError(f"{uri} is UTF-16, which is not supported. Convert it to UTF-8: iconv -f UTF-16 -t UTF-8.")
+
+
+def too_long(uri: str, what: str) -> CorpusError:
+    """The error for a record above MAX_RECORD."""
+    return CorpusError(f"{uri}: the {what} is longer than {MAX_RECORD >> 20} MiB; is this a file of lines?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +131,14 @@ class CsvReader:
     lone surrogates, which are no valid text either.
     """
 
-    def __init__(self, file: IO[bytes], uri: str, delimiter: str) -> None:
+    def __init__(self, file: IO[bytes], uri: str, delimiter: str, quote: str | None) -> None:
         csv.field_size_limit(MAX_RECORD)
         self._uri = uri
-        text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
-        self._reader = csv.reader(text, delimiter=delimiter, strict=True)
-        header = self._next()
-        self.header = [name.removeprefix("\ufeff") for name in header] if header else []
+        # utf-8-sig: a byte order mark before a quoted header would keep csv from seeing the quote.
+        self._text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        quoting: Any = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
+        self._reader = csv.reader(self._lines(), delimiter=delimiter, strict=True, **quoting)
+        self.header = self._next() or []
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
         """(number, fields) of each record after the header, numbered from 0; blank lines are no records."""
@@ -126,6 +146,14 @@ class CsvReader:
         while (fields := self._next()) is not None:
             yield number, fields
             number += 1
+
+    def _lines(self) -> Iterator[str]:
+        while line := self._text.readline(MAX_RECORD):
+            if len(line) == MAX_RECORD and not line.endswith(("\n", "\r")):
+                raise too_long(self._uri, f"line {self._reader.line_num + 1}")
+            if not self._reader.line_num and line.startswith(_UTF_16_READ_AS_UTF_8):
+                raise _utf_16(self._uri)
+            yield line
 
     def _next(self) -> list[str] | None:
         line = self._reader.line_num + 1
@@ -135,15 +163,15 @@ class CsvReader:
             except csv.Error as error:
                 raise CorpusError(
                     f"{self._uri}: the CSV record that begins near line {line} cannot be parsed ({error}); mostly a "
-                    "quote is not doubled or not closed. Correct the file or, if something else divides its columns, "
-                    "set corpus.delimiter."
+                    "quote is not doubled or not closed. Correct the file; if quotes mean nothing in it, set "
+                    "corpus.quote=null, and if something else divides its columns, corpus.delimiter."
                 ) from error
             if fields is None or fields:
                 return fields
 
 
 def records(
-    file: IO[bytes], uri: str, kind: str, delimiter: str
+    file: IO[bytes], uri: str, kind: str, delimiter: str, quote: str | None
 ) -> tuple[Iterator[tuple[int, int, Any]], Callable[[Any], Row]]:
     """The records of a stream from its beginning, as (position, size, record), and what makes a row of a record.
 
@@ -151,7 +179,7 @@ def records(
     """
     if kind != CSV:
         return ((position, len(line), line) for position, line in lines(file, uri)), parser(kind)
-    reader = CsvReader(file, uri, delimiter)
+    reader = CsvReader(file, uri, delimiter, quote)
     found = ((number, sum(map(len, fields)), fields) for number, fields in reader)
     return found, lambda fields: _parse_csv(reader.header, fields)
 
@@ -172,7 +200,7 @@ def json_type(value: Any) -> str:
 def _parse_json(line: bytes) -> Row:
     """The row in a line of JSON Lines."""
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode())  # given bytes, it would guess at UTF-16 and UTF-32
     except (ValueError, RecursionError) as error:
         return BadRecord("bad_json", f"the line is not JSON: {error}")
     if not isinstance(row, dict):

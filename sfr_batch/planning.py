@@ -14,10 +14,10 @@ import pyarrow as pa
 
 from sfr_batch import model
 from sfr_batch import schema as names
-from sfr_batch.columns import Columns
+from sfr_batch.columns import Columns, TextTemplate
 from sfr_batch.commit import Draft, check_same_table
 from sfr_batch.config import Config, CorpusSettings, ModelSettings, TableSettings
-from sfr_batch.corpus import Shard, check_columns, list_shards, resolve_columns, survey_shards
+from sfr_batch.corpus import Shard, list_shards, resolve_columns, survey_shards
 from sfr_batch.errors import ConfigError, CorpusError, TableError, TableNotFound
 from sfr_batch.fingerprint import digest
 from sfr_batch.manifest import Receipt, ShardRecord, TableCard
@@ -210,7 +210,8 @@ def _splits_of(unit: ReadUnit) -> Iterable[Split]:
     if stream is None:
         return unit.splits
     expected = stream.expected_splits()
-    numbers = [number for number in range(expected) if number not in stream.done] or [len(stream.done)]
+    done = frozenset(stream.done)
+    numbers = [number for number in range(expected) if number not in done] or [len(done)]
     return [
         Split(
             split_id=stream.split_id(number, last=False),
@@ -248,15 +249,15 @@ def make_plan(config: Config) -> EmbedPlan:
     row_recipe = make_row_recipe(config.corpus)
     carried, changed = carry_over(base, shards, digest(row_recipe), config.table.generation)
     surveys = survey_shards(changed or shards[:1], config.corpus)
-    typical = next((survey for survey in surveys if not survey.empty), None)
-    columns = _columns(table, config.corpus) or (resolve_columns(typical, config.corpus) if typical else None)
+    known = _columns(table, config.corpus)
+    same_recipe = base is not None and base.manifest.row_recipe == row_recipe
+    elsewhere = _all_columns(config.corpus) if same_recipe else frozenset[str]()
+    columns = resolve_columns(surveys, config.corpus, known, elsewhere)
     if columns is None:
         raise CorpusError(
             f"The corpus {config.corpus.path} has no rows: its {len(shards)} shard(s) are empty, e.g. {shards[0].uri}. "
             "Fill them, or correct corpus.path."
         )
-    for survey in surveys:
-        check_columns(survey, config.corpus, columns)
     card = make_card(config, columns)
     if table is not None:
         check_same_table(table, card)
@@ -264,6 +265,7 @@ def make_plan(config: Config) -> EmbedPlan:
     total = sum(record.read for record in carried) + sum(survey.rows for survey in surveys)
     max_rows = min(config.run.rows_per_split, max(1, config.run.vector_bytes_per_split // _vector_bytes(card.schema)))
     identity = (digest(row_recipe), card.fingerprint, config.table.generation)
+    condemned = base.condemned if base else frozenset()  # read from storage each time
     units = [
         unit
         for survey in surveys
@@ -272,7 +274,7 @@ def make_plan(config: Config) -> EmbedPlan:
             rows_per_split(total, max_rows, config.run.min_splits),
             config.run.bytes_per_split,
             identity,
-            base.condemned if base else frozenset(),
+            condemned,
         )
     ]
     return EmbedPlan(
@@ -340,8 +342,10 @@ def is_up_to_date(base: Snapshot | None, carried: Sequence[ShardRecord], changed
 def make_row_recipe(corpus: CorpusSettings) -> dict[str, Any]:
     """What decides which rows and columns come out of a shard."""
     recipe = {"id": corpus.id, "text": corpus.text, "carry": list(corpus.carry)}
-    reading = {"format": corpus.format if corpus.format != "auto" else None, "delimiter": corpus.delimiter}
-    return recipe | {key: value for key, value in reading.items() if value is not None}
+    # Only where they are not the default: a setting that is added later must not make all shards count as changed.
+    reading = {"format": corpus.format, "delimiter": corpus.delimiter, "quote": corpus.quote}
+    usual = CorpusSettings(path="-").model_dump()
+    return recipe | {key: value for key, value in reading.items() if value != usual[key]}
 
 
 def make_card(config: Config, columns: Columns) -> TableCard:
@@ -377,6 +381,10 @@ def _columns(table: Table | None, corpus: CorpusSettings) -> Columns | None:
         return None
     schema = table.schema
     return Columns(schema.field(names.ID).type, {name: schema.field(name).type for name in corpus.carry})
+
+
+def _all_columns(corpus: CorpusSettings) -> frozenset[str]:
+    return frozenset((*TextTemplate(corpus.text).columns, *corpus.carry))
 
 
 def _vector_bytes(schema: pa.Schema) -> int:

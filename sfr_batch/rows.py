@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sfr_batch import schema as names
-from sfr_batch.columns import Columns, TextTemplate, find_column, find_value
+from sfr_batch.columns import Columns, TextTemplate, find_column, find_value, is_inside, lost_key
 from sfr_batch.config import CorpusSettings
 from sfr_batch.corpus import Shard, delimiter_of, settings_for
 from sfr_batch.errors import CorpusError, ObjectNotFound
@@ -147,20 +147,22 @@ class _Reader:
             decompressed(file, self._shard.compression) as plain,
         ):
             delimiter = delimiter_of(self._shard, self._settings)
-            found, parse = records(plain, self._shard.uri, self._shard.format, delimiter)
+            quote = self._settings.quote
+            found, parse = records(plain, self._shard.uri, self._shard.format, delimiter, quote)
+            done = frozenset(stream.done)
             number = count = size = start = position = 0
             collected = self._collected()
             for position, length, record in found:
                 if count == stream.max_rows or (count and size + length > stream.max_bytes):
-                    if number not in stream.done:
+                    if number not in done:
                         yield self._part(stream.split_id(number, last=False), start, position, count, size), collected
                     number, count, size, collected = number + 1, 0, 0, self._collected()
                 if count == 0:
                     start = position
-                if number not in stream.done:
+                if number not in done:
                     self._add(collected, position, parse(record))
                 count, size = count + 1, size + length
-            if number not in stream.done:
+            if number not in done:
                 yield self._part(stream.split_id(number, last=True), start, position + 1, count, size), collected
 
     def _part(self, split_id: str, start: int, end: int, rows: int, size: int) -> Split:
@@ -199,7 +201,10 @@ class _Reader:
         carried = {}
         for name, kind in self._columns.carry.items():
             try:
-                carried[name] = pa.scalar(find_value(row, name), kind)
+                value = find_value(row, name)
+                carried[name] = pa.scalar(value, kind)
+                if lost := lost_key(value, kind):
+                    return reject(id_, "bad_column", f"{name} has {lost!r}, which {kind} has no place for")
             except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
                 return reject(id_, "bad_column", f"{name} is not {kind}: {error}")
         values = [find_value(row, name) for name in self._template.columns]
@@ -223,7 +228,7 @@ def _record_batches(unit: ReadUnit, columns: list[str], settings: CorpusSettings
             chunk
             for number in unit.row_groups
             for chunk in map(metadata.row_group(number).column, range(metadata.num_columns))
-            if any(chunk.path_in_schema == name or chunk.path_in_schema.startswith(f"{name}.") for name in columns)
+            if is_inside(chunk.path_in_schema, columns)
         ]
         stored = sum(chunk.total_compressed_size for chunk in chunks)
         unpacked = sum(chunk.total_uncompressed_size for chunk in chunks)

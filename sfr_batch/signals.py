@@ -71,7 +71,7 @@ def _speak(number: int, terminal: int, last_words: Callable[[str], str]) -> None
     try:
         words = last_words(signal.Signals(number).name) + "\n"
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # there may be none
                 stream.flush()
         os.write(terminal, (_CLEAR_LINE_AND_SHOW_CURSOR if os.isatty(terminal) else b"") + words.encode())
     finally:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from sfr_batch.corpus import Shard, Survey
+from sfr_batch.corpus import Group, Shard, Survey
 from sfr_batch.fingerprint import short_id
 from sfr_batch.formats import PARQUET
 
@@ -107,7 +107,7 @@ def rows_per_split(total_rows: int, rows: int, min_splits: int) -> int:
 def cut(
     survey: Survey, max_rows: int, max_bytes: int, identity: Sequence[str], condemned: frozenset[str]
 ) -> list[ReadUnit]:
-    """Cut a shard into read units and splits of about ``max_rows`` rows and at most ``max_bytes`` bytes of text.
+    """Cut a shard into read units and splits of about ``max_rows`` rows and ``max_bytes`` bytes of what is read of it.
 
     identity: what else names a split (row recipe, fingerprint, generation). A pure function: the same shard version
     under the same settings gives the same split ids, but for names that a sweep has condemned.
@@ -165,32 +165,32 @@ _Range = tuple[int, int, int, int]
 _Piece = tuple[tuple[int, ...], int, list[_Range]]
 
 
-def _cut_parquet(groups: Sequence[tuple[int, int]], max_rows: int, max_bytes: int, _: int) -> Iterator[_Piece]:
+def _cut_parquet(groups: Sequence[Group], max_rows: int, max_bytes: int, _: int) -> Iterator[_Piece]:
     """Small row groups are read together as one split; a large one is read once and cut evenly."""
     together: list[int] = []
-    first_row = row = rows = size = 0
-    for number, (group_rows, group_bytes) in enumerate(groups):
-        parts = max(-(-group_rows // max_rows), -(-group_bytes // max_bytes)) if group_rows else 0
-        parts = min(parts, group_rows)
-        if together and (parts > 1 or rows + group_rows > max_rows or size + group_bytes > max_bytes):
-            yield tuple(together), first_row, [(first_row, first_row + rows, rows, size)]
-            together, rows, size = [], 0, 0
+    first_row = row = rows = text = size = 0
+    for number, group in enumerate(groups):
+        parts = max(-(-group.rows // max_rows), -(-group.read_bytes // max_bytes)) if group.rows else 0
+        parts = min(parts, group.rows)
+        if together and (parts > 1 or rows + group.rows > max_rows or size + group.read_bytes > max_bytes):
+            yield tuple(together), first_row, [(first_row, first_row + rows, rows, text)]
+            together, rows, text, size = [], 0, 0, 0
         if parts > 1:
-            bounds = [row + group_rows * part // parts for part in range(parts + 1)]
-            ranges = [(a, b, b - a, group_bytes // parts) for a, b in pairwise(bounds)]
+            bounds = [row + group.rows * part // parts for part in range(parts + 1)]
+            ranges = [(a, b, b - a, group.text_bytes // parts) for a, b in pairwise(bounds)]
             yield (number,), row, ranges
-        elif group_rows:
+        elif group.rows:
             first_row = first_row if together else row
             together.append(number)
-            rows, size = rows + group_rows, size + group_bytes
-        row += group_rows
+            rows, text, size = rows + group.rows, text + group.text_bytes, size + group.read_bytes
+        row += group.rows
     if together:
-        yield tuple(together), first_row, [(first_row, first_row + rows, rows, size)]
+        yield tuple(together), first_row, [(first_row, first_row + rows, rows, text)]
 
 
-def _cut_bytes(groups: Sequence[tuple[int, int]], max_rows: int, max_bytes: int, size: int) -> Iterator[_Piece]:
+def _cut_bytes(groups: Sequence[Group], max_rows: int, max_bytes: int, size: int) -> Iterator[_Piece]:
     """Even byte ranges, each a read unit of its own."""
-    rows = sum(count for count, _ in groups)
+    rows = sum(group.rows for group in groups)
     if not size:
         return
     parts = max(1, -(-rows // max_rows), -(-size // max_bytes))

@@ -376,7 +376,10 @@ def list_inputs(path: str, settings: StorageSettings) -> list[InputFile]:
             files = [_local_input(name, status) for name, status in found.items()]
     if [file.uri for file in files] == [uri]:
         return files  # named itself, so not hidden whatever its name
-    return sorted((f for f in files if not _hidden(f.uri.removeprefix("s3://"), base)), key=lambda f: f.uri)
+    files = [file for file in files if not _hidden(file.uri.removeprefix("s3://"), base)]
+    for file in files:
+        _check_name(file.uri)
+    return sorted(files, key=lambda file: file.uri)
 
 
 def would_list(path: str, uri: str) -> bool:
@@ -401,6 +404,14 @@ def _s3_glob(fs: Any, pattern: str, base: str) -> dict[str, Any]:
     stem = pattern[len(base) + 1 : min(pattern.index(char) for char in _MAGIC if char in pattern)]
     matches = re.compile(glob_translate(pattern)).match
     return {name: info for name, info in fs.find(base, prefix=stem, detail=True).items() if matches(name)}
+
+
+def _check_name(uri: str) -> None:
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        shown = uri.encode("utf-8", "replace").decode()
+        raise StorageError(f"{shown}: the name of this file is not UTF-8; rename it.") from None
 
 
 def _inputs_at(name: str, deep: bool) -> Iterator[tuple[str, os.stat_result]]:
@@ -525,7 +536,16 @@ def _walk(top: str) -> Iterator[tuple[str, os.stat_result]]:
         if not isinstance(error, (FileNotFoundError, NotADirectoryError)):  # gone while we look, or never there
             raise error
 
-    for folder, _, names in os.walk(top, onerror=refuse):
+    above: dict[str, set[tuple[int, int]]] = {}
+    for folder, folders, names in os.walk(top, onerror=refuse, followlinks=True):
+        # Links to folders are followed, for passing over one would lose documents; one that leads back up is an error.
+        status = os.stat(folder)
+        trail = above.get(os.path.dirname(folder), set()) | {(status.st_dev, status.st_ino)}
+        above[folder] = trail
+        for name in folders:
+            path = os.path.join(folder, name)
+            if os.path.islink(path) and ((status := os.stat(path)).st_dev, status.st_ino) in trail:
+                raise StorageError(f"{path} is a link to a folder that it lies in; remove it.")
         for name in names:
             path = os.path.join(folder, name)
             try:

@@ -43,6 +43,8 @@ LOCK = "sfr-model.lock.json"
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth")
 _CHUNK = 8 * 2**20
+_MAX_HEADER = 100_000_000
+"""Bytes; the limit of the safetensors format."""
 
 
 # ------------------------------------------------------------------------------------------------ which files
@@ -94,7 +96,7 @@ def check_whole(file: Path) -> None:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         try:
-            header = json.loads(stream.read(min(length, size)))
+            header = json.loads(stream.read(min(length, size, _MAX_HEADER)))
             ends = [value["data_offsets"][1] for key, value in header.items() if key != "__metadata__"]
         except (ValueError, LookupError, TypeError, AttributeError):
             ends = []
@@ -153,7 +155,8 @@ def check(files: Sequence[Path], expected: Mapping[str, str]) -> None:
 
 
 def _cache_file() -> Path:
-    return user_cache() / "weight-hashes.json"
+    # Of this node: others, whose home may be the same, have other files under the same names.
+    return user_cache() / f"weight-hashes-{socket.gethostname()}.json"
 
 
 def user_cache() -> Path:
@@ -162,7 +165,7 @@ def user_cache() -> Path:
 
 
 def _key(file: Path) -> str:
-    # The time of change too: copies made by rsync or tar on another node, whose home may be the same, keep the other.
+    # The time of change too: copies made by rsync or tar keep the other.
     status = file.stat()
     return f"{file.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}"
 

@@ -344,6 +344,12 @@ def closed_port(bench: Bench) -> None:
 HALF_INDEX = b'{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
 S3_CORPUS = ("corpus.path={bucket}/corpus",)
 
+SUPPORTED = (
+    ".parquet, .pq, .jsonl, .ndjson, .jsonlines, .csv, .tsv, .tab, .txt; "
+    "all but Parquet also with .gz, .gzip, .zst, .zstd"
+)
+FAR_DOWN = [{"id": f"far{n}", "text": "x " * 100_000, "n": n} for n in range(2)]
+"""Rows that make a file longer than the sample that its types are guessed from."""
 DUPLICATE = "an earlier row has this id; this one is row {} of data/{{*}}.parquet"
 NOT_UNICODE = "the {} is not valid Unicode at character {}: a lone surrogate, or bytes that are not UTF-8"
 NOT_INT = "the id is of type {}, the table's ids are int"
@@ -512,20 +518,19 @@ ROWS = [
         prepare=lambda bench: (bench.root / "corpus/gone.jsonl").symlink_to("nowhere")),
     Row("unsupported files",
         "corpus.path {root}/corpus has no files that can be read; it holds 2 file(s), e.g. {root}/corpus/a.docx. "
-        "Supported: .parquet, .pq, .jsonl, .ndjson, .csv, .tsv, .txt; all but Parquet also with .gz or .zst. For "
-        "files with other endings set corpus.format.", files={"a.docx": b"x", "b.pdf": b"x"}),
+        "Supported: {supported}. For files with other endings set corpus.format.",
+        files={"a.docx": b"x", "b.pdf": b"x"}),
     Row("some unsupported files",
         "corpus.path {root}/corpus holds 1 file(s) that look like data but cannot be read, e.g. "
-        "{root}/corpus/b.avro. Supported: .parquet, .pq, .jsonl, .ndjson, .csv, .tsv, .txt; all but Parquet also "
-        "with .gz or .zst. Convert them, name what to read by a glob, or set corpus.format.",
+        "{root}/corpus/b.avro. Supported: {supported}. Convert them, name what to read by a glob, or set "
+        "corpus.format.",
         files={**GOOD, "b.avro": b"x"}),
     Row("text among Parquet",
         "corpus.path {root}/corpus holds text files, e.g. {root}/corpus/notes.txt, among files with columns. Say "
         "what is meant: name what to read by a glob, or set corpus.format.",
         files={"a.parquet": table(id=["a"], text=["x"]), "notes.txt": b"x\n"}),
     Row("compressed Parquet", "corpus.path {root}/corpus has no files that can be read; it holds 1 file(s), e.g. "
-        "{root}/corpus/a.parquet.gz. Supported: .parquet, .pq, .jsonl, .ndjson, .csv, .tsv, .txt; all but "
-        "Parquet also with .gz or .zst. For files with other endings set corpus.format.",
+        "{root}/corpus/a.parquet.gz. Supported: {supported}. For files with other endings set corpus.format.",
         files={"a.parquet.gz": gzip.compress(table(id=["a"], text=["x"]))}),
     Row("no rows in Parquet",
         "The corpus {root}/corpus has no rows: its 1 shard(s) are empty, e.g. {root}/corpus/a.parquet. Fill "
@@ -572,8 +577,8 @@ ROWS = [
         "all integers for an id, or choose other columns by corpus.id and corpus.carry.",
         files={"a.jsonl": jsonl([{"id": "a", "text": "x"}, {"id": 1, "text": "x"}])}),
     Row("ids differ between shards",
-        "{root}/corpus/h.parquet: the id column 'id' is int64, in other shards or in the table it is string. "
-        "Make the shards alike, or write to a new table: table.path=<another path>.",
+        "{root}/corpus/good.jsonl: the id column 'id' is string, in other shards or in the table ids are "
+        "int64. Make the shards alike, or write to a new table: table.path=<another path>.",
         files={**GOOD, "h.parquet": table(id=[1], text=["x"])}),
     Row("carried types differ between shards",
         "{root}/corpus/b.parquet: the column 'n' is string, in other shards or in the table it is int64. Make "
@@ -619,8 +624,8 @@ ROWS = [
         "it, or correct its name.", files={"a.jsonl.gz": gzip.compress(GOOD["good.jsonl"])[:-8] + bytes(8)}),
     Row("quote not closed",
         "{root}/corpus/a.csv: the CSV record that begins near line 3 cannot be parsed ({*}); mostly a quote is "
-        "not doubled or not closed. Correct the file or, if something else divides its columns, set "
-        "corpus.delimiter.", files={"a.csv": b'id,text\na,x\nb,"y\nc,z\n'}),
+        "not doubled or not closed. Correct the file; if quotes mean nothing in it, set corpus.quote=null, and if "
+        "something else divides its columns, corpus.delimiter.", files={"a.csv": b'id,text\na,x\nb,"y\nc,z\n'}),
     # The model
     Row("no model folder",
         "model.path: there is no folder {cwd}/modell. Give an existing folder or a model hub name.",
@@ -693,8 +698,8 @@ ROWS = [
         "int32, truncated bool, content_hash fixed_size_binary[16], text string. Set corpus.id and corpus.carry "
         "back, or write to a new table: table.path=…", prepare=embedded, overrides=("corpus.carry=[text]",)),
     Row("table with other ids",
-        "{root}/corpus/good.jsonl: the id column 'id' is int64, in other shards or in the table it is string. "
-        "Make the shards alike, or write to a new table: table.path=<another path>.",
+        "{root}/corpus/good.jsonl: the id column 'id' is int64, in other shards or in the table ids are "
+        "string. Make the shards alike, or write to a new table: table.path=<another path>.",
         prepare=both(embedded, put("corpus/good.jsonl", b'{"id": 1, "text": "x"}\n'))),
     Row("table.json damaged",
         "{root}/table/_sfr/table.json is damaged: {*}. Restore it from a copy, or write to a new table: "
@@ -811,8 +816,9 @@ ROWS = [
         "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
         "command continues with the rest.\n"
         "  {root}/corpus/a.csv: the CSV record that begins near line 3 cannot be parsed ({*}); mostly a quote is "
-        "not doubled or not closed. Correct the file or, if something else divides its columns, set "
-        "corpus.delimiter.", "run", files={"a.csv": b"id,text\none,One.\n" + b'two,"Two.\n' * 40_000},
+        "not doubled or not closed. Correct the file; if quotes mean nothing in it, set corpus.quote=null, and if "
+        "something else divides its columns, corpus.delimiter.", "run",
+        files={"a.csv": b"id,text\none,One.\n" + b'two,"Two.\n' * 40_000},
         repair=lambda bench: bench.put("corpus/a.csv", b"id,text\none,One.\ntwo,Two.\n")),
     Row("shard replaced",
         "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
@@ -991,8 +997,27 @@ ROWS = [
             "a.jsonl": jsonl(
                 [{"id": "one", "text": "x", "n": 1}, {"id": "two", "text": "y", "n": None}]
             ),
-            "b.jsonl": jsonl([{"id": "a", "text": "x", "n": "many"}]),
-        }, overrides=("corpus.carry=[n]",), rejects=[("a", 0, "bad_column", "n is not int64: {*}")]),
+            "b.jsonl": jsonl([*FAR_DOWN, {"id": "a", "text": "x", "n": "many"}]),
+        }, overrides=("corpus.carry=[n]",), ids=[*IDS, "far0", "far1"],
+        rejects=[("a", 400_070, "bad_column", "n is not int64: {*}")]),
+    Row("carried types differ between files of lines",
+        "{root}/corpus/b.jsonl: the column 'n' is string, in other shards or in the table it is int64. Make the "
+        "shards alike, or leave it out of corpus.carry.",
+        files={"a.jsonl": jsonl([{"id": "one", "text": "x", "n": 1}]),
+               "b.jsonl": jsonl([{"id": "two", "text": "y", "n": "many"}])}, overrides=("corpus.carry=[n]",)),
+    Row("a key that the sample did not show", phase="reject",
+        files={"a.jsonl": jsonl([{"id": f"far{n}", "text": "x " * 100_000, "n": {"a": n}} for n in range(2)]
+               + [{"id": "a", "text": "x", "n": {"a": 1, "b": 2}}])}, overrides=("corpus.carry=[n]",),
+        ids=["far0", "far1"],
+        rejects=[("a", 400_084, "bad_column", "n has 'b', which struct<a: int64> has no place for")]),
+    Row("UTF-16", "{root}/corpus/a.jsonl is UTF-16, which is not supported. Convert it to UTF-8: iconv -f UTF-16 -t "
+        "UTF-8.", files={"a.jsonl": '{"id": "a", "text": "x"}\n'.encode("utf-16")}),
+    Row("UTF-16 in a CSV", "{root}/corpus/a.csv is UTF-16, which is not supported. Convert it to UTF-8: iconv -f "
+        "UTF-16 -t UTF-8.", files={"a.csv": "id,text\na,x\n".encode("utf-16")}),
+    Row("a folder in itself", "{root}/corpus/sub/up is a link to a folder that it lies in; remove it.",
+        prepare=lambda bench: ((bench.root / "corpus/sub").mkdir(), (bench.root / "corpus/sub/up").symlink_to(".."))),
+    Row("a file name that is not UTF-8", "{root}/corpus/?.csv: the name of this file is not UTF-8; rename it.",
+        prepare=lambda bench: (bench.root / "corpus/\udcff.csv").write_bytes(b"id,text\n")),
     # Unusual, but good
     Row("one row", phase="done", files={"a.jsonl": b'{"id": 1, "text": "x"}'}, ids=[1]),
     Row("an empty shard", phase="done",
@@ -1039,7 +1064,13 @@ def check_rows(row: Row, bench: Bench, uri: str) -> None:
 @pytest.fixture
 def bench(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     with contextlib.ExitStack() as cleanup:
-        bench = Bench(tmp_path, cleanup, monkeypatch, request, {"minilm": str(minilm_folder()), "cwd": os.getcwd()})
+        bench = Bench(
+            tmp_path,
+            cleanup,
+            monkeypatch,
+            request,
+            {"minilm": str(minilm_folder()), "cwd": os.getcwd(), "supported": SUPPORTED},
+        )
         bench.put(
             "job.yaml",
             f"corpus: {{path: {tmp_path}/corpus}}\n"

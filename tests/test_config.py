@@ -287,3 +287,22 @@ def test_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     file.write_text("corpus: {path: a}\ntable:\n  path: one\n  path: two\nmodel: {path: m}\n")
     with pytest.raises(ConfigError, match=r"(?s)job.yaml is not valid YAML.*'path' is set twice.*line 4"):
         load_config(file)
+
+
+def test_anchors_and_merges_are_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(
+        "corpus: {path: c, storage: &here {region: eu-central-1, anonymous: true}}\n"
+        "model: {path: m, device: cpu}\n"
+        "table:\n  path: t\n  storage:\n    <<: *here\n    anonymous: false\n"
+        "run: {actors: {gpus: 0}}\n"
+    )
+    storage = load_config(file).table.storage
+    assert (storage.region, storage.anonymous) == ("eu-central-1", False)
+
+
+def test_a_key_that_is_no_name_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("? [a]\n: b\n")
+    with pytest.raises(ConfigError, match=r"job.yaml is not valid YAML: \['a'\] is no name"):
+        load_config(file)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from sfr_batch import schema
 from sfr_batch.columns import Columns, TextTemplate
 from sfr_batch.config import CorpusSettings
-from sfr_batch.corpus import Shard, Survey, check_columns, list_shards, resolve_columns, survey_shards
+from sfr_batch.corpus import Group, Shard, Survey, list_shards, resolve_columns, survey_shards
 from sfr_batch.errors import ConfigError, CorpusError, StorageError
 from sfr_batch.rows import Rows, check_unchanged, read_unit
 from sfr_batch.splits import SMALLEST_SPLIT, ReadUnit, Split, cut, rows_per_split
@@ -30,9 +31,8 @@ def units_of(path: str, max_rows: int = MANY, max_bytes: int = MANY, **options: 
     """All read units of a corpus, with the function that reads one."""
     corpus = CorpusSettings(path=path, **options)
     surveys = survey_shards(list_shards(corpus), corpus)
-    columns = resolve_columns(next(survey for survey in surveys if not survey.empty), corpus)
-    for survey in surveys:
-        check_columns(survey, corpus, columns)
+    columns = resolve_columns(surveys, corpus)
+    assert columns is not None
     units = [unit for survey in surveys for unit in cut(survey, max_rows, max_bytes, IDENTITY, frozenset())]
     return units, lambda unit: list(read_unit(unit, corpus, columns))
 
@@ -109,7 +109,7 @@ def test_shard_replaced_between_two_splits_is_noticed(tmp_path: Path) -> None:
     corpus = CorpusSettings(path=uri)
     survey = survey_shards(list_shards(corpus), corpus)[0]
     (unit,) = cut(survey, 5, MANY, IDENTITY, frozenset())
-    reading = read_unit(unit, corpus, resolve_columns(survey, corpus))
+    reading = read_unit(unit, corpus, resolve_columns([survey], corpus))
     assert next(reading)[1].read == 5
     put(str(tmp_path), "a.parquet", parquet(documents(21)))
     with pytest.raises(CorpusError, match="was replaced"):
@@ -180,7 +180,11 @@ shapes = st.lists(
 
 
 def survey_of(groups: Sequence[tuple[int, int]], version: str = "1") -> Survey:
-    return Survey(Shard("/c/a.parquet", version, 1000, "parquet"), pa.schema([]), tuple(groups))
+    return Survey(
+        Shard("/c/a.parquet", version, 1000, "parquet"),
+        pa.schema([]),
+        tuple(Group(rows, size, size) for rows, size in groups),
+    )
 
 
 @settings(deadline=None, max_examples=300)
@@ -212,7 +216,7 @@ def test_splits_partition_the_rows(groups: list[tuple[int, int]], max_rows: int,
 @given(st.integers(0, 5000), st.integers(0, 300), st.integers(1, 50), st.integers(1024, 4096))
 def test_byte_ranges_partition_the_file(size: int, rows: int, max_rows: int, max_bytes: int) -> None:
     rows = min(rows, size)
-    survey = Survey(Shard("/c/a.jsonl", "1", size, "jsonl"), pa.schema([]), ((rows, size),))
+    survey = Survey(Shard("/c/a.jsonl", "1", size, "jsonl"), pa.schema([]), (Group(rows, size, size),))
     splits = [split for unit in cut(survey, max_rows, max_bytes, IDENTITY, frozenset()) for split in unit.splits]
     assert [split.start for split in splits] == [0, *(split.end for split in splits[:-1])][: len(splits)]
     assert not rows or splits[-1].end == size
@@ -623,8 +627,8 @@ def test_shards_must_agree(tmp_path: Path) -> None:
     put(str(tmp_path), "0.parquet", parquet(pa.table({"id": ["a"], "text": ["x"], "n": [1]})))
     table = pa.table({"id": [1], "text": ["x"], "n": ["1"]})
     assert complaint(tmp_path, table) == (
-        "a.parquet: the id column 'id' is int64, in other shards or in the table it is string. Make the shards alike, "
-        "or write to a new table: table.path=<another path>."
+        "a.parquet: the id column 'id' is int64, in other shards or in the table ids are string. Make the shards "
+        "alike, or write to a new table: table.path=<another path>."
     )
     assert complaint(tmp_path, table.set_column(0, "id", pa.array(["b"])), carry=["n"]) == (
         "a.parquet: the column 'n' is string, in other shards or in the table it is int64. Make the shards alike, or "
@@ -675,9 +679,57 @@ def test_unchanged_shard_passes(tmp_path: Path) -> None:
     corpus = CorpusSettings(path=put(str(tmp_path), "a.parquet", parquet(documents(1))))
     (shard,) = list_shards(corpus)
     check_unchanged(shard, corpus)
-    assert resolve_columns(survey_shards([shard], corpus)[0], corpus) == Columns(pa.string(), {})
+    assert resolve_columns(survey_shards([shard], corpus), corpus) == Columns(pa.string(), {})
 
 
 def test_bucket_that_is_not_there_is_told(s3: Any) -> None:
     with pytest.raises((StorageError, CorpusError), match="s3://no-such-bucket-at-all"):
         list_shards(CorpusSettings(path="s3://no-such-bucket-at-all/x"))
+
+
+def test_carried_columns_count_for_the_size_of_a_split(tmp_path: Path) -> None:
+    rows = {"id": [str(n) for n in range(100)], "text": ["x"] * 100, "html": [f"{n:05}" * 2000 for n in range(100)]}
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(rows), sink, compression="none", use_dictionary=False)
+    put(str(tmp_path), "a.parquet", sink.getvalue().to_pybytes())
+    assert len(read_all(str(tmp_path), max_bytes=2**17)) == 1
+    found = read_all(str(tmp_path), max_bytes=2**17, carry=["html"])
+    assert len(found) == 8
+    assert max(rows.carry.nbytes for _, rows in found) < 2**17 + 10_100
+    assert sum(split.text_bytes for split, _ in found) < 10_000, "an estimate of tokens is of the text alone"
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.string_view()), pa.large_list(pa.string_view()), pa.struct([("v", pa.binary_view())])]
+)
+def test_views_inside_carried_columns(kind: pa.DataType, tmp_path: Path) -> None:
+    value = {"v": b"p"} if pa.types.is_struct(kind) else ["p", "q"]
+    table = pa.table({"id": ["a", "b"], "text": ["x", ""], "c": pa.array([value, None], kind)})
+    put(str(tmp_path), "a.parquet", parquet(table))
+    ((_, rows),) = read_all(str(tmp_path), carry=["c"])
+    assert rows.carry.to_pylist() == [{"c": value}]
+
+
+def test_a_column_that_is_null_in_one_file(tmp_path: Path) -> None:
+    """As pandas writes it where a whole file has no value."""
+    put(str(tmp_path), "a.parquet", parquet(pa.table({"id": ["a"], "text": ["x"], "n": pa.nulls(1)})))
+    put(str(tmp_path), "b.parquet", parquet(pa.table({"id": ["b"], "text": ["y"], "n": [2]})))
+    put(str(tmp_path), "c.parquet", parquet(pa.table({"id": ["c"], "text": pa.nulls(1), "n": [2]})))
+    found = read_all(str(tmp_path), carry=["n"])
+    assert [rows.carry.to_pylist() for _, rows in found] == [[{"n": None}], [{"n": 2}], []]
+    assert {rows.carry.schema.field("n").type for _, rows in found} == {pa.int64()}
+    assert [reject[2] for reject in rejects_of(found)] == ["null_text"]
+
+
+def test_types_come_from_parquet_whatever_the_files_are_called(tmp_path: Path) -> None:
+    put(str(tmp_path), "a.jsonl", jsonl([{"id": "a", "text": "x", "year": 1}]))
+    put(str(tmp_path), "b.parquet", parquet(pa.table({"id": ["b"], "text": ["x"], "year": pa.array([2], pa.int32())})))
+    found = read_all(str(tmp_path), carry=["year"])
+    assert [rows.carry.schema.field("year").type for _, rows in found] == [pa.int32()] * 2
+
+
+def test_linked_folders_are_read(tmp_path: Path) -> None:
+    put(str(tmp_path), "corpus/a.jsonl", jsonl([{"id": "a", "text": "x"}]))
+    put(str(tmp_path), "other/b.jsonl", jsonl([{"id": "b", "text": "x"}]))
+    (tmp_path / "corpus" / "sub").symlink_to(tmp_path / "other")
+    assert ids_of(read_all(str(tmp_path / "corpus"))) == ["a", "b"]

@@ -24,6 +24,7 @@ from sfr_batch.splits import Split, Stream, cut, missing_in_stream, stream_of
 from sfr_batch.status import unfinished_runs
 from sfr_batch.storage import open_store
 from sfr_batch.table import Table
+from tests.models import build_tiny_mistral
 from tests.tables import do_plan, do_splits, jsonl, parquet, put
 from tests.test_corpus import IDENTITY, MANY, NOT_UTF8, ids_of, read_all, rejects_of, survey_of, units_of
 from tests.test_planning import config_of, plan_of
@@ -207,7 +208,7 @@ def test_what_was_read_before_the_damage_stays(tmp_path: Path) -> None:
     corpus = CorpusSettings(path=put(str(tmp_path), "a.jsonl.gz", data[: len(data) // 2]))
     (survey,) = survey_shards(list_shards(corpus), corpus)
     (unit,) = cut(survey, 1000, MANY, IDENTITY, frozenset())
-    reading = read_unit(unit, corpus, resolve_columns(survey, corpus))
+    reading = read_unit(unit, corpus, resolve_columns([survey], corpus))
     found = []
 
     def read_on() -> None:
@@ -246,7 +247,7 @@ def test_any_part_of_a_stream_may_be_done(
         return
     (unit,) = units
     assert unit.stream is not None
-    columns = resolve_columns(survey, corpus)
+    columns = resolve_columns([survey], corpus)
     whole = list(read_unit(unit, corpus, columns))
     assert [len(text) for text in texts_of(whole)] == lengths
     part = dataclasses.replace(unit, stream=dataclasses.replace(unit.stream, done=tuple(sorted(done))))
@@ -443,3 +444,100 @@ def test_settings_that_make_no_sense(mistral: str) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             config_of(("/nowhere", mistral), override)
+
+
+# --- what files are called, and what is in them
+
+
+@pytest.mark.parametrize("name", ["A.CSV", "a.Csv.gz", "a.csv.gzip", "a.csv.zstd", "a.csv.ZST"])
+def test_endings_in_any_spelling(name: str, tmp_path: Path) -> None:
+    pack = gzip.compress if "gz" in name else zstd if "zst" in name.lower() else bytes
+    put(str(tmp_path), name, pack(b"id,text\na,x\n"))
+    assert ids_of(read_all(str(tmp_path))) == ["a"]
+
+
+def test_quotes_may_mean_nothing(tmp_path: Path) -> None:
+    put(str(tmp_path), "a.tab", b'id\ttext\n1\t"Hello" he said\n2\t"open\n3\tB"\n')
+    found = read_all(str(tmp_path), quote=None)
+    assert [text for _, rows in found for text in rows.texts] == ['"Hello" he said', '"open', 'B"']
+    with pytest.raises(CorpusError, match=r"if quotes mean nothing in it, set corpus\.quote=null"):
+        read_all(str(tmp_path))
+
+
+def test_a_byte_order_mark_before_a_quoted_header(tmp_path: Path) -> None:
+    put(str(tmp_path), "a.csv", b'\xef\xbb\xbf"id","text"\n"a","x"\n')
+    assert ids_of(read_all(str(tmp_path))) == ["a"]
+
+
+def test_lines_that_end_in_a_carriage_return_alone(tmp_path: Path) -> None:
+    put(str(tmp_path), "a.csv", b"id,text\r" + b"".join(b"%d,x\r" % n for n in range(100_000)))
+    corpus = CorpusSettings(path=str(tmp_path))
+    (survey,) = survey_shards(list_shards(corpus), corpus)
+    assert survey.rows == pytest.approx(100_000, rel=0.2)
+    assert len(ids_of(read_all(str(tmp_path)))) == 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [("a.jsonl", b""), ("a.txt", b""), ("a.csv", b""), ("a.jsonl.gz", b""), ("a.csv", b"id,text\na,x\n")],
+)
+def test_a_file_without_line_breaks_is_not_read_whole(
+    name: str, head: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sfr_batch.formats.MAX_RECORD", 2**19)
+    monkeypatch.setattr("sfr_batch.corpus.MAX_RECORD", 2**19)
+    data = head + random.Random(0).randbytes(2**21).hex().encode()
+    put(str(tmp_path), name, gzip.compress(data) if name.endswith(".gz") else data)
+    if head and name != "a.csv":
+        pytest.skip("its first lines are no rows of this format")
+    with pytest.raises(
+        CorpusError, match=r"a\.\w+(\.gz)?: the .*line.* is longer than \d+ MiB; is this a file of lines"
+    ):
+        read_all(str(tmp_path))
+
+
+# --- files of lines that know only a part of the columns
+
+
+def test_types_are_what_all_shards_say_together(tmp_path: Path) -> None:
+    put(str(tmp_path), "a.jsonl", jsonl([{"id": "a", "text": "x", "year": None, "tags": [], "n": 1}]))
+    put(str(tmp_path), "b.jsonl", jsonl([{"id": "b", "text": "x", "year": 2000, "tags": ["t"], "n": 1.5}]))
+    put(str(tmp_path), "c.jsonl", jsonl([{"id": "c", "text": "x"}]))
+    found = read_all(str(tmp_path), carry=["year", "tags", "n"])
+    assert rejects_of(found) == []
+    rows = pa.concat_tables([rows.carry for _, rows in found]).to_pylist()
+    assert rows == [
+        {"year": None, "tags": [], "n": 1.0},
+        {"year": 2000, "tags": ["t"], "n": 1.5},
+        {"year": None, "tags": None, "n": None},
+    ]
+
+
+def test_columns_without_a_value_anywhere_are_strings(tmp_path: Path) -> None:
+    put(str(tmp_path), "a.jsonl", jsonl([{"id": "a", "text": "x", "none": None, "empty": []}]))
+    ((_, rows),) = read_all(str(tmp_path), carry=["none", "empty"])
+    assert rows.carry.schema.types == [pa.string(), pa.list_(pa.string())]
+
+
+def test_a_shard_may_lack_a_column_of_a_template(tmp_path: Path) -> None:
+    put(str(tmp_path), "a.jsonl", jsonl([{"id": "a", "title": "A", "text": "x"}]))
+    put(str(tmp_path), "b.jsonl", jsonl([{"id": "b", "text": "y"}]))
+    found = read_all(str(tmp_path), text="{title} {text}")
+    assert [text for _, rows in found for text in rows.texts] == ["A x", "y"]
+    with pytest.raises(CorpusError, match=r"a\.jsonl has no column 'titel'"):
+        read_all(str(tmp_path), text="{titel} {text}")
+    put(str(tmp_path), "c.jsonl", jsonl([{"id": "c", "body": "y"}]))
+    with pytest.raises(CorpusError, match=r"c\.jsonl has no column 'title'"):
+        read_all(str(tmp_path), text="{title} {text}")
+
+
+def test_a_recipe_that_was_good_is_good_for_shards_without_the_column(tmp_path: Path) -> None:
+    """Last night's shard had titles, tonight's has none."""
+    put(str(tmp_path), "corpus/a.jsonl", jsonl([{"id": "a", "title": "A", "text": "x", "n": 1}]))
+    here = str(tmp_path), str(build_tiny_mistral(tmp_path / "mistral"))
+    recipe = ("corpus.text='{title} {text}'", "corpus.carry=[n]")
+    do_plan(plan_of(here, *recipe))
+    put(str(tmp_path), "corpus/b.jsonl", jsonl([{"id": "b", "text": "y"}]))
+    plan = plan_of(here, *recipe)
+    assert [shard.uri.rsplit("/", 1)[1] for shard, _ in plan.changed] == ["b.jsonl"]
+    assert len(plan.todo) == 1

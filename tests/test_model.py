@@ -339,7 +339,7 @@ def test_shards(folder: Path) -> None:
 
 
 def test_weight_hashes_are_remembered_until_the_file_changes(folder: Path, cache_home: Path) -> None:
-    file, cache = folder / "model.safetensors", cache_home / "sfr-batch" / "weight-hashes.json"
+    file, cache = folder / "model.safetensors", cache_home / "sfr-batch" / f"weight-hashes-{socket.gethostname()}.json"
     first = weight_hashes(settings_of(folder), folder)
     assert first == {"model.safetensors": hashlib.sha256(b"weights").hexdigest()}
 
@@ -354,7 +354,7 @@ def test_weight_hashes_are_remembered_until_the_file_changes(folder: Path, cache
         cache.write_text(spoilt)
         file.write_bytes(b"weights")
         assert weight_hashes(settings_of(folder), folder) == first
-    assert {path.name for path in cache.parent.iterdir()} == {"weight-hashes.json", "weight-hashes.lock"}
+    assert {path.name for path in cache.parent.iterdir()} == {cache.name, cache.with_suffix(".lock").name}
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(folder: Path, cache_home: Path) -> None:

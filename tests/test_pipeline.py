@@ -249,3 +249,31 @@ def test_workers_that_always_die_end_the_run(tmp_path: Path, tiny: Path, monkeyp
     monkeypatch.setattr(execution, "_LOST_WORKERS", 1)
     with pytest.raises(RunFailed, match=r"Ray gave up: .*\nWhat is committed stays"):
         sfr.embed(config(tiny, str(tmp_path), ray_address="local"))
+
+
+def test_a_run_that_waits_in_vain_ends(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a GPU that nobody has."""
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
+    monkeypatch.setattr(execution, "_PATIENCE_S", 3.0)
+    job = config(tiny, str(tmp_path), ray_address="local")
+    actors = job.run.actors.model_copy(update={"gpus": 1})
+    job = job.model_copy(update={"run": job.run.model_copy(update={"actors": actors})})
+    with pytest.raises(RunFailed, match=r"^Nothing was done for .* hours, so the run ends\. What is committed stays"):
+        sfr.embed(job)
+
+
+def test_actors_that_leave_no_cpu_for_reading_are_refused(tmp_path: Path, tiny: Path) -> None:
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
+    with pytest.raises(ConfigError, match=r"run\.actors\.min=99 actors of run\.actors\.cpus=1 leave none of the"):
+        sfr.embed(config(tiny, str(tmp_path), "run.actors.min=99", ray_address="local"))
+
+
+def test_a_notebook_keeps_its_settings_of_ray_data(tmp_path: Path, tiny: Path) -> None:
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    size = context.target_max_block_size
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
+    assert sfr.embed(config(tiny, str(tmp_path), ray_address="local")).embedded == 5
+    assert ray.data.DataContext.get_current() is context
+    assert context.target_max_block_size == size != 1

@@ -3,17 +3,20 @@
 python with_sentence_transformers.py CORPUS MODEL OUTPUT METER
 """
 
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from meter import Meter
 from sentence_transformers import SentenceTransformer
 
 
 def main(corpus: str, model_folder: str, output: str, meter_file: str) -> None:
+    torch.set_num_threads(len(os.sched_getaffinity(0)))  # PyTorch's default, but where the environment says otherwise
     model = SentenceTransformer(model_folder, device="cpu")
     table = pq.read_table(corpus)
     meter = Meter(meter_file, model)

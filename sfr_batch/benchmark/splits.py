@@ -121,8 +121,9 @@ def table(found: Sequence[Planning], driven: Sequence[Driving]) -> str:
             for p in found
         ]
         lines += ["Planning, on a listing and footers that are a stand-in", *_aligned([head, *rows])]
-        word = "linear" if is_linear(found) else f"NOT linear within a factor of {LINEAR_WITHIN}"
-        lines.append(f"Time for each split is {word} from {found[0].splits:,} to {found[-1].splits:,} splits.")
+        if len(found) > 1:
+            word = "linear" if is_linear(found) else f"NOT linear within a factor of {LINEAR_WITHIN}"
+            lines.append(f"Time for each split is {word} from {found[0].splits:,} to {found[-1].splits:,} splits.")
     if driven:
         head = ["run.ray_address", "splits", "driver CPU ms/split", "wall ms/split", "of it start-up s"]
         rows = [

@@ -6,6 +6,7 @@ way on Ray 2.60, and each says why.
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Generator, Iterator, Sequence
 
 import ray
 import ray.data
+import ray.data.exceptions
 import ray.exceptions
 from ray.util.annotations import RayDeprecationWarning
 
@@ -29,6 +31,10 @@ from sfr_batch.storage import is_s3
 
 _INPUT_BLOCKS = 200
 """Tasks that read units are dealt to. `from_items` with 20,000 blocks takes 25 s, with 200 half a second."""
+_READ_CPUS = 0.5
+"""A reader waits for storage half of the time."""
+_PATIENCE_S = 6 * 3600.0
+"""How long a run waits for anything to happen, a GPU that becomes free above all."""
 _LOST_WORKERS = 5
 """Workers and nodes that one task may lose. Ray Data's default is without end: a split that kills its worker each time
 would keep the job busy for ever."""
@@ -38,16 +44,18 @@ would keep the job busy for ever."""
 def cluster(config: Config, address: str) -> Iterator[None]:
     """Join the Ray cluster at ``address``, or for placement.LOCAL start one here and stop it in the end."""
     with _own_signals():
-        started = _connect(address)
+        started = _connect(address, config)
     try:
-        check_paths(config, nodes=sum(node["Alive"] for node in ray.nodes()))
-        yield
+        check_paths(config, nodes=losses.living_nodes())
+        _check_cpus(config)
+        with _settings():
+            yield
     finally:
         if started:
             ray.shutdown()
 
 
-def _connect(address: str) -> bool:
+def _connect(address: str, config: Config) -> bool:
     if ray.is_initialized():
         return False
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -58,9 +66,11 @@ def _connect(address: str) -> bool:
         return True
     # Ray Data's own actors make the core worker warn about their arguments, in lines that no user can act on.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # The encode actor takes one CPU; a second must be free or nothing is ever read.
+    # CPUs are numbers here, which keep nobody from a core. Beside the actors one must be free, or nothing is ever read.
+    actors = config.run.actors
+    cpus = max(os.cpu_count() or 1, math.ceil(actors.cpus * (actors.max or actors.min)) + 1)
     with _quiet_start():
-        ray.init(address="local", num_cpus=max(2, os.cpu_count() or 1), include_dashboard=False, **quiet)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
     return True
 
 
@@ -102,6 +112,19 @@ def check_paths(config: Config, nodes: int) -> None:
         )
 
 
+def _check_cpus(config: Config) -> None:
+    """Raises ConfigError if the encode actors would take all CPUs, so that nothing is ever read for them.
+
+    Of a cluster that may grow nothing is certain.
+    """
+    actors, cpus = config.run.actors, ray.cluster_resources().get("CPU", 0)
+    if not actors.gpus and 0 < cpus < actors.min * actors.cpus + _READ_CPUS:
+        raise ConfigError(
+            f"run.actors.min={actors.min} actors of run.actors.cpus={actors.cpus:g} leave none of the cluster's "
+            f"{cpus:g} CPUs for reading. Lower one of them."
+        )
+
+
 def execute(
     units: Sequence[ReadUnit], job: stages.Job, config: Config
 ) -> Generator[Receipt | Failure | Losses, None, None]:
@@ -110,7 +133,6 @@ def execute(
     Lost workers, actors and nodes are Ray's to retry; now and then comes how many they are by now. Raises RunFailed
     when Ray gives up. Stop iterating to stop.
     """
-    _configure()
     with warnings.catch_warnings():
         # `max_retries` and its like have no named argument yet that could take their place, as the warning asks.
         warnings.simplefilter("ignore", RayDeprecationWarning)
@@ -120,8 +142,15 @@ def execute(
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from results(batch)
             yield from watch.news(batch)
+            check_paths(config, watch.nodes)  # others may have joined meanwhile
+    except ray.data.exceptions.ExecutionTimeoutError as error:
+        raise RunFailed(
+            f"Nothing was done for {_PATIENCE_S / 3600:g} hours, so the run ends. What is committed stays, and the "
+            "same command continues. Mostly the cluster has no node with the GPUs and CPUs that run.actors asks for, "
+            "or the actors leave no CPU for reading: see `ray status`."
+        ) from error
     except ray.exceptions.RayError as error:  # ours come as results; this is Ray, after its own retries
-        last = str(error).strip().splitlines()[-1]
+        last = (str(error).strip().splitlines() or [""])[-1]
         raise RunFailed(
             f"Ray gave up: {type(error).__name__}: {last}\nWhat is committed stays, and the same command continues. "
             "Workers that die again and again are mostly out of memory: lower run.rows_per_split."
@@ -141,7 +170,7 @@ def _dataset(units: Sequence[ReadUnit], job: stages.Job, config: Config) -> ray.
         .map_batches(
             stages.read_and_tokenize,
             fn_kwargs={"job": job},
-            num_cpus=0.5,  # waits for storage half of the time
+            num_cpus=_READ_CPUS,
             max_retries=_LOST_WORKERS,
             **one_split,
         )
@@ -176,16 +205,27 @@ def _max_actors(units: Sequence[ReadUnit], config: Config) -> int:
     return max(actors.min, splits)
 
 
-def _configure() -> None:
-    context = ray.data.DataContext.get_current()
+@contextlib.contextmanager
+def _settings() -> Iterator[None]:
+    """Ray Data's settings for a run; a notebook has its own back afterwards."""
+    before = ray.data.DataContext.get_current()
+    context = before.copy()
     # Every split becomes a block and a task of its own; larger blocks would give one actor a dozen splits at once,
     # and a lost actor would repeat them all.
     context.target_max_block_size = 1
     # Waiting for GPU capacity counts as no progress, and may well take hours.
-    context.execution_no_progress_timeout_s = 6 * 3600
+    context.execution_no_progress_timeout_s = _PATIENCE_S
     # Loading a model takes a minute, in which the machine may be lost like at any other time; by default that would be
     # the end of the run.
     context.max_consecutive_actor_init_deaths = _LOST_WORKERS
     context.enable_progress_bars = False
-    for name in ("ray.data", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("ray.data", "ray")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with ray.data.DataContext.current(context):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -43,6 +43,8 @@ class Watch:
     def __init__(self) -> None:
         self._known = Losses()
         self._dead_before = _dead_nodes()
+        self.nodes = living_nodes()
+        """Nodes that there are, as last heard."""
         self._restarts: set[str] = set()
         self._asked = time.monotonic()
 
@@ -51,6 +53,7 @@ class Watch:
         nodes = self._known.nodes
         if results is None or time.monotonic() - self._asked > _ASK_EVERY_S:
             nodes = len(_dead_nodes() - self._dead_before)
+            self.nodes = living_nodes()
             self._asked = time.monotonic()
         if results is not None:
             self._restarts.update(mark for mark in results.column(_MARK).to_pylist() if mark)
@@ -58,6 +61,11 @@ class Watch:
         if now != self._known:
             self._known = now
             yield now
+
+
+def living_nodes() -> int:
+    """How many nodes the cluster has."""
+    return sum(node["Alive"] for node in ray.nodes())
 
 
 def _dead_nodes() -> set[str]:
