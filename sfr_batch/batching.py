@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
+_LONGEST_PREFIX = 512
+_ROWS_COMPARED = 1024
 BUDGETS_A_BATCH = 1 / 64
 """What a forward pass costs beside its tokens, as a share of the budget: without a price the least padding would be
 one batch for every length. Measured on two CPU cores with MiniLM: 7.5 ms, the work of 42 tokens, under the budget of
@@ -66,6 +68,19 @@ def _cuts(widths: IntArray, budget: int) -> list[int]:
         cuts.append(here)
         here = int(ends[here])
     return cuts
+
+
+def shared_prefix(starts: IntArray, lengths: IntArray, flat_ids: NDArray[np.int32]) -> int:
+    """How many tokens all rows have in common at their beginning; at least one of each row is left over.
+
+    starts, lengths: [n] where each row's ids stand in ``flat_ids``. Looks at the first 512 tokens of a row.
+    """
+    most = min(int(lengths.min()) - 1, _LONGEST_PREFIX) if len(lengths) else 0
+    same = np.ones(most, np.bool_)
+    for start in range(0, len(starts), _ROWS_COMPARED):
+        rows = flat_ids[starts[start : start + _ROWS_COMPARED, None] + np.arange(most)]
+        same &= (rows == flat_ids[starts[0] : starts[0] + most]).all(axis=0)
+    return int(same.argmin()) if not same.all() else most
 
 
 def padded_tokens(lengths: NDArray[np.integer], batches: list[IntArray]) -> int:

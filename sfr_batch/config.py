@@ -132,6 +132,9 @@ class ModelSettings(Section):
     special_tokens_in_text: Literal["parse", "plain"] = "parse"
     """A literal `</s>` in a document: `parse` makes it the special token as the reference code does, `plain` keeps it
     ordinary text."""
+    deterministic: bool = False
+    """Compute each text by itself: its vector is then the same, bit for bit, whatever texts stand beside it, on the
+    same hardware and libraries. Several times slower on short texts. Otherwise a text's vectors differ by rounding."""
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     """Dtype of weights and compute. Default: bfloat16 for device cuda, float32 for cpu."""
     device: Literal["cuda", "cpu"] = "cuda"

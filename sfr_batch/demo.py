@@ -88,7 +88,7 @@ def write_docstring_corpus(folder: str, documents: int, shards: int = 8) -> Demo
     if known.items() >= wanted.items() and all((target / name).is_file() for name in names):
         return DemoCorpus(documents, known["bytes"], folder)
 
-    found = _docstrings()
+    found = docstrings()
     if len(found) < documents:
         raise CorpusError(f"Only {len(found):,} docstrings are installed here: ask for at most that many documents.")
     sample = sorted(found, key=lambda name: hashlib.sha256(name.encode()).digest())[:documents]
@@ -137,7 +137,7 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _docstrings() -> dict[str, tuple[str, str]]:
+def docstrings() -> dict[str, tuple[str, str]]:
     """Package and text of every id; where an id occurs twice the first one stands, in the order of the files."""
     sources = [source for package in PACKAGES for source in _sources(package)]
     chunks = [sources[start : start + _FILES_PER_PROCESS] for start in range(0, len(sources), _FILES_PER_PROCESS)]

@@ -51,6 +51,10 @@ class Receipt:
     padded_tokens: int
     truncated: int
     encode_seconds: float
+    canaries: int = 0
+    """Fixed texts that were encoded along with the rows."""
+    drift: float = 0.0
+    """Largest 1 - cosine between a canary's vector among the rows and the one it has by itself."""
     size: int = 0
     """Bytes of the data file; not in the footer, which is part of it."""
 
@@ -92,9 +96,10 @@ def to_table(cls: type[Any], records: list[Any]) -> pa.Table:
 
 
 def from_table(cls: type[Any], table: pa.Table) -> list[Any]:
-    """The inverse of `to_table`."""
-    columns = [table.column(f.name).to_pylist() for f in dataclasses.fields(cls)]
-    return [cls(*values) for values in zip(*columns, strict=True)]
+    """The inverse of `to_table`; what an older table does not have is left at its default."""
+    names = [field.name for field in dataclasses.fields(cls) if field.name in table.column_names]
+    columns = [table.column(name).to_pylist() for name in names]
+    return [cls(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
 
 
 class Record(BaseModel):

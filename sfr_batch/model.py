@@ -410,7 +410,7 @@ def fingerprint_inputs(
 
     Not in it: paths, the device, batch sizes, library versions. The prompt is the documents', as text.
     """
-    return {
+    inputs = {
         "weights": dict(hashes),
         "golden_ids": [list(ids) for ids in golden_ids],
         "special_tokens_in_text": settings.special_tokens_in_text,
@@ -423,6 +423,8 @@ def fingerprint_inputs(
         "vector_dtype": vector_dtype,
         "dim": recipe.dim,
     }
+    # Only where it is on: tables that were made before there was a choice keep their fingerprint.
+    return inputs | ({"deterministic": True} if settings.deterministic else {})
 
 
 def _read_json(file: Path) -> Any:

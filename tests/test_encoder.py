@@ -2,7 +2,6 @@
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -163,24 +162,29 @@ def test_pooling_is_right_on_either_padding_side(name: str, dtype: torch.dtype) 
 # ------------------------------------------------------------------------------------------- the rest of it
 
 
-class SmallMemory(torch.nn.Module):
-    """A device that runs out of memory above a number of padded tokens.
+class SmallMemory:
+    """A device that runs out of memory above a number of padded tokens, for a model within this context.
 
     The property it gives: whether a batch fits depends on its padded size alone, so that a test can say exactly which
     batches must be cut and to what.
     """
 
-    def __init__(self, model: Any, fits: int, error: Exception | None = None) -> None:
-        super().__init__()
-        self.model, self.config = model, model.config
+    def __init__(self, encoder: Encoder, fits: int, error: Exception | None = None) -> None:
+        self.embeddings = encoder._model.embed_tokens
         self.fits, self.error = fits, error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         self.seen: list[int] = []
 
-    def forward(self, **inputs: torch.Tensor) -> Any:
-        self.seen.append(inputs["input_ids"].numel())
+    def __enter__(self) -> "SmallMemory":
+        self.hook = self.embeddings.register_forward_pre_hook(self.check)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hook.remove()
+
+    def check(self, _: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        self.seen.append(inputs[0].numel())
         if self.seen[-1] > self.fits:
             raise self.error
-        return self.model(**inputs)
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError("HIP out of memory")])
@@ -188,28 +192,32 @@ def test_out_of_memory_halves_the_batch_and_is_remembered(mistral: Encoder, erro
     texts = [text for text in docstrings(2000) if len(text) < 2000][:120]
     lengths = mistral.tokenizer.encode(texts).lengths
     fits = int(lengths.max())  # a row has to fit, and no two of the longest
-    model = SmallMemory(mistral._model, fits=fits, error=error)
-    encoder = Encoder(model, mistral.tokenizer, mistral.recipe, max_batch_tokens=8 * fits)
-    assert distance(encoder.encode(texts), mistral.encode(texts)) < 1e-5
-    assert encoder.max_batch_tokens <= 2 * fits
-    failures = [size for size in model.seen if size > fits]
-    assert 1 <= len(failures) <= 4, "each failure halves"
-    model.seen.clear()
-    encoder.encode(texts)
-    assert not [size for size in model.seen if size > fits], "the smaller budget is remembered"
+    encoder = Encoder(mistral._model, mistral.tokenizer, mistral.recipe, max_batch_tokens=8 * fits)
+    whole = mistral.encode(texts)
+    with SmallMemory(encoder, fits, error) as memory:
+        assert distance(encoder.encode(texts), whole) < 1e-5
+        assert encoder.max_batch_tokens <= 2 * fits
+        failures = [size for size in memory.seen if size > fits]
+        assert 1 <= len(failures) <= 4, "each failure halves"
+        memory.seen.clear()
+        encoder.encode(texts)
+        assert not [size for size in memory.seen if size > fits], "the smaller budget is remembered"
 
 
 def test_a_row_that_does_not_fit_is_an_error(mistral: Encoder) -> None:
-    encoder = Encoder(SmallMemory(mistral._model, fits=5), mistral.tokenizer, mistral.recipe)
-    with pytest.raises(ModelError, match=r"One row of 9 tokens does not fit into the memory of cpu. Lower model.max_l"):
+    encoder = Encoder(mistral._model, mistral.tokenizer, mistral.recipe)
+    with (
+        SmallMemory(encoder, fits=5),
+        pytest.raises(ModelError, match=r"One row of 9 tokens does not fit into the memory of cpu. Lower model.max_l"),
+    ):
         encoder.encode(["How to bake a chocolate cake"])
 
 
 def test_other_errors_are_not_retried(mistral: Encoder) -> None:
-    broken = SmallMemory(mistral._model, fits=0, error=RuntimeError("CUDA error: an illegal memory access"))
-    with pytest.raises(RuntimeError, match="illegal memory access"):
-        Encoder(broken, mistral.tokenizer, mistral.recipe).encode(["a", "b"])
-    assert len(broken.seen) == 1
+    broken = RuntimeError("CUDA error: an illegal memory access")
+    with SmallMemory(mistral, 0, broken) as memory, pytest.raises(RuntimeError, match="illegal memory access"):
+        mistral.encode(["a", "b"])
+    assert len(memory.seen) == 1
 
 
 def test_encode_tokens_reports_what_it_cost(mistral: Encoder) -> None:
@@ -226,19 +234,12 @@ def test_nothing_to_encode(mistral: Encoder) -> None:
 
 
 def test_vectors_that_are_not_finite_come_back_as_they_are(mistral: Encoder) -> None:
-    class Broken(torch.nn.Module):
-        """A model whose hidden states are all NaN or all zero, as overflow and dead layers make them."""
-
-        def __init__(self, value: float) -> None:
-            super().__init__()
-            self.weight, self.value, self.config = torch.nn.Parameter(torch.zeros(1)), value, mistral._model.config
-
-        def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
-            states = torch.full((*input_ids.shape, 64), self.value)
-            return transformers.modeling_outputs.BaseModelOutput(last_hidden_state=states)
-
-    assert np.isnan(Encoder(Broken(float("nan")), mistral.tokenizer, mistral.recipe).encode(["a"])).all()
-    assert (Encoder(Broken(0.0), mistral.tokenizer, mistral.recipe).encode(["a"]) == 0).all()
+    """All NaN or all zero, as overflow and dead layers make them."""
+    for value in (float("nan"), 0.0):
+        hook = mistral._model.norm.register_forward_hook(lambda _, __, out, value=value: torch.full_like(out, value))
+        vectors = mistral.encode(["a"])
+        hook.remove()
+        assert np.isnan(vectors).all() if np.isnan(value) else (vectors == 0).all()
 
 
 def test_bfloat16_is_normalized_in_float32(mistral_folder: Path, mistral: Encoder) -> None:

@@ -30,15 +30,15 @@ _SPLITS_A_SHARD = 50
 
 
 class FakeEncoder:
-    """Gives every row the same unit vector, at once."""
+    """Gives every row the same unit vector, at once, and has no canaries."""
 
     def __init__(self, dim: int) -> None:
         self._vector = np.zeros(dim, np.float32)
         self._vector[0] = 1
 
-    def encode_tokens(self, lengths: NDArray[np.integer], _: NDArray[np.int32]) -> EncodedTokens:
+    def encode_tokens(self, lengths: NDArray[np.integer], _: NDArray[np.int32]) -> tuple[EncodedTokens, int, float]:
         tokens = int(lengths.sum())
-        return EncodedTokens(np.tile(self._vector, (len(lengths), 1)), tokens, tokens, 1)
+        return EncodedTokens(np.tile(self._vector, (len(lengths), 1)), tokens, tokens, 1), 0, 0.0
 
 
 class FakeEncode(stages.Encode):
@@ -46,7 +46,7 @@ class FakeEncode(stages.Encode):
 
     def __init__(self, job: stages.Job) -> None:
         self.problem = None
-        self._encoder: Any = FakeEncoder(job.card.schema.field("embedding").type.list_size)
+        self._canaries: Any = FakeEncoder(job.card.schema.field("embedding").type.list_size)
 
 
 def measure(address: str, splits: int, model: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -39,12 +40,12 @@ def tables(comparison: Comparison) -> str:
         [
             f"{head}; median of {rounds} round(s); the same vectors within {most:.1g}.",
             "",
-            *_table(
+            *aligned(
                 ["Whole process", "seconds", "CPU s", "x as fast as s-t", "x as fast as Ray Data", "peak GiB"],
                 rows_whole,
             ),
             "",
-            *_table(["Steady state", "tokens/s", "/ bare", "/ s-t", "/ Ray Data", "padding"], rows_steady),
+            *aligned(["Steady state", "tokens/s", "/ bare", "/ s-t", "/ Ray Data", "padding"], rows_steady),
         ]
     )
 
@@ -53,7 +54,8 @@ def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     lines = []
     for row in (head, ["-" * width for width in widths], *rows):
@@ -66,6 +68,8 @@ def machine() -> dict[str, Any]:
     """Where it was measured: CPU, cores, memory, and the versions of what matters."""
     return {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "gpu": _gpu(),
         "cpu": _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -75,6 +79,26 @@ def machine() -> dict[str, Any]:
         "versions": {package: found for package in _PACKAGES if (found := _version(package))},
         "command": sys.argv,
     }
+
+
+def _commit() -> str | None:
+    """Of this repository, with a + if something in it is not committed; None outside of one."""
+    git = ["git", "-C", str(Path(__file__).parents[2])]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changes = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")
+
+
+def _gpu() -> str | None:
+    try:
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        found = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found[0] if found else None
 
 
 def _field(file: str, name: str) -> str | None:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 
 from sfr_batch import batching, prompts, weights
 from sfr_batch.config import BATCH_TOKENS, ModelSettings
+from sfr_batch.encoder import decoder
 from sfr_batch.encoder.pooling import POOLINGS
 from sfr_batch.errors import ConfigError, ModelError
 from sfr_batch.model import Recipe, locate, read_recipe, weight_files
@@ -32,6 +33,14 @@ FloatArray = NDArray[np.float32]
 _HAVE_POOLER = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "mpnet"})
 # PyTorch's attention has no place for their relative position bias.
 _NO_SDPA = frozenset({"mpnet"})
+# Their layers are of one shape, which `decoder` knows.
+_DECODERS = frozenset({"mistral", "llama", "qwen2", "qwen3"})
+
+
+SHORTEST_PREFIX = 8
+PREFIX_SHARE = 0.1
+"""Tokens that rows must have in common, and the share of all tokens that this must save, to be computed once: attention
+over a prefix costs a copy of its keys in each layer and batch."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,13 @@ class Encoder:
     """One model on one device."""
 
     def __init__(
-        self, model: Any, tokenizer: Tokenizer, recipe: Recipe, *, max_batch_tokens: int | None = None
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        recipe: Recipe,
+        *,
+        max_batch_tokens: int | None = None,
+        deterministic: bool = False,
     ) -> None:
         """Use `Encoder.load`. ``model`` is a transformers model without head, on its device, in eval mode."""
         self.recipe = recipe
@@ -66,8 +81,13 @@ class Encoder:
         self._device = next(model.parameters()).device
         self.max_batch_tokens = max_batch_tokens or BATCH_TOKENS[self._device.type]
         """Padded tokens of a batch at most. Falls when the device runs out of memory, and stays there."""
+        self.reuse_prefix = True
+        """Whether tokens that all rows begin with are computed once. Their vectors differ by rounding alone."""
+        self.deterministic = deterministic
+        """Whether each row is computed by itself, so that its neighbours cannot change how it is rounded."""
         # Some architectures derive positions from this id, so it must be theirs, whatever the mask says.
         self._pad_id = int(getattr(model.config, "pad_token_id", None) or 0)
+        self._decoder = decoder.Decoder(model) if _is_plain_decoder(recipe) else None
 
     def __repr__(self) -> str:
         r, parameter = self.recipe, next(self._model.parameters())
@@ -103,7 +123,13 @@ class Encoder:
         recipe = read_recipe(folder, settings)
         tokenizer = Tokenizer.load(recipe, special_tokens_in_text=settings.special_tokens_in_text)
         model = to_device(load_model(recipe, getattr(torch, settings.compute_dtype)), settings.device)
-        return cls(model, tokenizer, recipe, max_batch_tokens=max_batch_tokens)
+        return cls(
+            model,
+            tokenizer,
+            recipe,
+            max_batch_tokens=max_batch_tokens,
+            deterministic=settings.deterministic,
+        )
 
     @property
     def dim(self) -> int:
@@ -124,16 +150,19 @@ class Encoder:
         """Vectors of rows that are tokenized already: ``lengths`` [n], all >= 1, and their ids one after the other."""
         first, inverse = batching.unique_rows(lengths, flat_ids)
         starts = (np.cumsum(lengths, dtype=np.int64) - lengths)[first]
-        lengths = lengths[first]
+        own: NDArray[np.int64] = lengths[first].astype(np.int64)
+        prefix = self._prefix(starts, own, flat_ids)
+        shared = prefix.length if prefix else 0
+        starts, own = starts + shared, own - shared
         vectors = np.empty((len(first), self.dim), np.float32)
         done: list[tuple[NDArray[np.int64], torch.Tensor]] = []
-        computed = 0
-        queue = batching.length_batches(lengths, self.max_batch_tokens)
+        computed = shared
+        queue = batching.length_batches(own, 1 if self.deterministic else self.max_batch_tokens)
         while queue:
             rows = queue[0]
-            width = int(lengths[rows].max())
+            width = int(own[rows].max())
             try:
-                result = self._forward(starts[rows], lengths[rows], flat_ids)
+                result = self._forward(starts[rows], own[rows], flat_ids, prefix)
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
@@ -143,7 +172,7 @@ class Encoder:
                 if self._device.type == "cuda":
                     torch.cuda.empty_cache()
                 rest = np.concatenate(queue)
-                queue = [rest[batch] for batch in batching.length_batches(lengths[rest], self.max_batch_tokens)]
+                queue = [rest[batch] for batch in batching.length_batches(own[rest], self.max_batch_tokens)]
                 continue
             done.append((rows, result))
             computed += len(rows) * width
@@ -151,7 +180,20 @@ class Encoder:
         # Copied at the end: a copy after every batch would make the device wait for the host each time.
         for rows, result in done:
             vectors[rows] = result.cpu().numpy()
-        return EncodedTokens(vectors[inverse], computed, int(lengths.sum(dtype=np.int64)), len(done))
+        return EncodedTokens(vectors[inverse], computed, shared + int(own.sum()), len(done))
+
+    def _prefix(
+        self, starts: NDArray[np.int64], lengths: NDArray[np.int64], flat_ids: NDArray[np.int32]
+    ) -> decoder.Prefix | None:
+        """The tokens that all rows begin with, an instruction above all, computed once; None where it would not pay."""
+        if self._decoder is None or not self.reuse_prefix or self.deterministic or not len(lengths):
+            return None
+        shared = batching.shared_prefix(starts, lengths, flat_ids)
+        if shared < SHORTEST_PREFIX or shared * (len(lengths) - 1) < PREFIX_SHARE * lengths.sum():
+            return None
+        ids = flat_ids[starts[0] : starts[0] + shared].astype(np.int64)
+        with torch.inference_mode():
+            return self._decoder.prefix(self._to_device(ids))
 
     def _shrink(self, rows: int, width: int, error: RuntimeError) -> None:
         """Halve the budget below the batch that did not fit. Raises ModelError if that batch was a single row."""
@@ -163,9 +205,13 @@ class Encoder:
         self.max_batch_tokens = max(width, rows * width // 2)
 
     def _forward(
-        self, starts: NDArray[np.int64], lengths: NDArray[np.integer], flat_ids: NDArray[np.int32]
+        self,
+        starts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        flat_ids: NDArray[np.int32],
+        prefix: decoder.Prefix | None,
     ) -> torch.Tensor:
-        """[b, d] float32 unit vectors of one batch, on the device."""
+        """[b, d] float32 unit vectors of one batch, on the device; ``prefix`` stands before each row."""
         width = int(lengths.max())
         ragged = width != int(lengths.min())
         places = np.arange(width)
@@ -173,7 +219,11 @@ class Encoder:
         ids = np.full((len(lengths), width), self._pad_id, np.int64)
         ids[real] = flat_ids[(starts[:, None] + places)[real]]
         with torch.inference_mode():
-            input_ids, mask = self._to_device(ids), self._to_device(real)
+            input_ids = self._to_device(ids)
+            if self._decoder is not None:
+                states = self._decoder.states(input_ids, self._to_device(lengths - 1), prefix)
+                return F.normalize(states.float(), p=2, dim=1)
+            mask = self._to_device(real)
             inputs: dict[str, Any] = {"input_ids": input_ids}
             if self.recipe.causal:
                 # No mask: padding stands on the right, where no real token looks, and without a mask PyTorch can
@@ -205,7 +255,7 @@ def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:
             model, report = transformers.AutoModel.from_pretrained(
                 recipe.folder,
                 dtype=dtype,
-                attn_implementation="eager" if recipe.model_type in _NO_SDPA else "sdpa",
+                attn_implementation=_attention(recipe),
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
@@ -231,6 +281,17 @@ def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:
         # length on transformers would build an explicit mask, which keeps PyTorch from its flash kernel.
         model.config.sliding_window = None
     return model.eval()
+
+
+def _is_plain_decoder(recipe: Recipe) -> bool:
+    return recipe.model_type in _DECODERS and recipe.pooling == "last_token"
+
+
+def _attention(recipe: Recipe) -> str:
+    """What transformers is to compute attention with."""
+    if _is_plain_decoder(recipe):
+        return decoder.ATTENTION
+    return "eager" if recipe.model_type in _NO_SDPA else "sdpa"
 
 
 def to_device(model: Any, device: str) -> Any:

@@ -35,6 +35,8 @@ class Progress:
     encoded_tokens: int = 0
     padded_tokens: int = 0
     encode_seconds: float = 0.0
+    canaries: int = 0
+    drift: float = 0.0
     losses: Losses = field(default_factory=Losses)
 
     def __post_init__(self) -> None:
@@ -77,6 +79,8 @@ class Progress:
         self.encoded_tokens += receipt.encoded_tokens
         self.padded_tokens += receipt.padded_tokens
         self.encode_seconds += receipt.encode_seconds
+        self.canaries += receipt.canaries
+        self.drift = max(self.drift, receipt.drift)
 
     def fail(self) -> None:
         """Count a split that failed for good."""

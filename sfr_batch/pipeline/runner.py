@@ -60,6 +60,10 @@ class Summary:
     """Whether there is a new snapshot."""
     plain: bool = False
     """Whether `data/` holds just this snapshot's rows, so that any engine may read it as a directory."""
+    canaries: int = 0
+    """How often a canary text was encoded along with a split."""
+    drift: float = 0.0
+    """Largest 1 - cosine between a canary's vector among other rows and the one it has by itself."""
     losses: Losses = field(default_factory=Losses)
     """Nodes and actors that died in the middle. What they had in hand was done again elsewhere."""
 
@@ -88,6 +92,9 @@ class Summary:
         ]
         if self.plain:
             lines.append(f"          duckdb: SELECT id, embedding FROM '{self.table}/{names.DATA}/*.parquet'")
+        if self.canaries:
+            told = f"1 - cosine at most {self.drift:.1e} between a text in a batch and by itself"
+            lines.insert(3, f"Drift     {told}, {self.canaries:,} canaries")
         if self.losses:
             lines.insert(1, f"Lost      {self.losses}; what they had in hand was done again elsewhere")
         if counts.rejected:
@@ -130,6 +137,8 @@ def embed(config: Config) -> Summary:
             padding=progress.padding,
             published=True,
             plain=_is_plain(table, snapshot),
+            canaries=progress.canaries,
+            drift=progress.drift,
             losses=progress.losses,
         )
         run.report(summary, progress)
@@ -287,6 +296,8 @@ class RunLog:
             "padded_tokens": progress.padded_tokens,
             "encode_seconds": progress.encode_seconds,
             "seconds": summary.seconds,
+            "canaries": summary.canaries,
+            "drift": summary.drift,
             "lost_nodes": summary.losses.nodes,
             "lost_actors": summary.losses.actors,
             "counts": summary.snapshot.manifest.counts.model_dump(),

@@ -142,7 +142,8 @@ class Encode:
     """An actor that holds the model. Returns tables and never yields: one call at a time is on the device."""
 
     def __init__(self, job: Job) -> None:
-        from sfr_batch.encoder import Encoder  # torch is for encode actors alone; readers and writers do without
+        # torch is for encode actors alone; readers and writers do without
+        from sfr_batch.encoder import Canaries, Encoder
 
         self.problem: str | None = None
         """Why the model cannot be used; then every split has this as its error."""
@@ -154,6 +155,7 @@ class Encode:
                 weight_hashes=job.card.fingerprint_inputs["weights"],
             )
             _check_recipe(self._encoder.recipe, self._encoder.tokenizer, job)
+            self._canaries = Canaries(self._encoder)
         except SfrBatchError as error:
             # An exception here would look like a lost machine and be tried again; as a result it ends the run.
             self.problem = explain(error)
@@ -162,13 +164,14 @@ class Encode:
         """One split in, the same with vectors instead of token ids out."""
         error = batch.column("error")[0].as_py() or self.problem
         vectors, tokens, padded = np.empty(0, dtype=np.float32), 0, 0
+        canaries, drift = 0, 0.0
         started = time.perf_counter()
         if not error:
             try:
                 lengths = _from_ipc(batch.column("rows")).column(names.N_TOKENS).to_numpy()
                 if len(lengths):
                     flat_ids = np.frombuffer(_buffer(batch.column("token_ids")), dtype=np.int32)
-                    encoded = self._encoder.encode_tokens(lengths, flat_ids)
+                    encoded, canaries, drift = self._canaries.encode_tokens(lengths, flat_ids)
                     vectors, tokens, padded = encoded.vectors, encoded.tokens, encoded.padded_tokens
             except Exception as failure:
                 error = explain(failure)
@@ -181,6 +184,8 @@ class Encode:
                 "encoded_tokens": [tokens],
                 "padded_tokens": [padded],
                 "encode_seconds": [time.perf_counter() - started],
+                "canaries": [canaries],
+                "drift": [drift],
                 "error": pa.array([error], pa.string()),
             }
         )
@@ -245,6 +250,8 @@ def _write(split: Split, row: pa.Table, job: Job) -> Receipt:
         padded_tokens=row.column("padded_tokens")[0].as_py(),
         truncated=pc.sum(rows.column(names.TRUNCATED)).as_py() or 0,
         encode_seconds=row.column("encode_seconds")[0].as_py(),
+        canaries=row.column("canaries")[0].as_py(),
+        drift=row.column("drift")[0].as_py(),
     )
     return commit_split(
         _store(job.table, job.table_storage.model_dump_json()),

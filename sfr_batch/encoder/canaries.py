@@ -1,0 +1,52 @@
+"""Canaries: a few fixed texts that travel with every split, so that what batching does to a vector is known.
+
+The sums of a matrix product are rounded differently in batches of different shapes, so a text's vector depends a little
+on its neighbours; by how much, no one can tell from the vectors of a corpus. Canaries are encoded by themselves once,
+and then in whatever batches their lengths put them into. Knows no splits and no tables.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfr_batch import prompts
+from sfr_batch.encoder.encoder import EncodedTokens, Encoder
+
+TEXTS = (
+    "A canary.",
+    "The quick brown fox jumps over the lazy dog, and then it sleeps in the shade of an old oak tree until evening.",
+    "Vectors of one text should be the same whatever texts are encoded beside it. " * 8,
+)
+"""Short, middling and long, so that they meet batches of several shapes."""
+MOST_TOKENS = 0.01
+"""Share of a split's tokens that canaries may add."""
+
+
+class Canaries:
+    """The canaries of one encoder, with the vectors that they have by themselves."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        prompt = prompts.resolve(encoder.recipe.prompts, prompts.DOCUMENT)
+        tokenized = encoder.tokenizer.encode(TEXTS, prompt)
+        self._lengths = tokenized.lengths
+        self._ids = tokenized.flat_ids
+        ends = np.cumsum(self._lengths)
+        rows = zip(self._lengths, np.split(self._ids, ends[:-1]), strict=True)
+        self._alone = np.concatenate([encoder.encode_tokens(np.array([n]), ids).vectors for n, ids in rows])
+
+    def encode_tokens(
+        self, lengths: NDArray[np.integer], flat_ids: NDArray[np.int32]
+    ) -> tuple[EncodedTokens, int, float]:
+        """As `Encoder.encode_tokens`, and how many canaries went along, and the largest 1 - cosine that they show.
+
+        None go along with rows of so few tokens that they would cost more than MOST_TOKENS.
+        """
+        count = int((np.cumsum(self._lengths) <= MOST_TOKENS * lengths.sum()).sum())
+        own = self._lengths[:count]
+        encoded = self._encoder.encode_tokens(
+            np.concatenate([lengths, own]), np.concatenate([flat_ids, self._ids[: own.sum()]])
+        )
+        vectors, canaries = np.split(encoded.vectors, [len(lengths)])
+        drift = 1 - np.einsum("nd,nd->n", canaries, self._alone[:count], dtype=np.float64)
+        kept = EncodedTokens(vectors, encoded.padded_tokens, encoded.tokens, encoded.batches)
+        return kept, count, float(np.abs(drift).max(initial=0.0))
