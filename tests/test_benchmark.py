@@ -169,3 +169,40 @@ def test_linear_growth_is_told_from_other_growth() -> None:
 
     assert is_linear(plans(1, 10, 120))
     assert not is_linear(plans(1, 12, 160))
+
+
+def test_encoder_end_to_end(tmp_path: Path) -> None:
+    """A few documents and tokens: every line is there, with equal vectors, and the history gets a line."""
+    pytest.importorskip("matplotlib")
+    options = ["--documents", "40", "--tokens", "8192", "--queries", "64", "--rounds", "1"]
+    history = tmp_path / "history.jsonl"
+    done = invoke("encoder", *options, "--output", str(tmp_path), "--history", str(history))
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "encoder.json").read_text())["lines"]
+    documents, batches, shape, queries = found.values()
+    assert [line["what"].split(",")[0] for line in documents] == [
+        "sentence-transformers",
+        "Encoder.encode",
+        "ids by exact length",
+        "ids as we batch them",
+        "Encoder.encode",
+    ]
+    assert documents[2]["padding"] == 0
+    assert all(line["tokens_per_second"] > 0 for lines in found.values() for line in lines)
+    assert 0 < batches[0]["padding"] < 0.5, "of one small split here"
+    assert [line["what"] for line in shape] == ["mix of lengths", "32 tokens", "512 tokens", "4,096 tokens"]
+    assert all(0 < line["utilization"] < 2 for line in shape)
+    assert [line["padding"] for line in shape[1:]] == [0, 0, 0]
+    assert [line["compared_with"] for line in queries] == ["", queries[0]["what"], queries[0]["what"]]
+    (line,) = map(json.loads, history.read_text().splitlines())
+    assert line["cores"]
+    assert line["lines"].keys() == found.keys()
+    assert (tmp_path / "encoder.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_flops_of_a_row() -> None:
+    """13.96 GFLOP a token for the linear layers of Mistral-7B, and 0.262 MFLOP a token and position for attention."""
+    from sfr_batch.benchmark.encoder import flops_of_row
+
+    per_token = flops_of_row("mistral-7b", 512) / 512
+    assert per_token == pytest.approx(2 * 6.979e9 + 512 * 0.262e6, rel=1e-3)

@@ -40,7 +40,7 @@ def test_the_corpus_is_docstrings_under_their_names(tmp_path: Path) -> None:
 def test_ids_and_texts_are_what_python_says(tmp_path: Path) -> None:
     import click
 
-    found = {name: text for name, (_, text) in demo._docstrings().items()}
+    found = {name: text for name, (_, text) in demo.docstrings().items()}
     assert found["click.core.Command"] == inspect.getdoc(click.Command)
     assert found["click.core.Command.make_context"] == inspect.getdoc(click.Command.make_context)
     assert found["click.decorators.option"] == inspect.getdoc(click.option)
@@ -67,7 +67,7 @@ def test_a_finished_corpus_is_left_alone_and_another_one_replaces_it(
     first = write_docstring_corpus(str(tmp_path), documents=40, shards=4)
     before = {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
     with monkeypatch.context() as no_parsing:
-        no_parsing.setattr(demo, "_docstrings", lambda: pytest.fail("parsed again"))
+        no_parsing.setattr(demo, "docstrings", lambda: pytest.fail("parsed again"))
         assert write_docstring_corpus(str(tmp_path), documents=40, shards=4) == first
     assert {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
     write_docstring_corpus(str(tmp_path), documents=30, shards=2)

@@ -148,7 +148,8 @@ def batching_alone(settings: ModelSettings, rounds: int) -> list[Measurement]:
     size = RunSettings().rows_per_split
     tokenizer = Tokenizer.load(read_recipe(locate(settings, weights=False), settings))
     texts = all_docstrings()
-    splits = [tokenizer.encode(texts[start : start + size]) for start in range(0, len(texts) - size + 1, size)]
+    whole = range(0, len(texts) - size + 1, size) or [0]  # fewer documents make one small split
+    splits = [tokenizer.encode(texts[start : start + size]) for start in whole]
 
     def work() -> tuple[int, int]:
         real = padded = 0
