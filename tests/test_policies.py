@@ -36,8 +36,8 @@ FLOORS = [
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor.split()}
 ONLY = {
     "ray": {"pipeline"},
-    "torch": {"encoder", "api", "pipeline"},
-    "transformers": {"encoder"},
+    "torch": {"encoder", "api", "pipeline", "benchmark"},
+    "transformers": {"encoder", "benchmark"},
     "fsspec": {"storage"},
     "s3fs": {"storage"},
     "botocore": {"storage"},
@@ -46,10 +46,12 @@ ONLY = {
     "click": {"cli"},
     "rich": {"pipeline"},
     "matplotlib": {"benchmark"},
-    "sentence_transformers": set(),
+    "sentence_transformers": {"benchmark"},
 }
 """Which floor's modules may import this package at all."""
-LAZY = {("api", "torch"), ("pipeline", "torch"), ("model", "huggingface_hub"), ("benchmark", "matplotlib")}
+LAZY = {("api", "torch"), ("pipeline", "torch"), ("model", "huggingface_hub")} | {
+    ("benchmark", library) for library in ("matplotlib", "sentence_transformers", "torch", "transformers")
+}
 """Imports that may only stand in a function."""
 HEAVY = ("torch", "transformers", "ray", "sentence_transformers", "pandas")
 
