@@ -1,4 +1,4 @@
-"""tokenizer.model, SentencePiece's own file, as a backend of the `tokenizers` package.
+"""The SentencePiece file, tokenizer.model, as a backend of the `tokenizers` package.
 
 Only the kind that the Llama and Mistral families have: byte-pair encoding with byte fallback, spaces written as ▁, one
 of them put before a text, and no other normalization. Every other kind is refused, because a tokenizer that is nearly
@@ -13,6 +13,11 @@ from typing import Any
 from sfr_batch.errors import TokenizerError
 
 FILE = "tokenizer.model"
+WAY_OUT = (
+    "Put a tokenizer.json beside it: that of the model's own repository, or one that you make with transformers "
+    "(AutoTokenizer.from_pretrained(folder).save_pretrained(folder)) and compare with the ids of its reference code."
+)
+"""transformers 5 makes one without a warning that merges Mistral's runs of spaces wrongly: hence the comparison."""
 
 _SPACE = "▁"
 _BPE = 2
@@ -23,7 +28,7 @@ _KINDS = {4: "user-defined", 5: "unused"}
 _SCHEMA = """
 name: "sfr_batch/sentencepiece_model.proto" package: "sfr_batch" syntax: "proto2"
 message_type { name: "Piece"
-  field { name: "piece" number: 1 type: TYPE_STRING label: LABEL_OPTIONAL }
+  field { name: "piece" number: 1 type: TYPE_BYTES label: LABEL_OPTIONAL }
   field { name: "score" number: 2 type: TYPE_FLOAT label: LABEL_OPTIONAL }
   field { name: "type" number: 3 type: TYPE_INT32 label: LABEL_OPTIONAL default_value: "1" } }
 message_type { name: "Trainer"
@@ -32,7 +37,7 @@ message_type { name: "Trainer"
   field { name: "byte_fallback" number: 35 type: TYPE_BOOL label: LABEL_OPTIONAL }
   field { name: "bos_id" number: 41 type: TYPE_INT32 label: LABEL_OPTIONAL default_value: "1" } }
 message_type { name: "Normalizer"
-  field { name: "name" number: 1 type: TYPE_STRING label: LABEL_OPTIONAL }
+  field { name: "name" number: 1 type: TYPE_BYTES label: LABEL_OPTIONAL }
   field { name: "precompiled_charsmap" number: 2 type: TYPE_BYTES label: LABEL_OPTIONAL }
   field { name: "add_dummy_prefix" number: 3 type: TYPE_BOOL label: LABEL_OPTIONAL default_value: "true" }
   field { name: "remove_extra_whitespaces" number: 4 type: TYPE_BOOL label: LABEL_OPTIONAL default_value: "true" }
@@ -42,7 +47,8 @@ message_type { name: "Model"
   field { name: "trainer" number: 2 type: TYPE_MESSAGE type_name: ".sfr_batch.Trainer" label: LABEL_OPTIONAL }
   field { name: "normalizer" number: 3 type: TYPE_MESSAGE type_name: ".sfr_batch.Normalizer" label: LABEL_OPTIONAL } }
 """
-"""The fields that matter here of https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto."""
+"""The fields that matter here of https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto.
+Strings are bytes here, because not every version of protobuf checks in reading that they are UTF-8."""
 
 
 def read_backend(file: Path) -> Any:
@@ -53,15 +59,12 @@ def read_backend(file: Path) -> Any:
     """
     import tokenizers  # here, so that importing this module costs nothing
 
-    model = _parse(file)
-    names = [piece.piece for piece in model.pieces]
+    model, names = _parse(file)
     kinds = [piece.type for piece in model.pieces]
     if unfit := _unfit(model, names, kinds):
         raise TokenizerError(
             f"{file} {unfit}, which is not supported without tokenizer.json: only what the Llama and Mistral families "
-            "have is (byte-pair encoding, byte fallback, no normalization but of spaces). Put the tokenizer.json of "
-            "the model's own repository beside it, or make one there with transformers: "
-            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
+            f"have is (byte-pair encoding, byte fallback, no normalization but of spaces). {WAY_OUT}"
         )
     backend = tokenizers.Tokenizer(
         tokenizers.models.BPE(
@@ -90,17 +93,18 @@ def read_backend(file: Path) -> Any:
     return backend
 
 
-def _parse(file: Path) -> Any:
+def _parse(file: Path) -> tuple[Any, list[str]]:
+    """The model and the text of each of its pieces."""
     from google.protobuf.message import DecodeError
 
     model = _message_class()()
     try:
         model.ParseFromString(file.read_bytes())
-    except (OSError, DecodeError) as error:
+        if not model.pieces:
+            raise ValueError("it holds no pieces")
+        return model, [piece.piece.decode() for piece in model.pieces]
+    except (OSError, ValueError, DecodeError) as error:
         raise TokenizerError(f"{file} cannot be read ({error}). Fetch the model again.") from error
-    if not model.pieces:
-        raise TokenizerError(f"{file} cannot be read (it holds no pieces). Fetch the model again.")
-    return model
 
 
 @functools.cache
@@ -121,7 +125,7 @@ def _unfit(model: Any, names: list[str], kinds: list[int]) -> str | None:
         kind = {1: "unigram", 3: "word", 4: "character"}.get(trainer.model_type, "unknown")
         return f"is a SentencePiece model of the {kind} kind"
     if normalizer.precompiled_charsmap:
-        return f"normalizes text by the rules {normalizer.name!r}"
+        return f"normalizes text by the rules {normalizer.name.decode(errors='replace')!r}"
     if normalizer.remove_extra_whitespaces:
         return "removes repeated spaces"
     if not normalizer.add_dummy_prefix or not normalizer.escape_whitespaces or trainer.treat_whitespace_as_suffix:

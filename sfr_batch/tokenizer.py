@@ -88,8 +88,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, recipe: Recipe, *, special_tokens_in_text: SpecialTokensInText = "parse") -> "Tokenizer":
-        """Read tokenizer.json, or tokenizer.model where that is all there is, and make it yield what the recipe asks
-        for, checked on probe texts.
+        """Read tokenizer.json, else tokenizer.model, and make it yield what the recipe asks for, checked on probes.
 
         Raises TokenizerError.
         """
@@ -224,7 +223,9 @@ def _check_llama(backend: Any, file: Path, names: dict[str, Any], model_type: st
     """Raises TokenizerError if tokenizer_config.json makes something else of tokenizer.model than its ids."""
     kind = names.get("tokenizer_class")
     tokens = [value for key, value in names.items() if key in _SPECIAL_TOKENS]
-    tokens += [*names.get("additional_special_tokens", ()), *names.get("added_tokens_decoder", {}).values()]
+    for key in ("additional_special_tokens", "extra_special_tokens", "added_tokens_decoder"):
+        several = names.get(key, ())
+        tokens += several.values() if isinstance(several, dict) else several
     tokens += _read_object(file.with_name("added_tokens.json"))
     contents = {token["content"] if isinstance(token, dict) else token for token in tokens}
     added = sorted(contents - {token.content for token in backend.get_added_tokens_decoder().values()})
@@ -239,9 +240,8 @@ def _check_llama(backend: Any, file: Path, names: dict[str, Any], model_type: st
         reason = f"is to be read with special tokens that take in what is around them ({', '.join(_TOKEN_OPTIONS)})"
     if reason:
         raise TokenizerError(
-            f"{file} {reason}, as the files beside it say, which is not supported without tokenizer.json. Put the "
-            "tokenizer.json of the model's own repository there, or make one with transformers: "
-            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
+            f"{file} {reason}, as the files beside it say, which is not supported without tokenizer.json. "
+            f"{sentencepiece_model.WAY_OUT}"
         )
 
 
