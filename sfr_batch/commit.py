@@ -235,7 +235,7 @@ def _duplicates(table: Table, draft: Draft) -> list[Duplicate]:
     """All rows of the draft whose id an earlier row has, by number of receipt and position in its data file."""
 
     def ids_of(receipt: Receipt) -> pa.ChunkedArray:
-        return read_data_file(table.store, receipt, [names.ID]).column(names.ID)
+        return read_data_file(table.store, receipt, [names.ID], table.card.fingerprint).column(names.ID)
 
     total = sum(receipt.vectors for receipt in draft.receipts)
     ids = in_parallel(ids_of, draft.receipts, PARALLEL_READS)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sfr_batch.errors import CountsDoNotClose, TableError
 from sfr_batch.schema import FORMAT_VERSION
 
-_WAYS_OUT = "Restore it from a copy, or write to a new table: table.path=<another path>."
+WAYS_OUT = "Restore it from a copy, or write to a new table: table.path=<another path>."
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 
 
@@ -116,7 +116,7 @@ class Record(BaseModel):
         try:
             version = int(json.loads(data).get("format_version", FORMAT_VERSION))
         except (ValueError, TypeError, AttributeError) as error:
-            raise TableError(f"{source} is damaged: {error}. {_WAYS_OUT}") from error
+            raise TableError(f"{source} is damaged: {error}. {WAYS_OUT}") from error
         if version > FORMAT_VERSION:
             raise TableError(
                 f"{source} has table format {version}; this sfr-batch reads up to {FORMAT_VERSION}: upgrade."
@@ -125,7 +125,7 @@ class Record(BaseModel):
             return cls.model_validate_json(data)
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:3])
-            raise TableError(f"{source} is not what it should be: {wrong}. {_WAYS_OUT}") from error
+            raise TableError(f"{source} is not what it should be: {wrong}. {WAYS_OUT}") from error
 
 
 class Counts(Record):

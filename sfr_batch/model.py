@@ -30,7 +30,9 @@ BIDIRECTIONAL = frozenset(
 )
 # These count positions from pad_token_id + 1, so that many of max_position_embeddings can never be used.
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
-_LLAMA_TOKENIZERS = frozenset({"LlamaTokenizer", "LlamaTokenizerFast"})
+LLAMA_TOKENIZERS = frozenset({"LlamaTokenizer", "LlamaTokenizerFast"})
+LLAMA_MODELS = frozenset({"llama", "mistral"})
+"""Types of models whose tokenizer is a Llama tokenizer where no file names its class."""
 
 _PACKAGE = "package:"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -340,7 +342,7 @@ def _special_token_flags(model_type: str, config: Mapping[str, Any]) -> tuple[bo
     """
     bos, eos = config.get("add_bos_token"), config.get("add_eos_token")
     kind = config.get("tokenizer_class")
-    llama = kind in _LLAMA_TOKENIZERS or (kind is None and model_type in ("llama", "mistral"))
+    llama = kind in LLAMA_TOKENIZERS or (kind is None and model_type in LLAMA_MODELS)
     if llama and not (bos is None and eos is None):
         bos, eos = bos is not False, eos is True
     return bos, eos

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sfr_batch import schema as names
 from sfr_batch.errors import CountsDoNotClose, ObjectNotFound, StorageError, TableError, TableNotFound
-from sfr_batch.manifest import Manifest, Receipt, ShardRecord, SideFile, TableCard, from_table
+from sfr_batch.manifest import WAYS_OUT, Manifest, Receipt, ShardRecord, SideFile, TableCard, from_table
 from sfr_batch.storage import ObjectInfo, Store, in_memory, in_parallel, read_many
 
 Positions = NDArray[np.int64]
@@ -63,14 +63,16 @@ class Table:
         return sorted(number for number in found if number is not None)
 
     def snapshot(self, number: int) -> "Snapshot":
-        """Raises TableNotFound if there is no such snapshot."""
+        """Raises TableNotFound if there is no such snapshot, TableError if it is damaged or of another table."""
         key = names.manifest_key(number)
         try:
             data = self.store.read(key)
         except ObjectNotFound:
             known = ", ".join(map(str, self.snapshot_numbers())) or "none"
             raise TableNotFound(f"{self.store.root} has no snapshot {number}. Snapshots: {known}.") from None
-        return Snapshot(self.store, Manifest.from_json(data, f"{self.store.root}/{key}"), self.schema)
+        manifest = Manifest.from_json(data, f"{self.store.root}/{key}")
+        _check_fingerprint(self.store, key, manifest.fingerprint, self.card.fingerprint)
+        return Snapshot(self.store, manifest, self.schema)
 
     def latest(self) -> "Snapshot | None":
         """The newest snapshot; None while nothing was published."""
@@ -196,7 +198,7 @@ class Snapshot:
         return wanted
 
     def _read_file(self, receipt: Receipt, columns: list[str], deletes: dict[str, Positions]) -> pa.Table:
-        table = read_data_file(self.store, receipt, columns)
+        table = read_data_file(self.store, receipt, columns, self.manifest.fingerprint)
         table = table.cast(pa.schema([self.schema.field(name) for name in columns]))
         dead = deletes.get(receipt.split_id)
         if dead is None:
@@ -226,14 +228,26 @@ def damage_explained(store: Store, key: str) -> Iterator[None]:
         raise TableError(f"{store.root}/{key} is damaged: {error}") from error
 
 
-def read_data_file(store: Store, receipt: Receipt, columns: list[str]) -> pa.Table:
+def _check_fingerprint(store: Store, key: str, found: str | None, expected: str) -> None:
+    """Raises TableError if a file of the table has another fingerprint than the table; then it is not the table's."""
+    if found != expected:
+        raise TableError(
+            f"{store.root}/{key} has the fingerprint {(found or 'none')[:12]}, the table {expected[:12]}: its vectors "
+            f"were made with another model or other settings, as if it came from another table. {WAYS_OUT}"
+        )
+
+
+def read_data_file(store: Store, receipt: Receipt, columns: list[str], fingerprint: str) -> pa.Table:
     """Columns of a split's data file, dead rows included, its page checksums verified.
 
-    Raises TableError if it is damaged, CountsDoNotClose if it has not as many rows as its receipt says.
+    Raises TableError if it is damaged or its footer has not the table's ``fingerprint``, CountsDoNotClose if it has not
+    as many rows as its receipt says.
     """
     key = names.data_key(receipt.split_id)
     with damage_explained(store, key), store.open(key) as file:
         table = pq.read_table(file, columns=columns, page_checksum_verification=True)
+    found = (table.schema.metadata or {}).get(names.FINGERPRINT_KEY.encode())
+    _check_fingerprint(store, key, found.decode(errors="replace") if found else None, fingerprint)
     if table.num_rows != receipt.vectors:
         raise CountsDoNotClose(f"{store.root}/{key} has {table.num_rows} rows, its receipt says {receipt.vectors}.")
     return table

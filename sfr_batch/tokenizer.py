@@ -15,8 +15,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sfr_batch import sentencepiece_model
 from sfr_batch.errors import ConfigError, TokenizerError
-from sfr_batch.model import Recipe
+from sfr_batch.model import LLAMA_MODELS, LLAMA_TOKENIZERS, Recipe
 from sfr_batch.storage import read_text_file
 
 SpecialTokensInText = Literal["parse", "plain"]
@@ -44,6 +45,9 @@ GOLDEN_TEXTS = (
     "\u0000\u200b\ufeff\u00a0",
     "chocolate cake " * 50,
 )
+
+_SPECIAL_TOKENS = frozenset(f"{name}_token" for name in ("bos", "eos", "unk", "pad", "sep", "cls", "mask"))
+_TOKEN_OPTIONS = ("lstrip", "rstrip", "single_word", "normalized")
 
 
 @dataclass(frozen=True)
@@ -84,30 +88,18 @@ class Tokenizer:
 
     @classmethod
     def load(cls, recipe: Recipe, *, special_tokens_in_text: SpecialTokensInText = "parse") -> "Tokenizer":
-        """Read tokenizer.json and make it yield what the recipe asks for, checked on probe texts.
+        """Read tokenizer.json, else tokenizer.model, and make it yield what the recipe asks for, checked on probes.
 
         Raises TokenizerError.
         """
-        import tokenizers  # here, so that importing this module for its types costs nothing
-
         folder = Path(recipe.folder)
-        file = folder / "tokenizer.json"
-        if not file.is_file():
-            found = ", ".join(n for n in ("tokenizer.model", "vocab.txt", "vocab.json") if (folder / n).is_file())
-            raise TokenizerError(
-                f"{folder} holds no tokenizer.json (found: {found or 'no tokenizer at all'}). Save the tokenizer there "
-                "once with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
-            )
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the package raises bare Exception
-            raise TokenizerError(f"{file} cannot be read ({error}). Fetch the model again.") from error
+        names = _special_token_names(folder)
+        backend, file = _read_backend(folder, names, recipe.model_type)
         # Some files have truncation and padding of their author's last call baked in.
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = special_tokens_in_text == "plain"
 
-        names = _special_token_names(folder)
         if names.get("truncation_side", "right") != "right":
             raise TokenizerError(f"{folder}/tokenizer_config.json cuts texts on the left, which is not supported.")
         prefix, suffix = _around(backend, file)
@@ -205,6 +197,54 @@ class Tokenizer:
                 )
 
 
+def _read_backend(folder: Path, names: dict[str, Any], model_type: str) -> tuple[Any, Path]:
+    """The backend as its file has it, and that file. tokenizer.json rules over tokenizer.model, as in transformers."""
+    import tokenizers  # here, so that importing this module for its types costs nothing
+
+    file = folder / "tokenizer.json"
+    if file.is_file():
+        try:
+            return tokenizers.Tokenizer.from_file(str(file)), file
+        except Exception as error:  # the package raises bare Exception
+            raise TokenizerError(f"{file} cannot be read ({error}). Fetch the model again.") from error
+    file = folder / sentencepiece_model.FILE
+    if file.is_file():
+        backend = sentencepiece_model.read_backend(file)
+        _check_llama(backend, file, names, model_type)
+        return backend, file
+    found = ", ".join(n for n in ("vocab.txt", "vocab.json") if (folder / n).is_file())
+    raise TokenizerError(
+        f"{folder} holds neither tokenizer.json nor tokenizer.model (found: {found or 'no tokenizer at all'}). Save "
+        "the tokenizer there once with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
+    )
+
+
+def _check_llama(backend: Any, file: Path, names: dict[str, Any], model_type: str) -> None:
+    """Raises TokenizerError if tokenizer_config.json makes something else of tokenizer.model than its ids."""
+    kind = names.get("tokenizer_class")
+    tokens = [value for key, value in names.items() if key in _SPECIAL_TOKENS]
+    for key in ("additional_special_tokens", "extra_special_tokens", "added_tokens_decoder"):
+        several = names.get(key, ())
+        tokens += several.values() if isinstance(several, dict) else several
+    tokens += _read_object(file.with_name("added_tokens.json"))
+    contents = {token["content"] if isinstance(token, dict) else token for token in tokens}
+    added = sorted(contents - {token.content for token in backend.get_added_tokens_decoder().values()})
+    reason = None
+    if not (kind in LLAMA_TOKENIZERS or (kind is None and model_type in LLAMA_MODELS)):
+        reason = f"is to be read as a {kind or model_type} tokenizer"
+    elif names.get("legacy") is False or names.get("add_prefix_space") is False:
+        reason = "is to be read without a space before each text (legacy or add_prefix_space: false)"
+    elif added:
+        reason = f"does not have the special token {added[0]!r} that is added to it"
+    elif any(token.get(option) for token in tokens if isinstance(token, dict) for option in _TOKEN_OPTIONS):
+        reason = f"is to be read with special tokens that take in what is around them ({', '.join(_TOKEN_OPTIONS)})"
+    if reason:
+        raise TokenizerError(
+            f"{file} {reason}, as the files beside it say, which is not supported without tokenizer.json. "
+            f"{sentencepiece_model.WAY_OUT}"
+        )
+
+
 def _around(backend: Any, file: Path) -> tuple[list[int], list[int]]:
     """The ids that the file's own post-processor puts before and after a text, found by probing."""
     probes = ["a", "How to bake", ""]
@@ -233,12 +273,16 @@ def _special_token_names(folder: Path) -> dict[str, Any]:
     """What tokenizer_config.json says, special_tokens_map.json where that is silent; ids from config.json."""
     merged: dict[str, Any] = {}
     for name in ("config.json", "special_tokens_map.json", "tokenizer_config.json"):
-        try:
-            found = json.loads(read_text_file(folder / name) or "{}")
-        except ValueError as error:
-            raise TokenizerError(f"{folder / name} is not valid JSON ({error}). Fetch the model again.") from error
-        merged.update({key: value for key, value in found.items() if value is not None})
+        merged.update({key: value for key, value in _read_object(folder / name).items() if value is not None})
     return merged
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(read_text_file(file) or "{}")
+    except ValueError as error:
+        raise TokenizerError(f"{file} is not valid JSON ({error}). Fetch the model again.") from error
+    return found
 
 
 def _id(backend: Any, names: dict[str, Any], which: Literal["bos", "eos"], folder: Path) -> int:
@@ -248,6 +292,6 @@ def _id(backend: Any, names: dict[str, Any], which: Literal["bos", "eos"], folde
     if not isinstance(number, int):
         raise TokenizerError(
             f"{folder} asks for {which.upper()} around each text (add_{which}_token), but its {which}_token "
-            f"{content!r} is not in tokenizer.json. Use the tokenizer files of the model's own repository."
+            f"{content!r} is not in its tokenizer. Use the tokenizer files of the model's own repository."
         )
     return number

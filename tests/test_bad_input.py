@@ -668,8 +668,9 @@ ROWS = [
         overrides=MODEL),
     Row("model config damaged", "{root}/model/config.json is not valid JSON ({*}). Fetch the model again.",
         prepare=model(put={"config.json": b'{"model_type": '}), overrides=MODEL),
-    Row("no tokenizer", "{root}/model holds no tokenizer.json (found: vocab.txt). Save the tokenizer there once with "
-        "transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder).",
+    Row("no tokenizer",
+        "{root}/model holds neither tokenizer.json nor tokenizer.model (found: vocab.txt). Save the tokenizer there "
+        "once with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder).",
         prepare=model(without=["tokenizer.json"]), overrides=MODEL),
     Row("tokenizer damaged", "{root}/model/tokenizer.json cannot be read ({*}). Fetch the model again.",
         prepare=model(put={"tokenizer.json": b"{}"}), overrides=MODEL),

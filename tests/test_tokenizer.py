@@ -171,9 +171,9 @@ def test_texts_that_cannot_be_tokenized_are_named_by_row(sfr: Tokenizer) -> None
     assert sfr.encode([]).lengths.tolist() == []
 
 
-def test_no_tokenizer_json(own_folder: Path) -> None:
-    (own_folder / "tokenizer.json").rename(own_folder / "tokenizer.model")
-    with pytest.raises(TokenizerError, match=r"no tokenizer.json \(found: tokenizer.model\).*save_pretrained"):
+def test_no_tokenizer(own_folder: Path) -> None:
+    (own_folder / "tokenizer.json").rename(own_folder / "vocab.json")
+    with pytest.raises(TokenizerError, match=r"neither tokenizer.json nor .* \(found: vocab.json\).*save_pretrained"):
         Tokenizer.load(recipe_of(own_folder))
 
 
@@ -185,7 +185,7 @@ def test_unreadable_tokenizer_json(own_folder: Path) -> None:
 
 def test_a_special_token_that_is_not_in_the_vocabulary(own_folder: Path) -> None:
     edit_json(own_folder / "tokenizer_config.json", eos_token={"content": "<|end|>"})
-    with pytest.raises(TokenizerError, match=r"asks for EOS .* eos_token '<\|end\|>' is not in tokenizer.json"):
+    with pytest.raises(TokenizerError, match=r"asks for EOS .* eos_token '<\|end\|>' is not in its tokenizer"):
         Tokenizer.load(recipe_of(own_folder))
 
 
