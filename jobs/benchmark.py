@@ -9,7 +9,6 @@ Needs `pip install 'sfr-batch[demo,benchmark]'`.
 
 import contextlib
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -105,7 +104,7 @@ def encoder(
             [*(["sentence_transformers"] if documents else []), *(["matplotlib"] if output else [])]
         )
         settings = ModelSettings.model_validate({"path": model, "device": device, "dtype": dtype})
-        torch_threads(device)
+        alone.use_threads(device)
         where, chosen = report.machine(), settings.compute_dtype
         found = {}
         if documents:
@@ -126,13 +125,6 @@ def encoder(
         if history:
             with history.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(alone.history_line(found, where), ensure_ascii=False) + "\n")
-
-
-def torch_threads(device: str) -> None:
-    """As many as an encode actor has, for all sides."""
-    import torch
-
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if device == "cpu" else 1)
 
 
 @main.command()

@@ -5,6 +5,7 @@ within a round, then their median. Model-FLOP utilization is against the best ra
 matrices of the same dtype in the same run.
 """
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -73,6 +74,13 @@ def compare(sides: Mapping[str, Callable[[], Any]], rounds: int) -> tuple[dict[s
 def ratio(seconds: Mapping[str, Sequence[float]], name: str, other: str) -> float:
     """How many times as fast ``name`` is as ``other``."""
     return statistics.median(b / a for a, b in zip(seconds[name], seconds[other], strict=True))
+
+
+def use_threads(device: str) -> None:
+    """As many as an encode actor has, for all sides."""
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if device == "cpu" else 1)
 
 
 # --- against sentence-transformers

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 
 from sfr_batch import batching, prompts, weights
 from sfr_batch.config import BATCH_TOKENS, ModelSettings
-from sfr_batch.encoder import decoder
+from sfr_batch.encoder.decoder import ATTENTION, Decoder, Prefix
 from sfr_batch.encoder.pooling import POOLINGS
 from sfr_batch.errors import ConfigError, ModelError
 from sfr_batch.model import Recipe, locate, read_recipe, weight_files
@@ -87,7 +87,7 @@ class Encoder:
         """Whether each row is computed by itself, so that its neighbours cannot change how it is rounded."""
         # Some architectures derive positions from this id, so it must be theirs, whatever the mask says.
         self._pad_id = int(getattr(model.config, "pad_token_id", None) or 0)
-        self._decoder = decoder.Decoder(model) if _is_plain_decoder(recipe) else None
+        self._decoder = Decoder(model) if _is_plain_decoder(recipe) else None
 
     def __repr__(self) -> str:
         r, parameter = self.recipe, next(self._model.parameters())
@@ -184,7 +184,7 @@ class Encoder:
 
     def _prefix(
         self, starts: NDArray[np.int64], lengths: NDArray[np.int64], flat_ids: NDArray[np.int32]
-    ) -> decoder.Prefix | None:
+    ) -> Prefix | None:
         """The tokens that all rows begin with, an instruction above all, computed once; None where it would not pay."""
         if self._decoder is None or not self.reuse_prefix or self.deterministic or not len(lengths):
             return None
@@ -209,7 +209,7 @@ class Encoder:
         starts: NDArray[np.int64],
         lengths: NDArray[np.int64],
         flat_ids: NDArray[np.int32],
-        prefix: decoder.Prefix | None,
+        prefix: Prefix | None,
     ) -> torch.Tensor:
         """[b, d] float32 unit vectors of one batch, on the device; ``prefix`` stands before each row."""
         width = int(lengths.max())
@@ -290,7 +290,7 @@ def _is_plain_decoder(recipe: Recipe) -> bool:
 def _attention(recipe: Recipe) -> str:
     """What transformers is to compute attention with."""
     if _is_plain_decoder(recipe):
-        return decoder.ATTENTION
+        return ATTENTION
     return "eager" if recipe.model_type in _NO_SDPA else "sdpa"
 
 
