@@ -32,6 +32,9 @@ BIDIRECTIONAL = frozenset(
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
 _LLAMA_TOKENIZERS = frozenset({"LlamaTokenizer", "LlamaTokenizerFast"})
 
+CHUNK_RULE = 1
+"""Stands for where `chunks` cuts, in the fingerprint: to be raised when a text would be cut elsewhere than before."""
+
 _PACKAGE = "package:"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -417,11 +420,22 @@ def fingerprint_inputs(
         "pooling": recipe.pooling,
         "prompt": prompt_rules.resolve(recipe.prompts, prompt_rules.DOCUMENT),
         "max_length": recipe.max_length,
-        "overflow": "truncate",
+        **_overflow(settings, recipe),
         "normalize": True,
         "compute_dtype": settings.compute_dtype,
         "vector_dtype": vector_dtype,
         "dim": recipe.dim,
+    }
+
+
+def _overflow(settings: ModelSettings, recipe: Recipe) -> dict[str, Any]:
+    if settings.overflow != "chunk":
+        return {"overflow": settings.overflow}
+    return {
+        "overflow": "chunk",
+        "chunk_tokens": settings.chunk_tokens or recipe.max_length,
+        "chunk_overlap": settings.chunk_overlap,
+        "chunk_rule": CHUNK_RULE,
     }
 
 
