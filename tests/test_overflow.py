@@ -19,7 +19,7 @@ from sfr_batch import cli, schema
 from sfr_batch.commit import create_or_open, publish
 from sfr_batch.config import Config, ModelSettings, config_from_dict
 from sfr_batch.encoder import Encoder
-from sfr_batch.errors import ConfigError, TableError, TableMismatch, TooManyRejects
+from sfr_batch.errors import ConfigError, RunFailed, TableError, TableMismatch, TooManyRejects
 from sfr_batch.manifest import Receipt
 from sfr_batch.model import fingerprint_inputs, read_recipe
 from sfr_batch.pipeline import stages
@@ -361,6 +361,19 @@ def test_one_bad_chunk_rejects_its_document(tiny: Path, tmp_path: Path) -> None:
     assert set(snapshot.to_arrow(["id"])["id"].to_pylist()) == {"doc-00000", "doc-00002"}
     [reject] = snapshot.rejects().to_pylist()
     assert (reject["id"], reject["position"], reject["reason"]) == ("doc-00001", 1, "bad_vector")
+
+
+def test_a_carried_text_that_its_chunks_repeat_too_often_is_refused(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents([PROSE * 4, "short"]))
+    job = job_of(tiny, tmp_path, *CHUNKING, "corpus.carry=[lang, text]")
+    monkeypatch.setattr(stages, "_REPEATED_BYTES", 100_000)
+    with pytest.raises(RunFailed, match=r"a\.parquet: the column text \(corpus.carry\), repeated in each chunk of its"):
+        sfr.embed(job)
+    monkeypatch.setattr(stages, "_REPEATED_BYTES", 10_000_000)
+    rows = sfr.open_table(sfr.embed(job).table).to_arrow().to_pylist()
+    assert {row["text"] for row in rows} == {PROSE * 4, "short"}
 
 
 def test_search_finds_chunks(tiny: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from sfr_batch.columns import Columns
 from sfr_batch.commit import commit_split, new_attempt
 from sfr_batch.config import CorpusSettings, ModelSettings, StorageSettings
 from sfr_batch.corpus import Shard
-from sfr_batch.errors import ModelError, SfrBatchError
+from sfr_batch.errors import CorpusError, ModelError, SfrBatchError
 from sfr_batch.manifest import Receipt, TableCard
 from sfr_batch.model import Recipe, fingerprint_inputs, locate, read_recipe
 from sfr_batch.prompts import DOCUMENT, resolve
@@ -37,6 +37,9 @@ from sfr_batch.tokenizer import Tokenized, Tokenizer
 
 UNIT_LENGTH_TOLERANCE = 1e-5
 """How far a float32 vector's length may be from 1 before its row is rejected."""
+
+_REPEATED_BYTES = 2**30
+"""Bytes of a carried column in a split at most, once it is repeated in every chunk."""
 
 _POSITION = "#position"
 """Where a row stands in its shard: travels for the sake of rejects, and is not stored."""
@@ -95,6 +98,7 @@ def _tokenize(split: Split, rows: Rows, job: Job) -> pa.Table:
     chunks: dict[str, Any] = {}
     if model.overflow == "chunk":
         chunked = tokenizer.chunk(rows.texts, prompt, model.chunk_tokens, model.chunk_overlap)
+        _check_repeats(rows.carry, chunked.text, split)
         documents, tokenized, full_lengths = documents.take(chunked.text), chunked.tokenized, chunked.text_lengths
         chunks = {names.CHUNK: chunked.chunk, names.CHUNK_START: chunked.start, names.CHUNK_END: chunked.end}
     else:
@@ -123,6 +127,25 @@ def _tokenize(split: Split, rows: Rows, job: Job) -> pa.Table:
             "error": pa.array([None], pa.string()),
         }
     )
+
+
+def _check_repeats(carry: pa.Table, of_document: NDArray[np.int64], split: Split) -> None:
+    """Raises CorpusError if carried texts, repeated in every chunk of their document, would fill the memory.
+
+    A carried text itself grows with the square of its length: 10 MB of it in 10,000 chunks.
+    """
+    chunks = np.bincount(of_document, minlength=carry.num_rows)
+    for name in carry.column_names:
+        column = carry.column(name)
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            continue
+        sizes = pc.fill_null(pc.binary_length(column), 0).to_numpy().astype(np.int64)
+        if (size := int(sizes @ chunks)) > _REPEATED_BYTES:
+            raise CorpusError(
+                f"{split.shard}: the column {name} (corpus.carry), repeated in each chunk of its document, takes "
+                f"{size / 2**30:.1f} GiB in one split of {len(of_document):,} chunks. Take it out of corpus.carry "
+                "(chunk_start and chunk_end say where in the text a chunk is), or lower run.bytes_per_split."
+            )
 
 
 def _too_long(documents: pa.Table, tokenized: Tokenized, limit: int, split: Split) -> pa.Table:
