@@ -19,7 +19,7 @@ _STOPS = frozenset(".!?…।॥؟۔")
 _WIDE_STOPS = "。！？｡"
 _CLOSING = "\"'”’»)]}」』）】》"
 # White space belongs to the words before it: a chunk then begins with a word, whose tokens are those that it has after
-# a space. No sentence needs more than one look at each character, whatever the text is.
+# a space. The pattern looks at each character once, whatever the text is: dots without end are no trap.
 _GAP = re.compile(rf"[{_WIDE_STOPS}]+[{re.escape(_CLOSING)}]*\s*|\s+")
 _WORD_START = re.compile(r"(?<=\s)\S")
 
