@@ -43,7 +43,8 @@ def chunk_spans(text: str, token_starts: TokenStarts, room: int, overlap: int = 
         if end <= covered and start < covered:
             start = covered  # what would be shared leaves no room for more
             continue
-        end = max(end, covered + 1)
+        if end <= covered:  # not even one character fits: it is a chunk that shares nothing
+            end, starts = covered + 1, starts[:0]
         yield start, end
         width = (end - start) * 5 // 4 + 16
         start, covered = _shared_from(text, start, end, starts, overlap), end
@@ -63,14 +64,15 @@ def _longest(
         fits = min(start + int(starts[room]), end - 1)
         if fits <= covered:
             return fits, starts
-        end = last_boundary(text, max(covered, start + (fits - start) * 4 // 5), fits)
+        # The last fifth in tokens: in characters it might lie in white space that is hardly a token.
+        end = last_boundary(text, max(covered, start + int(starts[room * 4 // 5])), fits)
         starts = token_starts(text[start:end])
     return end, starts
 
 
 def _shared_from(text: str, start: int, end: int, starts: IntArray, overlap: int) -> int:
     """Where the next chunk begins, so that it shares at most ``overlap`` of the tokens of this one."""
-    if not overlap:
+    if not overlap or not len(starts):  # white space alone may be no token at all
         return end
     alone = starts[max(0, len(starts) - overlap - 1)]  # the last token that is not to be shared
     # Several tokens may begin at one character, as the bytes of an emoji do: it is shared whole or not at all.

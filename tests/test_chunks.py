@@ -50,6 +50,7 @@ TEXTS = st.lists(ALPHABET, max_size=80).map("".join) | st.text(max_size=60)
 @given(text=TEXTS, room=st.integers(4, 24), share=st.floats(0, 0.99))
 @example(text=" " * 3000, room=4, share=0)
 @example(text="x" * 999 + " " + "👩" * 99, room=5, share=0.9)
+@example(text="𐀀0é", room=4, share=0.5)
 @example(text="." * 2000, room=9, share=0.5)
 def test_chunks_cover_any_text_and_fit(tokens: Starts, text: str, room: int, share: float) -> None:
     overlap = int(share * room)
@@ -102,6 +103,12 @@ def test_a_chunk_ends_in_the_last_fifth_of_what_would_fit(text: str, room: int) 
 )
 def test_where_a_text_is_cut(text: str, left: str) -> None:
     assert text[: last_boundary(text, 0, len(text))] == left
+
+
+def test_blank_lines_are_no_chunk_of_their_own() -> None:
+    text = "\n" * 500 + "word " * 20
+    first, *_ = chunk_spans(text, by_words, 20)
+    assert text[slice(*first)] == "\n" * 500 + "word " * 10
 
 
 def test_only_the_given_range_is_looked_at() -> None:
