@@ -65,7 +65,9 @@ class EmbeddingTable(Table):
     def search(self, query: str, k: int = 10, columns: Sequence[str] = ()) -> list[Hit]:
         """The ``k`` live rows nearest to ``query`` by cosine, best first, ties by id; exact, in bounded memory.
 
-        columns: carried columns to return with each hit.
+        columns: carried columns to return with each hit. Where documents are cut into chunks (`model.overflow:
+        chunk`) each hit is one, its number and its span of the document's text are in ``Hit.row`` as ``chunk``,
+        ``chunk_start`` and ``chunk_end``, and a document may be found several times.
         """
         try:
             query.encode()
@@ -73,7 +75,9 @@ class EmbeddingTable(Table):
             raise ConfigError(f"The query is not valid Unicode at character {error.start}; type it again.") from None
         snapshot = self.current()
         vector = self.encoder.encode([query], prompt=QUERY)
-        return top_k(snapshot.batches([names.ID, names.EMBEDDING, *columns]), vector, k, columns)[0]
+        chunk = [name for name in names.CHUNK_COLUMNS if name in self.schema.names]
+        shown = list(dict.fromkeys([*chunk, *columns]))
+        return top_k(snapshot.batches([names.ID, names.EMBEDDING, *shown]), vector, k, shown)[0]
 
 
 def _load(config: ConfigOrPath, overrides: Sequence[str]) -> Config:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import click
 
 from sfr_batch import __version__, api
+from sfr_batch import schema as names
 from sfr_batch.config import StorageSettings
 from sfr_batch.errors import ConfigError, SfrBatchError
 from sfr_batch.signals import leaving
@@ -68,13 +69,17 @@ def embed(config: str, overrides: tuple[str, ...]) -> None:
 @click.option("--show", multiple=True, metavar="COLUMN", help="Carried column to print with each hit; repeatable.")
 @_ENDPOINT
 def search(table: str, query: str, k: int, show: tuple[str, ...], endpoint_url: str | None) -> None:
-    """Find the rows of TABLE nearest to QUERY: exact, by cosine, over the newest snapshot."""
+    """Find the rows of TABLE nearest to QUERY: exact, by cosine, over the newest snapshot.
+
+    Prints score and id, and the number of the chunk, `id [2]`, where documents are cut into chunks.
+    """
     with _errors():
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url))
         for hit in opened.search(query, k, show):
-            click.echo(f"{hit.score:.4f}  {hit.id}")
-            for value in hit.row.values():
-                click.echo("        " + _one_line(value))
+            chunk = f" [{hit.row[names.CHUNK]}]" if names.CHUNK in hit.row else ""
+            click.echo(f"{hit.score:.4f}  {hit.id}{chunk}")
+            for column in dict.fromkeys(show):
+                click.echo("        " + _one_line(hit.row[column]))
 
 
 @main.command()

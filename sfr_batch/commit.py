@@ -14,16 +14,19 @@ Knows no Ray, no model and no corpus; `tests/test_protocol.py` checks it as a st
 
 import dataclasses
 import hashlib
+import itertools
 import math
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sfr_batch import schema as names
@@ -232,12 +235,15 @@ def _check_files(table: Table, base: Snapshot | None, draft: Draft) -> None:
 
 
 def _duplicates(table: Table, draft: Draft) -> list[Duplicate]:
-    """All rows of the draft whose id an earlier row has, by number of receipt and position in its data file."""
+    """All documents of the draft whose id an earlier one has, by number of receipt and position in its data file."""
+    chunks = names.CHUNK in table.schema.names
 
     def ids_of(receipt: Receipt) -> pa.ChunkedArray:
-        return read_data_file(table.store, receipt, [names.ID], table.card.fingerprint).column(names.ID)
+        columns = [names.ID, names.CHUNK] if chunks else [names.ID]
+        rows = read_data_file(table.store, receipt, columns, table.card.fingerprint)
+        return (rows.filter(pc.equal(rows.column(names.CHUNK), 0)) if chunks else rows).column(names.ID)
 
-    total = sum(receipt.vectors for receipt in draft.receipts)
+    total = sum(receipt.embedded for receipt in draft.receipts)
     ids = in_parallel(ids_of, draft.receipts, PARALLEL_READS)
     found = find_duplicates(ids, lambda i: ids_of(draft.receipts[i]), total)
     if found and draft.duplicate_ids == "error":
@@ -246,11 +252,23 @@ def _duplicates(table: Table, draft: Draft) -> list[Duplicate]:
             f"{len(found)} rows have an id that an earlier row has, e.g. {examples}, and table.duplicate_ids is "
             "'error'. Correct the corpus, or set it to 'reject' to keep the first row of each id."
         )
-    return found
+    return list(_with_all_chunks(table, draft, found)) if chunks else found
+
+
+def _with_all_chunks(table: Table, draft: Draft, found: Iterable[Duplicate]) -> Iterator[Duplicate]:
+    """Duplicates by number of document, in order of data files, become duplicates by rows: the chunks of a document
+    follow each other."""
+    for number, of_file in itertools.groupby(found, key=lambda duplicate: duplicate.chunk):
+        rows = read_data_file(table.store, draft.receipts[number], [names.CHUNK], table.card.fingerprint)
+        chunk = rows.column(names.CHUNK).to_numpy()
+        bounds = np.append(np.flatnonzero(chunk == 0), len(chunk)).tolist()
+        for duplicate in of_file:
+            first, end = bounds[duplicate.position : duplicate.position + 2]
+            yield dataclasses.replace(duplicate, position=first, rows=end - first)
 
 
 def _deletes(draft: Draft, duplicates: Iterable[Duplicate]) -> pa.Table:
-    rows = [(draft.receipts[d.chunk].split_id, d.position) for d in duplicates]
+    rows = [(draft.receipts[d.chunk].split_id, d.position + row) for d in duplicates for row in range(d.rows)]
     return pa.table({"split_id": [s for s, _ in rows], "position": [p for _, p in rows]}, schema=names.DELETES_SCHEMA)
 
 
@@ -281,7 +299,7 @@ def _count(draft: Draft, duplicates: Sequence[Duplicate]) -> Counts:
         embedded=sum(r.embedded for r in draft.receipts if r.split_id in draft.new) - lost[True],
         reused=sum(r.embedded for r in draft.receipts if r.split_id not in draft.new) - lost[False],
         rejected=total["rejected"] + len(duplicates),
-        vectors=total["vectors"] - len(duplicates),
+        vectors=total["vectors"] - sum(duplicate.rows for duplicate in duplicates),
         tokens=sum(r.tokens for r in draft.receipts),
         truncated=sum(r.truncated for r in draft.receipts),
     )

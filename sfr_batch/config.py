@@ -128,7 +128,15 @@ class ModelSettings(Section):
     pooling: Literal["last_token", "mean", "cls"] | None = None
     """Default: from the repository's 1_Pooling; a contradiction is an error."""
     max_length: int | None = Field(default=None, ge=4)
-    """Tokens of a row, prompt and special tokens included; longer texts are truncated. Default: the repository's."""
+    """Tokens of a row at most, prompt and special tokens included. Default: the repository's."""
+    overflow: Literal["truncate", "chunk", "reject"] = "truncate"
+    """A document that is too long: `truncate` embeds its beginning, `chunk` cuts it into several rows with a vector
+    each, `reject` puts it among the rejects."""
+    chunk_tokens: int | None = Field(default=None, ge=8)
+    """Tokens of a chunk at most, prompt and special tokens included. Default, and at most: max_length."""
+    chunk_overlap: int = Field(default=0, ge=0)
+    """Tokens that a chunk shares with the one before it, at most: it begins at a word. Must be less than a chunk has
+    room for beside the prompt; every shared token is computed twice."""
     special_tokens_in_text: Literal["parse", "plain"] = "parse"
     """A literal `</s>` in a document: `parse` makes it the special token as the reference code does, `plain` keeps it
     ordinary text."""
@@ -144,6 +152,15 @@ class ModelSettings(Section):
     hub models, ~/.cache/sfr-batch/models for s3://. Old versions of a model stay there until they are removed."""
     storage: StorageSettings = StorageSettings()
     """Credentials and endpoint of a model on s3://."""
+
+    @model_validator(mode="after")
+    def _chunks_are_asked_for(self) -> "ModelSettings":
+        if self.overflow != "chunk" and (self.chunk_tokens is not None or self.chunk_overlap):
+            raise ValueError(
+                f"chunk_tokens and chunk_overlap mean nothing with overflow {self.overflow}: set overflow to chunk, or "
+                "remove them"
+            )
+        return self
 
     @property
     def compute_dtype(self) -> str:
@@ -197,7 +214,8 @@ class RunSettings(Section):
     bytes_per_split: int = Field(default=32 * 2**20, ge=1024)
     """Bytes of text that a split holds at most."""
     vector_bytes_per_split: int = Field(default=256 * 2**20, ge=4096)
-    """Bytes of vectors that a split holds at most."""
+    """Bytes of vectors that a split holds at most. With `model.overflow: chunk` an estimate from its bytes of text; a
+    single document is never divided, however many chunks it has."""
     min_splits: int = Field(default=64, ge=1)
     """Small corpora are cut finer, by powers of two, until there are so many splits or they have 256 rows."""
     max_batch_tokens: int | None = Field(default=None, ge=16)

@@ -27,6 +27,8 @@ class Duplicate:
     chunk: int
     position: int
     id: str | int
+    rows: int = 1
+    """Rows of that document, from ``position`` on."""
 
 
 def find_duplicates(

@@ -30,9 +30,9 @@ class Receipt:
     """What finishing one split reports. It stands in the footer of the split's data file, so the file proves itself.
 
     Counts are documents, but for ``vectors`` (rows of the data file) and the token counts: ``tokens`` of the rows
-    after truncation, ``tokens_full`` before, ``encoded_tokens`` with repeated texts counted once, ``padded_tokens`` as
-    the device computed them. ``start`` is the position of the split's first row in its shard, as in the rejects;
-    ``attempt`` names the try whose rejects count.
+    after truncation, ``tokens_full`` of their documents before truncation or chunking, ``encoded_tokens`` with
+    repeated texts counted once, ``padded_tokens`` as the device computed them. ``start`` is the position of the
+    split's first row in its shard, as in the rejects; ``attempt`` names the try whose rejects count.
     """
 
     split_id: str
@@ -129,7 +129,10 @@ class Record(BaseModel):
 
 
 class Counts(Record):
-    """Documents of a snapshot: ``read`` are all rows of the corpus, each of them in exactly one of the next three."""
+    """Documents of a snapshot: ``read`` are all rows of the corpus, each of them in exactly one of the next three.
+
+    ``vectors`` are as many as documents with vectors, but where `model.overflow` is chunk, and documents have several.
+    """
 
     read: int
     embedded: int

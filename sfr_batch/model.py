@@ -34,6 +34,9 @@ LLAMA_TOKENIZERS = frozenset({"LlamaTokenizer", "LlamaTokenizerFast"})
 LLAMA_MODELS = frozenset({"llama", "mistral"})
 """Types of models whose tokenizer is a Llama tokenizer where no file names its class."""
 
+CHUNK_RULE = 1
+"""Stands for where `chunks` cuts, in the fingerprint: to be raised when a text would be cut elsewhere than before."""
+
 _PACKAGE = "package:"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -419,7 +422,7 @@ def fingerprint_inputs(
         "pooling": recipe.pooling,
         "prompt": prompt_rules.resolve(recipe.prompts, prompt_rules.DOCUMENT),
         "max_length": recipe.max_length,
-        "overflow": "truncate",
+        **_overflow(settings, recipe),
         "normalize": True,
         "compute_dtype": settings.compute_dtype,
         "vector_dtype": vector_dtype,
@@ -427,6 +430,17 @@ def fingerprint_inputs(
     }
     # Only where it is on: tables that were made before there was a choice keep their fingerprint.
     return inputs | ({"deterministic": True} if settings.deterministic else {})
+
+
+def _overflow(settings: ModelSettings, recipe: Recipe) -> dict[str, Any]:
+    if settings.overflow != "chunk":
+        return {"overflow": settings.overflow}
+    return {
+        "overflow": "chunk",
+        "chunk_tokens": settings.chunk_tokens or recipe.max_length,
+        "chunk_overlap": settings.chunk_overlap,
+        "chunk_rule": CHUNK_RULE,
+    }
 
 
 def _read_json(file: Path) -> Any:

@@ -16,7 +16,7 @@ from sfr_batch import model
 from sfr_batch import schema as names
 from sfr_batch.columns import Columns, TextTemplate
 from sfr_batch.commit import Draft, check_same_table
-from sfr_batch.config import Config, CorpusSettings, ModelSettings, TableSettings
+from sfr_batch.config import Config, CorpusSettings, ModelSettings, RunSettings, TableSettings
 from sfr_batch.corpus import Shard, list_shards, resolve_columns, survey_shards
 from sfr_batch.errors import ConfigError, CorpusError, TableError, TableNotFound
 from sfr_batch.fingerprint import digest
@@ -129,7 +129,12 @@ class EmbedPlan:
 
     @property
     def estimated_tokens(self) -> int:
-        limit = int(self.card.fingerprint_inputs["max_length"])
+        """Tokens to compute: of longer rows only what is not cut off, of chunks also what they share."""
+        inputs = self.card.fingerprint_inputs
+        if inputs["overflow"] == "chunk":
+            shared = float(inputs["chunk_overlap"] / inputs["chunk_tokens"])
+            return round(self.text_bytes / _BYTES_PER_TOKEN / (1 - shared))
+        limit = int(inputs["max_length"])
         per_split = (min(split.text_bytes / _BYTES_PER_TOKEN, split.rows * limit) for split in self.todo_splits)
         return round(sum(per_split))
 
@@ -263,7 +268,7 @@ def make_plan(config: Config) -> EmbedPlan:
         check_same_table(table, card)
     surveys = surveys if changed else []
     total = sum(record.read for record in carried) + sum(survey.rows for survey in surveys)
-    max_rows = min(config.run.rows_per_split, max(1, config.run.vector_bytes_per_split // _vector_bytes(card.schema)))
+    max_rows, max_bytes = _limits_of_a_split(config.run, card)
     identity = (digest(row_recipe), card.fingerprint, config.table.generation)
     condemned = base.condemned if base else frozenset()  # read from storage each time
     units = [
@@ -272,7 +277,7 @@ def make_plan(config: Config) -> EmbedPlan:
         for unit in cut(
             survey,
             rows_per_split(total, max_rows, config.run.min_splits),
-            config.run.bytes_per_split,
+            max_bytes,
             identity,
             condemned,
         )
@@ -351,7 +356,8 @@ def make_row_recipe(corpus: CorpusSettings) -> dict[str, Any]:
 def make_card(config: Config, columns: Columns) -> TableCard:
     """The card of the table that this config makes. Reads the model's small files and the hashes of its weights."""
     inputs = model_inputs(config.model, config.table.vector_dtype)
-    schema = names.table_schema(columns.id_type, inputs["dim"], config.table.vector_dtype, columns.carry)
+    chunks = config.model.overflow == "chunk"
+    schema = names.table_schema(columns.id_type, inputs["dim"], config.table.vector_dtype, columns.carry, chunks=chunks)
     return TableCard.make(schema, digest(inputs), inputs, config.model.model_dump(mode="json"))
 
 
@@ -365,6 +371,8 @@ def model_inputs(settings: ModelSettings, vector_dtype: str) -> dict[str, Any]:
             tokenizer.encode([], resolve(recipe.prompts, side))
         except ConfigError as error:
             raise ConfigError(f"model.prompts.{side}: {error}") from None
+    if settings.overflow == "chunk":
+        tokenizer.chunk([], resolve(recipe.prompts, DOCUMENT), settings.chunk_tokens, settings.chunk_overlap)
     hashes = model.weight_hashes(settings, folder)
     return model.fingerprint_inputs(settings, recipe, tokenizer.golden_ids(), hashes, vector_dtype)
 
@@ -385,6 +393,19 @@ def _columns(table: Table | None, corpus: CorpusSettings) -> Columns | None:
 
 def _all_columns(corpus: CorpusSettings) -> frozenset[str]:
     return frozenset((*TextTemplate(corpus.text).columns, *corpus.carry))
+
+
+def _limits_of_a_split(run: RunSettings, card: TableCard) -> tuple[int, int]:
+    """Rows and bytes of text that a split holds at most, so that its vectors stay within what they may take.
+
+    With chunks the bytes of text decide how many vectors there are.
+    """
+    vectors = max(1, run.vector_bytes_per_split // _vector_bytes(card.schema))
+    inputs = card.fingerprint_inputs
+    if inputs["overflow"] != "chunk":
+        return min(run.rows_per_split, vectors), run.bytes_per_split
+    new_tokens = inputs["chunk_tokens"] - inputs["chunk_overlap"]
+    return min(run.rows_per_split, vectors), min(run.bytes_per_split, int(vectors * new_tokens * _BYTES_PER_TOKEN))
 
 
 def _vector_bytes(schema: pa.Schema) -> int:

@@ -24,7 +24,13 @@ N_TOKENS = "n_tokens"
 N_TOKENS_FULL = "n_tokens_full"
 TRUNCATED = "truncated"
 CONTENT_HASH = "content_hash"
-RESERVED_COLUMNS = frozenset({ID, EMBEDDING, N_TOKENS, N_TOKENS_FULL, TRUNCATED, CONTENT_HASH, "chunk"})
+"""Of the whole rendered text of the document, without a prompt."""
+CHUNK = "chunk"
+CHUNK_START = "chunk_start"
+CHUNK_END = "chunk_end"
+CHUNK_COLUMNS = (CHUNK, CHUNK_START, CHUNK_END)
+"""Number of the chunk in its document, from 0, and the characters of the rendered text that it is, half-open."""
+RESERVED_COLUMNS = frozenset({ID, EMBEDDING, N_TOKENS, N_TOKENS_FULL, TRUNCATED, CONTENT_HASH, *CHUNK_COLUMNS})
 
 RECEIPT_KEY = "sfr.receipt"
 FINGERPRINT_KEY = "sfr.fingerprint"
@@ -88,8 +94,14 @@ def number_of_attached_key(key: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def table_schema(id_type: pa.DataType, dim: int, vector_dtype: str, carry: Mapping[str, pa.DataType]) -> pa.Schema:
-    """The columns of a data file. ``dim``: vector length; ``vector_dtype``: float32 or float16."""
+def table_schema(
+    id_type: pa.DataType, dim: int, vector_dtype: str, carry: Mapping[str, pa.DataType], *, chunks: bool = False
+) -> pa.Schema:
+    """The columns of a data file. ``dim``: vector length; ``vector_dtype``: float32 or float16.
+
+    chunks: whether a document may be several rows. They then follow each other, and (id, chunk) is the key; else a
+    row is a document and id is the key.
+    """
     element = {"float32": pa.float32(), "float16": pa.float16()}[vector_dtype]
     return pa.schema(
         [
@@ -99,6 +111,7 @@ def table_schema(id_type: pa.DataType, dim: int, vector_dtype: str, carry: Mappi
             pa.field(N_TOKENS_FULL, pa.int32(), nullable=False),
             pa.field(TRUNCATED, pa.bool_(), nullable=False),
             pa.field(CONTENT_HASH, pa.binary(16), nullable=False),
+            *(pa.field(name, pa.int32(), nullable=False) for name in (CHUNK_COLUMNS if chunks else ())),
             *(pa.field(name, kind) for name, kind in carry.items()),
         ]
     )

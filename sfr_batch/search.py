@@ -19,7 +19,7 @@ class Hit:
     id: str | int
     score: float
     row: dict[str, object]
-    """The carried columns that were asked for."""
+    """The columns that were asked for; where the table has chunks, theirs too."""
 
 
 def top_k(

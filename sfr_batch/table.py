@@ -140,6 +140,14 @@ class Snapshot:
         return from_table(Receipt, self._side(self.manifest.files))
 
     @property
+    def share_cut(self) -> float:
+        """Share of all tokens that no vector has seen, because rows were truncated, in 0 to 1. Duplicates included."""
+        if not self.manifest.counts.truncated:
+            return 0.0
+        receipts = self.receipts
+        return max(0.0, 1 - sum(r.tokens for r in receipts) / sum(r.tokens_full for r in receipts))
+
+    @property
     def shards(self) -> list[ShardRecord]:
         """The shards that this state covers."""
         return from_table(ShardRecord, self._side(self.manifest.shards))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfr_batch import sentencepiece_model
+from sfr_batch.chunks import IntArray, chunk_spans
 from sfr_batch.errors import ConfigError, TokenizerError
 from sfr_batch.model import LLAMA_MODELS, LLAMA_TOKENIZERS, Recipe
 from sfr_batch.storage import read_text_file
@@ -66,10 +67,50 @@ class Tokenized:
         """[n] whether the row was too long."""
         return self.lengths < self.full_lengths
 
+    @staticmethod
+    def concat(one: "Tokenized", other: "Tokenized") -> "Tokenized":
+        """The rows of both."""
+        return Tokenized(
+            np.concatenate([one.lengths, other.lengths]),
+            np.concatenate([one.full_lengths, other.full_lengths]),
+            np.concatenate([one.flat_ids, other.flat_ids]),
+        )
+
+    def take(self, rows: Sequence[int] | NDArray[np.integer]) -> "Tokenized":
+        """Only these rows, in this order."""
+        ends = np.cumsum(self.lengths, dtype=np.int64)
+        pieces = [self.flat_ids[ends[row] - self.lengths[row] : ends[row]] for row in rows]
+        rows = np.asarray(rows, dtype=np.int64)
+        return Tokenized(
+            self.lengths[rows], self.full_lengths[rows], np.concatenate(pieces) if pieces else self.flat_ids[:0]
+        )
+
     def __repr__(self) -> str:
         return (
             f"<Tokenized {len(self.lengths)} rows, {len(self.flat_ids)} tokens, {int(self.truncated.sum())} truncated>"
         )
+
+
+@dataclass(frozen=True)
+class Chunked:
+    """The chunks of n texts: m rows, at least one of each text, in order."""
+
+    text: IntArray
+    """[m] the number of the text that a chunk is of."""
+    chunk: NDArray[np.int32]
+    """[m] the number of the chunk in its text, from 0."""
+    start: NDArray[np.int32]
+    """[m] the character of its text at which it begins."""
+    end: NDArray[np.int32]
+    """[m] the character behind its last one."""
+    text_lengths: NDArray[np.int32]
+    """[m] tokens of the whole text that it is of, prompt and special tokens included."""
+    tokenized: Tokenized
+    """The tokens of each chunk, with the prompt before it: those of ``text[start:end]`` as a text of its own."""
+
+    def __repr__(self) -> str:
+        texts = int(self.text[-1]) + 1 if len(self.text) else 0
+        return f"<Chunked {texts} texts, {len(self.text)} chunks, {len(self.tokenized.flat_ids)} tokens>"
 
 
 class Tokenizer:
@@ -127,7 +168,7 @@ class Tokenizer:
         if limit > self.recipe.max_length:
             raise ValueError(f"max_length {limit} is more than the model's {self.recipe.max_length}")
         room = limit - len(self.prefix) - len(self.suffix)
-        used = len(self._backend.encode(prompt, add_special_tokens=False)) if prompt else 0
+        used = self._tokens_of(prompt)
         if room - used < 1:
             what = f"The prompt takes {used} tokens and the" if prompt else "The"
             raise ConfigError(
@@ -136,6 +177,68 @@ class Tokenizer:
             )
         encodings = self._encode_all([prompt + text for text in texts] if prompt else list(texts))
         return self._assemble(encodings, room)
+
+    def chunk(
+        self, texts: Sequence[str], prompt: str = "", chunk_tokens: int | None = None, overlap: int = 0
+    ) -> Chunked:
+        """Cut texts that are longer than ``chunk_tokens`` into chunks, see `chunks.chunk_spans`, and tokenize them.
+
+        chunk_tokens: of a chunk at most, prompt and special tokens included; default and upper bound is the recipe's
+        max_length. The prompt stands before every chunk. overlap: tokens that a chunk shares with the one before it,
+        at most. Raises ConfigError if they leave no room for anything new, else as `encode` does.
+        """
+        limit = self.recipe.max_length if chunk_tokens is None else chunk_tokens
+        self._check_chunks(limit, prompt, overlap)
+        whole = self.encode(texts, prompt, limit)
+        room = limit - len(self.prefix) - len(self.suffix)
+
+        def token_starts(piece: str) -> IntArray:
+            encoding = self._backend.encode(prompt + piece, add_special_tokens=False)
+            starts = np.fromiter((start for start, _ in encoding.offsets), np.int64, len(encoding))
+            return np.maximum.accumulate(np.maximum(starts - len(prompt), 0))
+
+        spans = [
+            list(chunk_spans(text, token_starts, room, overlap)) if too_long else [(0, len(text))]
+            for text, too_long in zip(texts, whole.truncated, strict=True)
+        ]
+        counts = np.asarray([len(some) for some in spans], dtype=np.int64)
+        of_text = np.repeat(np.arange(len(spans)), counts)
+        number = np.arange(len(of_text)) - np.repeat(np.cumsum(counts) - counts, counts)
+        bounds = np.asarray([span for some in spans for span in some], dtype=np.int32).reshape(-1, 2)
+        tokenized = whole
+        cut = whole.truncated[of_text]
+        if cut.any():
+            rows = zip(of_text[cut], bounds[cut], strict=True)
+            pieces = self.encode([texts[text][start:end] for text, (start, end) in rows], prompt, limit)
+            place = np.where(cut, len(spans) + np.cumsum(cut) - 1, of_text)
+            tokenized = Tokenized.concat(whole, pieces).take(place)
+        return Chunked(
+            text=of_text,
+            chunk=number.astype(np.int32),
+            start=bounds[:, 0],
+            end=bounds[:, 1],
+            text_lengths=whole.full_lengths[of_text],
+            tokenized=tokenized,
+        )
+
+    def _check_chunks(self, limit: int, prompt: str, overlap: int) -> None:
+        """Raises ConfigError unless a chunk has room for more than what it shares with the one before it."""
+        if limit > self.recipe.max_length:
+            raise ConfigError(
+                f"model.chunk_tokens is {limit}, but a row has at most {self.recipe.max_length} tokens "
+                "(model.max_length, else the model repository). Set it to at most that."
+            )
+        special = len(self.prefix) + len(self.suffix)
+        room = limit - special - self._tokens_of(prompt)
+        if overlap >= room:
+            raise ConfigError(
+                f"model.chunk_overlap is {overlap}, but of the {limit} tokens of a chunk (model.chunk_tokens) the "
+                f"prompt takes {limit - special - room} and the special tokens {special}, which leaves room for "
+                f"{max(room, 0)}. Lower chunk_overlap, raise chunk_tokens or shorten the prompt."
+            )
+
+    def _tokens_of(self, prompt: str) -> int:
+        return len(self._backend.encode(prompt, add_special_tokens=False)) if prompt else 0
 
     def golden_ids(self) -> list[list[int]]:
         """Ids of a fixed list of awkward texts: equal golden ids mean equal tokenizers, for the fingerprint."""

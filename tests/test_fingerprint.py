@@ -91,6 +91,13 @@ def nothing(folder: Path) -> None:
 CHANGES: dict[str, tuple[Edit, tuple[str, ...], set[str]]] = {
     "weights": (other_weights, (), {"weights"}),
     "special tokens around a text": (edited("tokenizer_config.json", add_eos_token=False), (), {"golden_ids"}),
+    "long documents are rejected": (nothing, ("model.overflow=reject",), {"overflow"}),
+    "long documents are cut": (
+        nothing,
+        ("model.overflow=chunk", "model.chunk_tokens=100", "model.chunk_overlap=10"),
+        {"overflow", "chunk_tokens", "chunk_overlap", "chunk_rule"},
+    ),
+    "each row by itself": (nothing, ("model.deterministic=true",), {"deterministic"}),
     "vocabulary": (swapped_pieces, (), {"golden_ids"}),
     "special tokens in a text": (
         nothing,
@@ -111,7 +118,7 @@ CHANGES: dict[str, tuple[Edit, tuple[str, ...], set[str]]] = {
     "vector dtype": (nothing, ("table.vector_dtype=float16",), {"vector_dtype"}),
     "dimensions": (edited("config.json", hidden_size=16), (), {"dim"}),
 }
-CONSTANTS = {"overflow": "truncate", "normalize": True}
+CONSTANTS = {"normalize": True}
 """In the fingerprint although no setting changes them, so that vectors made otherwise one day are told apart."""
 
 
@@ -125,7 +132,7 @@ def test_what_changes_a_vector_changes_it_and_is_refused(
     edit(folder)
     before, after = plan.card, card(folder, *overrides)
     old, new = before.fingerprint_inputs, after.fingerprint_inputs
-    assert {key for key in old if old[key] != new[key]} == keys
+    assert {key for key in {*old, *new} if old.get(key) != new.get(key)} == keys
     assert before.fingerprint != after.fingerprint
     with pytest.raises(TableMismatch) as caught:
         make_plan(config_of(folder, *overrides))
@@ -142,7 +149,9 @@ def test_what_changes_a_vector_changes_it_and_is_refused(
 def test_all_that_is_in_it_is_tested(folder: Path) -> None:
     made = card(folder)
     inputs = made.fingerprint_inputs
-    assert set().union(*(keys for _, _, keys in CHANGES.values())) | set(CONSTANTS) == set(inputs)
+    only_where_asked_for = {"chunk_tokens", "chunk_overlap", "chunk_rule", "deterministic"}
+    tested = set().union(*(keys for _, _, keys in CHANGES.values())) | set(CONSTANTS)
+    assert tested - only_where_asked_for == set(inputs)
     assert {key: inputs[key] for key in CONSTANTS} == CONSTANTS
     assert made.fingerprint == digest(inputs)
     others = [digest({**inputs, key: "something else"}) for key in inputs]
@@ -156,6 +165,10 @@ IN_IT = {
     "model.pooling",
     "model.max_length",
     "model.special_tokens_in_text",
+    "model.overflow",
+    "model.chunk_tokens",
+    "model.chunk_overlap",
+    "model.deterministic",
     "model.dtype",
     "table.vector_dtype",
 }

@@ -19,7 +19,7 @@ from tests.tables import parquet, put
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sfr_batch"
 FLOORS = [
-    "errors schema fingerprint batching duplicates signals",
+    "errors schema fingerprint batching chunks duplicates signals",
     "prompts config formats",
     "storage columns",
     "weights sentencepiece_model",

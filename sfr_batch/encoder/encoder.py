@@ -25,7 +25,7 @@ from sfr_batch.encoder.decoder import ATTENTION, Decoder, Prefix
 from sfr_batch.encoder.pooling import POOLINGS
 from sfr_batch.errors import ConfigError, ModelError
 from sfr_batch.model import Recipe, locate, read_recipe, weight_files
-from sfr_batch.tokenizer import Tokenizer
+from sfr_batch.tokenizer import Chunked, Tokenizer
 
 FloatArray = NDArray[np.float32]
 
@@ -139,12 +139,25 @@ class Encoder:
         """[n, d] unit vectors of ``texts``, in their order.
 
         prompt: the name of a prompt, such as "query" or "document", whose text is put before each text; None puts
-        nothing. Raises ConfigError for a name that is not known.
+        nothing. One vector a text whatever `model.overflow` says: what is beyond the recipe's max_length is cut off
+        (`tokenizer.encode(...).truncated` tells where). For several vectors a text see `chunks`. Raises ConfigError
+        for a name that is not known.
         """
         if isinstance(texts, str):
             raise TypeError("encode takes a list of texts; for one text write encode([text])[0]")
         tokenized = self.tokenizer.encode(texts, prompts.resolve(self.recipe.prompts, prompt))
         return self.encode_tokens(tokenized.lengths, tokenized.flat_ids).vectors
+
+    def chunks(
+        self, texts: Sequence[str], prompt: str | None = None, chunk_tokens: int | None = None, overlap: int = 0
+    ) -> tuple[Chunked, FloatArray]:
+        """Cut texts into chunks, as a table with `model.overflow: chunk` does, and encode these.
+
+        Returns which text and characters each of the m chunks is, and their vectors [m, d]. Arguments and errors as
+        of `Tokenizer.chunk` and `encode`.
+        """
+        chunked = self.tokenizer.chunk(texts, prompts.resolve(self.recipe.prompts, prompt), chunk_tokens, overlap)
+        return chunked, self.encode_tokens(chunked.tokenized.lengths, chunked.tokenized.flat_ids).vectors
 
     def encode_tokens(self, lengths: NDArray[np.integer], flat_ids: NDArray[np.int32]) -> EncodedTokens:
         """Vectors of rows that are tokenized already: ``lengths`` [n], all >= 1, and their ids one after the other."""

@@ -72,6 +72,12 @@ class Summary:
         lost = f", lost {self.losses}" if self.losses else ""
         return f"<Summary {self.table}: {did}{lost}, {self.snapshot.brief()}>"
 
+    def _vectors(self) -> str:
+        """How many vectors they have, where that is not one each."""
+        counts = self.snapshot.manifest.counts
+        documents = counts.embedded + counts.reused
+        return f"; {counts.vectors:,} chunks" if counts.vectors != documents else ""
+
     def describe(self) -> str:
         """Several lines for a person: what happened, where the table is and how to read it."""
         counts = self.snapshot.manifest.counts
@@ -86,7 +92,7 @@ class Summary:
             head,
             f"Table     {self.table}, snapshot {self.snapshot.number}",
             f"Rows      {counts.read:,} read = {counts.embedded:,} embedded + {counts.reused:,} reused + "
-            f"{counts.rejected:,} rejected; {counts.truncated:,} truncated",
+            f"{counts.rejected:,} rejected{self._vectors()}",
             f'Search    sfr-batch search {self.table} "your question"',
             f"Read      sfr_batch.open_table({self.table!r}).to_arrow()",
         ]
@@ -95,6 +101,10 @@ class Summary:
         if self.canaries:
             told = f"1 - cosine at most {self.drift:.1e} between a text in a batch and by itself"
             lines.insert(3, f"Drift     {told}, {self.canaries:,} canaries")
+        if counts.truncated:
+            what = f"{counts.truncated:,} document{'s' * (counts.truncated != 1)} truncated"
+            share = f"{self.snapshot.share_cut:.1%} of all tokens not embedded"
+            lines.insert(3, f"Cut       {what}, {share} (model.overflow)")
         if self.losses:
             lines.insert(1, f"Lost      {self.losses}; what they had in hand was done again elsewhere")
         if counts.rejected:
@@ -301,6 +311,7 @@ class RunLog:
             "lost_nodes": summary.losses.nodes,
             "lost_actors": summary.losses.actors,
             "counts": summary.snapshot.manifest.counts.model_dump(),
+            "share_cut": summary.snapshot.share_cut,
         }
         self._create("report.json", json.dumps(report, indent=1).encode())
 

@@ -26,17 +26,20 @@ from sfr_batch.columns import Columns
 from sfr_batch.commit import commit_split, new_attempt
 from sfr_batch.config import CorpusSettings, ModelSettings, StorageSettings
 from sfr_batch.corpus import Shard
-from sfr_batch.errors import ModelError, SfrBatchError
+from sfr_batch.errors import CorpusError, ModelError, SfrBatchError
 from sfr_batch.manifest import Receipt, TableCard
 from sfr_batch.model import Recipe, fingerprint_inputs, locate, read_recipe
 from sfr_batch.prompts import DOCUMENT, resolve
 from sfr_batch.rows import Reject, Rows, read_unit, rejects_table
 from sfr_batch.splits import ReadUnit, Split, Stream
 from sfr_batch.storage import Store, open_store
-from sfr_batch.tokenizer import Tokenizer
+from sfr_batch.tokenizer import Tokenized, Tokenizer
 
 UNIT_LENGTH_TOLERANCE = 1e-5
 """How far a float32 vector's length may be from 1 before its row is rejected."""
+
+_REPEATED_BYTES = 2**30
+"""Bytes of a carried column in a split at most, once it is repeated in every chunk."""
 
 _POSITION = "#position"
 """Where a row stands in its shard: travels for the sake of rejects, and is not stored."""
@@ -83,26 +86,80 @@ def _rest_of(unit: ReadUnit) -> Split:
 
 def _tokenize(split: Split, rows: Rows, job: Job) -> pa.Table:
     tokenizer, prompt = _tokenizer(job.model.model_dump_json())
-    tokenized = tokenizer.encode(rows.texts, prompt)
-    table = pa.table(
+    model, rejects = job.model, rows.rejects
+    documents = pa.table(
         {
             _POSITION: rows.positions,
             names.ID: rows.ids,
-            names.N_TOKENS: pa.array(tokenized.lengths),
-            names.N_TOKENS_FULL: pa.array(tokenized.full_lengths),
-            names.TRUNCATED: pa.array(tokenized.truncated),
             names.CONTENT_HASH: rows.content_hash,
             **{name: rows.carry.column(name) for name in rows.carry.column_names},
         }
     )
+    chunks: dict[str, Any] = {}
+    if model.overflow == "chunk":
+        chunked = tokenizer.chunk(rows.texts, prompt, model.chunk_tokens, model.chunk_overlap)
+        _check_repeats(rows.carry, chunked.text, split)
+        documents, tokenized, full_lengths = documents.take(chunked.text), chunked.tokenized, chunked.text_lengths
+        chunks = {names.CHUNK: chunked.chunk, names.CHUNK_START: chunked.start, names.CHUNK_END: chunked.end}
+    else:
+        tokenized = tokenizer.encode(rows.texts, prompt)
+        if model.overflow == "reject" and tokenized.truncated.any():
+            limit = tokenizer.recipe.max_length
+            rejects = pa.concat_tables([rejects, _too_long(documents, tokenized, limit, split)])
+            fit = np.flatnonzero(~tokenized.truncated)
+            documents, tokenized = documents.take(fit), tokenized.take(fit)
+        full_lengths = tokenized.full_lengths
+    columns = {
+        names.N_TOKENS: tokenized.lengths,
+        names.N_TOKENS_FULL: full_lengths,
+        names.TRUNCATED: tokenized.truncated,
+        **chunks,
+    }
+    table = documents
+    for name, column in columns.items():
+        table = table.append_column(name, pa.array(column))
     return pa.table(
         {
             "split": [json.dumps(dataclasses.asdict(split))],
             "rows": _bytes(_to_ipc(table)),
-            "rejects": _bytes(_to_ipc(rows.rejects)),
+            "rejects": _bytes(_to_ipc(rejects)),
             "token_ids": _bytes(pa.py_buffer(tokenized.flat_ids)),
             "error": pa.array([None], pa.string()),
         }
+    )
+
+
+def _check_repeats(carry: pa.Table, of_document: NDArray[np.int64], split: Split) -> None:
+    """Raises CorpusError if carried texts, repeated in every chunk of their document, would fill the memory.
+
+    A carried text itself grows with the square of its length: 10 MB of it in 10,000 chunks.
+    """
+    chunks = np.bincount(of_document, minlength=carry.num_rows)
+    for name in carry.column_names:
+        column = carry.column(name)
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            continue
+        sizes = pc.fill_null(pc.binary_length(column), 0).to_numpy().astype(np.int64)
+        if (size := int(sizes @ chunks)) > _REPEATED_BYTES:
+            raise CorpusError(
+                f"{split.shard}: the column {name} (corpus.carry), repeated in each chunk of its document, takes "
+                f"{size / 2**30:.1f} GiB in one split of {len(of_document):,} chunks. Take it out of corpus.carry "
+                "(chunk_start and chunk_end say where in the text a chunk is), or lower run.bytes_per_split."
+            )
+
+
+def _too_long(documents: pa.Table, tokenized: Tokenized, limit: int, split: Split) -> pa.Table:
+    return rejects_table(
+        [
+            Reject(
+                documents.column(names.ID)[row].as_py(),
+                documents.column(_POSITION)[row].as_py(),
+                "too_long",
+                f"the document has {tokenized.full_lengths[row]:,} tokens, a row at most {limit:,} (model.overflow)",
+            )
+            for row in np.flatnonzero(tokenized.truncated).tolist()
+        ],
+        split.shard,
     )
 
 
@@ -230,8 +287,10 @@ def _write(split: Split, row: pa.Table, job: Job) -> Receipt:
     bad = np.flatnonzero(~unit_length(vectors))
     if len(bad):
         rejects = pa.concat_tables([rejects, _bad_vectors(rows, bad, split)])
-        good = np.setdiff1d(np.arange(len(vectors)), bad)
+        positions = rows.column(_POSITION).to_numpy()
+        good = np.flatnonzero(~np.isin(positions, positions[bad]))  # a document is whole or not there
         rows, vectors = rows.take(pa.array(good)), vectors[good]
+    documents = _documents(rows)
     rows = rows.append_column(names.EMBEDDING, vector_column(vectors, job.card.schema))
     receipt = Receipt(
         split_id=split.split_id,
@@ -240,12 +299,12 @@ def _write(split: Split, row: pa.Table, job: Job) -> Receipt:
         start=split.start,
         attempt=new_attempt(),
         run_id=job.run_id,
-        read=rows.num_rows + rejects.num_rows,
-        embedded=rows.num_rows,
+        read=documents.num_rows + rejects.num_rows,
+        embedded=documents.num_rows,
         rejected=rejects.num_rows,
         vectors=rows.num_rows,
         tokens=pc.sum(rows.column(names.N_TOKENS)).as_py() or 0,
-        tokens_full=pc.sum(rows.column(names.N_TOKENS_FULL)).as_py() or 0,
+        tokens_full=pc.sum(documents.column(names.N_TOKENS_FULL)).as_py() or 0,
         encoded_tokens=row.column("encoded_tokens")[0].as_py(),
         padded_tokens=row.column("padded_tokens")[0].as_py(),
         truncated=pc.sum(rows.column(names.TRUNCATED)).as_py() or 0,
@@ -260,6 +319,11 @@ def _write(split: Split, row: pa.Table, job: Job) -> Receipt:
         rows.select(job.card.schema.names),
         rejects,
     )
+
+
+def _documents(rows: pa.Table) -> pa.Table:
+    """The first row of each document."""
+    return rows.filter(pc.equal(rows.column(names.CHUNK), 0)) if names.CHUNK in rows.column_names else rows
 
 
 def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -280,8 +344,8 @@ def vector_column(vectors: NDArray[np.float32], schema: pa.Schema) -> pa.Array:
 
 def _bad_vectors(rows: pa.Table, bad: NDArray[np.int64], split: Split) -> pa.Table:
     message = "the model gave a vector that is not finite or not of unit length"
-    lost = rows.select([names.ID, _POSITION]).take(pa.array(bad)).to_pylist()
-    return rejects_table([Reject(row[names.ID], row[_POSITION], "bad_vector", message) for row in lost], split.shard)
+    lost = {row[_POSITION]: row[names.ID] for row in rows.select([names.ID, _POSITION]).take(pa.array(bad)).to_pylist()}
+    return rejects_table([Reject(id_, at, "bad_vector", message) for at, id_ in lost.items()], split.shard)
 
 
 @lru_cache(maxsize=2)
