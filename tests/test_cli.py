@@ -82,7 +82,7 @@ def complaint(code: int, *arguments: Any) -> str:
 # --- help
 
 
-@pytest.mark.parametrize("command", [None, "plan", "embed", "search", "status"])
+@pytest.mark.parametrize("command", [None, "plan", "embed", "verify", "search", "status"])
 def test_help(command: str | None) -> None:
     result = run(*[command] if command else [], "--help")
     assert result.exit_code == 0
