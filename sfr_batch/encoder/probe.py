@@ -53,7 +53,7 @@ def free_memory(device: str) -> int:
     """Bytes of a device, cuda or cpu, that a further model or batch could have."""
     if device == "cuda":
         unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        return int(torch.cuda.mem_get_info()[0]) + unused
+        return int(torch.cuda.mem_get_info()[0] + unused)
     with open("/proc/meminfo", encoding="ascii") as lines:
         for line in lines:
             if line.startswith("MemAvailable:"):
@@ -67,7 +67,7 @@ def batch_memory(encoder: Encoder, lengths: NDArray[np.integer], flat_ids: NDArr
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     encoder.encode_tokens(lengths, flat_ids)
-    return int(torch.cuda.max_memory_allocated()) - before
+    return int(torch.cuda.max_memory_allocated() - before)
 
 
 def release() -> None:
