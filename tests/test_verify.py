@@ -44,7 +44,7 @@ def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_mistral(tmp_path_factory.mktemp("built"))
+    return build_tiny_mistral(tmp_path_factory.mktemp("mistral"))
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def config_of(model: Path | str, **settings: Any) -> Config:
         "corpus": {"path": "/nowhere/corpus"},
         "model": {"path": str(model), "device": "cpu", **default, **settings},
         "table": {"path": "/nowhere/table"},
-        "run": {"actors": {"gpus": 0}},
+        "run": {"actors": {"gpus": 0, "torch_threads": 1}},  # with more, a busy machine makes short passes slow
     }
     return config_from_dict(raw)
 
@@ -83,7 +83,7 @@ def subject_of(folder: Path, encoder: Encoder | None = None, **settings: Any) ->
         "folder": folder,
         "recipe": recipe,
         "tokenizer": Tokenizer.load(recipe),
-        "encoder": encoder or Encoder.load(subject.settings),
+        "encoder": encoder or Encoder.load(subject.settings, torch_threads=1),
     }
     return subject
 
@@ -151,7 +151,7 @@ def test_the_command_on_a_package_needs_no_ray_and_writes_nothing(tmp_path: Path
     assert summary == "9 passed, 0 failed, 4 skipped (instruction, card scores, reference, lock)"
     assert [line[:4] for line in lines].count("PASS") == 9
     table = {line[6:18].strip(): line for line in lines}
-    assert "suggested: " in table["throughput"]
+    assert "tokens/s at 64 to 256 tokens a row at run.max_batch_tokens=2048" in table["throughput"]
     assert f"written: {golden}, 13 texts, fingerprint" in table["record"]
     assert f"not written into an installed package; it would be {minilm_folder() / weights.LOCK}" in table["lock"]
     assert not (minilm_folder() / weights.LOCK).exists()
@@ -202,10 +202,6 @@ def test_what_is_remembered_of_a_file_is_not_believed(mistral: Path, monkeypatch
 def test_a_flipped_byte_without_a_lock_file(minilm: Path, tmp_path: Path) -> None:
     """No vector need show it: the byte is of a word that no text holds. The recorded hash does."""
     golden = tmp_path / "golden.json"
-    (minilm / weights.LOCK).write_text("spoilt, so that no lock is written")
-    assert not examine(minilm, record=golden).ok
-    assert not golden.exists()
-    (minilm / weights.LOCK).unlink()
     assert examine(minilm, record=golden).ok
     (minilm / weights.LOCK).unlink()
     flip_a_byte(minilm / weights.WEIGHTS, place=0.3)
@@ -253,7 +249,7 @@ def eos_is_not_in_the_vocabulary(folder: Path) -> None:
 def two_words_are_swapped(folder: Path) -> None:
     raw = json.loads((folder / "tokenizer.json").read_text())
     vocabulary = raw["model"]["vocab"]
-    vocabulary["▁cake"], vocabulary["▁bake"] = vocabulary["▁bake"], vocabulary["▁cake"]
+    vocabulary["▁cake"], vocabulary["▁chocolate"] = vocabulary["▁chocolate"], vocabulary["▁cake"]
     (folder / "tokenizer.json").write_text(json.dumps(raw))
 
 
@@ -311,11 +307,14 @@ def test_a_golden_file_finds_a_missing_instruction(mistral: Path, tmp_path: Path
     assert examine(mistral, record=golden).ok
     same = examine(mistral, golden=golden)
     assert same.ok
-    assert same["golden"].measured == (
-        "1 - cosine 0.0e+00 (at most 1e-05) to 13 vectors recorded in float32; all ids are equal"
+    assert re.fullmatch(
+        r"1 - cosine \S+ \(at most 1e-05\) to 13 vectors recorded in float32; all ids are equal",
+        same["golden"].measured,
     )
     report = examine(mistral, golden=golden, prompts={})
     assert report.failed == ["instruction", "golden"]
+    assert examine(mistral, record=tmp_path / "wrong.json", prompts={})["record"].verdict == "SKIP"
+    assert not (tmp_path / "wrong.json").exists()
     assert "2 of 13 texts have other ids, first the query 'How to bake a chocolate cake'" in report["golden"].measured
     assert "vectors differ: 1 - cosine" in report["golden"].measured
 
@@ -358,7 +357,7 @@ def test_a_dtype_against_float32(built: Path, tmp_path: Path) -> None:
     assert finding.verdict == "PASS", finding
     assert finding.measured.startswith("bfloat16 against float32 on cpu: cosine at least 0.99")
     other = build_tiny_mistral(tmp_path / "other", seed=1)
-    encoder = Encoder.load(config_of(other, dtype="bfloat16").model)
+    encoder = Encoder.load(config_of(other, dtype="bfloat16").model, torch_threads=1)
     assert checks.check_reference(subject_of(built, encoder, dtype="bfloat16")).verdict == "FAIL"
 
 

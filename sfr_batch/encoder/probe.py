@@ -36,7 +36,7 @@ def padded(
     inputs: dict[str, Any] = {"input_ids": torch.from_numpy(ids).to(encoder._device), "attention_mask": mask.long()}
     if encoder.recipe.causal:
         inputs["use_cache"] = False
-    if encoder.recipe.model_type not in _OWN_POSITIONS:
+    if side == "left" and encoder.recipe.model_type not in _OWN_POSITIONS:
         inputs["position_ids"] = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     with torch.inference_mode():
         hidden = encoder._model(**inputs).last_hidden_state

@@ -124,7 +124,11 @@ def check_tokenizer(subject: Subject) -> Finding:
 def check_model(subject: Subject) -> Finding:
     assert subject.tokenizer  # a model whose tokenizer is refused is not loaded
     began = time.perf_counter()
-    encoder = Encoder.load(subject.settings, max_batch_tokens=subject.config.max_batch_tokens)
+    encoder = Encoder.load(
+        subject.settings,
+        max_batch_tokens=subject.config.max_batch_tokens,
+        torch_threads=subject.config.run.actors.torch_threads,
+    )
     subject.found["encoder"] = encoder
     dtype, device = subject.settings.compute_dtype, subject.settings.device
     count = probe.parameters(encoder)
@@ -284,7 +288,8 @@ def check_reference(subject: Subject) -> Finding:
     device = next((place for place in places if 1.2 * needed <= probe.free_memory(place)), None)
     if device is None:
         return skipped(f"float32 takes {weights.gib(needed)}, more than is free on {settings.device} and on the CPU")
-    reference = Encoder.load(settings.model_copy(update={"dtype": "float32", "device": device}))
+    threads = subject.config.run.actors.torch_threads if device == settings.device else None
+    reference = Encoder.load(settings.model_copy(update={"dtype": "float32", "device": device}), torch_threads=threads)
     expected = reference.encode_tokens(subject.probes.lengths, subject.probes.flat_ids).vectors
     del reference
     probe.release()

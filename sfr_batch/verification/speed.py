@@ -30,7 +30,11 @@ def check_throughput(subject: Subject, seconds: float) -> Finding:
     if seconds <= 0:
         return skipped("not asked for")
     _rate(subject.encoder, _rows(subject, SHORTEST))  # the first pass builds what later ones reuse
-    first = _rate(subject.encoder, _rows(subject, 2 * SHORTEST))
+    first, tokens, took = 0.0, SHORTEST, 0.0
+    while took < seconds / 20 and tokens < 1 << 20:  # a short pass says little
+        tokens *= 2
+        first = _rate(subject.encoder, _rows(subject, tokens))
+        took = tokens / first
     measure = _on_gpu if subject.settings.device == "cuda" else _on_cpu
     return measure(subject, seconds, first)
 
