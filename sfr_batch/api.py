@@ -19,7 +19,7 @@ from sfr_batch.table import Table
 if TYPE_CHECKING:
     from sfr_batch.encoder import Encoder
     from sfr_batch.pipeline.runner import Summary
-    from sfr_batch.verification import Check, Report
+    from sfr_batch.verification.report import Check, Report
 
 ConfigOrPath = Config | str | os.PathLike[str]
 
@@ -44,10 +44,10 @@ def verify(
     throughput, 0 leaves it out. each: is given every check as soon as it is done. Raises ConfigError; all else that is
     wrong is a failed check of the report.
     """
-    from sfr_batch import verification  # loads what planning can do without
+    from sfr_batch.verification import preflight  # loads what planning can do without
 
     golden_file, record_file = (None if file is None else Path(file) for file in (golden, record))
-    return verification.verify(
+    return preflight.verify(
         _load(config, overrides), golden_file=golden_file, record_file=record_file, seconds=seconds, each=each
     )
 
