@@ -1,6 +1,7 @@
 """sfr-batch: turn a sharded corpus into a table of embeddings on your own GPUs.
 
     import sfr_batch as sfr
+    report = sfr.verify("configs/demo.yaml")
     plan = sfr.plan("configs/demo.yaml")
     summary = sfr.embed("configs/demo.yaml")
     table = sfr.open_table("demo/table")
@@ -13,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sfr_batch.api import EmbeddingTable, embed, open_table, plan
+    from sfr_batch.api import EmbeddingTable, embed, open_table, plan, verify
     from sfr_batch.config import Config, load_config
     from sfr_batch.encoder import Encoder
     from sfr_batch.errors import SfrBatchError
@@ -29,6 +30,7 @@ _HOMES = {
     "load_config": "sfr_batch.config",
     "open_table": "sfr_batch.api",
     "plan": "sfr_batch.api",
+    "verify": "sfr_batch.api",
 }
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "load_config",
     "open_table",
     "plan",
+    "verify",
 ]
 
 

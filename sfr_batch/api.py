@@ -1,8 +1,9 @@
-"""The public functions: `plan`, `embed`, `open_table`. Each takes a config object or the path of a YAML file."""
+"""The public functions: `plan`, `embed`, `verify`, `open_table`. A config is an object or the path of a YAML file."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfr_batch import schema as names
@@ -18,6 +19,7 @@ from sfr_batch.table import Table
 if TYPE_CHECKING:
     from sfr_batch.encoder import Encoder
     from sfr_batch.pipeline.runner import Summary
+    from sfr_batch.verification.report import Check, Report
 
 ConfigOrPath = Config | str | os.PathLike[str]
 
@@ -25,6 +27,29 @@ ConfigOrPath = Config | str | os.PathLike[str]
 def plan(config: ConfigOrPath, overrides: Sequence[str] = ()) -> EmbedPlan:
     """What `embed` would do. Touches nothing."""
     return make_plan(_load(config, overrides))
+
+
+def verify(
+    config: ConfigOrPath,
+    overrides: Sequence[str] = (),
+    *,
+    golden: str | os.PathLike[str] | None = None,
+    record: str | os.PathLike[str] | None = None,
+    seconds: float = 5.0,
+    each: "Callable[[Check], None]" = lambda check: None,
+) -> "Report":
+    """The preflight of the config's model on this machine's device; needs no corpus, no table and no Ray.
+
+    golden: a file of vectors to compare with. record: where to write one, if nothing failed. seconds: for measuring
+    throughput, 0 leaves it out. each: is given every check as soon as it is done. Raises ConfigError; all else that is
+    wrong is a failed check of the report.
+    """
+    from sfr_batch.verification import preflight  # loads what planning can do without
+
+    golden_file, record_file = (None if file is None else Path(file) for file in (golden, record))
+    return preflight.verify(
+        _load(config, overrides), golden_file=golden_file, record_file=record_file, seconds=seconds, each=each
+    )
 
 
 def embed(config: ConfigOrPath, overrides: Sequence[str] = ()) -> "Summary":

@@ -19,6 +19,7 @@ from sfr_batch.signals import leaving
 
 _CONFIG = click.argument("config", type=click.Path(dir_okay=False))
 _OVERRIDES = click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")
+_FILE = click.Path(dir_okay=False)
 _ENDPOINT = click.option("--endpoint-url", help="S3 endpoint of the table; default: the AWS environment variables.")
 
 
@@ -60,6 +61,30 @@ def embed(config: str, overrides: tuple[str, ...]) -> None:
     """
     with leaving(_last_words), _errors():
         click.echo(api.embed(config, overrides).describe())
+
+
+@main.command()
+@_CONFIG
+@_OVERRIDES
+@click.option("--golden", type=_FILE, help="Compare with the ids and vectors in this file.")
+@click.option("--record", type=_FILE, help="Write ids and vectors to this new file, if nothing failed.")
+@click.option(
+    "--seconds", default=5.0, show_default=True, type=click.FloatRange(0), help="For throughput; 0: leave out."
+)
+def verify(config: str, overrides: tuple[str, ...], golden: str | None, record: str | None, seconds: float) -> None:
+    """Check the model before money is spent: weights, tokenizer, prompts, vectors, speed.
+
+    Prints one line a check, PASS, FAIL or SKIP. Loads the model on model.device of this machine; needs no corpus, no
+    table and no Ray. If nothing failed, a local model folder without a lock file gets one.
+
+    Exit codes: 0 nothing failed, 1 something failed, 2 the command or config is wrong.
+    """
+    with _errors():
+        report = api.verify(
+            config, overrides, golden=golden, record=record, seconds=seconds, each=lambda check: click.echo(str(check))
+        )
+        click.echo(report.summary())
+        sys.exit(0 if report.ok else 1)
 
 
 @main.command()

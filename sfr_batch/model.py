@@ -20,7 +20,7 @@ from sfr_batch import prompts as prompt_rules
 from sfr_batch import weights as rules
 from sfr_batch.config import ModelSettings
 from sfr_batch.errors import ModelError
-from sfr_batch.storage import file_lock, free_bytes, is_s3, read_text_file
+from sfr_batch.storage import absolute_uri, file_lock, free_bytes, is_s3, read_text_file
 
 Pooling = Literal["last_token", "mean", "cls"]
 
@@ -197,6 +197,16 @@ def read_recipe(folder: str | os.PathLike[str], settings: ModelSettings) -> Reci
         add_bos=add_bos,
         add_eos=add_eos,
     )
+
+
+def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """config.json of the model in ``folder``, empty if it has none. Raises ModelError."""
+    return _read_object(Path(folder) / "config.json")
+
+
+def is_carried(path: str) -> bool:
+    """Whether ``model.path`` means a folder inside an installed package, which is nobody's to write to."""
+    return path.startswith(_PACKAGE)
 
 
 def _is_causal(folder: Path, config: Mapping[str, Any]) -> bool:
@@ -377,6 +387,30 @@ def weight_hashes(settings: ModelSettings, folder: str | os.PathLike[str]) -> di
             return rules.hashes(weight_files(folder))
         except ModelError:
             raise ModelError(_unreachable(settings, error)) from error
+
+
+def told_hashes(settings: ModelSettings, folder: Path) -> tuple[dict[str, str], str] | None:
+    """File name -> SHA-256 by somebody other than the weights in ``folder``, and by whom.
+
+    That is the lock file beside the model, or the hub; None where there is no lock file and where the hub cannot be
+    reached. Raises ModelError for a lock file of other files, StorageError.
+    """
+    if is_s3(settings.path):
+        locked, place = model_cache.locked_hashes(settings), lock_place(settings, folder)
+    elif is_local(settings.path):
+        locked, place = rules.folder_lock(folder, weight_files(folder)), lock_place(settings, folder)
+    else:
+        place = "the model hub"
+        try:
+            locked = _hub_hashes(settings, folder)
+        except Exception:  # the hub's client and its HTTP library have no common base
+            locked = None
+    return None if locked is None else (locked, place)
+
+
+def lock_place(settings: ModelSettings, folder: Path) -> str:
+    """Where the lock file of the model belongs: beside its weights, which for a model on S3 is there."""
+    return f"{absolute_uri(settings.path)}/{rules.LOCK}" if is_s3(settings.path) else str(folder / rules.LOCK)
 
 
 def _hub_hashes(settings: ModelSettings, folder: Path) -> dict[str, str]:

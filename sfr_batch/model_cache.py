@@ -7,7 +7,7 @@ for a model: the next one fetches what is missing. Only the files that are ever 
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sfr_batch import weights
@@ -54,9 +54,9 @@ def weight_hashes(settings: ModelSettings) -> dict[str, str]:
     """
     uri, files = absolute_uri(settings.path), list_model(settings)
     names = weights.weight_names(files, uri)
-    if lock := files.get(weights.LOCK):
-        text = read_input_range(lock.uri, 0, lock.size, settings.storage).decode("utf-8", "replace")
-        return weights.read_lock(text, {name: files[name].size for name in names}, lock.uri)
+    locked = _locked(settings, files, names)
+    if locked is not None:
+        return locked
     if _missing(_folder(settings, uri, files), {name: files[name] for name in names}):
         total = weights.gib(sum(files[name].size for name in names))
         _log.warning(
@@ -64,6 +64,20 @@ def weight_hashes(settings: ModelSettings) -> dict[str, str]:
         )
     folder = fetch(settings, with_weights=True)
     return weights.hashes([folder / name for name in names])
+
+
+def locked_hashes(settings: ModelSettings) -> dict[str, str] | None:
+    """The hashes that the lock file on S3 gives, None if there is none. Raises ModelError, StorageError."""
+    files = list_model(settings)
+    return _locked(settings, files, weights.weight_names(files, absolute_uri(settings.path)))
+
+
+def _locked(settings: ModelSettings, files: Mapping[str, InputFile], names: Sequence[str]) -> dict[str, str] | None:
+    lock = files.get(weights.LOCK)
+    if lock is None:
+        return None
+    text = read_input_range(lock.uri, 0, lock.size, settings.storage).decode("utf-8", "replace")
+    return weights.read_lock(text, {name: files[name].size for name in names}, lock.uri)
 
 
 def list_model(settings: ModelSettings) -> dict[str, InputFile]:

@@ -134,6 +134,15 @@ def hashes(files: Sequence[Path]) -> dict[str, str]:
     return {file.name: str(known[keys[file]]) for file in files}
 
 
+def hash_again(files: Sequence[Path]) -> dict[str, str]:
+    """As `hashes`, but from the bytes as they are now; what was remembered of them is replaced."""
+    with _remembering(), ThreadPoolExecutor(4) as pool:
+        keys = [_key(file) for file in files]
+        found = list(pool.map(_sha256, files))
+        _remember(dict(zip(keys, found, strict=True)))
+    return {file.name: sha256 for file, sha256 in zip(files, found, strict=True)}
+
+
 def remember(file: Path, sha256: str) -> None:
     """Note the hash of a file that was computed while the file was written."""
     with _remembering():
@@ -219,6 +228,18 @@ def lock_text(files: Sequence[Path]) -> str:
     found = hashes(files)
     entries = {file.name: {"sha256": found[file.name], "size": file.stat().st_size} for file in files}
     return json.dumps({"files": entries}, indent=1) + "\n"
+
+
+def write_lock(files: Sequence[Path]) -> Path:
+    """Put the lock file beside the weight ``files`` of one folder, whole or not at all. Raises OSError."""
+    file = files[0].parent / LOCK
+    temporary = file.with_name(f".{LOCK}-{secrets.token_hex(8)}")
+    try:
+        temporary.write_text(lock_text(files), encoding="utf-8")
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return file
 
 
 def read_lock(text: str, sizes: Mapping[str, int], where: str) -> dict[str, str]:

@@ -109,11 +109,7 @@ class Encoder:
         process; default is all usable cores for device cpu, 1 for cuda. weight_hashes: SHA-256 by file name that the
         weights on this node must have, as a fingerprint names them. Raises ModelError, ConfigError or StorageError.
         """
-        if settings.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(
-                "model.device is cuda, but PyTorch sees no GPU here. Set model.device=cpu and run.actors.gpus=0, or "
-                "check the driver and that PyTorch is a CUDA build."
-            )
+        require_device(settings.device)
         if torch_threads is None:
             torch_threads = len(os.sched_getaffinity(0)) if settings.device == "cpu" else 1
         torch.set_num_threads(torch_threads)
@@ -252,6 +248,15 @@ class Encoder:
         if self._device.type == "cpu":
             return tensor
         return tensor.pin_memory().to(self._device, non_blocking=True)
+
+
+def require_device(device: str) -> None:
+    """Raises ConfigError if PyTorch cannot use this device here."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "model.device is cuda, but PyTorch sees no GPU here. Set model.device=cpu and run.actors.gpus=0, or "
+            "check the driver and that PyTorch is a CUDA build."
+        )
 
 
 def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:

@@ -1,0 +1,77 @@
+"""What a preflight asks of an encoder beyond its vectors: padding on either side, and the memory of its device.
+
+Looks into an `Encoder`; nothing that embeds a corpus comes through here.
+"""
+
+import gc
+import os
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from sfr_batch.encoder.encoder import Encoder, FloatArray
+from sfr_batch.encoder.pooling import POOLINGS
+
+# They derive positions from ids that are not padding, on either side, and count from another number than 0.
+_OWN_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
+
+
+def padded(
+    encoder: Encoder, lengths: NDArray[np.integer], flat_ids: NDArray[np.int32], side: Literal["left", "right"]
+) -> FloatArray:
+    """[n, d] unit vectors of n rows in a single batch, padded on ``side`` under an explicit mask.
+
+    As reference code runs a model, by the encoder's own pooling; the encoder itself pads on the right alone and spares
+    the mask where it can. Arguments as of `Encoder.encode_tokens`.
+    """
+    width = int(lengths.max())
+    places = np.arange(width)
+    real = places >= width - lengths[:, None] if side == "left" else places < lengths[:, None]
+    ids = np.full(real.shape, encoder._pad_id, np.int64)
+    ids[real] = flat_ids  # row by row, as they lie in it
+    mask = torch.from_numpy(real).to(encoder._device)
+    inputs: dict[str, Any] = {"input_ids": torch.from_numpy(ids).to(encoder._device), "attention_mask": mask.long()}
+    if encoder.recipe.causal:
+        inputs["use_cache"] = False
+    if side == "left" and encoder.recipe.model_type not in _OWN_POSITIONS:
+        inputs["position_ids"] = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    with torch.inference_mode():
+        hidden = encoder._model(**inputs).last_hidden_state
+        vectors: FloatArray = F.normalize(POOLINGS[encoder.recipe.pooling](hidden, mask), p=2, dim=1).cpu().numpy()
+    return vectors
+
+
+def parameters(encoder: Encoder) -> int:
+    """Numbers that the model holds."""
+    return int(sum(tensor.numel() for tensor in encoder._model.parameters()))
+
+
+def free_memory(device: str) -> int:
+    """Bytes of a device, cuda or cpu, that a further model or batch could have."""
+    if device == "cuda":
+        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int(torch.cuda.mem_get_info()[0] + unused)
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def batch_memory(encoder: Encoder, lengths: NDArray[np.integer], flat_ids: NDArray[np.int32]) -> int:
+    """Bytes of GPU memory that encoding these rows takes at its peak, beside the model."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    encoder.encode_tokens(lengths, flat_ids)
+    return int(torch.cuda.max_memory_allocated() - before)
+
+
+def release() -> None:
+    """Give back the memory of models that nothing refers to any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,1 @@
+"""The preflight: is this the right model, and does it compute right on this device. `preflight.verify` runs it."""

@@ -1,0 +1,87 @@
+"""What a preflight found: one line a check, and whether it may go on. Plain values; knows no model."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["PASS", "FAIL", "SKIP"]
+
+_NAME_WIDTH = 12
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check says: ``measured`` against which tolerance, or why not, in one line."""
+
+    verdict: Verdict
+    measured: str
+
+
+def passed(measured: str) -> Finding:
+    return Finding("PASS", measured)
+
+
+def failed(measured: str) -> Finding:
+    return Finding("FAIL", measured)
+
+
+def skipped(why: str) -> Finding:
+    return Finding("SKIP", why)
+
+
+def judged(good: bool, measured: str) -> Finding:
+    return passed(measured) if good else failed(measured)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check by its name, and what it found."""
+
+    name: str
+    verdict: Verdict
+    measured: str
+
+    def __str__(self) -> str:
+        return f"{self.verdict}  {self.name:{_NAME_WIDTH}}  {self.measured}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """All checks of one preflight, in the order in which they ran."""
+
+    model: str
+    """`model.path`."""
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed. What was skipped was not checked: its line says why."""
+        return not self.failed
+
+    @property
+    def failed(self) -> list[str]:
+        return self._names("FAIL")
+
+    def __getitem__(self, name: str) -> Check:
+        """The check of this name; KeyError if none ran under it."""
+        for check in self.checks:
+            if check.name == name:
+                return check
+        raise KeyError(name)
+
+    def describe(self) -> str:
+        """The table, a line a check."""
+        return "\n".join(map(str, self.checks))
+
+    def summary(self) -> str:
+        """One sentence: how many passed, which failed, which were not checked."""
+        parts = [f"{len(self._names('PASS'))} passed"]
+        for verdict, word in (("FAIL", "failed"), ("SKIP", "skipped")):
+            names = self._names(verdict)
+            parts.append(f"{len(names)} {word}" + (f" ({', '.join(names)})" if names else ""))
+        return ", ".join(parts)
+
+    def __repr__(self) -> str:
+        return f"<Report {self.model}: {self.summary()}>"
+
+    def _names(self, verdict: str) -> list[str]:
+        return [check.name for check in self.checks if check.verdict == verdict]
