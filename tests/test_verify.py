@@ -21,7 +21,7 @@ from sfr_batch import prompts, weights
 from sfr_batch.cli import main
 from sfr_batch.config import Config, config_from_dict
 from sfr_batch.encoder import Encoder
-from sfr_batch.encoder.pooling import POOLINGS
+from sfr_batch.encoder.decoder import Decoder
 from sfr_batch.errors import ConfigError
 from sfr_batch.model import read_recipe, weight_files
 from sfr_batch.tokenizer import Tokenizer
@@ -256,7 +256,7 @@ def two_words_are_swapped(folder: Path) -> None:
     ("spoil", "message", "loads"),
     [
         (saved_by_transformers_5, r"puts \[1\] before a text and nothing after it, but models of this family", True),
-        (eos_is_not_in_the_vocabulary, r"asks for EOS .* eos_token '<\|end\|>' is not in tokenizer.json", False),
+        (eos_is_not_in_the_vocabulary, r"asks for EOS .* eos_token '<\|end\|>' is not in its tokenizer", False),
         (two_words_are_swapped, r"gives \[1, .*\], but Mistral-7B-v0.1's tokenizer \[1, 1602, ", True),
     ],
 )
@@ -335,7 +335,12 @@ def test_pooling_that_contradicts_the_settings(mistral: Path) -> None:
 
 
 def test_pooling_that_takes_padding_for_text(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(POOLINGS, "last_token", lambda hidden, mask: hidden[:, -1].float())  # type: ignore[attr-defined]
+    states = Decoder.states
+
+    def of_the_last_place(decoder: Decoder, ids: torch.Tensor, last: torch.Tensor, *prefix: Any) -> torch.Tensor:
+        return states(decoder, ids, torch.full_like(last, ids.shape[1] - 1), *prefix)
+
+    monkeypatch.setattr(Decoder, "states", of_the_last_place)
     subject = subject_of(built)
     padding, drift = checks.check_padding(subject), checks.check_drift(subject)
     assert (padding.verdict, drift.verdict) == ("FAIL", "FAIL")

@@ -3,8 +3,10 @@
 Looks into an `Encoder`; nothing that embeds a corpus comes through here.
 """
 
+import contextlib
 import gc
 import os
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from sfr_batch.encoder.decoder import ATTENTION
 from sfr_batch.encoder.encoder import Encoder, FloatArray
 from sfr_batch.encoder.pooling import POOLINGS
 
@@ -38,10 +41,23 @@ def padded(
         inputs["use_cache"] = False
     if side == "left" and encoder.recipe.model_type not in _OWN_POSITIONS:
         inputs["position_ids"] = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
-    with torch.inference_mode():
+    with torch.inference_mode(), _masked_attention(encoder):
         hidden = encoder._model(**inputs).last_hidden_state
         vectors: FloatArray = F.normalize(POOLINGS[encoder.recipe.pooling](hidden, mask), p=2, dim=1).cpu().numpy()
     return vectors
+
+
+@contextlib.contextmanager
+def _masked_attention(encoder: Encoder) -> Iterator[None]:
+    """transformers' own attention, which looks at masks, for a decoder that else has ours, which has none."""
+    before = encoder._model.config._attn_implementation
+    if before == ATTENTION:
+        encoder._model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        if before == ATTENTION:
+            encoder._model.set_attn_implementation(before)
 
 
 def parameters(encoder: Encoder) -> int:

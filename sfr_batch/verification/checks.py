@@ -174,7 +174,7 @@ def check_instruction(subject: Subject) -> Finding:
     moved = {}
     for side, prompt in ((QUERY, query), (DOCUMENT, document)):
         bare, full = (subject.encoder.encode(known.QUERIES, prompt=name) for name in (None, side))
-        moved[side] = float(np.min(1 - _cosines(bare, full)))
+        moved[side] = max(0.0, float(np.min(1 - _cosines(bare, full))))
         least = CHANGED if prompt else 0.0
         if not (moved[side] >= CHANGED if prompt else np.array_equal(bare, full)):
             return failed(f"the {side} prompt {prompt!r} moves vectors by 1 - cosine {moved[side]:.1e}, not {least:g}")
