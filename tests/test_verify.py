@@ -22,6 +22,7 @@ from sfr_batch.cli import main
 from sfr_batch.config import Config, config_from_dict
 from sfr_batch.encoder import Encoder
 from sfr_batch.encoder.decoder import Decoder
+from sfr_batch.encoder.pooling import POOLINGS
 from sfr_batch.errors import ConfigError
 from sfr_batch.model import read_recipe, weight_files
 from sfr_batch.tokenizer import Tokenizer
@@ -335,13 +336,17 @@ def test_pooling_that_contradicts_the_settings(mistral: Path) -> None:
 
 
 def test_pooling_that_takes_padding_for_text(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a decoder, whose pooled token is picked before the last layer ends, and of an encoder."""
     states = Decoder.states
 
     def of_the_last_place(decoder: Decoder, ids: torch.Tensor, last: torch.Tensor, *prefix: Any) -> torch.Tensor:
         return states(decoder, ids, torch.full_like(last, ids.shape[1] - 1), *prefix)
 
     monkeypatch.setattr(Decoder, "states", of_the_last_place)
-    subject = subject_of(built)
+    assert checks.check_drift(subject_of(built)).verdict == "FAIL"
+
+    monkeypatch.setitem(POOLINGS, "mean", lambda hidden, mask: hidden.float().mean(dim=1))  # type: ignore[attr-defined]
+    subject = subject_of(minilm_folder())
     padding, drift = checks.check_padding(subject), checks.check_drift(subject)
     assert (padding.verdict, drift.verdict) == ("FAIL", "FAIL")
     assert padding.measured.startswith("padded against unpadded rows, left ")

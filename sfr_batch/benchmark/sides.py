@@ -65,9 +65,10 @@ class Side:
     """Packages beyond those of sfr-batch."""
 
 
-def _script(name: str) -> Callable[[Job], list[str]]:
+def _script(name: str, *words: str) -> Callable[[Job], list[str]]:
     def command(job: Job) -> list[str]:
-        return [sys.executable, str(job.scripts / name), *map(str, (job.corpus, job.model, job.output, job.meter))]
+        files = map(str, (job.corpus, job.model, job.output, job.meter))
+        return [sys.executable, str(job.scripts / name), *files, *words]
 
     return command
 
@@ -118,8 +119,8 @@ def _table(job: Job) -> pa.Table:
     return Table.open(open_store(str(job.output))).to_arrow([names.ID, names.EMBEDDING])
 
 
-def _rival(name: str, label: str, script: str) -> Side:
-    return Side(name, label, _script(script), _metered, _written, needs=("sentence_transformers",))
+def _rival(name: str, label: str, script: str, *words: str) -> Side:
+    return Side(name, label, _script(script, *words), _metered, _written, needs=("sentence_transformers",))
 
 
 BARE = "encoder"
@@ -131,6 +132,7 @@ SIDES = {
         Side("sfr-batch-ray", "sfr-batch on local Ray", _embed("local"), _data_files, _table),
         _rival("sentence-transformers", "sentence-transformers script", "with_sentence_transformers.py"),
         _rival("ray-data", "Ray Data recipe", "with_ray_data.py"),
+        _rival("ray-data-threads", "Ray Data recipe, all threads", "with_ray_data.py", "all-threads"),
     )
 }
 """By name, in the order of the report."""
