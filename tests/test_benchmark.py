@@ -34,7 +34,6 @@ def invoke(*arguments: str) -> Any:
 def test_pipeline_end_to_end(tmp_path: Path) -> None:
     """The cheap sides, as real processes: the bare encoder and sfr-batch without Ray."""
     options = ["--documents", "24", "--splits", "3", "--pairs", "1", "--side", "sfr-batch"]
-    pytest.importorskip("matplotlib")
     done = invoke("pipeline", *options, "--output", str(tmp_path / "out"))
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -173,7 +172,6 @@ def test_linear_growth_is_told_from_other_growth() -> None:
 
 def test_encoder_end_to_end(tmp_path: Path) -> None:
     """A few documents and tokens: every line is there, with equal vectors, and the history gets a line."""
-    pytest.importorskip("matplotlib")
     options = ["--documents", "40", "--tokens", "8192", "--queries", "64", "--rounds", "1"]
     history = tmp_path / "history.jsonl"
     done = invoke("encoder", *options, "--output", str(tmp_path), "--history", str(history))

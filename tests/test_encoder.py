@@ -1,6 +1,8 @@
 """The encoder against two references: sentence-transformers on real MiniLM weights, the model card on a Mistral."""
 
+import functools
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,8 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tokenizers.processors import TemplateProcessing
 
@@ -69,13 +73,19 @@ def test_minilm_equals_sentence_transformers(minilm: Encoder) -> None:
     assert distance(alone.encode([texts[i] for i in some[:20]]), ours[some[:20]]) < 1e-5
 
 
-def model_card(folder: Path, texts: list[str], max_length: int = 4096) -> NDArray[np.float32]:
-    """The model card's code, with the tokenizer made to do what the card's transformers did: BOS first, EOS last."""
+@functools.cache
+def model_and_tokenizer(folder: Path) -> tuple[Any, Any]:
+    """As the card loads them, with the tokenizer made to do what the card's transformers did: BOS first, EOS last."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", BOS), ("</s>", EOS)]
     )
-    model = transformers.AutoModel.from_pretrained(folder)
+    return transformers.AutoModel.from_pretrained(folder), tokenizer
+
+
+def model_card(folder: Path, texts: list[str], max_length: int = 4096) -> NDArray[np.float32]:
+    """The model card's code."""
+    model, tokenizer = model_and_tokenizer(folder)
 
     def last_token_pool(last_hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         left_padding = attention_mask[:, -1].sum() == attention_mask.shape[0]
@@ -313,3 +323,50 @@ def test_repr(minilm: Encoder, mistral: Encoder) -> None:
     assert repr(minilm) == "<Encoder bert, 384 dims, mean, 256 tokens, float32 on cpu>"
     assert repr(mistral) == "<Encoder mistral, 64 dims, last_token, 4096 tokens, float32 on cpu>"
     assert minilm.dim == 384
+
+
+# ------------------------------------------------------------------------------------ whatever is asked of it
+
+
+WORDS = " ".join(docstrings(2000)[:300]).split()
+texts_of_any_length = st.one_of(
+    st.text(max_size=40),
+    st.integers(0, len(WORDS) - 600).flatmap(
+        lambda start: st.integers(1, 600).map(lambda count: " ".join(WORDS[start : start + count]))
+    ),
+)
+any_batch = st.tuples(
+    st.lists(texts_of_any_length, min_size=1, max_size=12),
+    st.sampled_from(["", "query: ", prompts.instruct(TASK), "日本語の指示："]),
+    st.sampled_from([1, 100, 700, 5000]),
+)
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(any_batch)
+def test_minilm_equals_the_reference_on_anything(
+    minilm: Encoder, sentence_transformer: Any, case: tuple[list[str], str, int]
+) -> None:
+    texts, prompt, budget = case
+    recipe = replace(minilm.recipe, prompts={"query": prompt})
+    ours = Encoder(minilm._model, minilm.tokenizer, recipe, max_batch_tokens=budget).encode(texts, prompt="query")
+    theirs = sentence_transformer.encode(texts, prompt=prompt, normalize_embeddings=True, batch_size=5)
+    assert distance(ours, theirs) < 1e-5
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(any_batch)
+def test_mistral_equals_the_model_card_on_anything(
+    mistral: Encoder, mistral_folder: Path, case: tuple[list[str], str, int]
+) -> None:
+    texts, prompt, budget = case
+    recipe = replace(mistral.recipe, prompts={"query": prompt})
+    ours = Encoder(mistral._model, mistral.tokenizer, recipe, max_batch_tokens=budget).encode(texts, prompt="query")
+    assert distance(ours, model_card(mistral_folder, [prompt + text for text in texts])) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def sentence_transformer() -> Any:
+    import sentence_transformers
+
+    return sentence_transformers.SentenceTransformer(str(minilm_folder()), device="cpu", local_files_only=True)

@@ -66,7 +66,7 @@ def says_what_is_committed(line: str, number: signal.Signals, store: Store, todo
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("ray_address", ["none", "local"])
+@pytest.mark.parametrize("ray_address", ["none", pytest.param("local", marks=pytest.mark.slow)])
 def test_stop_twice_and_finish(ray_address: str, corpus: Path, tmp_path: Path) -> None:
     """SIGINT, the same command, SIGTERM, the same command: every split is embedded once."""
     store = open_store(str(tmp_path / "table"))
