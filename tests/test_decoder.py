@@ -198,6 +198,11 @@ def test_canaries_tell_of_an_encoder_that_mixes_rows_up(mistral: Encoder) -> Non
     hook.remove()
     assert drift > 1e-4
 
+    hook = mistral._model.norm.register_forward_hook(lambda _, __, out: torch.full_like(out, float("nan")))
+    _, _, drift = canaries.encode_tokens(tokenized.lengths, tokenized.flat_ids)
+    hook.remove()
+    assert drift == 2.0, "vectors that are none must not look like no drift"
+
 
 @pytest.mark.parametrize("name", ["mistral", "minilm"])
 def test_deterministic_vectors_do_not_depend_on_neighbours(name: str, mistral: Encoder) -> None:

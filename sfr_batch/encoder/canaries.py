@@ -48,5 +48,6 @@ class Canaries:
         )
         vectors, canaries = np.split(encoded.vectors, [len(lengths)])
         drift = 1 - np.einsum("nd,nd->n", canaries, self._alone[:count], dtype=np.float64)
+        drift = np.nan_to_num(drift, nan=2.0, posinf=2.0, neginf=2.0)  # no vector at all: as far off as can be
         kept = EncodedTokens(vectors, encoded.padded_tokens, encoded.tokens, encoded.batches)
         return kept, count, float(np.abs(drift).max(initial=0.0))
