@@ -70,6 +70,22 @@ def _cuts(widths: IntArray, budget: int) -> list[int]:
     return cuts
 
 
+def packed_batches(lengths: NDArray[np.integer], max_batch_tokens: int) -> list[IntArray]:
+    """Cut rows into batches of at most ``max_batch_tokens`` tokens that are not padded; else as `length_batches`.
+
+    Longest rows first here too: rows of equal length then lie side by side, which attention without a kernel for
+    variable lengths needs.
+    """
+    order = np.argsort(-lengths.astype(np.int64), kind="stable")
+    ends = np.cumsum(lengths[order].astype(np.int64))
+    cuts, filled = [0], 0
+    while cuts[-1] < len(order):
+        fit = int(np.searchsorted(ends, filled + max_batch_tokens, side="right"))
+        cuts.append(max(fit, cuts[-1] + 1))
+        filled = int(ends[cuts[-1] - 1])
+    return np.split(order, cuts[1:-1]) if len(order) else []
+
+
 def shared_prefix(starts: IntArray, lengths: IntArray, flat_ids: NDArray[np.int32]) -> int:
     """How many tokens all rows have in common at their beginning; at least one of each row is left over.
 

@@ -219,8 +219,11 @@ class RunSettings(Section):
     min_splits: int = Field(default=64, ge=1)
     """Small corpora are cut finer, by powers of two, until there are so many splits or they have 256 rows."""
     max_batch_tokens: int | None = Field(default=None, ge=16)
-    """Padded tokens of a batch on the device at most: rows x longest row. Default: 16384 for device cuda, 2048 for cpu.
-    Padding grows with it."""
+    """Tokens of a batch on the device at most, padding included. Default: 16384 for device cuda, 2048 for cpu. Padding
+    grows with it."""
+    batches: Literal["padded", "packed"] = "padded"
+    """How rows of different lengths share a batch: `padded` fills the shorter ones up, `packed` puts them one after the
+    other. For Mistral, Llama, Qwen and BERT families; `sfr-batch verify` measures which is faster."""
     actors: ActorSettings = ActorSettings()
     """The pool of encode actors."""
     ray_address: Text | None = None

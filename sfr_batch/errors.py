@@ -5,6 +5,7 @@
     ├── CorpusError               the corpus is not what the config says: correct one of them
     ├── ModelError                the model folder is unfit, or contradicts the config
     │   └── TokenizerError        the tokenizer does not produce what the model was trained on
+    ├── DeviceError               the GPU failed: no row is to blame; run again, elsewhere if it happens again
     ├── StorageError              the store refused or failed: check credentials, endpoint, space
     │   └── ObjectNotFound        there is nothing under that name
     ├── TableError                the table on storage is not what it should be
@@ -37,6 +38,10 @@ class ModelError(SfrBatchError):
 
 class TokenizerError(ModelError):
     """The tokenizer does not yield the special tokens that the recipe asks for."""
+
+
+class DeviceError(SfrBatchError):
+    """The device failed while it computed; its process has to be started anew."""
 
 
 class StorageError(SfrBatchError):

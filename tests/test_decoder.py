@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from sfr_batch import batching, prompts
 from sfr_batch.config import ModelSettings
 from sfr_batch.encoder import Encoder
+from sfr_batch.encoder.attention import Packing, Prefix
 from sfr_batch.encoder.decoder import Decoder
-from sfr_batch.encoder.encoder import PREFIX_SHARE, SHORTEST_PREFIX, load_model
+from sfr_batch.encoder.encoder import PREFIX_SHARE, SHORTEST_PREFIX
+from sfr_batch.encoder.loading import load_model
 from sfr_batch.model import Recipe
 from tests.models import build_tiny_mistral, docstrings, minilm_folder
 
@@ -54,6 +56,21 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Decoder(load_model(recipe, torch.float32)), reference
 
 
+def states(
+    decoder: Decoder, ids: torch.Tensor, last: torch.Tensor, prefix: Prefix | None = None, packed: bool = False
+) -> torch.Tensor:
+    """What the decoder makes of the tokens at ``last`` [b] of rows [b, t] that are padded on the right."""
+    before = prefix.length if prefix else 0
+    if not packed:
+        flat = torch.arange(len(ids)) * ids.shape[1] + last
+        return decoder.states(ids, torch.arange(ids.shape[1])[None] + before, flat, prefix)
+    lengths = (last + 1).numpy()
+    real = torch.arange(ids.shape[1]) <= last[:, None]
+    places = torch.arange(ids.shape[1]).expand(len(ids), -1)[real] + before
+    ends = torch.from_numpy(lengths.cumsum())
+    return decoder.states(ids[real][None], places[None], ends - 1, prefix, Packing(lengths, ids.device))
+
+
 def rows(seed: int, *lengths: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Random ids [b, t], padded on the right with zeros, and the place of each row's last token."""
     rng = np.random.default_rng(seed)
@@ -71,18 +88,23 @@ def expected(reference: torch.nn.Module, ids: torch.Tensor, last: torch.Tensor) 
     return states[torch.arange(len(ids)), last]
 
 
-@pytest.mark.parametrize("lengths", [(1,), (2, 1), (9, 9, 9), (200, 3, 77, 1)])
-def test_states_equal_transformers(lengths: tuple[int, ...], models: tuple[Decoder, torch.nn.Module]) -> None:
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("lengths", [(1,), (2, 1), (9, 9, 9), (200, 3, 77, 1), (1, 3, 3, 2, 3)])
+def test_states_equal_transformers(
+    lengths: tuple[int, ...], packed: bool, models: tuple[Decoder, torch.nn.Module]
+) -> None:
     decoder, reference = models
     ids, last = rows(len(lengths), *lengths)
     with torch.inference_mode():
-        torch.testing.assert_close(decoder.states(ids, last), expected(reference, ids, last), atol=1e-5, rtol=1e-5)
+        found = states(decoder, ids, last, packed=packed)
+        torch.testing.assert_close(found, expected(reference, ids, last), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("shared", [1, 2, 20, 130])
 @pytest.mark.parametrize("lengths", [(1,), (1, 1), (40, 3, 1), (7, 7)])
 def test_a_prefix_changes_nothing(
-    shared: int, lengths: tuple[int, ...], models: tuple[Decoder, torch.nn.Module]
+    shared: int, lengths: tuple[int, ...], packed: bool, models: tuple[Decoder, torch.nn.Module]
 ) -> None:
     """And serves several batches."""
     decoder, reference = models
@@ -92,7 +114,7 @@ def test_a_prefix_changes_nothing(
         for seed in (1, 2):
             ids, last = rows(seed, *lengths)
             whole = torch.cat([head.expand(len(ids), -1), ids], dim=1)
-            found = decoder.states(ids, last, prefix)
+            found = states(decoder, ids, last, prefix, packed)
             torch.testing.assert_close(found, expected(reference, whole, last + shared), atol=1e-5, rtol=1e-5)
 
 

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tokenizers.processors import TemplateProcessing
 
-from sfr_batch import prompts
+from sfr_batch import batching, prompts
 from sfr_batch.config import ModelSettings
 from sfr_batch.encoder import Encoder, pooling
-from sfr_batch.encoder.encoder import load_model
-from sfr_batch.errors import ConfigError, ModelError
+from sfr_batch.encoder.encoder import MOST_FAILED
+from sfr_batch.encoder.loading import load_model
+from sfr_batch.errors import ConfigError, DeviceError, ModelError
 from sfr_batch.model import Recipe
 from tests.models import BOS, EOS, build_tiny_mistral, docstrings, edit_json, minilm_folder
 
@@ -31,6 +32,12 @@ TASK = "Given a web search query, retrieve relevant passages that answer the que
 @pytest.fixture(scope="module")
 def minilm() -> Encoder:
     return Encoder.load(ModelSettings(path=str(minilm_folder()), device="cpu"), max_batch_tokens=4096)
+
+
+@pytest.fixture(scope="module")
+def minilm_packed() -> Encoder:
+    """Its model has attention that packed batches need, and cannot be padded."""
+    return Encoder.load(ModelSettings(path=str(minilm_folder()), device="cpu"), max_batch_tokens=4096, packed=True)
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +155,63 @@ def test_order_duplicates_and_batches_do_not_matter(mistral: Encoder) -> None:
     assert (whole[:5] == whole[-5:]).all()
 
 
+# ----------------------------------------------------------------------------------------------------- packed
+
+
+def test_packed_batches_have_no_padding_and_the_same_vectors(
+    minilm: Encoder, minilm_packed: Encoder, mistral: Encoder
+) -> None:
+    texts = docstrings(2000)[:300]
+    packed_mistral = Encoder(mistral._model, mistral.tokenizer, mistral.recipe, packed=True)
+    for padded, packed, prompt in ((minilm, minilm_packed, None), (mistral, packed_mistral, "query")):
+        tokenized = padded.tokenizer.encode(texts, padded.recipe.prompts[prompt] if prompt else "")
+        rows = tokenized.lengths, tokenized.flat_ids
+        found, usual = packed.encode_tokens(*rows), padded.encode_tokens(*rows)
+        assert found.padded_tokens == found.tokens == usual.tokens < usual.padded_tokens
+        assert distance(found.vectors, usual.vectors) < 1e-5
+        assert found.batches > 2
+
+
+@pytest.mark.parametrize("name", ["roberta", "xlm-roberta", "camembert"])
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_packed_rows_count_positions_from_where_their_model_does(name: str, pooling: str) -> None:
+    """These begin behind the id of their padding."""
+    config = transformers.AutoConfig.for_model(
+        name,
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=70,
+        type_vocab_size=1,
+        initializer_range=0.3,
+        pad_token_id=1,
+    )
+    recipe = Recipe("", name, False, pooling, 64, 32, {}, None, None)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.AutoModel.from_config(config, add_pooling_layer=False).eval()
+    lengths = np.array([1, 64, 7, 7, 33, 64, 2], np.int32)
+    ids = np.random.default_rng(0).integers(5, 300, lengths.sum()).astype(np.int32)
+    padded = Encoder(model, None, recipe, max_batch_tokens=200).encode_tokens(lengths, ids)  # type: ignore[arg-type]
+    packed = Encoder(model, None, recipe, max_batch_tokens=200, packed=True)  # type: ignore[arg-type]
+    assert distance(packed.encode_tokens(lengths, ids).vectors, padded.vectors) < 1e-5
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.integers(1, 30), max_size=40), st.integers(1, 100))
+def test_packed_batches_hold_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    sizes = np.array(lengths, np.int32)
+    batches = batching.packed_batches(sizes, budget)
+    assert sorted(np.concatenate(batches).tolist() if batches else []) == list(range(len(lengths)))
+    assert all(sizes[batch].sum() <= budget or len(batch) == 1 for batch in batches)
+    assert all(len(batch) for batch in batches)
+    order = [lengths[row] for batch in batches for row in batch]
+    assert order == sorted(lengths, reverse=True), "longest first"
+    assert all(sizes[a].sum() + sizes[b[0]] > budget for a, b in itertools.pairwise(batches)), "filled"
+
+
 # ---------------------------------------------------------------------------------------------------- pooling
 
 
@@ -224,11 +288,86 @@ def test_a_row_that_does_not_fit_is_an_error(mistral: Encoder) -> None:
         encoder.encode(["How to bake a chocolate cake"])
 
 
-def test_other_errors_are_not_retried(mistral: Encoder) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_instruction_that_does_not_fit_beside_its_batch(mistral: Encoder, packed: bool) -> None:
+    """The memory of a device may be short for the tokens that all rows share as well; each row then brings its own."""
+    texts = [text[:60] for text in docstrings(2000)[:30]]
+    whole = mistral.encode(texts, prompt="query")
+    encoder = Encoder(mistral._model, mistral.tokenizer, mistral.recipe, packed=packed)
+    reset, seen = encoder._forward.prefix, []
+
+    def too_large(ids: NDArray[np.int32]) -> None:
+        seen.append(len(ids))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    encoder._forward.prefix = too_large  # type: ignore[method-assign, assignment]
+    assert distance(encoder.encode(texts, prompt="query"), whole) < 1e-5
+    assert len(seen) == 1
+    encoder._forward.prefix = reset  # type: ignore[method-assign]
+
+
+def test_a_device_that_fails_is_not_tried_again(mistral: Encoder) -> None:
+    """After such an error all that is tried on it fails, whatever the rows are."""
     broken = RuntimeError("CUDA error: an illegal memory access")
-    with SmallMemory(mistral, 0, broken) as memory, pytest.raises(RuntimeError, match="illegal memory access"):
+    with SmallMemory(mistral, 0, broken) as memory, pytest.raises(DeviceError, match=r"(?s)illegal memory.*dmesg"):
         mistral.encode(["a", "b"])
     assert len(memory.seen) == 1
+
+
+class Poison:
+    """A model that fails on batches with a given token, as one does on an id that it has no row for. The property it
+    gives: it depends on the rows alone."""
+
+    def __init__(self, encoder: Encoder, token: int) -> None:
+        self.embeddings, self.token, self.calls = encoder._model.embed_tokens, token, 0
+
+    def __enter__(self) -> "Poison":
+        self.hook = self.embeddings.register_forward_pre_hook(self.check)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hook.remove()
+
+    def check(self, _: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        self.calls += 1
+        if bool((inputs[0] == self.token).any()):
+            raise IndexError("index out of range\nin self")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_poisoned_row_is_found_and_the_others_are_as_without_it(mistral: Encoder, packed: bool) -> None:
+    texts = docstrings(2000)[:60]
+    tokenized = mistral.tokenizer.encode([*texts[:20], "poison", *texts[20:], "poison"])
+    whole = mistral.encode_tokens(tokenized.lengths, tokenized.flat_ids).vectors
+    token = int(mistral.tokenizer.encode(["poison"]).flat_ids[1])
+    bad = [i for i, ids in enumerate(np.split(tokenized.flat_ids, np.cumsum(tokenized.lengths)[:-1])) if token in ids]
+    assert {20, 61} <= set(bad)
+    encoder = Encoder(mistral._model, mistral.tokenizer, mistral.recipe, packed=packed)
+    with Poison(encoder, token) as poison:
+        result = encoder.encode_tokens(tokenized.lengths, tokenized.flat_ids)
+    assert dict(result.failed) == dict.fromkeys(bad, "IndexError: index out of range in self")
+    good = np.setdiff1d(np.arange(62), bad)
+    assert distance(result.vectors[good], whole[good]) < 1e-5
+    assert np.isnan(result.vectors[bad]).all()
+    unpoisoned = encoder.encode_tokens(tokenized.lengths, tokenized.flat_ids)
+    assert poison.calls <= unpoisoned.batches + 20 * len(bad), "halving, not one by one"
+    assert result.tokens < unpoisoned.tokens
+
+
+def test_an_error_that_every_row_has_is_not_theirs(mistral: Encoder) -> None:
+    """A bug, or a device that fails under a name that we do not know."""
+    with Poison(mistral, BOS) as poison, pytest.raises(IndexError):
+        mistral.encode(docstrings(2000)[:60])
+    assert poison.calls < 20
+
+
+def test_too_many_rows_to_blame(mistral: Encoder) -> None:
+    texts = [f"poison {number}" for number in range(MOST_FAILED + 1)]
+    token = int(mistral.tokenizer.encode(["poison"]).flat_ids[1])
+    with Poison(mistral, token), pytest.raises(IndexError):
+        mistral.encode(texts)
+    with Poison(mistral, token):
+        assert np.isnan(mistral.encode(texts[:MOST_FAILED])).all()
 
 
 def test_encode_tokens_reports_what_it_cost(mistral: Encoder) -> None:
@@ -302,6 +441,8 @@ def test_mpnet_has_no_sdpa(tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)
     recipe = Recipe(str(tmp_path), "mpnet", False, "mean", 128, 32, {}, None, None)
     loaded = load_model(recipe, torch.float32)
+    with pytest.raises(ConfigError, match=r"rows of this model \(mpnet, mean pooling\) cannot be packed"):
+        Encoder(loaded, None, recipe, packed=True)  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 128, 40).astype(np.int32)
     ids = rng.integers(5, 500, lengths.sum()).astype(np.int32)
@@ -340,17 +481,21 @@ any_batch = st.tuples(
     st.lists(texts_of_any_length, min_size=1, max_size=12),
     st.sampled_from(["", "query: ", prompts.instruct(TASK), "日本語の指示："]),
     st.sampled_from([1, 100, 700, 5000]),
+    st.booleans(),
 )
+"""Texts, a prompt before them, a budget of tokens, and whether batches are packed."""
 
 
 @settings(deadline=None, max_examples=30, derandomize=True)
 @given(any_batch)
 def test_minilm_equals_the_reference_on_anything(
-    minilm: Encoder, sentence_transformer: Any, case: tuple[list[str], str, int]
+    minilm: Encoder, minilm_packed: Encoder, sentence_transformer: Any, case: tuple[list[str], str, int, bool]
 ) -> None:
-    texts, prompt, budget = case
+    texts, prompt, budget, packed = case
     recipe = replace(minilm.recipe, prompts={"query": prompt})
-    ours = Encoder(minilm._model, minilm.tokenizer, recipe, max_batch_tokens=budget).encode(texts, prompt="query")
+    model = (minilm_packed if packed else minilm)._model
+    encoder = Encoder(model, minilm.tokenizer, recipe, max_batch_tokens=budget, packed=packed)
+    ours = encoder.encode(texts, prompt="query")
     theirs = sentence_transformer.encode(texts, prompt=prompt, normalize_embeddings=True, batch_size=5)
     assert distance(ours, theirs) < 1e-5
 
@@ -358,11 +503,12 @@ def test_minilm_equals_the_reference_on_anything(
 @settings(deadline=None, max_examples=30, derandomize=True)
 @given(any_batch)
 def test_mistral_equals_the_model_card_on_anything(
-    mistral: Encoder, mistral_folder: Path, case: tuple[list[str], str, int]
+    mistral: Encoder, mistral_folder: Path, case: tuple[list[str], str, int, bool]
 ) -> None:
-    texts, prompt, budget = case
+    texts, prompt, budget, packed = case
     recipe = replace(mistral.recipe, prompts={"query": prompt})
-    ours = Encoder(mistral._model, mistral.tokenizer, recipe, max_batch_tokens=budget).encode(texts, prompt="query")
+    encoder = Encoder(mistral._model, mistral.tokenizer, recipe, max_batch_tokens=budget, packed=packed)
+    ours = encoder.encode(texts, prompt="query")
     assert distance(ours, model_card(mistral_folder, [prompt + text for text in texts])) < 1e-5
 
 

@@ -200,6 +200,7 @@ NOT_IN_IT = {
     "run.vector_bytes_per_split": "4096",
     "run.min_splits": "3",
     "run.max_batch_tokens": "64",
+    "run.batches": "packed",
     "run.actors.min": "2",
     "run.actors.max": "5",
     "run.actors.gpus": "0.5",

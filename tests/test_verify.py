@@ -339,8 +339,11 @@ def test_pooling_that_takes_padding_for_text(built: Path, monkeypatch: pytest.Mo
     """Of a decoder, whose pooled token is picked before the last layer ends, and of an encoder."""
     states = Decoder.states
 
-    def of_the_last_place(decoder: Decoder, ids: torch.Tensor, last: torch.Tensor, *prefix: Any) -> torch.Tensor:
-        return states(decoder, ids, torch.full_like(last, ids.shape[1] - 1), *prefix)
+    def of_the_last_place(
+        decoder: Decoder, ids: torch.Tensor, places: torch.Tensor, last: torch.Tensor, *prefix: Any
+    ) -> torch.Tensor:
+        width = ids.shape[1]
+        return states(decoder, ids, places, last // width * width + width - 1, *prefix)
 
     monkeypatch.setattr(Decoder, "states", of_the_last_place)
     assert checks.check_drift(subject_of(built)).verdict == "FAIL"

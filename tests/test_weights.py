@@ -23,7 +23,7 @@ import sfr_batch as sfr
 from sfr_batch import model_cache, storage, weights
 from sfr_batch.config import ModelSettings, StorageSettings
 from sfr_batch.encoder import Encoder
-from sfr_batch.encoder.encoder import load_model, to_device
+from sfr_batch.encoder.loading import load_model, to_device
 from sfr_batch.errors import ConfigError, ModelError, StorageError, TableMismatch
 from sfr_batch.model import locate, read_recipe, weight_files, weight_hashes
 from sfr_batch.pipeline import stages

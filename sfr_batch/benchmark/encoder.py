@@ -234,7 +234,7 @@ def random_encoder(shape: str, device: str, dtype: str, budget: int | None = Non
     import transformers
 
     from sfr_batch.encoder import Encoder
-    from sfr_batch.encoder.decoder import ATTENTION
+    from sfr_batch.encoder.attention import ATTENTION
     from sfr_batch.model import Recipe
 
     size = SHAPES[shape]

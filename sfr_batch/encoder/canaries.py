@@ -5,6 +5,8 @@ on its neighbours; by how much, no one can tell from the vectors of a corpus. Ca
 and then in whatever batches their lengths put them into. Knows no splits and no tables.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,5 +51,6 @@ class Canaries:
         vectors, canaries = np.split(encoded.vectors, [len(lengths)])
         drift = 1 - np.einsum("nd,nd->n", canaries, self._alone[:count], dtype=np.float64)
         drift = np.nan_to_num(drift, nan=2.0, posinf=2.0, neginf=2.0)  # no vector at all: as far off as can be
-        kept = EncodedTokens(vectors, encoded.padded_tokens, encoded.tokens, encoded.batches)
+        failed = {row: why for row, why in encoded.failed.items() if row < len(lengths)}
+        kept = replace(encoded, vectors=vectors, failed=failed)
         return kept, count, float(np.abs(drift).max(initial=0.0))

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from sfr_batch.encoder.decoder import ATTENTION
+from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.encoder import Encoder, FloatArray
 from sfr_batch.encoder.pooling import POOLINGS
 
@@ -33,7 +33,7 @@ def padded(
     width = int(lengths.max())
     places = np.arange(width)
     real = places >= width - lengths[:, None] if side == "left" else places < lengths[:, None]
-    ids = np.full(real.shape, encoder._pad_id, np.int64)
+    ids = np.full(real.shape, encoder._forward.pad_id, np.int64)
     ids[real] = flat_ids  # row by row, as they lie in it
     mask = torch.from_numpy(real).to(encoder._device)
     inputs: dict[str, Any] = {"input_ids": torch.from_numpy(ids).to(encoder._device), "attention_mask": mask.long()}

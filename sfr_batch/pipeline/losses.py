@@ -4,6 +4,8 @@ Ray does their work again elsewhere; here it is only counted, so that a run on s
 out of memory, says so. The results of restarted actors carry their mark, nodes are asked for. Knows no splits.
 """
 
+import os
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import ray
 
+from sfr_batch.errors import DeviceError
 from sfr_batch.pipeline import stages
 from sfr_batch.pipeline.results import Losses
 
@@ -21,7 +24,7 @@ _IDLE = 4
 
 
 class Encode:
-    """The encode stage on Ray: marks the results of an actor that has died before."""
+    """The encode stage on Ray: marks the results of an actor that has died before, and dies when its device fails."""
 
     def __init__(self, job: stages.Job, stage: type[stages.Encode]) -> None:
         self._encode = stage(job)
@@ -29,7 +32,14 @@ class Encode:
         self._mark = uuid.uuid4().hex if again else None  # names one restart
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return self._encode(batch).append_column(_MARK, pa.array([self._mark], pa.string()))
+        try:
+            encoded = self._encode(batch)
+        except DeviceError as error:
+            # An exception would be the split's end. A dead process is what Ray starts anew, with a fresh context of the
+            # device or on another node, and gives the split to again.
+            print(error, file=sys.stderr, flush=True)
+            os._exit(1)
+        return encoded.append_column(_MARK, pa.array([self._mark], pa.string()))
 
 
 def write(batch: pa.Table, job: stages.Job) -> pa.Table:

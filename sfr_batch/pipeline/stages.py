@@ -11,7 +11,7 @@ import json
 import socket
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -26,7 +26,7 @@ from sfr_batch.columns import Columns
 from sfr_batch.commit import commit_split, new_attempt
 from sfr_batch.config import CorpusSettings, ModelSettings, StorageSettings
 from sfr_batch.corpus import Shard
-from sfr_batch.errors import CorpusError, ModelError, SfrBatchError
+from sfr_batch.errors import CorpusError, DeviceError, ModelError, SfrBatchError
 from sfr_batch.manifest import Receipt, TableCard
 from sfr_batch.model import Recipe, fingerprint_inputs, locate, read_recipe
 from sfr_batch.prompts import DOCUMENT, resolve
@@ -57,6 +57,7 @@ class Job:
     table: str
     table_storage: StorageSettings
     max_batch_tokens: int
+    packed: bool
     torch_threads: int | None
 
 
@@ -208,6 +209,7 @@ class Encode:
             self._encoder = Encoder.load(
                 job.model,
                 max_batch_tokens=job.max_batch_tokens,
+                packed=job.packed,
                 torch_threads=job.torch_threads,
                 weight_hashes=job.card.fingerprint_inputs["weights"],
             )
@@ -218,10 +220,12 @@ class Encode:
             self.problem = explain(error)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """One split in, the same with vectors instead of token ids out."""
+        """One split in, the same with vectors instead of token ids out. Raises DeviceError, which no split is to blame
+        for: this process is then of no use any more."""
         error = batch.column("error")[0].as_py() or self.problem
         vectors, tokens, padded = np.empty(0, dtype=np.float32), 0, 0
         canaries, drift = 0, 0.0
+        failed: Mapping[int, str] = {}
         started = time.perf_counter()
         if not error:
             try:
@@ -230,6 +234,9 @@ class Encode:
                     flat_ids = np.frombuffer(_buffer(batch.column("token_ids")), dtype=np.int32)
                     encoded, canaries, drift = self._canaries.encode_tokens(lengths, flat_ids)
                     vectors, tokens, padded = encoded.vectors, encoded.tokens, encoded.padded_tokens
+                    failed = encoded.failed
+            except DeviceError:
+                raise
             except Exception as failure:
                 error = explain(failure)
         return pa.table(
@@ -243,6 +250,7 @@ class Encode:
                 "encode_seconds": [time.perf_counter() - started],
                 "canaries": [canaries],
                 "drift": [drift],
+                "failed": [json.dumps(dict(failed))],
                 "error": pa.array([error], pa.string()),
             }
         )
@@ -286,7 +294,8 @@ def _write(split: Split, row: pa.Table, job: Job) -> Receipt:
     vectors = np.frombuffer(_buffer(row.column("vectors")), dtype=np.float32).reshape(rows.num_rows, dim)
     bad = np.flatnonzero(~unit_length(vectors))
     if len(bad):
-        rejects = pa.concat_tables([rejects, _bad_vectors(rows, bad, split)])
+        failed = {int(at): why for at, why in json.loads(row.column("failed")[0].as_py()).items()}
+        rejects = pa.concat_tables([rejects, _without_vector(rows, bad, failed, split)])
         positions = rows.column(_POSITION).to_numpy()
         good = np.flatnonzero(~np.isin(positions, positions[bad]))  # a document is whole or not there
         rows, vectors = rows.take(pa.array(good)), vectors[good]
@@ -342,10 +351,16 @@ def vector_column(vectors: NDArray[np.float32], schema: pa.Schema) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(flat, type=kind)
 
 
-def _bad_vectors(rows: pa.Table, bad: NDArray[np.int64], split: Split) -> pa.Table:
-    message = "the model gave a vector that is not finite or not of unit length"
-    lost = {row[_POSITION]: row[names.ID] for row in rows.select([names.ID, _POSITION]).take(pa.array(bad)).to_pylist()}
-    return rejects_table([Reject(id_, at, "bad_vector", message) for at, id_ in lost.items()], split.shard)
+def _without_vector(rows: pa.Table, bad: NDArray[np.int64], failed: Mapping[int, str], split: Split) -> pa.Table:
+    """Rejects for the documents of the rows ``bad``, those that the model ``failed`` on with what it said."""
+    lost: dict[int, Reject] = {}
+    documents = rows.select([names.ID, _POSITION]).take(pa.array(bad)).to_pylist()
+    for row, document in zip(bad.tolist(), documents, strict=True):
+        reason, message = "bad_vector", "the model gave a vector that is not finite or not of unit length"
+        if row in failed:
+            reason, message = "encoder_failed", f"the model fails on this text: {failed[row]}"
+        lost.setdefault(document[_POSITION], Reject(document[names.ID], document[_POSITION], reason, message))
+    return rejects_table(list(lost.values()), split.shard)
 
 
 @lru_cache(maxsize=2)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from sfr_batch.config import Config
-from sfr_batch.encoder.encoder import require_device
+from sfr_batch.encoder.loading import require_device
 from sfr_batch.errors import ConfigError, SfrBatchError
 from sfr_batch.verification import checks, golden, speed
 from sfr_batch.verification.report import Check, Finding, Report, failed, passed, skipped

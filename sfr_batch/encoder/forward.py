@@ -1,0 +1,113 @@
+"""One batch of token ids through the model: unit vectors, in float32 and still on the device.
+
+Padded, rows stand in a rectangle, padding on the right; packed, they lie one after the other and nothing is padded.
+The vectors are the same but for rounding. Knows no texts, and no other batch than the one in hand.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from sfr_batch.encoder.attention import ATTENTION, Packing, Prefix
+from sfr_batch.encoder.decoder import Decoder
+from sfr_batch.encoder.loading import is_plain_decoder
+from sfr_batch.encoder.pooling import POOLINGS
+from sfr_batch.errors import ConfigError
+from sfr_batch.model import Recipe
+
+IntArray = NDArray[np.int64]
+
+# Bidirectional models that take positions as an argument, and whether they count them from behind the padding id.
+_PACKABLE = {"bert": False, "roberta": True, "xlm-roberta": True, "camembert": True}
+
+
+class Forward:
+    """A transformers model without head, on its device, in eval mode, as its recipe says."""
+
+    def __init__(self, model: Any, recipe: Recipe, packed: bool) -> None:
+        """Raises ConfigError if rows of this kind of model cannot be packed."""
+        self.packed = packed
+        self.device: torch.device = next(model.parameters()).device
+        self.decoder = Decoder(model) if is_plain_decoder(recipe) else None
+        self._model = model
+        self._recipe = recipe
+        # Some architectures derive positions from this id, so it must be theirs, whatever the mask says.
+        self.pad_id = int(getattr(model.config, "pad_token_id", None) or 0)
+        self._first_place = self.pad_id + 1 if _PACKABLE.get(recipe.model_type) else 0
+        if packed and self.decoder is None:
+            if recipe.model_type not in _PACKABLE:
+                raise ConfigError(
+                    f"run.batches is packed, but rows of this model ({recipe.model_type}, {recipe.pooling} pooling) "
+                    "cannot be packed: set run.batches=padded."
+                )
+            model.set_attn_implementation(ATTENTION)
+
+    def prefix(self, ids: NDArray[np.int32]) -> Prefix:
+        """What a batch needs to know of the tokens ``ids`` [p] if all its rows begin with them. Decoders alone."""
+        assert self.decoder is not None
+        with torch.inference_mode():
+            return self.decoder.prefix(self._to_device(ids.astype(np.int64)))
+
+    def __call__(
+        self, starts: IntArray, lengths: IntArray, flat_ids: NDArray[np.int32], prefix: Prefix | None = None
+    ) -> torch.Tensor:
+        """[b, d] float32 unit vectors of b rows, on the device. starts, lengths: [b] where their ids stand in
+        ``flat_ids``; ``prefix`` stands before each row. Not finite where the model's own output is not."""
+        with torch.inference_mode():
+            run = self._packed if self.packed else self._padded
+            return F.normalize(run(starts, lengths, flat_ids, prefix).float(), p=2, dim=1)
+
+    def _padded(
+        self, starts: IntArray, lengths: IntArray, flat_ids: NDArray[np.int32], prefix: Prefix | None
+    ) -> torch.Tensor:
+        width = int(lengths.max())
+        ragged = width != int(lengths.min())
+        places = np.arange(width)
+        real = places < lengths[:, None]
+        ids = np.full((len(lengths), width), self.pad_id, np.int64)
+        ids[real] = flat_ids[(starts[:, None] + places)[real]]
+        input_ids = self._to_device(ids)
+        if self.decoder is not None:
+            last = self._to_device(np.arange(len(lengths)) * width + lengths - 1)
+            at = torch.arange(width, device=self.device).unsqueeze(0) + (prefix.length if prefix else 0)
+            return self.decoder.states(input_ids, at, last, prefix)
+        mask = self._to_device(real)
+        inputs: dict[str, Any] = {"input_ids": input_ids}
+        if self._recipe.causal:
+            # No mask: padding stands on the right, where no real token looks, and without a mask PyTorch can
+            # choose its flash kernel.
+            inputs["use_cache"] = False
+        elif ragged:
+            inputs["attention_mask"] = mask.long()
+        return POOLINGS[self._recipe.pooling](self._model(**inputs).last_hidden_state, mask)
+
+    def _packed(
+        self, starts: IntArray, lengths: IntArray, flat_ids: NDArray[np.int32], prefix: Prefix | None
+    ) -> torch.Tensor:
+        packing = Packing(lengths, self.device)
+        ends = np.cumsum(lengths)
+        at = np.arange(ends[-1]) - (ends - lengths).repeat(lengths)
+        ids = self._to_device(flat_ids[starts.repeat(lengths) + at].astype(np.int64)).unsqueeze(0)
+        places = self._to_device(at + (prefix.length if prefix else self._first_place)).unsqueeze(0)
+        if self.decoder is not None:
+            return self.decoder.states(ids, places, self._to_device(ends - 1), prefix, packing)
+        hidden = self._model(
+            input_ids=ids,
+            position_ids=places,
+            token_type_ids=torch.zeros_like(ids),
+            packing=packing,
+        ).last_hidden_state[0]
+        # Pooling is written for rectangles, and what of them is padding counts for nothing.
+        real = np.arange(packing.longest) < lengths[:, None]
+        row = np.zeros(real.shape, np.int64)
+        row[real] = np.arange(ends[-1])
+        return POOLINGS[self._recipe.pooling](hidden[self._to_device(row)], self._to_device(real))
+
+    def _to_device(self, array: NDArray[Any]) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
