@@ -158,6 +158,15 @@ def test_order_duplicates_and_batches_do_not_matter(mistral: Encoder) -> None:
 # ----------------------------------------------------------------------------------------------------- packed
 
 
+def test_batches_can_be_changed_at_any_time(minilm: Encoder) -> None:
+    texts = docstrings(2000)[:40]
+    encoder = Encoder.load(ModelSettings(path=str(minilm_folder()), device="cpu"))
+    for packed in (True, False, True):
+        encoder.pack(packed)
+        assert encoder.packed == packed
+        assert distance(encoder.encode(texts), minilm.encode(texts)) < 1e-5
+
+
 def test_packed_batches_have_no_padding_and_the_same_vectors(
     minilm: Encoder, minilm_packed: Encoder, mistral: Encoder
 ) -> None:

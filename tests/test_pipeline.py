@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import sfr_batch as sfr
 from sfr_batch.encoder import Encoder
-from sfr_batch.errors import ConfigError, CorpusError, RunFailed, TableError, TableMismatch
-from sfr_batch.pipeline import execution, runner
+from sfr_batch.errors import ConfigError, CorpusError, DeviceError, RunFailed, TableError, TableMismatch
+from sfr_batch.pipeline import execution, runner, stages
 from sfr_batch.pipeline.execution import check_paths
 from sfr_batch.search import vectors_of
 from tests.jobs import ROOT, config, documents, put, put_jsonl, put_parquet, remove, settings
@@ -249,6 +250,34 @@ def test_workers_that_always_die_end_the_run(tmp_path: Path, tiny: Path, monkeyp
     monkeypatch.setattr(execution, "_LOST_WORKERS", 1)
     with pytest.raises(RunFailed, match=r"Ray gave up: .*\nWhat is committed stays"):
         sfr.embed(config(tiny, str(tmp_path), ray_address="local"))
+
+
+class FailsOnce(stages.Encode):
+    """An encode stage whose device fails at its second split, in the first process that gets so far. The property it
+    gives: after the failure all that is tried in that process fails, as with a lost CUDA context."""
+
+    def __init__(self, job: stages.Job) -> None:
+        super().__init__(job)
+        self.mark, self.splits, self.lost = Path(job.table).with_name("failed"), 0, False
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        self.splits += 1
+        if self.lost or (self.splits == 2 and not self.mark.exists()):
+            self.mark.touch()
+            self.lost = True
+            raise DeviceError("cuda:0 failed: CUDA error: uncorrectable ECC error encountered")
+        return super().__call__(batch)
+
+
+def test_a_device_that_fails_costs_its_actor_and_not_the_run(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS))
+    monkeypatch.setattr(stages, "Encode", FailsOnce)
+    summary = sfr.embed(config(tiny, str(tmp_path), rows_per_split=10))
+    assert (tmp_path / "failed").exists()
+    assert summary.losses.actors == 1
+    assert (summary.splits, summary.embedded) == (8, len(TEXTS))
 
 
 def test_a_run_that_waits_in_vain_ends(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

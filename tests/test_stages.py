@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 import sfr_batch as sfr
 from sfr_batch.commit import create_or_open, publish
+from sfr_batch.errors import DeviceError
 from sfr_batch.manifest import Receipt
 from sfr_batch.pipeline import stages
 from sfr_batch.pipeline.runner import make_job
@@ -60,6 +62,37 @@ def test_a_vector_that_is_no_unit_vector_is_rejected(tmp_path: Path, tiny: Path,
     assert snapshot.to_arrow(["id"])["id"].to_pylist() == ["doc-00000", "doc-00002"]
     [reject] = snapshot.rejects().to_pylist()
     assert (reject["id"], reject["position"], reject["reason"]) == ("doc-00001", 1, "bad_vector")
+
+
+def test_a_row_that_the_model_fails_on_is_rejected_with_what_it_says(tmp_path: Path, tiny: Path) -> None:
+    plan, table, job = planned(tmp_path, tiny, ["one", "poison", "three"])
+    encode = stages.Encode(job)
+    encoder = encode._encoder
+    poison = int(encoder.tokenizer.encode(["poison"]).flat_ids[1])
+
+    def check(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if bool((inputs[0] == poison).any()):
+            raise IndexError("index out of range in self")
+
+    encoder._model.embed_tokens.register_forward_pre_hook(check)
+    receipt = result_of(stages.write(encode(tokenized(plan, job)), job))
+    assert (receipt.read, receipt.embedded, receipt.rejected) == (3, 2, 1)
+    [reject] = publish(table, plan.base, plan.draft("run", [receipt])).rejects().to_pylist()
+    assert (reject["id"], reject["position"], reject["reason"]) == ("doc-00001", 1, "encoder_failed")
+    assert reject["message"] == "the model fails on this text: IndexError: index out of range in self"
+
+
+def test_a_device_that_fails_is_no_result_of_a_split(tmp_path: Path, tiny: Path) -> None:
+    """As a result it would be the split's end; as an exception it is the executor's to do it again elsewhere."""
+    plan, _, job = planned(tmp_path, tiny, ["one", "two"])
+    encode = stages.Encode(job)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    encode._encoder._model.embed_tokens.register_forward_pre_hook(fail)
+    with pytest.raises(DeviceError, match="illegal memory access"):
+        encode(tokenized(plan, job))
 
 
 def test_an_error_travels_to_the_result(tmp_path: Path, tiny: Path) -> None:

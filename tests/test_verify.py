@@ -22,6 +22,7 @@ from sfr_batch.cli import main
 from sfr_batch.config import Config, config_from_dict
 from sfr_batch.encoder import Encoder
 from sfr_batch.encoder.decoder import Decoder
+from sfr_batch.encoder.forward import Forward
 from sfr_batch.encoder.pooling import POOLINGS
 from sfr_batch.errors import ConfigError
 from sfr_batch.model import read_recipe, weight_files
@@ -359,7 +360,8 @@ def test_a_model_that_lets_a_text_see_its_company() -> None:
     """MiniLM taken for a causal model gets no mask, so that what a row is padded with moves its vector."""
     subject = subject_of(minilm_folder())
     assert checks.check_drift(subject).verdict == "PASS"
-    subject.encoder.recipe = replace(subject.recipe, causal=True)
+    encoder = subject.encoder
+    encoder._forward = Forward(encoder._model, replace(subject.recipe, causal=True), packed=False)
     assert checks.check_drift(subject).verdict == "FAIL"
 
 
@@ -487,6 +489,8 @@ def test_throughput_tries_budgets(built: Path) -> None:
     finding = speed.check_throughput(subject, 1.0)
     assert finding.verdict == "PASS"
     assert "at run.max_batch_tokens=2048" in finding.measured
+    assert re.search(r"; run.batches=packed: \d+\.\d\d times as fast", finding.measured)
+    assert not subject.encoder.packed
     assert " at 512, " in finding.measured
     assert speed.check_throughput(subject, 1e-6).measured.endswith("too slow to try others in 1e-06 s")
     assert speed.check_throughput(subject, 0) == speed.skipped("not asked for")

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from sfr_batch import batching, prompts, weights
 from sfr_batch.config import BATCH_TOKENS, ModelSettings
-from sfr_batch.encoder import faults
 from sfr_batch.encoder.attention import Prefix
+from sfr_batch.encoder.faults import is_of_the_device, is_out_of_memory, of_the_device
 from sfr_batch.encoder.forward import Forward
 from sfr_batch.encoder.loading import load_model, require_device, to_device
 from sfr_batch.errors import ModelError
@@ -123,6 +123,20 @@ class Encoder:
         )
 
     @property
+    def packed(self) -> bool:
+        """Whether rows lie one after the other in a batch, instead of side by side and padded."""
+        return self._forward.packed
+
+    @property
+    def can_pack(self) -> bool:
+        """Whether rows of this kind of model can be packed."""
+        return self._forward.can_pack
+
+    def pack(self, packed: bool) -> None:
+        """Choose. Vectors differ by rounding alone. Raises ConfigError if rows of this model cannot be packed."""
+        self._forward.pack(packed)
+
+    @property
     def dim(self) -> int:
         return self.recipe.dim
 
@@ -157,7 +171,7 @@ class Encoder:
         itself fails, ModelError if a single row does not fit into its memory, and whatever the model raises if rows
         are not to blame.
         """
-        with faults.of_the_device(self._device):
+        with of_the_device(self._device):
             return self._encode_tokens(lengths, flat_ids)
 
     def _encode_tokens(self, lengths: NDArray[np.integer], flat_ids: NDArray[np.int32]) -> EncodedTokens:
@@ -178,7 +192,7 @@ class Encoder:
             try:
                 result = self._forward(starts[rows], own[rows], flat_ids, prefix)
             except Exception as error:
-                if faults.is_out_of_memory(error):
+                if is_out_of_memory(error):
                     self._shrink(own[rows], error)
                 else:
                     blamed = self._blame(error, alone=len(rows) == 1, before=len(failed))
@@ -206,11 +220,11 @@ class Encoder:
 
     def _batches(self, lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         budget = 1 if self.deterministic else self.max_batch_tokens
-        return (batching.packed_batches if self._forward.packed else batching.length_batches)(lengths, budget)
+        return (batching.packed_batches if self.packed else batching.length_batches)(lengths, budget)
 
     def _size(self, lengths: NDArray[np.int64]) -> int:
         """Tokens that a batch of these rows computes, padding included."""
-        return int(lengths.sum() if self._forward.packed else len(lengths) * lengths.max())
+        return int(lengths.sum() if self.packed else len(lengths) * lengths.max())
 
     def _prefix(
         self, starts: NDArray[np.int64], lengths: NDArray[np.int64], flat_ids: NDArray[np.int32]
@@ -224,7 +238,7 @@ class Encoder:
         try:
             return self._forward.prefix(flat_ids[starts[0] : starts[0] + shared])
         except RuntimeError as error:
-            if not faults.is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         return None  # each row then brings its own, in batches that are made smaller
 
@@ -243,7 +257,7 @@ class Encoder:
 
         alone: a row by itself, so that it is that row, unless nothing passes any more. before: rows blamed already.
         """
-        if faults.is_of_the_device(error) or (alone and (before >= MOST_FAILED or not self._is_sane())):
+        if is_of_the_device(error) or (alone and (before >= MOST_FAILED or not self._is_sane())):
             raise error
         return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 

@@ -29,7 +29,6 @@ class Forward:
 
     def __init__(self, model: Any, recipe: Recipe, packed: bool) -> None:
         """Raises ConfigError if rows of this kind of model cannot be packed."""
-        self.packed = packed
         self.device: torch.device = next(model.parameters()).device
         self.decoder = Decoder(model) if is_plain_decoder(recipe) else None
         self._model = model
@@ -37,13 +36,22 @@ class Forward:
         # Some architectures derive positions from this id, so it must be theirs, whatever the mask says.
         self.pad_id = int(getattr(model.config, "pad_token_id", None) or 0)
         self._first_place = self.pad_id + 1 if _PACKABLE.get(recipe.model_type) else 0
-        if packed and self.decoder is None:
-            if recipe.model_type not in _PACKABLE:
-                raise ConfigError(
-                    f"run.batches is packed, but rows of this model ({recipe.model_type}, {recipe.pooling} pooling) "
-                    "cannot be packed: set run.batches=padded."
-                )
-            model.set_attn_implementation(ATTENTION)
+        self.pack(packed)
+
+    @property
+    def can_pack(self) -> bool:
+        return self.decoder is not None or self._recipe.model_type in _PACKABLE
+
+    def pack(self, packed: bool) -> None:
+        """Make batches packed, or padded, from now on. Raises ConfigError if rows of such a model cannot be packed."""
+        if packed and not self.can_pack:
+            raise ConfigError(
+                f"run.batches is packed, but rows of this model ({self._recipe.model_type}, {self._recipe.pooling} "
+                "pooling) cannot be packed: set run.batches=padded."
+            )
+        self.packed = packed
+        if self.can_pack and self.decoder is None:
+            self._model.set_attn_implementation(ATTENTION if packed else "sdpa")
 
     def prefix(self, ids: NDArray[np.int32]) -> Prefix:
         """What a batch needs to know of the tokens ``ids`` [p] if all its rows begin with them. Decoders alone."""

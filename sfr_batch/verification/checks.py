@@ -133,6 +133,7 @@ def check_model(subject: Subject) -> Finding:
         subject.settings,
         max_batch_tokens=subject.config.max_batch_tokens,
         torch_threads=subject.config.run.actors.torch_threads,
+        packed=subject.config.run.batches == "packed",
     )
     subject.found["encoder"] = encoder
     dtype, device = subject.settings.compute_dtype, subject.settings.device

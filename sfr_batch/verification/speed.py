@@ -59,7 +59,7 @@ def _on_cpu(subject: Subject, seconds: float, first: float) -> Finding:
     measured = f"{_mixed(rows, rates[configured])} at run.max_batch_tokens={configured}"
     if not others:
         return passed(f"{measured}; too slow to try others in {seconds:g} s")
-    return passed(f"{measured} ({others}); suggested: {best}")
+    return passed(f"{measured} ({others}); suggested: {best}{_other_batches(subject, rows)}")
 
 
 def _on_gpu(subject: Subject, seconds: float, first: float) -> Finding:
@@ -79,8 +79,22 @@ def _on_gpu(subject: Subject, seconds: float, first: float) -> Finding:
     return judged(
         encoder.max_batch_tokens >= configured,
         f"{_mixed(rows, rate)}; run.max_batch_tokens={configured} took {weights.gib(needed)} of {weights.gib(free)} "
-        f"that are free beside the model; suggested, for half of them: {suggested}",
+        f"that are free beside the model; suggested, for half of them: {suggested}{_other_batches(subject, rows)}",
     )
+
+
+def _other_batches(subject: Subject, rows: Rows) -> str:
+    """What the other `run.batches` would give, in two turns with each."""
+    encoder = subject.encoder
+    if not encoder.can_pack:
+        return ""
+    own = other = 0.0
+    for _ in range(2):
+        own = max(own, _rate(encoder, rows))
+        with subject.other_batches():
+            other = max(other, _rate(encoder, rows))
+    name = "padded" if encoder.packed else "packed"
+    return f"; run.batches={name}: {other / own:.2f} times as fast{', suggested' if other > _CLEARLY * own else ''}"
 
 
 def _rate(encoder: Encoder, rows: Rows) -> float:

@@ -106,12 +106,22 @@ class Subject:
 
     @contextmanager
     def budget(self, max_batch_tokens: int) -> Iterator[None]:
-        """Another budget of padded tokens for the encoder, for a while."""
+        """Another budget of tokens for the encoder, for a while."""
         before, self.encoder.max_batch_tokens = self.encoder.max_batch_tokens, max_batch_tokens
         try:
             yield
         finally:
             self.encoder.max_batch_tokens = before
+
+    @contextmanager
+    def other_batches(self) -> Iterator[None]:
+        """Packed batches instead of padded ones, or the other way round, for a while."""
+        packed = self.encoder.packed
+        self.encoder.pack(not packed)
+        try:
+            yield
+        finally:
+            self.encoder.pack(packed)
 
     def _of(self, name: str, kind: type[T], by: str) -> T:
         value = self.found.get(name)
