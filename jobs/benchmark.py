@@ -74,7 +74,11 @@ def pipeline(documents: int, splits: int, pairs: int, sides: tuple[str, ...], mo
 @click.option("--tokens", default=40_000, show_default=True, type=click.IntRange(8192), help="For each length of rows.")
 @click.option("--queries", default=512, show_default=True, type=click.IntRange(64), help="Under one instruction.")
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Default: what suits the device.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16", "float16", "fp8"]), help="Default: what suits the device."
+)
+@click.option("--packed", is_flag=True, help="The random weights with run.batches=packed.")
+@click.option("--fuse", is_flag=True, help="The random weights with run.fuse=true.")
 @click.option("--max-batch-tokens", "budget", type=click.IntRange(16), help="Default: what suits the device.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="In alternation.")
 @click.option("--history", type=click.Path(dir_okay=False, path_type=Path), help="File to add a line of JSON to.")
@@ -87,6 +91,8 @@ def encoder(
     queries: int,
     device: str,
     dtype: str | None,
+    packed: bool,
+    fuse: bool,
     budget: int | None,
     rounds: int,
     history: Path | None,
@@ -108,9 +114,12 @@ def encoder(
         if documents:
             title = f"{documents:,} distinct docstrings, {model}, {chosen}"
             found[title] = alone.against_sentence_transformers(settings, documents, rounds, click.echo)
+            found["The same, other batches and dtypes"] = alone.other_ways(settings, documents, rounds)
             found["All docstrings, no model"] = alone.batching_alone(settings, rounds)
-        title = f"Random weights, {shape}, {chosen}"
-        found[title] = alone.against_hardware(shape, device, chosen, budget, tokens, rounds, click.echo)
+        title = f"Random weights, {shape}, {chosen}{', packed' * packed}{', fused' * fuse}"
+        found[title] = alone.against_hardware(
+            shape, device, chosen, budget, tokens, rounds, click.echo, packed=packed, fused=fuse
+        )
         title = f"25-token queries under a 20-token instruction, {shape}, {chosen}"
         found[title] = alone.with_and_without_prefix(shape, device, chosen, queries, rounds, click.echo)
         click.echo("\n" + alone.tables(found))

@@ -143,8 +143,9 @@ class ModelSettings(Section):
     deterministic: bool = False
     """Compute each text by itself: its vector is then the same, bit for bit, whatever texts stand beside it, on the
     same hardware and libraries. Several times slower on short texts. Otherwise a text's vectors differ by rounding."""
-    dtype: Literal["bfloat16", "float16", "float32"] | None = None
-    """Dtype of weights and compute. Default: bfloat16 for device cuda, float32 for cpu."""
+    dtype: Literal["bfloat16", "float16", "float32", "fp8"] | None = None
+    """Dtype of weights and compute. Default: bfloat16 for device cuda, float32 for cpu. `fp8` keeps bfloat16 but for
+    matrix products, which take 8-bit numbers; GPUs from Ada and Hopper on are twice as fast at these."""
     device: Literal["cuda", "cpu"] = "cuda"
     """Where the model runs."""
     cache_dir: Text | None = None
@@ -164,6 +165,7 @@ class ModelSettings(Section):
 
     @property
     def compute_dtype(self) -> str:
+        """`dtype`, or what suits the device."""
         return self.dtype or ("bfloat16" if self.device == "cuda" else "float32")
 
 
@@ -224,6 +226,9 @@ class RunSettings(Section):
     batches: Literal["padded", "packed"] = "padded"
     """How rows of different lengths share a batch: `padded` fills the shorter ones up, `packed` puts them one after the
     other. For Mistral, Llama, Qwen and BERT families; `sfr-batch verify` measures which is faster."""
+    fuse: bool = False
+    """Compile the small operations of Mistral, Llama and Qwen layers into fewer GPU kernels. Each actor takes a minute
+    longer to start. Measure first: `jobs/benchmark.py encoder --fuse`."""
     actors: ActorSettings = ActorSettings()
     """The pool of encode actors."""
     ray_address: Text | None = None

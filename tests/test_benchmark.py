@@ -177,7 +177,7 @@ def test_encoder_end_to_end(tmp_path: Path) -> None:
     done = invoke("encoder", *options, "--output", str(tmp_path), "--history", str(history))
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "encoder.json").read_text())["lines"]
-    documents, batches, shape, queries = found.values()
+    documents, ways, batches, shape, queries = found.values()
     assert [line["what"].split(",")[0] for line in documents] == [
         "sentence-transformers",
         "Encoder.encode",
@@ -186,6 +186,9 @@ def test_encoder_end_to_end(tmp_path: Path) -> None:
         "Encoder.encode",
     ]
     assert documents[2]["padding"] == 0
+    assert [line["what"] for line in ways] == ["float32, padded batches", "float32, packed batches", "bfloat16"]
+    assert [line["padding"] == 0 for line in ways] == [False, True, False]
+    assert ways[1]["loss"] < 1e-6 < ways[2]["loss"] < 1e-3
     assert all(line["tokens_per_second"] > 0 for lines in found.values() for line in lines)
     assert 0 < batches[0]["padding"] < 0.5, "of one small split here"
     assert [line["what"] for line in shape] == ["mix of lengths", "32 tokens", "512 tokens", "4,096 tokens"]

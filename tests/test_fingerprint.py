@@ -115,6 +115,7 @@ CHANGES: dict[str, tuple[Edit, tuple[str, ...], set[str]]] = {
     "max_length": (nothing, ("model.max_length=512",), {"max_length"}),
     "repository's max_length": (edited("sentence_bert_config.json", max_seq_length=512), (), {"max_length"}),
     "compute dtype": (nothing, ("model.dtype=bfloat16",), {"compute_dtype"}),
+    "8-bit matrix products": (nothing, ("model.dtype=fp8",), {"compute_dtype"}),
     "vector dtype": (nothing, ("table.vector_dtype=float16",), {"vector_dtype"}),
     "dimensions": (edited("config.json", hidden_size=16), (), {"dim"}),
 }
@@ -201,6 +202,7 @@ NOT_IN_IT = {
     "run.min_splits": "3",
     "run.max_batch_tokens": "64",
     "run.batches": "packed",
+    "run.fuse": "true",
     "run.actors.min": "2",
     "run.actors.max": "5",
     "run.actors.gpus": "0.5",

@@ -9,7 +9,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ class Measurement:
     """Tokens per second over those of the line that it is compared with, within a round; the median."""
     seconds: tuple[float, ...] = ()
     """Of each round."""
+    loss: float | None = None
+    """Largest 1 - cosine between a row's vector here and on the line that it is compared with."""
 
 
 def compare(sides: Mapping[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
@@ -147,6 +149,41 @@ def against_sentence_transformers(
     ]
 
 
+def other_ways(settings: ModelSettings, documents: int, rounds: int) -> list[Measurement]:
+    """Token ids of the same docstrings in padded batches, in packed ones, and in dtypes of lower precision.
+
+    Raises RunFailed if packed batches give other vectors. On a CPU in float32 and bfloat16, on a GPU in fp8 too.
+    """
+    from sfr_batch.encoder import Encoder
+
+    lower = {"cpu": ("bfloat16",), "cuda": ("fp8",)}[settings.device]
+    own = settings.compute_dtype
+    first, packed = f"{own}, padded batches", f"{own}, packed batches"
+    encoders = {
+        first: Encoder.load(settings),
+        packed: Encoder.load(settings, packed=True),
+        **{name: Encoder.load(settings.model_copy(update={"dtype": name})) for name in lower if name != own},
+    }
+    tokenized = encoders[first].tokenizer.encode([text for _, text in distinct_docstrings(documents)])
+    rows, tokens = (tokenized.lengths, tokenized.flat_ids), int(tokenized.lengths.sum())
+    for encoder in encoders.values():  # what is compiled is compiled now
+        encoder.encode_tokens(tokenized.lengths[:8], tokenized.flat_ids[: int(tokenized.lengths[:8].sum())])
+    sides = {name: lambda e=encoder: e.encode_tokens(*rows) for name, encoder in encoders.items()}
+    seconds, results = compare(sides, rounds)
+    if own == "float32":
+        _check_same(results[first].vectors, results[packed].vectors, packed)
+    found = []
+    for name, encoded in results.items():
+        loss = float((1 - np.einsum("nd,nd->n", results[first].vectors, encoded.vectors, dtype=np.float64)).max())
+        rate = tokens / statistics.median(seconds[name])
+        padding = 1 - encoded.tokens / encoded.padded_tokens
+        line = Measurement(name, tokens, rate, padding, seconds=tuple(seconds[name]))
+        if name != first:
+            line = replace(line, compared_with=first, ratio=ratio(seconds, name, first), loss=loss)
+        found.append(line)
+    return found
+
+
 def batching_alone(settings: ModelSettings, rounds: int) -> list[Measurement]:
     """How much padding splits of the default size have, over all docstrings that are installed, and how long it takes
     to find that out: without a model."""
@@ -199,13 +236,25 @@ def _check_same(ours: FloatArray, theirs: FloatArray, what: str) -> None:
 
 
 def against_hardware(
-    shape: str, device: str, dtype: str, budget: int | None, tokens: int, rounds: int, say: Callable[[str], None]
+    shape: str,
+    device: str,
+    dtype: str,
+    budget: int | None,
+    tokens: int,
+    rounds: int,
+    say: Callable[[str], None],
+    *,
+    packed: bool = False,
+    fused: bool = False,
 ) -> list[Measurement]:
     """A model of ``shape`` with random weights: tokens per second for a mix of lengths and for rows of one length.
 
-    tokens: about so many of each kind of rows.
+    tokens: about so many of each kind of rows. packed, fused: as `run.batches: packed` and `run.fuse` have it.
     """
     encoder = random_encoder(shape, device, dtype, budget)
+    encoder.pack(packed)
+    if fused:
+        encoder.fuse()
     rate = matrix_rate(device, dtype)
     say(f"{shape} in {dtype} on {device}: matrices at {rate / 1e12:.2f} TFLOP/s, {encoder.max_batch_tokens:,} tokens")
     rng = np.random.default_rng(0)
@@ -215,8 +264,9 @@ def against_hardware(
     found = []
     for name, lengths in kinds.items():
         flat_ids = rng.integers(3, 32000, int(lengths.sum()), dtype=np.int32)
-        few = lengths[: max(1, len(lengths) // 8)]
+        few = lengths[: max(2, len(lengths) // 8)]
         encoder.encode_tokens(few, flat_ids[: int(few.sum())])  # warm
+        encoder.encode_tokens(few[:1], flat_ids[: int(few[0])])
         seconds, results = compare({name: lambda a=lengths, b=flat_ids: encoder.encode_tokens(a, b)}, rounds)  # type: ignore[misc]
         per_second = int(lengths.sum()) / statistics.median(seconds[name])
         flops = sum(flops_of_row(shape, length) for length in lengths.tolist()) / int(lengths.sum())
@@ -235,6 +285,8 @@ def random_encoder(shape: str, device: str, dtype: str, budget: int | None = Non
 
     from sfr_batch.encoder import Encoder
     from sfr_batch.encoder.attention import ATTENTION
+    from sfr_batch.encoder.fp8 import quantize_linears
+    from sfr_batch.encoder.loading import torch_dtype
     from sfr_batch.model import Recipe
 
     size = SHAPES[shape]
@@ -250,7 +302,9 @@ def random_encoder(shape: str, device: str, dtype: str, budget: int | None = Non
     )
     torch.manual_seed(0)
     with torch.device(device):
-        model = transformers.AutoModel.from_config(config, attn_implementation=ATTENTION, dtype=getattr(torch, dtype))
+        model = transformers.AutoModel.from_config(config, attn_implementation=ATTENTION, dtype=torch_dtype(dtype))
+    if dtype == "fp8":
+        quantize_linears(model)
     recipe = Recipe("", "mistral", True, "last_token", _LONGEST, size["hidden_size"], {}, True, True)
     return Encoder(model.eval(), None, recipe, max_batch_tokens=budget)  # type: ignore[arg-type]
 
@@ -268,14 +322,18 @@ def matrix_rate(device: str, dtype: str) -> float:
     """FLOP/s of the product of two large matrices; the best of several sizes and tries."""
     import torch
 
+    from sfr_batch.encoder.fp8 import multiply, to_fp8
+    from sfr_batch.encoder.loading import torch_dtype
+
     best = 0.0
     for size in (1024, 2048) if device == "cpu" else (4096, 8192, 16384):
-        a, b = (torch.randn(size, size, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
+        pair = [torch.randn(size, size, device=device, dtype=torch_dtype(dtype)) for _ in range(2)]
+        quantized = [to_fp8(matrix) for matrix in pair] if dtype == "fp8" else []
         for _ in range(8):
             if device == "cuda":
                 torch.cuda.synchronize()
             started = time.perf_counter()
-            torch.mm(a, b)
+            multiply(*quantized) if quantized else torch.mm(*pair)
             if device == "cuda":
                 torch.cuda.synchronize()
             best = max(best, 2 * size**3 / (time.perf_counter() - started))
@@ -325,6 +383,7 @@ def tables(found: Mapping[str, Sequence[Measurement]]) -> str:
         "tokens/s": lambda m: f"{m.tokens_per_second:,.0f}",
         "padding": lambda m: None if m.padding is None else f"{m.padding:.1%}",
         "of the matrix rate": lambda m: None if m.utilization is None else f"{m.utilization:.0%}",
+        "1 - cosine": lambda m: None if m.loss is None else f"{m.loss:.1e}",
         "times as fast": lambda m: None if m.ratio is None else f"{m.ratio:.2f} x {m.compared_with}",
     }
     lines = []
@@ -349,6 +408,7 @@ def history_line(found: Mapping[str, Sequence[Measurement]], where: dict[str, An
                 "tokens_per_second": round(m.tokens_per_second),
                 **({"padding": round(m.padding, 4)} if m.padding is not None else {}),
                 **({"utilization": round(m.utilization, 3)} if m.utilization is not None else {}),
+                **({"loss": float(f"{m.loss:.2g}")} if m.loss is not None else {}),
                 **({"ratio": round(m.ratio, 3), "compared_with": m.compared_with} if m.ratio is not None else {}),
             }
             for m in group

@@ -18,7 +18,8 @@ from sfr_batch.config import BATCH_TOKENS, ModelSettings
 from sfr_batch.encoder.attention import Prefix
 from sfr_batch.encoder.faults import is_of_the_device, is_out_of_memory, of_the_device
 from sfr_batch.encoder.forward import Forward
-from sfr_batch.encoder.loading import load_model, require_device, to_device
+from sfr_batch.encoder.fp8 import is_quantized, quantize_linears
+from sfr_batch.encoder.loading import load_model, require_device, to_device, torch_dtype
 from sfr_batch.errors import ModelError
 from sfr_batch.model import Recipe, locate, read_recipe, weight_files
 from sfr_batch.tokenizer import Chunked, Tokenizer
@@ -83,7 +84,7 @@ class Encoder:
 
     def __repr__(self) -> str:
         r, parameter = self.recipe, next(self._model.parameters())
-        dtype = str(parameter.dtype).removeprefix("torch.")
+        dtype = "fp8" if is_quantized(self._model) else str(parameter.dtype).removeprefix("torch.")
         return f"<Encoder {r.model_type}, {r.dim} dims, {r.pooling}, {r.max_length} tokens, {dtype} on {self._device}>"
 
     @classmethod
@@ -95,13 +96,14 @@ class Encoder:
         torch_threads: int | None = None,
         weight_hashes: Mapping[str, str] | None = None,
         packed: bool = False,
+        fuse: bool = False,
     ) -> "Encoder":
         """Load weights and tokenizer as the repository and the settings say.
 
         max_batch_tokens: tokens of a batch, padding included; default is what suits the device. torch_threads: set for
         the whole process; default is all usable cores for device cpu, 1 for cuda. weight_hashes: SHA-256 by file name
-        that the weights on this node must have, as a fingerprint names them. packed: `run.batches`. Raises ModelError,
-        ConfigError or StorageError.
+        that the weights on this node must have, as a fingerprint names them. packed, fuse: `run.batches`, `run.fuse`.
+        Raises ModelError, ConfigError or StorageError.
         """
         require_device(settings.device)
         if torch_threads is None:
@@ -112,8 +114,10 @@ class Encoder:
             weights.check(weight_files(folder), weight_hashes)
         recipe = read_recipe(folder, settings)
         tokenizer = Tokenizer.load(recipe, special_tokens_in_text=settings.special_tokens_in_text)
-        model = to_device(load_model(recipe, getattr(torch, settings.compute_dtype)), settings.device)
-        return cls(
+        model = to_device(load_model(recipe, torch_dtype(settings.compute_dtype)), settings.device)
+        if settings.compute_dtype == "fp8":
+            quantize_linears(model)
+        encoder = cls(
             model,
             tokenizer,
             recipe,
@@ -121,6 +125,9 @@ class Encoder:
             deterministic=settings.deterministic,
             packed=packed,
         )
+        if fuse:
+            encoder.fuse()
+        return encoder
 
     @property
     def packed(self) -> bool:
@@ -135,6 +142,16 @@ class Encoder:
     def pack(self, packed: bool) -> None:
         """Choose. Vectors differ by rounding alone. Raises ConfigError if rows of this model cannot be packed."""
         self._forward.pack(packed)
+
+    def fuse(self) -> None:
+        """Compile the norms and MLPs of the layers, whose small operations then are one kernel instead of a handful.
+
+        On a GPU each of these reads and writes all activations. Shapes stay symbolic, so that a few compilations serve
+        all batches; the first batches wait for them, about a minute. Vectors differ by rounding alone.
+        """
+        for module in self._model.modules():
+            if type(module).__name__.endswith(("RMSNorm", "MLP")):
+                module.compile(dynamic=True)
 
     @property
     def dim(self) -> int:

@@ -36,6 +36,12 @@ def require_device(device: str) -> None:
         )
 
 
+def torch_dtype(compute_dtype: str) -> torch.dtype:
+    """The dtype that weights are loaded in and that activations have; see `fp8` for its own."""
+    dtype: torch.dtype = torch.bfloat16 if compute_dtype == "fp8" else getattr(torch, compute_dtype)
+    return dtype
+
+
 def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:
     """The transformers model of a recipe, without head, in eval mode, on the CPU. Raises ModelError.
 

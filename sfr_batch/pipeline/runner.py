@@ -238,6 +238,7 @@ def make_job(plan: EmbedPlan, run_id: str) -> Job:
         table_storage=config.table.storage,
         max_batch_tokens=config.max_batch_tokens,
         packed=config.run.batches == "packed",
+        fuse=config.run.fuse,
         torch_threads=config.run.actors.torch_threads,
     )
 

@@ -58,6 +58,7 @@ class Job:
     table_storage: StorageSettings
     max_batch_tokens: int
     packed: bool
+    fuse: bool
     torch_threads: int | None
 
 
@@ -210,6 +211,7 @@ class Encode:
                 job.model,
                 max_batch_tokens=job.max_batch_tokens,
                 packed=job.packed,
+                fuse=job.fuse,
                 torch_threads=job.torch_threads,
                 weight_hashes=job.card.fingerprint_inputs["weights"],
             )

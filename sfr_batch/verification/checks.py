@@ -29,7 +29,7 @@ Rounding errors of relative size e turn a unit vector by an angle of that order,
 unit roundoffs are 6e-8, 5e-4 and 4e-3, and some ten of them add up over the layers. A wrong token, pooling or prompt
 moves it by 0.01 and more. Measured with MiniLM on a CPU: 4e-13, 6e-7 and 4e-5; a 7B model has five times the layers.
 """
-AGAINST_FLOAT32 = {"float16": 5e-4, "bfloat16": 1e-2}
+AGAINST_FLOAT32 = {"float16": 5e-4, "bfloat16": 1e-2, "fp8": 5e-2}
 """1 - cosine of a compute dtype against float32: all its rounding, not only what differs between two orders of it.
 
 Measured with MiniLM on a CPU: 8e-5 in bfloat16.
@@ -134,6 +134,7 @@ def check_model(subject: Subject) -> Finding:
         max_batch_tokens=subject.config.max_batch_tokens,
         torch_threads=subject.config.run.actors.torch_threads,
         packed=subject.config.run.batches == "packed",
+        fuse=subject.config.run.fuse,
     )
     subject.found["encoder"] = encoder
     dtype, device = subject.settings.compute_dtype, subject.settings.device
