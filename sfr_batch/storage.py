@@ -309,10 +309,7 @@ class _S3Reader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         with _explained("read", self._uri):
-            count = int(self._file.readinto(buffer))
-            if not count and len(buffer) and self._file.tell() < self._file.size:
-                raise OSError(f"it ends at byte {self._file.tell():,} of {self._file.size:,}; was it replaced?")
-            return count
+            return int(self._file.readinto(buffer))
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         return int(self._file.seek(offset, whence))

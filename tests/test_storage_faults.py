@@ -303,6 +303,18 @@ def test_a_reader_that_is_open_goes_on_after_faults_and_tells_when_it_cannot(fau
             file.read()
 
 
+@pytest.mark.parametrize("size", [1000, 5 * MIB])
+def test_an_object_that_shrinks_under_a_reader_is_told(s3_prefix: str, size: int) -> None:
+    store = open_store(s3_prefix)
+    store.create("a", bytes(9 * MIB))
+    with store.open("a") as file:
+        file.read(100)
+        store.delete(["a"])
+        store.create("a", bytes(size))
+        with pytest.raises(StorageError, match=r"Cannot read .*/a"):
+            file.read()
+
+
 def test_a_refusal_takes_one_request(faulty: Relay, s3_prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAD_KEY", "nobody")
     monkeypatch.setenv("BAD_SECRET", "wrong")
