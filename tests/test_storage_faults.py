@@ -470,7 +470,7 @@ def test_a_listing_of_many_pages_under_faults(faulty: Relay, s3_prefix: str, cou
     assert not list(store.list("many"))
 
 
-@pytest.mark.parametrize("names", [3, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("names", [3, pytest.param(12, marks=pytest.mark.slow)])
 def test_sixteen_writers_of_a_name_under_faults(faulty: Relay, s3_prefix: str, names: int) -> None:
     """A lost reply may hide the winner from itself; nobody else ever believes to have won."""
     faulty.rates = {"slow_down": 0.1, "reset": 0.05, "lost_reply": 0.05}
