@@ -82,6 +82,10 @@ class StorageSettings(Section):
     """`${NAME}`: the environment variable with the access key id. Rather leave this to the AWS chain."""
     secret_access_key: EnvReference | None = None
     """`${NAME}`: the environment variable with the secret key. Rather leave this to the AWS chain."""
+    attempts: int = Field(default=16, ge=1, le=1000)
+    """Tries of one request at most, with growing pauses, while S3 throttles, breaks off or is silent."""
+    give_up_after_s: float = Field(default=120.0, gt=0)
+    """Seconds after the first try of a request after which it is not tried again, whatever `attempts` says."""
 
     @model_validator(mode="after")
     def _both_keys_or_none(self) -> "StorageSettings":

@@ -28,6 +28,7 @@ from fsspec.utils import glob_translate
 
 from sfr_batch.config import StorageSettings, secret
 from sfr_batch.errors import ConfigError, ObjectNotFound, StorageError
+from sfr_batch.retries import Bounds
 
 TEMPORARY = "_sfr/tmp"
 """Local stores write here before an object gets its name; a crash may leave something, which a sweep removes."""
@@ -45,15 +46,13 @@ _REASONS = {
 _PARALLEL_READS = 32
 _FETCH_RANGE = 16 * 2**20
 _FETCH_AT_ONCE = 8  # ranges: what fetching a file holds in memory
-# s3fs repeats what botocore has already repeated, up to three layers for a read: these products keep a stalled endpoint
-# below ten minutes, a dead one below half a minute, and still sit out a burst of SlowDown.
+# It tries once: what is repeated, `sfr_batch.retries` repeats. Both timeouts are of silence, not of a whole transfer.
 _CLIENT = {
     "connect_timeout": 5,
     "read_timeout": 30,
-    "retries": {"mode": "standard", "total_max_attempts": 4},
+    "retries": {"mode": "standard", "total_max_attempts": 1},
     "max_pool_connections": _PARALLEL_READS,
 }
-_S3FS_RETRIES = 2
 _PARALLEL_PARTS = 4  # of 50 MiB each: what a multipart upload holds in memory beside the object
 _CONFLICT_ATTEMPTS = 5
 _DELETE_BATCH = 1000  # the most that one DeleteObjects request may name
@@ -89,8 +88,8 @@ class Store(Protocol):
     def create(self, key: str, data: bytes) -> bool:
         """Write ``data`` under ``key`` if nothing is there, atomically and durably; False if something was.
 
-        After a lost reply the client's own retry also gives False: the caller looks at what is there to learn
-        whether it is its own. Raises StorageError.
+        After a lost reply the repeated request also gives False: the caller looks at what is there to learn whether
+        it is its own. Raises StorageError; then too the object may be there, if the last reply was lost.
         """
         ...
 
@@ -138,6 +137,8 @@ def filesystem(uri: str, settings: StorageSettings) -> Any:
     """The fsspec file system for ``uri``. Listings are never cached: a stale listing would break resuming."""
     if not is_s3(uri):
         return fsspec.filesystem("file")
+    from sfr_batch.s3 import RetryingS3  # loads the clients, which local paths do not need
+
     options: dict[str, Any] = {"anon": settings.anonymous, "use_listings_cache": False, "config_kwargs": _CLIENT}
     endpoint = settings.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint:
@@ -153,9 +154,7 @@ def filesystem(uri: str, settings: StorageSettings) -> Any:
         options["profile"] = settings.profile
     if settings.access_key_id:
         options["key"], options["secret"] = secret(settings.access_key_id), secret(settings.secret_access_key)
-    fs = fsspec.filesystem("s3", **options)
-    fs.retries = _S3FS_RETRIES
-    return fs
+    return RetryingS3(bounds=Bounds(settings.attempts, settings.give_up_after_s), **options)
 
 
 class LocalStore:
@@ -249,8 +248,10 @@ class S3Store:
                     code = _s3_code(error)
                     if code == "PreconditionFailed" or isinstance(error, FileExistsError):
                         return False
-                    # AWS answers 409 while another conditional write of the same key is under way: ask again.
-                    if code != "ConditionalRequestConflict" or attempt == _CONFLICT_ATTEMPTS - 1:
+                    # AWS answers 409 while another conditional write of the same key is under way: ask again, for a
+                    # multipart upload from its beginning. An upload is gone when it was completed and the reply was
+                    # lost, then beginning again finds its object; or when somebody aborted it.
+                    if code not in ("ConditionalRequestConflict", "NoSuchUpload") or attempt == _CONFLICT_ATTEMPTS - 1:
                         raise
                     time.sleep(0.1 * 2**attempt)
         raise AssertionError("unreachable")

@@ -26,13 +26,13 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import s3fs
 from click.testing import CliRunner, Result
 
 import sfr_batch as sfr
 from sfr_batch import commit, rows
 from sfr_batch.cli import main
 from sfr_batch.pipeline import runner, stages
+from sfr_batch.s3 import RetryingS3
 from sfr_batch.storage import open_store
 from sfr_batch.table import Table
 from tests.models import edit_json, minilm_folder
@@ -328,8 +328,8 @@ def allow(bench: Bench) -> None:
 
 def without_keys(bench: Bench) -> None:
     """Clients that were made before keep the keys that they found."""
-    s3fs.S3FileSystem.clear_instance_cache()
-    bench.cleanup.callback(s3fs.S3FileSystem.clear_instance_cache)
+    RetryingS3.clear_instance_cache()
+    bench.cleanup.callback(RetryingS3.clear_instance_cache)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         bench.monkeypatch.delenv(name)
     bench.monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(bench.root / "none"))
@@ -396,7 +396,12 @@ ROWS = [
         overrides=("run.rows_per_splits=3",)),
     Row("unknown setting like none", "{root}/job.yaml has 1 wrong setting(s):\n"
         "  table.storage.password: unknown setting. Known here: endpoint_url, region, profile, anonymous, "
-        "access_key_id, secret_access_key.", code=2, overrides=("table.storage.password=x",)),
+        "access_key_id, secret_access_key, attempts, give_up_after_s.", code=2,
+        overrides=("table.storage.password=x",)),
+    Row("bounds of retries", "{root}/job.yaml has 2 wrong setting(s):\n"
+        "  table.storage.attempts: must be at least 1 and at most 1000\n"
+        "  table.storage.give_up_after_s: must be more than 0", code=2,
+        overrides=("table.storage={attempts: 0, give_up_after_s: 0}",)),
     Row("section is a value", "{root}/job.yaml has 1 wrong setting(s):\n"
         "  run: must be a section, with its settings below it", code=2, overrides=("run=fast",)),
     Row("not a number", "{root}/job.yaml has 1 wrong setting(s):\n"
@@ -762,8 +767,10 @@ ROWS = [
         "Cannot list {bucket}/corpus: access denied ({*}); check the credentials, the bucket policy and the "
         "endpoint.", prepare=s3(), overrides=(*S3_CORPUS, "corpus.storage.anonymous=true")),
     Row("nobody at the endpoint",
-        "Cannot list {bucket}/corpus: {*}http://127.0.0.1:{port}/{*}; check credentials, endpoint and region.",
-        prepare=both(s3(), closed_port), overrides=(*S3_CORPUS, "corpus.storage.endpoint_url=http://127.0.0.1:{port}")),
+        "Cannot list {bucket}/corpus: tried 2 times over {*} s, the last time: connection ({*}http://127.0.0.1:{port}/"
+        "{*}). Check endpoint, region and network, and run the command again; storage.attempts (2) and "
+        "storage.give_up_after_s (120) say how long it is tried.", prepare=both(s3(), closed_port),
+        overrides=(*S3_CORPUS, "corpus.storage={endpoint_url: 'http://127.0.0.1:{port}', attempts: 2}")),
     Row("may list but not read",
         "Cannot read {bucket}/corpus/good.jsonl: access denied ({*}); check the credentials, the bucket policy "
         "and the endpoint.", prepare=s3(deny=("GetObject", "corpus/*")), overrides=S3_CORPUS),

@@ -180,6 +180,8 @@ STORAGE = {
     "anonymous": "true",
     "access_key_id": "${KEY}",
     "secret_access_key": "${SECRET}",
+    "attempts": "3",
+    "give_up_after_s": "7",
 }
 NOT_IN_IT = {
     "corpus.path": "elsewhere",

@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sfr_batch"
 FLOORS = [
     "errors schema fingerprint batching chunks duplicates signals",
-    "prompts config formats",
+    "prompts config formats retries",
+    "s3",
     "storage columns",
     "weights sentencepiece_model",
     "corpus model_cache manifest demo",
@@ -38,9 +39,10 @@ ONLY = {
     "ray": {"pipeline"},
     "torch": {"encoder", "api", "pipeline", "benchmark"},
     "transformers": {"encoder", "benchmark"},
-    "fsspec": {"storage"},
-    "s3fs": {"storage"},
-    "botocore": {"storage"},
+    "fsspec": {"storage", "s3"},
+    "s3fs": {"s3"},
+    "aiohttp": {"s3"},
+    "botocore": {"s3"},
     "huggingface_hub": {"model"},
     "tokenizers": {"tokenizer", "sentencepiece_model"},
     "google": {"sentencepiece_model"},

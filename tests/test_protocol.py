@@ -237,6 +237,34 @@ def sweep_everything(table: Table) -> None:
     sweep(table, older_than_s=0, now=1e18)
 
 
+# --- what must hold
+
+
+def check_snapshot(snapshot: Snapshot, history: list[Contents]) -> None:
+    """It accounts for every row of one corpus of ``history``, exactly once."""
+    covered = {f"{record.uri}@{record.version}" for record in snapshot.shards}
+    assert any(covered == set(contents) for contents in history), "a mixture of corpora"
+    contents = next(c for c in history if covered == set(c))
+    expected = Counter(id_ for ids in contents.values() for id_ in ids)
+    rows = snapshot.to_arrow().to_pylist()
+    live = Counter(row["id"] for row in rows)
+    rejected = Counter(int(id_) for id_ in snapshot.rejects()["id"].to_pylist())
+    assert live + rejected == expected
+    assert max(live.values(), default=1) == 1, "an id twice"
+    assert all(row["embedding"] == vector(row["id"]).tolist() for row in rows)
+    snapshot.manifest.counts.check()
+    assert snapshot.manifest.counts.vectors == len(rows)
+    assert snapshot.manifest.counts.read == sum(expected.values())
+    assert not snapshot.condemned & {receipt.split_id for receipt in snapshot.receipts}
+
+
+def files_of(store: Any, snapshot: Snapshot) -> dict[str, str]:
+    """SHA-256 of each file that a snapshot consists of, its manifest included."""
+    keys = [schema.manifest_key(snapshot.number), *commit._attached(snapshot.manifest)]
+    keys += [schema.data_key(receipt.split_id) for receipt in snapshot.receipts]
+    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in keys}
+
+
 # --- the machine
 
 
@@ -333,25 +361,10 @@ class Protocol(RuleBasedStateMachine):
             return []
 
     def _check(self, snapshot: Snapshot) -> None:
-        covered = {f"{record.uri}@{record.version}" for record in snapshot.shards}
-        assert any(covered == set(contents) for contents in self.history), "a mixture of corpora"
-        contents = next(c for c in self.history if covered == set(c))
-        expected = Counter(id_ for ids in contents.values() for id_ in ids)
-        rows = snapshot.to_arrow().to_pylist()
-        live = Counter(row["id"] for row in rows)
-        rejected = Counter(int(id_) for id_ in snapshot.rejects()["id"].to_pylist())
-        assert live + rejected == expected
-        assert max(live.values(), default=1) == 1, "an id twice"
-        assert all(row["embedding"] == vector(row["id"]).tolist() for row in rows)
-        snapshot.manifest.counts.check()
-        assert snapshot.manifest.counts.vectors == len(rows)
-        assert snapshot.manifest.counts.read == sum(expected.values())
-        assert not snapshot.condemned & {receipt.split_id for receipt in snapshot.receipts}
+        check_snapshot(snapshot, self.history)
 
     def _files(self, snapshot: Snapshot) -> dict[str, str]:
-        keys = [schema.manifest_key(snapshot.number), *commit._attached(snapshot.manifest)]
-        keys += [schema.data_key(receipt.split_id) for receipt in snapshot.receipts]
-        return {key: hashlib.sha256(self.objects.read(key)).hexdigest() for key in keys}
+        return files_of(self.objects, snapshot)
 
     def teardown(self) -> None:
         try:

@@ -29,6 +29,7 @@ from sfr_batch.pipeline.progress import Progress, duration
 from sfr_batch.pipeline.results import Failure, Losses
 from sfr_batch.pipeline.stages import Job
 from sfr_batch.planning import EmbedPlan, make_plan
+from sfr_batch.retries import counted
 from sfr_batch.storage import ObjectInfo, Store, read_many
 from sfr_batch.table import Snapshot, Table, read_receipt
 
@@ -278,6 +279,7 @@ class RunLog:
         self._waiting: list[Receipt] = []
         self._files = 0
         self._flushed = time.monotonic()
+        self._repeated = counted()
         self._create("config.json", plan.config.to_json().encode())
         self._create("plan.parquet", encode_parquet(plan.to_arrow()))
 
@@ -312,6 +314,7 @@ class RunLog:
             "drift": summary.drift,
             "lost_nodes": summary.losses.nodes,
             "lost_actors": summary.losses.actors,
+            "repeated_requests": counted() - self._repeated,  # to S3, by this process alone
             "counts": summary.snapshot.manifest.counts.model_dump(),
             "share_cut": summary.snapshot.share_cut,
         }
