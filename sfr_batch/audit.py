@@ -34,7 +34,7 @@ from sfr_batch.rows import Rows, read_unit
 from sfr_batch.splits import ReadUnit, cut
 from sfr_batch.status import unfinished_runs
 from sfr_batch.storage import ObjectInfo, in_memory, in_parallel
-from sfr_batch.table import Positions, Snapshot, Table
+from sfr_batch.table import Positions, Snapshot, Table, read_parquet
 from sfr_batch.verification.report import Check, Checks
 
 TOLERANCE = {"float32": 1e-5, "float16": 1e-3}
@@ -106,6 +106,12 @@ class Audit(Checks):
 
     def __repr__(self) -> str:
         return f"<Audit {self.table}, snapshot {self.snapshot}: {self.summary()}>"
+
+    def brief(self) -> str:
+        """Two lines for a person."""
+        rate = f", {self.rows / self.seconds:,.0f} rows/s" if self.seconds > 0 and self.rows else ""
+        what = f"snapshot {self.snapshot} of {self.table}, {self.rows:,} rows, {self.bytes / 1e6:,.1f} MB"
+        return f"{self.summary()}\n{what} in {self.seconds:,.1f} s{rate}"
 
     def to_json(self) -> str:
         """The whole of it as a JSON object; ``checks`` has an object a finding."""
@@ -371,7 +377,7 @@ class _Auditor:
             return found.give_up(*rest)
         try:
             data = self.store.read(key)
-            table = _decoded(data)
+            table = read_parquet(data)
             ids = table.column(names.ID).to_pylist() if names.ID in table.column_names else None
         except ObjectNotFound:
             found.wrong(FILES, f"{key} is missing")
@@ -506,7 +512,7 @@ class _Auditor:
     def _rejects(self, expected: tuple[str, int | None, str | None]) -> pa.Table | str:
         key = expected[0]
         try:
-            table = _decoded(self.store.read(key))
+            table = read_parquet(self.store.read(key))
             table.validate(full=True)
         except ObjectNotFound:
             return f"{key} is missing"
@@ -780,8 +786,7 @@ class _Corpus:
             promise.wrong(f"the config makes vectors of fingerprint {self._plan.card.fingerprint[:12]}")
         recipe, generation = digest(self._plan.row_recipe), self._plan.config.table.generation
         covered = {record.uri: record for record in self._snapshot.shards}
-        carried, changed = carry_over(self._snapshot, self._shards, recipe, generation)
-        for shard in changed:
+        for shard in carry_over(self._snapshot, self._shards, recipe, generation)[1]:
             record = covered.get(shard.uri)
             if record is None:
                 promise.wrong(f"{shard.uri} is new")
@@ -834,12 +839,6 @@ def _absent(receipt: Receipt, committed: Mapping[str, ObjectInfo]) -> str | None
     if info is None:
         return f"{key} is missing"
     return None if info.size == receipt.size else f"{key} has {info.size:,} bytes instead of {receipt.size:,}"
-
-
-def _decoded(data: bytes) -> pa.Table:
-    """A Parquet file, its page checksums verified. In this thread alone: of ours there are several, and one of Arrow's
-    that still holds a Python object when the process ends can bring it down."""
-    return pq.ParquetFile(in_memory(data), page_checksum_verification=True).read(use_threads=False)
 
 
 def _sides_of(manifest: Manifest) -> list[SideFile]:
