@@ -1,4 +1,4 @@
-"""The public functions: `plan`, `embed`, `verify`, `audit`, `open_table`. A config is an object or the path of a YAML file."""
+"""The public functions, `plan`, `embed`, `verify`, `audit` and `open_table`. A config is an object or a YAML file."""
 
 import os
 from collections.abc import Callable, Sequence

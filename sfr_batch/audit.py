@@ -419,7 +419,7 @@ class _Auditor:
         tolerance = TOLERANCE[self.table.card.vector_dtype]
         row = 0
         for chunk in column.chunks:
-            flat = chunk.flatten().to_numpy(zero_copy_only=False).reshape(len(chunk), -1)
+            flat = chunk.flatten().to_numpy(zero_copy_only=False).reshape(len(chunk), self.table.dim)
             for start in range(0, len(flat), _NORM_ROWS):
                 vectors = flat[start : start + _NORM_ROWS].astype(np.float64)
                 with np.errstate(invalid="ignore", over="ignore"):
@@ -650,12 +650,12 @@ class _Auditor:
             live += int(n[_LIVE].sum())
             duplicate += int(n[_DUPLICATE].sum())
             also += int(((n[_LIVE] > 0) & (n[_REJECTED_ID] > 0)).sum())
-            for group in _first(ids, np.flatnonzero(n[_LIVE] > 1)):
+            for group in _first(ids, groups.where(n[_LIVE] > 1)):
                 places = [self._place(row) for row in groups.rows(group, _LIVE)]
                 ids.wrong(f"id {places[0][1]!r} is live {len(places)} times: {_and(name for name, _ in places)}")
             # Where something could not be read, nothing is said of what is not there.
             unequal = (not self.unread) & ((n[_DEAD] != n[_DUPLICATE]) | ((n[_DUPLICATE] > 0) & (n[_LIVE] == 0)))
-            for group in _first(duplicates, np.flatnonzero(unequal)):
+            for group in _first(duplicates, groups.where(unequal)):
                 duplicates.wrong(self._tell_duplicate(groups, group))
             if corpus:
                 self._compare(corpus, groups, rows, texts)
@@ -683,13 +683,13 @@ class _Auditor:
         by_id = n[_IN_CORPUS] - n[_LIVE] - n[_DUPLICATE] - n[_REJECTED_ID]
         by_row = n[_BAD_IN_CORPUS] - n[_REJECTED_ROW]
         for kind, missing in ((_IN_CORPUS, by_id), (_BAD_IN_CORPUS, by_row)):
-            for group in _first(rows, np.flatnonzero(missing > 0)) if not self.unread else ():
+            for group in _first(rows, groups.where(missing > 0)) if not self.unread else ():
                 place = corpus.place(groups.rows(group, kind)[-1])
                 rows.wrong(f"{place} is neither live nor rejected", int(missing[group]))
-        for group in _first(rows, np.flatnonzero(by_id < 0)):
+        for group in _first(rows, groups.where(by_id < 0)):
             live = groups.rows(group, _LIVE)
             rows.wrong(f"{self._tell(live[0]) if live else 'a rejected id'} is not in the corpus", -int(by_id[group]))
-        for group in _first(rows, np.flatnonzero(by_row < 0)):
+        for group in _first(rows, groups.where(by_row < 0)):
             rows.wrong("a rejected row is not in the corpus, or not rejected in it", -int(by_row[group]))
         for group in _first(texts, groups.stale()):
             of = corpus.place(groups.rows(group, _IN_CORPUS)[0])
@@ -750,6 +750,11 @@ class _Groups:
         n = len(self._starts) - 1
         self.counts = [np.bincount(self._group[records["kind"] == kind], minlength=n) for kind in range(7)]
 
+    def where(self, mask: NDArray[np.bool_]) -> IntArray:
+        """The groups that ``mask`` [groups] is true of, in an order that does not depend on hashes."""
+        groups = np.flatnonzero(mask)
+        return groups[np.argsort(self._records["row"][self._starts[groups]], kind="stable")]
+
     def rows(self, group: int, kind: int) -> list[int]:
         """``row`` of the group's records of this kind, in order."""
         some = self._records[self._starts[group] : self._starts[group + 1]]
@@ -765,7 +770,7 @@ class _Groups:
         of_live[self._group[live]] = content[live]
         equal = (kind == _IN_CORPUS) & (content == of_live[self._group])
         has_equal = np.bincount(self._group[equal], minlength=n) > 0
-        return np.flatnonzero((self.counts[_LIVE] > 0) & (self.counts[_IN_CORPUS] > 0) & ~has_equal)
+        return self.where((self.counts[_LIVE] > 0) & (self.counts[_IN_CORPUS] > 0) & ~has_equal)
 
 
 class _Corpus:

@@ -148,6 +148,7 @@ def do_splits(
             if len(receipts) == only:
                 return receipts
             carry = {name: rows.carry.column(name).to_pylist() for name in rows.carry.column_names}
+            carry[schema.CONTENT_HASH] = rows.content_hash.to_pylist()
             columns = rows_of(rows.ids.to_pylist(), table.schema, carry)
             if encode:
                 at = columns.schema.get_field_index(schema.EMBEDDING)
