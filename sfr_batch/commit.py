@@ -34,8 +34,8 @@ from sfr_batch.duplicates import Duplicate, find_duplicates
 from sfr_batch.errors import CountsDoNotClose, SnapshotConflict, TableError, TableMismatch, TooManyRejects
 from sfr_batch.fingerprint import differences
 from sfr_batch.manifest import Counts, Manifest, Receipt, ShardRecord, SideFile, TableCard, to_table, utc_now
-from sfr_batch.storage import TEMPORARY, ObjectInfo, Store, in_memory, in_parallel, read_many
-from sfr_batch.table import Snapshot, Table, read_data_file, read_receipt
+from sfr_batch.storage import TEMPORARY, ObjectInfo, Store, in_parallel, read_many
+from sfr_batch.table import Snapshot, Table, read_data_file, read_parquet, read_receipt
 
 PARALLEL_READS = 32
 """Id columns read at a time when a snapshot is published."""
@@ -328,7 +328,7 @@ def too_many_rejects(
 ) -> TooManyRejects:
     """The error, with the most frequent reasons in some of the rejects files and an example of each."""
     keys = [names.rejects_key(r.split_id, r.attempt) for r in receipts if r.rejected][:_FILES_FOR_REASONS]
-    rows = [row for data in read_many(store, keys) for row in pq.read_table(in_memory(data)).to_pylist()]
+    rows = [row for data in read_many(store, keys) for row in read_parquet(data).to_pylist()]
     first = {row["reason"]: row for row in reversed(rows)}
     reasons = [
         f"  {reason}: {number:,}, e.g. at {first[reason]['position']} of {first[reason]['shard']}: "

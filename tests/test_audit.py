@@ -5,8 +5,6 @@ import gzip
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -651,7 +649,7 @@ def test_corpus_has_gone_on(mistral: str, root: str) -> None:
     ]
     rows = next(finding for finding in found.checks if finding.name == "corpus rows")
     assert rows.problems == 3 + 1 + 150
-    assert "run `sfr-batch embed`" in rows.way_out.lower() or "`sfr-batch embed`" in rows.way_out
+    assert "Run `sfr-batch embed`" in str(rows)
     do_plan(make_plan(config))
     assert audit(table, make_plan(config)).ok
 
@@ -704,7 +702,11 @@ def test_audit_command(mistral: str, root: str) -> None:
     table.store.delete([gone])
     result = run("audit", path, "--json", report)
     assert result.exit_code == 1
-    assert f"FAIL  data files    3 data files: 1 problem\n        {gone} is missing\n        Restore" in result.output
+    files = len(table.current().receipts)
+    assert (
+        f"FAIL  data files    {files} data files: 1 problem\n        {gone} is missing\n        Restore"
+        in result.output
+    )
     read = {check["name"]: check for check in json.loads(Path(report).read_text())["checks"]}
     assert read["data files"]["examples"] == [f"{gone} is missing"]
 
@@ -761,12 +763,3 @@ def test_audit_of_an_opened_table(tmp_path: Path) -> None:
     found = sfr.open_table(str(tmp_path)).audit()
     assert repr(found).startswith(f"<Audit {tmp_path}, snapshot 1: {len(found.checks)} passed, 0 failed, 0 skipped>")
     assert found.brief().splitlines()[1].startswith(f"snapshot 1 of {table.store.root}, 3 rows, ")
-
-
-def test_process_ends_well(tmp_path: Path) -> None:
-    """Arrow's threads that read ahead can bring a process down as it ends; the exit code would be 134."""
-    plain(open_store(str(tmp_path)))
-    code = "import sys\nfrom sfr_batch.cli import main\nmain(sys.argv[1:])"
-    for _ in range(5):
-        done = subprocess.run([sys.executable, "-c", code, "audit", str(tmp_path)], capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr
