@@ -46,7 +46,7 @@ EXAMPLES = 5
 
 _AHEAD = 16
 """Small files that are read at a time; of data files fewer, so that they take about ``_IN_FLIGHT`` bytes."""
-_IN_FLIGHT = 2**30
+_IN_FLIGHT = 2**28
 _NORM_ROWS = 1024
 _CORPUS_ROWS, _CORPUS_BYTES = 8192, 32 * 2**20
 """Rows and bytes of text of the corpus that are in memory at a time, about."""

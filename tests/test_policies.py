@@ -185,7 +185,9 @@ def test_audit_is_slim(tmp_path: Path) -> None:
     do_plan(make_plan(config.model_copy(update={"table": config.table.model_copy(update={"path": f"{tmp_path}/t"})})))
     arguments = [f"{tmp_path}/t", "--against", str(ROOT / "configs" / "demo.yaml"), f"corpus.path={tmp_path}/corpus"]
     code = CLI.replace("main(sys.argv", "import contextlib\nwith contextlib.suppress(SystemExit): main(sys.argv")
-    assert not loaded(code, "audit", *arguments) & set(HEAVY)
+    # Where there is a pandas, pyarrow itself loads it when arrays go to NumPy or come from lists; nobody needs it.
+    assert not loaded(code, "audit", arguments[0]) & set(HEAVY) - {"pandas"}
+    assert not loaded(code, "audit", *arguments) & set(HEAVY) - {"pandas"}
 
 
 def test_no_parquet_in_memory_is_read_by_threads_of_arrow() -> None:
