@@ -405,8 +405,8 @@ class _Auditor:
     def _check_footer(self, found: _File, key: str, metadata: Mapping[bytes, bytes], receipt: Receipt) -> None:
         fingerprint = metadata.get(names.FINGERPRINT_KEY.encode(), b"none").decode(errors="replace")
         if fingerprint != self.table.card.fingerprint:
-            expected = self.table.card.fingerprint[:12]
-            found.wrong(FOOTERS, f"{key} has the fingerprint {fingerprint[:12]}, the table {expected}")
+            ours = self.table.card.fingerprint[:12]
+            found.wrong(FOOTERS, f"{key} has the fingerprint {fingerprint[:12]}, the table {ours}")
         try:
             written = Receipt.from_json(metadata[names.RECEIPT_KEY.encode()])
         except (KeyError, ValueError, TypeError) as error:
