@@ -14,7 +14,9 @@ import pyarrow as pa
 import pytest
 
 import sfr_batch
-from tests.tables import parquet, put
+from sfr_batch.config import load_config
+from sfr_batch.planning import make_plan
+from tests.tables import do_plan, parquet, put
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sfr_batch"
@@ -29,7 +31,7 @@ FLOORS = [
     "splits tokenizer table",
     "rows commit encoder",
     "planning search status verification",
-    "pipeline",
+    "audit pipeline",
     "api",
     "__init__",
     "cli benchmark",
@@ -176,6 +178,24 @@ def test_planning_is_slim(tmp_path: Path) -> None:
     put(str(tmp_path), "corpus/a.parquet", parquet(table))
     paths = [f"corpus.path={tmp_path}/corpus", f"table.path={tmp_path}/table"]
     assert not loaded(CLI, "plan", str(ROOT / "configs" / "demo.yaml"), *paths) & set(HEAVY)
+
+
+def test_audit_is_slim(tmp_path: Path) -> None:
+    table = pa.table({"id": ["a", "b"], "text": ["x", "y"], "package": ["p", "q"]})
+    put(str(tmp_path), "corpus/a.parquet", parquet(table))
+    config = load_config(ROOT / "configs" / "demo.yaml", [f"corpus.path={tmp_path}/corpus"])
+    do_plan(make_plan(config.model_copy(update={"table": config.table.model_copy(update={"path": f"{tmp_path}/t"})})))
+    arguments = [f"{tmp_path}/t", "--against", str(ROOT / "configs" / "demo.yaml"), f"corpus.path={tmp_path}/corpus"]
+    code = CLI.replace("main(sys.argv", "import contextlib\nwith contextlib.suppress(SystemExit): main(sys.argv")
+    # Where there is a pandas, pyarrow itself loads it when arrays go to NumPy or come from lists; nobody needs it.
+    assert not loaded(code, "audit", arguments[0]) & set(HEAVY) - {"pandas"}
+    assert not loaded(code, "audit", *arguments) & set(HEAVY) - {"pandas"}
+
+
+def test_no_parquet_in_memory_is_read_by_threads_of_arrow() -> None:
+    """They may hold a Python object as the process ends, and then it ends with SIGABRT; see `table.read_parquet`."""
+    for path in modules():
+        assert "read_table(in_memory(" not in path.read_text(encoding="utf-8"), dotted(path)
 
 
 def test_import_alone_loads_nothing_of_the_package() -> None:

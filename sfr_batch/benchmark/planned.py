@@ -86,7 +86,12 @@ def measure(splits: int, model: str) -> dict[str, Any]:
     planned = sum(len(unit.splits) for unit in todo)
     if planned < splits:
         raise RunFailed(f"{splits:,} splits were asked for, and {planned:,} planned: the fake corpus is cut otherwise.")
-    return {"splits": planned, "seconds": seconds, "before_bytes": before, "peak_bytes": _memory("VmHWM")}
+    return {"splits": planned, "seconds": seconds, "before_bytes": before, "peak_bytes": peak_memory()}
+
+
+def peak_memory() -> int | None:
+    """Bytes of memory that this process has had at most; None where the system does not tell."""
+    return _memory("VmHWM")
 
 
 def _memory(field: str) -> int | None:

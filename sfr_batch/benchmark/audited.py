@@ -1,0 +1,105 @@
+"""How fast an audit is: rows a second and peak memory, on a local table of random unit vectors.
+
+    python -m sfr_batch.benchmark.audited ROWS DIM
+
+The vectors come from no model, all else is a real table in data files of 8,192 rows. Prints one JSON object. One
+process, so that its peak memory is the audit's: the table is written by a child of its own.
+"""
+
+import json
+import multiprocessing
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sfr_batch import schema as names
+from sfr_batch.audit import audit
+from sfr_batch.benchmark.planned import peak_memory
+from sfr_batch.commit import Draft, commit_split, create_or_open, new_attempt, new_run_id, publish
+from sfr_batch.errors import RunFailed
+from sfr_batch.fingerprint import short_id
+from sfr_batch.manifest import Receipt, ShardRecord, TableCard
+from sfr_batch.storage import open_store
+from sfr_batch.table import Table
+
+_ROWS_A_SPLIT = 8192
+
+
+def write(folder: str, rows: int, dim: int) -> None:
+    """A table of one snapshot with ``rows`` rows."""
+    card = TableCard.make(
+        names.table_schema(pa.string(), dim, "float32", {}), "0" * 64, {"vector_dtype": "float32"}, {"path": "none"}
+    )
+    store = open_store(folder)
+    table = create_or_open(store, card)
+    random = np.random.default_rng(0)
+    receipts = []
+    for start in range(0, rows, _ROWS_A_SPLIT):
+        n = min(_ROWS_A_SPLIT, rows - start)
+        vectors = random.standard_normal((n, dim), dtype=np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        columns = {
+            names.ID: pa.array([f"document-{number:010}" for number in range(start, start + n)]),
+            names.EMBEDDING: pa.FixedSizeListArray.from_arrays(
+                pa.array(vectors.reshape(-1)), type=card.schema.field(names.EMBEDDING).type
+            ),
+            names.N_TOKENS: pa.array(np.full(n, 100, np.int32)),
+            names.N_TOKENS_FULL: pa.array(np.full(n, 100, np.int32)),
+            names.TRUNCATED: pa.array(np.zeros(n, bool)),
+            names.CONTENT_HASH: pa.array([random.bytes(16) for _ in range(n)], pa.binary(16)),
+        }
+        receipt = Receipt(
+            split_id=short_id("audited", start),
+            shard="shard",
+            version="1",
+            start=start,
+            attempt=new_attempt(),
+            run_id="none",
+            read=n,
+            embedded=n,
+            rejected=0,
+            vectors=n,
+            tokens=100 * n,
+            tokens_full=100 * n,
+            encoded_tokens=100 * n,
+            padded_tokens=100 * n,
+            truncated=0,
+            encode_seconds=0.0,
+        )
+        data = pa.table(list(columns.values()), schema=card.schema)
+        receipts.append(commit_split(store, card, receipt, data, names.REJECTS_SCHEMA.empty_table()))
+    shard = ShardRecord("shard", "1", 0, "recipe", "", rows, len(receipts))
+    new = frozenset(receipt.split_id for receipt in receipts)
+    publish(table, None, Draft(new_run_id(), "", {}, receipts, [shard], new))
+
+
+def measure(rows: int, dim: int) -> dict[str, Any]:
+    """Seconds and rate of the audit, and peak memory of this process in bytes."""
+    with tempfile.TemporaryDirectory(prefix="sfr-audited-") as folder:
+        writer = multiprocessing.get_context("spawn").Process(target=write, args=(folder, rows, dim))
+        writer.start()
+        writer.join()
+        found = audit(Table.open(open_store(folder)))
+    if not found.ok or found.rows != rows:
+        raise RunFailed(f"The audit went wrong: {found!r}\n{found.describe()}")
+    return {
+        "rows": rows,
+        "dim": dim,
+        "bytes": found.bytes,
+        "seconds": found.seconds,
+        "rows_per_second": rows / found.seconds,
+        "peak_bytes": peak_memory(),
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    rows, dim = arguments
+    print(json.dumps(measure(int(rows), int(dim))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
