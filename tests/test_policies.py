@@ -192,10 +192,11 @@ def test_audit_is_slim(tmp_path: Path) -> None:
     assert not loaded(code, "audit", *arguments) & set(HEAVY) - {"pandas"}
 
 
-def test_no_parquet_in_memory_is_read_by_threads_of_arrow() -> None:
+def test_no_python_file_is_read_by_threads_of_arrow() -> None:
     """They may hold a Python object as the process ends, and then it ends with SIGABRT; see `table.read_parquet`."""
     for path in modules():
-        assert "read_table(in_memory(" not in path.read_text(encoding="utf-8"), dotted(path)
+        if home(dotted(path)) != "benchmark":  # which gives Arrow names of files
+            assert "pq.read_table(" not in path.read_text(encoding="utf-8"), dotted(path)
 
 
 def test_import_alone_loads_nothing_of_the_package() -> None:
