@@ -221,6 +221,26 @@ def test_packed_batches_hold_every_row_once_within_the_budget(lengths: list[int]
     assert all(sizes[a].sum() + sizes[b[0]] > budget for a, b in itertools.pairwise(batches)), "filled"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_fused_layers_give_the_same_vectors_with_few_compilations(mistral_folder: Path, mistral: Encoder) -> None:
+    """Whatever the batches are: their shapes are symbolic. Slow, because each kernel is compiled by a C++ compiler."""
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    encoder = Encoder.load(ModelSettings(path=str(mistral_folder), device="cpu"), max_batch_tokens=700, fuse=True)
+    texts = [text[:500] for text in docstrings(2000)[:80]]
+    for some in (texts, texts[:1], texts[3:7], ["a"], texts[20:50]):
+        for packed in (False, True):
+            encoder.pack(packed)
+            assert distance(encoder.encode(some), mistral.encode(some)) < 1e-5
+    graphs = counters["stats"]["unique_graphs"]
+    assert 2 <= graphs <= 12, counters
+    some = texts[40:70]
+    encoder.encode(some)
+    assert counters["stats"]["unique_graphs"] == graphs
+
+
 # ---------------------------------------------------------------------------------------------------- pooling
 
 

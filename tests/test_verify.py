@@ -494,3 +494,12 @@ def test_throughput_tries_budgets(built: Path) -> None:
     assert " at 512, " in finding.measured
     assert speed.check_throughput(subject, 1e-6).measured.endswith("too slow to try others in 1e-06 s")
     assert speed.check_throughput(subject, 0) == speed.skipped("not asked for")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "fp8"])
+def test_every_dtype_has_its_bounds(dtype: str) -> None:
+    """On real weights none fails, and each is compared with float32."""
+    report = examine(minilm_folder(), dtype=dtype)
+    assert not report.failed, report.describe()
+    assert report["reference"].measured.startswith(f"{dtype} against float32 on cpu: cosine at least ")
+    assert checks.CARD_POINTS.keys() == checks.SAME_MODEL.keys() == {*checks.AGAINST_FLOAT32, "float32"}
