@@ -6,6 +6,7 @@
     summary = sfr.embed("configs/demo.yaml")
     table = sfr.open_table("demo/table")
     table.search("how do I read a Parquet file?", k=5)
+    table.audit().ok
 
 Names are loaded when first used: importing the package, and planning, pull in neither torch nor ray.
 """

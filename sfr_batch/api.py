@@ -1,4 +1,4 @@
-"""The public functions: `plan`, `embed`, `verify`, `open_table`. A config is an object or the path of a YAML file."""
+"""The public functions: `plan`, `embed`, `verify`, `audit`, `open_table`. A config is an object or the path of a YAML file."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ from sfr_batch.storage import open_store
 from sfr_batch.table import Table
 
 if TYPE_CHECKING:
+    from sfr_batch.audit import Audit, Finding
     from sfr_batch.encoder import Encoder
     from sfr_batch.pipeline.runner import Summary
     from sfr_batch.verification.report import Check, Report
@@ -59,6 +60,31 @@ def embed(config: ConfigOrPath, overrides: Sequence[str] = ()) -> "Summary":
     return runner.embed(_load(config, overrides))
 
 
+def audit(
+    path: str,
+    against: ConfigOrPath | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    snapshot: int | None = None,
+    storage: StorageSettings | None = None,
+    each: "Callable[[Finding], None]" = lambda finding: None,
+) -> "Audit":
+    """Whether the table at ``path`` keeps its promises. Reads all of it, changes nothing; needs no model and no Ray.
+
+    against: a config whose corpus the table should hold; its table.path does not matter, its table.storage is used
+    unless ``storage`` is given. snapshot: its number, default the newest. each: is given every finding as soon as there
+    is one. Raises TableNotFound, StorageError, and with ``against`` what planning raises.
+    """
+    from sfr_batch.audit import audit  # loads what planning can do without
+
+    if against is None:
+        return audit(Table.open(open_store(path, storage)), snapshot=snapshot, each=each)
+    config = _load(against, overrides)
+    settings = config.table.model_copy(update={"path": path, "storage": storage or config.table.storage})
+    table = Table.open(open_store(path, settings.storage))
+    return audit(table, make_plan(config.model_copy(update={"table": settings})), snapshot, each=each)
+
+
 def open_table(path: str, storage: StorageSettings | None = None) -> "EmbeddingTable":
     """The table at a local folder or an s3:// prefix. Raises TableNotFound."""
     table = Table.open(open_store(path, storage))
@@ -86,6 +112,12 @@ class EmbeddingTable(Table):
         if settings.device == "cuda" and not torch.cuda.is_available():
             settings = settings.model_copy(update={"device": "cpu", "dtype": settings.compute_dtype})
         return Encoder.load(settings, weight_hashes=made_with["weights"])
+
+    def audit(self, against: EmbedPlan | None = None, snapshot: int | None = None) -> "Audit":
+        """Whether the table keeps its promises, see `sfr_batch.audit`; against a plan of its corpus if there is one."""
+        from sfr_batch.audit import audit
+
+        return audit(self, against, snapshot)
 
     def search(self, query: str, k: int = 10, columns: Sequence[str] = ()) -> list[Hit]:
         """The ``k`` live rows nearest to ``query`` by cosine, best first, ties by id; exact, in bounded memory.

@@ -7,11 +7,13 @@ is at; a second one ends it at once.
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
-from sfr_batch import __version__, api
+from sfr_batch import __version__, api, commit
 from sfr_batch import schema as names
 from sfr_batch.config import StorageSettings
 from sfr_batch.errors import ConfigError, SfrBatchError
@@ -116,6 +118,101 @@ def status(table: str, endpoint_url: str | None) -> None:
 
     with telling_errors():
         click.echo(table_status.describe(api.open_table(table, StorageSettings(endpoint_url=endpoint_url))))
+
+
+@main.command()
+@click.argument("table")
+@click.option("--against", type=_FILE, metavar="CONFIG", help="Also compare with the corpus of this config.")
+@_OVERRIDES
+@click.option("--snapshot", type=click.IntRange(1), help="Number of the snapshot to audit; default: the newest.")
+@click.option("--json", "json_file", type=_FILE, help="Write all that was found to this file.")
+@_ENDPOINT
+def audit(
+    table: str,
+    against: str | None,
+    overrides: tuple[str, ...],
+    snapshot: int | None,
+    json_file: str | None,
+    endpoint_url: str | None,
+) -> None:
+    """Check that TABLE keeps its promises: reads every byte of a snapshot, changes nothing.
+
+    Prints one line a promise, PASS, FAIL or SKIP. Below a FAIL stand examples, files and rows and ids by name, and the
+    way out. It may run while `embed` does: what is not published yet counts as an orphan, which is no failure.
+
+    With --against every row of the corpus is read too: each must be in the table or in its rejects, with a vector of
+    the text that it has today, and nothing else may be there. Overrides are settings of that config; its table.path
+    does not matter. A corpus that has changed since the last `embed` fails, and says so.
+
+    Exit codes: 0 every promise is kept, 1 one is not (or the table cannot be read), 2 the command or config is wrong.
+    """
+    storage = StorageSettings(endpoint_url=endpoint_url) if endpoint_url else None
+    with telling_errors():
+        if overrides and not against:
+            raise ConfigError(f"{overrides[0]}: settings are of a config, and there is none; name it with --against.")
+        if json_file and not Path(json_file).absolute().parent.is_dir():
+            raise ConfigError(f"--json {json_file}: there is no folder {Path(json_file).absolute().parent}.")
+        found = api.audit(
+            table, against, overrides, snapshot=snapshot, storage=storage, each=lambda finding: click.echo(str(finding))
+        )
+        click.echo(found.brief())
+        if json_file:
+            try:
+                Path(json_file).write_text(found.to_json(), encoding="utf-8")
+            except OSError as error:
+                raise ConfigError(f"--json {json_file} cannot be written: {error.strerror}") from None
+        sys.exit(0 if found.ok else 1)
+
+
+@main.command()
+@click.argument("table")
+@click.option("--older-than", default="7d", show_default=True, help="Age of what may go: 7d, 36h or 90m.")
+@click.option("--delete/--dry-run", default=False, help="Remove it, or only say what would go (default).")
+@_ENDPOINT
+def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -> None:
+    """Remove from TABLE what no snapshot names: leftovers of runs that died or lost a race.
+
+    Only says what it would remove unless --delete is given. Data files of a run that is not finished count as
+    leftovers once they are older than --older-than: finish it first, with the same `sfr-batch embed`, if they are
+    wanted. Before anything is deleted a snapshot is published that bars the names of these files, so that a run under
+    way cannot come to rely on them: it plans again instead. Nothing that a snapshot names is ever removed.
+
+    Exit codes: 0 done, 1 it failed, 2 the command is wrong.
+    """
+    with telling_errors():
+        seconds = _duration(older_than)
+        opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url))
+        base = opened.latest()
+        if base is None:
+            click.echo("Nothing is published yet, so nothing is left over; nothing was removed.")
+            return
+        if delete:
+            orphans = commit.sweep(opened, older_than_s=seconds)
+        else:
+            orphans = commit.find_orphans(opened, base, time.time() - seconds)
+        for info in orphans.objects[:_SHOWN]:
+            click.echo(f"  {info.key}  {info.size:,} bytes")
+        if len(orphans.objects) > _SHOWN:
+            click.echo(f"  and {len(orphans.objects) - _SHOWN:,} more")
+        what = f"{len(orphans.objects):,} objects, {orphans.bytes:,} bytes, older than {older_than}"
+        if not orphans.objects:
+            click.echo(f"Nothing older than {older_than} is left over.")
+        elif delete:
+            barred = f"; {len(orphans.condemn):,} names of splits are barred from now on" if orphans.condemn else ""
+            click.echo(f"Removed {what}{barred}.")
+        else:
+            click.echo(f"Would remove {what}. Nothing was removed; --delete does it.")
+
+
+_SHOWN = 20
+_UNITS = {"d": 86400, "h": 3600, "m": 60}
+
+
+def _duration(text: str) -> float:
+    number, unit = text[:-1], text[-1:]
+    if unit not in _UNITS or not (number.isascii() and number.isdecimal()):
+        raise ConfigError(f"--older-than {text}: write a number of days, hours or minutes: 7d, 36h or 90m.")
+    return float(int(number) * _UNITS[unit])
 
 
 def _one_line(value: object, width: int = 100) -> str:

@@ -350,10 +350,18 @@ def too_many_rejects(
 
 @dataclass
 class Orphans:
-    """What a sweep may remove: ``keys`` of objects, after ``condemn`` (split ids) has been published."""
+    """What a sweep may remove: ``objects``, after ``condemn`` (split ids) has been published."""
 
     condemn: set[str] = field(default_factory=set)
-    keys: list[str] = field(default_factory=list)
+    objects: list[ObjectInfo] = field(default_factory=list)
+
+    @property
+    def keys(self) -> list[str]:
+        return [info.key for info in self.objects]
+
+    @property
+    def bytes(self) -> int:
+        return sum(info.size for info in self.objects)
 
 
 def sweep(table: Table, *, older_than_s: float = SWEEP_AFTER_S, now: float | None = None) -> Orphans:
@@ -387,10 +395,10 @@ def find_orphans(table: Table, base: Snapshot, cutoff: float) -> Orphans:
         if owner and owner[0] not in live:
             unpublished.setdefault(owner[0], []).append(info)
         elif owner and owner[1] != live[owner[0]] and info.modified <= cutoff:
-            orphans.keys.append(info.key)  # of a try that lost: the data file is there, so it can never count
+            orphans.objects.append(info)  # of a try that lost: the data file is there, so it can never count
     for split_id, objects in unpublished.items():
         if max(info.modified for info in objects) <= cutoff:
-            orphans.keys += [info.key for info in objects]
+            orphans.objects += objects
             if split_id not in base.condemned:
                 orphans.condemn.add(split_id)
     for folder in (names.SNAPSHOTS, names.REJECTS):
@@ -398,9 +406,9 @@ def find_orphans(table: Table, base: Snapshot, cutoff: float) -> Orphans:
             number = names.number_of_attached_key(info.key)
             # A writer still wants numbers above base; ours up to base can only be named by manifests that we know.
             if number is not None and number <= base.number and info.key not in named and info.modified <= cutoff:
-                orphans.keys.append(info.key)
+                orphans.objects.append(info)
     a_day_ago = cutoff - 24 * 3600
-    orphans.keys += [info.key for info in table.store.list(TEMPORARY) if info.modified <= a_day_ago]
+    orphans.objects += [info for info in table.store.list(TEMPORARY) if info.modified <= a_day_ago]
     return orphans
 
 

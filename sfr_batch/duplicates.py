@@ -43,42 +43,51 @@ def find_duplicates(
     where two hashes are equal. ``total_rows`` sizes the partitions; memory is about 24 bytes x ``partition_rows``.
     """
     starts = [0]
-    n_partitions = max(1, -(-total_rows // partition_rows))
     with tempfile.TemporaryDirectory(prefix="sfr-duplicates-") as folder:
-        spill = _Spill(Path(folder), n_partitions)
+        spill = Spill(Path(folder), _PAIR, total_rows, partition_rows)
         for ids in chunks:
-            spill.add(_hashes(ids), starts[-1])
+            spill.add(_pairs(_hashes(ids), starts[-1]))
             starts.append(starts[-1] + len(ids))
         candidates = np.sort(np.concatenate([_repeated(pairs) for pairs in spill.partitions()]))
     return _confirm(candidates, np.asarray(starts, dtype=np.int64), reread)
 
 
-class _Spill:
-    """Pairs of (hash, row), in memory while one partition is enough, else in a file a partition."""
+class Spill:
+    """Records with a field ``hash`` (uint64), in memory while one partition is enough, else in a file a partition.
 
-    def __init__(self, folder: Path, n: int) -> None:
-        self._folder, self._n = folder, n
+    Records with equal hashes are in the same partition.
+    """
+
+    def __init__(self, folder: Path, dtype: np.dtype[np.void], total_rows: int, partition_rows: int) -> None:
+        self._folder, self._dtype = folder, dtype
+        self._n = max(1, -(-total_rows // partition_rows))
         self._memory: list[NDArray[np.void]] = []
 
-    def add(self, hashes: NDArray[np.uint64], first_row: int) -> None:
-        pairs = np.empty(len(hashes), dtype=_PAIR)
-        pairs["hash"] = hashes
-        pairs["row"] = np.arange(first_row, first_row + len(hashes))
+    def add(self, records: NDArray[np.void]) -> None:
+        """Keep ``records`` [n]."""
         if self._n == 1:
-            self._memory.append(pairs)
+            self._memory.append(records)
             return
-        partition = (hashes % np.uint64(self._n)).astype(np.int64)
+        partition = (records["hash"] % np.uint64(self._n)).astype(np.int64)
         for number in range(self._n):
             with open(self._folder / str(number), "ab") as file:
-                pairs[partition == number].tofile(file)
+                records[partition == number].tofile(file)
 
     def partitions(self) -> Iterator[NDArray[np.void]]:
+        """All records, a partition at a time."""
         if self._n == 1:
-            yield np.concatenate(self._memory) if self._memory else np.empty(0, dtype=_PAIR)
+            yield np.concatenate(self._memory) if self._memory else np.empty(0, dtype=self._dtype)
             return
         for number in range(self._n):
             path = self._folder / str(number)
-            yield np.fromfile(path, dtype=_PAIR) if path.exists() else np.empty(0, dtype=_PAIR)
+            yield np.fromfile(path, dtype=self._dtype) if path.exists() else np.empty(0, dtype=self._dtype)
+
+
+def _pairs(hashes: NDArray[np.uint64], first_row: int) -> NDArray[np.void]:
+    pairs = np.empty(len(hashes), dtype=_PAIR)
+    pairs["hash"] = hashes
+    pairs["row"] = np.arange(first_row, first_row + len(hashes))
+    return pairs
 
 
 def _hashes(ids: pa.Array | pa.ChunkedArray) -> NDArray[np.uint64]:

@@ -3,13 +3,10 @@
 import json
 from dataclasses import dataclass
 
-import pyarrow.parquet as pq
-
 from sfr_batch import schema as names
 from sfr_batch.errors import ObjectNotFound
 from sfr_batch.splits import whether_last_or_not
-from sfr_batch.storage import in_memory
-from sfr_batch.table import Table
+from sfr_batch.table import Table, read_parquet
 
 _SNAPSHOTS_SHOWN = 5
 
@@ -35,7 +32,7 @@ def unfinished_runs(table: Table) -> list[RunStatus]:
     committed = set(map(whether_last_or_not, table.committed()))
     found = []
     for run_id in sorted(run_id for run_id in planned - reported if run_id > newest):
-        plan = pq.read_table(in_memory(table.store.read(names.run_key(run_id, "plan.parquet"))))
+        plan = read_parquet(table.store.read(names.run_key(run_id, "plan.parquet")))
         ids = list(map(whether_last_or_not, plan.column("split_id").to_pylist()))
         found.append(
             RunStatus(run_id, len(ids), sum(i in committed for i in ids), sum(plan.column("rows").to_pylist()))

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -111,8 +112,9 @@ def draft_of(receipts: Sequence[Receipt], base: Snapshot | None = None, **change
     """A draft of these splits and no others; those that ``base`` does not have are new."""
     known = {receipt.split_id for receipt in base.receipts} if base else set()
     live = sorted(receipts, key=lambda r: (r.shard, r.start))
+    splits = Counter(receipt.shard for receipt in live)
     shards = [
-        ShardRecord(uri, "1", 0, "recipe", "", sum(r.read for r in live if r.shard == uri), 1)
+        ShardRecord(uri, "1", 0, "recipe", "", sum(r.read for r in live if r.shard == uri), splits[uri])
         for uri in sorted({receipt.shard for receipt in live})
     ]
     draft = Draft(

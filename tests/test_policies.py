@@ -28,7 +28,7 @@ FLOORS = [
     "splits tokenizer table",
     "rows commit encoder",
     "planning search status verification",
-    "pipeline",
+    "audit pipeline",
     "api",
     "__init__",
     "cli benchmark",

@@ -1,4 +1,4 @@
-"""What a preflight found: one line a check, and whether it may go on. Plain values; knows no model."""
+"""What a preflight or an audit found, a line a check. Plain values; knows no model and no table."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -44,12 +44,9 @@ class Check:
         return f"{self.verdict}  {self.name:{_NAME_WIDTH}}  {self.measured}"
 
 
-@dataclass(frozen=True)
-class Report:
-    """All checks of one preflight, in the order in which they ran."""
+class Checks:
+    """What can be said of several checks: the base of reports, which have them as ``checks``."""
 
-    model: str
-    """`model.path`."""
     checks: tuple[Check, ...]
 
     @property
@@ -80,8 +77,17 @@ class Report:
             parts.append(f"{len(names)} {word}" + (f" ({', '.join(names)})" if names else ""))
         return ", ".join(parts)
 
-    def __repr__(self) -> str:
-        return f"<Report {self.model}: {self.summary()}>"
-
     def _names(self, verdict: str) -> list[str]:
         return [check.name for check in self.checks if check.verdict == verdict]
+
+
+@dataclass(frozen=True)
+class Report(Checks):
+    """All checks of one preflight, in the order in which they ran."""
+
+    model: str
+    """`model.path`."""
+    checks: tuple[Check, ...]
+
+    def __repr__(self) -> str:
+        return f"<Report {self.model}: {self.summary()}>"
