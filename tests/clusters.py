@@ -1,4 +1,4 @@
-"""A small Ray cluster on this machine for tests: real nodes, a raylet and its workers each, that may be lost and added."""
+"""A small Ray cluster on this machine for tests: real nodes, which may be lost and added."""
 
 import contextlib
 import shutil

@@ -166,7 +166,10 @@ class Campaign:
 
     def run(self, only: Callable[[Failpoint], bool]) -> None:
         seen: Objects = {}
-        for attempt in range(self._rng.randint(1, min(6, self._kills))):
+        stop_at = self._chaos.tally.total + self._kills
+        for attempt in range(self._rng.randint(3, 9)):
+            if self._chaos.tally.total == stop_at:
+                break
             if attempt and self._rng.random() < 0.4:
                 self._change()
             ending = self._disturbed(attempt, only)
@@ -189,10 +192,12 @@ class Campaign:
         else:
             point = self._first
             if attempt or point is None:
-                point = rng.choice([point for point in chaos.points(rng) if only(point)])
+                points = [point for point in chaos.points(rng) if only(point)]
+                unseen = [point for point in points if not chaos.tally.kills[point.kind]]
+                point = rng.choice(unseen if unseen and rng.random() < 0.5 else points)
                 point = Failpoint(point.operation, rng.randint(1, min(point.nth, 3)), point.when)
             ending, what = chaos.order(self._config(), failpoint=point), str(point)
-            chaos.tally.kills[f"{point.when} {point.operation}"] += ending.killed
+            chaos.tally.kills[point.kind] += ending.killed
         self.history.append(f"{what}: {'killed' if ending.killed else f'exit code {ending.code}'}")
         return ending
 

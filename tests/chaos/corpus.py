@@ -62,7 +62,7 @@ class Corpus:
         for _ in range(self.rng.randint(1, 3) * ROWS_PER_SPLIT - self.rng.randint(0, 3)):
             self.written += 1
             row = {"id": f"id-{self.written}", "text": f"document {self.written} of chaos"}
-            if self.rng.random() < 0.05:
+            if self.rng.random() < 0.1:
                 row["text"] = None  # type: ignore[assignment]
             elif self.rng.random() < 0.05 and self.written > 1:
                 row["id"] = f"id-{self.rng.randrange(1, self.written)}"  # perhaps still there: a duplicate

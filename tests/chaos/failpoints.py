@@ -42,8 +42,13 @@ class Failpoint:
     nth: int
     when: str
 
+    @property
+    def kind(self) -> str:
+        """Moment and operation."""
+        return f"{self.when} {self.operation}"
+
     def __str__(self) -> str:
-        return f"{self.when} {self.operation} #{self.nth}"
+        return f"{self.kind} #{self.nth}"
 
 
 def name_of(method: str, key: str) -> str:
