@@ -29,6 +29,7 @@ _KINDS = [
     (r"_sfr/table\.json", "card"),
     (r"_sfr/snapshots/\d+\.json", "manifest"),
     (r"_sfr/snapshots/.*\.(\w+)\.parquet", r"side \1"),
+    (r"_sfr/leases/.*", "lease"),
     (r"_sfr/runs/[^/]+/receipts/.*", "receipts"),
     (r"_sfr/runs/[^/]+/([\w.]+)", r"run \1"),
 ]

@@ -24,6 +24,7 @@ def writers(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield started
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("place", ["local", "s3"], indirect=True)
 def test_kills_at_all_operations(place: str, writers: Writers, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     kind = request.node.callspec.params["place"]
