@@ -97,6 +97,7 @@ class JobChaos:
         config, diary = config_from_dict(raw), folder / DIARY
         diary.touch()
         seen: Objects = {}
+        finished: dict[str, int] = {}  # splits whose receipt the driver had at a kill, and how often they were encoded
         while True:
             plan = make_plan(config)
             written, encoded = splits_in(seen), len(_words(diary, "encode"))
@@ -106,8 +107,8 @@ class JobChaos:
                 if not self._wait_for_commits(job, plan.store, self._rng.randint(2, 6)):
                     break
                 victim = waiting[0]
-                finished = set(_words(diary, "receipt"))
-                calls = Counter(_words(diary, "encode"))
+                heard, calls = _words(diary, "receipt"), Counter(_words(diary, "encode"))
+                finished = {split: calls[split] for split in heard} | finished
                 if not self._kill(victim, job, diary):
                     continue
                 waiting.pop(0)
@@ -119,8 +120,6 @@ class JobChaos:
                 seen = now
                 if not lost_driver:
                     self._job_goes_on(job, plan.store, len(splits_in(now)))
-                    again = [split for split in finished if Counter(_words(diary, "encode"))[split] > calls[split]]
-                    check(not again, f"{len(again)} finished splits were encoded again after the {victim} was killed")
             if lost_driver:
                 seen = self._look(plan.store, seen)
                 continue
@@ -135,8 +134,11 @@ class JobChaos:
             seen = self._look(plan.store, seen)
         after = objects_of(plan.store)
         check_unchanged(seen, after)
-        before = {key: sha for key, sha in after.items() if key not in after or key in _present(written)}
+        before = {key: after[key] for key in _present(written)}
         check_new_splits(plan, before, after)
+        calls = Counter(_words(diary, "encode"))
+        again = [split for split, number in finished.items() if calls[split] > number]
+        check(not again, f"{len(again)} finished splits were encoded again after a kill")
         repeated = written & set(_words(diary, "encode")[encoded:])
         check(not repeated, f"{len(repeated)} splits were encoded again by the last run")
         settings = ModelSettings(path=str(self._model), device="cpu")
