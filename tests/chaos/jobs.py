@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from sfr_batch.config import ModelSettings, config_from_dict
+from sfr_batch.errors import ObjectNotFound, StorageError
 from sfr_batch.model import read_recipe
 from sfr_batch.planning import make_plan
 from sfr_batch.storage import Store
@@ -49,6 +50,7 @@ NODES = 2
 _ROWS = 4
 _SHARDS = 4
 _HANG_S = 240.0
+_SETTLE_S = 60.0
 
 
 class JobChaos:
@@ -114,7 +116,7 @@ class JobChaos:
                 waiting.pop(0)
                 self.kills[victim] += 1
                 lost_driver, store_away = victim == "driver", store_away or victim == "store"
-                now = objects_of(plan.store)
+                now = self._objects(plan.store)
                 history.append(f"{victim} killed, {len(splits_in(now))} of {self._splits} splits are there")
                 check_unchanged(seen, now)
                 seen = now
@@ -132,7 +134,7 @@ class JobChaos:
             history.append(told)
             self.failed_jobs += 1
             seen = self._look(plan.store, seen)
-        after = objects_of(plan.store)
+        after = self._objects(plan.store)
         check_unchanged(seen, after)
         before = {key: after[key] for key in _present(written)}
         check_new_splits(plan, before, after)
@@ -146,6 +148,19 @@ class JobChaos:
         table = check_table(config, len(texts), reference_vectors(texts, Tokenizer.load(recipe), recipe.dim))
         check_report(table, len(splits_in(after)) - len(written))
         history.append("finished")
+
+    def _objects(self, store: Store) -> Objects:
+        """A server that was killed may answer with errors for a while; what it never gives back again is lost."""
+        deadline = time.monotonic() + _SETTLE_S
+        while True:
+            try:
+                return objects_of(store)
+            except ObjectNotFound:
+                raise
+            except StorageError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
 
     def _write_corpus(self, folder: Path) -> dict[str, str]:
         folder.mkdir(parents=True)
@@ -203,7 +218,7 @@ class JobChaos:
         while _ray_processes(b"Map"):
             check(time.monotonic() < deadline, "workers do not end with their driver")
             time.sleep(0.1)
-        now = objects_of(store)
+        now = self._objects(store)
         check_unchanged(seen, now)
         return now
 
