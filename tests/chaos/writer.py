@@ -170,11 +170,13 @@ def _fork(order: Order, folder: Path) -> Ending:
             ended = os.waitpid(child, 0)
             break
         time.sleep(0.002)
+    code = os.waitstatus_to_exitcode(ended[1])
     return Ending(
-        code=os.waitstatus_to_exitcode(ended[1]),
+        code=code,
         seconds=time.monotonic() - started,
         output=(folder / "output").read_text(errors="replace"),
-        operations=json.loads((folder / "operations").read_text()),
+        # One that was killed may have been about to write them.
+        operations={} if code == _KILLED else json.loads((folder / "operations").read_text()),
     )
 
 
