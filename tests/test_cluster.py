@@ -7,9 +7,7 @@ fast machine and on a slow one.
 
 import json
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -27,6 +25,7 @@ from sfr_batch.manifest import Receipt
 from sfr_batch.pipeline import runner, stages
 from sfr_batch.pipeline.results import Losses
 from sfr_batch.storage import open_store
+from tests.clusters import ray_cluster
 from tests.jobs import config, documents, put_parquet
 from tests.models import build_tiny_mistral
 
@@ -115,22 +114,8 @@ class Run:
 
 @pytest.fixture(scope="module")
 def cluster() -> "Iterator[ray.cluster_utils.Cluster]":  # noqa: F821
-    """A head without CPUs, as in cluster.yaml; the tests add nodes. It notices dead ones within seconds."""
-    import ray.cluster_utils
-
-    assert not ray.is_initialized()
-    folder = tempfile.mkdtemp(prefix="sfr-", dir="/tmp")  # sockets have short names
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RAY_TMPDIR", folder)  # also keeps other runs on this machine from joining
-        checks = {"initial_delay_ms": 0, "period_ms": 500, "failure_threshold": 6}
-        system = {f"health_check_{name}": value for name, value in checks.items()}
-        system["prestart_worker_first_driver"] = False  # these cores have better things to do
-        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": system}
-        nodes = ray.cluster_utils.Cluster(initialize_head=True, head_node_args=head)
+    with ray_cluster() as nodes:
         yield nodes
-        ray.shutdown()
-        nodes.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

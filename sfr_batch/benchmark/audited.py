@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from sfr_batch import schema as names
 from sfr_batch.audit import audit
-from sfr_batch.benchmark.planned import peak_memory
+from sfr_batch.benchmark.planned import own_memory
 from sfr_batch.commit import Draft, commit_split, create_or_open, new_attempt, new_run_id, publish
 from sfr_batch.errors import RunFailed
 from sfr_batch.fingerprint import short_id
@@ -92,7 +92,7 @@ def measure(rows: int, dim: int) -> dict[str, Any]:
         "bytes": found.bytes,
         "seconds": found.seconds,
         "rows_per_second": rows / found.seconds,
-        "peak_bytes": peak_memory(),
+        "peak_bytes": own_memory("VmHWM"),
     }
 
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sfr_batch.commit import encode_parquet
-from sfr_batch.config import config_from_dict
+from sfr_batch.config import Config, config_from_dict
 from sfr_batch.errors import RunFailed
 from sfr_batch.pipeline import stages
 from sfr_batch.planning import make_plan
@@ -53,6 +53,18 @@ class FakeCorpus:
         return io.BytesIO(self._data)
 
 
+def fake_config(model: str, table: str) -> Config:
+    """A job over a FakeCorpus."""
+    return config_from_dict(
+        {
+            "corpus": {"path": "s3://a-fake-bucket/corpus"},
+            "model": {"path": model, "device": "cpu"},
+            "table": {"path": table},
+            "run": {"rows_per_split": _ROWS_A_SPLIT, "min_splits": 1, "actors": {"gpus": 0}},
+        }
+    )
+
+
 def measure(splits: int, model: str) -> dict[str, Any]:
     """Seconds of each step, and peak memory in bytes, of planning ``splits`` splits; rounded up to whole shards."""
     fake = FakeCorpus(-(-splits // SPLITS_A_SHARD))
@@ -65,19 +77,12 @@ def measure(splits: int, model: str) -> dict[str, Any]:
         return result
 
     with tempfile.TemporaryDirectory() as folder:
-        config = config_from_dict(
-            {
-                "corpus": {"path": "s3://a-fake-bucket/corpus"},
-                "model": {"path": model, "device": "cpu"},
-                "table": {"path": f"{folder}/table"},
-                "run": {"rows_per_split": _ROWS_A_SPLIT, "min_splits": 1, "actors": {"gpus": 0}},
-            }
-        )
+        config = fake_config(model, f"{folder}/table")
         with (
             mock.patch("sfr_batch.corpus.list_inputs", fake.list_inputs),
             mock.patch("sfr_batch.corpus.open_input", fake.open_input),
         ):
-            before = _memory("VmRSS")
+            before = own_memory("VmRSS")
             plan = timed("plan", lambda: make_plan(config))
         todo = timed("what is missing", lambda: plan.todo)
         timed("describe", plan.describe)
@@ -86,15 +91,10 @@ def measure(splits: int, model: str) -> dict[str, Any]:
     planned = sum(len(unit.splits) for unit in todo)
     if planned < splits:
         raise RunFailed(f"{splits:,} splits were asked for, and {planned:,} planned: the fake corpus is cut otherwise.")
-    return {"splits": planned, "seconds": seconds, "before_bytes": before, "peak_bytes": peak_memory()}
+    return {"splits": planned, "seconds": seconds, "before_bytes": before, "peak_bytes": own_memory("VmHWM")}
 
 
-def peak_memory() -> int | None:
-    """Bytes of memory that this process has had at most; None where the system does not tell."""
-    return _memory("VmHWM")
-
-
-def _memory(field: str) -> int | None:
+def own_memory(field: str) -> int | None:
     """Bytes of this process's own memory; not of its past as a child of a larger one, as getrusage would have it."""
     if not _STATUS.is_file():
         return None

@@ -4,17 +4,20 @@ Reads /proc, so CPU and memory are known on Linux alone. Knows nothing of what t
 """
 
 import os
+import re
 import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, Self
 
 from sfr_batch.errors import RunFailed
 
 _PROC = Path("/proc")
 _SAMPLE_EVERY_S = 0.25
+_LOOK_EVERY_S = 1.0  # adding up a process's pages takes the kernel some milliseconds
 _SHOWN_LINES = 15
 
 
@@ -52,6 +55,77 @@ def run(command: Sequence[str], log: Path, environment: Mapping[str, str], timeo
 def _tail(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return "\n".join("  " + line for line in lines[-_SHOWN_LINES:])
+
+
+class Memory(NamedTuple):
+    """Bytes that the processes of a run hold, by role. Pages that processes share count once, in shares (PSS)."""
+
+    driver: int
+    """The process that was started, and what it starts that is not Ray's."""
+    workers: int
+    """Ray's workers: readers, writers and encode actors."""
+    ray: int
+    """Ray's own processes."""
+    object_store: int
+    """Shared memory of all of them; what the store has once used, it keeps."""
+
+
+class Watch:
+    """Looks once a second at what the children of this process hold. A context manager."""
+
+    def __init__(self) -> None:
+        self.samples: list[tuple[float, Memory]] = []
+        """Seconds since the epoch, and what was held then."""
+        self.store_capacity: int | None = None
+        """Bytes of the object store that a raylet among them was started with."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while _PROC.is_dir() and not self._stop.wait(_LOOK_EVERY_S):
+            held = dict.fromkeys(Memory._fields, 0)
+            for process in _tree(os.getpid())[1:]:
+                title = _title(process.pid)
+                role = role_of(title)
+                own, shared = _proportional(process.pid)
+                held[role] += own
+                held["object_store"] += shared
+                if capacity := re.search(rb"--object_store_memory=(\d+)", title):
+                    self.store_capacity = int(capacity[1])
+            if held["driver"]:
+                self.samples.append((time.time(), Memory(**held)))
+
+
+def role_of(title: bytes) -> str:
+    """The field of `Memory` that a process counts for, by its command line: Ray names its workers so."""
+    if title.startswith(b"ray::"):
+        return "ray" if title.startswith((b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")) else "workers"
+    return "ray" if re.search(rb"/ray/(core|_private|dashboard|autoscaler|util)/", title) else "driver"
+
+
+def _title(pid: int) -> bytes:
+    try:
+        return (_PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _proportional(pid: int) -> tuple[int, int]:
+    """Bytes of a process's own and file-backed pages, and of shared memory; both by its share of each page."""
+    try:
+        lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0, 0  # ended since it was listed
+    sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss")}
+    return sizes.get("Pss_Anon", 0) + sizes.get("Pss_File", 0), sizes.get("Pss_Shmem", 0)
 
 
 class _Sampler:

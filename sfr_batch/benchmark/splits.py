@@ -71,7 +71,7 @@ def plan_sizes(sizes: Sequence[int], model: str, folder: Path, say: Callable[[st
     """Plan each number of splits in a process of its own. Raises RunFailed."""
     found = []
     for splits in sizes:
-        raw = _run("planned", [str(splits), _model(model)], folder)
+        raw = run_module("planned", [str(splits), model_folder(model)], folder)
         found.append(Planning(raw["splits"], raw["seconds"], raw["before_bytes"], raw["peak_bytes"]))
         say(f"Planned {splits:,} splits in {sum(found[-1].seconds.values()):.1f} s")
     return found
@@ -83,7 +83,9 @@ def drive(splits: int, addresses: Sequence[str], model: str, folder: Path, say: 
         raise ConfigError(f"{splits} splits say nothing of one more: give 0 to leave it out, or {2 * _SMALL_RUN:,}.")
     found = []
     for address in addresses:
-        small, large = (_run("driver", [address, str(size), _model(model)], folder) for size in (_SMALL_RUN, splits))
+        small, large = (
+            run_module("driver", [address, str(size), model_folder(model)], folder) for size in (_SMALL_RUN, splits)
+        )
         done = Driving(
             address=address,
             splits=large["splits"],
@@ -120,7 +122,7 @@ def table(found: Sequence[Planning], driven: Sequence[Driving]) -> str:
             ]
             for p in found
         ]
-        lines += ["Planning, on a listing and footers that are a stand-in", *_aligned([head, *rows])]
+        lines += ["Planning, on a listing and footers that are a stand-in", *aligned([head, *rows])]
         if len(found) > 1:
             word = "linear" if is_linear(found) else f"NOT linear within a factor of {LINEAR_WITHIN}"
             lines.append(f"Time for each split is {word} from {found[0].splits:,} to {found[-1].splits:,} splits.")
@@ -136,20 +138,23 @@ def table(found: Sequence[Planning], driven: Sequence[Driving]) -> str:
             ]
             for d in driven
         ]
-        lines += ["", "Driving, with an encoder that costs nothing", *_aligned([head, *rows])]
+        lines += ["", "Driving, with an encoder that costs nothing", *aligned([head, *rows])]
     return "\n".join(lines)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of cells, right-aligned in columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
-def _model(path: str) -> str:
+def model_folder(path: str) -> str:
+    """Where the model lies that a folder or package:name/folder names."""
     return str(locate(ModelSettings(path=path, device="cpu"), weights=True))
 
 
-def _run(module: str, arguments: Sequence[str], folder: Path) -> dict[str, Any]:
+def run_module(module: str, arguments: Sequence[str], folder: Path) -> dict[str, Any]:
+    """The JSON object that a module of this package prints, run as a process of its own. Raises RunFailed."""
     command = [sys.executable, "-m", f"sfr_batch.benchmark.{module}", *arguments]
     log = folder / "log.txt"
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]

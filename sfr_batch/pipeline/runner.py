@@ -5,6 +5,7 @@ only when they are embedded on Ray: on a finished table nothing starts.
 """
 
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ _PLANS = 10
 _RECEIPTS_PER_FILE = 256
 _RECEIPT_FILE_EVERY_S = 30.0
 _PARALLEL_FOOTERS = 32
+_FOOTERS_A_TASK = 64
 
 under_way: Progress | None = None
 """The last run that this process began, for the last words of a process that is told to stop."""
@@ -252,8 +254,12 @@ def recover_receipts(table: Table, plan: EmbedPlan) -> list[Receipt]:
     since = plan.base.manifest.run_id if plan.base else ""
     found = {r.split_id: r for r in _logged_receipts(table.store, since) if _is_of(r, wanted.get(r.split_id))}
     rest = [split_id for split_id in wanted if split_id not in found]
+    # A few at a time where they are many: handing one to a thread costs as much as reading a footer on a local disk.
+    at_once = max(1, min(_FOOTERS_A_TASK, len(rest) // (4 * _PARALLEL_FOOTERS)))
+    parts = [rest[start : start + at_once] for start in range(0, len(rest), at_once)]
     with ThreadPoolExecutor(_PARALLEL_FOOTERS) as pool:
-        return [*found.values(), *pool.map(lambda split_id: read_receipt(table.store, split_id), rest)]
+        read = pool.map(lambda part: [read_receipt(table.store, split_id) for split_id in part], parts)
+        return [*found.values(), *itertools.chain.from_iterable(read)]
 
 
 def _is_of(receipt: Receipt, info: ObjectInfo | None) -> bool:

@@ -1,0 +1,213 @@
+"""Runs of `embed` in processes that are cheap to start and may be killed: forks of one warm process.
+
+    python -m tests.chaos.writer
+
+Reads orders as lines of JSON and answers each with how the run ended. The run is the real one, in one process and
+without Ray. Two things are not: the store has a failpoint, and the encoder makes vectors of token ids by arithmetic.
+The process that forks has no threads and no open connections; each fork opens its own.
+"""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace, TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow.dataset  # noqa: F401  # what is imported here is there in every fork
+import s3fs  # noqa: F401
+from botocore.loaders import JSONFileLoader
+from botocore.session import get_session
+from numpy.typing import NDArray
+
+from sfr_batch import planning
+from sfr_batch.config import Config, ModelSettings, config_from_dict
+from sfr_batch.pipeline import runner, stages
+from sfr_batch.planning import model_inputs
+from sfr_batch.storage import open_store
+from tests.chaos.bugs import BUGS
+from tests.chaos.failpoints import Failpoint, FailpointStore
+
+ROOT = Path(__file__).parents[2]
+_HANG_S = 120.0
+_KILLED = -signal.SIGKILL
+
+
+def vectors_of_tokens(lengths: NDArray[np.integer], flat_ids: NDArray[np.int32], dim: int) -> NDArray[np.float32]:
+    """[n, dim] of unit length, each a function of its row's token ids alone."""
+    rows = np.split(np.ascontiguousarray(flat_ids, dtype=np.int32), np.cumsum(lengths)[:-1])
+    vectors = np.stack([np.random.default_rng(zlib.crc32(row.tobytes())).normal(size=dim) for row in rows])
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+class ArithmeticEncode(stages.Encode):
+    """The encode stage without a model."""
+
+    def __init__(self, job: stages.Job) -> None:
+        dim = job.card.schema.field("embedding").type.list_size
+        self.problem = None
+
+        def encode_tokens(lengths: Any, flat_ids: Any) -> tuple[Any, int, float]:
+            vectors, tokens = vectors_of_tokens(lengths, flat_ids, dim), int(lengths.sum())
+            return SimpleNamespace(vectors=vectors, tokens=tokens, padded_tokens=tokens), 0, 0.0
+
+        self._canaries: Any = SimpleNamespace(encode_tokens=encode_tokens)
+
+
+@dataclass(frozen=True)
+class Order:
+    """One run: the config, where to die if anywhere, and a planted bug if any."""
+
+    config: dict[str, Any]
+    failpoint: Failpoint | None = None
+    kill_after_s: float | None = None
+    """Kill it from outside."""
+    bug: str | None = None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended: exit code (-9: killed), seconds, its output, and the operations of a run that was not killed."""
+
+    code: int
+    seconds: float
+    output: str
+    operations: dict[str, int]
+
+    @property
+    def killed(self) -> bool:
+        return self.code == _KILLED
+
+
+class Writers:
+    """The warm process, seen from a test. A context manager."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        self._folder = folder
+        self._environment = {**os.environ, **(environment or {}), "TOKENIZERS_PARALLELISM": "false"}
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.writer", str(self._folder)],
+            cwd=ROOT,
+            env=self._environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, _: TracebackType | None) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def run(self, order: Order) -> Ending:
+        """Carry out an order. Raises AssertionError if the run hangs."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(asdict(order)) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BaseException:  # a test's timeout: the answer that is still to come must not be taken for another one's
+            self._process.kill()
+            self.__enter__()
+            raise
+        assert answer, f"the warm process has ended with {self._process.wait()}"
+        ending = Ending(**json.loads(answer))
+        assert ending.seconds < _HANG_S, f"a run did not end:\n{ending.output}"
+        return ending
+
+
+def _run(order: Order, folder: Path) -> None:
+    """In the fork: one run with its output and, in the end, its operations in files."""
+    output = os.open(folder / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    seen: Counter[str] = Counter()
+
+    def with_failpoint(*arguments: Any) -> Any:
+        return FailpointStore(open_store(*arguments), order.failpoint, seen)
+
+    planning.open_store = stages.open_store = with_failpoint  # type: ignore[attr-defined]
+    stages.Encode = ArithmeticEncode  # type: ignore[misc]
+    if order.bug:
+        BUGS[order.bug].plant()
+    runner.embed(config_from_dict(order.config))
+    (folder / "operations").write_text(json.dumps(seen))
+
+
+def _fork(order: Order, folder: Path) -> Ending:
+    (folder / "operations").write_text("{}")
+    (folder / "output").write_text("")
+    started = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        try:
+            _run(order, folder)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            os._exit(1)
+    deadline = started + (_HANG_S if order.kill_after_s is None else order.kill_after_s)
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            ended = os.waitpid(child, 0)
+            break
+        time.sleep(0.002)
+    code = os.waitstatus_to_exitcode(ended[1])
+    return Ending(
+        code=code,
+        seconds=time.monotonic() - started,
+        output=(folder / "output").read_text(errors="replace"),
+        # One that was killed may have been about to write them.
+        operations={} if code == _KILLED else json.loads((folder / "operations").read_text()),
+    )
+
+
+def _warm_up() -> None:
+    """What every fork would do again: botocore parses megabytes of JSON for each client."""
+    JSONFileLoader.load_file = functools.cache(JSONFileLoader.load_file)  # type: ignore[method-assign]
+    get_session().create_client("s3", region_name="us-east-1", aws_access_key_id="-", aws_secret_access_key="-")
+
+
+def _read_model(config: Config) -> None:
+    """Its small files, once for all forks, which plan with what was read."""
+    inputs = _model_inputs(config.model.model_dump_json(), config.table.vector_dtype)
+    planning.model_inputs = lambda *_: inputs
+    stages._tokenizer(config.model.model_dump_json())
+
+
+@functools.cache
+def _model_inputs(model_json: str, vector_dtype: str) -> dict[str, Any]:
+    return model_inputs(ModelSettings.model_validate_json(model_json), vector_dtype)
+
+
+def main(folder: Path) -> None:
+    """Carry out orders until there are no more."""
+    _warm_up()
+    for line in sys.stdin:
+        raw = json.loads(line)
+        failpoint = raw.pop("failpoint")
+        order = Order(failpoint=Failpoint(**failpoint) if failpoint else None, **raw)
+        _read_model(config_from_dict(order.config))
+        print(json.dumps(asdict(_fork(order, folder))), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
