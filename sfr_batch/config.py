@@ -231,6 +231,10 @@ class RunSettings(Section):
     max_reject_share: float = Field(default=0.1, ge=0, le=1)
     """Rejects above this share of all rows stop the run before anything is published; so does a run whose own rows
     exceed it, if these are more than 100 rejects."""
+    lease_s: float = Field(default=60.0, ge=1, le=3600)
+    """Seconds without a sign of life after which a run on another machine counts as dead and another may take over its
+    table. One whose process is dead on the same machine is replaced at once. Less politeness, not less safety, when
+    short: two runs never spoil a table."""
     progress_every_s: float = Field(default=5.0, gt=0)
     """Seconds between progress lines in a log."""
 

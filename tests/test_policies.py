@@ -26,7 +26,7 @@ FLOORS = [
     "corpus model_cache manifest demo",
     "model",
     "splits tokenizer table",
-    "rows commit encoder",
+    "rows commit encoder lease",
     "planning search status verification",
     "pipeline",
     "api",
