@@ -30,6 +30,10 @@ from sfr_batch.errors import ConfigError
 BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}
 """Padded tokens of a batch that suit a device: a GPU must have enough to do, a CPU's caches must hold it."""
 
+CREDENTIALS_IN_ENDPOINT = (
+    "An S3 endpoint (storage.endpoint_url, AWS_ENDPOINT_URL) has credentials before its host, which would end up in "
+    "logs; remove them: they come from the AWS chain, or from access_key_id and secret_access_key."
+)
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -246,6 +250,13 @@ class Config(Section):
     model: ModelSettings
     table: TableSettings
     run: RunSettings = RunSettings()
+
+    @model_validator(mode="after")
+    def _no_credentials_in_endpoints(self) -> "Config":
+        # Not in the field itself: a config with such an endpoint must not be repeated in what is said about it.
+        if any("@" in (section.storage.endpoint_url or "") for section in (self.corpus, self.model, self.table)):
+            raise ValueError(CREDENTIALS_IN_ENDPOINT)
+        return self
 
     @model_validator(mode="after")
     def _device_fits_actors(self) -> "Config":
