@@ -377,6 +377,7 @@ class Contest(RuleBasedStateMachine):
         self.objects = MemoryStore()
         self.actors: list[Actor] = []
         self.now = 0.0
+        self.names = 0
         self.winners: list[str] = []
         self.sign_of_life: dict[str, float] = {}
         self.gave_up: set[str] = set()
@@ -419,7 +420,8 @@ class Contest(RuleBasedStateMachine):
     @precondition(lambda self: len(self.actors) < 4)
     @rule(acts=st.lists(st.sampled_from(["renew", "renew", "confirm", "release"]), max_size=8))
     def start(self, acts: list[str]) -> None:
-        name = f"contender-{len(self.winners)}-{self.objects.now}-{len(self.actors)}-{id(acts)}"
+        self.names += 1
+        name = f"contender {self.names}"
         cut = acts.index("release") + 1 if "release" in acts else len(acts)
         self.actors.append(Actor(name, lambda store: self._contend(store, name, acts[:cut]), self.objects))
 
@@ -474,8 +476,8 @@ def test_contest_at_length() -> None:
     run_state_machine_as_test(Contest, settings=settings(MACHINE, max_examples=5000))
 
 
-def find_bug(symptom: str) -> None:
-    """Short searches from one seed after the other."""
+def find_bug(symptom: str, start: int) -> None:
+    """Short searches from one seed after the other; ``start`` is one that was seen to find this bug soon."""
     hunt = settings(
         MACHINE,
         max_examples=60,
@@ -486,7 +488,7 @@ def find_bug(symptom: str) -> None:
         report_multiple_bugs=False,
     )
     with pytest.raises(AssertionError, match=symptom):  # noqa: PT012
-        for number in range(100):
+        for number in range(start, start + 100):
             seed(number)(Contest)
             run_state_machine_as_test(Contest, settings=hunt)
 
@@ -539,20 +541,26 @@ def plant_deletion_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("plant", "symptom"),
+    ("plant", "symptom", "start"),
     [
-        (plant_trust_in_create, "two believe|one who is alive"),
-        (plant_trust_in_renewal, "two believe"),
-        (plant_deafness, "one who is alive"),
-        (plant_deletion_of_all, "two believe|one who is alive"),
+        (plant_trust_in_create, "two believe|one who is alive", 0),
+        (plant_deafness, "one who is alive", 10),
+        pytest.param(plant_deletion_of_all, "two believe|one who is alive", 0, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.usefixtures("no_margin")
 def test_the_machine_finds(
-    plant: Callable[[pytest.MonkeyPatch], None], symptom: str, monkeypatch: pytest.MonkeyPatch
+    plant: Callable[[pytest.MonkeyPatch], None], symptom: str, start: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
-    find_bug(symptom)
+    find_bug(symptom, start)
+
+
+def test_trust_in_renewal_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the interleaving that is written down above; the machine takes too long to come by it."""
+    plant_trust_in_renewal(monkeypatch)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        test_a_paused_holder_finds_itself_replaced(MemoryStore())
 
 
 # --- runs
