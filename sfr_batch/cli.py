@@ -61,7 +61,7 @@ def embed(config: str, overrides: tuple[str, ...]) -> None:
 
     Exit codes: 0 done, 1 failed, 2 the command or config is wrong, 130 stopped by Ctrl-C, 143 by SIGTERM.
     """
-    with leaving(_last_words), telling_errors():
+    with leaving(_last_words, _let_go), telling_errors():
         click.echo(api.embed(config, overrides).describe())
 
 
@@ -231,6 +231,14 @@ def _last_words(signal_name: str) -> str:
         f"stopped by {signal_name}: {progress.splits_done:,} of {progress.splits:,} splits of this run are committed "
         "and stay so; the same command continues from there"
     )
+
+
+def _let_go() -> None:
+    """So that the next run, on whatever machine, need not wait to see whether this one is dead."""
+    lease = sys.modules.get("sfr_batch.lease")  # not imported here, as above
+    release_all = getattr(lease, "release_all", None)
+    if release_all is not None:
+        release_all()
 
 
 @contextlib.contextmanager

@@ -30,6 +30,10 @@ from sfr_batch.errors import ConfigError
 BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}
 """Padded tokens of a batch that suit a device: a GPU must have enough to do, a CPU's caches must hold it."""
 
+CREDENTIALS_IN_ENDPOINT = (
+    "An S3 endpoint (storage.endpoint_url, AWS_ENDPOINT_URL) has credentials before its host, which would end up in "
+    "logs; remove them: they come from the AWS chain, or from access_key_id and secret_access_key."
+)
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -243,6 +247,10 @@ class RunSettings(Section):
     max_reject_share: float = Field(default=0.1, ge=0, le=1)
     """Rejects above this share of all rows stop the run before anything is published; so does a run whose own rows
     exceed it, if these are more than 100 rejects."""
+    lease_s: float = Field(default=60.0, ge=1, le=3600)
+    """Seconds without a sign of life after which a run on another machine counts as dead and another may take over its
+    table. One whose process is dead on the same machine is replaced at once. Less politeness, not less safety, when
+    short: two runs never spoil a table."""
     progress_every_s: float = Field(default=5.0, gt=0)
     """Seconds between progress lines in a log."""
 
@@ -254,6 +262,13 @@ class Config(Section):
     model: ModelSettings
     table: TableSettings
     run: RunSettings = RunSettings()
+
+    @model_validator(mode="after")
+    def _no_credentials_in_endpoints(self) -> "Config":
+        # Not in the field itself: a config with such an endpoint must not be repeated in what is said about it.
+        if any("@" in (section.storage.endpoint_url or "") for section in (self.corpus, self.model, self.table)):
+            raise ValueError(CREDENTIALS_IN_ENDPOINT)
+        return self
 
     @model_validator(mode="after")
     def _device_fits_actors(self) -> "Config":

@@ -11,6 +11,7 @@
     ├── TableError                the table on storage is not what it should be
     │   ├── TableNotFound         there is no table at that path (yet)
     │   ├── TableMismatch         the table was made with other settings: see the ways out in the message
+    │   ├── TableInUse            another run is at work on it: wait for it, or stop it
     │   ├── CountsDoNotClose      rows would be lost or doubled: nothing was published
     │   └── SnapshotConflict      somebody else published first: plan again on the newer snapshot
     ├── TooManyRejects            more rows than the config allows cannot be embedded: nothing was published
@@ -62,6 +63,10 @@ class TableNotFound(TableError):
 
 class TableMismatch(TableError):
     """The table was created with settings that give other vectors or other columns."""
+
+
+class TableInUse(TableError):
+    """Another run holds the lease of the table, or has taken it over."""
 
 
 class CountsDoNotClose(TableError):

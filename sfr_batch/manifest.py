@@ -118,7 +118,7 @@ class Record(BaseModel):
         """Raises TableError that names ``source`` if the record is damaged or of a newer format."""
         try:
             version = int(json.loads(data).get("format_version", FORMAT_VERSION))
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise TableError(f"{source} is damaged: {error}. {WAYS_OUT}") from error
         if version > FORMAT_VERSION:
             raise TableError(

@@ -9,6 +9,7 @@ Pure names and Arrow schemas; opens nothing. A table is a folder:
     _sfr/snapshots/<n>.json                      manifest of a published state, created last
     _sfr/snapshots/<n>-<run_id>.<kind>.parquet   its side files
     _sfr/runs/<run_id>/…                         config, plan, receipts and report of a run
+    _sfr/leases/<n>.json                         who is writing now; the highest number counts
 """
 
 import re
@@ -39,12 +40,14 @@ DATA = "data"
 REJECTS = "_rejects"
 SNAPSHOTS = "_sfr/snapshots"
 RUNS = "_sfr/runs"
+LEASES = "_sfr/leases"
 TABLE_JSON = "_sfr/table.json"
 
 _DATA_KEY = re.compile(r"data/([0-9a-f]{32})\.parquet")
 _REJECTS_KEY = re.compile(r"_rejects/([0-9a-f]{32})-([0-9a-f]+)\.parquet")
 _DUPLICATES_KEY = re.compile(r"_rejects/duplicates-(\d{8,})-.+\.parquet")
 _MANIFEST_KEY = re.compile(r"_sfr/snapshots/(\d{8,})\.json")
+_LEASE_KEY = re.compile(r"_sfr/leases/([0-9]{8,18})\.json")
 _SIDE_KEY = re.compile(r"_sfr/snapshots/(\d{8,})-.+\.parquet")
 
 
@@ -85,6 +88,15 @@ def split_and_attempt_of_rejects_key(key: str) -> tuple[str, str] | None:
 
 def number_of_manifest_key(key: str) -> int | None:
     match = _MANIFEST_KEY.fullmatch(key)
+    return int(match[1]) if match else None
+
+
+def lease_key(number: int) -> str:
+    return f"{LEASES}/{number:08d}.json"
+
+
+def number_of_lease_key(key: str) -> int | None:
+    match = _LEASE_KEY.fullmatch(key)
     return int(match[1]) if match else None
 
 

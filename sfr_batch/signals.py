@@ -23,11 +23,12 @@ _OVER = 0  # no signal has this number
 
 
 @contextlib.contextmanager
-def leaving(last_words: Callable[[str], str]) -> Iterator[None]:
+def leaving(last_words: Callable[[str], str], afterwards: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Within this context SIGTERM and SIGINT end the process with exit code 143 and 130, a second one at once.
 
-    last_words: is given the signal's name and returns what to say on stderr; called in a thread of its own. A signal
-    that the process was started to ignore (`nohup`, `&` in a script) stays ignored.
+    last_words: is given the signal's name and returns what to say on stderr; called in a thread of its own.
+    afterwards: called when that is said, for what is worth a try but no delay: it too is cut off after LEAVE_WITHIN_S.
+    A signal that the process was started to ignore (`nohup`, `&` in a script) stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():  # Python lets no other thread set handlers
         yield
@@ -35,7 +36,7 @@ def leaving(last_words: Callable[[str], str]) -> Iterator[None]:
     heard, tell = os.pipe()
     os.set_blocking(tell, False)
     terminal = os.dup(2)  # while Ray starts, 2 is not the terminal
-    watcher = threading.Thread(target=_watch, args=(heard, terminal, last_words), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(heard, terminal, last_words, afterwards), daemon=True)
     watcher.start()
     # Handlers written in Python wait until the main thread is done with its call to a store or a device, and Ray
     # replaces them. The number of a signal is written here at once, by whatever thread the signal meets.
@@ -58,15 +59,15 @@ def _leave_it_to_the_watcher(number: int, frame: FrameType | None) -> None:
     """Without a handler there would be no wake-up."""
 
 
-def _watch(heard: int, terminal: int, last_words: Callable[[str], str]) -> None:
+def _watch(heard: int, terminal: int, last_words: Callable[[str], str], afterwards: Callable[[], None]) -> None:
     for number in iter(lambda: os.read(heard, 1)[0], _OVER):
         if number in _SIGNALS:
-            threading.Thread(target=_speak, args=(number, terminal, last_words), daemon=True).start()
+            threading.Thread(target=_speak, args=(number, terminal, last_words, afterwards), daemon=True).start()
             _wait_for_another(heard)
             os._exit(128 + number)
 
 
-def _speak(number: int, terminal: int, last_words: Callable[[str], str]) -> None:
+def _speak(number: int, terminal: int, last_words: Callable[[str], str], afterwards: Callable[[], None]) -> None:
     """Say the last words and leave. Whoever reads them may be slow or gone: the watcher does not wait for ever."""
     try:
         words = last_words(signal.Signals(number).name) + "\n"
@@ -74,6 +75,7 @@ def _speak(number: int, terminal: int, last_words: Callable[[str], str]) -> None
             with contextlib.suppress(OSError, ValueError, AttributeError):  # there may be none
                 stream.flush()
         os.write(terminal, (_CLEAR_LINE_AND_SHOW_CURSOR if os.isatty(terminal) else b"") + words.encode())
+        afterwards()
     finally:
         os._exit(128 + number)
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 
+from sfr_batch import lease
 from sfr_batch import schema as names
 from sfr_batch.errors import ObjectNotFound
 from sfr_batch.splits import whether_last_or_not
@@ -56,6 +57,10 @@ def describe(table: Table) -> str:
         )
     if not numbers:
         lines.append("snapshot  none yet")
+    holder = lease.current(table.store)
+    if holder is not None:
+        dead = " (that process is dead, and the next run replaces it)" if holder.sign_of_life() == "dead" else ""
+        lines.append(f"writer    {holder}{dead}")
     for run in unfinished_runs(table):
         lines.append(
             f"run       {run.run_id}: {run.committed:,} of {run.splits:,} splits committed, not published; it is under "

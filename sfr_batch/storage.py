@@ -26,7 +26,7 @@ from typing import IO, Any, Protocol, TypeVar
 import fsspec
 from fsspec.utils import glob_translate
 
-from sfr_batch.config import StorageSettings, secret
+from sfr_batch.config import CREDENTIALS_IN_ENDPOINT, StorageSettings, secret
 from sfr_batch.errors import ConfigError, ObjectNotFound, StorageError
 from sfr_batch.retries import Bounds
 
@@ -118,6 +118,11 @@ def absolute_uri(path: str) -> str:
     """S3 URIs without a trailing slash; anything else as an absolute local path."""
     if is_s3(path):
         inside = path.split("://", 1)[1].strip("/")
+        if "@" in inside.split("/")[0]:
+            raise ConfigError(
+                "An s3:// path has credentials before its bucket; remove them: they come from the AWS chain or the "
+                "section's storage settings."
+            )
         if not inside:
             raise ConfigError(f"{path} names no bucket; write s3://bucket/prefix.")
         return f"s3://{inside}"
@@ -142,6 +147,8 @@ def filesystem(uri: str, settings: StorageSettings) -> Any:
     options: dict[str, Any] = {"anon": settings.anonymous, "use_listings_cache": False, "config_kwargs": _CLIENT}
     endpoint = settings.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint:
+        if "@" in endpoint:
+            raise ConfigError(CREDENTIALS_IN_ENDPOINT)
         if not endpoint.startswith(("http://", "https://")):
             raise ConfigError(
                 f"The S3 endpoint {endpoint} (storage.endpoint_url, AWS_ENDPOINT_URL) has no scheme; write "
@@ -157,6 +164,17 @@ def filesystem(uri: str, settings: StorageSettings) -> Any:
     return RetryingS3(bounds=Bounds(settings.attempts, settings.give_up_after_s), **options)
 
 
+def _parts(root: str, key: str) -> list[str]:
+    """Of a key. Raises StorageError if it would leave the root: keys also come from files that strangers have made."""
+    parts = key.split("/")
+    if key.startswith("/") or "\0" in key or not {".", ".."}.isdisjoint(parts):
+        raise StorageError(
+            f"{key!r} is no name of an object in {root}: it leads elsewhere. Whatever names it is damaged, or was made "
+            "to do harm; do not trust this table."
+        )
+    return parts
+
+
 class LocalStore:
     """A folder. Objects get their name by `os.link`, which fails if the name is taken."""
 
@@ -167,7 +185,7 @@ class LocalStore:
         return f"<LocalStore {self.root}>"
 
     def _path(self, key: str) -> str:
-        return os.path.join(self.root, *key.split("/"))
+        return os.path.join(self.root, *_parts(self.root, key))
 
     def create(self, key: str, data: bytes) -> bool:
         target = self._path(key)
@@ -235,7 +253,7 @@ class S3Store:
         return S3Store, (self.root, self._settings)
 
     def _path(self, key: str) -> str:
-        return f"{self.root.removeprefix('s3://')}/{key}"
+        return f"{self.root.removeprefix('s3://')}/{'/'.join(_parts(self.root, key))}"
 
     def create(self, key: str, data: bytes) -> bool:
         with _explained("write", f"{self.root}/{key}"):
@@ -261,11 +279,11 @@ class S3Store:
             return bytes(self._fs.cat_file(self._path(key), max_concurrency=1))
 
     def open(self, key: str) -> IO[bytes]:
-        return _open_s3(self._fs, f"{self.root}/{key}", block_size=4 * 2**20)
+        return _open_s3(self._fs, f"s3://{self._path(key)}", block_size=4 * 2**20)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         start = len(self._path(""))
-        folder = self._path(prefix.strip("/")).rstrip("/") + "/"
+        folder = self._path(prefix.rstrip("/")).rstrip("/") + "/"
         with _explained("list", f"{self.root}/{prefix}"):
             found = self._fs.find(folder, detail=True)
         for path, info in found.items():

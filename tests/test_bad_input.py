@@ -412,6 +412,8 @@ ROWS = [
         overrides=("run.rows_per_split=0", "run.bytes_per_split=1")),
     Row("share above 1", "{root}/job.yaml has 1 wrong setting(s):\n"
         "  run.max_reject_share: must be at least 0 and at most 1", code=2, overrides=("run.max_reject_share=10",)),
+    Row("lease of no time", "{root}/job.yaml has 1 wrong setting(s):\n"
+        "  run.lease_s: must be at least 1 and at most 3600", code=2, overrides=("run.lease_s=0",)),
     Row("not a number at all", "{root}/job.yaml has 1 wrong setting(s):\n"
         "  run.progress_every_s: must be a number more than 0", code=2, overrides=("run.progress_every_s=.nan",)),
     Row("no such choice", "{root}/job.yaml has 1 wrong setting(s):\n"

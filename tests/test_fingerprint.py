@@ -214,6 +214,7 @@ NOT_IN_IT = {
     "run.max_failed_splits": "9",
     "run.max_reject_share": "1",
     "run.progress_every_s": "1",
+    "run.lease_s": "5",
     **{f"{section}.storage.{key}": value for section in ("corpus", "model", "table") for key, value in STORAGE.items()},
 }
 """Every other setting, each with a value that is not its default."""

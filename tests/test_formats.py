@@ -314,7 +314,7 @@ def test_the_life_of_a_stream(place: str, mistral: str) -> None:
 
     finished = plan_of(root)
     assert finished.todo == []
-    RunLog(plan.store, plan)
+    RunLog(plan.store, plan, "run")
     (run,) = unfinished_runs(Table.open(plan.store))
     assert (run.splits, run.committed, run.rows) == (13, 13, 125)
     assert do_plan(finished).manifest.counts.read == 120

@@ -29,7 +29,7 @@ FLOORS = [
     "corpus model_cache manifest demo",
     "model",
     "splits tokenizer table",
-    "rows commit encoder",
+    "rows commit encoder lease",
     "planning search status verification",
     "audit pipeline",
     "api",

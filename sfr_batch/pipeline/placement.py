@@ -4,6 +4,7 @@ Ray costs some fifteen seconds of start-up and part of the CPUs, which one encod
 back. Knows Ray only by what it leaves on a disk and a port, and never imports it.
 """
 
+import json
 import os
 import socket
 import sys
@@ -58,6 +59,15 @@ def one_actor_is_enough(config: Config) -> bool:
     import torch
 
     return int(torch.cuda.device_count() / actors.gpus) <= 1
+
+
+def submission_id() -> str | None:
+    """Of the Ray job whose driver this process is; None if it is none."""
+    try:
+        job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+        return str(job["metadata"]["job_submission_id"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def running_cluster() -> str | None:

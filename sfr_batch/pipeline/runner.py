@@ -7,11 +7,13 @@ only when they are embedded on Ray: on a finished table nothing starts.
 import contextlib
 import itertools
 import json
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from sfr_batch import lease
 from sfr_batch import schema as names
 from sfr_batch.commit import (
     FEW_REJECTS,
@@ -130,40 +132,54 @@ def embed(config: Config) -> Summary:
         if plan.todo:
             placement.check(place, config)
         table = create_or_open(plan.store, plan.card)
-        run = RunLog(table.store, plan)
-        progress = under_way = Progress(len(plan.todo_splits), plan.rows, config.run.progress_every_s)
-        try:
-            receipts = [*recover_receipts(table, plan), *_embed_missing(plan, run, progress, place)]
-            snapshot = publish(table, plan.base, plan.draft(run.run_id, receipts))
-        except (SnapshotConflict, TableError, StorageError, RunFailed):
-            if not superseded(table, plan.base):
-                raise
-            continue  # somebody else published: their work counts, plan what is still missing
-        summary = Summary(
-            table=table.store.root,
-            snapshot=snapshot,
-            splits=progress.splits_done,
-            embedded=progress.embedded,
-            tokens=progress.tokens,
-            seconds=time.monotonic() - started,
-            tokens_per_second=progress.tokens_per_second,
-            padding=progress.padding,
-            published=True,
-            plain=_is_plain(table, snapshot),
-            canaries=progress.canaries,
-            drift=progress.drift,
-            losses=progress.losses,
-        )
-        run.report(summary, progress)
-        return summary
+        run_id = new_run_id()
+        with lease.hold(table.store, _holder(run_id, place), config.run.lease_s, say=_say) as held:
+            if held.waited:
+                continue  # who held it may have committed and published since the plan was made
+            run = RunLog(table.store, plan, run_id)
+            progress = under_way = Progress(len(plan.todo_splits), plan.rows, config.run.progress_every_s)
+            try:
+                receipts = [*recover_receipts(table, plan), *_embed_missing(plan, run, progress, place, held)]
+                held.confirm()
+                snapshot = publish(table, plan.base, plan.draft(run.run_id, receipts))
+            except (SnapshotConflict, TableError, StorageError, RunFailed):
+                if not superseded(table, plan.base):
+                    raise
+                continue  # somebody else published: their work counts, plan what is still missing
+            summary = Summary(
+                table=table.store.root,
+                snapshot=snapshot,
+                splits=progress.splits_done,
+                embedded=progress.embedded,
+                tokens=progress.tokens,
+                seconds=time.monotonic() - started,
+                tokens_per_second=progress.tokens_per_second,
+                padding=progress.padding,
+                published=True,
+                plain=_is_plain(table, snapshot),
+                canaries=progress.canaries,
+                drift=progress.drift,
+                losses=progress.losses,
+            )
+            run.report(summary, progress)
+            return summary
     raise SnapshotConflict(f"Other runs published to {config.table.path} {_PLANS} times in a row; is one enough?")
+
+
+def _holder(run_id: str, place: str) -> lease.Holder:
+    cluster = None if place in (placement.HERE, placement.LOCAL) else place
+    return lease.Holder.of_this_process(run_id, ray_job=placement.submission_id(), ray_address=cluster)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _is_plain(table: Table, snapshot: Snapshot) -> bool:
     return snapshot.manifest.deletes is None and set(table.committed()) == {r.split_id for r in snapshot.receipts}
 
 
-def _embed_missing(plan: EmbedPlan, run: "RunLog", progress: Progress, place: str) -> list[Receipt]:
+def _embed_missing(plan: EmbedPlan, run: "RunLog", progress: Progress, place: str, held: lease.Lease) -> list[Receipt]:
     if not plan.todo:
         return []
     config = plan.config
@@ -171,6 +187,7 @@ def _embed_missing(plan: EmbedPlan, run: "RunLog", progress: Progress, place: st
     errors: list[str] = []
     with _results(plan, run.run_id, place) as results, progress, contextlib.closing(run):
         for result in results:
+            held.check()
             if isinstance(result, Receipt):
                 receipts.append(result)
                 progress.add(result)
@@ -279,8 +296,8 @@ class RunLog:
     A convenience for people and a cache for the next run: no correctness rests on it.
     """
 
-    def __init__(self, store: Store, plan: EmbedPlan) -> None:
-        self.run_id = new_run_id()
+    def __init__(self, store: Store, plan: EmbedPlan, run_id: str) -> None:
+        self.run_id = run_id
         self._store = store
         self._waiting: list[Receipt] = []
         self._files = 0
