@@ -25,7 +25,7 @@ from unittest import mock
 from sfr_batch import schema as names
 from sfr_batch.benchmark.planned import SPLITS_A_SHARD, FakeCorpus, fake_config, own_memory
 from sfr_batch.benchmark.splits import LINEAR_WITHIN, aligned, model_folder, run_module
-from sfr_batch.commit import create_or_open, encode_parquet
+from sfr_batch.commit import create_or_open, encode_parquet, new_run_id
 from sfr_batch.errors import RunFailed
 from sfr_batch.manifest import Receipt
 from sfr_batch.pipeline import stages
@@ -137,7 +137,7 @@ def measure(splits: int, receipts: str, model: str, folder: Path) -> dict[str, A
         plan = timed("plan", lambda: make_plan(config))
     todo = timed("what is missing", lambda: (plan.todo, plan.rows, plan.done)[0])
     opened = create_or_open(plan.store, plan.card)
-    timed("freeze", lambda: RunLog(plan.store, plan))
+    timed("freeze", lambda: RunLog(plan.store, plan, new_run_id()))
     found = timed("receipts", lambda: recover_receipts(opened, plan))
     timed("hand over", lambda: [stages.unit_to_json(unit) for unit in todo])
     if len(found) != len(plan.splits) - 1 or sum(len(unit.splits) for unit in todo) != 1 or not written:
