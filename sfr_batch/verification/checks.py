@@ -33,7 +33,7 @@ In fp8, a difference in the last bit of bfloat16 may become a step of a sixteent
 AGAINST_FLOAT32 = {"float16": 5e-4, "bfloat16": 1e-2, "fp8": 5e-2}
 """1 - cosine of a compute dtype against float32: all its rounding, not only what differs between two orders of it.
 
-Measured with MiniLM on a CPU: 1.3e-4 in bfloat16, 9.5e-3 in fp8; STS Benchmark, 82.03 in float32, had 82.04 in both.
+Measured with MiniLM on a CPU over 1,379 short sentences: 1.3e-4 in bfloat16, 9.5e-3 in fp8.
 """
 CARD_POINTS = {"float32": 0.05, "float16": 0.2, "bfloat16": 0.5, "fp8": 1.0}
 """What a score of the model card, a cosine times 100 computed in float32, may be off by, by compute dtype.
