@@ -20,7 +20,7 @@ import sfr_batch as sfr
 from sfr_batch import prompts, weights
 from sfr_batch.cli import main
 from sfr_batch.config import Config, config_from_dict
-from sfr_batch.encoder import Encoder
+from sfr_batch.encoder import Encoder, probe
 from sfr_batch.encoder.decoder import Decoder
 from sfr_batch.encoder.forward import Forward
 from sfr_batch.encoder.pooling import POOLINGS
@@ -491,9 +491,32 @@ def test_throughput_tries_budgets(built: Path) -> None:
     assert "at run.max_batch_tokens=2048" in finding.measured
     assert re.search(r"; run.batches=packed: \d+\.\d\d times as fast", finding.measured)
     assert not subject.encoder.packed
+    hint = "this CPU has bfloat16: model.dtype=bfloat16 is faster"
+    assert (hint in finding.measured) == bool(probe.has_bfloat16())
     assert " at 512, " in finding.measured
-    assert speed.check_throughput(subject, 1e-6).measured.endswith("too slow to try others in 1e-06 s")
+    assert speed.check_throughput(subject, 1e-6).measured.partition("; this CPU")[0].endswith(" in 1e-06 s")
     assert speed.check_throughput(subject, 0) == speed.skipped("not asked for")
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        ("processor : 0\nflags\t\t: fpu avx2 avx512_bf16 sha\n", True),
+        ("flags : fpu amx_bf16\n", True),
+        ("Features\t: fp asimd bf16\n", True),
+        ("flags : fpu avx2 avx512f\nmodel name : avx512_bf16\n", False),
+        ("model name : a CPU\n", None),
+        (None, None),
+    ],
+)
+def test_whether_a_cpu_has_bfloat16(
+    cpuinfo: str | None, expected: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "read_text_file", lambda _: cpuinfo)
+    assert probe.has_bfloat16() is expected
+    given = "" if expected is not False else "; this CPU has no bfloat16: model.dtype=float32 may be faster"
+    assert speed._other_dtype("bfloat16").startswith(given)
+    assert bool(speed._other_dtype("float32")) == (expected is True)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "fp8"])

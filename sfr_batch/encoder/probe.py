@@ -6,7 +6,9 @@ Looks into an `Encoder`; nothing that embeds a corpus comes through here.
 import contextlib
 import gc
 import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.encoder import Encoder, FloatArray
 from sfr_batch.encoder.pooling import POOLINGS
+from sfr_batch.storage import read_text_file
 
 # They derive positions from ids that are not padding, on either side, and count from another number than 0.
 _OWN_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
@@ -75,6 +78,12 @@ def free_memory(device: str) -> int:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def has_bfloat16() -> bool | None:
+    """Whether this CPU multiplies matrices in bfloat16 by instructions of its own; None where it does not tell."""
+    flags = re.search(r"^(flags|Features)\s*:(.*)$", read_text_file(Path("/proc/cpuinfo")) or "", re.MULTILINE)
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags[2].split())) if flags else None
 
 
 def batch_memory(encoder: Encoder, lengths: NDArray[np.integer], flat_ids: NDArray[np.int32]) -> int:

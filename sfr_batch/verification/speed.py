@@ -57,9 +57,10 @@ def _on_cpu(subject: Subject, seconds: float, first: float) -> Finding:
         best = configured
     others = ", ".join(f"{rate:,.0f} at {budget}" for budget, rate in rates.items() if budget != configured)
     measured = f"{_mixed(rows, rates[configured])} at run.max_batch_tokens={configured}"
+    dtype = _other_dtype(subject.settings.compute_dtype)
     if not others:
-        return passed(f"{measured}; too slow to try others in {seconds:g} s")
-    return passed(f"{measured} ({others}); suggested: {best}{_other_batches(subject, rows)}")
+        return passed(f"{measured}; too slow to try others in {seconds:g} s{dtype}")
+    return passed(f"{measured} ({others}); suggested: {best}{_other_batches(subject, rows)}{dtype}")
 
 
 def _on_gpu(subject: Subject, seconds: float, first: float) -> Finding:
@@ -95,6 +96,16 @@ def _other_batches(subject: Subject, rows: Rows) -> str:
             other = max(other, _rate(encoder, rows))
     name = "padded" if encoder.packed else "packed"
     return f"; run.batches={name}: {other / own:.2f} times as fast{', suggested' if other > _CLEARLY * own else ''}"
+
+
+def _other_dtype(dtype: str) -> str:
+    """A hint where the CPU suits another one; other vectors, so it is no setting to change under a table."""
+    fast = probe.has_bfloat16()
+    if dtype == "float32" and fast:
+        return "; this CPU has bfloat16: model.dtype=bfloat16 is faster, for a table of its own"
+    if dtype == "bfloat16" and fast is False:
+        return "; this CPU has no bfloat16: model.dtype=float32 may be faster, for a table of its own"
+    return ""
 
 
 def _rate(encoder: Encoder, rows: Rows) -> float:
