@@ -520,9 +520,9 @@ def test_whether_a_cpu_has_bfloat16(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "fp8"])
-def test_every_dtype_has_its_bounds(dtype: str) -> None:
+def test_every_dtype_has_its_bounds(dtype: str, minilm: Path) -> None:
     """On real weights none fails, and each is compared with float32."""
-    report = examine(minilm_folder(), dtype=dtype)
+    report = examine(minilm, dtype=dtype)
     assert not report.failed, report.describe()
     assert report["reference"].measured.startswith(f"{dtype} against float32 on cpu: cosine at least ")
     assert checks.CARD_POINTS.keys() == checks.SAME_MODEL.keys() == {*checks.AGAINST_FLOAT32, "float32"}
