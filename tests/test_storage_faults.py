@@ -579,6 +579,8 @@ def test_a_job_with_a_tenth_of_all_answers_faulty(faulty: Relay, s3_prefix: str)
     assert faulty.done.total() > 3
     assert 0 < sum(repeated(summary).values()) <= (counted() - before).total()
     assert repeated(calm) == {}
+    assert f"\nRepeated  {sum(repeated(summary).values())} requests to S3 (" in summary.describe()
+    assert "Repeated" not in calm.describe()
 
 
 def repeated(summary: Summary) -> dict[str, int]:

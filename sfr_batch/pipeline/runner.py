@@ -9,7 +9,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -69,6 +69,8 @@ class Summary:
     """How often a canary text was encoded along with a split."""
     drift: float = 0.0
     """Largest 1 - cosine between a canary's vector among other rows and the one it has by itself."""
+    repeated: Mapping[str, int] = field(default_factory=dict)
+    """Requests to S3 that this process had to repeat, by reason."""
     losses: Losses = field(default_factory=Losses)
     """Nodes and actors that died in the middle. What they had in hand was done again elsewhere."""
 
@@ -112,6 +114,9 @@ class Summary:
             lines.insert(3, f"Cut       {what}, {share} (model.overflow)")
         if self.losses:
             lines.insert(1, f"Lost      {self.losses}; what they had in hand was done again elsewhere")
+        if self.repeated:
+            reasons = ", ".join(f"{reason} {number:,}" for reason, number in self.repeated.items())
+            lines.insert(1, f"Repeated  {sum(self.repeated.values()):,} requests to S3 ({reasons})")
         if counts.rejected:
             lines.append(f"Rejects   sfr_batch.open_table({self.table!r}).current().rejects()")
         return "\n".join(lines)
@@ -159,6 +164,7 @@ def embed(config: Config) -> Summary:
                 plain=_is_plain(table, snapshot),
                 canaries=progress.canaries,
                 drift=progress.drift,
+                repeated=run.repeated(),
                 losses=progress.losses,
             )
             run.report(summary, progress)
@@ -319,6 +325,10 @@ class RunLog:
             self._files += 1
         self._waiting, self._flushed = [], time.monotonic()
 
+    def repeated(self) -> Mapping[str, int]:
+        """Requests to S3 that this process has repeated since the run began, by reason, the most frequent first."""
+        return dict((counted() - self._repeated).most_common())
+
     def report(self, summary: Summary, progress: Progress) -> None:
         """The run is over and published."""
         report = {
@@ -337,7 +347,7 @@ class RunLog:
             "drift": summary.drift,
             "lost_nodes": summary.losses.nodes,
             "lost_actors": summary.losses.actors,
-            "repeated_requests": counted() - self._repeated,  # to S3, by this process alone
+            "repeated_requests": summary.repeated,  # by this process alone
             "counts": summary.snapshot.manifest.counts.model_dump(),
             "share_cut": summary.snapshot.share_cut,
         }
