@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import ScalingType, scaled_mm
 
 DTYPE = torch.float8_e4m3fn
 _LARGEST = torch.finfo(DTYPE).max
@@ -51,6 +50,9 @@ def multiply(rows: Fp8, weight: Fp8) -> torch.Tensor:
 
 def by_kernel(rows: Fp8, weight: Fp8) -> torch.Tensor:
     """As the tensor cores do it: their own sums have 14 bits or so, which is slower to improve on than it is worth."""
+    # Not imported above: it is young, and only this needs it.
+    from torch.nn.functional import ScalingType, scaled_mm
+
     by_row = ScalingType.RowWise
     product: torch.Tensor = scaled_mm(
         rows[0],
