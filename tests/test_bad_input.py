@@ -246,7 +246,7 @@ def small_disk(bench: Bench) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
     bench.table.mkdir()
-    mount("-t", "tmpfs", "-o", "size=24k", "tmpfs", str(bench.table))
+    mount("-t", "tmpfs", "-o", "size=28k", "tmpfs", str(bench.table))
     bench.cleanup.callback(subprocess.run, ["umount", str(bench.table)], check=True)
 
 
