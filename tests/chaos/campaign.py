@@ -101,7 +101,9 @@ class Chaos:
         """The operations of an undisturbed run and of one that finds it done; also how long the first takes."""
         if not self.operations:
             campaign = Campaign(self, -1, None, 0)
-            self._seconds = campaign.undisturbed().seconds
+            ending = campaign.undisturbed()
+            check(ending.code == 0 or self._bug is not None, f"the first undisturbed run failed:\n{_tail(ending)}")
+            self._seconds = ending.seconds
             self._seconds = min(self._seconds, campaign.again().seconds)
         return self.operations
 

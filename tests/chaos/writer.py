@@ -59,7 +59,7 @@ class ArithmeticEncode(stages.Encode):
 
         def encode_tokens(lengths: Any, flat_ids: Any) -> tuple[Any, int, float]:
             vectors, tokens = vectors_of_tokens(lengths, flat_ids, dim), int(lengths.sum())
-            return SimpleNamespace(vectors=vectors, tokens=tokens, padded_tokens=tokens), 0, 0.0
+            return SimpleNamespace(vectors=vectors, tokens=tokens, padded_tokens=tokens, failed={}), 0, 0.0
 
         self._canaries: Any = SimpleNamespace(encode_tokens=encode_tokens)
 
