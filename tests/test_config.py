@@ -114,7 +114,7 @@ def test_missing_sections_are_all_named(file: Path) -> None:
         ("run.actors={min: 3, max: 2, gpus: 0}", r"run.actors: max \(2\) must be at least min \(3\)"),
         ("run.actors.cpus=.inf", "run.actors.cpus: must be a number more than 0$"),
         ("run.actors.cpus=0", "run.actors.cpus: must be more than 0$"),
-        ("model.dtype=bf16", "model.dtype: must be 'bfloat16', 'float16' or 'float32'"),
+        ("model.dtype=bf16", "model.dtype: must be 'bfloat16', 'float16', 'float32' or 'fp8'"),
         ("model.max_length=3", "model.max_length: must be at least 4$"),
         ("table.generation=2", "table.generation: must be text; a number or a date needs quotes, .*generation='\"…\"'"),
         ("table.generation=2026-01-01", "table.generation: must be text"),
