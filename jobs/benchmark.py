@@ -5,6 +5,7 @@
     python jobs/benchmark.py splits                      a planned run of a million splits
     python jobs/benchmark.py soak                        memory over a million rows
     python jobs/benchmark.py resume                      what a run does before it goes on after 100,000 splits
+    python jobs/benchmark.py audit                       an audit of half a million rows
 
 Needs `pip install 'sfr-batch[demo,benchmark]'`.
 """
@@ -21,9 +22,9 @@ import click
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from sfr_batch.benchmark import audited, report
 from sfr_batch.benchmark import encoder as alone
 from sfr_batch.benchmark import pipeline as comparing
-from sfr_batch.benchmark import report
 from sfr_batch.benchmark import resume as resuming
 from sfr_batch.benchmark import soak as soaking
 from sfr_batch.benchmark import splits as many
@@ -154,11 +155,8 @@ def splits(sizes: tuple[int, ...], driven: int, model: str, output: Path | None)
         planned = many.plan_sizes(sizes or (10_000, 100_000, 1_000_000), model, Path(folder), click.echo)
         runs = many.drive(driven, ("none", "local"), model, Path(folder), click.echo) if driven else []
         click.echo("\n" + many.table(planned, runs))
-        if output:
-            output.mkdir(parents=True, exist_ok=True)
-            found = {"planning": [asdict(p) for p in planned], "driving": [asdict(run) for run in runs]}
-            (output / "splits.json").write_text(json.dumps({"machine": where, **found}, indent=1), encoding="utf-8")
-            click.echo(f"\nWritten: {output / 'splits.json'}")
+        found = {"planning": [asdict(p) for p in planned], "driving": [asdict(run) for run in runs]}
+        _write(output, "splits.json", {"machine": where, **found})
 
 
 @main.command()
@@ -208,6 +206,19 @@ def resume(
             click.echo(f"{place} lists {rate:,.0f} keys/s ({objects:,} objects)")
         results = {"machine": where, "resumes": [asdict(run) for run in found], "keys_per_second": rate}
         _write(output, "resume.json", results)
+
+
+@main.command()
+@click.option("--rows", default=500_000, show_default=True, type=click.IntRange(1), help="Random unit vectors.")
+@click.option("--dim", default=384, show_default=True, type=click.IntRange(1), help="Their length.")
+@_OUTPUT
+def audit(rows: int, dim: int, output: Path | None) -> None:
+    """Audit a table on local disk: rows a second, and the memory that it takes."""
+    with telling_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
+        where = report.machine()
+        found = audited.run(rows, dim, Path(folder), click.echo)
+        click.echo("\n" + audited.table(found))
+        _write(output, "audit.json", {"machine": where, "audit": asdict(found)})
 
 
 def _write(output: Path | None, name: str, found: dict[str, Any]) -> None:

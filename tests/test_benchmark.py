@@ -142,6 +142,20 @@ def test_resume_reads_footers_only_without_a_log(
     assert len(footers) == (0 if receipts == "log" else 199)
 
 
+def test_audit_end_to_end(tmp_path: Path) -> None:
+    done = invoke("audit", "--rows", "9000", "--dim", "8", "--output", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "audit.json").read_text())
+    assert found["machine"]["cores"]
+    run = found["audit"]
+    assert (run["rows"], run["dim"]) == (9000, 8)
+    assert run["bytes"] > 9000 * (8 * 4 + 16), "vectors and hashes of texts cannot be made smaller"
+    assert run["seconds"] > 0
+    if Path("/proc/self/status").exists():
+        assert run["peak_bytes"] > 20 * 2**20
+    assert "Audited 9,000 rows" in done.output
+
+
 def test_listing_of_s3_is_counted_and_cleaned_up(s3_prefix: str) -> None:
     assert resume.list_s3(s3_prefix, 30) > 0
     assert not list(open_store(s3_prefix).list(""))

@@ -1,16 +1,17 @@
 """How fast an audit is: rows a second and peak memory, on a local table of random unit vectors.
 
-    python -m sfr_batch.benchmark.audited ROWS DIM
-
-The vectors come from no model, all else is a real table in data files of 8,192 rows. Prints one JSON object. One
-process, so that its peak memory is the audit's: the table is written by a child of its own.
+The vectors come from no model, all else is a real table in data files of 8,192 rows. As a process of its own, with the
+rows and the dims as arguments, it audits once and prints one JSON object; its peak memory is the audit's, for the table
+is written by a child of its own.
 """
 
 import json
 import multiprocessing
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import pyarrow as pa
 from sfr_batch import schema as names
 from sfr_batch.audit import audit
 from sfr_batch.benchmark.planned import own_memory
+from sfr_batch.benchmark.splits import aligned, run_module
 from sfr_batch.commit import Draft, commit_split, create_or_open, new_attempt, new_run_id, publish
 from sfr_batch.errors import RunFailed
 from sfr_batch.fingerprint import short_id
@@ -27,6 +29,45 @@ from sfr_batch.storage import open_store
 from sfr_batch.table import Table
 
 _ROWS_A_SPLIT = 8192
+
+
+@dataclass(frozen=True)
+class Audited:
+    """One audit: bytes of the data files, seconds, and peak memory of the process; None where /proc is not there."""
+
+    rows: int
+    dim: int
+    bytes: int
+    seconds: float
+    peak_bytes: int | None
+
+    @property
+    def rows_per_second(self) -> float:
+        return self.rows / self.seconds
+
+
+def run(rows: int, dim: int, folder: Path, say: Callable[[str], None]) -> Audited:
+    """Write a table of ``rows`` vectors of ``dim`` and audit it, in a process of its own. Raises RunFailed."""
+    found = Audited(**run_module("audited", [str(rows), str(dim), str(folder)], folder))
+    say(f"Audited {rows:,} rows in {found.seconds:.1f} s")
+    return found
+
+
+def table(found: Audited) -> str:
+    """As text."""
+    cells = {
+        "rows": f"{found.rows:,}",
+        "dims": f"{found.dim:,}",
+        "MB": f"{found.bytes / 1e6:,.1f}",
+        "seconds": f"{found.seconds:,.1f}",
+        "rows/s": f"{found.rows_per_second:,.0f}",
+        "peak MiB": "–" if found.peak_bytes is None else f"{found.peak_bytes / 2**20:,.0f}",
+    }
+    lines = [
+        "An audit of random unit vectors on local disk, which were just written",
+        *aligned([list(cells), list(cells.values())]),
+    ]
+    return "\n".join(lines)
 
 
 def write(folder: str, rows: int, dim: int) -> None:
@@ -77,13 +118,13 @@ def write(folder: str, rows: int, dim: int) -> None:
     publish(table, None, Draft(new_run_id(), "", {}, receipts, [shard], new))
 
 
-def measure(rows: int, dim: int) -> dict[str, Any]:
-    """Seconds and rate of the audit, and peak memory of this process in bytes."""
-    with tempfile.TemporaryDirectory(prefix="sfr-audited-") as folder:
-        writer = multiprocessing.get_context("spawn").Process(target=write, args=(folder, rows, dim))
+def measure(rows: int, dim: int, folder: str) -> dict[str, Any]:
+    """Seconds of the audit of a table in ``folder``, and peak memory of this process in bytes."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        writer = multiprocessing.get_context("spawn").Process(target=write, args=(place, rows, dim))
         writer.start()
         writer.join()
-        found = audit(Table.open(open_store(folder)))
+        found = audit(Table.open(open_store(place)))
     if not found.ok or found.rows != rows:
         raise RunFailed(f"The audit went wrong: {found!r}\n{found.describe()}")
     return {
@@ -91,14 +132,13 @@ def measure(rows: int, dim: int) -> dict[str, Any]:
         "dim": dim,
         "bytes": found.bytes,
         "seconds": found.seconds,
-        "rows_per_second": rows / found.seconds,
         "peak_bytes": own_memory("VmHWM"),
     }
 
 
 def main(arguments: Sequence[str]) -> None:
-    rows, dim = arguments
-    print(json.dumps(measure(int(rows), int(dim))))
+    rows, dim, folder = arguments
+    print(json.dumps(measure(int(rows), int(dim), folder)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,107 @@
+"""Rejects files: that each is there, belongs to its split and has as many rows as its receipt says."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sfr_batch import schema as names
+from sfr_batch.audit.contents import AHEAD, Contents, difference, look_into
+from sfr_batch.audit.records import Kind, Records, hashes_of, make_records, places_of
+from sfr_batch.audit.report import REJECTS, WRITE_ANEW, Finding, Promise, count
+from sfr_batch.duplicates import Spill
+from sfr_batch.errors import ObjectNotFound
+from sfr_batch.storage import Store, in_parallel
+from sfr_batch.table import Table, read_parquet
+
+_AFTER_READING = ("bad_vector", "too_long")
+
+
+@dataclass(frozen=True)
+class Rejects:
+    """What was found. duplicates: rows of the file of duplicates; unread: whether a file could not be read."""
+
+    finding: Finding
+    duplicates: int
+    unread: bool
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """rows, shard: None for the duplicates of a snapshot, which no receipt counts."""
+
+    key: str
+    rows: int | None = None
+    shard: str | None = None
+
+
+def read_rejects(table: Table, contents: Contents, spill: Spill) -> Rejects:
+    """Check the rejects files, and put into ``spill`` whom they reject."""
+    promise = Promise(REJECTS, WRITE_ANEW)
+    expected = [_Expected(names.rejects_key(r.split_id, r.attempt), r.rejected, r.shard) for r in contents.receipts]
+    expected = [file for file in expected if file.rows]
+    if contents.snapshot.manifest.duplicates:
+        expected.append(_Expected(contents.snapshot.manifest.duplicates))
+    integers = pa.types.is_integer(table.schema.field(names.ID).type)
+    total = duplicates = 0
+    unread = False
+    for file, found in zip(expected, in_parallel(lambda e: _read(table.store, e.key), expected, AHEAD), strict=True):
+        if isinstance(found, str):
+            promise.wrong(found)
+            unread = True
+            continue
+        for wrong in _problems(file, found):
+            promise.wrong(wrong)
+        if file.shard is None:
+            duplicates = found.num_rows
+        for records in _records(found, total, integers):
+            spill.add(records)
+        total += found.num_rows
+    what = f"{total:,} rows in {count(len(expected), 'file')}"
+    return Rejects(promise.finding(what, "as many as the receipts say"), duplicates, unread)
+
+
+def _read(store: Store, key: str) -> pa.Table | str:
+    try:
+        found = look_into(store, key, _decode)
+    except ObjectNotFound:
+        return f"{key} is missing"
+    if isinstance(found, str) or found.schema.equals(names.REJECTS_SCHEMA):
+        return found
+    return f"{key} has {difference(found.schema, names.REJECTS_SCHEMA)}"
+
+
+def _decode(data: bytes) -> pa.Table:
+    table = read_parquet(data)
+    table.validate(full=True)
+    return table
+
+
+def _problems(file: _Expected, found: pa.Table) -> Iterator[str]:
+    if file.rows is not None and found.num_rows != file.rows:
+        yield f"{file.key} has {found.num_rows:,} rows, the receipt of its split says {file.rows:,}"
+    if file.shard is not None and set(found.column("shard").to_pylist()) - {file.shard}:
+        yield f"{file.key} has rejects of another shard than {file.shard}"
+    reasons = set(found.column("reason").to_pylist())
+    if (file.shard is None) != ("duplicate_id" in reasons) and reasons:
+        yield f"{file.key} has the reasons {', '.join(sorted(reasons))}"
+
+
+def _records(rejects: pa.Table, first: int, integers: bool) -> Iterator[Records]:
+    """first: the number of the first row; integers: whether the table's ids are."""
+    reasons = rejects.column("reason")
+    numbers = np.arange(first, first + rejects.num_rows)
+    duplicate = pc.equal(reasons, "duplicate_id").to_numpy()
+    after = pc.is_in(reasons, pa.array(_AFTER_READING)).to_numpy()
+    masks = {Kind.DUPLICATE: duplicate, Kind.REJECTED_ID: after, Kind.REJECTED_ROW: ~duplicate & ~after}
+    for kind, mask in masks.items():
+        some = rejects.filter(pa.array(mask))
+        keys = places_of(some) if kind == Kind.REJECTED_ROW else _ids(some.column(names.ID).to_pylist(), integers)
+        yield make_records(hashes_of(keys), kind, numbers[mask])
+
+
+def _ids(texts: Sequence[str | None], integers: bool) -> list[int | str | None]:
+    """Ids as rejects have them, as the table has them."""
+    return [int(text) if integers and text is not None else text for text in texts]
