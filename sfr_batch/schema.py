@@ -141,6 +141,10 @@ REJECTS_SCHEMA = pa.schema(
 """``position``: number of the row in a Parquet or CSV shard, from 0; byte offset of the line in a file of lines, as it
 is uncompressed; of a duplicate, its row in the data file that the message names."""
 
+BAD_VECTOR, ENCODER_FAILED, TOO_LONG = "bad_vector", "encoder_failed", "too_long"
+AFTER_READING = (BAD_VECTOR, ENCODER_FAILED, TOO_LONG)
+"""Reasons that a row gets when it has been read: its id is good, and its text."""
+
 DELETES_SCHEMA = pa.schema([pa.field("split_id", pa.string()), pa.field("position", pa.int64())])
 """``position``: row number in the data file of the split."""
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import sfr_batch as sfr
+from sfr_batch.audit import audit
 from sfr_batch.commit import create_or_open, publish
 from sfr_batch.errors import DeviceError
 from sfr_batch.manifest import Receipt
@@ -59,6 +60,7 @@ def test_a_vector_that_is_no_unit_vector_is_rejected(tmp_path: Path, tiny: Path,
     receipt = result_of(stages.write(encoded, job))
     assert (receipt.read, receipt.embedded, receipt.rejected) == (3, 2, 1)
     snapshot = publish(table, plan.base, plan.draft("run", [receipt]))
+    assert audit(table, plan).ok
     assert snapshot.to_arrow(["id"])["id"].to_pylist() == ["doc-00000", "doc-00002"]
     [reject] = snapshot.rejects().to_pylist()
     assert (reject["id"], reject["position"], reject["reason"]) == ("doc-00001", 1, "bad_vector")
@@ -78,6 +80,7 @@ def test_a_row_that_the_model_fails_on_is_rejected_with_what_it_says(tmp_path: P
     receipt = result_of(stages.write(encode(tokenized(plan, job)), job))
     assert (receipt.read, receipt.embedded, receipt.rejected) == (3, 2, 1)
     [reject] = publish(table, plan.base, plan.draft("run", [receipt])).rejects().to_pylist()
+    assert audit(table, plan).ok
     assert (reject["id"], reject["position"], reject["reason"]) == ("doc-00001", 1, "encoder_failed")
     assert reject["message"] == "the model fails on this text: IndexError: index out of range in self"
 

@@ -16,8 +16,6 @@ from sfr_batch.errors import ObjectNotFound
 from sfr_batch.storage import Store, in_parallel
 from sfr_batch.table import Table, read_parquet
 
-_AFTER_READING = ("bad_vector", "too_long")
-
 
 @dataclass(frozen=True)
 class Rejects:
@@ -94,7 +92,7 @@ def _records(rejects: pa.Table, first: int, integers: bool) -> Iterator[Records]
     reasons = rejects.column("reason")
     numbers = np.arange(first, first + rejects.num_rows)
     duplicate = pc.equal(reasons, "duplicate_id").to_numpy()
-    after = pc.is_in(reasons, pa.array(_AFTER_READING)).to_numpy()
+    after = pc.is_in(reasons, pa.array(names.AFTER_READING)).to_numpy()
     masks = {Kind.DUPLICATE: duplicate, Kind.REJECTED_ID: after, Kind.REJECTED_ROW: ~duplicate & ~after}
     for kind, mask in masks.items():
         some = rejects.filter(pa.array(mask))

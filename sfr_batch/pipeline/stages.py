@@ -156,7 +156,7 @@ def _too_long(documents: pa.Table, tokenized: Tokenized, limit: int, split: Spli
             Reject(
                 documents.column(names.ID)[row].as_py(),
                 documents.column(_POSITION)[row].as_py(),
-                "too_long",
+                names.TOO_LONG,
                 f"the document has {tokenized.full_lengths[row]:,} tokens, a row at most {limit:,} (model.overflow)",
             )
             for row in np.flatnonzero(tokenized.truncated).tolist()
@@ -358,9 +358,9 @@ def _without_vector(rows: pa.Table, bad: NDArray[np.int64], failed: Mapping[int,
     lost: dict[int, Reject] = {}
     documents = rows.select([names.ID, _POSITION]).take(pa.array(bad)).to_pylist()
     for row, document in zip(bad.tolist(), documents, strict=True):
-        reason, message = "bad_vector", "the model gave a vector that is not finite or not of unit length"
+        reason, message = names.BAD_VECTOR, "the model gave a vector that is not finite or not of unit length"
         if row in failed:
-            reason, message = "encoder_failed", f"the model fails on this text: {failed[row]}"
+            reason, message = names.ENCODER_FAILED, f"the model fails on this text: {failed[row]}"
         lost.setdefault(document[_POSITION], Reject(document[names.ID], document[_POSITION], reason, message))
     return rejects_table(list(lost.values()), split.shard)
 
