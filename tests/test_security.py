@@ -84,9 +84,16 @@ def test_nothing_runs_what_it_reads() -> None:
 
 
 def test_a_model_is_loaded_from_safetensors_without_its_code() -> None:
-    """Said aloud where it is loaded; that other folders are refused is in test_model.py and test_weights.py."""
-    text = (ROOT / "sfr_batch" / "encoder" / "encoder.py").read_text(encoding="utf-8")
-    assert "trust_remote_code=False" in text
+    """Said aloud wherever one is loaded; that other folders are refused is in test_model.py and test_weights.py."""
+    loads = [
+        {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        for path in (ROOT / "sfr_batch").rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and ast.unparse(call.func).endswith(".from_pretrained")
+    ]
+    assert loads
+    for options in loads:
+        assert (options["use_safetensors"], options["trust_remote_code"]) == ("True", "False")
 
 
 # --- secrets
