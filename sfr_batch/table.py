@@ -231,11 +231,14 @@ class Snapshot:
 def read_parquet(data: bytes | IO[bytes], columns: Sequence[str] | None = None) -> pa.Table:
     """A Parquet file, or columns of it, its page checksums verified, decoded in the calling thread.
 
-    Not `pq.read_table`: it reads ahead in threads of Arrow's, and one of these that still holds a Python object when
-    the process ends brings it down (pyarrow 26 on Linux: one in six processes that end right after it).
+    Not `pq.read_table`, and not with pre_buffer, its default: these read ahead in threads of Arrow's, and one of these
+    that still holds a Python object when the process ends brings it down (pyarrow 26 on Linux: one in six processes
+    that end right after `pq.read_table`, one in eighty with pre_buffer).
     """
     file = in_memory(data) if isinstance(data, bytes) else data
-    table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=columns, use_threads=False)
+    table = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True).read(
+        columns=columns, use_threads=False
+    )
     # A column named "a.b" is also read where "a" is asked for.
     return table if columns is None else table.select(columns)
 

@@ -80,18 +80,18 @@ def test_driver_in_one_process(tmp_path: Path) -> None:
 
 def test_soak_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one process and a few rows, looked at more often than for a long run."""
-    monkeypatch.setattr(processes, "_LOOK_EVERY_S", 0.1)
-    done = invoke("soak", "--rows", "20000", "--on", "none", "--output", str(tmp_path))
+    monkeypatch.setattr(processes, "_LOOK_EVERY_S", 0.02)
+    done = invoke("soak", "--rows", "50000", "--on", "none", "--output", str(tmp_path))
     assert done.exit_code == 0, done.output
     (run,) = json.loads((tmp_path / "soak.json").read_text())["soaks"]
-    assert (run["address"], run["rows"], run["splits"]) == ("none", 20_000, 20)
+    assert (run["address"], run["rows"], run["splits"]) == ("none", 50_000, 49)
     assert len(run["samples"]) >= 2
     assert all(0 <= at <= run["seconds"] for at, _ in run["samples"])
     driver, *others = run["peak"]
     assert driver == max([driver, *(memory[0] for _, memory in run["samples"])]) > 50 * 2**20
     assert others == [0, 0, 0], "no Ray, no shared memory"
     assert run["store_capacity"] is None
-    assert "20,000 rows in 20 splits" in done.output
+    assert "50,000 rows in 49 splits" in done.output
 
 
 def test_soak_compares_the_halves_of_a_run() -> None:

@@ -195,8 +195,12 @@ def test_audit_is_slim(tmp_path: Path) -> None:
 def test_no_python_file_is_read_by_threads_of_arrow() -> None:
     """They may hold a Python object as the process ends, and then it ends with SIGABRT; see `table.read_parquet`."""
     for path in modules():
+        text = path.read_text(encoding="utf-8")
         if home(dotted(path)) != "benchmark":  # which gives Arrow names of files
-            assert "pq.read_table(" not in path.read_text(encoding="utf-8"), dotted(path)
+            assert "pq.read_table(" not in text, dotted(path)
+            calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+            for call in (call for call in calls if ast.unparse(call.func) == "pq.ParquetFile"):
+                assert "pre_buffer" in {keyword.arg for keyword in call.keywords}, dotted(path)
 
 
 def test_import_alone_loads_nothing_of_the_package() -> None:

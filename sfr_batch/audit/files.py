@@ -141,7 +141,7 @@ class DataFiles:
         number, position = locate(self._starts, row)
         key = names.data_key(self._receipts[number].split_id)
         with self._table.store.open(key) as file:
-            ids = pq.ParquetFile(file).read([names.ID], use_threads=False).column(names.ID)
+            ids = pq.ParquetFile(file, pre_buffer=False).read([names.ID], use_threads=False).column(names.ID)
         return f"row {position} of {key}", ids[position].as_py()
 
 
