@@ -31,6 +31,7 @@ def vectors(table: str) -> dict[str, np.ndarray]:
     return dict(zip(ids, vectors_of(arrow["embedding"].combine_chunks()), strict=True))
 
 
+@pytest.mark.slow  # tests/chaos kills the like in every run, with a cheaper model
 @pytest.mark.timeout(400)
 def test_kill_the_whole_tree_and_run_again(tmp_path: Path, uninterrupted: dict[str, np.ndarray]) -> None:
     place, ray_address = str(tmp_path / "place"), "local"

@@ -643,6 +643,7 @@ def test_the_driver_of_a_ray_job_knows_it(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.parametrize("place", ["local", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
 def test_a_second_run_is_refused_until_the_first_is_gone(place: str, tmp_path: Path, request: Any) -> None:
     """Refused while it lives; at once on its way after SIGTERM and after `kill -9`."""
     if place.startswith("s3://"):
