@@ -17,7 +17,7 @@ import sfr_batch as sfr
 from sfr_batch.commit import create_or_open
 from sfr_batch.errors import RunFailed
 from sfr_batch.manifest import Receipt
-from sfr_batch.pipeline import local, placement, stages
+from sfr_batch.pipeline import local, placement, runner, stages
 from sfr_batch.pipeline.results import Failure
 from sfr_batch.pipeline.runner import make_job
 from sfr_batch.planning import EmbedPlan
@@ -273,3 +273,29 @@ def test_one_actor_needs_no_ray(
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert chosen(f"model.device={device}", f"run.actors={actors}") == place
+
+
+def test_a_run_that_ends_while_another_plans_is_not_done_again(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan is older than the lease: what was published in between counts, and nothing is encoded twice."""
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(["one", "two"]))
+    job = config(tiny, str(tmp_path), ray_address="none")
+    make_plan, embed_missing, encoded = runner.make_plan, runner._embed_missing, []
+
+    def overtaken(own: Any) -> EmbedPlan:
+        plan = make_plan(own)
+        monkeypatch.setattr(runner, "make_plan", make_plan)
+        assert runner.embed(own).splits == 1
+        return plan
+
+    def counting(*arguments: Any) -> list[Receipt]:
+        receipts = embed_missing(*arguments)
+        encoded.extend(receipts)
+        return receipts
+
+    monkeypatch.setattr(runner, "make_plan", overtaken)
+    monkeypatch.setattr(runner, "_embed_missing", counting)
+    summary = runner.embed(job)
+    assert not summary.published
+    assert len(encoded) == 1

@@ -139,8 +139,8 @@ def embed(config: Config) -> Summary:
         table = create_or_open(plan.store, plan.card)
         run_id = new_run_id()
         with lease.hold(table.store, _holder(run_id, place), config.run.lease_s, say=_say) as held:
-            if held.waited:
-                continue  # who held it may have committed and published since the plan was made
+            if held.waited or superseded(table, plan.base):
+                continue  # who held it has committed or published since the plan was made: do not pay for that again
             run = RunLog(table.store, plan, run_id)
             progress = under_way = Progress(len(plan.todo_splits), plan.rows, config.run.progress_every_s)
             try:
