@@ -3,21 +3,19 @@
 A reader sees a snapshot or nothing. Writing is `commit`'s; encoding a query is `search`'s; this module knows no model.
 """
 
-import contextlib
-import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import IO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sfr_batch import schema as names
-from sfr_batch.errors import CountsDoNotClose, ObjectNotFound, StorageError, TableError, TableNotFound
-from sfr_batch.manifest import WAYS_OUT, Manifest, Receipt, ShardRecord, SideFile, TableCard, from_table
-from sfr_batch.storage import ObjectInfo, Store, in_memory, in_parallel, read_many
+from sfr_batch.errors import ObjectNotFound, TableError, TableNotFound
+from sfr_batch.indexes import read_part, rejects_of
+from sfr_batch.manifest import IndexPart, Manifest, Receipt, ShardRecord, SideFile, TableCard, from_table
+from sfr_batch.parquet import check_fingerprint, damage_explained, read_data_file, read_parquet
+from sfr_batch.storage import ObjectInfo, Store, in_parallel, read_many
 
 Positions = NDArray[np.int64]
 
@@ -72,7 +70,7 @@ class Table:
             known = ", ".join(map(str, self.snapshot_numbers())) or "none"
             raise TableNotFound(f"{self.store.root} has no snapshot {number}. Snapshots: {known}.") from None
         manifest = Manifest.from_json(data, f"{self.store.root}/{key}")
-        _check_fingerprint(self.store, key, manifest.fingerprint, self.card.fingerprint)
+        check_fingerprint(self.store, key, manifest.fingerprint, self.card.fingerprint)
         return Snapshot(self.store, manifest, self.schema)
 
     def latest(self) -> "Snapshot | None":
@@ -137,7 +135,7 @@ class Snapshot:
 
     @property
     def receipts(self) -> list[Receipt]:
-        """Receipts of the live data files, in corpus order."""
+        """Receipts of the data files that this state needs, in order; some of their rows may not be live."""
         return from_table(Receipt, self._side(self.manifest.files))
 
     @property
@@ -159,24 +157,36 @@ class Snapshot:
         side = self.manifest.condemned
         return frozenset(self._side(side).column("split_id").to_pylist()) if side else frozenset()
 
+    @property
+    def indexes(self) -> dict[str, list[IndexPart]]:
+        """Parts of index files, in order, by the URI of the shard whose rows they are; of owned data files none."""
+        grouped: dict[str, list[IndexPart]] = {}
+        for part in from_table(IndexPart, self._side(self.manifest.indexes)) if self.manifest.indexes else ():
+            grouped.setdefault(part.shard, []).append(part)
+        return grouped
+
     def deletes(self) -> dict[str, Positions]:
         """Positions in data files, by split id, that are not live."""
         if self.manifest.deletes is None:
             return {}
-        table = self._side(self.manifest.deletes)
-        grouped: dict[str, list[int]] = {}
-        for split_id, position in zip(table["split_id"].to_pylist(), table["position"].to_pylist(), strict=True):
-            grouped.setdefault(split_id, []).append(position)
-        return {split_id: np.asarray(positions, dtype=np.int64) for split_id, positions in grouped.items()}
+        table = self._side(self.manifest.deletes).combine_chunks()
+        positions = table.column("position").to_numpy()
+        files = table.column("split_id").combine_chunks().dictionary_encode()
+        order = np.argsort(files.indices.to_numpy(), kind="stable")
+        bounds = np.cumsum(np.bincount(files.indices.to_numpy(), minlength=len(files.dictionary)))
+        return dict(zip(files.dictionary.to_pylist(), np.split(positions[order], bounds[:-1]), strict=True))
 
     def rejects(self) -> pa.Table:
         """Every row that is not in the table, with its reason: columns of `schema.REJECTS_SCHEMA`."""
-        keys = [names.rejects_key(r.split_id, r.attempt) for r in self.receipts if r.rejected]
+        rejected = {record.uri for record in self.shards if record.rejected}
+        keys = [names.rejects_key(r.split_id, r.attempt) for r in self.receipts if r.rejected and r.owned]
         keys += [self.manifest.duplicates] if self.manifest.duplicates else []
         tables = []
         for key, data in zip(keys, read_many(self.store, keys), strict=True):
             with damage_explained(self.store, key):
                 tables.append(read_parquet(data))
+        for shard, parts in self.indexes.items():
+            tables += [rejects_of(read_part(self.store, part), shard) for part in parts if shard in rejected]
         return pa.concat_tables(tables) if tables else names.REJECTS_SCHEMA.empty_table()
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -226,69 +236,3 @@ class Snapshot:
             )
         self._sides[side.name] = read_parquet(data)
         return self._sides[side.name]
-
-
-def read_parquet(data: bytes | IO[bytes], columns: Sequence[str] | None = None) -> pa.Table:
-    """A Parquet file, or columns of it, its page checksums verified, decoded in the calling thread.
-
-    Not `pq.read_table`, and not with pre_buffer, its default: these read ahead in threads of Arrow's, and one of these
-    that still holds a Python object when the process ends brings it down (pyarrow 26 on Linux: one in six processes
-    that end right after `pq.read_table`, one in eighty with pre_buffer).
-    """
-    file = in_memory(data) if isinstance(data, bytes) else data
-    table = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True).read(
-        columns=columns, use_threads=False
-    )
-    # A column named "a.b" is also read where "a" is asked for.
-    return table if columns is None else table.select(columns)
-
-
-@contextlib.contextmanager
-def damage_explained(store: Store, key: str) -> Iterator[None]:
-    """Turn what Parquet says of a damaged file into a TableError that names it."""
-    try:
-        yield
-    except (OSError, KeyError, pa.ArrowException) as error:
-        raise TableError(f"{store.root}/{key} is damaged: {error}") from error
-
-
-def _check_fingerprint(store: Store, key: str, found: str | None, expected: str) -> None:
-    """Raises TableError if a file of the table has another fingerprint than the table; then it is not the table's."""
-    if found != expected:
-        raise TableError(
-            f"{store.root}/{key} has the fingerprint {(found or 'none')[:12]}, the table {expected[:12]}: its vectors "
-            f"were made with another model or other settings, as if it came from another table. {WAYS_OUT}"
-        )
-
-
-def read_data_file(store: Store, receipt: Receipt, columns: list[str], fingerprint: str) -> pa.Table:
-    """Columns of a split's data file, dead rows included, its page checksums verified.
-
-    Raises TableError if it is damaged or its footer has not the table's ``fingerprint``, CountsDoNotClose if it has not
-    as many rows as its receipt says.
-    """
-    key = names.data_key(receipt.split_id)
-    with damage_explained(store, key), store.open(key) as file:
-        table = read_parquet(file, columns)
-    found = (table.schema.metadata or {}).get(names.FINGERPRINT_KEY.encode())
-    _check_fingerprint(store, key, found.decode(errors="replace") if found else None, fingerprint)
-    if table.num_rows != receipt.vectors:
-        raise CountsDoNotClose(f"{store.root}/{key} has {table.num_rows} rows, its receipt says {receipt.vectors}.")
-    return table
-
-
-def read_receipt(store: Store, split_id: str) -> Receipt:
-    """The receipt in the footer of a split's data file. Raises ObjectNotFound, or TableError if it is damaged."""
-    key = names.data_key(split_id)
-    try:
-        with store.open(key) as file:
-            metadata = pq.read_metadata(file).metadata or {}
-            size = file.seek(0, 2)
-        receipt = Receipt.from_json(metadata[names.RECEIPT_KEY.encode()])
-    except StorageError:
-        raise
-    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
-        raise TableError(f"{store.root}/{key} has no readable receipt in its footer: {error!r}") from error
-    if receipt.split_id != split_id:
-        raise TableError(f"{store.root}/{key} holds the receipt of another split, {receipt.split_id}.")
-    return dataclasses.replace(receipt, size=size)
