@@ -1,7 +1,7 @@
 """The public functions, `plan`, `embed`, `verify`, `audit` and `open_table`. A config is an object or a YAML file."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from sfr_batch.errors import ConfigError, TableMismatch
 from sfr_batch.fingerprint import differences
 from sfr_batch.planning import EmbedPlan, make_plan, model_inputs
 from sfr_batch.prompts import QUERY
+from sfr_batch.retention import Expiry, expire
 from sfr_batch.search import Hit, top_k
 from sfr_batch.storage import open_store
 from sfr_batch.table import Table
@@ -118,6 +119,17 @@ class EmbeddingTable(Table):
         from sfr_batch.audit import audit
 
         return audit(self, against, snapshot)
+
+    def expire(
+        self,
+        *,
+        keep_last: int | None = None,
+        keep_for: str | None = None,
+        keep: Collection[int] = (),
+        dry_run: bool = True,
+    ) -> Expiry:
+        """Remove old snapshots, see `sfr_batch.retention.expire`; by default only say what would go."""
+        return expire(self, keep_last=keep_last, keep_for=keep_for, keep=keep, dry_run=dry_run)
 
     def search(self, query: str, k: int = 10, columns: Sequence[str] = ()) -> list[Hit]:
         """The ``k`` live rows nearest to ``query`` by cosine, best first, ties by id; exact, in bounded memory.

@@ -5,24 +5,24 @@ Exit codes: 0 done, 1 it failed and the message says why, 2 the command itself i
 is at; a second one ends it at once.
 """
 
-import contextlib
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from sfr_batch import __version__, api, commit
 from sfr_batch import schema as names
+from sfr_batch.commands import ENDPOINT, show_objects, telling_errors
+from sfr_batch.commands_keeping import expire
 from sfr_batch.config import StorageSettings
-from sfr_batch.errors import ConfigError, SfrBatchError
+from sfr_batch.errors import ConfigError
+from sfr_batch.retention import duration
 from sfr_batch.signals import leaving
 
 _CONFIG = click.argument("config", type=click.Path(dir_okay=False))
 _OVERRIDES = click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")
 _FILE = click.Path(dir_okay=False)
-_ENDPOINT = click.option("--endpoint-url", help="S3 endpoint of the table; default: the AWS environment variables.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -94,7 +94,7 @@ def verify(config: str, overrides: tuple[str, ...], golden: str | None, record: 
 @click.argument("query")
 @click.option("-k", "k", default=10, show_default=True, type=click.IntRange(1), help="How many rows to return.")
 @click.option("--show", multiple=True, metavar="COLUMN", help="Carried column to print with each hit; repeatable.")
-@_ENDPOINT
+@ENDPOINT
 def search(table: str, query: str, k: int, show: tuple[str, ...], endpoint_url: str | None) -> None:
     """Find the rows of TABLE nearest to QUERY: exact, by cosine, over the newest snapshot.
 
@@ -111,7 +111,7 @@ def search(table: str, query: str, k: int, show: tuple[str, ...], endpoint_url: 
 
 @main.command()
 @click.argument("table")
-@_ENDPOINT
+@ENDPOINT
 def status(table: str, endpoint_url: str | None) -> None:
     """Show the last snapshots of TABLE, and how far an unfinished run is."""
     from sfr_batch import status as table_status
@@ -126,7 +126,7 @@ def status(table: str, endpoint_url: str | None) -> None:
 @_OVERRIDES
 @click.option("--snapshot", type=click.IntRange(1), help="Number of the snapshot to audit; default: the newest.")
 @click.option("--json", "json_file", type=_FILE, help="Write all that was found to this file.")
-@_ENDPOINT
+@ENDPOINT
 def audit(
     table: str,
     against: str | None,
@@ -168,7 +168,7 @@ def audit(
 @click.argument("table")
 @click.option("--older-than", default="7d", show_default=True, help="Age of what may go: 7d, 36h or 90m.")
 @click.option("--delete/--dry-run", default=False, help="Remove it, or only say what would go (default).")
-@_ENDPOINT
+@ENDPOINT
 def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -> None:
     """Remove from TABLE what no snapshot names: leftovers of runs that died or lost a race.
 
@@ -180,7 +180,7 @@ def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -
     Exit codes: 0 done, 1 it failed, 2 the command is wrong.
     """
     with telling_errors():
-        seconds = _duration(older_than)
+        seconds = duration(older_than, "--older-than")
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url))
         base = opened.latest()
         if base is None:
@@ -190,10 +190,7 @@ def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -
             orphans = commit.sweep(opened, older_than_s=seconds)
         else:
             orphans = commit.find_orphans(opened, base, time.time() - seconds)
-        for info in orphans.objects[:_SHOWN]:
-            click.echo(f"  {info.key}  {info.size:,} bytes")
-        if len(orphans.objects) > _SHOWN:
-            click.echo(f"  and {len(orphans.objects) - _SHOWN:,} more")
+        show_objects(orphans.objects)
         what = f"{len(orphans.objects):,} objects, {orphans.bytes:,} bytes, older than {older_than}"
         if not orphans.objects:
             click.echo(f"Nothing older than {older_than} is left over.")
@@ -204,15 +201,7 @@ def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -
             click.echo(f"Would remove {what}. Nothing was removed; --delete does it.")
 
 
-_SHOWN = 20
-_UNITS = {"d": 86400, "h": 3600, "m": 60}
-
-
-def _duration(text: str) -> float:
-    number, unit = text[:-1], text[-1:]
-    if unit not in _UNITS or not (number.isascii() and number.isdecimal()):
-        raise ConfigError(f"--older-than {text}: write a number of days, hours or minutes: 7d, 36h or 90m.")
-    return float(int(number) * _UNITS[unit])
+main.add_command(expire)
 
 
 def _one_line(value: object, width: int = 100) -> str:
@@ -239,19 +228,6 @@ def _let_go() -> None:
     release_all = getattr(lease, "release_all", None)
     if release_all is not None:
         release_all()
-
-
-@contextlib.contextmanager
-def telling_errors() -> Iterator[None]:
-    """Our own errors become a sentence on stderr and an exit code."""
-    try:
-        yield
-    except SfrBatchError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
-    except KeyboardInterrupt:
-        click.echo("interrupted: what is committed stays; the same command continues with the rest", err=True)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

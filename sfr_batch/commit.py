@@ -6,19 +6,21 @@ Everything rests on the store's create-if-absent:
   the race for a name adopts the winner's receipt.
 * A snapshot is its side files, named by number and run, then its manifest, named by number alone and created last.
   Two writers can never both win a number; the loser gets SnapshotConflict and plans again on the winner's snapshot.
-* A sweep publishes a snapshot that condemns split names before it deletes their files. A writer that planned on the
-  older snapshot loses its number and plans again; condemned names are never adopted or used again.
+* A sweep, or an expiry (`retention`), publishes a snapshot that condemns split names before it deletes their files. A
+  writer that planned on the older snapshot loses its number and plans again; condemned names are never adopted or used
+  again, and manifests are never deleted: the number of one that is gone could be won a second time.
 
 Knows no Ray, no model and no corpus; `tests/test_protocol.py` checks it as a state machine.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import math
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -26,7 +28,15 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from sfr_batch import schema as names
-from sfr_batch.errors import CountsDoNotClose, SnapshotConflict, TableError, TableMismatch, TooManyRejects
+from sfr_batch.errors import (
+    CountsDoNotClose,
+    ObjectNotFound,
+    SnapshotConflict,
+    TableError,
+    TableMismatch,
+    TableNotFound,
+    TooManyRejects,
+)
 from sfr_batch.fingerprint import differences
 from sfr_batch.indexes import create_own, joined, read_part, rejects_of
 from sfr_batch.liveness import Liveness, Loser, find_live
@@ -34,6 +44,7 @@ from sfr_batch.manifest import (
     KEPT,
     Changes,
     Counts,
+    Expired,
     IndexPart,
     Manifest,
     Receipt,
@@ -183,6 +194,7 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
         changes=draft.changes,
         deletes=_side(store, number, draft.run_id, "deletes", live.deletes) if live.deletes.num_rows else None,
         condemned=base.manifest.condemned if base else None,
+        expired=base.manifest.expired if base else None,
         duplicates=key,
     )
     return _create_manifest(table, manifest)
@@ -195,14 +207,25 @@ def next_number(base: Snapshot | None) -> int:
 
 def superseded(table: Table, base: Snapshot | None) -> bool:
     """Whether somebody has published since ``base``: then a missing file is no damage, but a reason to plan again."""
-    numbers = table.snapshot_numbers()
+    numbers = table.published_numbers()
     return bool(numbers) and numbers[-1] != (base.number if base else 0)
+
+
+@contextlib.contextmanager
+def conflict_if_superseded(table: Table, base: Snapshot) -> Iterator[None]:
+    """Turn a file that is not there into a SnapshotConflict, if somebody has published since ``base``."""
+    try:
+        yield
+    except (ObjectNotFound, TableNotFound) as error:
+        if not superseded(table, base):
+            raise
+        raise SnapshotConflict(f"{table.store.root} changed meanwhile, run the command again: {error}") from error
 
 
 def _create_manifest(table: Table, manifest: Manifest) -> Snapshot:
     key = names.manifest_key(manifest.snapshot)
     if not table.store.create(key, manifest.to_json()):
-        winner = table.snapshot(manifest.snapshot).manifest
+        winner = table.published(manifest.snapshot).manifest
         if winner.run_id != manifest.run_id:  # equal: our own write, whose reply was lost
             raise SnapshotConflict(
                 f"Snapshot {manifest.snapshot} of {table.store.root} was published by run {winner.run_id} at "
@@ -239,7 +262,7 @@ def _check_files(table: Table, base: Snapshot | None, draft: Draft) -> None:
                 f"the split embedded again, delete {names.data_key(receipt.split_id)} and run the command again."
             )
         if receipt.split_id in condemned:
-            raise TableError(f"Split {receipt.split_id} was condemned by a sweep and must not be published.")
+            raise TableError(f"Split {receipt.split_id} is condemned and must not be published.")
 
 
 def _check_duplicates(draft: Draft, losers: Sequence[Loser]) -> None:
@@ -364,7 +387,8 @@ def sweep(table: Table, *, older_than_s: float = SWEEP_AFTER_S, now: float | Non
     base = table.latest()
     if base is None:
         return Orphans()
-    orphans = find_orphans(table, base, (time.time() if now is None else now) - older_than_s)
+    with conflict_if_superseded(table, base):
+        orphans = find_orphans(table, base, (time.time() if now is None else now) - older_than_s)
     if orphans.condemn:
         condemn(table, base, orphans.condemn)
     table.store.delete(orphans.keys)
@@ -372,10 +396,13 @@ def sweep(table: Table, *, older_than_s: float = SWEEP_AFTER_S, now: float | Non
 
 
 def find_orphans(table: Table, base: Snapshot, cutoff: float) -> Orphans:
-    """Objects last modified at ``cutoff`` (seconds since the epoch) or before that no snapshot up to ``base`` names."""
-    snapshots = [table.snapshot(number) for number in table.snapshot_numbers() if number <= base.number]
+    """Objects last modified at ``cutoff`` (seconds since the epoch) or before, and made for ``base`` or an earlier
+    snapshot or for none, that no snapshot names. What an expiry has not deleted yet is among them.
+    """
+    # Also those after base: one that is no more may have handed a side file on to them.
+    snapshots = table.snapshots()
     live = {r.split_id: r.attempt for snapshot in snapshots for r in snapshot.receipts}
-    named = {key for snapshot in snapshots for key in attached(snapshot)}
+    named = {key for snapshot in snapshots for key in snapshot.attached()}
     orphans = Orphans()
     unpublished: dict[str, list[ObjectInfo]] = {}
     for info in table.store.list(names.DATA):
@@ -404,8 +431,17 @@ def find_orphans(table: Table, base: Snapshot, cutoff: float) -> Orphans:
     return orphans
 
 
-def condemn(table: Table, base: Snapshot, split_ids: Iterable[str]) -> Snapshot:
-    """Publish ``base`` once more, with these split names never to be used again."""
+def condemn(
+    table: Table,
+    base: Snapshot,
+    split_ids: Iterable[str],
+    operation: Literal["sweep", "expire"] = "sweep",
+    expired: Expired | None = None,
+) -> Snapshot:
+    """Publish ``base`` once more, with these split names never to be used again.
+
+    expired: snapshots that can no longer be read, default those of ``base``. Raises SnapshotConflict.
+    """
     run_id = new_run_id()
     everything = sorted(base.condemned | set(split_ids))
     side = _side(
@@ -416,21 +452,13 @@ def condemn(table: Table, base: Snapshot, split_ids: Iterable[str]) -> Snapshot:
         update={
             "snapshot": base.number + 1,
             "parent": base.number,
-            "operation": "sweep",
+            "operation": operation,
             "run_id": run_id,
             "created_at": utc_now(),
             "counts": counts.model_copy(update={"embedded": 0, "reused": counts.embedded + counts.reused}),
             "changes": None,
             "condemned": side,
+            "expired": expired or base.manifest.expired,
         }
     )
     return _create_manifest(table, manifest)
-
-
-def attached(snapshot: Snapshot) -> set[str]:
-    """Keys of the side files, the indexes and the duplicates of a snapshot."""
-    manifest = snapshot.manifest
-    sides = (manifest.files, manifest.shards, manifest.indexes, manifest.deletes, manifest.condemned)
-    keys = {side.name for side in sides if side is not None}
-    keys |= {part.key for parts in snapshot.indexes.values() for part in parts}
-    return keys | {manifest.duplicates} if manifest.duplicates else keys

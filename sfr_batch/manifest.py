@@ -217,13 +217,25 @@ class SideFile(Record):
     rows: int
 
 
+class Expired(Record):
+    """Snapshots that are no more. Their manifests stay, so that no number becomes free and can be won again."""
+
+    before: int
+    """All with a lower number,"""
+    keep: tuple[int, ...] = ()
+    """but for these."""
+
+    def covers(self, number: int) -> bool:
+        return number < self.before and number not in self.keep
+
+
 class Manifest(Record):
     """A published state of the table. Readers see this and nothing else."""
 
     format_version: int = FORMAT_VERSION
     snapshot: int
     parent: int | None
-    operation: Literal["embed", "backfill", "compact", "sweep"]
+    operation: Literal["embed", "backfill", "compact", "sweep", "expire"]
     run_id: str
     created_at: str
     fingerprint: str
@@ -241,9 +253,21 @@ class Manifest(Record):
     deletes: SideFile | None = None
     """Rows of live data files that are not part of this state."""
     condemned: SideFile | None = None
-    """Splits whose names must never be used again, because a sweep deletes their files."""
+    """Splits whose names must never be used again, because a sweep or an expiry deletes their files."""
     duplicates: str | None = None
     """Key of the rejects file of the duplicates."""
+    expired: Expired | None = None
+    """Earlier snapshots that can no longer be read. In the newest manifest this holds for all of the table."""
+
+    @property
+    def sides(self) -> list[SideFile]:
+        """The side files that the manifest names; an earlier snapshot may have made them."""
+        sides = (self.files, self.shards, self.indexes, self.deletes, self.condemned)
+        return [side for side in sides if side is not None]
+
+    def has_expired(self, number: int) -> bool:
+        """Whether an earlier snapshot is no more."""
+        return self.expired is not None and self.expired.covers(number)
 
 
 class TableCard(Record):

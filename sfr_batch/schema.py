@@ -43,6 +43,7 @@ FINGERPRINT_KEY = "sfr.fingerprint"
 
 DATA = "data"
 REJECTS = "_rejects"
+INDEX = "_sfr/index"
 SNAPSHOTS = "_sfr/snapshots"
 RUNS = "_sfr/runs"
 LEASES = "_sfr/leases"

@@ -50,6 +50,9 @@ def describe(table: Table) -> str:
         f"vectors   {table.dim} x {card.vector_dtype}, model {card.model['path']}, fingerprint {card.fingerprint[:12]}",
     ]
     numbers = table.snapshot_numbers()
+    gone = len(table.published_numbers()) - len(numbers)
+    if gone:
+        lines.append(f"expired   {gone:,} earlier snapshots")
     for number in numbers[-_SNAPSHOTS_SHOWN:]:
         snapshot = table.snapshot(number)
         counts = snapshot.manifest.counts

@@ -3,6 +3,8 @@
 A reader sees a snapshot or nothing. Writing is `commit`'s; encoding a query is `search`'s; this module knows no model.
 """
 
+import bisect
+import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 
@@ -56,13 +58,27 @@ class Table:
         """Length of a vector."""
         return int(self.schema.field(names.EMBEDDING).type.list_size)
 
+    def published_numbers(self) -> list[int]:
+        """All numbers that were ever published, oldest first, those of expired snapshots included."""
+        return _published(self.store)
+
     def snapshot_numbers(self) -> list[int]:
-        """Numbers of all snapshots, oldest first."""
-        found = (names.number_of_manifest_key(info.key) for info in self.store.list(names.SNAPSHOTS))
-        return sorted(number for number in found if number is not None)
+        """Numbers of the snapshots that can be read, oldest first."""
+        numbers = self.published_numbers()
+        if len(numbers) < 2:
+            return numbers
+        newest = self.published(numbers[-1]).manifest
+        return [number for number in numbers if not newest.has_expired(number)]
 
     def snapshot(self, number: int) -> "Snapshot":
-        """Raises TableNotFound if there is no such snapshot, TableError if it is damaged or of another table."""
+        """Raises TableNotFound if there is no such snapshot or it has expired, TableError if it is damaged or of
+        another table."""
+        snapshot = self.published(number)
+        check_not_expired(self.store, number)
+        return snapshot
+
+    def published(self, number: int) -> "Snapshot":
+        """As `snapshot`, also one that has expired: of that there is only the manifest."""
         key = names.manifest_key(number)
         try:
             data = self.store.read(key)
@@ -75,12 +91,12 @@ class Table:
 
     def latest(self) -> "Snapshot | None":
         """The newest snapshot; None while nothing was published."""
-        numbers = self.snapshot_numbers()
-        return self.snapshot(numbers[-1]) if numbers else None
+        numbers = self.published_numbers()
+        return self.published(numbers[-1]) if numbers else None
 
     def snapshots(self) -> list["Snapshot"]:
-        """All snapshots, oldest first."""
-        return [self.snapshot(number) for number in self.snapshot_numbers()]
+        """All snapshots that can be read, oldest first."""
+        return [self.published(number) for number in self.snapshot_numbers()]
 
     def current(self) -> "Snapshot":
         """The newest snapshot. Raises TableNotFound while nothing was published."""
@@ -165,6 +181,24 @@ class Snapshot:
             grouped.setdefault(part.shard, []).append(part)
         return grouped
 
+    def attached(self) -> set[str]:
+        """Keys of the side files, the indexes and the duplicates, which an earlier snapshot may have made."""
+        keys = {side.name for side in self.manifest.sides}
+        keys |= {part.key for parts in self.indexes.values() for part in parts}
+        return keys | {self.manifest.duplicates} if self.manifest.duplicates else keys
+
+    def needs(self) -> set[str]:
+        """Keys of all objects without which this state cannot be read or built upon, but for its manifest.
+
+        The rejects of a data file stay as long as the file, whoever owns it now: it may be a shard's own again.
+        """
+        receipts = self.receipts
+        return {
+            *self.attached(),
+            *(names.data_key(receipt.split_id) for receipt in receipts),
+            *(names.rejects_key(receipt.split_id, receipt.attempt) for receipt in receipts if receipt.rejected),
+        }
+
     def deletes(self) -> dict[str, Positions]:
         """Positions in data files, by split id, that are not live."""
         if self.manifest.deletes is None:
@@ -182,7 +216,9 @@ class Snapshot:
         keys = [names.rejects_key(r.split_id, r.attempt) for r in self.receipts if r.rejected and r.owned]
         keys += [self.manifest.duplicates] if self.manifest.duplicates else []
         tables = []
-        for key, data in zip(keys, read_many(self.store, keys), strict=True):
+        with expiry_explained(self.store, self.number):
+            files = read_many(self.store, keys)
+        for key, data in zip(keys, files, strict=True):
             with damage_explained(self.store, key):
                 tables.append(read_parquet(data))
         for shard, parts in self.indexes.items():
@@ -217,7 +253,8 @@ class Snapshot:
         return wanted
 
     def _read_file(self, receipt: Receipt, columns: list[str], deletes: dict[str, Positions]) -> pa.Table:
-        table = read_data_file(self.store, receipt, columns, self.manifest.fingerprint)
+        with expiry_explained(self.store, self.number):
+            table = read_data_file(self.store, receipt, columns, self.manifest.fingerprint)
         table = table.cast(pa.schema([self.schema.field(name) for name in columns]))
         dead = deletes.get(receipt.split_id)
         if dead is None:
@@ -229,10 +266,44 @@ class Snapshot:
     def _side(self, side: SideFile) -> pa.Table:
         if side.name in self._sides:
             return self._sides[side.name]
-        data = self.store.read(side.name)
+        with expiry_explained(self.store, self.number):
+            data = self.store.read(side.name)
         if hashlib.sha256(data).hexdigest() != side.sha256:
             raise TableError(
                 f"{self.store.root}/{side.name} is not the file that snapshot {self.number} was published with."
             )
         self._sides[side.name] = read_parquet(data)
         return self._sides[side.name]
+def _published(store: Store) -> list[int]:
+    found = (names.number_of_manifest_key(info.key) for info in store.list(names.SNAPSHOTS))
+    return sorted(number for number in found if number is not None)
+
+
+def check_not_expired(store: Store, number: int) -> None:
+    """Raises TableNotFound, which says when, if a published snapshot has expired."""
+
+    def manifest(number: int) -> Manifest:
+        key = names.manifest_key(number)
+        return Manifest.from_json(store.read(key), f"{store.root}/{key}")
+
+    numbers = _published(store)
+    newest = manifest(numbers[-1]) if numbers and numbers[-1] > number else None
+    if newest is None or not newest.has_expired(number):
+        return
+    later = [n for n in numbers if n > number]  # what has expired stays so: from one of them on all say it
+    first = later[bisect.bisect_left(later, True, key=lambda n: manifest(n).has_expired(number))]
+    known = ", ".join(str(n) for n in numbers if not newest.has_expired(n))
+    raise TableNotFound(
+        f"Snapshot {number} of {store.root} is no more: `sfr-batch expire` removed it on {manifest(first).created_at}. "
+        f"Snapshots: {known}."
+    )
+
+
+@contextlib.contextmanager
+def expiry_explained(store: Store, number: int) -> Iterator[None]:
+    """Turn a file that is not there into a TableNotFound, if its snapshot has expired since it was opened."""
+    try:
+        yield
+    except ObjectNotFound:
+        check_not_expired(store, number)
+        raise

@@ -502,7 +502,7 @@ PLANTS: list[tuple[str, Callable[[Store], Table], Plant, dict[str, str]]] = [
         "condemned name is live",
         plain,
         lambda t: condemn(t, t.current(), [split_name("a")]),
-        {"condemned": f"{A} is live, and a sweep has condemned its name"},
+        {"condemned": f"{A} is live, and its name is condemned"},
     ),
 ]
 

@@ -1,9 +1,10 @@
-"""The table's protocol as a state machine: writers, zombies and sweepers interleaved at every store operation.
+"""The table's protocol as a state machine: writers, zombies, sweepers and expirers, interleaved at every operation.
 
 The real code of `commit`, `table` and `planning` runs in threads that stop before each operation on an in-memory
 store. Hypothesis decides who goes on, who dies before or after an operation took effect, whose reply is lost, and
 when the corpus changes. What must hold: every snapshot accounts for every row of the corpus it was made of, exactly
-once, for ever; and whatever happened, one undisturbed run completes the job.
+once, until an expiry says that it is no more; and whatever happened, one undisturbed run completes the job, and one
+undisturbed expiry removes what is left of the snapshots that are gone.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from sfr_batch import commit, schema
+from sfr_batch import commit, retention, schema
 from sfr_batch.commit import Draft, commit_split, condemn, create_or_open, find_orphans, new_attempt, publish, sweep
 from sfr_batch.corpus import Shard
 from sfr_batch.errors import SfrBatchError, SnapshotConflict, StorageError, TableError, TableNotFound
@@ -30,6 +31,7 @@ from sfr_batch.formats import PARQUET
 from sfr_batch.manifest import Receipt, ShardRecord, TableCard
 from sfr_batch.parquet import read_receipt
 from sfr_batch.planning import carry_over, find_vanished
+from sfr_batch.retention import expire
 from sfr_batch.rows import Reject, rejects_table
 from sfr_batch.splits import name_split
 from sfr_batch.storage import ObjectInfo
@@ -185,12 +187,12 @@ def write(store: Any, contents: Contents, run_id: str, picky: bool) -> Snapshot:
     for _ in range(50):
         table = create_or_open(store, CARD)
         base = table.latest()
-        carried, changed = carry_over(base, shards_of(contents), "recipe", "")
-        if base is not None and not changed and not find_vanished(base, shards_of(contents), keep=False):
-            return base
-        committed = table.committed()
-        condemned = base.condemned if base else frozenset()
         try:
+            carried, changed = carry_over(base, shards_of(contents), "recipe", "")
+            if base is not None and not changed and not find_vanished(base, shards_of(contents), keep=False):
+                return base
+            committed = table.committed()
+            condemned = base.condemned if base else frozenset()
             receipts = []
             for piece in (piece for shard in changed for piece in pieces_of(contents, shard)):
                 split_id = name_split(piece.shard, piece.start, piece.start + len(piece.ids), ["recipe"], condemned)
@@ -237,6 +239,10 @@ def sweep_everything(table: Table) -> None:
     sweep(table, older_than_s=0, now=1e18)
 
 
+def expire_old(table: Table, keep_last: int) -> None:
+    expire(table, keep_last=keep_last, dry_run=False)
+
+
 # --- what must hold
 
 
@@ -260,8 +266,7 @@ def check_snapshot(snapshot: Snapshot, history: list[Contents]) -> None:
 
 def files_of(store: Any, snapshot: Snapshot) -> dict[str, str]:
     """SHA-256 of each file that a snapshot consists of, its manifest included."""
-    keys = [schema.manifest_key(snapshot.number), *commit._attached(snapshot.manifest)]
-    keys += [schema.data_key(receipt.split_id) for receipt in snapshot.receipts]
+    keys = {schema.manifest_key(snapshot.number), *snapshot.needs()}
     return {key: hashlib.sha256(store.read(key)).hexdigest() for key in keys}
 
 
@@ -347,12 +352,16 @@ class Protocol(RuleBasedStateMachine):
         self.history.append(self.contents)
 
     def _note_snapshots(self) -> None:
-        """Check a snapshot when it appears, and remember what it consists of."""
-        for number in self._table_numbers():
+        """Check a snapshot when it appears, and remember what it consists of. All that can be opened must be whole."""
+        numbers = self._table_numbers()
+        for number in numbers:
             if number not in self.published:
                 snapshot = Table.open(self.objects).snapshot(number)
                 self._check(snapshot)
                 self.published[number] = self._files(snapshot)
+        there = {info.key for info in self.objects.list("")}
+        for number in numbers:
+            assert set(self.published[number]) <= there, f"snapshot {number} is neither whole nor gone"
 
     def _table_numbers(self) -> list[int]:
         try:
@@ -366,6 +375,9 @@ class Protocol(RuleBasedStateMachine):
     def _files(self, snapshot: Snapshot) -> dict[str, str]:
         return files_of(self.objects, snapshot)
 
+    def _expire_at_last(self) -> None:
+        """Nobody expires anything here."""
+
     def teardown(self) -> None:
         try:
             for actor in self.actors:  # everything dies at once
@@ -374,18 +386,63 @@ class Protocol(RuleBasedStateMachine):
             last = Actor("last run", lambda store: write(store, self.contents, "last", False), self.objects).finish()
             shards = Table.open(self.objects).snapshot(last.number).shards  # not through the store of the actor
             assert {f"{record.uri}@{record.version}" for record in shards} == set(self.contents)
+            self._expire_at_last()
             Actor("last sweep", lambda store: clean(store, type(self).sweep_once), self.objects).finish()
             self._note_snapshots()
             table = Table.open(self.objects)
-            assert table.snapshot_numbers() == list(range(1, len(self.published) + 1))
-            for number, files in self.published.items():
-                snapshot = table.snapshot(number)
-                assert self._files(snapshot) == files, f"snapshot {number} changed after it was published"
+            assert table.published_numbers() == list(range(1, len(self.published) + 1))
+            for snapshot in table.snapshots():
+                files = self.published[snapshot.number]
+                assert self._files(snapshot) == files, f"snapshot {snapshot.number} changed after it was published"
                 self._check(snapshot)
         finally:
             for actor in self.actors:
                 if not actor.done:
                     actor.step("die before")
+
+
+class Expiring(Protocol):
+    """With expirers as well; planted bugs go into ``expire_once``."""
+
+    expire_once: Callable[[Table, int], Any] = staticmethod(expire_old)
+
+    @initialize(states=st.sampled_from([0, 1, 2, 2, 2]), back=st.booleans(), picky=st.booleans())
+    def begin(self, states: int, back: bool, picky: bool) -> None:
+        """Often with a table that has two states, so that there is something to expire, and a corpus as it was once."""
+        for corpus in ({"a@1": (1, 2, 3), "b@1": (4, 5)}, {"a@1": (1, 2, 3), "b@2": (6,)})[:states]:
+            self.contents = corpus
+            self.history.append(corpus)
+            run_id = f"first{len(self.history)}"
+            Actor(
+                run_id, lambda store, run_id=run_id: write(store, self.contents, run_id, picky), self.objects
+            ).finish()
+            self._note_snapshots()
+        if back:
+            self.contents = self.history[0]
+
+    @precondition(lambda self: len(self.actors) < 4)
+    @rule(keep_last=st.sampled_from([1, 1, 2]))
+    def start_expirer(self, keep_last: int) -> None:
+        self._start("expirer", lambda store: clean(store, lambda table: type(self).expire_once(table, keep_last)))
+
+    @rule(data=st.data())
+    def change_corpus_back(self, data: st.DataObject) -> None:
+        """The same versions of shards come back, and with them the names of their splits."""
+        self.contents = data.draw(st.sampled_from(self.history))
+        self.history.append(self.contents)
+
+    def _expire_at_last(self) -> None:
+        """Of snapshots that have expired nothing is left then but their manifests and what others need."""
+        Actor("last expiry", lambda store: type(self).expire_once(Table.open(store), 2), self.objects).finish()
+        self._note_snapshots()
+        table = Table.open(self.objects)
+        kept = table.snapshot_numbers()
+        needed = {key for number in kept for key in self.published[number]}
+        for number in self.published.keys() - set(kept):
+            with pytest.raises(TableNotFound, match=f"Snapshot {number} of .* is no more"):
+                table.snapshot(number)
+            left = (set(self.published[number]) - needed) & {info.key for info in self.objects.list("")}
+            assert left == {schema.manifest_key(number)}, f"of snapshot {number} something is left"
 
 
 @pytest.fixture(autouse=True)
@@ -400,13 +457,13 @@ MACHINE = settings(
 
 
 def test_every_snapshot_accounts_for_every_row() -> None:
-    run_state_machine_as_test(Protocol, settings=MACHINE)
+    run_state_machine_as_test(Expiring, settings=MACHINE)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_every_snapshot_accounts_for_every_row_at_length() -> None:
-    run_state_machine_as_test(Protocol, settings=settings(MACHINE, max_examples=5000))
+    run_state_machine_as_test(Expiring, settings=settings(MACHINE, max_examples=5000))
 
 
 # --- planted bugs: the machine must find each
@@ -432,6 +489,32 @@ def sweep_without_condemning(table: Table) -> None:
     base = table.latest()
     if base:
         table.store.delete(find_orphans(table, base, 1e18).keys)
+
+
+def expire_before_publish(table: Table, keep_last: int) -> None:
+    base = table.latest()
+    if base:
+        expiry = expire(table, keep_last=keep_last)
+        table.store.delete([info.key for info in expiry.objects])
+        if expiry.snapshots:
+            condemn(table, base, expiry.condemn, "expire", expiry.expired)
+
+
+def expire_without_condemning(table: Table, keep_last: int) -> None:
+    base = table.latest()
+    expiry = expire(table, keep_last=keep_last)
+    if base and expiry.snapshots:
+        condemn(table, base, [], "expire", expiry.expired)
+    table.store.delete([info.key for info in expiry.objects])
+
+
+def expire_what_others_need(table: Table, keep_last: int) -> None:
+    base = table.latest()
+    expiry = expire(table, keep_last=keep_last)
+    if base and expiry.snapshots:
+        needed = {key for number in expiry.snapshots for key in table.snapshot(number).needs()}
+        condemn(table, base, expiry.condemn, "expire", expiry.expired)
+        table.store.delete(needed)
 
 
 def find_bug(machine: type[Protocol], symptom: str, start: int = 0) -> None:
@@ -474,6 +557,17 @@ def test_machine_finds_sweep_that_condemns_nothing() -> None:
         type("SilentSweep", (Protocol,), {"sweep_once": staticmethod(sweep_without_condemning)}),
         "does not exist|missing",
     )
+
+
+@pytest.mark.parametrize("planted", [expire_before_publish, expire_without_condemning, expire_what_others_need])
+def test_machine_finds_an_expiry_that_deletes_too_much(planted: Callable[[Table, int], None]) -> None:
+    rest = {"expire_once": staticmethod(planted), "_expire_at_last": Protocol._expire_at_last}
+    find_bug(type("Greedy", (Expiring,), rest), "is neither whole nor gone|does not exist|missing")
+
+
+def test_machine_finds_an_expiry_that_nobody_finishes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "_left_behind", lambda *_: set())
+    find_bug(type("Forgetful", (Expiring,), {}), "something is left")
 
 
 def test_machine_finds_side_files_named_by_number_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -356,7 +356,7 @@ def test_condemned_split_refuses_to_publish(local: Store) -> None:
     base = condemn(table, table.current(), [split_name("b")])
     assert base.condemned == {split_name("b")}
     receipt = commit_rows(local, table.card, "b", ["y"], start=1)
-    with pytest.raises(TableError, match="was condemned by a sweep and must not be published"):
+    with pytest.raises(TableError, match="is condemned and must not be published"):
         publish(table, base, draft_of([*base.receipts, receipt], base))
 
 

@@ -21,7 +21,7 @@ from sfr_batch.commit import Orphans
 from sfr_batch.errors import SfrBatchError
 from sfr_batch.planning import EmbedPlan
 from sfr_batch.spill import Spill
-from sfr_batch.table import Snapshot, Table
+from sfr_batch.table import Snapshot, Table, check_not_expired
 
 PARTITION_ROWS = 2**23
 """Ids that are compared in memory at a time, at about 100 bytes each."""
@@ -43,8 +43,8 @@ def audit(
     the text that its vector was made of, and nothing else may be in the table. snapshot: its number, default the
     newest. each: is given every finding as soon as there is one. partition_rows: ids in memory at a time.
 
-    Raises TableNotFound if there is no such snapshot, StorageError if the store cannot be read, and with ``against``
-    CorpusError if the corpus cannot; all else that is wrong is a finding.
+    Raises TableNotFound if there is no such snapshot or it expires meanwhile, StorageError if the store cannot be read,
+    and with ``against`` CorpusError if the corpus cannot; all else that is wrong is a finding.
     """
     return _Auditor(table, against, each, partition_rows).run(snapshot)
 
@@ -60,15 +60,16 @@ class _Auditor:
 
     def run(self, number: int | None) -> Audit:
         started = time.monotonic()
-        numbers = self._table.snapshot_numbers()
+        numbers = self._table.published_numbers()
         newest = numbers[-1] if numbers else None
-        if number is not None and number not in numbers:
-            self._table.snapshot(number)  # raises
+        if number is not None and number != newest:
+            self._table.snapshot(number)  # raises if there is none
         number = newest if number is None else number
         finding, snapshots = read_snapshots(self._table, newest)
         self._tell(finding)
         if number in snapshots:
             self._check(snapshots, snapshots[number])
+            check_not_expired(self._table.store, number)  # while it was read: then what is missing is no damage
         orphans, plain = self._look_around(snapshots.get(newest) if newest else None)
         return Audit(
             table=self._table.store.root,
@@ -89,7 +90,7 @@ class _Auditor:
 
     def _check(self, snapshots: Mapping[int, Snapshot], snapshot: Snapshot) -> None:
         """Everything that one snapshot names."""
-        self._tell(check_sides(self._table.store, snapshots))
+        self._tell(check_sides(self._table, snapshots))
         try:
             contents = Contents.read(snapshot)
         except (SfrBatchError, pa.ArrowException) as error:

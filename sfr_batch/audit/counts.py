@@ -93,9 +93,9 @@ def check_deletes(contents: Contents) -> Finding:
 
 
 def check_condemned(contents: Contents) -> Finding:
-    """Whether no data file has a name that a sweep has barred."""
+    """Whether no data file has a name that a sweep or an expiry has barred."""
     promise = Promise(CONDEMNED, REPORT)
     for receipt in contents.receipts:
         if receipt.split_id in contents.condemned:
-            promise.wrong(f"{names.data_key(receipt.split_id)} is live, and a sweep has condemned its name")
+            promise.wrong(f"{names.data_key(receipt.split_id)} is live, and its name is condemned")
     return promise.finding(count(len(contents.condemned), "condemned name"), "none is live")

@@ -33,6 +33,7 @@ from sfr_batch.audit.report import (
     Promise,
     count,
 )
+from sfr_batch.audit.snapshots import expired_since
 from sfr_batch.errors import ObjectNotFound, SfrBatchError
 from sfr_batch.manifest import Receipt
 from sfr_batch.parquet import read_parquet
@@ -111,10 +112,13 @@ class DataFiles:
                 receipts = snapshot.receipts
             except (SfrBatchError, pa.ArrowException):  # told as a side file
                 continue
-            for receipt in receipts:
-                if receipt.split_id not in seen and (wrong := _absent(receipt, committed)):
-                    self.promises[FILES].wrong(f"{wrong}; snapshot {number} needs it")
-                seen.add(receipt.split_id)
+            others = [receipt for receipt in receipts if receipt.split_id not in seen]
+            absent = [wrong for receipt in others if (wrong := _absent(receipt, committed))]
+            if absent and expired_since(self._table, number):
+                continue
+            for wrong in absent:
+                self.promises[FILES].wrong(f"{wrong}; snapshot {number} needs it")
+            seen.update(receipt.split_id for receipt in others)
 
     def file_findings(self) -> Iterator[Finding]:
         """What is true of the files as such."""

@@ -9,14 +9,17 @@ import pyarrow.parquet as pq
 from sfr_batch import schema as names
 from sfr_batch.audit.contents import AHEAD
 from sfr_batch.audit.report import SIDES, SNAPSHOTS, WRITE_ANEW, Finding, Promise, count
-from sfr_batch.errors import ObjectNotFound, TableError
+from sfr_batch.errors import ObjectNotFound, TableError, TableNotFound
 from sfr_batch.manifest import Manifest, SideFile
-from sfr_batch.storage import Store, in_memory, in_parallel
-from sfr_batch.table import Snapshot, Table
+from sfr_batch.storage import in_memory, in_parallel
+from sfr_batch.table import Snapshot, Table, check_not_expired
 
 
 def read_snapshots(table: Table, newest: int | None) -> tuple[Finding, dict[int, Snapshot]]:
-    """The snapshots that can be read, by number, up to the newest one, which they all lead to."""
+    """The snapshots that can be read, by number, up to the newest one, which they all lead to.
+
+    Those that have expired must still have their manifests, and are not among them.
+    """
     if newest is None:
         return Finding(SNAPSHOTS, "SKIP", "nothing is published yet"), {}
     promise = Promise(SNAPSHOTS, WRITE_ANEW)
@@ -38,22 +41,37 @@ def read_snapshots(table: Table, newest: int | None) -> tuple[Finding, dict[int,
             promise.wrong(f"{key} is the manifest of snapshot {manifest.snapshot}")
         if manifest.parent != parent:
             promise.wrong(f"{key} follows snapshot {manifest.parent}, and should follow {parent}")
-    holds = f"numbers 1 to {newest}, each follows the one before"
-    return promise.finding(count(newest, "snapshot"), holds), snapshots
+    expired = [n for n in snapshots if snapshots[max(snapshots)].manifest.has_expired(n)]
+    told = f"numbers 1 to {newest}, each follows the one before"
+    if expired:
+        told += f"; {count(len(expired), 'expired snapshot')} among them, with nothing but a manifest"
+    finding = promise.finding(count(newest, "snapshot"), told)
+    return finding, {number: snapshot for number, snapshot in snapshots.items() if number not in expired}
 
 
 def _read(table: Table, number: int) -> Snapshot | str:
     try:
-        return table.snapshot(number)
+        return table.published(number)
     except TableError as error:
         return str(error)
 
 
-def check_sides(store: Store, snapshots: Mapping[int, Snapshot]) -> Finding:
+def expired_since(table: Table, number: int) -> bool:
+    """Whether a snapshot that could be read has expired meanwhile: then its files may be gone."""
+    try:
+        check_not_expired(table.store, number)
+    except TableNotFound:
+        return True
+    except TableError:  # the newest manifest is damaged, which is told elsewhere
+        return False
+    return False
+
+
+def check_sides(table: Table, snapshots: Mapping[int, Snapshot]) -> Finding:
     """Side files of all snapshots: older ones can be read too."""
     promise = Promise(SIDES, WRITE_ANEW)
     sides = {side.name: (number, side) for number, s in snapshots.items() for side in _sides_of(s.manifest)}
-    for wrong in in_parallel(lambda numbered: _check_side(store, *numbered), list(sides.values()), AHEAD):
+    for wrong in in_parallel(lambda numbered: _check_side(table, *numbered), list(sides.values()), AHEAD):
         if wrong:
             promise.wrong(wrong)
     return promise.finding(count(len(sides), "side file"), "SHA-256 and rows are those of the manifests")
@@ -64,11 +82,11 @@ def _sides_of(manifest: Manifest) -> list[SideFile]:
     return [side for side in sides if side is not None]
 
 
-def _check_side(store: Store, number: int, side: SideFile) -> str | None:
+def _check_side(table: Table, number: int, side: SideFile) -> str | None:
     try:
-        data = store.read(side.name)
+        data = table.store.read(side.name)
     except ObjectNotFound:
-        return f"{side.name} of snapshot {number} is missing"
+        return None if expired_since(table, number) else f"{side.name} of snapshot {number} is missing"
     if hashlib.sha256(data).hexdigest() != side.sha256:
         return f"{side.name} is not the file that snapshot {number} was published with"
     rows = pq.read_metadata(in_memory(data)).num_rows
