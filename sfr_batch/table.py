@@ -140,11 +140,9 @@ class Snapshot:
 
     @property
     def share_cut(self) -> float:
-        """Share of all tokens that no vector has seen, because rows were truncated, in 0 to 1. Duplicates included."""
-        if not self.manifest.counts.truncated:
-            return 0.0
-        receipts = self.receipts
-        return max(0.0, 1 - sum(r.tokens for r in receipts) / sum(r.tokens_full for r in receipts))
+        """Share of all tokens that no vector has seen, because rows were truncated, in 0 to 1."""
+        counts = self.manifest.counts
+        return max(0.0, 1 - counts.tokens / counts.tokens_full) if counts.truncated and counts.tokens_full else 0.0
 
     @property
     def shards(self) -> list[ShardRecord]:

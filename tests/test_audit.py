@@ -374,9 +374,9 @@ PLANTS: list[tuple[str, Callable[[Store], Table], Plant, dict[str, str]]] = [
         lambda t: rewrite(
             t,
             "a",
-            with_vector([1], 0, [np.inf, 0, 0], schema.table_schema(pa.int64(), 3, "float16", {})).append_column(
-                t.schema.field("id.x"), pa.array(["p"])
-            ),
+            with_vector([1], 0, [np.inf, 0, 0], schema.table_schema(pa.int64(), 3, "float16", {}))
+            .append_column(t.schema.field("row_hash"), pa.array([bytes(16)], pa.binary(16)))
+            .append_column(t.schema.field("id.x"), pa.array(["p"])),
         ),
         {"vectors": f"row 0 of {A}, id 1: not finite", "counts": "vectors", "duplicates": "deleted", "chunks": ""},
     ),
@@ -651,7 +651,7 @@ def test_corpus_has_gone_on(mistral: str, root: str) -> None:
     rows = next(finding for finding in found.checks if finding.name == "corpus rows")
     assert rows.problems == 3 + 1 + 150
     assert "Run `sfr-batch embed`" in str(rows)
-    do_plan(make_plan(config))
+    do_plan(make_plan(jobs.config(mistral, root, "table.delete=mirror")))
     assert audit(table, make_plan(config)).ok
 
 

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from sfr_batch import commit, schema
+from sfr_batch import commit, liveness, schema
 from sfr_batch.commit import Draft, commit_split, condemn, create_or_open, find_orphans, new_attempt, publish, sweep
 from sfr_batch.corpus import Shard
 from sfr_batch.errors import SfrBatchError, SnapshotConflict, StorageError, TableError, TableNotFound
@@ -200,8 +200,11 @@ def write(store: Any, contents: Contents, run_id: str, picky: bool) -> Snapshot:
                     receipts.append(write_piece(store, split_id, piece, run_id, picky))
             kept = {record.uri for record in carried}
             live = [r for r in base.receipts if r.shard in kept] if base else []
+            rejected = Counter({s.uri: sum(r.rejected for r in receipts if r.shard == s.uri) for s in changed})
             records = [
-                ShardRecord(s.uri, s.version, s.size, "recipe", "", len(contents[f"{s.uri}@{s.version}"]), 0)
+                ShardRecord(
+                    s.uri, s.version, s.size, "recipe", "", len(contents[f"{s.uri}@{s.version}"]), 0, rejected[s.uri]
+                )
                 for s in changed
             ]
             draft = Draft(
@@ -260,7 +263,7 @@ def check_snapshot(snapshot: Snapshot, history: list[Contents]) -> None:
 
 def files_of(store: Any, snapshot: Snapshot) -> dict[str, str]:
     """SHA-256 of each file that a snapshot consists of, its manifest included."""
-    keys = [schema.manifest_key(snapshot.number), *commit._attached(snapshot.manifest)]
+    keys = [schema.manifest_key(snapshot.number), *commit.attached(snapshot)]
     keys += [schema.data_key(receipt.split_id) for receipt in snapshot.receipts]
     return {key: hashlib.sha256(store.read(key)).hexdigest() for key in keys}
 
@@ -391,6 +394,7 @@ class Protocol(RuleBasedStateMachine):
 @pytest.fixture(autouse=True)
 def one_operation_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """An actor has one thread, so that what the machine decides is all that decides."""
+    monkeypatch.setattr(liveness, "PARALLEL_READS", 1)
     monkeypatch.setattr(commit, "PARALLEL_READS", 1)
 
 

@@ -65,9 +65,10 @@ def _check_sums(promise: Promise, contents: Contents, duplicates: int | None) ->
         "rows read": (counts.read, counts.embedded + counts.reused + counts.rejected),
         "rows of its shards": (counts.read, sum(record.read for record in contents.shards)),
         "vectors": (counts.vectors, total("vectors") - contents.deleted),
-        "tokens": (counts.tokens, total("tokens")),
-        "truncated rows": (counts.truncated, total("truncated")),
     }
+    if not contents.deleted:  # else they are of the live rows alone
+        held["tokens"] = (counts.tokens, total("tokens"))
+        held["truncated rows"] = (counts.truncated, total("truncated"))
     if duplicates is not None:
         held["rejects"] = (counts.rejected, total("rejected") + duplicates)
         held["documents"] = (counts.embedded + counts.reused, contents.documents - duplicates)
