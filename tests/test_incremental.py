@@ -17,11 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sfr_batch import planning
+from sfr_batch.audit import audit
 from sfr_batch.comparison import InProcess
 from sfr_batch.config import Config, config_from_dict
 from sfr_batch.incremental import Kind, Was, join, make_records, new_dtype, old_dtype
 from sfr_batch.planning import make_plan
-from sfr_batch.table import Snapshot
+from sfr_batch.table import Snapshot, Table
 from tests.tables import do_copies, do_plan, do_splits, jsonl, parquet, put
 
 DIM = 8
@@ -244,6 +245,9 @@ def test_every_night_is_a_full_embedding(
         assert state_of(snapshot) == state_of(reference)
         assert rejects_of(snapshot) == rejects_of(reference)
         expected_vectors(snapshot, shards)
+        table = Table.open(snapshot.store)
+        found = audit(table, make_plan(place.config()))
+        assert found.ok, found.describe()
         counts = snapshot.manifest.counts
         assert (counts.read, counts.rejected) == (reference.manifest.counts.read, reference.manifest.counts.rejected)
         assert counts.vectors == snapshot.to_arrow(["id"]).num_rows

@@ -60,7 +60,7 @@ def check_sides(store: Store, snapshots: Mapping[int, Snapshot]) -> Finding:
 
 
 def _sides_of(manifest: Manifest) -> list[SideFile]:
-    sides = (manifest.files, manifest.shards, manifest.deletes, manifest.condemned)
+    sides = (manifest.files, manifest.shards, manifest.indexes, manifest.deletes, manifest.condemned)
     return [side for side in sides if side is not None]
 
 
