@@ -167,6 +167,7 @@ def do_splits(
                 shard=split.shard,
                 version=split.version,
                 start=split.start,
+                generation=plan.config.table.generation,
             )
             receipts.append(commit_split(plan.store, plan.card, receipt, columns, rows.rejects))
     return receipts
