@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sfr_batch"
 FLOORS = [
     "errors schema fingerprint batching chunks duplicates signals",
-    "prompts config formats retries",
+    "prompts config filters formats retries",
     "s3",
     "storage columns",
     "weights sentencepiece_model",
