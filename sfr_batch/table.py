@@ -3,29 +3,26 @@
 A reader sees a snapshot or nothing. Writing is `commit`'s; encoding a query is `search`'s; this module knows no model.
 """
 
-import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
-from typing import IO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from sfr_batch import duckdb_sql
 from sfr_batch import schema as names
-from sfr_batch.errors import CountsDoNotClose, ObjectNotFound, StorageError, TableError, TableNotFound
-from sfr_batch.manifest import WAYS_OUT, Manifest, Receipt, ShardRecord, SideFile, TableCard, from_table
-from sfr_batch.storage import ObjectInfo, Store, in_memory, in_parallel, read_many
+from sfr_batch.datafiles import check_fingerprint, damage_explained, read_data_file, read_parquet
+from sfr_batch.errors import ObjectNotFound, StorageError, TableError, TableNotFound
+from sfr_batch.manifest import Manifest, Receipt, ShardRecord, SideFile, TableCard, from_table
+from sfr_batch.readers import Columns, Ids, Readers
+from sfr_batch.scan import Positions, Scan, scan_of
+from sfr_batch.storage import ObjectInfo, Store, read_many
 
-Positions = NDArray[np.int64]
-
-_FILES_AHEAD = 2
-"""Data files that a scan reads ahead: with 256 MiB of vectors a file, this bounds its memory."""
+__all__ = ["Positions", "Snapshot", "Table", "damage_explained", "read_data_file", "read_parquet", "read_receipt"]
 
 
-class Table:
+class Table(Readers):
     """A table of embeddings. Open one with `sfr_batch.open_table`."""
 
     def __init__(self, store: Store, card: TableCard) -> None:
@@ -72,7 +69,7 @@ class Table:
             known = ", ".join(map(str, self.snapshot_numbers())) or "none"
             raise TableNotFound(f"{self.store.root} has no snapshot {number}. Snapshots: {known}.") from None
         manifest = Manifest.from_json(data, f"{self.store.root}/{key}")
-        _check_fingerprint(self.store, key, manifest.fingerprint, self.card.fingerprint)
+        check_fingerprint(self.store, key, manifest.fingerprint, self.card.fingerprint)
         return Snapshot(self.store, manifest, self.schema)
 
     def latest(self) -> "Snapshot | None":
@@ -94,13 +91,13 @@ class Table:
             )
         return latest
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Live rows of the newest snapshot, see `Snapshot.batches`."""
-        return self.current().batches(columns)
+    def scan(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> Scan:
+        """Of the newest snapshot. Raises TableNotFound while nothing was published."""
+        return self.current().scan(columns, where=where, ids=ids)
 
-    def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Live rows of the newest snapshot as one Arrow table."""
-        return self.current().to_arrow(columns)
+    def duckdb_view(self, name: str = "embeddings") -> str:
+        """SQL that creates a view of the newest snapshot in DuckDB, see `Snapshot.duckdb_view`."""
+        return self.current().duckdb_view(name)
 
     @property
     def num_rows(self) -> int:
@@ -113,7 +110,7 @@ class Table:
         return {split_id: info for split_id, info in found if split_id is not None}
 
 
-class Snapshot:
+class Snapshot(Readers):
     """One published state. Side files are read when asked for and checked against the manifest's SHA-256."""
 
     def __init__(self, store: Store, manifest: Manifest, schema: pa.Schema) -> None:
@@ -179,42 +176,19 @@ class Snapshot:
                 tables.append(read_parquet(data))
         return pa.concat_tables(tables) if tables else names.REJECTS_SCHEMA.empty_table()
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Live rows in corpus order, a record batch or more a data file, with the given columns (default: all).
-
-        Memory is bounded by a few data files. Raises TableError for an unknown column or a damaged file.
-        """
-        wanted = self._columns(columns)
-        deletes = self.deletes()
-        receipts = [receipt for receipt in self.receipts if receipt.vectors]
-        for table in in_parallel(lambda receipt: self._read_file(receipt, wanted, deletes), receipts, _FILES_AHEAD):
-            yield from table.to_batches()
-
-    def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All live rows in memory."""
-        wanted = self._columns(columns)
-        return pa.Table.from_batches(
-            self.batches(wanted), schema=pa.schema([self.schema.field(name) for name in wanted])
+    def scan(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> Scan:
+        deletes = self.manifest.deletes.name if self.manifest.deletes else None
+        fingerprint = self.manifest.fingerprint
+        return scan_of(
+            self.store, self.schema, fingerprint, self.receipts, self.deletes(), deletes, columns, where, ids
         )
 
-    def _columns(self, columns: Sequence[str] | None) -> list[str]:
-        wanted = list(dict.fromkeys(self.schema.names if columns is None else columns))
-        for name in wanted:
-            if name not in self.schema.names:
-                raise TableError(
-                    f"There is no column {name!r} in {self.store.root}; it has {', '.join(self.schema.names)}."
-                )
-        return wanted
+    def duckdb_view(self, name: str = "embeddings") -> str:
+        """SQL that creates a view of this state in DuckDB, which then reads it without sfr-batch; vectors are FLOAT[d].
 
-    def _read_file(self, receipt: Receipt, columns: list[str], deletes: dict[str, Positions]) -> pa.Table:
-        table = read_data_file(self.store, receipt, columns, self.manifest.fingerprint)
-        table = table.cast(pa.schema([self.schema.field(name) for name in columns]))
-        dead = deletes.get(receipt.split_id)
-        if dead is None:
-            return table
-        live = np.ones(table.num_rows, dtype=bool)
-        live[dead] = False
-        return table.filter(pa.array(live))
+        Raises ConfigError if a column has a name that DuckDB takes for itself.
+        """
+        return duckdb_sql.view(self.scan(), name, self.brief())
 
     def _side(self, side: SideFile) -> pa.Table:
         if side.name in self._sides:
@@ -226,55 +200,6 @@ class Snapshot:
             )
         self._sides[side.name] = read_parquet(data)
         return self._sides[side.name]
-
-
-def read_parquet(data: bytes | IO[bytes], columns: Sequence[str] | None = None) -> pa.Table:
-    """A Parquet file, or columns of it, its page checksums verified, decoded in the calling thread.
-
-    Not `pq.read_table`, and not with pre_buffer, its default: these read ahead in threads of Arrow's, and one of these
-    that still holds a Python object when the process ends brings it down (pyarrow 26 on Linux: one in six processes
-    that end right after `pq.read_table`, one in eighty with pre_buffer).
-    """
-    file = in_memory(data) if isinstance(data, bytes) else data
-    table = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True).read(
-        columns=columns, use_threads=False
-    )
-    # A column named "a.b" is also read where "a" is asked for.
-    return table if columns is None else table.select(columns)
-
-
-@contextlib.contextmanager
-def damage_explained(store: Store, key: str) -> Iterator[None]:
-    """Turn what Parquet says of a damaged file into a TableError that names it."""
-    try:
-        yield
-    except (OSError, KeyError, pa.ArrowException) as error:
-        raise TableError(f"{store.root}/{key} is damaged: {error}") from error
-
-
-def _check_fingerprint(store: Store, key: str, found: str | None, expected: str) -> None:
-    """Raises TableError if a file of the table has another fingerprint than the table; then it is not the table's."""
-    if found != expected:
-        raise TableError(
-            f"{store.root}/{key} has the fingerprint {(found or 'none')[:12]}, the table {expected[:12]}: its vectors "
-            f"were made with another model or other settings, as if it came from another table. {WAYS_OUT}"
-        )
-
-
-def read_data_file(store: Store, receipt: Receipt, columns: list[str], fingerprint: str) -> pa.Table:
-    """Columns of a split's data file, dead rows included, its page checksums verified.
-
-    Raises TableError if it is damaged or its footer has not the table's ``fingerprint``, CountsDoNotClose if it has not
-    as many rows as its receipt says.
-    """
-    key = names.data_key(receipt.split_id)
-    with damage_explained(store, key), store.open(key) as file:
-        table = read_parquet(file, columns)
-    found = (table.schema.metadata or {}).get(names.FINGERPRINT_KEY.encode())
-    _check_fingerprint(store, key, found.decode(errors="replace") if found else None, fingerprint)
-    if table.num_rows != receipt.vectors:
-        raise CountsDoNotClose(f"{store.root}/{key} has {table.num_rows} rows, its receipt says {receipt.vectors}.")
-    return table
 
 
 def read_receipt(store: Store, split_id: str) -> Receipt:
