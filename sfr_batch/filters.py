@@ -20,10 +20,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import pyarrow as pa
-import pyarrow.acero as acero
 import pyarrow.compute as pc
 
 from sfr_batch.errors import ConfigError
@@ -31,6 +30,14 @@ from sfr_batch.errors import ConfigError
 Bounds = Mapping[str, tuple[Any, Any]]
 """Least and greatest value of columns, by dotted path, where they are known; nulls and NaN do not count."""
 
+_KERNELS = {
+    "=": pc.equal,
+    "!=": pc.not_equal,
+    "<": pc.less,
+    "<=": pc.less_equal,
+    ">": pc.greater,
+    ">=": pc.greater_equal,
+}
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "=": operator.eq,
     "!=": operator.ne,
@@ -64,7 +71,7 @@ class Filter:
     @functools.cached_property
     def expression(self) -> pc.Expression:
         """For anything of pyarrow's that takes one, e.g. ``table.filter``."""
-        return self.node.expression()
+        return self.node.on(_Fields())
 
     @property
     def sql(self) -> str:
@@ -73,12 +80,8 @@ class Filter:
 
     def mask(self, table: pa.Table) -> pa.ChunkedArray:
         """Which rows it takes: bool, no nulls. Computed in the calling thread."""
-        steps = [
-            acero.Declaration("table_source", acero.TableSourceNodeOptions(table)),
-            acero.Declaration("project", acero.ProjectNodeOptions([self.expression], ["taken"])),
-        ]
-        taken = acero.Declaration.from_sequence(steps).to_table(use_threads=False).column("taken")
-        return pc.fill_null(taken, False)
+        # Not by the expression: what evaluates one loads pandas, and hands the rows to threads.
+        return pc.fill_null(self.node.on(_Columns(table)), False)
 
     def may_match(self, bounds: Bounds) -> bool:
         """False only if no row whose values lie within ``bounds`` can be taken."""
@@ -93,6 +96,43 @@ def parse(text: str, schema: pa.Schema) -> Filter:
 # --- what a filter consists of
 
 
+class Rows(Protocol):
+    """What a filter is compiled for: the same kernels of Arrow take columns of a table, or fields of an expression."""
+
+    def column(self, column: "Column") -> Any:
+        """Its values, or a field that stands for them."""
+
+    def value(self, value: pa.Scalar) -> Any:
+        """A constant."""
+
+
+class _Fields:
+    """Of an expression."""
+
+    def column(self, column: "Column") -> pc.Expression:
+        field = pc.field(*column.path)
+        return field.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else field
+
+    def value(self, value: pa.Scalar) -> pc.Expression:
+        return pc.scalar(value)
+
+
+class _Columns:
+    """Of a table."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def column(self, column: "Column") -> pa.ChunkedArray:
+        values = self._table.column(column.path[0])
+        if len(column.path) > 1:
+            values = pc.struct_field(values, list(column.path[1:]))
+        return values.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else values
+
+    def value(self, value: pa.Scalar) -> pa.Scalar:
+        return value
+
+
 @dataclass(frozen=True)
 class Column:
     """A column, or a field in a struct: its path, and its type."""
@@ -103,10 +143,6 @@ class Column:
     @property
     def dotted(self) -> str:
         return ".".join(self.path)
-
-    def expression(self) -> pc.Expression:
-        field = pc.field(*self.path)
-        return field.cast(self.type.value_type) if pa.types.is_dictionary(self.type) else field
 
     def sql(self) -> str:
         return ".".join(map(quoted_name, self.path))
@@ -123,9 +159,8 @@ class Compare:
     def columns(self) -> Iterator[Column]:
         yield self.column
 
-    def expression(self) -> pc.Expression:
-        compared: pc.Expression = _COMPARE[self.op](self.column.expression(), pc.scalar(self.value))
-        return compared
+    def on(self, rows: "Rows") -> Any:
+        return _KERNELS[self.op](rows.column(self.column), rows.value(self.value))
 
     def sql(self) -> str:
         name, op = self.column.sql(), "<>" if self.op == "!=" else self.op
@@ -152,10 +187,11 @@ class In:
     def columns(self) -> Iterator[Column]:
         yield self.column
 
-    def expression(self) -> pc.Expression:
+    def on(self, rows: "Rows") -> Any:
+        values = rows.column(self.column)
         # Arrow finds that null is not in a list; in SQL that is not known, so that `not in` does not take it either.
-        found = self.column.expression().isin(self.values)
-        return pc.if_else(self.column.expression().is_valid(), found, pc.scalar(pa.scalar(None, pa.bool_())))
+        unknown = rows.value(pa.scalar(None, pa.bool_()))
+        return pc.if_else(pc.is_valid(values), pc.is_in(values, value_set=self.values), unknown)
 
     def sql(self) -> str:
         return f"{self.column.sql()} IN ({', '.join(map(_sql_value, self.values))})"
@@ -176,8 +212,8 @@ class IsNull:
     def columns(self) -> Iterator[Column]:
         yield self.column
 
-    def expression(self) -> pc.Expression:
-        return self.column.expression().is_null()
+    def on(self, rows: "Rows") -> Any:
+        return pc.is_null(rows.column(self.column))
 
     def sql(self) -> str:
         return f"{self.column.sql()} IS NULL"
@@ -196,9 +232,9 @@ class Like:
     def columns(self) -> Iterator[Column]:
         yield self.column
 
-    def expression(self) -> pc.Expression:
+    def on(self, rows: "Rows") -> Any:
         # Not pc.match_like: its _ is a byte, and é is two.
-        return pc.match_substring_regex(self.column.expression(), _regex_of(self.pattern))
+        return pc.match_substring_regex(rows.column(self.column), pattern=_regex_of(self.pattern))
 
     def sql(self) -> str:
         return rf"{self.column.sql()} LIKE {quoted_text(self.pattern)} ESCAPE '\'"
@@ -216,8 +252,8 @@ class Not:
     def columns(self) -> Iterator[Column]:
         return self.node.columns()
 
-    def expression(self) -> pc.Expression:
-        return ~self.node.expression()
+    def on(self, rows: "Rows") -> Any:
+        return pc.invert(self.node.on(rows))
 
     def sql(self) -> str:
         return f"NOT ({self.node.sql()})"
@@ -235,8 +271,8 @@ class All:
     def columns(self) -> Iterator[Column]:
         return (column for node in self.nodes for column in node.columns())
 
-    def expression(self) -> pc.Expression:
-        return functools.reduce(operator.and_, (node.expression() for node in self.nodes))
+    def on(self, rows: "Rows") -> Any:
+        return functools.reduce(pc.and_kleene, (node.on(rows) for node in self.nodes))
 
     def sql(self) -> str:
         return f"({' AND '.join(node.sql() for node in self.nodes)})"
@@ -254,8 +290,8 @@ class Any_:
     def columns(self) -> Iterator[Column]:
         return (column for node in self.nodes for column in node.columns())
 
-    def expression(self) -> pc.Expression:
-        return functools.reduce(operator.or_, (node.expression() for node in self.nodes))
+    def on(self, rows: "Rows") -> Any:
+        return functools.reduce(pc.or_kleene, (node.on(rows) for node in self.nodes))
 
     def sql(self) -> str:
         return f"({' OR '.join(node.sql() for node in self.nodes)})"

@@ -69,8 +69,10 @@ def table_of(rows: list[dict[str, Any]], schema: pa.Schema = SCHEMA) -> pa.Table
 
 
 def takes(text: str, row: dict[str, Any]) -> bool:
-    (taken,) = parse(text, SCHEMA).mask(table_of([row])).to_pylist()
+    where, table = parse(text, SCHEMA), table_of([row])
+    (taken,) = where.mask(table).to_pylist()
     assert isinstance(taken, bool)
+    assert table.filter(where.expression).num_rows == taken, "the expression says the same"
     return taken
 
 
@@ -408,13 +410,15 @@ def test_takes_what_sql_takes(case: Case, rows: list[Row]) -> None:
     table = table_of(rows, PLAIN)
     expected = [says(row) is True for row in rows]
     assert where.mask(table).to_pylist() == expected
+    numbered = table.append_column("number", pa.array(range(len(rows)), pa.int64()))
+    chosen = [number for number, taken in enumerate(expected) if taken]
+    assert numbered.filter(where.expression).column("number").to_pylist() == chosen
     for row, taken in zip(rows, expected, strict=True):
         assert not taken or where.may_match(bounds_of([row]))
     assert not any(expected) or where.may_match(bounds_of(rows))
-    numbered = table.append_column("number", pa.array(range(len(rows)), pa.int64()))
     with duckdb.connect() as connection:
         found = connection.from_arrow(numbered).filter(where.sql).fetchall()
-    assert sorted(row[-1] for row in found) == [number for number, taken in enumerate(expected) if taken]
+    assert sorted(row[-1] for row in found) == chosen
 
 
 def test_pruning_prunes() -> None:
