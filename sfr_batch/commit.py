@@ -14,31 +14,39 @@ Knows no Ray, no model and no corpus; `tests/test_protocol.py` checks it as a st
 
 import dataclasses
 import hashlib
-import itertools
 import math
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from sfr_batch import schema as names
-from sfr_batch.duplicates import Duplicate, find_duplicates
 from sfr_batch.errors import CountsDoNotClose, SnapshotConflict, TableError, TableMismatch, TooManyRejects
 from sfr_batch.fingerprint import differences
-from sfr_batch.manifest import Counts, Manifest, Receipt, ShardRecord, SideFile, TableCard, to_table, utc_now
-from sfr_batch.storage import TEMPORARY, ObjectInfo, Store, in_parallel, read_many
-from sfr_batch.table import Snapshot, Table, read_data_file, read_parquet, read_receipt
+from sfr_batch.indexes import create_own, joined, read_part, rejects_of
+from sfr_batch.liveness import Liveness, Loser, find_live
+from sfr_batch.manifest import (
+    KEPT,
+    Changes,
+    Counts,
+    IndexPart,
+    Manifest,
+    Receipt,
+    ShardRecord,
+    SideFile,
+    TableCard,
+    to_table,
+    utc_now,
+)
+from sfr_batch.parquet import encode_parquet, read_parquet, read_receipt
+from sfr_batch.storage import TEMPORARY, ObjectInfo, Store, read_many
+from sfr_batch.table import Snapshot, Table
 
-PARALLEL_READS = 32
-"""Id columns read at a time when a snapshot is published."""
 SWEEP_AFTER_S = 7 * 24 * 3600.0
 
 
@@ -105,42 +113,28 @@ def commit_split(store: Store, card: TableCard, receipt: Receipt, rows: pa.Table
     return read_receipt(store, receipt.split_id)
 
 
-def encode_parquet(table: pa.Table, metadata: dict[str, str] | None = None) -> bytes:
-    """A whole Parquet file in memory: an open Parquet stream that an exception closes would publish what it has.
-
-    Page checksums let a reader see a flipped bit. Vectors are float noise: neither dictionaries, statistics nor
-    compression pay for them.
-    """
-    sink = pa.BufferOutputStream()
-    plain = [name for name in table.column_names if name != names.EMBEDDING]
-    pq.write_table(
-        table.replace_schema_metadata(metadata),
-        sink,
-        row_group_size=max(1, table.num_rows),
-        compression={**dict.fromkeys(plain, "zstd"), f"{names.EMBEDDING}.list.element": "none"},
-        use_dictionary=False,
-        write_statistics=plain,
-        write_page_checksum=True,
-    )
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
-
-
 # --- snapshots
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What a run wants to publish: the live data files by their receipts, and the corpus that they cover."""
+    """What a run wants to publish: the corpus that it covers, and the data files with its vectors by their receipts."""
 
     run_id: str
     generation: str
     row_recipe: dict[str, Any]
     receipts: Sequence[Receipt]
-    """Of all live data files, in corpus order."""
+    """Of all data files that are owned by shards, or that an index may point into."""
     shards: Sequence[ShardRecord]
+    """In order; `manifest.KEPT` last."""
     new: frozenset[str]
-    """Split ids among them that the base snapshot does not have."""
+    """Split ids among them that the base snapshot does not have and whose vectors were computed."""
+    indexes: Mapping[str, Sequence[IndexPart]] = field(default_factory=dict)
+    """Of the shards whose rows are not just those of their own data files."""
+    visited: frozenset[str] | None = None
+    """URIs of the shards that the run has read; None: those of the new data files."""
+    changes: Changes | None = None
+    operation: Literal["embed", "backfill", "compact"] = "embed"
     duplicate_ids: str = "reject"
     max_reject_share: float = 1.0
     """Share of rejects, in 0 to 1, above which nothing is published."""
@@ -152,33 +146,51 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
     Raises CountsDoNotClose if a row would be lost or doubled, TooManyRejects, TableError if a data file is missing, and
     SnapshotConflict if somebody else published meanwhile: then plan again on their snapshot.
     """
-    number = base.number + 1 if base else 1
+    number = next_number(base)
     _check_files(table, base, draft)
-    duplicates = _duplicates(table, draft)
-    counts = _count(draft, duplicates)
-    _check_rejects(table.store, draft, counts, duplicates)
+    live = find_live(
+        table.store,
+        table.schema,
+        table.card.fingerprint,
+        [shard.uri for shard in draft.shards],
+        draft.receipts,
+        draft.indexes,
+        draft.new,
+    )
+    _check_duplicates(draft, live.losers)
+    receipts = [receipt for receipt in draft.receipts if receipt.owned or receipt.split_id in live.needed]
+    counts = _count(draft, receipts, live)
+    _check_rejects(table.store, draft, counts, live.losers)
     store = table.store
     key = None
-    if duplicates:
+    if live.losers:
         key = names.duplicates_key(number, draft.run_id)
-        _attach(store, key, encode_parquet(_duplicate_rejects(draft, duplicates)))
+        create_own(store, key, encode_parquet(_duplicate_rejects(live.losers)))
+    indexes = [part for parts in draft.indexes.values() for part in joined(parts)]
     manifest = Manifest(
         snapshot=number,
         parent=base.number if base else None,
-        operation="embed",
+        operation=draft.operation,
         run_id=draft.run_id,
         created_at=utc_now(),
         fingerprint=table.card.fingerprint,
         row_recipe=draft.row_recipe,
         generation=draft.generation,
         counts=counts,
-        files=_side(store, number, draft.run_id, "files", to_table(Receipt, list(draft.receipts))),
+        files=_side(store, number, draft.run_id, "files", to_table(Receipt, receipts)),
         shards=_side(store, number, draft.run_id, "shards", to_table(ShardRecord, list(draft.shards))),
-        deletes=_side(store, number, draft.run_id, "deletes", _deletes(draft, duplicates)) if duplicates else None,
+        indexes=_side(store, number, draft.run_id, "indexes", to_table(IndexPart, indexes)) if indexes else None,
+        changes=draft.changes,
+        deletes=_side(store, number, draft.run_id, "deletes", live.deletes) if live.deletes.num_rows else None,
         condemned=base.manifest.condemned if base else None,
         duplicates=key,
     )
     return _create_manifest(table, manifest)
+
+
+def next_number(base: Snapshot | None) -> int:
+    """The number of the snapshot that follows ``base``."""
+    return base.number + 1 if base else 1
 
 
 def superseded(table: Table, base: Snapshot | None) -> bool:
@@ -203,21 +215,17 @@ def _create_manifest(table: Table, manifest: Manifest) -> Snapshot:
 def _side(store: Store, number: int, run_id: str, kind: str, table: pa.Table) -> SideFile:
     data = encode_parquet(table)
     key = names.side_key(number, run_id, kind)
-    _attach(store, key, data)
+    create_own(store, key, data)
     return SideFile(name=key, sha256=hashlib.sha256(data).hexdigest(), rows=table.num_rows)
-
-
-def _attach(store: Store, key: str, data: bytes) -> None:
-    """Create a file under a name that nobody else can have; finding it there means a lost reply, or a bug."""
-    if not store.create(key, data) and store.read(key) != data:
-        raise TableError(f"{store.root}/{key} exists with other content; its name should be this run's alone.")
 
 
 def _check_files(table: Table, base: Snapshot | None, draft: Draft) -> None:
     committed = table.committed()
-    rejects = (
-        {info.key for info in table.store.list(names.REJECTS)} if any(r.rejected for r in draft.receipts) else set()
-    )
+    needs_rejects = any(r.rejected and r.owned for r in draft.receipts)
+    rejects = {info.key for info in table.store.list(names.REJECTS)} if needs_rejects else set()
+    indexes = {info.key for info in table.store.list(names.INDEX)} if draft.indexes else set()
+    for key in {part.key for parts in draft.indexes.values() for part in parts} - indexes:
+        raise TableError(f"{table.store.root}/{key} is missing; run the command again.")
     condemned = base.condemned if base else frozenset()
     for receipt in draft.receipts:
         receipt.check()
@@ -225,7 +233,7 @@ def _check_files(table: Table, base: Snapshot | None, draft: Draft) -> None:
         if info is None or info.size != receipt.size:
             found = "is missing" if info is None else f"has {info.size} bytes instead of {receipt.size}"
             raise TableError(f"{table.store.root}/{names.data_key(receipt.split_id)} {found}; run the command again.")
-        if receipt.rejected and names.rejects_key(receipt.split_id, receipt.attempt) not in rejects:
+        if receipt.rejected and receipt.owned and names.rejects_key(receipt.split_id, receipt.attempt) not in rejects:
             raise TableError(
                 f"The rejects of split {receipt.split_id} are missing from {table.store.root}/{names.REJECTS}. To have "
                 f"the split embedded again, delete {names.data_key(receipt.split_id)} and run the command again."
@@ -234,74 +242,42 @@ def _check_files(table: Table, base: Snapshot | None, draft: Draft) -> None:
             raise TableError(f"Split {receipt.split_id} was condemned by a sweep and must not be published.")
 
 
-def _duplicates(table: Table, draft: Draft) -> list[Duplicate]:
-    """All documents of the draft whose id an earlier one has, by number of receipt and position in its data file."""
-    chunks = names.CHUNK in table.schema.names
-
-    def ids_of(receipt: Receipt) -> pa.ChunkedArray:
-        columns = [names.ID, names.CHUNK] if chunks else [names.ID]
-        rows = read_data_file(table.store, receipt, columns, table.card.fingerprint)
-        return (rows.filter(pc.equal(rows.column(names.CHUNK), 0)) if chunks else rows).column(names.ID)
-
-    total = sum(receipt.embedded for receipt in draft.receipts)
-    ids = in_parallel(ids_of, draft.receipts, PARALLEL_READS)
-    found = find_duplicates(ids, lambda i: ids_of(draft.receipts[i]), total)
-    if found and draft.duplicate_ids == "error":
-        examples = ", ".join(repr(d.id) for d in found[:5])
+def _check_duplicates(draft: Draft, losers: Sequence[Loser]) -> None:
+    if losers and draft.duplicate_ids == "error":
+        examples = ", ".join(repr(loser.id) for loser in losers[:5])
         raise TableError(
-            f"{len(found)} rows have an id that an earlier row has, e.g. {examples}, and table.duplicate_ids is "
+            f"{len(losers)} rows have an id that an earlier row has, e.g. {examples}, and table.duplicate_ids is "
             "'error'. Correct the corpus, or set it to 'reject' to keep the first row of each id."
         )
-    return list(_with_all_chunks(table, draft, found)) if chunks else found
 
 
-def _with_all_chunks(table: Table, draft: Draft, found: Iterable[Duplicate]) -> Iterator[Duplicate]:
-    """Duplicates by number of document, in order of data files, become duplicates by rows: the chunks of a document
-    follow each other."""
-    for number, of_file in itertools.groupby(found, key=lambda duplicate: duplicate.chunk):
-        rows = read_data_file(table.store, draft.receipts[number], [names.CHUNK], table.card.fingerprint)
-        chunk = rows.column(names.CHUNK).to_numpy()
-        bounds = np.append(np.flatnonzero(chunk == 0), len(chunk)).tolist()
-        for duplicate in of_file:
-            first, end = bounds[duplicate.position : duplicate.position + 2]
-            yield dataclasses.replace(duplicate, position=first, rows=end - first)
-
-
-def _deletes(draft: Draft, duplicates: Iterable[Duplicate]) -> pa.Table:
-    rows = [(draft.receipts[d.chunk].split_id, d.position + row) for d in duplicates for row in range(d.rows)]
-    return pa.table({"split_id": [s for s, _ in rows], "position": [p for _, p in rows]}, schema=names.DELETES_SCHEMA)
-
-
-def _duplicate_rejects(draft: Draft, duplicates: Sequence[Duplicate]) -> pa.Table:
-    receipts = [draft.receipts[d.chunk] for d in duplicates]
+def _duplicate_rejects(losers: Sequence[Loser]) -> pa.Table:
     return pa.table(
         {
-            names.ID: [str(d.id) for d in duplicates],
-            "shard": [r.shard for r in receipts],
-            "position": [d.position for d in duplicates],
-            "reason": ["duplicate_id"] * len(duplicates),
+            names.ID: [str(loser.id) for loser in losers],
+            "shard": [loser.shard for loser in losers],
+            "position": [loser.row for loser in losers],
+            "reason": ["duplicate_id"] * len(losers),
             "message": [
-                f"an earlier row has this id; this one is row {d.position} of {names.data_key(r.split_id)}"
-                for d, r in zip(duplicates, receipts, strict=True)
+                f"an earlier row has this id; this one is row {loser.row} of {names.data_key(loser.split_id)}"
+                for loser in losers
             ],
         },
         schema=names.REJECTS_SCHEMA,
     )
 
 
-def _count(draft: Draft, duplicates: Sequence[Duplicate]) -> Counts:
-    lost = {True: 0, False: 0}
-    for duplicate in duplicates:
-        lost[draft.receipts[duplicate.chunk].split_id in draft.new] += 1
-    total = {key: sum(getattr(r, key) for r in draft.receipts) for key in ("read", "rejected", "vectors")}
+def _count(draft: Draft, receipts: Sequence[Receipt], live: Liveness) -> Counts:
+    shards = [shard for shard in draft.shards if shard.uri != KEPT]
     counts = Counts(
-        read=sum(shard.read for shard in draft.shards),
-        embedded=sum(r.embedded for r in draft.receipts if r.split_id in draft.new) - lost[True],
-        reused=sum(r.embedded for r in draft.receipts if r.split_id not in draft.new) - lost[False],
-        rejected=total["rejected"] + len(duplicates),
-        vectors=total["vectors"] - sum(duplicate.rows for duplicate in duplicates),
-        tokens=sum(r.tokens for r in draft.receipts),
-        truncated=sum(r.truncated for r in draft.receipts),
+        read=sum(shard.read for shard in shards),
+        embedded=live.embedded,
+        reused=live.reused,
+        rejected=sum(shard.rejected for shard in shards) + len(live.losers),
+        vectors=live.vectors,
+        tokens=sum(r.tokens for r in receipts),
+        truncated=sum(r.truncated for r in receipts),
+        kept=live.kept,
     )
     counts.check()
     return counts
@@ -312,23 +288,39 @@ FEW_REJECTS = 100
 _FILES_FOR_REASONS = 32
 
 
-def _check_rejects(store: Store, draft: Draft, counts: Counts, duplicates: Sequence[Duplicate]) -> None:
-    new = [receipt for receipt in draft.receipts if receipt.split_id in draft.new]
-    lost = sum(draft.receipts[duplicate.chunk].split_id in draft.new for duplicate in duplicates)
-    read, rejected = sum(receipt.read for receipt in new), sum(receipt.rejected for receipt in new) + lost
+def _check_rejects(store: Store, draft: Draft, counts: Counts, losers: Sequence[Loser]) -> None:
+    visited = draft.visited
+    if visited is None:
+        visited = frozenset(receipt.shard for receipt in draft.receipts if receipt.split_id in draft.new)
+    lost = sum(loser.shard in visited for loser in losers)
+    read = sum(shard.read for shard in draft.shards if shard.uri in visited)
+    rejected = sum(shard.rejected for shard in draft.shards if shard.uri in visited) + lost
     ceiling = draft.max_reject_share
-    if counts.rejected > ceiling * counts.read:
-        raise too_many_rejects(store, draft.receipts, len(duplicates), counts.rejected, counts.read, ceiling)
-    if rejected > max(FEW_REJECTS, ceiling * read):
-        raise too_many_rejects(store, new, lost, rejected, read, ceiling)
+    for of, duplicates, bad, rows, few in (
+        ({shard.uri for shard in draft.shards}, len(losers), counts.rejected, counts.read, 0),
+        (visited, lost, rejected, read, FEW_REJECTS),
+    ):
+        if bad > max(few, ceiling * rows):
+            owned = [r for r in draft.receipts if r.rejected and r.owned and r.shard in of]
+            parts = [part for shard in draft.shards if shard.uri in of and shard.rejected
+                     for part in draft.indexes.get(shard.uri, ())]  # fmt: skip
+            raise too_many_rejects(store, owned, duplicates, bad, rows, ceiling, parts)
 
 
 def too_many_rejects(
-    store: Store, receipts: Sequence[Receipt], duplicates: int, rejected: int, read: int, ceiling: float
+    store: Store,
+    receipts: Sequence[Receipt],
+    duplicates: int,
+    rejected: int,
+    read: int,
+    ceiling: float,
+    parts: Sequence[IndexPart] = (),
 ) -> TooManyRejects:
-    """The error, with the most frequent reasons in some of the rejects files and an example of each."""
+    """The error, with the most frequent reasons in some of the rejects files and indexes and an example of each."""
     keys = [names.rejects_key(r.split_id, r.attempt) for r in receipts if r.rejected][:_FILES_FOR_REASONS]
-    rows = [row for data in read_many(store, keys) for row in read_parquet(data).to_pylist()]
+    tables = [read_parquet(data) for data in read_many(store, keys)]
+    tables += [rejects_of(read_part(store, part), part.shard) for part in parts[: _FILES_FOR_REASONS - len(tables)]]
+    rows = [row for found in tables for row in found.to_pylist()]
     first = {row["reason"]: row for row in reversed(rows)}
     reasons = [
         f"  {reason}: {number:,}, e.g. at {first[reason]['position']} of {first[reason]['shard']}: "
@@ -383,7 +375,7 @@ def find_orphans(table: Table, base: Snapshot, cutoff: float) -> Orphans:
     """Objects last modified at ``cutoff`` (seconds since the epoch) or before that no snapshot up to ``base`` names."""
     snapshots = [table.snapshot(number) for number in table.snapshot_numbers() if number <= base.number]
     live = {r.split_id: r.attempt for snapshot in snapshots for r in snapshot.receipts}
-    named = {key for snapshot in snapshots for key in _attached(snapshot.manifest)}
+    named = {key for snapshot in snapshots for key in attached(snapshot)}
     orphans = Orphans()
     unpublished: dict[str, list[ObjectInfo]] = {}
     for info in table.store.list(names.DATA):
@@ -401,7 +393,7 @@ def find_orphans(table: Table, base: Snapshot, cutoff: float) -> Orphans:
             orphans.objects += objects
             if split_id not in base.condemned:
                 orphans.condemn.add(split_id)
-    for folder in (names.SNAPSHOTS, names.REJECTS):
+    for folder in (names.SNAPSHOTS, names.REJECTS, names.INDEX):
         for info in table.store.list(folder):
             number = names.number_of_attached_key(info.key)
             # A writer still wants numbers above base; ours up to base can only be named by manifests that we know.
@@ -428,13 +420,17 @@ def condemn(table: Table, base: Snapshot, split_ids: Iterable[str]) -> Snapshot:
             "run_id": run_id,
             "created_at": utc_now(),
             "counts": counts.model_copy(update={"embedded": 0, "reused": counts.embedded + counts.reused}),
+            "changes": None,
             "condemned": side,
         }
     )
     return _create_manifest(table, manifest)
 
 
-def _attached(manifest: Manifest) -> list[str]:
-    sides = (manifest.files, manifest.shards, manifest.deletes, manifest.condemned)
-    keys = [side.name for side in sides if side is not None]
-    return [*keys, manifest.duplicates] if manifest.duplicates else keys
+def attached(snapshot: Snapshot) -> set[str]:
+    """Keys of the side files, the indexes and the duplicates of a snapshot."""
+    manifest = snapshot.manifest
+    sides = (manifest.files, manifest.shards, manifest.indexes, manifest.deletes, manifest.condemned)
+    keys = {side.name for side in sides if side is not None}
+    keys |= {part.key for parts in snapshot.indexes.values() for part in parts}
+    return keys | {manifest.duplicates} if manifest.duplicates else keys

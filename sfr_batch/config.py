@@ -185,9 +185,16 @@ class TableSettings(Section):
     vector_dtype: Literal["float32", "float16"] = "float32"
     """Dtype of the stored vectors."""
     generation: Text = ""
-    """A label. A new label embeds everything again, the same label continues where it stopped."""
+    """A label under which documents are embedded again: all that were not embedded under this label. The same label
+    continues where it stopped. Empty: no matter under which label a vector was made. For backfills, on the command
+    line; a nightly run needs none."""
     duplicate_ids: Literal["reject", "error"] = "reject"
     """`reject` keeps the first row of an id and rejects the others; `error` refuses to publish."""
+    delete: Literal["mirror", "keep", "refuse-above-share"] = "refuse-above-share"
+    """Documents of the table that are not in the corpus any more: `mirror` drops them, `keep` keeps them,
+    `refuse-above-share` drops them unless they are more than `max_delete_share` of the table; then the run stops."""
+    max_delete_share: float = Field(default=0.2, ge=0, le=1)
+    """Share of the table's documents that one run may drop under `delete: refuse-above-share`; 100 it always may."""
     shared_path: bool = False
     """Say true if a local path is the same file system on all nodes of the cluster; otherwise that is refused."""
     storage: StorageSettings = StorageSettings()

@@ -15,6 +15,7 @@
     │   ├── CountsDoNotClose      rows would be lost or doubled: nothing was published
     │   └── SnapshotConflict      somebody else published first: plan again on the newer snapshot
     ├── TooManyRejects            more rows than the config allows cannot be embedded: nothing was published
+    ├── TooManyDeletes            more documents left the corpus than the config allows: nothing was embedded
     └── RunFailed                 some splits failed; what succeeded is committed, running again continues
 
 Messages name the file, row or setting, and the way out. This module knows nothing else of the project.
@@ -79,6 +80,10 @@ class SnapshotConflict(TableError):
 
 class TooManyRejects(SfrBatchError):
     """More rows were rejected than run.max_reject_share allows; nothing was published."""
+
+
+class TooManyDeletes(SfrBatchError):
+    """More documents left the corpus than table.max_delete_share allows; nothing was embedded or published."""
 
 
 class RunFailed(SfrBatchError):

@@ -18,7 +18,7 @@ from sfr_batch.errors import CountsDoNotClose, TableError
 from sfr_batch.schema import FORMAT_VERSION
 
 WAYS_OUT = "Restore it from a copy, or write to a new table: table.path=<another path>."
-_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
 def utc_now() -> str:
@@ -56,8 +56,15 @@ class Receipt:
     """Fixed texts that were encoded along with the rows."""
     drift: float = 0.0
     """Largest 1 - cosine between a canary's vector among the rows and the one it has by itself."""
+    generation: str = ""
+    """The label under which its rows were embedded."""
+    copied: bool = False
+    """Whether its vectors are copies, made because only carried columns had changed."""
     size: int = 0
     """Bytes of the data file; not in the footer, which is part of it."""
+    owned: bool = True
+    """Whether the rows of ``shard`` are just those of its owned data files; else an index says which rows of which
+    files they are. Not in the footer: it depends on the snapshot."""
 
     def check(self) -> None:
         """Raises CountsDoNotClose unless every row read is embedded or rejected."""
@@ -66,6 +73,11 @@ class Receipt:
                 f"Split {self.split_id} of {self.shard}: {self.read} rows read, but {self.embedded} embedded and "
                 f"{self.rejected} rejected."
             )
+
+    @property
+    def footer(self) -> "Receipt":
+        """The receipt as the data file's footer has it."""
+        return dataclasses.replace(self, size=0, owned=True)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
@@ -79,7 +91,11 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class ShardRecord:
-    """One shard as a snapshot covers it: which version, under which row recipe and generation, and its rows."""
+    """One shard as a snapshot covers it: which version, under which row recipe and generation, and its rows.
+
+    ``rejected``: of the ``read`` rows, but for those that lost to an earlier row with the same id. ``splits``: its
+    owned data files. ``retried``: the label under which its rejects were last tried again.
+    """
 
     uri: str
     version: str
@@ -88,6 +104,22 @@ class ShardRecord:
     generation: str
     read: int
     splits: int
+    rejected: int = 0
+    retried: str = ""
+
+
+KEPT = ""
+"""The URI of the record of all rows that are no longer in the corpus and stay in the table nevertheless."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexPart:
+    """Some rows of a shard: ``rows`` rows of the index file ``key``, from row ``start`` on. Parts are in order."""
+
+    shard: str
+    key: str
+    start: int
+    rows: int
 
 
 def to_table(cls: type[Any], records: list[Any]) -> pa.Table:
@@ -147,9 +179,11 @@ class Counts(Record):
     vectors: int
     """Live vectors."""
     tokens: int
-    """Tokens of the rows in the live data files, after truncation; duplicates of an id included."""
+    """Tokens of the rows in the live data files, after truncation; rows that are not live any more included."""
     truncated: int
-    """Rows in the live data files whose text was cut."""
+    """Rows in the live data files whose text was cut; rows that are not live any more included."""
+    kept: int = 0
+    """Documents that are no longer in the corpus and are kept (`table.delete: keep`); not among those read."""
 
     def check(self) -> None:
         """Raises CountsDoNotClose unless every document has exactly one fate."""
@@ -158,6 +192,21 @@ class Counts(Record):
                 f"{self.read} rows read, but {self.embedded} embedded, {self.reused} reused and {self.rejected} "
                 "rejected. Nothing was published; this is a bug, please report it with the run's receipts."
             )
+
+
+class Changes(Record):
+    """What a run found in the shards that it read, compared with its parent snapshot: documents, but for ``moved``."""
+
+    new: int = 0
+    """Ids that were not there before."""
+    changed: int = 0
+    """Ids whose text is another one."""
+    copied: int = 0
+    """Ids with the same text and other carried columns: their vectors are copied."""
+    unchanged: int = 0
+    """Ids with the same row, wherever it stands now."""
+    deleted: int = 0
+    """Ids that are gone, those that are kept nevertheless included."""
 
 
 class SideFile(Record):
@@ -174,7 +223,7 @@ class Manifest(Record):
     format_version: int = FORMAT_VERSION
     snapshot: int
     parent: int | None
-    operation: Literal["embed", "sweep"]
+    operation: Literal["embed", "backfill", "compact", "sweep"]
     run_id: str
     created_at: str
     fingerprint: str
@@ -185,6 +234,10 @@ class Manifest(Record):
     """Receipts of the live data files."""
     shards: SideFile
     """The corpus that this state covers."""
+    indexes: SideFile | None = None
+    """Which parts of which index files the shards consist of that are not just their owned data files."""
+    changes: Changes | None = None
+    """What was compared with the parent; None where nothing had to be."""
     deletes: SideFile | None = None
     """Rows of live data files that are not part of this state."""
     condemned: SideFile | None = None

@@ -1,28 +1,34 @@
 """The plan: what a run would do, as a value you can print. Touches nothing, needs no GPU, no Ray and no torch.
 
 Corpus today against the table's last snapshot: shards in the same version under the same row recipe and generation
-are carried over unread; the others are cut into splits; splits whose data file exists are done. What remains is work.
+are carried over unread. If there were others before, `EmbedPlan.compare` reads the new and changed ones and finds which
+of their rows have a vector already; splits whose data file exists are done. What remains is work.
 """
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from sfr_batch import model
 from sfr_batch import schema as names
 from sfr_batch.columns import Columns, TextTemplate
-from sfr_batch.commit import Draft, check_same_table
+from sfr_batch.commit import Draft, check_same_table, next_number
+from sfr_batch.comparison import UNIT_BYTES, UNIT_ROWS, Executor, OldShard, Source, compare
 from sfr_batch.config import Config, CorpusSettings, ModelSettings, RunSettings, TableSettings
-from sfr_batch.corpus import Shard, list_shards, resolve_columns, survey_shards
+from sfr_batch.corpus import Shard, Survey, list_shards, resolve_columns, survey_shards
+from sfr_batch.difference import Difference, Limits, check_deletes, sort_out
 from sfr_batch.errors import ConfigError, CorpusError, TableError, TableNotFound
 from sfr_batch.fingerprint import digest
-from sfr_batch.manifest import Receipt, ShardRecord, TableCard
+from sfr_batch.manifest import KEPT, Changes, Receipt, ShardRecord, TableCard
+from sfr_batch.parquet import read_receipts
 from sfr_batch.prompts import DOCUMENT, QUERY, resolve
-from sfr_batch.splits import ReadUnit, Split, Stream, cut, missing_in_stream, rows_per_split, stream_of
+from sfr_batch.splits import NO_SHARD, ReadUnit, Split, Stream, cut, missing_in_stream, rows_per_split, stream_of
 from sfr_batch.storage import ObjectInfo, Store, absolute_uri, is_s3, open_store, would_list
 from sfr_batch.table import Snapshot, Table
 from sfr_batch.tokenizer import Tokenizer
@@ -45,10 +51,18 @@ class EmbedPlan:
     """Shards that the base snapshot covers as they are."""
     changed: tuple[tuple[Shard, int | None], ...]
     """The other shards, with their rows where those are known without reading."""
+    vanished: tuple[ShardRecord, ...]
+    """What the base snapshot covers and the corpus has not any more."""
     units: tuple[ReadUnit, ...]
-    """All splits of the changed shards."""
+    """All splits of the changed shards; once they are compared, those of rows that need a vector."""
     committed: dict[str, ObjectInfo]
     """Data files on storage when the plan was made."""
+    surveys: tuple[Survey, ...] = field(repr=False)
+    """Of the changed shards."""
+    limits: Limits
+    """Of a split."""
+    difference: Difference | None = field(default=None, repr=False)
+    """What the comparison has found; None before it, and where there is nothing to compare with."""
 
     @cached_property
     def splits(self) -> list[Split]:
@@ -115,7 +129,7 @@ class EmbedPlan:
     @property
     def up_to_date(self) -> bool:
         """Whether the last snapshot already is what this run would publish."""
-        return is_up_to_date(self.base, self.carried, self.changed)
+        return self.base is not None and not self.changed and not self.vanished
 
     @property
     def rows(self) -> int:
@@ -138,40 +152,142 @@ class EmbedPlan:
         per_split = (min(split.text_bytes / _BYTES_PER_TOKEN, split.rows * limit) for split in self.todo_splits)
         return round(sum(per_split))
 
-    def carried_receipts(self) -> list[Receipt]:
-        """Receipts of the data files that stay live."""
+    @cached_property
+    def old(self) -> list[OldShard]:
+        """The changed and vanished shards as the base snapshot has them."""
         if self.base is None:
             return []
-        kept = {record.uri for record in self.carried}
-        return [receipt for receipt in self.base.receipts if receipt.shard in kept]
+        gone = {shard.uri for shard, _ in self.changed} | {record.uri for record in self.vanished}
+        records = [record for record in self.base.shards if record.uri in gone or record.uri == KEPT]
+        indexes, owned = self.base.indexes, _by_shard(r for r in self.base.receipts if r.owned)
+        return [OldShard(r, tuple(indexes[r.uri] if r.uri in indexes else owned.get(r.uri, ()))) for r in records]
+
+    @cached_property
+    def unpublished(self) -> list[str]:
+        """Split ids of data files that belong to no snapshot and not to this plan: an interrupted run has paid for
+        their vectors."""
+        if self.base is None:
+            return []
+        known = {receipt.split_id for receipt in self.base.receipts} | self.base.condemned | self.done.keys()
+        return sorted(self.committed.keys() - known)
+
+    @property
+    def has_to_compare(self) -> bool:
+        """Whether rows of the changed shards may have a vector already, or documents have left the corpus."""
+        if self.difference is not None or self.up_to_date or self.base is None:
+            return False
+        return bool(self.old) or bool(self.changed and self.unpublished)
+
+    @property
+    def rows_to_compare(self) -> int:
+        """Rows that a comparison reads, about, of the corpus and of the table."""
+        return sum(survey.rows for survey in self.surveys) + sum(old.record.read for old in self.old)
+
+    @property
+    def bytes_to_compare(self) -> int:
+        """Bytes of the corpus that a comparison reads, about."""
+        return sum(survey.read_bytes for survey in self.surveys)
+
+    def compare(self, executor: Executor) -> "EmbedPlan":
+        """The plan once the changed shards are read and compared with what the table has of them.
+
+        Raises TooManyDeletes, CorpusError, TableError.
+        """
+        assert self.base is not None
+        source = Source(
+            corpus=self.config.corpus,
+            columns=self.columns,
+            table=self.store.root,
+            table_storage=self.config.table.storage,
+            schema=self.card.schema,
+            fingerprint=self.card.fingerprint,
+        )
+        units, estimate = [], []
+        for survey in self.surveys:
+            pieces = cut(survey, UNIT_ROWS, UNIT_BYTES, ("scan",), frozenset())
+            units += pieces
+            estimate += [_estimate(unit) for unit in pieces]
+        generation = self.config.table.generation
+        unpublished = read_receipts(self.store, self.unpublished)
+        found = compare(executor, source, units, estimate, self.old, self.base.receipts, unpublished, generation)
+        counts = self.base.manifest.counts
+        check_deletes(
+            found.changes.deleted,
+            counts.embedded + counts.reused + counts.kept,
+            self.config.table.delete,
+            self.config.table.max_delete_share,
+            self.store.root,
+        )
+        identity = _identity(self.config, self.card, self.row_recipe)
+        difference = sort_out(found, self.limits, identity, self.base.condemned, whole_shards=True)
+        own = [unit for unit in self.units if unit.shard.uri in difference.fresh]
+        return dataclasses.replace(self, units=(*own, *difference.packed), difference=difference)
 
     def draft(self, run_id: str, receipts: Iterable[Receipt]) -> Draft:
-        """What to publish once every split has a receipt."""
-        new = sorted(receipts, key=lambda r: (r.shard, r.start))
-        done = _totals(new)
-        records = [
-            ShardRecord(
-                uri=shard.uri,
-                version=shard.version,
-                size=shard.size,
-                recipe=digest(self.row_recipe),
-                generation=self.config.table.generation,
-                read=done.get(shard.uri, (0, 0))[0] if rows is None else rows,
-                splits=done.get(shard.uri, (0, 0))[1],
-            )
-            for shard, rows in self.changed
-        ]
-        live = sorted([*self.carried_receipts(), *new], key=lambda r: (r.shard, r.start))
+        """What to publish once every split has a receipt, ``receipts`` in any order. Writes the indexes that it needs.
+
+        Raises TableError, StorageError.
+        """
+        done = list(receipts)
+        old = self.base.receipts if self.base else []
+        indexes = self.base.indexes if self.base else {}
+        carried = {record.uri for record in self.carried}
+        parts = {uri: its for uri, its in indexes.items() if uri in carried}
+        counts: dict[str, tuple[int, int]] = {}
+        if self.difference is not None:
+            by_id = {receipt.split_id: receipt for receipt in done}
+            self.difference.locate(self.store, self.card.schema, self.card.fingerprint, by_id)
+            stays = self._stays(self.difference)
+            new_parts, counts = self.difference.write_indexes(next_number(self.base), run_id, stays, {})
+            parts |= new_parts
+        indexed = self.difference.indexed if self.difference else frozenset[str]()
+        own = _by_shard(receipt for receipt in done if receipt.shard != NO_SHARD.uri)
+        records = [self._record(shard, own.get(shard.uri, []), counts.get(shard.uri)) for shard, _ in self.changed]
+        kept = [self._kept(*counts[KEPT])] if KEPT in counts else []
+        owners = frozenset(uri for uri in carried if uri not in parts)
+        files = {r.split_id: dataclasses.replace(r, owned=r.owned and r.shard in owners) for r in old}
+        known = frozenset(files)
+        files |= {r.split_id: dataclasses.replace(r, owned=False) for r in self._adopted()}
+        owns = {r.split_id: r.shard != NO_SHARD.uri and r.shard not in indexed for r in done}
+        files |= {r.split_id: dataclasses.replace(r, owned=owns[r.split_id]) for r in done}
         return Draft(
             run_id=run_id,
             generation=self.config.table.generation,
             row_recipe=self.row_recipe,
-            receipts=live,
-            shards=sorted([*self.carried, *records], key=lambda s: s.uri),
-            new=frozenset(receipt.split_id for receipt in new),
+            receipts=sorted(files.values(), key=lambda r: (not r.owned, r.shard, r.start)),
+            shards=[*sorted([*self.carried, *records], key=lambda s: s.uri), *kept],
+            new=frozenset(r.split_id for r in files.values() if r.split_id not in known and not r.copied),
+            indexes=parts,
+            visited=frozenset(shard.uri for shard, _ in self.changed),
+            changes=self.difference.found.changes if self.difference else None,
             duplicate_ids=self.config.table.duplicate_ids,
             max_reject_share=self.config.run.max_reject_share,
         )
+
+    def _adopted(self) -> list[Receipt]:
+        """Receipts of the data files of interrupted runs, whose vectors may be used."""
+        return read_receipts(self.store, self.unpublished) if self.difference else []
+
+    def _stays(self, difference: Difference) -> dict[str, NDArray[np.bool_]]:
+        """Which documents that have left the corpus stay in the table, and as whose."""
+        left = difference.found.left
+        return {KEPT: np.ones(len(left), bool)} if self.config.table.delete == "keep" else {}
+
+    def _record(self, shard: Shard, own: Sequence[Receipt], counts: tuple[int, int] | None) -> ShardRecord:
+        read, rejected = counts or (sum(r.read for r in own), sum(r.rejected for r in own))
+        return ShardRecord(
+            uri=shard.uri,
+            version=shard.version,
+            size=shard.size,
+            recipe=digest(self.row_recipe),
+            generation=self.config.table.generation,
+            read=read,
+            splits=0 if counts else len(own),
+            rejected=rejected,
+        )
+
+    def _kept(self, rows: int, rejected: int) -> ShardRecord:
+        return ShardRecord(KEPT, "", 0, digest(self.row_recipe), "", rows, 0, rejected)
 
     def __repr__(self) -> str:
         if self.up_to_date:
@@ -183,11 +299,13 @@ class EmbedPlan:
 
     def describe(self) -> str:
         """Several lines for a person."""
-        about = "" if all(rows is not None for _, rows in self.changed) else "~"
+        about = "" if self.difference or all(rows is not None for _, rows in self.changed) else "~"
         more = "~" if any(unit.stream for unit in self.units) else ""
         lines = [
             f"table     {self.store.root}" + (f" ({self.base.brief()})" if self.base else " (no snapshot yet)"),
-            f"corpus    {len(self.carried) + len(self.changed):,} shards, {len(self.carried):,} of them unchanged",
+            f"corpus    {len(self.carried) + len(self.changed):,} shards, {len(self.carried):,} of them unchanged"
+            + (f", {len(self.vanished):,} vanished" if self.vanished else ""),
+            *([f"rows      {tell_changes(self.difference.found.changes)}"] if self.difference else []),
             f"splits    {more}{len(self.splits):,} in the changed shards, {len(self.done):,} done, "
             f"{more}{len(self.todo_splits):,} to embed",
             f"to embed  {about}{self.rows:,} rows, {self.text_bytes / 1e6:,.1f} MB of text, "
@@ -195,6 +313,8 @@ class EmbedPlan:
             f"model     {self.config.model.path}, {self.config.model.compute_dtype} on {self.config.model.device}, "
             f"fingerprint {self.card.fingerprint[:12]}",
         ]
+        if self.has_to_compare:
+            lines.append("at most: how many of these rows have a vector already is found by reading them (--compare)")
         if self.up_to_date:
             lines.append("up to date: nothing to do")
         elif not self.todo_splits:
@@ -231,12 +351,35 @@ def _splits_of(unit: ReadUnit) -> Iterable[Split]:
     ]
 
 
-def _totals(receipts: Sequence[Receipt]) -> dict[str, tuple[int, int]]:
-    totals: dict[str, tuple[int, int]] = {}
-    for receipt in receipts:
-        read, splits = totals.get(receipt.shard, (0, 0))
-        totals[receipt.shard] = (read + receipt.read, splits + 1)
-    return totals
+def tell_changes(changes: Changes) -> str:
+    """`3 new, 10 changed, 5 deleted, 982 unchanged`."""
+    told = {
+        "new": changes.new,
+        "changed": changes.changed,
+        "with other carried columns": changes.copied,
+        "deleted": changes.deleted,
+        "unchanged": changes.unchanged,
+    }
+    return ", ".join(f"{number:,} {what}" for what, number in told.items() if number or "carried" not in what)
+
+
+def _by_shard(receipts: Iterable[Receipt]) -> dict[str, list[Receipt]]:
+    grouped: dict[str, list[Receipt]] = {}
+    for receipt in sorted(receipts, key=lambda r: (r.shard, r.start)):
+        grouped.setdefault(receipt.shard, []).append(receipt)
+    return grouped
+
+
+def _estimate(unit: ReadUnit) -> tuple[int, int]:
+    """Rows and bytes of text."""
+    if unit.stream:
+        return unit.stream.rows, unit.stream.text_bytes
+    return sum(split.rows for split in unit.splits), sum(split.text_bytes for split in unit.splits)
+
+
+def _identity(config: Config, card: TableCard, row_recipe: dict[str, Any]) -> tuple[str, ...]:
+    """What names a split beside its place in a shard."""
+    return digest(row_recipe), card.fingerprint, config.table.generation
 
 
 def make_plan(config: Config) -> EmbedPlan:
@@ -253,6 +396,7 @@ def make_plan(config: Config) -> EmbedPlan:
     shards = list_shards(config.corpus)
     row_recipe = make_row_recipe(config.corpus)
     carried, changed = carry_over(base, shards, digest(row_recipe), config.table.generation)
+    vanished = find_vanished(base, shards, keep=config.table.delete == "keep")
     surveys = survey_shards(changed or shards[:1], config.corpus)
     known = _columns(table, config.corpus)
     same_recipe = base is not None and base.manifest.row_recipe == row_recipe
@@ -268,16 +412,16 @@ def make_plan(config: Config) -> EmbedPlan:
         check_same_table(table, card)
     surveys = surveys if changed else []
     total = sum(record.read for record in carried) + sum(survey.rows for survey in surveys)
-    max_rows, max_bytes = _limits_of_a_split(config.run, card)
-    identity = (digest(row_recipe), card.fingerprint, config.table.generation)
+    limits = _limits_of_a_split(config.run, card)
+    identity = _identity(config, card, row_recipe)
     condemned = base.condemned if base else frozenset()  # read from storage each time
     units = [
         unit
         for survey in surveys
         for unit in cut(
             survey,
-            rows_per_split(total, max_rows, config.run.min_splits),
-            max_bytes,
+            rows_per_split(total, limits.rows, limits.min_splits),
+            limits.bytes,
             identity,
             condemned,
         )
@@ -291,8 +435,11 @@ def make_plan(config: Config) -> EmbedPlan:
         base=base,
         carried=tuple(carried),
         changed=tuple((survey.shard, survey.rows if survey.exact else None) for survey in surveys),
+        vanished=tuple(vanished),
         units=tuple(units),
         committed=table.committed() if table is not None and units else {},
+        surveys=tuple(surveys),
+        limits=limits,
     )
 
 
@@ -327,21 +474,26 @@ def _check_unused(store: Store) -> None:
 def carry_over(
     base: Snapshot | None, shards: Sequence[Shard], recipe: str, generation: str
 ) -> tuple[list[ShardRecord], list[Shard]]:
-    """Which shards the base snapshot covers as they are, and which have to be read."""
+    """Which shards the base snapshot covers as they are, and which have to be read.
+
+    generation: the label that their vectors must have been made under, "" for any.
+    """
     covered = {record.uri: record for record in base.shards} if base else {}
     carried, changed = [], []
     for shard in shards:
         record = covered.get(shard.uri)
-        if record and (record.version, record.recipe, record.generation) == (shard.version, recipe, generation):
+        same = record is not None and (record.version, record.recipe) == (shard.version, recipe)
+        if record and same and generation in ("", record.generation):
             carried.append(record)
         else:
             changed.append(shard)
     return carried, changed
 
 
-def is_up_to_date(base: Snapshot | None, carried: Sequence[ShardRecord], changed: Sequence[Any]) -> bool:
-    """Nothing is new, nothing has changed and nothing has vanished."""
-    return base is not None and not changed and len(carried) == len(base.shards)
+def find_vanished(base: Snapshot | None, shards: Sequence[Shard], *, keep: bool) -> list[ShardRecord]:
+    """What the base snapshot covers and the corpus has not; ``keep``: but for what is kept nevertheless."""
+    there = {shard.uri for shard in shards} | ({KEPT} if keep else set())
+    return [record for record in base.shards if record.uri not in there] if base else []
 
 
 def make_row_recipe(corpus: CorpusSettings) -> dict[str, Any]:
@@ -395,17 +547,18 @@ def _all_columns(corpus: CorpusSettings) -> frozenset[str]:
     return frozenset((*TextTemplate(corpus.text).columns, *corpus.carry))
 
 
-def _limits_of_a_split(run: RunSettings, card: TableCard) -> tuple[int, int]:
+def _limits_of_a_split(run: RunSettings, card: TableCard) -> Limits:
     """Rows and bytes of text that a split holds at most, so that its vectors stay within what they may take.
 
     With chunks the bytes of text decide how many vectors there are.
     """
     vectors = max(1, run.vector_bytes_per_split // _vector_bytes(card.schema))
     inputs = card.fingerprint_inputs
-    if inputs["overflow"] != "chunk":
-        return min(run.rows_per_split, vectors), run.bytes_per_split
-    new_tokens = inputs["chunk_tokens"] - inputs["chunk_overlap"]
-    return min(run.rows_per_split, vectors), min(run.bytes_per_split, int(vectors * new_tokens * _BYTES_PER_TOKEN))
+    size = run.bytes_per_split
+    if inputs["overflow"] == "chunk":
+        new_tokens = inputs["chunk_tokens"] - inputs["chunk_overlap"]
+        size = min(size, int(vectors * new_tokens * _BYTES_PER_TOKEN))
+    return Limits(min(run.rows_per_split, vectors), size, run.min_splits)
 
 
 def _vector_bytes(schema: pa.Schema) -> int:

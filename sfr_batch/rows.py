@@ -4,11 +4,11 @@ Every row that is read comes out as one or the other. Knows how shards were cut 
 no Ray.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -18,6 +18,7 @@ from sfr_batch.config import CorpusSettings
 from sfr_batch.corpus import Shard, delimiter_of, settings_for
 from sfr_batch.errors import CorpusError, ObjectNotFound
 from sfr_batch.formats import PARQUET, BadRecord, Row, decompressed, json_type, lines, parser, records
+from sfr_batch.identity import hash_rows, hash_texts
 from sfr_batch.splits import ReadUnit, Split
 from sfr_batch.storage import open_input, stat_input
 
@@ -33,18 +34,49 @@ _PIECE = 4 * 2**20
 class Rows:
     """The rows of one split: those to embed, column by column, and those that cannot be, with reasons.
 
-    positions: [n] as in the rejects; ids: [n] of the table's id type; texts: n strings; content_hash: [n] of 16
-    bytes, BLAKE2b of the text in UTF-8; carry: [n] the carried columns; rejects: columns of `schema.REJECTS_SCHEMA`.
-    ``read`` == n + rejects.
+    shards: [n] where each is from; positions: [n] as in the rejects; ids: [n] of the table's id type; texts: n strings;
+    content_hash, row_hash: [n] of 16 bytes, of the text and of the text with the carried columns, see `identity`;
+    carry: [n] the carried columns; rejects: columns of `schema.REJECTS_SCHEMA`. ``read`` == n + rejects.
     """
 
     read: int
+    shards: pa.Array
     positions: pa.Array
     ids: pa.Array
     texts: list[str]
     content_hash: pa.Array
+    row_hash: pa.Array
     carry: pa.Table
     rejects: pa.Table
+
+    def take(self, chosen: pa.Array) -> "Rows":
+        """Some of the rows, by number, without the rejects."""
+        return Rows(
+            read=len(chosen),
+            shards=self.shards.take(chosen),
+            positions=self.positions.take(chosen),
+            ids=self.ids.take(chosen),
+            texts=[self.texts[row] for row in chosen.to_pylist()],
+            content_hash=self.content_hash.take(chosen),
+            row_hash=self.row_hash.take(chosen),
+            carry=self.carry.take(chosen) if self.carry.num_columns else self.carry,
+            rejects=self.rejects.slice(0, 0),
+        )
+
+    @staticmethod
+    def concat(parts: Sequence["Rows"]) -> "Rows":
+        """The rows of several, in order; at least one."""
+        return Rows(
+            read=sum(part.read for part in parts),
+            shards=pa.concat_arrays([part.shards for part in parts]),
+            positions=pa.concat_arrays([part.positions for part in parts]),
+            ids=pa.concat_arrays([part.ids for part in parts]),
+            texts=[text for part in parts for text in part.texts],
+            content_hash=pa.concat_arrays([part.content_hash for part in parts]),
+            row_hash=pa.concat_arrays([part.row_hash for part in parts]),
+            carry=pa.concat_tables([part.carry for part in parts]),
+            rejects=pa.concat_tables([part.rejects for part in parts]),
+        )
 
 
 @dataclass
@@ -55,6 +87,8 @@ class Reject:
     position: int
     reason: str
     message: str
+    shard: str = ""
+    """Where it is from, if not where all of its file are."""
 
 
 @dataclass
@@ -71,6 +105,9 @@ def read_unit(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> Ite
 
     Raises CorpusError if the shard changed since it was listed, before or while it was read, or cannot be decoded.
     """
+    if unit.chosen:
+        yield unit.splits[0], _read_chosen(unit, settings, columns)
+        return
     check_unchanged(unit.shard, settings)
     reader = _Reader(unit, settings_for(unit.shard, settings), columns)
     read = reader.stream if unit.stream else reader.parquet if unit.shard.format == PARQUET else reader.lines
@@ -85,6 +122,23 @@ def read_unit(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> Ite
             f"{unit.shard.uri} cannot be read: {' '.join(str(error).split()).rstrip(' .')}. If it is damaged, replace "
             "it or take it out of the corpus."
         ) from error
+
+
+def _read_chosen(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> Rows:
+    """The rows of a packed split."""
+    parts = []
+    for chosen in unit.chosen:
+        first = 0
+        wanted = np.asarray(chosen.rows)
+        for _, rows in read_unit(chosen.unit, settings, columns):
+            end = first + len(rows.texts)
+            parts.append(rows.take(pa.array(wanted[(wanted >= first) & (wanted < end)] - first)))
+            first = end
+            if first > wanted[-1]:
+                break
+        else:
+            raise CorpusError(f"{chosen.unit.shard.uri} has not the rows that it had; run the command again.")
+    return Rows.concat(parts)
 
 
 def check_unchanged(shard: Shard, settings: CorpusSettings) -> None:
@@ -277,7 +331,7 @@ def _finish(collected: _Collected, columns: Columns, shard: str) -> Rows:
         {name: pa.chunked_array(_arrays(collected.carry[name], kind), kind) for name, kind in columns.carry.items()}
     )
     undecodable = {row: name for name in columns.carry for row in _undecodable_rows(carry.column(name))}
-    keep, hashes = [], []
+    keep = []
     for number, (id_, text) in enumerate(zip(collected.ids, collected.texts, strict=True)):
         problem = _problem(id_, text, wanted_id)
         if problem is None and number in undecodable:
@@ -286,15 +340,19 @@ def _finish(collected: _Collected, columns: Columns, shard: str) -> Rows:
             rejects.append(Reject(id_, collected.positions[number], *problem))
         else:
             keep.append(number)
-            hashes.append(hashlib.blake2b(str(text).encode(), digest_size=16).digest())
     rejects.sort(key=lambda reject: reject.position)
+    texts = [str(collected.texts[i]) for i in keep]
+    content_hash = hash_texts(texts)
+    carry = carry.take(pa.array(keep, pa.int64())) if columns.carry else carry
     return Rows(
         read=len(keep) + len(rejects),
+        shards=pa.repeat(pa.scalar(shard), len(keep)).dictionary_encode(),
         positions=pa.array([collected.positions[i] for i in keep], pa.int64()),
         ids=pa.array([collected.ids[i] for i in keep], columns.id_type),
-        texts=[str(collected.texts[i]) for i in keep],
-        content_hash=pa.array(hashes, pa.binary(16)),
-        carry=carry.take(pa.array(keep, pa.int64())) if columns.carry else carry,
+        texts=texts,
+        content_hash=content_hash,
+        row_hash=hash_rows(content_hash, carry),
+        carry=carry,
         rejects=rejects_table(rejects, shard),
     )
 
@@ -348,7 +406,7 @@ def _surrogate(value: object) -> str | None:
 
 
 def rejects_table(rejects: Sequence[Reject], shard: str) -> pa.Table:
-    """Rejects as the columns of `schema.REJECTS_SCHEMA`."""
+    """Rejects as the columns of `schema.REJECTS_SCHEMA`. shard: of those that do not say theirs."""
     ids = [
         None if r.id is None or isinstance(r.id, _Undecodable) else str(r.id).encode("utf-8", "replace").decode()
         for r in rejects
@@ -356,7 +414,7 @@ def rejects_table(rejects: Sequence[Reject], shard: str) -> pa.Table:
     return pa.table(
         {
             names.ID: ids,
-            "shard": [shard] * len(rejects),
+            "shard": [r.shard or shard for r in rejects],
             "position": [r.position for r in rejects],
             "reason": [r.reason for r in rejects],
             "message": [r.message for r in rejects],

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from sfr_batch import filters
 from sfr_batch import schema as names
-from sfr_batch.datafiles import check_data_file, damage_explained, open_parquet
 from sfr_batch.errors import ConfigError, TableError
 from sfr_batch.manifest import Receipt
+from sfr_batch.parquet import check_data_file, damage_explained, open_parquet
 from sfr_batch.storage import Store, in_parallel
 
 Positions = NDArray[np.int64]

@@ -8,6 +8,7 @@ Pure names and Arrow schemas; opens nothing. A table is a folder:
     _sfr/table.json                              what the table is; created once
     _sfr/snapshots/<n>.json                      manifest of a published state, created last
     _sfr/snapshots/<n>-<run_id>.<kind>.parquet   its side files
+    _sfr/index/<n>-<run_id>-<number>.parquet     which rows some shard versions consist of, and where their vectors are
     _sfr/runs/<run_id>/…                         config, plan, receipts and report of a run
     _sfr/leases/<n>.json                         who is writing now; the highest number counts
 """
@@ -26,12 +27,16 @@ N_TOKENS_FULL = "n_tokens_full"
 TRUNCATED = "truncated"
 CONTENT_HASH = "content_hash"
 """Of the whole rendered text of the document, without a prompt."""
+ROW_HASH = "row_hash"
+"""Of the text and the carried columns; only where there are any, else it is the content hash."""
 CHUNK = "chunk"
 CHUNK_START = "chunk_start"
 CHUNK_END = "chunk_end"
 CHUNK_COLUMNS = (CHUNK, CHUNK_START, CHUNK_END)
 """Number of the chunk in its document, from 0, and the characters of the rendered text that it is, half-open."""
-RESERVED_COLUMNS = frozenset({ID, EMBEDDING, N_TOKENS, N_TOKENS_FULL, TRUNCATED, CONTENT_HASH, *CHUNK_COLUMNS})
+RESERVED_COLUMNS = frozenset(
+    {ID, EMBEDDING, N_TOKENS, N_TOKENS_FULL, TRUNCATED, CONTENT_HASH, ROW_HASH, *CHUNK_COLUMNS}
+)
 
 RECEIPT_KEY = "sfr.receipt"
 FINGERPRINT_KEY = "sfr.fingerprint"
@@ -41,6 +46,7 @@ REJECTS = "_rejects"
 SNAPSHOTS = "_sfr/snapshots"
 RUNS = "_sfr/runs"
 LEASES = "_sfr/leases"
+INDEX = "_sfr/index"
 TABLE_JSON = "_sfr/table.json"
 
 _DATA_KEY = re.compile(r"data/([0-9a-f]{32})\.parquet")
@@ -48,6 +54,7 @@ _REJECTS_KEY = re.compile(r"_rejects/([0-9a-f]{32})-([0-9a-f]+)\.parquet")
 _DUPLICATES_KEY = re.compile(r"_rejects/duplicates-(\d{8,})-.+\.parquet")
 _MANIFEST_KEY = re.compile(r"_sfr/snapshots/(\d{8,})\.json")
 _LEASE_KEY = re.compile(r"_sfr/leases/([0-9]{8,18})\.json")
+_INDEX_KEY = re.compile(r"_sfr/index/(\d{8,})-.+-\d+\.parquet")
 _SIDE_KEY = re.compile(r"_sfr/snapshots/(\d{8,})-.+\.parquet")
 
 
@@ -70,6 +77,10 @@ def manifest_key(snapshot: int) -> str:
 def side_key(snapshot: int, run_id: str, kind: str) -> str:
     """The run id keeps the side files of two writers apart that want the same snapshot number."""
     return f"{SNAPSHOTS}/{snapshot:08d}-{run_id}.{kind}.parquet"
+
+
+def index_key(snapshot: int, run_id: str, number: int) -> str:
+    return f"{INDEX}/{snapshot:08d}-{run_id}-{number:06d}.parquet"
 
 
 def run_key(run_id: str, name: str) -> str:
@@ -101,8 +112,8 @@ def number_of_lease_key(key: str) -> int | None:
 
 
 def number_of_attached_key(key: str) -> int | None:
-    """The snapshot number that a side file or a file of duplicates was written for."""
-    match = _SIDE_KEY.fullmatch(key) or _DUPLICATES_KEY.fullmatch(key)
+    """The snapshot number that a side file, an index or a file of duplicates was written for."""
+    match = _SIDE_KEY.fullmatch(key) or _DUPLICATES_KEY.fullmatch(key) or _INDEX_KEY.fullmatch(key)
     return int(match[1]) if match else None
 
 
@@ -123,6 +134,7 @@ def table_schema(
             pa.field(N_TOKENS_FULL, pa.int32(), nullable=False),
             pa.field(TRUNCATED, pa.bool_(), nullable=False),
             pa.field(CONTENT_HASH, pa.binary(16), nullable=False),
+            *(pa.field(name, pa.binary(16), nullable=False) for name in ([ROW_HASH] if carry else [])),
             *(pa.field(name, pa.int32(), nullable=False) for name in (CHUNK_COLUMNS if chunks else ())),
             *(pa.field(name, kind) for name, kind in carry.items()),
         ]
@@ -149,3 +161,21 @@ DELETES_SCHEMA = pa.schema([pa.field("split_id", pa.string()), pa.field("positio
 """``position``: row number in the data file of the split."""
 
 CONDEMNED_SCHEMA = pa.schema([pa.field("split_id", pa.string())])
+
+INDEX_SCHEMA = pa.schema(
+    [
+        pa.field("id_hash", pa.binary(16)),
+        pa.field("row_hash", pa.binary(16)),
+        pa.field("content_hash", pa.binary(16)),
+        pa.field("position", pa.int64(), nullable=False),
+        pa.field("split_id", pa.string()),
+        pa.field("row", pa.int64()),
+        pa.field("vectors", pa.int32()),
+        pa.field("id", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("message", pa.string()),
+    ]
+)
+"""Rows of a shard: those with vectors in order, and its rejects. ``position``: of the row in its shard, as in the
+rejects; ``split_id``, ``row``: the data file with its vector, and the first of its ``vectors`` rows there, null for a
+reject, which has the last three instead. Hashes are those of `sfr_batch.identity`."""

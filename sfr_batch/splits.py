@@ -73,6 +73,36 @@ class ReadUnit:
     first_row: int
     splits: tuple[Split, ...]
     stream: Stream | None = None
+    chosen: tuple["Chosen", ...] = ()
+    """Of a packed split, which is the unit's only one: its rows. Then the unit has no shard of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Some of the rows that a unit decodes: their numbers among those of them that can be embedded, ascending."""
+
+    unit: ReadUnit
+    rows: tuple[int, ...]
+
+
+NO_SHARD = Shard("", "", 0, "")
+"""Of a split whose rows come from many shards."""
+
+
+def pack(chosen: Sequence[Chosen], text_bytes: int, identity: Sequence[str], condemned: frozenset[str]) -> ReadUnit:
+    """Rows of many shards as one split, named by which rows of which shard versions they are."""
+    rows = [(part.unit.shard.uri, part.unit.shard.version, start_of(part.unit), part.rows) for part in chosen]
+    split_id = short_id("packed", rows, *identity)
+    while split_id in condemned:
+        split_id = short_id(split_id, "after a sweep")
+    count = sum(len(part.rows) for part in chosen)
+    split = Split(split_id, NO_SHARD.uri, NO_SHARD.version, 0, count, count, text_bytes)
+    return ReadUnit(NO_SHARD, (), 0, (split,), chosen=tuple(chosen))
+
+
+def start_of(unit: ReadUnit) -> int:
+    """Where in its shard a unit begins."""
+    return unit.splits[0].start if unit.splits else 0
 
 
 def stream_of(split_id: str) -> tuple[str, int, bool]:

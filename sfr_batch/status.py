@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from sfr_batch import lease
 from sfr_batch import schema as names
 from sfr_batch.errors import ObjectNotFound
+from sfr_batch.parquet import read_parquet
 from sfr_batch.splits import whether_last_or_not
-from sfr_batch.table import Table, read_parquet
+from sfr_batch.table import Table
 
 _SNAPSHOTS_SHOWN = 5
 

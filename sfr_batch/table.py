@@ -3,23 +3,21 @@
 A reader sees a snapshot or nothing. Writing is `commit`'s; encoding a query is `search`'s; this module knows no model.
 """
 
-import dataclasses
 import hashlib
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sfr_batch import duckdb_sql
 from sfr_batch import schema as names
-from sfr_batch.datafiles import check_fingerprint, damage_explained, read_data_file, read_parquet
-from sfr_batch.errors import ObjectNotFound, StorageError, TableError, TableNotFound
-from sfr_batch.manifest import Manifest, Receipt, ShardRecord, SideFile, TableCard, from_table
+from sfr_batch.errors import ObjectNotFound, TableError, TableNotFound
+from sfr_batch.indexes import read_part, rejects_of
+from sfr_batch.manifest import IndexPart, Manifest, Receipt, ShardRecord, SideFile, TableCard, from_table
+from sfr_batch.parquet import check_fingerprint, damage_explained, read_parquet
 from sfr_batch.readers import Columns, Ids, Readers
-from sfr_batch.scan import Positions, Scan, scan_of
+from sfr_batch.scan import Positions as Positions  # others know it from here
+from sfr_batch.scan import Scan, scan_of
 from sfr_batch.storage import ObjectInfo, Store, read_many
-
-__all__ = ["Positions", "Snapshot", "Table", "damage_explained", "read_data_file", "read_parquet", "read_receipt"]
 
 
 class Table(Readers):
@@ -134,7 +132,7 @@ class Snapshot(Readers):
 
     @property
     def receipts(self) -> list[Receipt]:
-        """Receipts of the live data files, in corpus order."""
+        """Receipts of the data files that this state needs, in order; some of their rows may not be live."""
         return from_table(Receipt, self._side(self.manifest.files))
 
     @property
@@ -156,24 +154,36 @@ class Snapshot(Readers):
         side = self.manifest.condemned
         return frozenset(self._side(side).column("split_id").to_pylist()) if side else frozenset()
 
+    @property
+    def indexes(self) -> dict[str, list[IndexPart]]:
+        """Parts of index files, in order, by the URI of the shard whose rows they are; of owned data files none."""
+        grouped: dict[str, list[IndexPart]] = {}
+        for part in from_table(IndexPart, self._side(self.manifest.indexes)) if self.manifest.indexes else ():
+            grouped.setdefault(part.shard, []).append(part)
+        return grouped
+
     def deletes(self) -> dict[str, Positions]:
         """Positions in data files, by split id, that are not live."""
         if self.manifest.deletes is None:
             return {}
-        table = self._side(self.manifest.deletes)
-        grouped: dict[str, list[int]] = {}
-        for split_id, position in zip(table["split_id"].to_pylist(), table["position"].to_pylist(), strict=True):
-            grouped.setdefault(split_id, []).append(position)
-        return {split_id: np.asarray(positions, dtype=np.int64) for split_id, positions in grouped.items()}
+        table = self._side(self.manifest.deletes).combine_chunks()
+        positions = table.column("position").to_numpy()
+        files = table.column("split_id").combine_chunks().dictionary_encode()
+        order = np.argsort(files.indices.to_numpy(), kind="stable")
+        bounds = np.cumsum(np.bincount(files.indices.to_numpy(), minlength=len(files.dictionary)))
+        return dict(zip(files.dictionary.to_pylist(), np.split(positions[order], bounds[:-1]), strict=True))
 
     def rejects(self) -> pa.Table:
         """Every row that is not in the table, with its reason: columns of `schema.REJECTS_SCHEMA`."""
-        keys = [names.rejects_key(r.split_id, r.attempt) for r in self.receipts if r.rejected]
+        rejected = {record.uri for record in self.shards if record.rejected}
+        keys = [names.rejects_key(r.split_id, r.attempt) for r in self.receipts if r.rejected and r.owned]
         keys += [self.manifest.duplicates] if self.manifest.duplicates else []
         tables = []
         for key, data in zip(keys, read_many(self.store, keys), strict=True):
             with damage_explained(self.store, key):
                 tables.append(read_parquet(data))
+        for shard, parts in self.indexes.items():
+            tables += [rejects_of(read_part(self.store, part), shard) for part in parts if shard in rejected]
         return pa.concat_tables(tables) if tables else names.REJECTS_SCHEMA.empty_table()
 
     def scan(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> Scan:
@@ -200,20 +210,3 @@ class Snapshot(Readers):
             )
         self._sides[side.name] = read_parquet(data)
         return self._sides[side.name]
-
-
-def read_receipt(store: Store, split_id: str) -> Receipt:
-    """The receipt in the footer of a split's data file. Raises ObjectNotFound, or TableError if it is damaged."""
-    key = names.data_key(split_id)
-    try:
-        with store.open(key) as file:
-            metadata = pq.read_metadata(file).metadata or {}
-            size = file.seek(0, 2)
-        receipt = Receipt.from_json(metadata[names.RECEIPT_KEY.encode()])
-    except StorageError:
-        raise
-    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
-        raise TableError(f"{store.root}/{key} has no readable receipt in its footer: {error!r}") from error
-    if receipt.split_id != split_id:
-        raise TableError(f"{store.root}/{key} holds the receipt of another split, {receipt.split_id}.")
-    return dataclasses.replace(receipt, size=size)

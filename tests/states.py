@@ -17,8 +17,6 @@ from sfr_batch.storage import Store
 from sfr_batch.table import Snapshot, Table
 from tests.tables import card_of, receipt_of, rows_of, split_name, vector
 
-ROW_HASH = "row_hash"
-
 
 @dataclass(frozen=True)
 class Row:
@@ -35,9 +33,9 @@ def chunked_card(dim: int = 3) -> TableCard:
     return card_of(schema.table_schema(pa.string(), dim, "float32", {}, chunks=True))
 
 
-def package_card(dim: int = 3, row_hash: bool = True) -> TableCard:
+def package_card(dim: int = 3) -> TableCard:
     """A table with a carried column and, as such tables have, a hash of the row."""
-    carry = {"package": pa.string()} | ({ROW_HASH: pa.binary(16)} if row_hash else {})
+    carry = {"package": pa.string()}
     return card_of(schema.table_schema(pa.string(), dim, "float32", carry))
 
 
@@ -46,7 +44,7 @@ def hash_of(*parts: Any) -> bytes:
 
 
 def vector_of(row: Row, dim: int = 3) -> Any:
-    return vector(f"{row.text}/{row.chunk}/{row.seed}", dim)
+    return vector(f"{row.text or row.id}/{row.chunk}/{row.seed}", dim)
 
 
 def rows_table(rows: Sequence[Row], arrow_schema: pa.Schema) -> pa.Table:
@@ -58,7 +56,7 @@ def rows_table(rows: Sequence[Row], arrow_schema: pa.Schema) -> pa.Table:
         schema.CHUNK_START: [10 * row.chunk for row in rows],
         schema.CHUNK_END: [10 * row.chunk + 10 for row in rows],
         "package": [row.package for row in rows],
-        ROW_HASH: [hash_of(row.text, row.package) for row in rows],
+        schema.ROW_HASH: [hash_of(row.text, row.package) for row in rows],
     }
     table = rows_of([row.id for row in rows], arrow_schema, carry)
     if not rows:

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,12 +13,15 @@ import pyarrow.parquet as pq
 
 from sfr_batch import schema
 from sfr_batch.commit import Draft, commit_split, create_or_open, new_attempt, new_run_id, publish
+from sfr_batch.comparison import InProcess
 from sfr_batch.manifest import Receipt, ShardRecord, TableCard
-from sfr_batch.pipeline.stages import vector_column
+from sfr_batch.parquet import read_receipt, read_receipts
+from sfr_batch.pipeline.runner import make_job
+from sfr_batch.pipeline.stages import copy, vector_column
 from sfr_batch.planning import EmbedPlan
 from sfr_batch.rows import Reject, read_unit, rejects_table
 from sfr_batch.storage import Store, open_store
-from sfr_batch.table import Snapshot, Table, read_receipt
+from sfr_batch.table import Snapshot, Table
 
 SCHEMA = schema.table_schema(pa.string(), 3, "float32", {})
 INPUTS: dict[str, Any] = {"vector_dtype": "float32", "max_length": 512, "pooling": "mean"}
@@ -76,6 +78,7 @@ def rows_of(
         schema.N_TOKENS_FULL: [5] * len(ids),
         schema.TRUNCATED: [False] * len(ids),
         schema.CONTENT_HASH: [bytes(16)] * len(ids),
+        schema.ROW_HASH: [bytes(16)] * len(ids),
         **(carry or {}),
     }
     columns = [
@@ -90,6 +93,7 @@ def rows_of(
 def receipt_of(split_id: str, rows: int, rejects: int = 0, **changes: Any) -> Receipt:
     """A receipt whose counts close; what is not named is 0 or a name of no interest."""
     values: dict[str, Any] = {f.name: f.type() for f in dataclasses.fields(Receipt)}  # type: ignore[operator]
+    values["owned"] = True
     values.update(split_id=split_id, shard="shard", version="1", attempt=new_attempt(), run_id="run")
     values.update(read=rows + rejects, embedded=rows, rejected=rejects, vectors=rows, tokens=5 * rows)
     return Receipt(**{**values, **changes})
@@ -112,10 +116,12 @@ def draft_of(receipts: Sequence[Receipt], base: Snapshot | None = None, **change
     """A draft of these splits and no others; those that ``base`` does not have are new."""
     known = {receipt.split_id for receipt in base.receipts} if base else set()
     live = sorted(receipts, key=lambda r: (r.shard, r.start))
-    splits = Counter(receipt.shard for receipt in live)
+    of_shard = {uri: [r for r in live if r.shard == uri] for uri in sorted({receipt.shard for receipt in live})}
     shards = [
-        ShardRecord(uri, "1", 0, "recipe", "", sum(r.read for r in live if r.shard == uri), splits[uri])
-        for uri in sorted({receipt.shard for receipt in live})
+        ShardRecord(
+            uri, "1", 0, "recipe", "", sum(r.read for r in its), len(its), rejected=sum(r.rejected for r in its)
+        )
+        for uri, its in of_shard.items()
     ]
     draft = Draft(
         run_id=new_run_id(),
@@ -149,6 +155,7 @@ def do_splits(
                 return receipts
             carry = {name: rows.carry.column(name).to_pylist() for name in rows.carry.column_names}
             carry[schema.CONTENT_HASH] = rows.content_hash.to_pylist()
+            carry[schema.ROW_HASH] = rows.row_hash.to_pylist()
             columns = rows_of(rows.ids.to_pylist(), table.schema, carry)
             if encode:
                 at = columns.schema.get_field_index(schema.EMBEDDING)
@@ -165,8 +172,18 @@ def do_splits(
     return receipts
 
 
+def do_copies(plan: EmbedPlan) -> list[Receipt]:
+    """Commit the splits of a compared plan whose vectors are copied."""
+    if plan.difference is None or plan.base is None:
+        return []
+    known = {r.split_id: r for r in [*plan.base.receipts, *read_receipts(plan.store, plan.unpublished)]}
+    return [copy(split, known, make_job(plan, "run")) for split in plan.difference.copies]
+
+
 def do_plan(plan: EmbedPlan, encode: Callable[[list[str]], Any] | None = None) -> Snapshot:
     """All that is to do, and the snapshot: a run without Ray."""
-    new = do_splits(plan, encode=encode)
+    if plan.has_to_compare:
+        plan = plan.compare(InProcess())
+    new = [*do_splits(plan, encode=encode), *do_copies(plan)]
     receipts = [*(read_receipt(plan.store, split_id) for split_id in plan.done), *new]
     return publish(Table.open(plan.store), plan.base, plan.draft(new_run_id(), receipts))

@@ -21,13 +21,14 @@ import sfr_batch as sfr
 from sfr_batch import api, schema
 from sfr_batch.audit import Audit, audit
 from sfr_batch.cli import main
-from sfr_batch.commit import condemn, create_or_open, encode_parquet, publish, sweep
+from sfr_batch.commit import condemn, create_or_open, publish, sweep
 from sfr_batch.errors import TableMismatch, TableNotFound
 from sfr_batch.manifest import Receipt, ShardRecord, SideFile, TableCard, to_table
+from sfr_batch.parquet import encode_parquet, read_receipt
 from sfr_batch.planning import make_plan
 from sfr_batch.rows import Reject
 from sfr_batch.storage import Store, in_memory, open_store
-from sfr_batch.table import Table, read_receipt
+from sfr_batch.table import Table
 from tests import jobs
 from tests.memory_store import MemoryStore
 from tests.tables import card_of, commit_rows, do_plan, draft_of, jsonl, make_table, rows_of, split_name

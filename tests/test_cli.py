@@ -15,9 +15,9 @@ from sfr_batch import __version__ as sfr_version
 from sfr_batch import schema
 from sfr_batch.api import EmbeddingTable
 from sfr_batch.cli import main
-from sfr_batch.commit import encode_parquet
 from sfr_batch.encoder import Encoder
 from sfr_batch.errors import ConfigError, SfrBatchError, TableError, TableMismatch
+from sfr_batch.parquet import encode_parquet
 from sfr_batch.storage import open_store
 from tests.models import minilm_folder
 from tests.s3server import S3Server

@@ -22,9 +22,9 @@ from sfr_batch.encoder import Encoder
 from sfr_batch.errors import ConfigError, RunFailed, TableError, TableMismatch, TooManyRejects
 from sfr_batch.manifest import Receipt
 from sfr_batch.model import fingerprint_inputs, read_recipe
+from sfr_batch.parquet import read_data_file
 from sfr_batch.pipeline import stages
 from sfr_batch.pipeline.runner import make_job
-from sfr_batch.table import read_data_file
 from sfr_batch.tokenizer import Tokenizer
 from tests.jobs import config, documents, put_jsonl, put_parquet
 from tests.models import build_tiny_mistral, minilm_folder

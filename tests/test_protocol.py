@@ -28,11 +28,12 @@ from sfr_batch.corpus import Shard
 from sfr_batch.errors import SfrBatchError, SnapshotConflict, StorageError, TableError, TableNotFound
 from sfr_batch.formats import PARQUET
 from sfr_batch.manifest import Receipt, ShardRecord, TableCard
-from sfr_batch.planning import carry_over, is_up_to_date
+from sfr_batch.parquet import read_receipt
+from sfr_batch.planning import carry_over, find_vanished
 from sfr_batch.rows import Reject, rejects_table
 from sfr_batch.splits import name_split
 from sfr_batch.storage import ObjectInfo
-from sfr_batch.table import Snapshot, Table, read_receipt
+from sfr_batch.table import Snapshot, Table
 from tests.memory_store import MemoryStore
 
 SCHEMA = schema.table_schema(pa.int64(), 2, "float32", {})
@@ -185,8 +186,7 @@ def write(store: Any, contents: Contents, run_id: str, picky: bool) -> Snapshot:
         table = create_or_open(store, CARD)
         base = table.latest()
         carried, changed = carry_over(base, shards_of(contents), "recipe", "")
-        if is_up_to_date(base, carried, changed):
-            assert base is not None
+        if base is not None and not changed and not find_vanished(base, shards_of(contents), keep=False):
             return base
         committed = table.committed()
         condemned = base.condemned if base else frozenset()

@@ -21,8 +21,8 @@ from sfr_batch.cli import main
 from sfr_batch.config import StorageSettings
 from sfr_batch.errors import ConfigError, StorageError
 from sfr_batch.manifest import Manifest
+from sfr_batch.parquet import read_receipt
 from sfr_batch.storage import Store, in_memory, open_store
-from sfr_batch.table import read_receipt
 from tests.jobs import ROOT, config, put_parquet, settings
 from tests.models import minilm_folder
 from tests.s3server import S3Server

@@ -22,7 +22,6 @@ from sfr_batch.commit import (
     commit_split,
     condemn,
     create_or_open,
-    encode_parquet,
     find_orphans,
     publish,
     superseded,
@@ -37,9 +36,10 @@ from sfr_batch.errors import (
     TableNotFound,
     TooManyRejects,
 )
+from sfr_batch.parquet import encode_parquet, read_receipt
 from sfr_batch.rows import Reject, rejects_table
 from sfr_batch.storage import Store, in_memory, open_store
-from sfr_batch.table import Table, read_receipt
+from sfr_batch.table import Table
 from tests.memory_store import MemoryStore
 from tests.tables import SCHEMA, card_of, commit_rows, draft_of, make_table, receipt_of, rows_of, split_name, vector
 

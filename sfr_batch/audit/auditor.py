@@ -18,9 +18,9 @@ from sfr_batch.audit.report import CONDEMNED, COUNTS, DELETES, DUPLICATES, IDS, 
 from sfr_batch.audit.snapshots import check_sides, read_snapshots
 from sfr_batch.audit.surroundings import look_for_orphans, look_for_runs, look_whether_plain
 from sfr_batch.commit import Orphans
-from sfr_batch.duplicates import Spill
 from sfr_batch.errors import SfrBatchError
 from sfr_batch.planning import EmbedPlan
+from sfr_batch.spill import Spill
 from sfr_batch.table import Snapshot, Table
 
 PARTITION_ROWS = 2**23

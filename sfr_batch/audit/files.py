@@ -33,11 +33,12 @@ from sfr_batch.audit.report import (
     Promise,
     count,
 )
-from sfr_batch.duplicates import Spill
 from sfr_batch.errors import ObjectNotFound, SfrBatchError
 from sfr_batch.manifest import Receipt
+from sfr_batch.parquet import read_parquet
+from sfr_batch.spill import Spill
 from sfr_batch.storage import ObjectInfo, in_memory, in_parallel
-from sfr_batch.table import Snapshot, Table, read_parquet
+from sfr_batch.table import Snapshot, Table
 
 TOLERANCE = {"float32": 1e-5, "float16": 1e-3}
 """How far a vector's length may be from 1, by the dtype that it is stored in."""

@@ -6,7 +6,7 @@ from typing import Any
 from sfr_batch.audit.corpus import Corpus
 from sfr_batch.audit.records import Groups, Kind
 from sfr_batch.audit.report import CORPUS, DUPLICATES, EMBED, IDS, REPORT, TEXTS, Finding, Promise, count
-from sfr_batch.duplicates import Spill
+from sfr_batch.spill import Spill
 
 _PLACES = 3
 """Places of one id that are told."""

@@ -11,10 +11,11 @@ from sfr_batch import schema as names
 from sfr_batch.audit.contents import AHEAD, Contents, difference, look_into
 from sfr_batch.audit.records import Kind, Records, hashes_of, make_records, places_of
 from sfr_batch.audit.report import REJECTS, WRITE_ANEW, Finding, Promise, count
-from sfr_batch.duplicates import Spill
 from sfr_batch.errors import ObjectNotFound
+from sfr_batch.parquet import read_parquet
+from sfr_batch.spill import Spill
 from sfr_batch.storage import Store, in_parallel
-from sfr_batch.table import Table, read_parquet
+from sfr_batch.table import Table
 
 
 @dataclass(frozen=True)

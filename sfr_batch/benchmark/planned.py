@@ -20,9 +20,9 @@ from unittest import mock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sfr_batch.commit import encode_parquet
 from sfr_batch.config import Config, config_from_dict
 from sfr_batch.errors import RunFailed
+from sfr_batch.parquet import encode_parquet
 from sfr_batch.pipeline import stages
 from sfr_batch.planning import make_plan
 from sfr_batch.storage import InputFile

@@ -25,9 +25,10 @@ from unittest import mock
 from sfr_batch import schema as names
 from sfr_batch.benchmark.planned import SPLITS_A_SHARD, FakeCorpus, fake_config, own_memory
 from sfr_batch.benchmark.splits import LINEAR_WITHIN, aligned, model_folder, run_module
-from sfr_batch.commit import create_or_open, encode_parquet, new_run_id
+from sfr_batch.commit import create_or_open, new_run_id
 from sfr_batch.errors import RunFailed
 from sfr_batch.manifest import Receipt
+from sfr_batch.parquet import encode_parquet
 from sfr_batch.pipeline import stages
 from sfr_batch.pipeline.runner import RunLog, recover_receipts
 from sfr_batch.planning import EmbedPlan, make_plan
@@ -188,9 +189,6 @@ def _files(plan: EmbedPlan, units: Sequence[ReadUnit]) -> Iterator[tuple[Receipt
     for unit in units:
         for split in unit.splits:
             if split.shard not in templates:
-                counts = dict.fromkeys(
-                    ("read", "embedded", "rejected", "vectors", "tokens", "tokens_full", "encoded_tokens"), 0
-                )
                 receipt = Receipt(
                     split_id=_NOBODY,
                     shard=split.shard,
@@ -198,10 +196,16 @@ def _files(plan: EmbedPlan, units: Sequence[ReadUnit]) -> Iterator[tuple[Receipt
                     start=split.start,
                     attempt="0" * 16,
                     run_id="20260101T000000-00000000",
+                    read=0,
+                    embedded=0,
+                    rejected=0,
+                    vectors=0,
+                    tokens=0,
+                    tokens_full=0,
+                    encoded_tokens=0,
                     padded_tokens=0,
                     truncated=0,
                     encode_seconds=0.0,
-                    **counts,
                 )
                 metadata = {names.RECEIPT_KEY: receipt.to_json(), names.FINGERPRINT_KEY: plan.card.fingerprint}
                 templates[split.shard] = receipt, encode_parquet(plan.card.schema.empty_table(), metadata)

@@ -5,43 +5,35 @@ only when they are embedded on Ray: on a finished table nothing starts.
 """
 
 import contextlib
-import itertools
 import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from sfr_batch import lease
 from sfr_batch import schema as names
-from sfr_batch.commit import (
-    FEW_REJECTS,
-    create_or_open,
-    encode_parquet,
-    new_run_id,
-    publish,
-    superseded,
-    too_many_rejects,
-)
+from sfr_batch.commit import FEW_REJECTS, create_or_open, new_run_id, publish, superseded, too_many_rejects
+from sfr_batch.comparison import Executor, InProcess
 from sfr_batch.config import Config
 from sfr_batch.errors import RunFailed, SnapshotConflict, StorageError, TableError
 from sfr_batch.manifest import Receipt, utc_now
+from sfr_batch.parquet import encode_parquet, read_receipts
 from sfr_batch.pipeline import local, placement
 from sfr_batch.pipeline.progress import Progress, duration
 from sfr_batch.pipeline.results import Failure, Losses
-from sfr_batch.pipeline.stages import Job
-from sfr_batch.planning import EmbedPlan, make_plan
+from sfr_batch.pipeline.stages import Job, copy
+from sfr_batch.planning import EmbedPlan, make_plan, tell_changes
 from sfr_batch.retries import counted
 from sfr_batch.storage import ObjectInfo, Store, read_many
-from sfr_batch.table import Snapshot, Table, read_receipt
+from sfr_batch.table import Snapshot, Table
 
 _PLANS = 10
 """How often to plan again because somebody else published first."""
+_ROWS_HERE, _BYTES_HERE = 2**21, 2**30
+"""Rows of corpus and table, and bytes of the corpus, that are compared in this process at most."""
 _RECEIPTS_PER_FILE = 256
 _RECEIPT_FILE_EVERY_S = 30.0
-_PARALLEL_FOOTERS = 32
-_FOOTERS_A_TASK = 64
 
 under_way: Progress | None = None
 """The last run that this process began, for the last words of a process that is told to stop."""
@@ -82,7 +74,7 @@ class Summary:
     def _vectors(self) -> str:
         """How many vectors they have, where that is not one each."""
         counts = self.snapshot.manifest.counts
-        documents = counts.embedded + counts.reused
+        documents = counts.embedded + counts.reused + counts.kept
         return f"; {counts.vectors:,} chunks" if counts.vectors != documents else ""
 
     def describe(self) -> str:
@@ -95,11 +87,16 @@ class Summary:
                 f"Embedded {self.embedded:,} rows, {self.tokens:,} tokens in {duration(self.seconds)} "
                 f"({self.tokens_per_second:,.0f} tokens/s, {self.padding:.1%} padding)."
             )
+        if self.published and not self.splits:
+            head = f"Nothing had to be embedded ({duration(self.seconds)})."
+        changes = self.snapshot.manifest.changes if self.published else None
         lines = [
             head,
             f"Table     {self.table}, snapshot {self.snapshot.number}",
             f"Rows      {counts.read:,} read = {counts.embedded:,} embedded + {counts.reused:,} reused + "
-            f"{counts.rejected:,} rejected{self._vectors()}",
+            f"{counts.rejected:,} rejected{self._vectors()}"
+            + (f"; {counts.kept:,} kept that are not in the corpus any more" if counts.kept else ""),
+            *([f"Changes   {tell_changes(changes)}"] if changes else []),
             f'Search    sfr-batch search {self.table} "your question"',
             f"Read      sfr_batch.open_table({self.table!r}).to_arrow()",
         ]
@@ -125,7 +122,8 @@ class Summary:
 def embed(config: Config) -> Summary:
     """Make the table what the config says it should be; safe to repeat, and to kill at any moment.
 
-    Raises RunFailed if splits failed (what succeeded is committed), and whatever planning raises.
+    Raises RunFailed if splits failed (what succeeded is committed), TooManyDeletes, TooManyRejects, and whatever
+    planning raises.
     """
     global under_way
     for _ in range(_PLANS):
@@ -134,19 +132,28 @@ def embed(config: Config) -> Summary:
         if plan.up_to_date and plan.base:
             return Summary(plan.store.root, plan.base, 0, 0, 0, time.monotonic() - started, 0.0, 0.0, published=False)
         place = placement.choose(config) if plan.todo else placement.HERE
-        if plan.todo:
+        if plan.todo and not plan.has_to_compare:
             placement.check(place, config)
         table = create_or_open(plan.store, plan.card)
         run_id = new_run_id()
-        with lease.hold(table.store, _holder(run_id, place), config.run.lease_s, say=_say) as held:
+        with (
+            lease.hold(table.store, _holder(run_id, place), config.run.lease_s, say=_say) as held,
+            contextlib.ExitStack() as stack,
+        ):
             if held.waited or superseded(table, plan.base):
                 continue  # who held it has committed or published since the plan was made: do not pay for that again
-            run = RunLog(table.store, plan, run_id)
-            progress = under_way = Progress(len(plan.todo_splits), plan.rows, config.run.progress_every_s)
             try:
-                receipts = [*recover_receipts(table, plan), *_embed_missing(plan, run, progress, place, held)]
+                if plan.has_to_compare:
+                    plan, place = _compare(plan, place, stack)
+                run = RunLog(table.store, plan, run_id)
+                progress = under_way = Progress(len(plan.todo_splits), plan.rows, config.run.progress_every_s)
+                receipts = [
+                    *recover_receipts(table, plan),
+                    *_embed_missing(plan, run, progress, place, held),
+                    *_copy(plan, run),
+                ]
                 held.confirm()
-                snapshot = publish(table, plan.base, plan.draft(run.run_id, receipts))
+                snapshot = publish(table, plan.base, plan.draft(run_id, receipts))
             except (SnapshotConflict, TableError, StorageError, RunFailed):
                 if not superseded(table, plan.base):
                     raise
@@ -170,6 +177,42 @@ def embed(config: Config) -> Summary:
             run.report(summary, progress)
             return summary
     raise SnapshotConflict(f"Other runs published to {config.table.path} {_PLANS} times in a row; is one enough?")
+
+
+def _compare(plan: EmbedPlan, place: str, stack: contextlib.ExitStack) -> tuple[EmbedPlan, str]:
+    """The plan after the comparison, and where to embed; a large one is made on Ray, until ``stack`` ends."""
+    executor: Executor = InProcess()
+    if plan.rows_to_compare > _ROWS_HERE or plan.bytes_to_compare > _BYTES_HERE:
+        from sfr_batch.pipeline import execution, tasks  # imports ray, which takes seconds
+
+        place = placement.LOCAL if place == placement.HERE else place
+        placement.check(place, plan.config)
+        stack.enter_context(execution.cluster(plan.config, place))
+        executor = tasks.OnRay()
+    plan = plan.compare(executor)
+    assert plan.difference is not None
+    _say(f"Compared the changed shards with the table: {tell_changes(plan.difference.found.changes)}")
+    if plan.todo:
+        placement.check(place, plan.config)
+    return plan, place
+
+
+def _copy(plan: EmbedPlan, run: "RunLog") -> list[Receipt]:
+    """Commit the splits whose vectors are copied."""
+    if plan.difference is None or not plan.difference.copies:
+        return []
+    assert plan.base is not None
+    executor, job = plan.difference.found.executor, make_job(plan, run.run_id)
+    known = {r.split_id: r for r in [*plan.base.receipts, *read_receipts(plan.store, plan.unpublished)]}
+    handles = []
+    for split in plan.difference.copies:
+        files = split.sources.column("split_id").unique().to_pylist()
+        handles += executor.submit(copy, split, {split_id: known[split_id] for split_id in files}, job)
+    receipts = list(executor.get(handles))
+    for receipt in receipts:
+        run.add(receipt)
+    run.close()
+    return receipts
 
 
 def _holder(run_id: str, place: str) -> lease.Holder:
@@ -256,6 +299,7 @@ def make_job(plan: EmbedPlan, run_id: str) -> Job:
     config = plan.config
     return Job(
         run_id=run_id,
+        generation=config.table.generation,
         corpus=config.corpus,
         model=config.model,
         columns=plan.columns,
@@ -277,12 +321,7 @@ def recover_receipts(table: Table, plan: EmbedPlan) -> list[Receipt]:
     since = plan.base.manifest.run_id if plan.base else ""
     found = {r.split_id: r for r in _logged_receipts(table.store, since) if _is_of(r, wanted.get(r.split_id))}
     rest = [split_id for split_id in wanted if split_id not in found]
-    # A few at a time where they are many: handing one to a thread costs as much as reading a footer on a local disk.
-    at_once = max(1, min(_FOOTERS_A_TASK, len(rest) // (4 * _PARALLEL_FOOTERS)))
-    parts = [rest[start : start + at_once] for start in range(0, len(rest), at_once)]
-    with ThreadPoolExecutor(_PARALLEL_FOOTERS) as pool:
-        read = pool.map(lambda part: [read_receipt(table.store, split_id) for split_id in part], parts)
-        return [*found.values(), *itertools.chain.from_iterable(read)]
+    return [*found.values(), *read_receipts(table.store, rest)]
 
 
 def _is_of(receipt: Receipt, info: ObjectInfo | None) -> bool:
@@ -349,6 +388,7 @@ class RunLog:
             "lost_actors": summary.losses.actors,
             "repeated_requests": summary.repeated,  # by this process alone
             "counts": summary.snapshot.manifest.counts.model_dump(),
+            "changes": changes.model_dump() if (changes := summary.snapshot.manifest.changes) else None,
             "share_cut": summary.snapshot.share_cut,
         }
         self._create("report.json", json.dumps(report, indent=1).encode())

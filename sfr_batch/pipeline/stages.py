@@ -26,12 +26,14 @@ from sfr_batch.columns import Columns
 from sfr_batch.commit import commit_split, new_attempt
 from sfr_batch.config import CorpusSettings, ModelSettings, StorageSettings
 from sfr_batch.corpus import Shard
+from sfr_batch.difference import Copy
 from sfr_batch.errors import CorpusError, DeviceError, ModelError, SfrBatchError
 from sfr_batch.manifest import Receipt, TableCard
 from sfr_batch.model import Recipe, fingerprint_inputs, locate, read_recipe
+from sfr_batch.parquet import read_data_file
 from sfr_batch.prompts import DOCUMENT, resolve
 from sfr_batch.rows import Reject, Rows, read_unit, rejects_table
-from sfr_batch.splits import ReadUnit, Split, Stream
+from sfr_batch.splits import Chosen, ReadUnit, Split, Stream
 from sfr_batch.storage import Store, open_store
 from sfr_batch.tokenizer import Tokenized, Tokenizer
 
@@ -41,8 +43,8 @@ UNIT_LENGTH_TOLERANCE = 1e-5
 _REPEATED_BYTES = 2**30
 """Bytes of a carried column in a split at most, once it is repeated in every chunk."""
 
-_POSITION = "#position"
-"""Where a row stands in its shard: travels for the sake of rejects, and is not stored."""
+_SHARD, _POSITION = "#shard", "#position"
+"""Where a row stands in the corpus: travels for the sake of rejects, and is not stored."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Job:
     """All that the stages need to know; travels to the workers. Secrets in it are references, not values."""
 
     run_id: str
+    generation: str
     corpus: CorpusSettings
     model: ModelSettings
     columns: Columns
@@ -91,9 +94,11 @@ def _tokenize(split: Split, rows: Rows, job: Job) -> pa.Table:
     model, rejects = job.model, rows.rejects
     documents = pa.table(
         {
+            _SHARD: rows.shards,
             _POSITION: rows.positions,
             names.ID: rows.ids,
             names.CONTENT_HASH: rows.content_hash,
+            names.ROW_HASH: rows.row_hash,
             **{name: rows.carry.column(name) for name in rows.carry.column_names},
         }
     )
@@ -107,7 +112,7 @@ def _tokenize(split: Split, rows: Rows, job: Job) -> pa.Table:
         tokenized = tokenizer.encode(rows.texts, prompt)
         if model.overflow == "reject" and tokenized.truncated.any():
             limit = tokenizer.recipe.max_length
-            rejects = pa.concat_tables([rejects, _too_long(documents, tokenized, limit, split)])
+            rejects = pa.concat_tables([rejects, _too_long(documents, tokenized, limit)])
             fit = np.flatnonzero(~tokenized.truncated)
             documents, tokenized = documents.take(fit), tokenized.take(fit)
         full_lengths = tokenized.full_lengths
@@ -150,18 +155,28 @@ def _check_repeats(carry: pa.Table, of_document: NDArray[np.int64], split: Split
             )
 
 
-def _too_long(documents: pa.Table, tokenized: Tokenized, limit: int, split: Split) -> pa.Table:
-    return rejects_table(
-        [
-            Reject(
-                documents.column(names.ID)[row].as_py(),
-                documents.column(_POSITION)[row].as_py(),
+def _too_long(documents: pa.Table, tokenized: Tokenized, limit: int) -> pa.Table:
+    return _rejected(
+        documents,
+        {
+            row: (
                 names.TOO_LONG,
                 f"the document has {tokenized.full_lengths[row]:,} tokens, a row at most {limit:,} (model.overflow)",
             )
             for row in np.flatnonzero(tokenized.truncated).tolist()
+        },
+    )
+
+
+def _rejected(rows: pa.Table, why: Mapping[int, tuple[str, str]]) -> pa.Table:
+    """Rejects for some rows, by number, with reason and message."""
+    some = rows.select([names.ID, _POSITION, _SHARD]).take(pa.array(list(why), pa.int64())).to_pylist()
+    return rejects_table(
+        [
+            Reject(row[names.ID], row[_POSITION], *told, row[_SHARD])
+            for row, told in zip(some, why.values(), strict=True)
         ],
-        split.shard,
+        shard="",
     )
 
 
@@ -297,9 +312,9 @@ def _write(split: Split, row: pa.Table, job: Job) -> Receipt:
     bad = np.flatnonzero(~unit_length(vectors))
     if len(bad):
         failed = {int(at): why for at, why in json.loads(row.column("failed")[0].as_py()).items()}
-        rejects = pa.concat_tables([rejects, _without_vector(rows, bad, failed, split)])
-        positions = rows.column(_POSITION).to_numpy()
-        good = np.flatnonzero(~np.isin(positions, positions[bad]))  # a document is whole or not there
+        document = _document_numbers(rows)
+        rejects = pa.concat_tables([rejects, _without_vector(rows, document, bad, failed)])
+        good = np.flatnonzero(~np.isin(document, document[bad]))  # a document is whole or not there
         rows, vectors = rows.take(pa.array(good)), vectors[good]
     documents = _documents(rows)
     rows = rows.append_column(names.EMBEDDING, vector_column(vectors, job.card.schema))
@@ -322,6 +337,7 @@ def _write(split: Split, row: pa.Table, job: Job) -> Receipt:
         encode_seconds=row.column("encode_seconds")[0].as_py(),
         canaries=row.column("canaries")[0].as_py(),
         drift=row.column("drift")[0].as_py(),
+        generation=job.generation,
     )
     return commit_split(
         _store(job.table, job.table_storage.model_dump_json()),
@@ -353,21 +369,86 @@ def vector_column(vectors: NDArray[np.float32], schema: pa.Schema) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(flat, type=kind)
 
 
-def _without_vector(rows: pa.Table, bad: NDArray[np.int64], failed: Mapping[int, str], split: Split) -> pa.Table:
+def _document_numbers(rows: pa.Table) -> NDArray[np.int64]:
+    """[rows] which document each row is of, from 0; the rows of a document follow each other."""
+    if names.CHUNK not in rows.column_names:
+        return np.arange(rows.num_rows)
+    return np.cumsum(rows.column(names.CHUNK).to_numpy() == 0) - 1
+
+
+def _without_vector(
+    rows: pa.Table, document: NDArray[np.int64], bad: NDArray[np.int64], failed: Mapping[int, str]
+) -> pa.Table:
     """Rejects for the documents of the rows ``bad``, those that the model ``failed`` on with what it said."""
-    lost: dict[int, Reject] = {}
-    documents = rows.select([names.ID, _POSITION]).take(pa.array(bad)).to_pylist()
-    for row, document in zip(bad.tolist(), documents, strict=True):
+    why: dict[int, tuple[str, str]] = {}
+    for number, row in zip(document[bad].tolist(), bad.tolist(), strict=True):
         reason, message = names.BAD_VECTOR, "the model gave a vector that is not finite or not of unit length"
         if row in failed:
             reason, message = names.ENCODER_FAILED, f"the model fails on this text: {failed[row]}"
-        lost.setdefault(document[_POSITION], Reject(document[names.ID], document[_POSITION], reason, message))
-    return rejects_table(list(lost.values()), split.shard)
+        why.setdefault(number, (reason, message))
+    firsts = np.searchsorted(document, list(why)).tolist()
+    return _rejected(rows, dict(zip(firsts, why.values(), strict=True)))
 
 
 @lru_cache(maxsize=2)
 def _store(uri: str, storage_json: str) -> Store:
     return open_store(uri, StorageSettings.model_validate_json(storage_json))
+
+
+# --- copy
+
+
+def copy(split: Copy, receipts: Mapping[str, Receipt], job: Job) -> Receipt:
+    """Commit a split whose vectors are there already: they are copied, with the carried columns of today.
+
+    receipts: of the data files that they are in. Raises what reading the corpus and the table raises.
+    """
+    _, rows = next(iter(read_unit(split.unit, job.corpus, job.columns)))
+    store = _store(job.table, job.table_storage.model_dump_json())
+    stored = [names.EMBEDDING, names.N_TOKENS, names.N_TOKENS_FULL, names.TRUNCATED]
+    stored += [name for name in names.CHUNK_COLUMNS if name in job.card.schema.names]
+    vectors = split.sources.column("vectors").to_numpy()
+    document = np.repeat(np.arange(len(vectors)), vectors)
+    first = np.cumsum(vectors) - vectors
+    within = np.arange(len(document)) - first[document]
+    files = split.sources.column("split_id").combine_chunks().dictionary_encode()
+    of_row = files.indices.to_numpy()[document]
+    at = split.sources.column("row").to_numpy()[document] + within
+    pieces, order = [], []
+    for number, split_id in enumerate(files.dictionary.to_pylist()):
+        wanted = np.flatnonzero(of_row == number)
+        table = read_data_file(store, receipts[split_id], stored, job.card.fingerprint)
+        pieces.append(table.take(pa.array(at[wanted])))
+        order.append(wanted)
+    old = pa.concat_tables(pieces).take(pa.array(np.argsort(np.concatenate(order))))
+    new = pa.table({names.ID: rows.ids, names.CONTENT_HASH: rows.content_hash, names.ROW_HASH: rows.row_hash})
+    for name in rows.carry.column_names:
+        new = new.append_column(name, rows.carry.column(name))
+    new = new.take(pa.array(document))
+    for name in old.column_names:
+        new = new.append_column(name, old.column(name))
+    one = split.unit.splits[0]
+    receipt = Receipt(
+        split_id=one.split_id,
+        shard=one.shard,
+        version=one.version,
+        start=one.start,
+        attempt=new_attempt(),
+        run_id=job.run_id,
+        read=rows.read,
+        embedded=rows.read,
+        rejected=0,
+        vectors=new.num_rows,
+        tokens=pc.sum(new.column(names.N_TOKENS)).as_py() or 0,
+        tokens_full=pc.sum(_documents(new).column(names.N_TOKENS_FULL)).as_py() or 0,
+        encoded_tokens=0,
+        padded_tokens=0,
+        truncated=pc.sum(new.column(names.TRUNCATED)).as_py() or 0,
+        encode_seconds=0.0,
+        generation=job.generation,
+        copied=True,
+    )
+    return commit_split(store, job.card, receipt, new.select(job.card.schema.names), rows.rejects)
 
 
 # --- packing
@@ -378,13 +459,17 @@ def unit_to_json(unit: ReadUnit) -> str:
 
 
 def unit_from_json(text: str) -> ReadUnit:
-    raw = json.loads(text)
+    return _unit(json.loads(text))
+
+
+def _unit(raw: dict[str, Any]) -> ReadUnit:
     return ReadUnit(
         shard=Shard(**raw["shard"]),
         row_groups=tuple(raw["row_groups"]),
         first_row=raw["first_row"],
         splits=tuple(Split(**split) for split in raw["splits"]),
         stream=Stream(**{**raw["stream"], "done": tuple(raw["stream"]["done"])}) if raw["stream"] else None,
+        chosen=tuple(Chosen(_unit(part["unit"]), tuple(part["rows"])) for part in raw["chosen"]),
     )
 
 

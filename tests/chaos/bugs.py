@@ -14,10 +14,11 @@ from sfr_batch import commit, planning, schema, splits
 from sfr_batch.config import Config
 from sfr_batch.errors import TableError
 from sfr_batch.manifest import Manifest, Receipt, TableCard
+from sfr_batch.parquet import read_receipt
 from sfr_batch.pipeline import runner, stages
 from sfr_batch.planning import EmbedPlan, make_plan
 from sfr_batch.storage import LocalStore, ObjectInfo, S3Store, Store, read_many
-from sfr_batch.table import Table, read_receipt
+from sfr_batch.table import Table
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,50 @@
-"""Reading one Parquet file of a table, whole or in columns, and what must be true of a data file."""
+"""Parquet as a table's files are written and read: whole files in memory, page checksums, receipts in footers.
+
+Knows stores and receipts; which files are live is `table`'s.
+"""
 
 import contextlib
+import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sfr_batch import schema as names
-from sfr_batch.errors import CountsDoNotClose, TableError
+from sfr_batch.errors import CountsDoNotClose, StorageError, TableError
 from sfr_batch.manifest import WAYS_OUT, Receipt
 from sfr_batch.storage import Store, in_memory
 
+_PARALLEL_FOOTERS = 32
+_FOOTERS_A_TASK = 64
+
+
+def encode_parquet(table: pa.Table, metadata: dict[str, str] | None = None, row_group_size: int | None = None) -> bytes:
+    """A whole Parquet file in memory: an open Parquet stream that an exception closes would publish what it has.
+
+    Page checksums let a reader see a flipped bit. Vectors are float noise: neither dictionaries, statistics nor
+    compression pay for them. ``row_group_size``: rows, default all.
+    """
+    sink = pa.BufferOutputStream()
+    plain = [name for name in table.column_names if name != names.EMBEDDING]
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        sink,
+        row_group_size=row_group_size or max(1, table.num_rows),
+        compression={**dict.fromkeys(plain, "zstd"), f"{names.EMBEDDING}.list.element": "none"},
+        use_dictionary=[name for name in plain if name == "split_id"],
+        write_statistics=plain,
+        write_page_checksum=True,
+    )
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
 
 def open_parquet(data: bytes | IO[bytes]) -> pq.ParquetFile:
-    """A Parquet file whose page checksums are verified when it is read; ``use_threads=False`` is the reader's part.
+    """A Parquet file whose page checksums are verified as it is read; that no threads read it is its reader's part.
 
     Not `pq.read_table`, and not with pre_buffer, its default: these read ahead in threads of Arrow's, and one of these
     that still holds a Python object when the process ends brings it down (pyarrow 26 on Linux: one in six processes
@@ -69,3 +99,30 @@ def read_data_file(store: Store, receipt: Receipt, columns: list[str], fingerpri
         file = open_parquet(stream)
         check_data_file(store, key, file, receipt.vectors, fingerprint)
         return file.read(columns=columns, use_threads=False).select(columns)
+
+
+def read_receipt(store: Store, split_id: str) -> Receipt:
+    """The receipt in the footer of a split's data file. Raises ObjectNotFound, or TableError if it is damaged."""
+    key = names.data_key(split_id)
+    try:
+        with store.open(key) as file:
+            metadata = pq.read_metadata(file).metadata or {}
+            size = file.seek(0, 2)
+        receipt = Receipt.from_json(metadata[names.RECEIPT_KEY.encode()])
+    except StorageError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
+        raise TableError(f"{store.root}/{key} has no readable receipt in its footer: {error!r}") from error
+    if receipt.split_id != split_id:
+        raise TableError(f"{store.root}/{key} holds the receipt of another split, {receipt.split_id}.")
+    return dataclasses.replace(receipt, size=size)
+
+
+def read_receipts(store: Store, split_ids: Sequence[str]) -> list[Receipt]:
+    """The receipts of many data files, in order, see `read_receipt`."""
+    # A few at a time where they are many: handing one to a thread costs as much as reading a footer on a local disk.
+    at_once = max(1, min(_FOOTERS_A_TASK, len(split_ids) // (4 * _PARALLEL_FOOTERS)))
+    parts = [split_ids[start : start + at_once] for start in range(0, len(split_ids), at_once)]
+    with ThreadPoolExecutor(_PARALLEL_FOOTERS) as pool:
+        read = pool.map(lambda part: [read_receipt(store, split_id) for split_id in part], parts)
+        return list(itertools.chain.from_iterable(read))

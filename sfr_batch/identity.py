@@ -1,0 +1,62 @@
+"""Hashes by which rows are recognised from one night to the next: of an id, of a text, of a whole row.
+
+Pure functions over Arrow arrays and Python values, the same in every process and on every machine. 128 bits each, so
+that equal hashes mean equal values.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Hashes = NDArray[np.uint64]
+"""[n, 2]: the two halves of n hashes."""
+
+_SIZE = 16
+
+
+def hash_texts(texts: Iterable[str]) -> pa.Array:
+    """[n] BLAKE2b of each text in UTF-8, binary(16)."""
+    return _array([hashlib.blake2b(text.encode(), digest_size=_SIZE).digest() for text in texts])
+
+
+def hash_ids(ids: Sequence[str | int]) -> pa.Array:
+    """[n] hash of each id, binary(16). A table's ids are all of one type, so 1 and "1" may be one."""
+    return hash_texts(map(str, ids))
+
+
+def hash_rows(content_hash: pa.Array, carry: pa.Table) -> pa.Array:
+    """[n] hash of each row: of its text, by ``content_hash`` [n], and of its carried columns; without any the first.
+
+    Values are hashed as Python spells them, so NaN equals NaN and 0.0 is not -0.0.
+    """
+    if not carry.num_columns:
+        return content_hash
+    values = zip(*(column.to_pylist() for column in carry.columns), strict=True)
+    hashes = zip(content_hash.to_pylist(), values, strict=True)
+    return _array(
+        [hashlib.blake2b(h + repr(v).encode("utf-8", "surrogatepass"), digest_size=_SIZE).digest() for h, v in hashes]
+    )
+
+
+def _array(digests: list[bytes]) -> pa.Array:
+    return pa.Array.from_buffers(pa.binary(_SIZE), len(digests), [None, pa.py_buffer(b"".join(digests))])
+
+
+def halves(column: pa.Array | pa.ChunkedArray) -> Hashes:
+    """The values of a binary(16) column without nulls, [n, 2]."""
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    parts = [
+        np.frombuffer(chunk.buffers()[1], np.uint64)[2 * chunk.offset : 2 * (chunk.offset + len(chunk))]
+        for chunk in chunks
+        if len(chunk)
+    ]
+    return np.concatenate(parts).reshape(-1, 2) if parts else np.empty((0, 2), np.uint64)
+
+
+def whole(hashes: Hashes) -> pa.Array:
+    """The inverse of `halves`."""
+    numbers = np.ascontiguousarray(hashes)
+    return pa.Array.from_buffers(pa.binary(_SIZE), len(numbers), [None, pa.py_buffer(numbers)])

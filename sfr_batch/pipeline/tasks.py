@@ -1,0 +1,39 @@
+"""Functions as Ray tasks: what a comparison of corpus and table runs on when it is large.
+
+Results stay in Ray's object store, which spills to disk; the driver takes one at a time. Knows no corpus and no table.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from sfr_batch.errors import RunFailed
+
+
+class OnRay:
+    """Runs functions as tasks of one CPU each; handles are object references. An executor of `comparison`."""
+
+    def share(self, value: Any) -> Any:
+        return ray.put(value)
+
+    def submit(self, function: Callable[..., Any], *args: Any, returns: int = 1) -> list[Any]:
+        task = ray.remote(function).options(num_cpus=1, num_returns=returns)
+        handles = task.remote(*args)
+        return handles if returns > 1 else [handles]
+
+    def get(self, handles: Sequence[Any]) -> Iterator[Any]:
+        """Raises what the function raised, RunFailed if Ray gave up on it."""
+        for handle in handles:
+            try:
+                yield ray.get(handle)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            except ray.exceptions.RayError as error:
+                last = (str(error).strip().splitlines() or [""])[-1]
+                raise RunFailed(
+                    f"Ray gave up while it compared the corpus with the table: {type(error).__name__}: {last}\nNothing "
+                    "was published, and the same command tries again. Workers that die again and again are mostly out "
+                    "of memory."
+                ) from error

@@ -1,0 +1,38 @@
+"""Records by hash in bounded memory: kept in memory while they are few, else on disk, and given back by partition."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Spill:
+    """Records with a field ``hash`` (uint64), in memory while one partition is enough, else in a file a partition.
+
+    Records with equal hashes are in the same partition.
+    """
+
+    def __init__(self, folder: Path, dtype: np.dtype[np.void], total_rows: int, partition_rows: int) -> None:
+        self._folder, self._dtype = folder, dtype
+        self._n = max(1, -(-total_rows // partition_rows))
+        self._memory: list[NDArray[np.void]] = []
+
+    def add(self, records: NDArray[np.void]) -> None:
+        """Keep ``records`` [n]."""
+        if self._n == 1:
+            self._memory.append(records)
+            return
+        partition = (records["hash"] % np.uint64(self._n)).astype(np.int64)
+        for number in range(self._n):
+            with open(self._folder / str(number), "ab") as file:
+                records[partition == number].tofile(file)
+
+    def partitions(self) -> Iterator[NDArray[np.void]]:
+        """All records, a partition at a time."""
+        if self._n == 1:
+            yield np.concatenate(self._memory) if self._memory else np.empty(0, dtype=self._dtype)
+            return
+        for number in range(self._n):
+            path = self._folder / str(number)
+            yield np.fromfile(path, dtype=self._dtype) if path.exists() else np.empty(0, dtype=self._dtype)
