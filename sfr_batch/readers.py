@@ -1,4 +1,4 @@
-"""The readers that a table and a snapshot share: live rows as batches, Arrow, pandas, Ray Data and DuckDB.
+"""The readers that a table and a snapshot share: live rows as batches, Arrow, pandas, Ray Data, DuckDB and an export.
 
 All take the same three: ``columns``, default all; ``where``, a condition such as ``"package = 'numpy' and n_tokens >
 20"`` (see `sfr_batch.filters`); ``ids``, of the rows to read. All raise TableError for an unknown column or a damaged
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from sfr_batch import engines
-from sfr_batch.scan import Scan
+from sfr_batch.config import StorageSettings
+from sfr_batch.export import Exported, export
+from sfr_batch.scan import Scan, key_columns
 
 if TYPE_CHECKING:
     import duckdb
@@ -66,3 +68,26 @@ class Readers(ABC):
         to be able to read from S3 by itself; a new one uses the settings of this table.
         """
         return engines.to_duckdb(self.scan(columns, where=where, ids=ids), connection)
+
+    def export(
+        self,
+        target: str,
+        *,
+        partition_by: str | None = None,
+        columns: Columns = None,
+        where: str | None = None,
+        rows_per_file: int | None = None,
+        storage: StorageSettings | None = None,
+    ) -> Exported:
+        """Write live rows to ``target``, a local folder or an s3:// prefix, as Parquet that any engine reads.
+
+        The columns that name a row are always among them. partition_by: a column whose values become folders,
+        ``package=numpy/``, and which then is not in the files. rows_per_file: at most; default as many as are 128 MiB.
+        storage: of the target. Raises ConfigError if the target is not empty: nothing is ever overwritten. Without
+        `_SUCCESS`, which is written last, an export is not complete. Memory is bounded.
+        """
+        scan = self.scan(where=where)
+        if columns is not None:
+            wanted = [*key_columns(scan.table_schema), *columns, *([partition_by] if partition_by else [])]
+            scan = scan.select(wanted)
+        return export(scan, target, partition_by, rows_per_file, storage)

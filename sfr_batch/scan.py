@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sfr_batch import filters
 from sfr_batch import schema as names
 from sfr_batch.errors import ConfigError, TableError
-from sfr_batch.manifest import Receipt
+from sfr_batch.manifest import Manifest, Receipt
 from sfr_batch.parquet import check_data_file, damage_explained, open_parquet
 from sfr_batch.storage import Store, in_parallel
 
@@ -34,16 +34,31 @@ _FILTERED_AHEAD = 8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LiveFile:
-    """A data file with live rows. ``rows``: with the dead ones; ``dead``: their positions."""
+    """A data file with live rows. ``rows``: with the dead ones; ``dead``: their positions.
+
+    only: the rows to read, as `np.packbits` packs a bool for each of ``rows``; default all live ones.
+    """
 
     split_id: str
     rows: int
     bytes: int
     dead: Positions | None
+    only: NDArray[np.uint8] | None = None
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Which of its rows are to be read."""
+        if self.only is not None:
+            return np.unpackbits(self.only, count=self.rows).astype(bool)
+        live = np.ones(self.rows, dtype=bool)
+        if self.dead is not None:
+            live[self.dead] = False
+        return live
 
     @property
     def live(self) -> int:
-        """Number of its live rows."""
+        """Number of the rows to be read."""
+        if self.only is not None:
+            return int(np.unpackbits(self.only, count=self.rows).sum())
         return self.rows - (0 if self.dead is None else len(self.dead))
 
 
@@ -53,6 +68,7 @@ class Scan:
 
     store: Store
     table_schema: pa.Schema
+    snapshot: int
     fingerprint: str
     files: Sequence[LiveFile] = field(repr=False)
     """Those with live rows, in corpus order."""
@@ -77,15 +93,29 @@ class Scan:
         """Live rows of its files; without a filter so many come."""
         return sum(file.live for file in self.files)
 
+    def select(self, columns: Sequence[str]) -> "Scan":
+        """The same rows with these columns, each once. Raises TableError if there is no such column."""
+        wanted = list(dict.fromkeys(columns))
+        if not wanted:
+            raise ConfigError("columns: there is none; name one at least, or leave it out for all.")
+        for name in wanted:
+            if name not in self.table_schema.names:
+                known = ", ".join(self.table_schema.names)
+                raise TableError(f"There is no column {name!r} in {self.store.root}; it has {known}.")
+        return dataclasses.replace(self, columns=wanted)
+
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The rows, a record batch or more a data file. Memory is bounded by a few data files."""
         return (batch for table in self.tables() for batch in table.to_batches())
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows, a table a data file that has some."""
-        reader = _Reader(self)
+        return (table for _, table in self.by_file() if table.num_rows)
+
+    def by_file(self) -> Iterator[tuple[LiveFile, pa.Table]]:
+        """The rows of each file, also where there are none."""
         ahead = _FILTERED_AHEAD if self.filtered else _FILES_AHEAD
-        return (table for table in in_parallel(reader.read, self.files, ahead) if table.num_rows)
+        return zip(self.files, in_parallel(_Reader(self).read, self.files, ahead), strict=True)
 
     def to_arrow(self) -> pa.Table:
         """The rows in memory."""
@@ -111,41 +141,41 @@ def _scan_from(fields: dict[str, Any]) -> Scan:
     return Scan(**fields | {"table_schema": pa.ipc.read_schema(pa.py_buffer(fields["table_schema"]))})
 
 
+def key_columns(table_schema: pa.Schema) -> list[str]:
+    """The columns that name a row: the id, and where documents are cut the number of the chunk."""
+    return [name for name in (names.ID, names.CHUNK) if name in table_schema.names]
+
+
 def scan_of(
     store: Store,
     table_schema: pa.Schema,
-    fingerprint: str,
+    manifest: Manifest,
     receipts: Iterable[Receipt],
     dead: Mapping[str, Positions],
-    deletes: str | None,
     columns: Sequence[str] | None = None,
     where: str | None = None,
     ids: Iterable[Any] | None = None,
 ) -> Scan:
-    """A scan of the live rows of the data files of ``receipts``; ``dead``: positions by split id, also in ``deletes``.
+    """A scan of the live rows of the data files of ``receipts``; ``dead``: positions in them, by split id.
 
     columns: default all. where: see `sfr_batch.filters`. ids: of the rows to read. Raises TableError for an unknown
     column, ConfigError for a wrong filter.
     """
-    wanted = list(dict.fromkeys(table_schema.names if columns is None else columns))
-    if not wanted:
-        raise ConfigError("columns: there is none; name one at least, or leave it out for all.")
-    for name in wanted:
-        if name not in table_schema.names:
-            raise TableError(f"There is no column {name!r} in {store.root}; it has {', '.join(table_schema.names)}.")
     if where is not None:
         filters.parse(where, table_schema)
     files = [LiveFile(r.split_id, r.vectors, r.size, dead.get(r.split_id)) for r in receipts]
-    return Scan(
+    scan = Scan(
         store,
         table_schema,
-        fingerprint,
+        manifest.snapshot,
+        manifest.fingerprint,
         [file for file in files if file.live],
-        deletes,
-        wanted,
+        manifest.deletes.name if manifest.deletes else None,
+        table_schema.names,
         where,
         None if ids is None else _array_of_ids(ids, table_schema.field(names.ID).type),
     )
+    return scan if columns is None else scan.select(columns)
 
 
 def _array_of_ids(ids: Iterable[Any], kind: pa.DataType) -> pa.Array:
@@ -176,9 +206,7 @@ class _Reader:
     def read(self, file: LiveFile) -> pa.Table:
         """Its rows that are live and taken."""
         scan, key = self._scan, names.data_key(file.split_id)
-        live = np.ones(file.rows, dtype=bool)
-        if file.dead is not None:
-            live[file.dead] = False
+        live = file.mask()
         with damage_explained(scan.store, key), scan.store.open(key) as stream:
             parquet = open_parquet(stream)
             check_data_file(scan.store, key, parquet, file.rows, scan.fingerprint)
@@ -187,7 +215,7 @@ class _Reader:
                 return pa.concat_tables(tables)
             columns = list(scan.columns)
             table = parquet.read(columns=columns, use_threads=False).select(columns).cast(scan.schema)
-        return table if file.dead is None else table.filter(pa.array(live))
+        return table if live.all() else table.filter(pa.array(live))
 
     def _taken(self, parquet: pq.ParquetFile, live: NDArray[np.bool_]) -> Iterator[pa.Table]:
         """Rows that the filter takes, a table a row group that has some."""

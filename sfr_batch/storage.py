@@ -110,6 +110,14 @@ class Store(Protocol):
         ...
 
 
+def tidy(store: Store) -> None:
+    """Remove the empty folder in which a local store has put objects together; nothing else."""
+    if isinstance(store, LocalStore):
+        folder = os.path.join(store.root, TEMPORARY)
+        with contextlib.suppress(OSError):
+            os.removedirs(folder)
+
+
 def is_s3(uri: str) -> bool:
     return uri.startswith(("s3://", "s3a://"))
 

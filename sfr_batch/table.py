@@ -4,13 +4,14 @@ A reader sees a snapshot or nothing. Writing is `commit`'s; encoding a query is 
 """
 
 import hashlib
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
 
-from sfr_batch import duckdb_sql
+from sfr_batch import duckdb_sql, history
 from sfr_batch import schema as names
-from sfr_batch.errors import ObjectNotFound, TableError, TableNotFound
+from sfr_batch.errors import ConfigError, ObjectNotFound, TableError, TableNotFound
 from sfr_batch.indexes import read_part, rejects_of
 from sfr_batch.manifest import IndexPart, Manifest, Receipt, ShardRecord, SideFile, TableCard, from_table
 from sfr_batch.parquet import check_fingerprint, damage_explained, read_parquet
@@ -75,9 +76,27 @@ class Table(Readers):
         numbers = self.snapshot_numbers()
         return self.snapshot(numbers[-1]) if numbers else None
 
-    def snapshots(self) -> list["Snapshot"]:
-        """All snapshots, oldest first."""
-        return [self.snapshot(number) for number in self.snapshot_numbers()]
+    def snapshots(self) -> "Snapshots":
+        """All snapshots, oldest first; printed, a line each."""
+        return Snapshots(self.snapshot(number) for number in self.snapshot_numbers())
+
+    def at(self, snapshot: int | None = None, time: str | datetime | None = None) -> "Snapshot":
+        """The snapshot of that number, or the newest one at that time: ISO 8601, in UTC unless it names a zone.
+
+        Raises TableNotFound if there is none, ConfigError for a time that is none.
+        """
+        if (snapshot is None) == (time is None):
+            raise ConfigError("Give the number of a snapshot or a time, one of the two.")
+        if snapshot is not None:
+            return self.snapshot(snapshot)
+        wanted = history.moment(str(time) if not isinstance(time, datetime) else time)
+        earliest = None
+        for number in reversed(self.snapshot_numbers()):
+            earliest = self.snapshot(number)
+            if history.moment(earliest.manifest.created_at) <= wanted:
+                return earliest
+        first = f"; the first snapshot is of {earliest.manifest.created_at}" if earliest else ", and is not yet"
+        raise TableNotFound(f"Nothing was published in {self.store.root} at {wanted.isoformat()}{first}.")
 
     def current(self) -> "Snapshot":
         """The newest snapshot. Raises TableNotFound while nothing was published."""
@@ -187,11 +206,7 @@ class Snapshot(Readers):
         return pa.concat_tables(tables) if tables else names.REJECTS_SCHEMA.empty_table()
 
     def scan(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> Scan:
-        deletes = self.manifest.deletes.name if self.manifest.deletes else None
-        fingerprint = self.manifest.fingerprint
-        return scan_of(
-            self.store, self.schema, fingerprint, self.receipts, self.deletes(), deletes, columns, where, ids
-        )
+        return scan_of(self.store, self.schema, self.manifest, self.receipts, self.deletes(), columns, where, ids)
 
     def duckdb_view(self, name: str = "embeddings") -> str:
         """SQL that creates a view of this state in DuckDB, which then reads it without sfr-batch; vectors are FLOAT[d].
@@ -210,3 +225,10 @@ class Snapshot(Readers):
             )
         self._sides[side.name] = read_parquet(data)
         return self._sides[side.name]
+
+
+class Snapshots(list[Snapshot]):
+    """Snapshots that print themselves as a listing."""
+
+    def __repr__(self) -> str:
+        return history.listing([snapshot.manifest for snapshot in self])
