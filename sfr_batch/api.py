@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfr_batch import schema as names
+from sfr_batch.changes import Changes, changes
 from sfr_batch.config import Config, ModelSettings, StorageSettings, config_from_dict, load_config
 from sfr_batch.errors import ConfigError, TableMismatch
 from sfr_batch.fingerprint import differences
