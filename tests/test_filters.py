@@ -436,6 +436,16 @@ def test_nodes_say_what_they_are() -> None:
     assert [type(node) for node in where.node.nodes] == [Compare, In, IsNull, Like]
 
 
+@pytest.mark.parametrize(("text", "taken"), [("f > 0.1", 1), ("not f > 0.1", 2), ("f != 0.1", 2), ("f <= 0.1", 1)])
+def test_nan_is_no_number_in_sql_either(text: str, taken: int) -> None:
+    """To DuckDB it is the greatest of all."""
+    table = table_of([{"f": math.nan}, {"f": 0.1}, {"f": 1.0}], PLAIN)
+    where = parse(text, PLAIN)
+    with duckdb.connect() as connection:
+        assert len(connection.from_arrow(table).filter(where.sql).fetchall()) == taken
+    assert table.filter(where.mask(table)).num_rows == taken
+
+
 def test_types_in_sql() -> None:
     """What needs a type of its own in DuckDB."""
     table = table_of([ROW]).select(["at", "local", "price", "score"])
