@@ -32,8 +32,13 @@ class Exported:
     partitions: int | None
 
     def __str__(self) -> str:
-        folders = "" if self.partitions is None else f" in {self.partitions:,} partitions"
-        return f"Exported {self.rows:,} rows to {self.target}: {self.files:,} files{folders}, {self.bytes:,} bytes"
+        folders = "" if self.partitions is None else f" in {_count(self.partitions, 'partition')}"
+        files = f"{_count(self.files, 'file')}{folders}, {self.bytes:,} bytes"
+        return f"Exported {_count(self.rows, 'row')} to {self.target}: {files}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 def export(

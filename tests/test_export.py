@@ -55,7 +55,7 @@ def test_export_is_the_live_rows(place: str) -> None:
     sizes = {info.key: info.size for info in open_store(f"{place}/out").list("")}
     assert set(sizes) == {"part-00000.parquet", SUCCESS}
     assert done.bytes == sizes["part-00000.parquet"]
-    assert str(done) == f"Exported 83 rows to {place}/out: 1 files, {done.bytes:,} bytes"
+    assert str(done) == f"Exported 83 rows to {place}/out: 1 file, {done.bytes:,} bytes"
     about = json.loads(open_store(f"{place}/out").read(SUCCESS))
     assert (about["table"], about["snapshot"], about["rows"], about["where"]) == (f"{place}/table", 1, 83, None)
 

@@ -103,7 +103,7 @@ def test_search_an_older_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_export(place: str) -> None:
     table_at(f"{place}/table")
     result = run("export", f"{place}/table", f"{place}/all")
-    assert result.output.startswith(f"Exported 3 rows to {place}/all: 1 files, ")
+    assert result.output.startswith(f"Exported 3 rows to {place}/all: 1 file, ")
     options = ["--snapshot", 1, "--partition-by", "package", "--columns", "n_tokens, package", "--where", "id != 'a'"]
     result = run("export", f"{place}/table", f"{place}/some", *options)
     assert result.output.startswith(f"Exported 2 rows to {place}/some: 2 files in 2 partitions, ")
