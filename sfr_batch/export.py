@@ -5,20 +5,16 @@ target/package=numpy/part-00000.parquet …    the column then stands in the fol
 target/_SUCCESS                              what was exported, written last: without it the export is not complete
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.parse import quote
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sfr_batch.config import StorageSettings
 from sfr_batch.errors import ConfigError, CountsDoNotClose, TableError
 from sfr_batch.parquet_folder import ParquetFolder
 from sfr_batch.scan import Scan, key_columns
 from sfr_batch.storage import absolute_uri
-
-_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True)
@@ -62,11 +58,7 @@ def export(
     read = 0
     for table in scan.tables():
         read += table.num_rows
-        if partition is None:
-            folder.add(table)
-        else:
-            for name, rows in _divided(table, partition):
-                folder.add(rows, name)
+        folder.add(table if partition is None else _without_empty(table, partition), by=partition)
     columns = [name for name in scan.columns if name != partition]
     folder.flush()
     if folder.rows != read or not (scan.filtered or read == scan.live):
@@ -106,18 +98,10 @@ def _check_partition(scan: Scan, column: str | None) -> str | None:
     return column
 
 
-def _divided(table: pa.Table, column: str) -> Iterator[tuple[str, pa.Table]]:
-    """(folder, its rows) for each value of the column. The rows are copies: slices would hold on to the whole file."""
-    values = table.column(column).combine_chunks().dictionary_encode(null_encoding="encode")
-    number_of = values.indices.to_numpy()
-    rest = table.drop_columns([column])
-    order = np.argsort(number_of, kind="stable")
-    numbers, starts = np.unique(number_of[order], return_index=True)
-    for number, rows in zip(numbers, np.split(order, starts[1:]), strict=True):
-        yield _folder_of(column, values.dictionary[int(number)].as_py()), rest.take(pa.array(rows))
-
-
-def _folder_of(column: str, value: object) -> str:
-    """Percent-encoded, so that no value leads elsewhere. As Hive does, an empty text counts as null."""
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return f"{quote(column, safe='')}={_NULL if value is None or not text else quote(text, safe='')}"
+def _without_empty(table: pa.Table, column: str) -> pa.Table:
+    """Empty texts as null: in the name of a folder Hive, and all who follow it, know only one kind of nothing."""
+    values = table.column(column)
+    if not pa.types.is_string(values.type):
+        return table
+    filled = pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values)
+    return table.set_column(table.column_names.index(column), column, filled)

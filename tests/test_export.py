@@ -148,26 +148,39 @@ def test_types_of_partitions(tmp_path: Path, kind: pa.DataType, values: list[Any
     assert sorted(path.name for path in (tmp_path / "out").glob("v=*")) == folders
 
 
-def test_many_partitions_in_little_memory(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever may wait is little, so files are small and many, and all rows are there once."""
-    monkeypatch.setattr(parquet_folder, "_BUFFERS", 3)
-    held = []
-    flush = ParquetFolder._flush
+def test_many_partitions_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits is bounded whatever the number of partitions; the large ones are written first, all rows once."""
+    packages = [["big", f"p{n % 50}"][n % 2] for n in range(2000)]
+    made = [Row(f"r{n:04}", str(n), package=package) for n, package in enumerate(packages)]
+    table = state_of(MemoryStore(), {f"f{n}": made[n : n + 100] for n in range(0, 2000, 100)})
+    size = table.to_arrow().nbytes
+    monkeypatch.setattr(parquet_folder, "_WAITING_BYTES", size // 5)
+    waiting = []
+    add = ParquetFolder.add
 
-    def watched(self: ParquetFolder, folder: str, **options: Any) -> None:
-        held.append(len(self._buffers))
-        flush(self, folder, **options)
+    def watched(self: ParquetFolder, rows: pa.Table, folder: str = "", by: str | None = None) -> None:
+        add(self, rows, folder, by)
+        waiting.append(sum(part.nbytes for part in self._waiting))
 
-    monkeypatch.setattr(ParquetFolder, "_flush", watched)
-    done = table.export(str(tmp_path / "few"), partition_by="package")
-    assert max(held) == 4, "one more than may stay"
-    monkeypatch.setattr(parquet_folder, "_BUFFERED_BYTES", 1)
-    each = table.export(str(tmp_path / "none"), partition_by="package")
-    assert done.rows == each.rows == 83
-    assert each.files == len(PACKAGES) * len(FILES), "nothing waits for the next data file"
-    for target in (done.target, each.target):
-        ids = ds.dataset(target).to_table(["id"]).column(0).to_pylist()
-        assert sorted(ids) == table.to_arrow(["id"]).column(0).to_pylist()
+    monkeypatch.setattr(ParquetFolder, "add", watched)
+    done = table.export(str(tmp_path / "out"), partition_by="package")
+    assert size // 20 < max(waiting) <= size // 5
+    assert (done.rows, done.partitions) == (2000, 26)
+    files = {name: len(list((tmp_path / "out" / f"package={name}").iterdir())) for name in ("big", "p1")}
+    assert files["big"] > files["p1"]
+    ids = ds.dataset(done.target, partitioning="hive").to_table().sort_by("id").to_pydict()
+    assert ids["id"] == [row.id for row in made]
+    assert ids["package"] == packages
+
+
+def test_rows_that_wait_are_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slice of a few rows would keep all in memory that were read with them."""
+    monkeypatch.setattr(parquet_folder, "_WAITING_BYTES", 159_000)
+    folder = ParquetFolder(str(tmp_path / "out"), rows_per_file=11_000)
+    folder.add(pa.table({"x": list(range(19_999))}))
+    (kept,) = folder._waiting
+    assert kept.num_rows == 8_999
+    assert kept.get_total_buffer_size() < 100_000, "of 160,000"
 
 
 # --- what it refuses
@@ -211,7 +224,7 @@ def test_wrong_requests_are_explained_before_anything_is_written(tmp_path: Path)
 
 
 def test_export_that_breaks_off_has_no_success(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_folder, "_FILE_BYTES", 1)
+    monkeypatch.setattr(parquet_folder, "_WAITING_BYTES", 1)
     create = LocalStore.create
 
     def full(self: LocalStore, key: str, data: bytes) -> bool:
