@@ -86,7 +86,7 @@ def changes(
             raise ConfigError("--output and --json: choose one of the two.")
         storage = StorageSettings(endpoint_url=endpoint_url)
         opened = api.open_table(table, storage)
-        folder = ParquetFolder(output, storage) if output else None
+        folder = ParquetFolder(output, opened.store.root, storage) if output else None
         found = opened.changes(from_snapshot, to_snapshot)
         if as_lines:
             for operation, batches in (("delete", found.deletes()), ("upsert", found.upserts())):

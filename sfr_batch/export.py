@@ -1,8 +1,10 @@
 """Live rows as a plain Parquet directory, for engines that know no snapshots; if asked for, partitioned as Hive does.
 
-target/part-00000.parquet …                  or, with partition_by="package",
-target/package=numpy/part-00000.parquet …    the column then stands in the folder's name and not in the files
-target/_SUCCESS                              what was exported, written last: without it the export is not complete
+    target/part-00000.parquet …                  or, with partition_by="package",
+    target/package=numpy/part-00000.parquet …    the column then stands in the folder's name and not in the files
+    target/_SUCCESS                              what was exported, written last: without it the export is not complete
+
+Knows scans, not where they come from.
 """
 
 from dataclasses import dataclass
@@ -14,7 +16,6 @@ from sfr_batch.config import StorageSettings
 from sfr_batch.errors import ConfigError, CountsDoNotClose, TableError
 from sfr_batch.parquet_folder import ParquetFolder
 from sfr_batch.scan import Scan, key_columns
-from sfr_batch.storage import absolute_uri
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,8 @@ def export(
     then are smaller. storage: of the target. Raises ConfigError if the target is not empty or the column cannot
     partition, CountsDoNotClose if other rows came than the snapshot says.
     """
-    root = absolute_uri(target)
-    if f"{root}/".startswith(f"{scan.store.root}/"):
-        raise ConfigError(f"{root} lies in the table itself; choose a folder outside of it.")
     partition = _check_partition(scan, partition_by)
-    folder = ParquetFolder(target, storage, rows_per_file)
+    folder = ParquetFolder(target, scan.store.root, storage, rows_per_file)
     read = 0
     for table in scan.tables():
         read += table.num_rows

@@ -31,13 +31,17 @@ _NULL = "__HIVE_DEFAULT_PARTITION__"
 class ParquetFolder:
     """Takes rows, and writes them. ``rows_per_file``: at most; default: as many as are 128 MiB.
 
-    Raises ConfigError unless ``target`` is empty or not there yet.
+    Raises ConfigError unless ``target`` is empty or not there yet, and outside of ``table``, the root of one.
     """
 
-    def __init__(self, target: str, storage: StorageSettings | None = None, rows_per_file: int | None = None) -> None:
+    def __init__(
+        self, target: str, table: str, storage: StorageSettings | None = None, rows_per_file: int | None = None
+    ) -> None:
         if rows_per_file is not None and rows_per_file < 1:
             raise ConfigError(f"rows_per_file must be at least 1, not {rows_per_file}.")
         self._store = open_store(target, storage)
+        if f"{self.root}/".startswith(f"{table}/"):
+            raise ConfigError(f"{self.root} lies in the table itself; choose a folder outside of it.")
         self._rows_per_file = rows_per_file
         self._waiting: list[pa.Table] = []
         self._bytes_waiting = 0

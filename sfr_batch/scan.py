@@ -8,7 +8,7 @@ above all, only if a row of it is taken; statistics in the footer spare even the
 import bisect
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ class LiveFile:
         return self.rows - (0 if self.dead is None else len(self.dead))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scan:
     """What is to be read. `scan_of` makes it."""
 
@@ -70,13 +70,17 @@ class Scan:
     table_schema: pa.Schema
     snapshot: int
     fingerprint: str
-    files: Sequence[LiveFile] = field(repr=False)
+    files: Sequence[LiveFile]
     """Those with live rows, in corpus order."""
     deletes: str | None
     """Key of the side file with the dead rows of all files."""
     columns: Sequence[str]
     where: str | None
-    ids: pa.Array | None = field(repr=False)
+    ids: pa.Array | None
+
+    def __repr__(self) -> str:
+        rows = f"{'some of ' * self.filtered}{self.live:,} rows in {len(self.files):,} files"
+        return f"<Scan {self.store.root}, snapshot {self.snapshot}: {rows}, {', '.join(self.columns)}>"
 
     @property
     def schema(self) -> pa.Schema:

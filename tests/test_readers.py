@@ -289,6 +289,7 @@ def test_file_of_another_table_is_refused_with_filters_too() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 100])
 def test_parts_are_the_whole(made: Table, count: int) -> None:
     scan = made.scan(["id", "embedding"], where="package is not null")
+    assert repr(scan) == "<Scan memory://table, snapshot 1: some of 6 rows in 3 files, id, embedding>"
     parts = scan.parts(count)
     assert 1 <= len(parts) <= min(count, 3)
     assert len(parts) == min(count, 3), "three files have live rows"
