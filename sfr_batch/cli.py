@@ -5,24 +5,23 @@ Exit codes: 0 done, 1 it failed and the message says why, 2 the command itself i
 is at; a second one ends it at once.
 """
 
-import contextlib
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from sfr_batch import __version__, api, commit
 from sfr_batch import schema as names
+from sfr_batch.command_line import ENDPOINT, telling_errors
+from sfr_batch.commands_reading import READING
 from sfr_batch.config import StorageSettings
-from sfr_batch.errors import ConfigError, SfrBatchError
+from sfr_batch.errors import ConfigError
 from sfr_batch.signals import leaving
 
 _CONFIG = click.argument("config", type=click.Path(dir_okay=False))
 _OVERRIDES = click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")
 _FILE = click.Path(dir_okay=False)
-_ENDPOINT = click.option("--endpoint-url", help="S3 endpoint of the table; default: the AWS environment variables.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -94,15 +93,18 @@ def verify(config: str, overrides: tuple[str, ...], golden: str | None, record: 
 @click.argument("query")
 @click.option("-k", "k", default=10, show_default=True, type=click.IntRange(1), help="How many rows to return.")
 @click.option("--show", multiple=True, metavar="COLUMN", help="Carried column to print with each hit; repeatable.")
-@_ENDPOINT
-def search(table: str, query: str, k: int, show: tuple[str, ...], endpoint_url: str | None) -> None:
-    """Find the rows of TABLE nearest to QUERY: exact, by cosine, over the newest snapshot.
+@click.option("--snapshot", type=click.IntRange(1), help="Number of the snapshot to search; default: the newest.")
+@ENDPOINT
+def search(
+    table: str, query: str, k: int, show: tuple[str, ...], snapshot: int | None, endpoint_url: str | None
+) -> None:
+    """Find the rows of TABLE nearest to QUERY: exact, by cosine, over one snapshot.
 
     Prints score and id, and the number of the chunk, `id [2]`, where documents are cut into chunks.
     """
     with telling_errors():
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url))
-        for hit in opened.search(query, k, show):
+        for hit in opened.search(query, k, show, snapshot=snapshot):
             chunk = f" [{hit.row[names.CHUNK]}]" if names.CHUNK in hit.row else ""
             click.echo(f"{hit.score:.4f}  {hit.id}{chunk}")
             for column in dict.fromkeys(show):
@@ -111,7 +113,7 @@ def search(table: str, query: str, k: int, show: tuple[str, ...], endpoint_url: 
 
 @main.command()
 @click.argument("table")
-@_ENDPOINT
+@ENDPOINT
 def status(table: str, endpoint_url: str | None) -> None:
     """Show the last snapshots of TABLE, and how far an unfinished run is."""
     from sfr_batch import status as table_status
@@ -126,7 +128,7 @@ def status(table: str, endpoint_url: str | None) -> None:
 @_OVERRIDES
 @click.option("--snapshot", type=click.IntRange(1), help="Number of the snapshot to audit; default: the newest.")
 @click.option("--json", "json_file", type=_FILE, help="Write all that was found to this file.")
-@_ENDPOINT
+@ENDPOINT
 def audit(
     table: str,
     against: str | None,
@@ -168,7 +170,7 @@ def audit(
 @click.argument("table")
 @click.option("--older-than", default="7d", show_default=True, help="Age of what may go: 7d, 36h or 90m.")
 @click.option("--delete/--dry-run", default=False, help="Remove it, or only say what would go (default).")
-@_ENDPOINT
+@ENDPOINT
 def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -> None:
     """Remove from TABLE what no snapshot names: leftovers of runs that died or lost a race.
 
@@ -203,6 +205,9 @@ def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -
         else:
             click.echo(f"Would remove {what}. Nothing was removed; --delete does it.")
 
+
+for _command in READING:
+    main.add_command(_command)
 
 _SHOWN = 20
 _UNITS = {"d": 86400, "h": 3600, "m": 60}
@@ -239,19 +244,6 @@ def _let_go() -> None:
     release_all = getattr(lease, "release_all", None)
     if release_all is not None:
         release_all()
-
-
-@contextlib.contextmanager
-def telling_errors() -> Iterator[None]:
-    """Our own errors become a sentence on stderr and an exit code."""
-    try:
-        yield
-    except SfrBatchError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
-    except KeyboardInterrupt:
-        click.echo("interrupted: what is committed stays; the same command continues with the rest", err=True)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -4,26 +4,24 @@ A reader sees a snapshot or nothing. Writing is `commit`'s; encoding a query is 
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from sfr_batch import duckdb_sql, history
 from sfr_batch import schema as names
-from sfr_batch.errors import ObjectNotFound, TableError, TableNotFound
+from sfr_batch.errors import ConfigError, ObjectNotFound, TableError, TableNotFound
 from sfr_batch.indexes import read_part, rejects_of
 from sfr_batch.manifest import IndexPart, Manifest, Receipt, ShardRecord, SideFile, TableCard, from_table
-from sfr_batch.parquet import check_fingerprint, damage_explained, read_data_file, read_parquet
-from sfr_batch.storage import ObjectInfo, Store, in_parallel, read_many
-
-Positions = NDArray[np.int64]
-
-_FILES_AHEAD = 2
-"""Data files that a scan reads ahead: with 256 MiB of vectors a file, this bounds its memory."""
+from sfr_batch.parquet import check_fingerprint, damage_explained, read_parquet
+from sfr_batch.readers import Columns, Ids, Readers
+from sfr_batch.scan import Positions as Positions  # others know it from here
+from sfr_batch.scan import Scan, scan_of
+from sfr_batch.storage import ObjectInfo, Store, read_many
 
 
-class Table:
+class Table(Readers):
     """A table of embeddings. Open one with `sfr_batch.open_table`."""
 
     def __init__(self, store: Store, card: TableCard) -> None:
@@ -78,9 +76,27 @@ class Table:
         numbers = self.snapshot_numbers()
         return self.snapshot(numbers[-1]) if numbers else None
 
-    def snapshots(self) -> list["Snapshot"]:
-        """All snapshots, oldest first."""
-        return [self.snapshot(number) for number in self.snapshot_numbers()]
+    def snapshots(self) -> "Snapshots":
+        """All snapshots, oldest first; printed, a line each."""
+        return Snapshots(self.snapshot(number) for number in self.snapshot_numbers())
+
+    def at(self, snapshot: int | None = None, time: str | datetime | None = None) -> "Snapshot":
+        """The snapshot of that number, or the newest one at that time: ISO 8601, in UTC unless it names a zone.
+
+        Raises TableNotFound if there is none, ConfigError for a time that is none.
+        """
+        if (snapshot is None) == (time is None):
+            raise ConfigError("Give the number of a snapshot or a time, one of the two.")
+        if snapshot is not None:
+            return self.snapshot(snapshot)
+        wanted = history.moment(str(time) if not isinstance(time, datetime) else time)
+        earliest = None
+        for number in reversed(self.snapshot_numbers()):
+            earliest = self.snapshot(number)
+            if history.moment(earliest.manifest.created_at) <= wanted:
+                return earliest
+        first = f"; the first snapshot is of {earliest.manifest.created_at}" if earliest else ", and is not yet"
+        raise TableNotFound(f"Nothing was published in {self.store.root} at {wanted.isoformat()}{first}.")
 
     def current(self) -> "Snapshot":
         """The newest snapshot. Raises TableNotFound while nothing was published."""
@@ -92,13 +108,13 @@ class Table:
             )
         return latest
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Live rows of the newest snapshot, see `Snapshot.batches`."""
-        return self.current().batches(columns)
+    def scan(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> Scan:
+        """Of the newest snapshot. Raises TableNotFound while nothing was published."""
+        return self.current().scan(columns, where=where, ids=ids)
 
-    def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Live rows of the newest snapshot as one Arrow table."""
-        return self.current().to_arrow(columns)
+    def duckdb_view(self, name: str = "embeddings") -> str:
+        """SQL that creates a view of the newest snapshot in DuckDB, see `Snapshot.duckdb_view`."""
+        return self.current().duckdb_view(name)
 
     @property
     def num_rows(self) -> int:
@@ -111,7 +127,7 @@ class Table:
         return {split_id: info for split_id, info in found if split_id is not None}
 
 
-class Snapshot:
+class Snapshot(Readers):
     """One published state. Side files are read when asked for and checked against the manifest's SHA-256."""
 
     def __init__(self, store: Store, manifest: Manifest, schema: pa.Schema) -> None:
@@ -187,42 +203,15 @@ class Snapshot:
             tables += [rejects_of(read_part(self.store, part), shard) for part in parts if shard in rejected]
         return pa.concat_tables(tables) if tables else names.REJECTS_SCHEMA.empty_table()
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Live rows in corpus order, a record batch or more a data file, with the given columns (default: all).
+    def scan(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> Scan:
+        return scan_of(self.store, self.schema, self.manifest, self.receipts, self.deletes(), columns, where, ids)
 
-        Memory is bounded by a few data files. Raises TableError for an unknown column or a damaged file.
+    def duckdb_view(self, name: str = "embeddings") -> str:
+        """SQL that creates a view of this state in DuckDB, which then reads it without sfr-batch; vectors are FLOAT[d].
+
+        Raises ConfigError if a column has a name that DuckDB takes for itself.
         """
-        wanted = self._columns(columns)
-        deletes = self.deletes()
-        receipts = [receipt for receipt in self.receipts if receipt.vectors]
-        for table in in_parallel(lambda receipt: self._read_file(receipt, wanted, deletes), receipts, _FILES_AHEAD):
-            yield from table.to_batches()
-
-    def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All live rows in memory."""
-        wanted = self._columns(columns)
-        return pa.Table.from_batches(
-            self.batches(wanted), schema=pa.schema([self.schema.field(name) for name in wanted])
-        )
-
-    def _columns(self, columns: Sequence[str] | None) -> list[str]:
-        wanted = list(dict.fromkeys(self.schema.names if columns is None else columns))
-        for name in wanted:
-            if name not in self.schema.names:
-                raise TableError(
-                    f"There is no column {name!r} in {self.store.root}; it has {', '.join(self.schema.names)}."
-                )
-        return wanted
-
-    def _read_file(self, receipt: Receipt, columns: list[str], deletes: dict[str, Positions]) -> pa.Table:
-        table = read_data_file(self.store, receipt, columns, self.manifest.fingerprint)
-        table = table.cast(pa.schema([self.schema.field(name) for name in columns]))
-        dead = deletes.get(receipt.split_id)
-        if dead is None:
-            return table
-        live = np.ones(table.num_rows, dtype=bool)
-        live[dead] = False
-        return table.filter(pa.array(live))
+        return duckdb_sql.view(self.scan(), name, self.brief())
 
     def _side(self, side: SideFile) -> pa.Table:
         if side.name in self._sides:
@@ -234,3 +223,10 @@ class Snapshot:
             )
         self._sides[side.name] = read_parquet(data)
         return self._sides[side.name]
+
+
+class Snapshots(list[Snapshot]):
+    """Snapshots that print themselves as a listing."""
+
+    def __repr__(self) -> str:
+        return history.listing([snapshot.manifest for snapshot in self])

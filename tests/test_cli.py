@@ -82,7 +82,13 @@ def complaint(code: int, *arguments: Any) -> str:
 # --- help
 
 
-@pytest.mark.parametrize("command", [None, "plan", "embed", "verify", "search", "status", "audit", "sweep"])
+COMMANDS = {
+    *("plan", "embed", "verify", "search", "status", "audit", "sweep"),
+    *("snapshots", "export", "changes", "view"),
+}
+
+
+@pytest.mark.parametrize("command", [None, *sorted(COMMANDS)])
 def test_help(command: str | None) -> None:
     result = run(*[command] if command else [], "--help")
     assert result.exit_code == 0
@@ -91,7 +97,7 @@ def test_help(command: str | None) -> None:
 
 
 def test_every_command_has_its_help() -> None:
-    assert set(main.commands) == {"plan", "embed", "verify", "search", "status", "audit", "sweep"}
+    assert set(main.commands) == COMMANDS
     assert all(command.help for command in main.commands.values())
     assert "sfr-batch embed configs/demo.yaml" in run("--help").output
     assert run("--version").output == f"sfr-batch, version {sfr_version}\n"
