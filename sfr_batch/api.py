@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sfr_batch import schema as names
 from sfr_batch.changes import Changes, changes
+from sfr_batch.comparison import InProcess
 from sfr_batch.config import Config, ModelSettings, StorageSettings, config_from_dict, load_config
 from sfr_batch.errors import ConfigError, TableMismatch
 from sfr_batch.fingerprint import differences
@@ -26,9 +27,14 @@ if TYPE_CHECKING:
 ConfigOrPath = Config | str | os.PathLike[str]
 
 
-def plan(config: ConfigOrPath, overrides: Sequence[str] = ()) -> EmbedPlan:
-    """What `embed` would do. Touches nothing."""
-    return make_plan(_load(config, overrides))
+def plan(config: ConfigOrPath, overrides: Sequence[str] = (), *, compare: bool = False) -> EmbedPlan:
+    """What `embed` would do. Touches nothing.
+
+    compare: whether to read the changed shards, in this process, and find which of their rows have a vector already;
+    else the plan is an upper bound. Raises TooManyDeletes with it, as `embed` would.
+    """
+    made = make_plan(_load(config, overrides))
+    return made.compare(InProcess()) if compare and made.has_to_compare else made
 
 
 def verify(

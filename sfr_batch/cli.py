@@ -40,10 +40,15 @@ def main() -> None:
 @main.command()
 @_CONFIG
 @_OVERRIDES
-def plan(config: str, overrides: tuple[str, ...]) -> None:
-    """Show what `embed` would do: splits, rows, tokens. Touches nothing, needs no GPU."""
+@click.option("--compare", is_flag=True, help="Read the changed shards and find which rows have a vector already.")
+def plan(config: str, overrides: tuple[str, ...], compare: bool) -> None:
+    """Show what `embed` would do: splits, rows, tokens. Touches nothing, needs no GPU.
+
+    On a corpus that has changed this is an upper bound: --compare reads the changed shards, in this process, and says
+    how many rows are new, changed or deleted.
+    """
     with telling_errors():
-        click.echo(api.plan(config, overrides).describe())
+        click.echo(api.plan(config, overrides, compare=compare).describe())
 
 
 @main.command()

@@ -214,7 +214,7 @@ shards_ = st.dictionaries(
 ).filter(lambda shards: any(doc.text for its in shards.values() for doc in its))  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_every_night_is_a_full_embedding(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, mistral: str

@@ -469,7 +469,9 @@ def test_machine_finds_overwrite_instead_of_create() -> None:
 
 def test_machine_finds_sweep_before_publish() -> None:
     find_bug(
-        type("EarlySweep", (Protocol,), {"sweep_once": staticmethod(sweep_before_publish)}), "does not exist|missing"
+        type("EarlySweep", (Protocol,), {"sweep_once": staticmethod(sweep_before_publish)}),
+        "does not exist|missing",
+        start=2,
     )
 
 
@@ -484,7 +486,7 @@ def test_machine_finds_side_files_named_by_number_alone(monkeypatch: pytest.Monk
     monkeypatch.setattr(
         schema, "side_key", lambda number, run_id, kind: f"{schema.SNAPSHOTS}/{number:08d}-all.{kind}.parquet"
     )
-    find_bug(type("SharedSides", (Protocol,), {}), "its name should be this run's alone", start=5)
+    find_bug(type("SharedSides", (Protocol,), {}), "its name should be this run's alone", start=3)
 
 
 def test_machine_finds_condemned_names_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -512,4 +514,4 @@ def test_machine_finds_rejects_written_after_the_data_file(monkeypatch: pytest.M
         return done
 
     monkeypatch.setitem(globals(), "commit_split", data_first)
-    find_bug(type("LateRejects", (Protocol,), {}), "missing|does not exist", start=9)
+    find_bug(type("LateRejects", (Protocol,), {}), "missing|does not exist", start=13)
