@@ -96,6 +96,7 @@ def receipt_of(split_id: str, rows: int, rejects: int = 0, **changes: Any) -> Re
     values["owned"] = True
     values.update(split_id=split_id, shard="shard", version="1", attempt=new_attempt(), run_id="run")
     values.update(read=rows + rejects, embedded=rows, rejected=rejects, vectors=rows, tokens=5 * rows)
+    values.update(tokens_full=5 * rows)
     return Receipt(**{**values, **changes})
 
 

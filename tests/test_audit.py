@@ -67,7 +67,8 @@ def commit_chunks(store: Store, card: TableCard, label: str, chunks: dict[str, i
         schema.CHUNK_START: [10 * n for n in numbers],
         schema.CHUNK_END: [10 * n + 10 for n in numbers],
     }
-    return commit_rows(store, card, label, ids, carry=carry, read=len(chunks), embedded=len(chunks), **changes)
+    changes |= {"read": len(chunks), "embedded": len(chunks), "tokens_full": 5 * len(chunks)}
+    return commit_rows(store, card, label, ids, carry=carry, **changes)
 
 
 # --- forging: damage that leaves everything else consistent

@@ -146,7 +146,7 @@ def test_table_made_otherwise_is_refused(finished: Path) -> None:
 
 
 def test_interrupt_says_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("sfr_batch.api.plan", interrupted)
@@ -156,7 +156,7 @@ def test_interrupt_says_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def bug(*_: Any) -> None:
+    def bug(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr("sfr_batch.api.plan", bug)

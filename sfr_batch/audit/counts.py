@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from sfr_batch import schema as names
 from sfr_batch.audit.contents import Contents
+from sfr_batch.audit.files import Live
 from sfr_batch.audit.report import CONDEMNED, DELETES, REPORT, Finding, Promise, count
 from sfr_batch.errors import CountsDoNotClose, SfrBatchError
 from sfr_batch.manifest import KEPT, Receipt
@@ -19,11 +20,11 @@ from sfr_batch.table import Snapshot
 class Counted:
     """What was found by reading; None where that could not be done in full.
 
-    live: live documents of each data file; kept: of these, all that are no longer in the corpus; duplicates: rows that
+    live: what is live of each data file; kept: documents that are no longer in the corpus; duplicates: rows that
     are rejected as such.
     """
 
-    live: Sequence[int] | None
+    live: Sequence[Live] | None
     kept: int | None
     duplicates: int | None
 
@@ -86,21 +87,19 @@ def _check_sums(promise: Promise, contents: Contents, counted: Counted) -> None:
     counts = contents.snapshot.manifest.counts
     shards = [record for record in contents.shards if record.uri != KEPT]
 
-    def total(field: str) -> int:
-        return sum(getattr(receipt, field) for receipt in contents.receipts)
-
     held = {
         "rows read": (counts.read, counts.embedded + counts.reused + counts.rejected),
         "rows of its shards": (counts.read, sum(record.read for record in shards)),
-        "vectors": (counts.vectors, total("vectors") - contents.deleted),
+        "vectors": (counts.vectors, sum(receipt.vectors for receipt in contents.receipts) - contents.deleted),
     }
-    if not contents.deleted:  # else they are of the live rows alone
-        held["tokens"] = (counts.tokens, total("tokens"))
-        held["truncated rows"] = (counts.truncated, total("truncated"))
     if counted.duplicates is not None:
         held["rejects"] = (counts.rejected, sum(record.rejected for record in shards) + counted.duplicates)
     if counted.live is not None:
-        held["documents"] = (counts.embedded + counts.reused + counts.kept, sum(counted.live))
+        documents = counts.embedded + counts.reused + counts.kept
+        held["documents"] = (documents, sum(live.documents for live in counted.live))
+        held["tokens"] = (counts.tokens, sum(live.tokens for live in counted.live))
+        held["tokens before truncation"] = (counts.tokens_full, sum(live.tokens_full for live in counted.live))
+        held["truncated rows"] = (counts.truncated, sum(live.truncated for live in counted.live))
     if counted.kept is not None:
         held["kept documents"] = (counts.kept, counted.kept)
     for what, (says, has) in held.items():
@@ -120,7 +119,7 @@ def _check_new(promise: Promise, contents: Contents, snapshots: Mapping[int, Sna
     if counted.live is None:
         return
     embedded = sum(
-        live
+        live.documents
         for receipt, live in zip(contents.receipts, counted.live, strict=True)
         if receipt.split_id not in old and not receipt.copied
     )

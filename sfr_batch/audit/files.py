@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -72,6 +71,17 @@ class Place:
         return f"{self.where}, id {self.id!r},"
 
 
+@dataclass(frozen=True)
+class Live:
+    """What is live of a data file: documents; of its rows the tokens and how many are truncated; of its documents the
+    tokens before truncation or chunking."""
+
+    documents: int = 0
+    tokens: int = 0
+    tokens_full: int = 0
+    truncated: int = 0
+
+
 class DataFiles:
     """All data files of a snapshot. What is wrong with them is in ``promises``, by name."""
 
@@ -84,8 +94,8 @@ class DataFiles:
         self._worst = 0.0
         self.rows = 0
         """Rows that were read."""
-        self.live: list[int] = []
-        """Live documents of each file."""
+        self.live: list[Live] = []
+        """What is live of each file."""
         self.documents: list[NDArray[np.int32] | None] = []
         """Of each file the rows with which documents begin, where these may have several; None if it was not read."""
 
@@ -112,7 +122,7 @@ class DataFiles:
         ids, receipt = found.ids, found.receipt
         number = self._orders.get(receipt.split_id)
         ids["order"] = NO_CANDIDATE if number is None else ids["row"] + number
-        self.live.append(int((ids["kind"] == Kind.LIVE).sum()))
+        self.live.append(found.live)
         if is_chunked(self._table):
             self.documents.append(None if found.unchecked else ids["row"].astype(np.int32))
         ids["row"] += self._starts[-1]
@@ -199,6 +209,7 @@ class _DataFile:
         self.unchecked: tuple[str, ...] = ()
         self.rows = 0
         self.ids: Records = np.empty(0, RECORD)
+        self.live = Live()
         self.worst = 0.0
 
     def examine(self, committed: Mapping[str, ObjectInfo], dead: IntArray) -> None:
@@ -281,12 +292,21 @@ class _DataFile:
         self.ids["row"] = first
         self.ids["kind"] = np.where(live[first], Kind.LIVE, Kind.DEAD)
         receipt = self.receipt
+        tokens, truncated = (table.column(name).to_numpy() for name in (names.N_TOKENS, names.TRUNCATED))
+        tokens_full = table.column(names.N_TOKENS_FULL).to_numpy()[first]
         held = {
             "vectors": (table.num_rows, receipt.vectors),
             "documents": (len(first), receipt.embedded),
-            "tokens": (pc.sum(table.column(names.N_TOKENS)).as_py() or 0, receipt.tokens),
-            "truncated rows": (pc.sum(table.column(names.TRUNCATED)).as_py() or 0, receipt.truncated),
+            "tokens": (tokens.sum(dtype=np.int64), receipt.tokens),
+            "tokens before truncation": (tokens_full.sum(dtype=np.int64), receipt.tokens_full),
+            "truncated rows": (truncated.sum(), receipt.truncated),
         }
+        self.live = Live(
+            documents=int(live[first].sum()),
+            tokens=int(tokens[live].sum(dtype=np.int64)),
+            tokens_full=int(tokens_full[live[first]].sum(dtype=np.int64)),
+            truncated=int(truncated[live].sum()),
+        )
         for what, (has, says) in held.items():
             if has != says:
                 self._wrong(COUNTS, f"{self._key} has {has:,} {what}, its receipt says {says:,}")

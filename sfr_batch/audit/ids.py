@@ -40,6 +40,7 @@ class Ids:
         """Ids that are in the table alone because they are kept."""
 
     def add(self, groups: Groups) -> None:
+        """Look at one partition."""
         n = groups.counts
         live = n[Kind.LIVE]
         self._live += int(live.sum())
@@ -69,6 +70,7 @@ class Ids:
             self._duplicates.wrong(self._tell_duplicate(groups, group))
 
     def findings(self) -> Iterator[Finding]:
+        """What was found in all of them; of the indexes their own finding tells."""
         also = f"; {count(self._also, 'id')} also rejected, in another row" if self._also else ""
         documents = f"{self._live:,} live documents"
         yield self._ids.finding(documents, f"each id once, in the first row that has it{also}")
