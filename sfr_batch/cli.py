@@ -13,8 +13,9 @@ import click
 
 from sfr_batch import __version__, api, commit
 from sfr_batch import schema as names
-from sfr_batch.commands import ENDPOINT, show_objects, telling_errors
-from sfr_batch.commands_keeping import expire
+from sfr_batch.command_line import ENDPOINT, show_objects, telling_errors
+from sfr_batch.commands_keeping import KEEPING
+from sfr_batch.commands_reading import READING
 from sfr_batch.config import StorageSettings
 from sfr_batch.errors import ConfigError
 from sfr_batch.retention import duration
@@ -41,10 +42,15 @@ def main() -> None:
 @main.command()
 @_CONFIG
 @_OVERRIDES
-def plan(config: str, overrides: tuple[str, ...]) -> None:
-    """Show what `embed` would do: splits, rows, tokens. Touches nothing, needs no GPU."""
+@click.option("--compare", is_flag=True, help="Read the changed shards and find which rows have a vector already.")
+def plan(config: str, overrides: tuple[str, ...], compare: bool) -> None:
+    """Show what `embed` would do: splits, rows, tokens. Touches nothing, needs no GPU.
+
+    On a corpus that has changed this is an upper bound: --compare reads the changed shards, in this process, and says
+    how many rows are new, changed or deleted.
+    """
     with telling_errors():
-        click.echo(api.plan(config, overrides).describe())
+        click.echo(api.plan(config, overrides, compare=compare).describe())
 
 
 @main.command()
@@ -94,15 +100,18 @@ def verify(config: str, overrides: tuple[str, ...], golden: str | None, record: 
 @click.argument("query")
 @click.option("-k", "k", default=10, show_default=True, type=click.IntRange(1), help="How many rows to return.")
 @click.option("--show", multiple=True, metavar="COLUMN", help="Carried column to print with each hit; repeatable.")
+@click.option("--snapshot", type=click.IntRange(1), help="Number of the snapshot to search; default: the newest.")
 @ENDPOINT
-def search(table: str, query: str, k: int, show: tuple[str, ...], endpoint_url: str | None) -> None:
-    """Find the rows of TABLE nearest to QUERY: exact, by cosine, over the newest snapshot.
+def search(
+    table: str, query: str, k: int, show: tuple[str, ...], snapshot: int | None, endpoint_url: str | None
+) -> None:
+    """Find the rows of TABLE nearest to QUERY: exact, by cosine, over one snapshot.
 
     Prints score and id, and the number of the chunk, `id [2]`, where documents are cut into chunks.
     """
     with telling_errors():
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url))
-        for hit in opened.search(query, k, show):
+        for hit in opened.search(query, k, show, snapshot=snapshot):
             chunk = f" [{hit.row[names.CHUNK]}]" if names.CHUNK in hit.row else ""
             click.echo(f"{hit.score:.4f}  {hit.id}{chunk}")
             for column in dict.fromkeys(show):
@@ -201,7 +210,8 @@ def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -
             click.echo(f"Would remove {what}. Nothing was removed; --delete does it.")
 
 
-main.add_command(expire)
+for _command in (*READING, *KEEPING):
+    main.add_command(_command)
 
 
 def _one_line(value: object, width: int = 100) -> str:

@@ -3,7 +3,7 @@
 import click
 
 from sfr_batch import api
-from sfr_batch.commands import ENDPOINT, show_objects, telling_errors
+from sfr_batch.command_line import ENDPOINT, show_objects, telling_errors
 from sfr_batch.config import StorageSettings
 from sfr_batch.retention import Expiry
 
@@ -66,3 +66,7 @@ def _numbers(numbers: tuple[int, ...]) -> str:
             runs.append([number])
     told = ", ".join(" to ".join(map(str, run)) for run in runs)
     return f"snapshot{'s' * (len(numbers) > 1)} {told}"
+
+
+KEEPING = (expire,)
+"""All of them."""

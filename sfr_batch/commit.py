@@ -25,7 +25,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from sfr_batch import schema as names
 from sfr_batch.errors import (
@@ -39,7 +41,7 @@ from sfr_batch.errors import (
 )
 from sfr_batch.fingerprint import differences
 from sfr_batch.indexes import create_own, joined, read_part, rejects_of
-from sfr_batch.liveness import Liveness, Loser, find_live
+from sfr_batch.liveness import PARALLEL_READS, Liveness, Loser, find_live
 from sfr_batch.manifest import (
     KEPT,
     Changes,
@@ -54,8 +56,8 @@ from sfr_batch.manifest import (
     to_table,
     utc_now,
 )
-from sfr_batch.parquet import encode_parquet, read_parquet, read_receipt
-from sfr_batch.storage import TEMPORARY, ObjectInfo, Store, read_many
+from sfr_batch.parquet import encode_parquet, read_data_file, read_parquet, read_receipt
+from sfr_batch.storage import TEMPORARY, ObjectInfo, Store, in_parallel, read_many
 from sfr_batch.table import Snapshot, Table
 
 SWEEP_AFTER_S = 7 * 24 * 3600.0
@@ -170,7 +172,7 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
     )
     _check_duplicates(draft, live.losers)
     receipts = [receipt for receipt in draft.receipts if receipt.owned or receipt.split_id in live.needed]
-    counts = _count(draft, receipts, live)
+    counts = _count(table, draft, receipts, live)
     _check_rejects(table.store, draft, counts, live.losers)
     store = table.store
     key = None
@@ -290,7 +292,31 @@ def _duplicate_rejects(losers: Sequence[Loser]) -> pa.Table:
     )
 
 
-def _count(draft: Draft, receipts: Sequence[Receipt], live: Liveness) -> Counts:
+_COUNTED = (names.N_TOKENS, names.N_TOKENS_FULL, names.TRUNCATED)
+
+
+def _dead_tokens(table: Table, receipts: Sequence[Receipt], deletes: pa.Table) -> NDArray[np.int64]:
+    """Tokens, tokens before truncation or chunking, and truncated rows, of the rows that are not live."""
+    dead = {receipt.split_id: receipt for receipt in receipts}
+    files = deletes.column("split_id").combine_chunks().dictionary_encode()
+    position, number = deletes.column("position").to_numpy(), files.indices.to_numpy()
+    bounds = np.flatnonzero(np.diff(number)) + 1  # they come by file
+
+    def count(split_id: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        columns = [*_COUNTED, *([names.CHUNK] if names.CHUNK in table.schema.names else [])]
+        found = read_data_file(table.store, dead[split_id], columns, table.card.fingerprint).take(pa.array(rows))
+        tokens, full, cut = (found.column(name).to_numpy().astype(np.int64) for name in _COUNTED)
+        if names.CHUNK in columns:
+            full = full[found.column(names.CHUNK).to_numpy() == 0]
+        return np.array([tokens.sum(), full.sum(), cut.sum()])
+
+    work = list(zip(files.dictionary.to_pylist(), np.split(position, bounds), strict=True)) if len(files) else []
+    counted = in_parallel(lambda item: count(*item), work, PARALLEL_READS)
+    return sum(counted, np.zeros(3, np.int64))
+
+
+def _count(table: Table, draft: Draft, receipts: Sequence[Receipt], live: Liveness) -> Counts:
+    dead_tokens, dead_full, dead_cut = _dead_tokens(table, receipts, live.deletes).tolist()
     shards = [shard for shard in draft.shards if shard.uri != KEPT]
     counts = Counts(
         read=sum(shard.read for shard in shards),
@@ -298,8 +324,9 @@ def _count(draft: Draft, receipts: Sequence[Receipt], live: Liveness) -> Counts:
         reused=live.reused,
         rejected=sum(shard.rejected for shard in shards) + len(live.losers),
         vectors=live.vectors,
-        tokens=sum(r.tokens for r in receipts),
-        truncated=sum(r.truncated for r in receipts),
+        tokens=sum(r.tokens for r in receipts) - dead_tokens,
+        truncated=sum(r.truncated for r in receipts) - dead_cut,
+        tokens_full=sum(r.tokens_full for r in receipts) - dead_full,
         kept=live.kept,
     )
     counts.check()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sfr_batch import schema as names
 from sfr_batch.columns import Columns
 from sfr_batch.config import CorpusSettings, StorageSettings
+from sfr_batch.errors import ObjectNotFound, TableError
 from sfr_batch.identity import halves, hash_ids, whole
 from sfr_batch.incremental import (
     FATE,
@@ -315,10 +316,15 @@ def read_old(
     dtype = old_dtype(carry=source.carry)
     parts: list[list[Records]] = [[] for _ in range(partitions)]
     for shard, where, was in sources:
-        if isinstance(where, Receipt):
-            entries = read_owned(store, where, source.schema, source.fingerprint)
-        else:
+        if isinstance(where, IndexPart):
             entries = entries_of(read_part(store, where))
+        else:
+            try:
+                entries = read_owned(store, where, source.schema, source.fingerprint)
+            except (TableError, ObjectNotFound):
+                if was == Was.UNPUBLISHED:
+                    continue  # damaged, or swept meanwhile: nobody needs it
+                raise
         records = make_records(dtype, entries.ids, entries.rows, entries.contents)
         of_file = [numbers[split_id] for split_id in entries.split_ids]
         records["shard"] = shard

@@ -62,6 +62,13 @@ class Difference:
     rows: Mapping[str, Positions]
     """By split id, the rows of packed splits and of copies, in order."""
 
+    @property
+    def used(self) -> frozenset[str]:
+        """Split ids of the data files that rows of the indexed shards have their vectors in, or are copied from."""
+        found = self.found
+        numbers = np.union1d(found.fates["file"][found.fates["kind"] != Kind.ENCODE], found.left["file"])
+        return frozenset(found.files[number] for number in numbers.tolist() if number >= 0)
+
     def locate(self, store: Store, schema: pa.Schema, fingerprint: str, receipts: Mapping[str, Receipt]) -> None:
         """Note where the vectors of packed and copied rows are now. ``receipts``: of all these splits, by split id."""
         found = self.found

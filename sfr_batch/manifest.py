@@ -179,9 +179,11 @@ class Counts(Record):
     vectors: int
     """Live vectors."""
     tokens: int
-    """Tokens of the rows in the live data files, after truncation; rows that are not live any more included."""
+    """Tokens of the live rows, after truncation."""
     truncated: int
-    """Rows in the live data files whose text was cut; rows that are not live any more included."""
+    """Live rows whose text was cut."""
+    tokens_full: int = 0
+    """Tokens of the live documents before truncation or chunking."""
     kept: int = 0
     """Documents that are no longer in the corpus and are kept (`table.delete: keep`); not among those read."""
 

@@ -43,17 +43,20 @@ def encode_parquet(table: pa.Table, metadata: dict[str, str] | None = None, row_
     return data
 
 
-def read_parquet(data: bytes | IO[bytes], columns: Sequence[str] | None = None) -> pa.Table:
-    """A Parquet file, or columns of it, its page checksums verified, decoded in the calling thread.
+def open_parquet(data: bytes | IO[bytes]) -> pq.ParquetFile:
+    """A Parquet file whose page checksums are verified as it is read; that no threads read it is its reader's part.
 
     Not `pq.read_table`, and not with pre_buffer, its default: these read ahead in threads of Arrow's, and one of these
     that still holds a Python object when the process ends brings it down (pyarrow 26 on Linux: one in six processes
     that end right after `pq.read_table`, one in eighty with pre_buffer).
     """
     file = in_memory(data) if isinstance(data, bytes) else data
-    table = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True).read(
-        columns=columns, use_threads=False
-    )
+    return pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
+
+
+def read_parquet(data: bytes | IO[bytes], columns: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet file, or columns of it, its page checksums verified, decoded in the calling thread."""
+    table = open_parquet(data).read(columns=columns, use_threads=False)
     # A column named "a.b" is also read where "a" is asked for.
     return table if columns is None else table.select(columns)
 
@@ -76,6 +79,15 @@ def check_fingerprint(store: Store, key: str, found: str | None, expected: str) 
         )
 
 
+def check_data_file(store: Store, key: str, file: pq.ParquetFile, rows: int, fingerprint: str) -> None:
+    """Raises TableError if a data file's footer has not the table's ``fingerprint``, CountsDoNotClose if it has not as
+    many rows as its receipt says."""
+    found = (file.metadata.metadata or {}).get(names.FINGERPRINT_KEY.encode())
+    check_fingerprint(store, key, found.decode(errors="replace") if found else None, fingerprint)
+    if file.metadata.num_rows != rows:
+        raise CountsDoNotClose(f"{store.root}/{key} has {file.metadata.num_rows} rows, its receipt says {rows}.")
+
+
 def read_data_file(store: Store, receipt: Receipt, columns: list[str], fingerprint: str) -> pa.Table:
     """Columns of a split's data file, dead rows included, its page checksums verified.
 
@@ -83,13 +95,10 @@ def read_data_file(store: Store, receipt: Receipt, columns: list[str], fingerpri
     as many rows as its receipt says.
     """
     key = names.data_key(receipt.split_id)
-    with damage_explained(store, key), store.open(key) as file:
-        table = read_parquet(file, columns)
-    found = (table.schema.metadata or {}).get(names.FINGERPRINT_KEY.encode())
-    check_fingerprint(store, key, found.decode(errors="replace") if found else None, fingerprint)
-    if table.num_rows != receipt.vectors:
-        raise CountsDoNotClose(f"{store.root}/{key} has {table.num_rows} rows, its receipt says {receipt.vectors}.")
-    return table
+    with damage_explained(store, key), store.open(key) as stream:
+        file = open_parquet(stream)
+        check_data_file(store, key, file, receipt.vectors, fingerprint)
+        return file.read(columns=columns, use_threads=False).select(columns)
 
 
 def read_receipt(store: Store, split_id: str) -> Receipt:

@@ -5,6 +5,7 @@ are carried over unread. If there were others before, `EmbedPlan.compare` reads 
 of their rows have a vector already; splits whose data file exists are done. What remains is work.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,16 +24,17 @@ from sfr_batch.comparison import UNIT_BYTES, UNIT_ROWS, Executor, OldShard, Sour
 from sfr_batch.config import Config, CorpusSettings, ModelSettings, RunSettings, TableSettings
 from sfr_batch.corpus import Shard, Survey, list_shards, resolve_columns, survey_shards
 from sfr_batch.difference import Difference, Limits, check_deletes, sort_out
-from sfr_batch.errors import ConfigError, CorpusError, TableError, TableNotFound
+from sfr_batch.errors import ConfigError, CorpusError, ObjectNotFound, TableError, TableNotFound
 from sfr_batch.fingerprint import digest
 from sfr_batch.manifest import KEPT, Changes, Receipt, ShardRecord, TableCard
-from sfr_batch.parquet import read_receipts
+from sfr_batch.parquet import read_receipt
 from sfr_batch.prompts import DOCUMENT, QUERY, resolve
 from sfr_batch.splits import NO_SHARD, ReadUnit, Split, Stream, cut, missing_in_stream, rows_per_split, stream_of
-from sfr_batch.storage import ObjectInfo, Store, absolute_uri, is_s3, open_store, would_list
+from sfr_batch.storage import ObjectInfo, Store, absolute_uri, in_parallel, is_s3, open_store, would_list
 from sfr_batch.table import Snapshot, Table
 from sfr_batch.tokenizer import Tokenizer
 
+_PARALLEL_READS = 32
 _BYTES_PER_TOKEN = 4.0
 """English prose under a 32,000-piece vocabulary; code and other languages have fewer. Estimates carry a ``~``."""
 
@@ -208,7 +210,7 @@ class EmbedPlan:
             units += pieces
             estimate += [_estimate(unit) for unit in pieces]
         generation = self.config.table.generation
-        unpublished = read_receipts(self.store, self.unpublished)
+        unpublished = self._read_unpublished()
         found = compare(executor, source, units, estimate, self.old, self.base.receipts, unpublished, generation)
         counts = self.base.manifest.counts
         check_deletes(
@@ -247,7 +249,7 @@ class EmbedPlan:
         owners = frozenset(uri for uri in carried if uri not in parts)
         files = {r.split_id: dataclasses.replace(r, owned=r.owned and r.shard in owners) for r in old}
         known = frozenset(files)
-        files |= {r.split_id: dataclasses.replace(r, owned=False) for r in self._adopted()}
+        files |= {r.split_id: r for r in self._adopted()}
         owns = {r.split_id: r.shard != NO_SHARD.uri and r.shard not in indexed for r in done}
         files |= {r.split_id: dataclasses.replace(r, owned=owns[r.split_id]) for r in done}
         return Draft(
@@ -265,8 +267,26 @@ class EmbedPlan:
         )
 
     def _adopted(self) -> list[Receipt]:
-        """Receipts of the data files of interrupted runs, whose vectors may be used."""
-        return read_receipts(self.store, self.unpublished) if self.difference else []
+        """Receipts of the data files of interrupted runs whose vectors are used."""
+        if self.difference is None:
+            return []
+        used = self.difference.used
+        return [receipt for receipt in self._read_unpublished() if receipt.split_id in used]
+
+    def _read_unpublished(self) -> list[Receipt]:
+        """Receipts of the data files of interrupted runs, but for those that are damaged, or swept meanwhile."""
+
+        def read(split_id: str) -> Receipt | None:
+            with contextlib.suppress(TableError, ObjectNotFound):
+                return dataclasses.replace(read_receipt(self.store, split_id), owned=False)
+            return None
+
+        return [receipt for receipt in in_parallel(read, self.unpublished, _PARALLEL_READS) if receipt]
+
+    def sources(self) -> dict[str, Receipt]:
+        """Receipts of all data files that a vector may be copied from, by split id."""
+        old = self.base.receipts if self.base else []
+        return {receipt.split_id: receipt for receipt in [*old, *self._read_unpublished()]}
 
     def _stays(self, difference: Difference) -> dict[str, NDArray[np.bool_]]:
         """Which documents that have left the corpus stay in the table, and as whose."""
@@ -314,7 +334,9 @@ class EmbedPlan:
             f"fingerprint {self.card.fingerprint[:12]}",
         ]
         if self.has_to_compare:
-            lines.append("at most: how many of these rows have a vector already is found by reading them (--compare)")
+            lines.append(
+                "at most: how many of these rows have a vector already is found by reading them (plan --compare, embed)"
+            )
         if self.up_to_date:
             lines.append("up to date: nothing to do")
         elif not self.todo_splits:

@@ -127,7 +127,11 @@ def _plan(table: Table, base: Snapshot, keep_last: int, since: float, keep: Coll
     gone -= needed
     barred = {split_id for key in gone if (split_id := names.split_of_data_key(key))}
     # Under names that were barred before there may be files too: a crash has left them, or a task that woke up since.
-    removed = [info for info in objects if info.key in gone or _split_of(info.key) in barred | base.condemned]
+    removed = [
+        info
+        for info in objects
+        if info.key not in needed and (info.key in gone or _split_of(info.key) in barred | base.condemned)
+    ]
     return Expiry(
         snapshots=tuple(snapshot.number for snapshot in going),
         kept=tuple(snapshot.number for snapshot in kept),

@@ -47,7 +47,6 @@ INDEX = "_sfr/index"
 SNAPSHOTS = "_sfr/snapshots"
 RUNS = "_sfr/runs"
 LEASES = "_sfr/leases"
-INDEX = "_sfr/index"
 TABLE_JSON = "_sfr/table.json"
 
 _DATA_KEY = re.compile(r"data/([0-9a-f]{32})\.parquet")

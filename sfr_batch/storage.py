@@ -110,6 +110,14 @@ class Store(Protocol):
         ...
 
 
+def tidy(store: Store) -> None:
+    """Remove the empty folder in which a local store has put objects together; nothing else."""
+    if isinstance(store, LocalStore):
+        folder = os.path.join(store.root, TEMPORARY)
+        with contextlib.suppress(OSError):
+            os.removedirs(folder)
+
+
 def is_s3(uri: str) -> bool:
     return uri.startswith(("s3://", "s3a://"))
 
@@ -145,7 +153,7 @@ def filesystem(uri: str, settings: StorageSettings) -> Any:
     from sfr_batch.s3 import RetryingS3  # loads the clients, which local paths do not need
 
     options: dict[str, Any] = {"anon": settings.anonymous, "use_listings_cache": False, "config_kwargs": _CLIENT}
-    endpoint = settings.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = _endpoint(settings)
     if endpoint:
         if "@" in endpoint:
             raise ConfigError(CREDENTIALS_IN_ENDPOINT)
@@ -162,6 +170,10 @@ def filesystem(uri: str, settings: StorageSettings) -> Any:
     if settings.access_key_id:
         options["key"], options["secret"] = secret(settings.access_key_id), secret(settings.secret_access_key)
     return RetryingS3(bounds=Bounds(settings.attempts, settings.give_up_after_s), **options)
+
+
+def _endpoint(settings: StorageSettings) -> str | None:
+    return settings.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
 
 
 def _parts(root: str, key: str) -> list[str]:
@@ -247,6 +259,15 @@ class S3Store:
 
     def __repr__(self) -> str:
         return f"<S3Store {self.root}>"
+
+    def filesystem(self) -> Any:
+        """For libraries that read through fsspec, with the retries and the keys of this store."""
+        return self._fs
+
+    @property
+    def endpoint_url(self) -> str | None:
+        """Where the store is, if it is not AWS."""
+        return _endpoint(self._settings)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A pickled client would carry the keys in clear and lose its retry settings; the settings only name the keys.

@@ -3,29 +3,26 @@
 A reader sees a snapshot or nothing. Writing is `commit`'s; encoding a query is `search`'s; this module knows no model.
 """
 
-import bisect
-import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from sfr_batch import duckdb_sql, history
 from sfr_batch import schema as names
-from sfr_batch.errors import ObjectNotFound, TableError, TableNotFound
+from sfr_batch.errors import ConfigError, ObjectNotFound, TableError, TableNotFound
+from sfr_batch.expired import check_not_expired, expiry_explained, published_numbers
 from sfr_batch.indexes import read_part, rejects_of
 from sfr_batch.manifest import IndexPart, Manifest, Receipt, ShardRecord, SideFile, TableCard, from_table
-from sfr_batch.parquet import check_fingerprint, damage_explained, read_data_file, read_parquet
-from sfr_batch.storage import ObjectInfo, Store, in_parallel, read_many
-
-Positions = NDArray[np.int64]
-
-_FILES_AHEAD = 2
-"""Data files that a scan reads ahead: with 256 MiB of vectors a file, this bounds its memory."""
+from sfr_batch.parquet import check_fingerprint, damage_explained, read_parquet
+from sfr_batch.readers import Columns, Ids, Readers
+from sfr_batch.scan import Positions as Positions  # others know it from here
+from sfr_batch.scan import Scan, scan_of
+from sfr_batch.storage import ObjectInfo, Store, read_many
 
 
-class Table:
+class Table(Readers):
     """A table of embeddings. Open one with `sfr_batch.open_table`."""
 
     def __init__(self, store: Store, card: TableCard) -> None:
@@ -60,7 +57,7 @@ class Table:
 
     def published_numbers(self) -> list[int]:
         """All numbers that were ever published, oldest first, those of expired snapshots included."""
-        return _published(self.store)
+        return published_numbers(self.store)
 
     def snapshot_numbers(self) -> list[int]:
         """Numbers of the snapshots that can be read, oldest first."""
@@ -94,9 +91,28 @@ class Table:
         numbers = self.published_numbers()
         return self.published(numbers[-1]) if numbers else None
 
-    def snapshots(self) -> list["Snapshot"]:
-        """All snapshots that can be read, oldest first."""
-        return [self.published(number) for number in self.snapshot_numbers()]
+    def snapshots(self) -> "Snapshots":
+        """All snapshots that can be read, oldest first; printed, a line each."""
+        return Snapshots(self.published(number) for number in self.snapshot_numbers())
+
+    def at(self, snapshot: int | None = None, time: str | datetime | None = None) -> "Snapshot":
+        """The snapshot of that number, or the newest one at that time: ISO 8601, in UTC unless it names a zone.
+
+        Raises TableNotFound if there is none or it has expired, ConfigError for a time that is none.
+        """
+        if (snapshot is None) == (time is None):
+            raise ConfigError("Give the number of a snapshot or a time, one of the two.")
+        if snapshot is not None:
+            return self.snapshot(snapshot)
+        wanted = history.moment(str(time) if not isinstance(time, datetime) else time)
+        earliest = None
+        for number in reversed(self.published_numbers()):
+            earliest = self.published(number)
+            if history.moment(earliest.manifest.created_at) <= wanted:
+                check_not_expired(self.store, number)
+                return earliest
+        first = f"; the first snapshot is of {earliest.manifest.created_at}" if earliest else ", and is not yet"
+        raise TableNotFound(f"Nothing was published in {self.store.root} at {wanted.isoformat()}{first}.")
 
     def current(self) -> "Snapshot":
         """The newest snapshot. Raises TableNotFound while nothing was published."""
@@ -108,13 +124,13 @@ class Table:
             )
         return latest
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Live rows of the newest snapshot, see `Snapshot.batches`."""
-        return self.current().batches(columns)
+    def scan(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> Scan:
+        """Of the newest snapshot. Raises TableNotFound while nothing was published."""
+        return self.current().scan(columns, where=where, ids=ids)
 
-    def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Live rows of the newest snapshot as one Arrow table."""
-        return self.current().to_arrow(columns)
+    def duckdb_view(self, name: str = "embeddings") -> str:
+        """SQL that creates a view of the newest snapshot in DuckDB, see `Snapshot.duckdb_view`."""
+        return self.current().duckdb_view(name)
 
     @property
     def num_rows(self) -> int:
@@ -127,7 +143,7 @@ class Table:
         return {split_id: info for split_id, info in found if split_id is not None}
 
 
-class Snapshot:
+class Snapshot(Readers):
     """One published state. Side files are read when asked for and checked against the manifest's SHA-256."""
 
     def __init__(self, store: Store, manifest: Manifest, schema: pa.Schema) -> None:
@@ -156,11 +172,9 @@ class Snapshot:
 
     @property
     def share_cut(self) -> float:
-        """Share of all tokens that no vector has seen, because rows were truncated, in 0 to 1. Duplicates included."""
-        if not self.manifest.counts.truncated:
-            return 0.0
-        receipts = self.receipts
-        return max(0.0, 1 - sum(r.tokens for r in receipts) / sum(r.tokens_full for r in receipts))
+        """Share of all tokens that no vector has seen, because rows were truncated, in 0 to 1."""
+        counts = self.manifest.counts
+        return max(0.0, 1 - counts.tokens / counts.tokens_full) if counts.truncated and counts.tokens_full else 0.0
 
     @property
     def shards(self) -> list[ShardRecord]:
@@ -217,51 +231,22 @@ class Snapshot:
         keys += [self.manifest.duplicates] if self.manifest.duplicates else []
         tables = []
         with expiry_explained(self.store, self.number):
-            files = read_many(self.store, keys)
-        for key, data in zip(keys, files, strict=True):
-            with damage_explained(self.store, key):
-                tables.append(read_parquet(data))
-        for shard, parts in self.indexes.items():
-            tables += [rejects_of(read_part(self.store, part), shard) for part in parts if shard in rejected]
+            for key, data in zip(keys, read_many(self.store, keys), strict=True):
+                with damage_explained(self.store, key):
+                    tables.append(read_parquet(data))
+            for shard, parts in self.indexes.items():
+                tables += [rejects_of(read_part(self.store, part), shard) for part in parts if shard in rejected]
         return pa.concat_tables(tables) if tables else names.REJECTS_SCHEMA.empty_table()
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Live rows in corpus order, a record batch or more a data file, with the given columns (default: all).
+    def scan(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> Scan:
+        return scan_of(self.store, self.schema, self.manifest, self.receipts, self.deletes(), columns, where, ids)
 
-        Memory is bounded by a few data files. Raises TableError for an unknown column or a damaged file.
+    def duckdb_view(self, name: str = "embeddings") -> str:
+        """SQL that creates a view of this state in DuckDB, which then reads it without sfr-batch; vectors are FLOAT[d].
+
+        Raises ConfigError if a column has a name that DuckDB takes for itself.
         """
-        wanted = self._columns(columns)
-        deletes = self.deletes()
-        receipts = [receipt for receipt in self.receipts if receipt.vectors]
-        for table in in_parallel(lambda receipt: self._read_file(receipt, wanted, deletes), receipts, _FILES_AHEAD):
-            yield from table.to_batches()
-
-    def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All live rows in memory."""
-        wanted = self._columns(columns)
-        return pa.Table.from_batches(
-            self.batches(wanted), schema=pa.schema([self.schema.field(name) for name in wanted])
-        )
-
-    def _columns(self, columns: Sequence[str] | None) -> list[str]:
-        wanted = list(dict.fromkeys(self.schema.names if columns is None else columns))
-        for name in wanted:
-            if name not in self.schema.names:
-                raise TableError(
-                    f"There is no column {name!r} in {self.store.root}; it has {', '.join(self.schema.names)}."
-                )
-        return wanted
-
-    def _read_file(self, receipt: Receipt, columns: list[str], deletes: dict[str, Positions]) -> pa.Table:
-        with expiry_explained(self.store, self.number):
-            table = read_data_file(self.store, receipt, columns, self.manifest.fingerprint)
-        table = table.cast(pa.schema([self.schema.field(name) for name in columns]))
-        dead = deletes.get(receipt.split_id)
-        if dead is None:
-            return table
-        live = np.ones(table.num_rows, dtype=bool)
-        live[dead] = False
-        return table.filter(pa.array(live))
+        return duckdb_sql.view(self.scan(), name, self.brief())
 
     def _side(self, side: SideFile) -> pa.Table:
         if side.name in self._sides:
@@ -274,36 +259,10 @@ class Snapshot:
             )
         self._sides[side.name] = read_parquet(data)
         return self._sides[side.name]
-def _published(store: Store) -> list[int]:
-    found = (names.number_of_manifest_key(info.key) for info in store.list(names.SNAPSHOTS))
-    return sorted(number for number in found if number is not None)
 
 
-def check_not_expired(store: Store, number: int) -> None:
-    """Raises TableNotFound, which says when, if a published snapshot has expired."""
+class Snapshots(list[Snapshot]):
+    """Snapshots that print themselves as a listing."""
 
-    def manifest(number: int) -> Manifest:
-        key = names.manifest_key(number)
-        return Manifest.from_json(store.read(key), f"{store.root}/{key}")
-
-    numbers = _published(store)
-    newest = manifest(numbers[-1]) if numbers and numbers[-1] > number else None
-    if newest is None or not newest.has_expired(number):
-        return
-    later = [n for n in numbers if n > number]  # what has expired stays so: from one of them on all say it
-    first = later[bisect.bisect_left(later, True, key=lambda n: manifest(n).has_expired(number))]
-    known = ", ".join(str(n) for n in numbers if not newest.has_expired(n))
-    raise TableNotFound(
-        f"Snapshot {number} of {store.root} is no more: `sfr-batch expire` removed it on {manifest(first).created_at}. "
-        f"Snapshots: {known}."
-    )
-
-
-@contextlib.contextmanager
-def expiry_explained(store: Store, number: int) -> Iterator[None]:
-    """Turn a file that is not there into a TableNotFound, if its snapshot has expired since it was opened."""
-    try:
-        yield
-    except ObjectNotFound:
-        check_not_expired(store, number)
-        raise
+    def __repr__(self) -> str:
+        return history.listing([snapshot.manifest for snapshot in self])

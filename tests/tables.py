@@ -15,7 +15,7 @@ from sfr_batch import schema
 from sfr_batch.commit import Draft, commit_split, create_or_open, new_attempt, new_run_id, publish
 from sfr_batch.comparison import InProcess
 from sfr_batch.manifest import Receipt, ShardRecord, TableCard
-from sfr_batch.parquet import read_receipt, read_receipts
+from sfr_batch.parquet import read_receipt
 from sfr_batch.pipeline.runner import make_job
 from sfr_batch.pipeline.stages import copy, vector_column
 from sfr_batch.planning import EmbedPlan
@@ -96,6 +96,7 @@ def receipt_of(split_id: str, rows: int, rejects: int = 0, **changes: Any) -> Re
     values["owned"] = True
     values.update(split_id=split_id, shard="shard", version="1", attempt=new_attempt(), run_id="run")
     values.update(read=rows + rejects, embedded=rows, rejected=rejects, vectors=rows, tokens=5 * rows)
+    values.update(tokens_full=5 * rows)
     return Receipt(**{**values, **changes})
 
 
@@ -167,6 +168,7 @@ def do_splits(
                 shard=split.shard,
                 version=split.version,
                 start=split.start,
+                generation=plan.config.table.generation,
             )
             receipts.append(commit_split(plan.store, plan.card, receipt, columns, rows.rejects))
     return receipts
@@ -174,9 +176,9 @@ def do_splits(
 
 def do_copies(plan: EmbedPlan) -> list[Receipt]:
     """Commit the splits of a compared plan whose vectors are copied."""
-    if plan.difference is None or plan.base is None:
+    if plan.difference is None:
         return []
-    known = {r.split_id: r for r in [*plan.base.receipts, *read_receipts(plan.store, plan.unpublished)]}
+    known = plan.sources()
     return [copy(split, known, make_job(plan, "run")) for split in plan.difference.copies]
 
 

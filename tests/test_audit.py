@@ -67,7 +67,8 @@ def commit_chunks(store: Store, card: TableCard, label: str, chunks: dict[str, i
         schema.CHUNK_START: [10 * n for n in numbers],
         schema.CHUNK_END: [10 * n + 10 for n in numbers],
     }
-    return commit_rows(store, card, label, ids, carry=carry, read=len(chunks), embedded=len(chunks), **changes)
+    changes |= {"read": len(chunks), "embedded": len(chunks), "tokens_full": 5 * len(chunks)}
+    return commit_rows(store, card, label, ids, carry=carry, **changes)
 
 
 # --- forging: damage that leaves everything else consistent
@@ -374,11 +375,16 @@ PLANTS: list[tuple[str, Callable[[Store], Table], Plant, dict[str, str]]] = [
         lambda t: rewrite(
             t,
             "a",
-            with_vector([1], 0, [np.inf, 0, 0], schema.table_schema(pa.int64(), 3, "float16", {})).append_column(
-                t.schema.field("id.x"), pa.array(["p"])
-            ),
+            with_vector([1], 0, [np.inf, 0, 0], schema.table_schema(pa.int64(), 3, "float16", {}))
+            .append_column(t.schema.field("row_hash"), pa.array([bytes(16)], pa.binary(16)))
+            .append_column(t.schema.field("id.x"), pa.array(["p"])),
         ),
-        {"vectors": f"row 0 of {A}, id 1: not finite", "counts": "vectors", "duplicates": "deleted", "chunks": ""},
+        {
+            "vectors": f"row 0 of {A}, id 1: not finite",
+            "counts": "vectors",
+            "duplicates": "1 rejected as duplicate_id",
+            "chunks": "",
+        },
     ),
     ("missing data file", plain, lambda t: t.store.delete([A]), {"data files": f"{A} is missing"}),
     (
@@ -417,13 +423,13 @@ PLANTS: list[tuple[str, Callable[[Store], Table], Plant, dict[str, str]]] = [
         "id twice in a file",
         plain,
         lambda t: rewrite(t, "a", rows_of(["x", "x"])),
-        {"ids": f"id 'x' is live 2 times: row 0 of {A}, row 1 of {A}"},
+        {"ids": f"id 'x' is live 2 times: row 0 of {A}, row 1 of {A}", "duplicates": "id 'x': 0 rejected"},
     ),
     (
         "id in two files",
         plain,
         lambda t: rewrite(t, "b", rows_of(["y"])),
-        {"ids": f"id 'y' is live 2 times: row 1 of {A}, row 0 of {B}"},
+        {"ids": f"id 'y' is live 2 times: row 1 of {A}, row 0 of {B}", "duplicates": "id 'y': 0 rejected"},
     ),
     ("missing rejects", with_rejects, no_rejects, {"rejects": "is missing"}),
     ("fewer rejects", with_rejects, fewer_rejects, {"rejects": "has 1 rows, the receipt of its split says 2"}),
@@ -477,19 +483,19 @@ PLANTS: list[tuple[str, Callable[[Store], Table], Plant, dict[str, str]]] = [
         "delete out of range",
         with_duplicates,
         lambda t: forge(t, deletes={"split_id": [split_name("a"), split_name("b")], "position": [2, 3]}),
-        {"deletes": f"row 3 of {B} is deleted, it has 3 rows", "ids": "'y' is live 2 times", "duplicates": "id 'y': 1"},
+        {"deletes": f"row 3 of {B} is deleted, it has 3 rows", "ids": "'y' is live 2 times", "counts": "there are 5"},
     ),
     (
         "delete in no file",
         with_duplicates,
         lambda t: forge(t, deletes={"split_id": [split_name("a"), "0" * 32], "position": [2, 1]}),
-        {"deletes": "which snapshot 1 does not have", "ids": "'y' is live 2 times", "duplicates": "id 'y': 1"},
+        {"deletes": "which snapshot 1 does not have", "ids": "'y' is live 2 times", "counts": "there are 5"},
     ),
     (
         "wrong row deleted",
         with_duplicates,
         lambda t: forge(t, deletes={"split_id": [split_name("a"), split_name("b")], "position": [2, 2]}),
-        {"ids": "'y' is live 2 times", "duplicates": "id 'w': 0 rejected as duplicate_id, 1 deleted, 0 live"},
+        {"ids": "id 'w', is deleted, and should be live"},
     ),
     ("chunk out of order", chunked, broken_chunks, {"chunks": f"row 1 of {A}, id 'x': chunk 2 does not follow"}),
     (
@@ -528,7 +534,7 @@ def test_damage_is_found_on_every_store(store: Store) -> None:
     found = audit(table)
     assert failed(found) == {"data files"}
     assert {f.name for f in found.checks if f.verdict == "SKIP"} == {
-        *("pages", "footers", "schema", "counts", "vectors", "ids", "duplicates")
+        *("pages", "footers", "schema", "counts", "vectors", "indexes", "ids", "duplicates")
     }, "of what could not be read nothing is said"
 
 
@@ -540,7 +546,7 @@ def test_finding_has_a_few_examples_of_many() -> None:
     column = pa.FixedSizeListArray.from_arrays(pa.array(rows[0]), type=table.schema.field(schema.EMBEDDING).type)
     rewrite(table, "a", rows_of(["same"] * 200).set_column(1, table.schema.field(schema.EMBEDDING), column))
     found = audit(table)
-    assert failed(found) == {"vectors", "ids"}
+    assert failed(found) == {"vectors", "ids", "duplicates"}
     vectors = next(f for f in found.checks if f.name == "vectors")
     assert (vectors.problems, len(vectors.examples)) == (200, 5)
     assert "and 195 more" in str(vectors)
@@ -603,7 +609,7 @@ def test_table_holds_its_corpus(mistral: str, root: str) -> None:
     assert {finding.verdict for finding in found.checks} == {"PASS"}, found.describe()
     assert found["shards"].measured == "3 shards: covered as they are"
     assert found["corpus rows"].measured == "494 rows of the corpus: each live or rejected, and nothing else is"
-    assert found["texts"].measured == "490 live documents: content_hash is that of the text in the corpus"
+    assert found["texts"].measured == "490 live documents: the hashes of text and row are those of the corpus"
     assert audit(table, make_plan(config), partition_rows=10).describe() == found.describe()
 
 
@@ -651,7 +657,7 @@ def test_corpus_has_gone_on(mistral: str, root: str) -> None:
     rows = next(finding for finding in found.checks if finding.name == "corpus rows")
     assert rows.problems == 3 + 1 + 150
     assert "Run `sfr-batch embed`" in str(rows)
-    do_plan(make_plan(config))
+    do_plan(make_plan(jobs.config(mistral, root, "table.delete=mirror")))
     assert audit(table, make_plan(config)).ok
 
 
@@ -694,9 +700,9 @@ def test_audit_command(mistral: str, root: str) -> None:
     result = run("audit", path, "--against", file, "--json", report)
     assert result.exit_code == 0, result.output
     assert "PASS  corpus rows   494 rows of the corpus" in result.output
-    assert result.output.splitlines()[-2] == "19 passed, 0 failed, 0 skipped"
+    assert result.output.splitlines()[-2] == "20 passed, 0 failed, 0 skipped"
     read = json.loads(Path(report).read_text())
-    assert (read["ok"], read["snapshot"], read["table"], len(read["checks"])) == (True, 1, path, 19)
+    assert (read["ok"], read["snapshot"], read["table"], len(read["checks"])) == (True, 1, path, 20)
     assert run("audit", path, "--against", file, "corpus.text='{lang}'").exit_code == 1
 
     gone = schema.data_key(table.current().receipts[0].split_id)

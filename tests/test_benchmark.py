@@ -257,6 +257,7 @@ def test_linear_growth_is_told_from_other_growth() -> None:
     assert not is_linear(plans(1, 12, 160))
 
 
+@pytest.mark.slow
 def test_encoder_end_to_end(tmp_path: Path) -> None:
     """A few documents and tokens: every line is there, with equal vectors, and the history gets a line."""
     options = ["--documents", "40", "--tokens", "8192", "--queries", "64", "--rounds", "1"]

@@ -82,7 +82,13 @@ def complaint(code: int, *arguments: Any) -> str:
 # --- help
 
 
-@pytest.mark.parametrize("command", [None, "plan", "embed", "verify", "search", "status", "audit", "sweep"])
+COMMANDS = {
+    *("plan", "embed", "verify", "search", "status", "audit", "sweep"),
+    *("snapshots", "export", "changes", "view"),
+}
+
+
+@pytest.mark.parametrize("command", [None, *sorted(COMMANDS)])
 def test_help(command: str | None) -> None:
     result = run(*[command] if command else [], "--help")
     assert result.exit_code == 0
@@ -91,7 +97,7 @@ def test_help(command: str | None) -> None:
 
 
 def test_every_command_has_its_help() -> None:
-    assert set(main.commands) == {"plan", "embed", "verify", "search", "status", "audit", "sweep"}
+    assert set(main.commands) == COMMANDS
     assert all(command.help for command in main.commands.values())
     assert "sfr-batch embed configs/demo.yaml" in run("--help").output
     assert run("--version").output == f"sfr-batch, version {sfr_version}\n"
@@ -140,7 +146,7 @@ def test_table_made_otherwise_is_refused(finished: Path) -> None:
 
 
 def test_interrupt_says_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("sfr_batch.api.plan", interrupted)
@@ -150,7 +156,7 @@ def test_interrupt_says_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def bug(*_: Any) -> None:
+    def bug(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr("sfr_batch.api.plan", bug)

@@ -59,6 +59,7 @@ def distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 # ------------------------------------------------------------------------------------------------- references
 
 
+@pytest.mark.slow  # test_minilm_equals_the_reference_on_anything compares fewer texts
 def test_minilm_equals_sentence_transformers(minilm: Encoder) -> None:
     """2,000 docstrings from one word to far beyond 256 tokens, then some of them in other orders and batches."""
     import sentence_transformers
@@ -515,7 +516,7 @@ any_batch = st.tuples(
 """Texts, a prompt before them, a budget of tokens, and whether batches are packed."""
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@settings(deadline=None, max_examples=15, derandomize=True)
 @given(any_batch)
 def test_minilm_equals_the_reference_on_anything(
     minilm: Encoder, minilm_packed: Encoder, sentence_transformer: Any, case: tuple[list[str], str, int, bool]
@@ -529,7 +530,7 @@ def test_minilm_equals_the_reference_on_anything(
     assert distance(ours, theirs) < 1e-5
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@settings(deadline=None, max_examples=15, derandomize=True)
 @given(any_batch)
 def test_mistral_equals_the_model_card_on_anything(
     mistral: Encoder, mistral_folder: Path, case: tuple[list[str], str, int, bool]

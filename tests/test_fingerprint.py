@@ -197,6 +197,8 @@ NOT_IN_IT = {
     "table.path": "elsewhere",
     "table.generation": "again",
     "table.duplicate_ids": "error",
+    "table.delete": "mirror",
+    "table.max_delete_share": 0.5,
     "table.shared_path": "true",
     "run.rows_per_split": "7",
     "run.bytes_per_split": "2048",

@@ -5,7 +5,7 @@ No model and no Ray here: vectors are made from texts, so that a vector of anoth
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sfr_batch import planning
+from sfr_batch.audit import audit
 from sfr_batch.comparison import InProcess
 from sfr_batch.config import Config, config_from_dict
+from sfr_batch.errors import TooManyDeletes
 from sfr_batch.incremental import Kind, Was, join, make_records, new_dtype, old_dtype
+from sfr_batch.parquet import encode_parquet, read_parquet
 from sfr_batch.planning import make_plan
-from sfr_batch.table import Snapshot
+from sfr_batch.storage import open_store
+from sfr_batch.table import Snapshot, Table
 from tests.tables import do_copies, do_plan, do_splits, jsonl, parquet, put
 
 DIM = 8
@@ -210,7 +214,7 @@ shards_ = st.dictionaries(
 ).filter(lambda shards: any(doc.text for its in shards.values() for doc in its))  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_every_night_is_a_full_embedding(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, mistral: str
@@ -244,6 +248,176 @@ def test_every_night_is_a_full_embedding(
         assert state_of(snapshot) == state_of(reference)
         assert rejects_of(snapshot) == rejects_of(reference)
         expected_vectors(snapshot, shards)
+        table = Table.open(snapshot.store)
+        found = audit(table, make_plan(place.config()))
+        assert found.ok, found.describe()
         counts = snapshot.manifest.counts
         assert (counts.read, counts.rejected) == (reference.manifest.counts.read, reference.manifest.counts.rejected)
         assert counts.vectors == snapshot.to_arrow(["id"]).num_rows
+
+
+@pytest.fixture
+def nights(tmp_path: Path, mistral: str) -> tuple[Place, Writer]:
+    return Place(str(tmp_path / "corpus"), str(tmp_path / "table"), mistral), Writer(str(tmp_path / "corpus"))
+
+
+def docs_of(name: str, rows: int) -> list[Doc]:
+    return [Doc(f"{name}{number}", f"text {number} of {name}") for number in range(rows)]
+
+
+def night(place: Place, *overrides: str) -> tuple[Snapshot, list[str]]:
+    """A night, and the texts that were encoded."""
+    counting = Counting()
+    return do_plan(make_plan(place.config(*overrides)), encode=counting), counting.texts
+
+
+def test_only_what_changed_is_encoded(nights: tuple[Place, Writer]) -> None:
+    """An update, an insert, a delete and another language, then a reshuffle of everything: each at its cost."""
+    place, writer = nights
+    a, b = docs_of("a", 9), docs_of("b", 9)
+    writer.write({"a.parquet": a, "b.jsonl": b})
+    first, texts = night(place)
+    assert len(texts) == 18
+    files = {info.key for info in first.store.list("data")}
+
+    a[3], b[4] = Doc("a3", "another text"), Doc("b4", b[4].text, "de")
+    writer.write({"a.parquet": [*a, Doc("new", "a new text")], "b.jsonl": b[1:]})
+    second, texts = night(place)
+    assert sorted(texts) == ["a new text", "another text"]
+    changes = second.manifest.changes
+    assert changes is not None
+    assert changes.model_dump() == {"new": 1, "changed": 1, "copied": 1, "unchanged": 15, "deleted": 1}
+    counts = second.manifest.counts
+    assert (counts.read, counts.embedded, counts.reused, counts.vectors) == (18, 2, 16, 18)
+    assert files < {info.key for info in first.store.list("data")}, "nothing old is written again"
+
+    everything = [*a, Doc("new", "a new text"), *b[1:]]
+    writer.write({f"{n}.parquet": everything[n::5] for n in range(5)})
+    third, texts = night(place)
+    assert texts == [], "rows that only moved"
+    assert third.manifest.changes is not None
+    assert third.manifest.changes.unchanged == 18
+    assert state_of(third) == state_of(second)
+
+    writer.write({f"{n}.parquet": list(reversed(everything[n::5])) for n in range(5)})
+    fourth, texts = night(place)
+    assert texts == []
+    assert state_of(fourth) == state_of(second)
+    assert state_of(Table.open(first.store).snapshot(1)) == state_of(first), "what was published stays readable"
+
+
+def test_shard_of_new_rows_keeps_its_own_files(nights: tuple[Place, Writer]) -> None:
+    place, writer = nights
+    writer.write({"a.parquet": docs_of("a", 9)})
+    night(place)
+    writer.write({"a.parquet": docs_of("a", 8), "b.parquet": docs_of("b", 9)})
+    snapshot, texts = night(place)
+    assert sorted(texts) == sorted(doc.text for doc in docs_of("b", 9))
+    assert {record.uri.rsplit("/")[-1]: record.splits for record in snapshot.shards}["b.parquet"] > 0
+    assert [uri.rsplit("/")[-1] for uri in snapshot.indexes] == ["a.parquet"]
+
+
+def test_vectors_of_a_run_that_died_are_used_though_the_corpus_went_on(nights: tuple[Place, Writer]) -> None:
+    place, writer = nights
+    a = docs_of("a", 9)
+    writer.write({"a.parquet": a})
+    night(place)
+    a = [Doc(doc.id, f"new {doc.text}") for doc in a]
+    writer.write({"a.parquet": [*a, Doc("x", "so that it is mixed")]})
+    plan = make_plan(place.config()).compare(InProcess())
+    done = do_splits(plan, only=2, encode=Counting())
+    writer.write({"a.parquet": [Doc("y", "first"), *a]})
+    snapshot, texts = night(place)
+    assert len(texts) == 1 + 9 - sum(receipt.embedded for receipt in done)
+    assert len(state_of(snapshot)) == 10
+
+
+def test_half_an_export_is_refused_and_nothing_is_touched(nights: tuple[Place, Writer]) -> None:
+    place, writer = nights
+    writer.write({"a.parquet": docs_of("a", 300), "b.parquet": docs_of("b", 300)})
+    night(place)
+    before = {info.key for info in Table.open(open_store(place.table)).store.list("")}
+    writer.write({"a.parquet": docs_of("a", 300)})
+    with pytest.raises(TooManyDeletes, match=r"300 of the 600 documents .* \(50\.0%\).*max_delete_share allows 20%"):
+        night(place, "table.delete=refuse-above-share")
+    assert {info.key for info in Table.open(open_store(place.table)).store.list("")} == before
+    writer.write({"a.parquet": docs_of("a", 300), "b.parquet": docs_of("b", 201)})
+    snapshot, _ = night(place, "table.delete=refuse-above-share")
+    assert snapshot.manifest.counts.vectors == 501, "a fifth may go"
+
+
+def test_kept_rows_stay_and_may_come_back_or_go(nights: tuple[Place, Writer]) -> None:
+    place, writer = nights
+    a, b = docs_of("a", 6), docs_of("b", 6)
+    writer.write({"a.parquet": a, "b.parquet": b})
+    first, _ = night(place)
+    writer.write({"a.parquet": a[2:]})
+    kept, texts = night(place, "table.delete=keep")
+    assert texts == []
+    assert state_of(kept) == state_of(first)
+    counts = kept.manifest.counts
+    assert (counts.read, counts.reused, counts.kept, counts.vectors) == (4, 4, 8, 12)
+    assert make_plan(place.config("table.delete=keep")).up_to_date
+    assert audit(Table.open(kept.store), make_plan(place.config("table.delete=keep"))).ok
+    writer.write({"a.parquet": a[1:]})
+    back, texts = night(place, "table.delete=keep")
+    assert texts == [], "a row that comes back has its vector"
+    assert (back.manifest.counts.read, back.manifest.counts.kept) == (5, 7)
+    gone, texts = night(place)
+    assert texts == []
+    assert state_of(gone).keys() == {doc.id for doc in a[1:]}
+    assert gone.manifest.counts.kept == 0
+
+
+def test_generation_embeds_rows_again_that_are_not_of_it(nights: tuple[Place, Writer]) -> None:
+    place, writer = nights
+    a = docs_of("a", 9)
+    writer.write({"a.parquet": a})
+    night(place)
+    _, texts = night(place, "table.generation=again")
+    assert len(texts) == 9
+    writer.write({"a.parquet": [*a, Doc("new", "a new text")]})
+    _, texts = night(place)
+    assert texts == ["a new text"], "a nightly run does not mind the label"
+    _, texts = night(place, "table.generation=again")
+    assert texts == ["a new text"], "what has the label is not embedded again"
+
+
+# --- damage that the audit must see
+
+
+def forged(snapshot: Snapshot, change: Callable[[pa.Table], pa.Table]) -> None:
+    """An index file with other rows, under the same name."""
+    key = next(iter(snapshot.indexes.values()))[0].key
+    data = encode_parquet(change(read_parquet(snapshot.store.read(key))))
+    snapshot.store.delete([key])
+    snapshot.store.create(key, data)
+
+
+def with_column(index: pa.Table, name: str, change: Callable[[list[Any]], list[Any]]) -> pa.Table:
+    at = index.schema.get_field_index(name)
+    return index.set_column(
+        at, index.schema.field(at), pa.array(change(index.column(name).to_pylist()), index.schema.field(at).type)
+    )
+
+
+PLANTS: dict[str, Callable[[pa.Table], pa.Table]] = {
+    "two rows point to each other's vector": lambda t: with_column(t, "row", lambda r: [r[1], r[0], *r[2:]]),
+    "a row is of another id": lambda t: with_column(t, "id_hash", lambda h: [bytes(16), *h[1:]]),
+    "a row points nowhere": lambda t: with_column(t, "row", lambda r: [10**6, *r[1:]]),
+    "a row points to no file": lambda t: with_column(t, "split_id", lambda s: ["0" * 32, *s[1:]]),
+    "a row is lost": lambda t: t.slice(1),
+}
+
+
+@pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS.keys())
+def test_audit_sees_a_wrong_index(nights: tuple[Place, Writer], plant: Callable[[pa.Table], pa.Table]) -> None:
+    place, writer = nights
+    writer.write({"a.parquet": docs_of("a", 9)})
+    night(place)
+    writer.write({"a.parquet": [*docs_of("a", 9), Doc("new", "a new text")]})
+    snapshot, _ = night(place)
+    table = Table.open(snapshot.store)
+    assert audit(table).ok
+    forged(snapshot, plant)
+    assert {"indexes", "ids"} & set(audit(table).failed)

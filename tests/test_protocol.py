@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from sfr_batch import commit, retention, schema
+from sfr_batch import commit, liveness, retention, schema
 from sfr_batch.commit import Draft, commit_split, condemn, create_or_open, find_orphans, new_attempt, publish, sweep
 from sfr_batch.corpus import Shard
 from sfr_batch.errors import SfrBatchError, SnapshotConflict, StorageError, TableError, TableNotFound
@@ -202,8 +202,11 @@ def write(store: Any, contents: Contents, run_id: str, picky: bool) -> Snapshot:
                     receipts.append(write_piece(store, split_id, piece, run_id, picky))
             kept = {record.uri for record in carried}
             live = [r for r in base.receipts if r.shard in kept] if base else []
+            rejected = Counter({s.uri: sum(r.rejected for r in receipts if r.shard == s.uri) for s in changed})
             records = [
-                ShardRecord(s.uri, s.version, s.size, "recipe", "", len(contents[f"{s.uri}@{s.version}"]), 0)
+                ShardRecord(
+                    s.uri, s.version, s.size, "recipe", "", len(contents[f"{s.uri}@{s.version}"]), 0, rejected[s.uri]
+                )
                 for s in changed
             ]
             draft = Draft(
@@ -448,6 +451,7 @@ class Expiring(Protocol):
 @pytest.fixture(autouse=True)
 def one_operation_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """An actor has one thread, so that what the machine decides is all that decides."""
+    monkeypatch.setattr(liveness, "PARALLEL_READS", 1)
     monkeypatch.setattr(commit, "PARALLEL_READS", 1)
 
 
@@ -548,7 +552,9 @@ def test_machine_finds_overwrite_instead_of_create() -> None:
 
 def test_machine_finds_sweep_before_publish() -> None:
     find_bug(
-        type("EarlySweep", (Protocol,), {"sweep_once": staticmethod(sweep_before_publish)}), "does not exist|missing"
+        type("EarlySweep", (Protocol,), {"sweep_once": staticmethod(sweep_before_publish)}),
+        "does not exist|missing",
+        start=2,
     )
 
 
@@ -574,7 +580,7 @@ def test_machine_finds_side_files_named_by_number_alone(monkeypatch: pytest.Monk
     monkeypatch.setattr(
         schema, "side_key", lambda number, run_id, kind: f"{schema.SNAPSHOTS}/{number:08d}-all.{kind}.parquet"
     )
-    find_bug(type("SharedSides", (Protocol,), {}), "its name should be this run's alone", start=5)
+    find_bug(type("SharedSides", (Protocol,), {}), "its name should be this run's alone", start=3)
 
 
 def test_machine_finds_condemned_names_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -602,4 +608,4 @@ def test_machine_finds_rejects_written_after_the_data_file(monkeypatch: pytest.M
         return done
 
     monkeypatch.setitem(globals(), "commit_split", data_first)
-    find_bug(type("LateRejects", (Protocol,), {}), "missing|does not exist", start=9)
+    find_bug(type("LateRejects", (Protocol,), {}), "missing|does not exist", start=13)

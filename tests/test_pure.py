@@ -1,8 +1,7 @@
-"""The floors without input and output: prompts, fingerprints, batches, exact search, duplicates, unit length."""
+"""The floors without input and output: prompts, fingerprints, batches, exact search, unit length."""
 
 import itertools
 import string
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfr_batch import duplicates, schema
+from sfr_batch import schema
 from sfr_batch.batching import batch_cost, length_batches, padded_tokens, unique_rows
-from sfr_batch.duplicates import Duplicate, find_duplicates
 from sfr_batch.errors import ConfigError
 from sfr_batch.fingerprint import canonical_json, differences, digest, short_id
 from sfr_batch.pipeline.stages import UNIT_LENGTH_TOLERANCE, unit_length, vector_column
@@ -239,70 +237,6 @@ def test_top_k_of_nothing() -> None:
 def test_vectors_of_float32_are_not_copied() -> None:
     column = batch_of(["a", "b"], [[1, 0], [0, 1]]).column("embedding")
     assert vectors_of(column).ctypes.data == column.flatten().buffers()[1].address
-
-
-# --- duplicates
-
-
-def expected_duplicates(chunks: list[list[Any]]) -> list[Duplicate]:
-    seen: set[Any] = set()
-    found = []
-    for number, chunk in enumerate(chunks):
-        for position, id_ in enumerate(chunk):
-            if id_ in seen:
-                found.append(Duplicate(number, position, id_))
-            seen.add(id_)
-    return found
-
-
-some_ids = st.sampled_from(["a", "b", "c", "d", "", "é", "aa"]) | st.text(max_size=2)
-some_numbers = st.integers(-3, 3) | st.integers(-(2**63), 2**63 - 1)  # hash(-1) == hash(-2)
-
-
-@quick
-@given(
-    st.one_of(
-        st.tuples(st.just(pa.string()), st.lists(st.lists(some_ids, max_size=7), max_size=6)),
-        st.tuples(st.just(pa.int64()), st.lists(st.lists(some_numbers, max_size=7), max_size=6)),
-    ),
-    st.integers(1, 40),
-    st.sampled_from([None, 1, 2, 3]),
-)
-def test_duplicates_equal_a_plain_model(
-    corpus: tuple[pa.DataType, list[list[Any]]], partition_rows: int, n_hashes: int | None
-) -> None:
-    """Partitions of a few rows, so that all is spilled; with ``n_hashes``, hashes of different ids collide."""
-    kind, chunks = corpus
-    arrays = [pa.chunked_array([pa.array(chunk, kind)]) for chunk in chunks]
-    reread: list[int] = []
-
-    def again(number: int) -> pa.ChunkedArray:
-        reread.append(number)
-        return arrays[number]
-
-    with pytest.MonkeyPatch.context() as patch:
-        if n_hashes:
-            patch.setattr(duplicates, "_hashes", colliding(n_hashes))
-        found = find_duplicates(iter(arrays), again, sum(map(len, chunks)), partition_rows)
-    assert found == expected_duplicates(chunks)
-    assert len(reread) == len(set(reread)), "a chunk read more than once again"
-
-
-def colliding(n: int) -> Callable[[Any], Any]:
-    return lambda ids: np.array([sum(str(i).encode()) % n for i in ids.to_pylist()], dtype=np.uint64)
-
-
-def test_without_duplicates_nothing_is_read_again() -> None:
-    arrays = [pa.array([f"{n}-{i}" for i in range(100)]) for n in range(5)]
-    assert find_duplicates(arrays, lambda _: pytest.fail("read again"), 500, 64) == []
-
-
-def test_many_duplicates_in_many_chunks_stay_linear() -> None:
-    """Every id twice over 4,000 chunks: a pass over all candidates for each chunk would take half a minute."""
-    arrays = [pa.array(range(n % 2000 * 50, n % 2000 * 50 + 50)) for n in range(4000)]
-    found = find_duplicates(arrays, arrays.__getitem__, 200_000)
-    assert len(found) == 100_000
-    assert found[0] == Duplicate(2000, 0, 0)
 
 
 # --- vectors

@@ -9,19 +9,21 @@ import pyarrow as pa
 
 from sfr_batch.audit.contents import Contents
 from sfr_batch.audit.corpus import Corpus
-from sfr_batch.audit.counts import check_condemned, check_counts, check_deletes
+from sfr_batch.audit.counts import Counted, check_condemned, check_counts, check_deletes
 from sfr_batch.audit.files import WAYS_OUT, DataFiles, is_chunked
-from sfr_batch.audit.ids import check_ids
-from sfr_batch.audit.records import RECORD
+from sfr_batch.audit.ids import Ids
+from sfr_batch.audit.indexes import Indexes
+from sfr_batch.audit.records import RECORD, Groups
 from sfr_batch.audit.rejects import read_rejects
-from sfr_batch.audit.report import CONDEMNED, COUNTS, DELETES, DUPLICATES, IDS, REJECTS, Audit, Finding
+from sfr_batch.audit.report import CONDEMNED, COUNTS, DELETES, DUPLICATES, IDS, INDEXES, REJECTS, Audit, Finding
 from sfr_batch.audit.snapshots import check_sides, read_snapshots
 from sfr_batch.audit.surroundings import look_for_orphans, look_for_runs, look_whether_plain
 from sfr_batch.commit import Orphans
 from sfr_batch.errors import SfrBatchError
+from sfr_batch.expired import check_not_expired
 from sfr_batch.planning import EmbedPlan
 from sfr_batch.spill import Spill
-from sfr_batch.table import Snapshot, Table, check_not_expired
+from sfr_batch.table import Snapshot, Table
 
 PARTITION_ROWS = 2**23
 """Ids that are compared in memory at a time, at about 100 bytes each."""
@@ -95,12 +97,12 @@ class _Auditor:
             contents = Contents.read(snapshot)
         except (SfrBatchError, pa.ArrowException) as error:
             why = f"snapshot {snapshot.number} cannot be read: {error}"
-            for name in (*WAYS_OUT, REJECTS, IDS, DUPLICATES, DELETES, CONDEMNED):
+            for name in (*WAYS_OUT, REJECTS, INDEXES, IDS, DUPLICATES, DELETES, CONDEMNED):
                 self._tell(Finding(name, "SKIP", why))
             return
         with tempfile.TemporaryDirectory(prefix="sfr-audit-") as folder:
-            total = sum(receipt.embedded + receipt.rejected for receipt in contents.receipts)
-            spill = Spill(Path(folder), RECORD, total * (2 if self._against else 1), self._partition_rows)
+            of_corpus = snapshot.manifest.counts.read if self._against else 0
+            spill = Spill(Path(folder), RECORD, contents.rows + of_corpus, self._partition_rows)
             self._check_contents(snapshots, contents, spill)
 
     def _check_contents(self, snapshots: Mapping[int, Snapshot], contents: Contents, spill: Spill) -> None:
@@ -112,9 +114,8 @@ class _Auditor:
         rejects = read_rejects(self._table, contents, spill)
         self._tell(rejects.finding)
 
-        duplicates = None if rejects.finding.problems else rejects.duplicates
-        chunked = is_chunked(self._table)
-        self._tell(check_counts(files.promises[COUNTS], contents, duplicates, chunked=chunked))
+        indexes = Indexes(self._table, contents, files)
+        indexes.read(snapshots, spill)
 
         self._tell(*files.row_findings())
         self._tell(check_deletes(contents))
@@ -125,8 +126,20 @@ class _Auditor:
             self._tell(corpus.check_shards(contents, self._table.card.fingerprint))
             for records in corpus.records():
                 spill.add(records)
-        unread = max(files.unread, int(rejects.unread))
-        self._tell(*check_ids(spill, files.place, corpus, unread))
+        unread = files.unread + rejects.unread + indexes.unread
+        ids = Ids(files, indexes, corpus, unread)
+        for records in spill.partitions():
+            ids.add(Groups(records))
+        self._tell(indexes.finding())
+
+        counted = Counted(
+            live=None if files.unread else files.live,
+            kept=None if unread else ids.kept,
+            duplicates=None if rejects.finding.problems else rejects.duplicates,
+        )
+        chunked = is_chunked(self._table)
+        self._tell(check_counts(files.promises[COUNTS], contents, snapshots, counted, chunked=chunked))
+        self._tell(*ids.findings())
 
     def _look_around(self, newest: Snapshot | None) -> tuple[Orphans, bool]:
         orphans, plain = None, False

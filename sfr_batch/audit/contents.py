@@ -1,12 +1,13 @@
 """What one snapshot names, and how its files are read: whatever is wrong with one comes back as a sentence."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 import pyarrow as pa
 
-from sfr_batch.manifest import Receipt, ShardRecord
+from sfr_batch.manifest import IndexPart, Receipt, ShardRecord
 from sfr_batch.storage import Store
 from sfr_batch.table import Positions, Snapshot
 
@@ -25,17 +26,44 @@ class Contents:
     deletes: dict[str, Positions]
     """Positions in data files that are not live, by split id."""
     shards: list[ShardRecord]
+    indexes: dict[str, list[IndexPart]]
+    """Parts of index files, in order, by the URI of the shard whose rows they are."""
     condemned: frozenset[str]
 
     @staticmethod
     def read(snapshot: Snapshot) -> "Contents":
         """Raises TableError, StorageError or ArrowException if a side file cannot be read."""
-        return Contents(snapshot, snapshot.receipts, snapshot.deletes(), snapshot.shards, snapshot.condemned)
+        return Contents(
+            snapshot, snapshot.receipts, snapshot.deletes(), snapshot.shards, snapshot.indexes, snapshot.condemned
+        )
 
     @property
-    def documents(self) -> int:
-        """Documents in the data files, dead ones included."""
-        return sum(receipt.embedded for receipt in self.receipts)
+    def parts(self) -> list[IndexPart]:
+        return [part for parts in self.indexes.values() for part in parts]
+
+    @property
+    def rows(self) -> int:
+        """Rows of data files, indexes and rejects, about."""
+        owned = sum(receipt.rejected for receipt in self.receipts if receipt.owned)
+        return sum(receipt.embedded for receipt in self.receipts) + owned + sum(part.rows for part in self.parts)
+
+    def candidates(self) -> Iterator[tuple[int, Receipt | IndexPart]]:
+        """What has the documents of the shards, in their order: of two with one id, the first lives.
+
+        Each comes with the number of its first row among the rows of all. What belongs to no shard is last.
+        """
+        owned: defaultdict[str, list[Receipt]] = defaultdict(list)
+        for receipt in self.receipts:
+            if receipt.owned:
+                owned[receipt.shard].append(receipt)
+        number = 0
+        for uri in dict.fromkeys([*(record.uri for record in self.shards), *self.indexes, *owned]):
+            for receipt in sorted(owned[uri], key=lambda r: r.start):
+                yield number, receipt
+                number += receipt.vectors
+            for part in self.indexes.get(uri, ()):
+                yield number, part
+                number += part.rows
 
     @property
     def deleted(self) -> int:

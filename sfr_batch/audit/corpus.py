@@ -5,10 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from sfr_batch.audit.contents import Contents
-from sfr_batch.audit.records import Kind, Records, hashes_of, heads_of, locate, make_records, places_of
+from sfr_batch.audit.records import Kind, Records, contents_of, locate, make_records, places_of
 from sfr_batch.audit.report import EMBED, SHARDS, Finding, Promise, count
 from sfr_batch.corpus import list_shards, survey_shards
 from sfr_batch.fingerprint import digest
+from sfr_batch.identity import halves, hash_ids
+from sfr_batch.manifest import KEPT
 from sfr_batch.planning import EmbedPlan, carry_over
 from sfr_batch.rows import Rows, read_unit
 from sfr_batch.splits import ReadUnit, cut
@@ -44,7 +46,7 @@ class Corpus:
                 promise.wrong(f"{shard.uri} was read with other settings of corpus")
             else:
                 promise.wrong(f"{shard.uri} is of generation {record.generation!r}, the config of {generation!r}")
-        for uri in sorted(covered.keys() - {shard.uri for shard in self._shards}):
+        for uri in sorted(covered.keys() - {KEPT} - {shard.uri for shard in self._shards}):
             promise.wrong(f"{uri} is no longer in the corpus")
         return promise.finding(count(len(self._shards), "shard"), "covered as they are")
 
@@ -57,25 +59,27 @@ class Corpus:
                 for rows in self._read(unit):
                     good = len(rows.texts)
                     numbers = np.arange(self.rows, self.rows + rows.read)
-                    found = make_records(hashes_of(rows.ids.to_pylist()), Kind.IN_CORPUS, numbers[:good])
-                    found["content"] = heads_of(rows.content_hash)
+                    ids = halves(hash_ids(rows.ids.to_pylist()))
+                    found = make_records(ids, Kind.IN_CORPUS, numbers[:good])
+                    found["content"] = contents_of(halves(rows.content_hash), halves(rows.row_hash))
                     yield found
-                    yield make_records(hashes_of(places_of(rows.rejects)), Kind.BAD_IN_CORPUS, numbers[good:])
+                    places = halves(hash_ids(places_of(rows.rejects)))
+                    yield make_records(places, Kind.BAD_IN_CORPUS, numbers[good:])
                     self.rows += rows.read
                 self._starts.append(self.rows)
 
     def _read(self, unit: ReadUnit) -> Iterator[Rows]:
         return (rows for _, rows in read_unit(unit, self._settings, self._plan.columns))
 
-    def place(self, row: int) -> str:
-        """Where row ``row`` of what was read is; its unit is read again."""
+    def place(self, row: int) -> tuple[str, bytes | None]:
+        """Where row ``row`` of what was read is, and its content hash if it is a good one; its unit is read again."""
         number, row = locate(self._starts, row)
         unit = self._units[number]
         for rows in self._read(unit):
             if row < rows.read:
-                return _place(unit, rows, row)
+                return _place(unit, rows, row), rows.content_hash[row].as_py() if row < len(rows.texts) else None
             row -= rows.read
-        return f"a row of {unit.shard.uri}"  # it changes while we look
+        return f"a row of {unit.shard.uri}", None  # it changes while we look
 
 
 def _place(unit: ReadUnit, rows: Rows, row: int) -> str:

@@ -1,26 +1,48 @@
 """Sums and names of one snapshot: manifest, receipts, shards, deletes and condemned names must agree. Reads nothing."""
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from sfr_batch import schema as names
 from sfr_batch.audit.contents import Contents
+from sfr_batch.audit.files import Live
 from sfr_batch.audit.report import CONDEMNED, DELETES, REPORT, Finding, Promise, count
-from sfr_batch.errors import CountsDoNotClose
-from sfr_batch.manifest import Receipt
+from sfr_batch.errors import CountsDoNotClose, SfrBatchError
+from sfr_batch.manifest import KEPT, Receipt
+from sfr_batch.table import Snapshot
 
 
-def check_counts(promise: Promise, contents: Contents, duplicates: int | None, *, chunked: bool) -> Finding:
-    """duplicates: rows that were found to be rejected as such; None if that is not known."""
+@dataclass(frozen=True)
+class Counted:
+    """What was found by reading; None where that could not be done in full.
+
+    live: what is live of each data file; kept: documents that are no longer in the corpus; duplicates: rows that
+    are rejected as such.
+    """
+
+    live: Sequence[Live] | None
+    kept: int | None
+    duplicates: int | None
+
+
+def check_counts(
+    promise: Promise, contents: Contents, snapshots: Mapping[int, Snapshot], counted: Counted, *, chunked: bool
+) -> Finding:
+    """snapshots: among them the parent, if it can be read."""
     _check_receipts(promise, contents, chunked)
     _check_shards(promise, contents)
-    _check_sums(promise, contents, duplicates)
+    _check_sums(promise, contents, counted)
+    _check_new(promise, contents, snapshots, counted)
     counts = contents.snapshot.manifest.counts
+    kept = f"; {counts.kept:,} kept that are not among these" if counts.kept else ""
     return promise.finding(
         f"{counts.read:,} rows read",
         f"{counts.embedded:,} embedded + {counts.reused:,} reused + {counts.rejected:,} rejected; "
-        f"{counts.vectors:,} vectors",
+        f"{counts.vectors:,} vectors{kept}",
     )
 
 
@@ -40,40 +62,72 @@ def _check_receipts(promise: Promise, contents: Contents, chunked: bool) -> None
 def _check_shards(promise: Promise, contents: Contents) -> None:
     splits: defaultdict[str, list[Receipt]] = defaultdict(list)
     for receipt in contents.receipts:
-        splits[receipt.shard].append(receipt)
+        if receipt.owned:
+            splits[receipt.shard].append(receipt)
     for shard in sorted(splits.keys() - {record.uri for record in contents.shards}):
         promise.wrong(f"{shard} has splits, and is not among the shards of snapshot {contents.snapshot.number}")
     for record in contents.shards:
         its = splits[record.uri]
-        read = sum(receipt.read for receipt in its)
-        if (read, len(its)) != (record.read, record.splits):
+        if record.uri in contents.indexes:  # which says what its rows are
+            if its or record.splits:
+                promise.wrong(f"{record.uri} has an index, and {count(len(its) or record.splits, 'split')} of its own")
+            continue
+        read, rejected = sum(receipt.read for receipt in its), sum(receipt.rejected for receipt in its)
+        if (read, rejected, len(its)) != (record.read, record.rejected, record.splits):
             promise.wrong(
-                f"{record.uri} has {record.read:,} rows in {count(record.splits, 'split')}, the receipts of its "
-                f"splits say {read:,} in {len(its):,}"
+                f"{record.uri or 'what is kept'} has {record.read:,} rows and {record.rejected:,} rejects in "
+                f"{count(record.splits, 'split')}, the receipts of its splits say {read:,} and {rejected:,} in "
+                f"{len(its):,}"
             )
         if {receipt.version for receipt in its} - {record.version}:
             promise.wrong(f"{record.uri} is covered in version {record.version}, a split of it is of another")
 
 
-def _check_sums(promise: Promise, contents: Contents, duplicates: int | None) -> None:
+def _check_sums(promise: Promise, contents: Contents, counted: Counted) -> None:
     counts = contents.snapshot.manifest.counts
-
-    def total(field: str) -> int:
-        return sum(getattr(receipt, field) for receipt in contents.receipts)
+    shards = [record for record in contents.shards if record.uri != KEPT]
 
     held = {
         "rows read": (counts.read, counts.embedded + counts.reused + counts.rejected),
-        "rows of its shards": (counts.read, sum(record.read for record in contents.shards)),
-        "vectors": (counts.vectors, total("vectors") - contents.deleted),
-        "tokens": (counts.tokens, total("tokens")),
-        "truncated rows": (counts.truncated, total("truncated")),
+        "rows of its shards": (counts.read, sum(record.read for record in shards)),
+        "vectors": (counts.vectors, sum(receipt.vectors for receipt in contents.receipts) - contents.deleted),
     }
-    if duplicates is not None:
-        held["rejects"] = (counts.rejected, total("rejected") + duplicates)
-        held["documents"] = (counts.embedded + counts.reused, contents.documents - duplicates)
+    if counted.duplicates is not None:
+        held["rejects"] = (counts.rejected, sum(record.rejected for record in shards) + counted.duplicates)
+    if counted.live is not None:
+        documents = counts.embedded + counts.reused + counts.kept
+        held["documents"] = (documents, sum(live.documents for live in counted.live))
+        held["tokens"] = (counts.tokens, sum(live.tokens for live in counted.live))
+        held["tokens before truncation"] = (counts.tokens_full, sum(live.tokens_full for live in counted.live))
+        held["truncated rows"] = (counts.truncated, sum(live.truncated for live in counted.live))
+    if counted.kept is not None:
+        held["kept documents"] = (counts.kept, counted.kept)
     for what, (says, has) in held.items():
         if says != has:
             promise.wrong(f"snapshot {contents.snapshot.number} says {says:,} {what}, there are {has:,}")
+
+
+def _check_new(promise: Promise, contents: Contents, snapshots: Mapping[int, Snapshot], counted: Counted) -> None:
+    """Whether the documents that count as embedded are those of the data files that the parent has not."""
+    manifest = contents.snapshot.manifest
+    old: frozenset[str] = frozenset()
+    if manifest.parent is not None:
+        try:
+            old = frozenset(receipt.split_id for receipt in snapshots[manifest.parent].receipts)
+        except (KeyError, SfrBatchError, pa.ArrowException):  # told as a manifest or a side file
+            return
+    if counted.live is None:
+        return
+    embedded = sum(
+        live.documents
+        for receipt, live in zip(contents.receipts, counted.live, strict=True)
+        if receipt.split_id not in old and not receipt.copied
+    )
+    if embedded != manifest.counts.embedded:
+        promise.wrong(
+            f"snapshot {manifest.snapshot} says {manifest.counts.embedded:,} documents embedded, its new data files "
+            f"have {embedded:,}"
+        )
 
 
 def check_deletes(contents: Contents) -> Finding:

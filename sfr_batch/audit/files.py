@@ -7,17 +7,17 @@ import base64
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sfr_batch import schema as names
 from sfr_batch.audit.contents import AHEAD, Contents, difference, look_into
-from sfr_batch.audit.records import RECORD, Hashes, IntArray, Kind, Records, hashes_of, heads_of, locate
+from sfr_batch.audit.records import NO_CANDIDATE, RECORD, IntArray, Kind, Mask, Records, contents_of, locate
 from sfr_batch.audit.report import (
     CHUNKS,
     COUNTS,
@@ -35,6 +35,7 @@ from sfr_batch.audit.report import (
 )
 from sfr_batch.audit.snapshots import expired_since
 from sfr_batch.errors import ObjectNotFound, SfrBatchError
+from sfr_batch.identity import Hashes, halves, hash_ids
 from sfr_batch.manifest import Receipt
 from sfr_batch.parquet import read_parquet
 from sfr_batch.spill import Spill
@@ -59,6 +60,29 @@ _IN_FLIGHT = 2**28
 _NORM_ROWS = 1024
 
 
+@dataclass(frozen=True)
+class Place:
+    """A row of a data file."""
+
+    where: str
+    id: Any
+    content_hash: bytes
+
+    def __str__(self) -> str:
+        return f"{self.where}, id {self.id!r},"
+
+
+@dataclass(frozen=True)
+class Live:
+    """What is live of a data file: documents; of its rows the tokens and how many are truncated; of its documents the
+    tokens before truncation or chunking."""
+
+    documents: int = 0
+    tokens: int = 0
+    tokens_full: int = 0
+    truncated: int = 0
+
+
 class DataFiles:
     """All data files of a snapshot. What is wrong with them is in ``promises``, by name."""
 
@@ -67,12 +91,14 @@ class DataFiles:
         self.bytes = sum(receipt.size for receipt in contents.receipts)
         self._table, self._contents, self._receipts = table, contents, contents.receipts
         self._starts = [0]
+        self._orders = {c.split_id: number for number, c in contents.candidates() if isinstance(c, Receipt)}
         self._worst = 0.0
-
-    @property
-    def rows(self) -> int:
+        self.rows = 0
         """Rows that were read."""
-        return self._starts[-1]
+        self.live: list[Live] = []
+        """What is live of each file."""
+        self.documents: list[NDArray[np.int32] | None] = []
+        """Of each file the rows with which documents begin, where these may have several; None if it was not read."""
 
     @property
     def unread(self) -> int:
@@ -90,10 +116,20 @@ class DataFiles:
                 self.promises[promise].wrong(example, number)
             for promise in found.unchecked:
                 self.promises[promise].unchecked += 1
-            found.ids["row"] += self._starts[-1]
+            self._take(found)
             spill.add(found.ids)
-            self._worst = max(self._worst, found.worst)
-            self._starts.append(self._starts[-1] + found.rows)
+
+    def _take(self, found: "_DataFile") -> None:
+        ids, receipt = found.ids, found.receipt
+        number = self._orders.get(receipt.split_id)
+        ids["order"] = NO_CANDIDATE if number is None else ids["row"] + number
+        self.live.append(found.live)
+        if is_chunked(self._table):
+            self.documents.append(None if found.unchecked else ids["row"].astype(np.int32))
+        ids["row"] += self._starts[-1]
+        self._worst = max(self._worst, found.worst)
+        self.rows += found.rows
+        self._starts.append(self._starts[-1] + max(found.rows, receipt.vectors))
 
     def _examine(self, receipt: Receipt, committed: Mapping[str, ObjectInfo]) -> "_DataFile":
         """Runs in a thread."""
@@ -141,13 +177,17 @@ class DataFiles:
             holds = "those of a document follow each other from 0, all live or none"
             yield self.promises[CHUNKS].finding(f"{self.rows:,} chunks", holds)
 
-    def place(self, row: int) -> tuple[str, Any]:
-        """Where a row is, of all that were read, and its id, which is read again."""
+    def number_of_row(self, file: IntArray, row: IntArray) -> IntArray:
+        """[n] numbers among the rows of all files; file: [n] numbers of files."""
+        return np.asarray(self._starts, np.int64)[file] + row
+
+    def place(self, row: int) -> "Place":
+        """Where a row is, of all that were read, and what it says of itself, which is read again."""
         number, position = locate(self._starts, row)
         key = names.data_key(self._receipts[number].split_id)
         with self._table.store.open(key) as file:
-            ids = pq.ParquetFile(file, pre_buffer=False).read([names.ID], use_threads=False).column(names.ID)
-        return f"row {position} of {key}", ids[position].as_py()
+            columns = pq.ParquetFile(file, pre_buffer=False).read([names.ID, names.CONTENT_HASH], use_threads=False)
+        return Place(f"row {position} of {key}", **columns.slice(position, 1).to_pylist()[0])
 
 
 def is_chunked(table: Table) -> bool:
@@ -167,17 +207,18 @@ class _DataFile:
     """What is found in one data file. ids: a record a document, ``row`` its first row; empty if it was not read."""
 
     def __init__(self, table: Table, receipt: Receipt) -> None:
-        self._table, self._receipt = table, receipt
+        self._table, self.receipt = table, receipt
         self._key = names.data_key(receipt.split_id)
         self.problems: list[tuple[str, str, int]] = []
         self.unchecked: tuple[str, ...] = ()
         self.rows = 0
         self.ids: Records = np.empty(0, RECORD)
+        self.live = Live()
         self.worst = 0.0
 
     def examine(self, committed: Mapping[str, ObjectInfo], dead: IntArray) -> None:
         """Read it and hold it against its receipt, as far as it can be. dead: rows that are not live."""
-        if wrong := _absent(self._receipt, committed):
+        if wrong := _absent(self.receipt, committed):
             return self._fail(FILES, wrong)
         try:
             found = look_into(self._table.store, self._key, _decode)
@@ -214,7 +255,7 @@ class _DataFile:
             self._wrong(FOOTERS, f"{self._key} has no readable receipt: {error!r}")
             return
         # As JSON, in which a number that is none equals itself.
-        expected = dataclasses.replace(self._receipt, size=0)
+        expected = self.receipt.footer
         if written.to_json() != expected.to_json():
             mine, its = dataclasses.asdict(written), dataclasses.asdict(expected)
             what = next(name for name in mine if json.dumps(mine[name]) != json.dumps(its[name]))
@@ -241,34 +282,44 @@ class _DataFile:
             row += len(chunk)
 
     def _take_ids(self, table: pa.Table, ids: Sequence[Any], dead: IntArray) -> None:
-        hashes = hashes_of(ids)
+        hashes = halves(hash_ids(ids))
         live = np.ones(len(ids), bool)
         live[dead[(dead >= 0) & (dead < len(ids))]] = False
         first = np.arange(len(ids))
         if is_chunked(self._table):
             first = self._check_chunks(table.column(names.CHUNK).to_numpy(), hashes, live, ids)
         self.ids = np.empty(len(first), RECORD)
-        self.ids["hash"], self.ids["more"] = hashes[0][first], hashes[1][first]
-        self.ids["content"] = heads_of(table.column(names.CONTENT_HASH))[first]
+        self.ids["hash"], self.ids["more"] = hashes[first, 0], hashes[first, 1]
+        texts = halves(table.column(names.CONTENT_HASH))
+        whole = halves(table.column(names.ROW_HASH)) if names.ROW_HASH in table.column_names else texts
+        self.ids["content"] = contents_of(texts[first], whole[first])
         self.ids["row"] = first
         self.ids["kind"] = np.where(live[first], Kind.LIVE, Kind.DEAD)
-        receipt = self._receipt
+        receipt = self.receipt
+        tokens, truncated = (table.column(name).to_numpy() for name in (names.N_TOKENS, names.TRUNCATED))
+        tokens_full = table.column(names.N_TOKENS_FULL).to_numpy()[first]
         held = {
             "vectors": (table.num_rows, receipt.vectors),
             "documents": (len(first), receipt.embedded),
-            "tokens": (pc.sum(table.column(names.N_TOKENS)).as_py() or 0, receipt.tokens),
-            "truncated rows": (pc.sum(table.column(names.TRUNCATED)).as_py() or 0, receipt.truncated),
+            "tokens": (tokens.sum(dtype=np.int64), receipt.tokens),
+            "tokens before truncation": (tokens_full.sum(dtype=np.int64), receipt.tokens_full),
+            "truncated rows": (truncated.sum(), receipt.truncated),
         }
+        self.live = Live(
+            documents=int(live[first].sum()),
+            tokens=int(tokens[live].sum(dtype=np.int64)),
+            tokens_full=int(tokens_full[live[first]].sum(dtype=np.int64)),
+            truncated=int(truncated[live].sum()),
+        )
         for what, (has, says) in held.items():
             if has != says:
                 self._wrong(COUNTS, f"{self._key} has {has:,} {what}, its receipt says {says:,}")
 
-    def _check_chunks(self, chunk: IntArray, hashes: Hashes, live: NDArray[np.bool_], ids: Sequence[Any]) -> IntArray:
+    def _check_chunks(self, chunk: IntArray, hashes: Hashes, live: Mask, ids: Sequence[Any]) -> IntArray:
         """The first row of each document."""
         follows = np.zeros(len(chunk), bool)
         follows[1:] = (chunk[1:] == chunk[:-1] + 1) & (live[1:] == live[:-1])
-        for half in hashes:
-            follows[1:] &= half[1:] == half[:-1]
+        follows[1:] &= (hashes[1:] == hashes[:-1]).all(axis=1)
         for at in np.flatnonzero(~follows & (chunk != 0)):
             where = f"row {at} of {self._key}, id {ids[at]!r}"
             self._wrong(CHUNKS, f"{where}: chunk {chunk[at]} does not follow the one before")

@@ -1,6 +1,6 @@
 """Rejects files: that each is there, belongs to its split and has as many rows as its receipt says."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +9,10 @@ import pyarrow.compute as pc
 
 from sfr_batch import schema as names
 from sfr_batch.audit.contents import AHEAD, Contents, difference, look_into
-from sfr_batch.audit.records import Kind, Records, hashes_of, make_records, places_of
+from sfr_batch.audit.records import IntArray, Kind, Records, make_records, places_of
 from sfr_batch.audit.report import REJECTS, WRITE_ANEW, Finding, Promise, count
 from sfr_batch.errors import ObjectNotFound
+from sfr_batch.identity import halves, hash_ids
 from sfr_batch.parquet import read_parquet
 from sfr_batch.spill import Spill
 from sfr_batch.storage import Store, in_parallel
@@ -20,11 +21,11 @@ from sfr_batch.table import Table
 
 @dataclass(frozen=True)
 class Rejects:
-    """What was found. duplicates: rows of the file of duplicates; unread: whether a file could not be read."""
+    """What was found. duplicates: rows of the file of duplicates; unread: files that could not be read."""
 
     finding: Finding
     duplicates: int
-    unread: bool
+    unread: int
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,21 @@ class _Expected:
 def read_rejects(table: Table, contents: Contents, spill: Spill) -> Rejects:
     """Check the rejects files, and put into ``spill`` whom they reject."""
     promise = Promise(REJECTS, WRITE_ANEW)
-    expected = [_Expected(names.rejects_key(r.split_id, r.attempt), r.rejected, r.shard) for r in contents.receipts]
-    expected = [file for file in expected if file.rows]
+    owned = [receipt for receipt in contents.receipts if receipt.owned and receipt.rejected]
+    expected = [_Expected(names.rejects_key(r.split_id, r.attempt), r.rejected, r.shard) for r in owned]
     if contents.snapshot.manifest.duplicates:
         expected.append(_Expected(contents.snapshot.manifest.duplicates))
-    integers = pa.types.is_integer(table.schema.field(names.ID).type)
-    total = duplicates = 0
-    unread = False
+    total = duplicates = unread = 0
     for file, found in zip(expected, in_parallel(lambda e: _read(table.store, e.key), expected, AHEAD), strict=True):
         if isinstance(found, str):
             promise.wrong(found)
-            unread = True
+            unread += 1
             continue
         for wrong in _problems(file, found):
             promise.wrong(wrong)
         if file.shard is None:
             duplicates = found.num_rows
-        for records in _records(found, total, integers):
+        for records in reject_records(found, np.arange(total, total + found.num_rows)):
             spill.add(records)
         total += found.num_rows
     what = f"{total:,} rows in {count(len(expected), 'file')}"
@@ -88,19 +87,13 @@ def _problems(file: _Expected, found: pa.Table) -> Iterator[str]:
         yield f"{file.key} has the reasons {', '.join(sorted(reasons))}"
 
 
-def _records(rejects: pa.Table, first: int, integers: bool) -> Iterator[Records]:
-    """first: the number of the first row; integers: whether the table's ids are."""
+def reject_records(rejects: pa.Table, numbers: IntArray) -> Iterator[Records]:
+    """Whom rejects reject. numbers: [n] one for each, by which they are put in order."""
     reasons = rejects.column("reason")
-    numbers = np.arange(first, first + rejects.num_rows)
     duplicate = pc.equal(reasons, "duplicate_id").to_numpy()
     after = pc.is_in(reasons, pa.array(names.AFTER_READING)).to_numpy()
     masks = {Kind.DUPLICATE: duplicate, Kind.REJECTED_ID: after, Kind.REJECTED_ROW: ~duplicate & ~after}
     for kind, mask in masks.items():
         some = rejects.filter(pa.array(mask))
-        keys = places_of(some) if kind == Kind.REJECTED_ROW else _ids(some.column(names.ID).to_pylist(), integers)
-        yield make_records(hashes_of(keys), kind, numbers[mask])
-
-
-def _ids(texts: Sequence[str | None], integers: bool) -> list[int | str | None]:
-    """Ids as rejects have them, as the table has them."""
-    return [int(text) if integers and text is not None else text for text in texts]
+        keys = places_of(some) if kind == Kind.REJECTED_ROW else some.column(names.ID).to_pylist()
+        yield make_records(halves(hash_ids(keys)), kind, numbers[mask])

@@ -17,7 +17,7 @@ EXAMPLES = 5
 """Examples that a finding has at most."""
 
 FILES, PAGES, FOOTERS, SCHEMA = "data files", "pages", "footers", "schema"
-REJECTS, COUNTS, VECTORS, CHUNKS, IDS = "rejects", "counts", "vectors", "chunks", "ids"
+REJECTS, INDEXES, COUNTS, VECTORS, CHUNKS, IDS = "rejects", "indexes", "counts", "vectors", "chunks", "ids"
 DUPLICATES, DELETES, CONDEMNED = "duplicates", "deletes", "condemned"
 SNAPSHOTS, SIDES, ORPHANS, PLAIN, RUNS = "snapshots", "side files", "orphans", "plain", "runs"
 SHARDS, CORPUS, TEXTS = "shards", "corpus rows", "texts"

@@ -10,9 +10,10 @@ from sfr_batch import schema as names
 from sfr_batch.audit.contents import AHEAD
 from sfr_batch.audit.report import SIDES, SNAPSHOTS, WRITE_ANEW, Finding, Promise, count
 from sfr_batch.errors import ObjectNotFound, TableError, TableNotFound
-from sfr_batch.manifest import Manifest, SideFile
+from sfr_batch.expired import check_not_expired
+from sfr_batch.manifest import SideFile
 from sfr_batch.storage import in_memory, in_parallel
-from sfr_batch.table import Snapshot, Table, check_not_expired
+from sfr_batch.table import Snapshot, Table
 
 
 def read_snapshots(table: Table, newest: int | None) -> tuple[Finding, dict[int, Snapshot]]:
@@ -70,16 +71,11 @@ def expired_since(table: Table, number: int) -> bool:
 def check_sides(table: Table, snapshots: Mapping[int, Snapshot]) -> Finding:
     """Side files of all snapshots: older ones can be read too."""
     promise = Promise(SIDES, WRITE_ANEW)
-    sides = {side.name: (number, side) for number, s in snapshots.items() for side in _sides_of(s.manifest)}
+    sides = {side.name: (number, side) for number, s in snapshots.items() for side in s.manifest.sides}
     for wrong in in_parallel(lambda numbered: _check_side(table, *numbered), list(sides.values()), AHEAD):
         if wrong:
             promise.wrong(wrong)
     return promise.finding(count(len(sides), "side file"), "SHA-256 and rows are those of the manifests")
-
-
-def _sides_of(manifest: Manifest) -> list[SideFile]:
-    sides = (manifest.files, manifest.shards, manifest.deletes, manifest.condemned)
-    return [side for side in sides if side is not None]
 
 
 def _check_side(table: Table, number: int, side: SideFile) -> str | None:

@@ -201,9 +201,8 @@ def _copy(plan: EmbedPlan, run: "RunLog") -> list[Receipt]:
     """Commit the splits whose vectors are copied."""
     if plan.difference is None or not plan.difference.copies:
         return []
-    assert plan.base is not None
     executor, job = plan.difference.found.executor, make_job(plan, run.run_id)
-    known = {r.split_id: r for r in [*plan.base.receipts, *read_receipts(plan.store, plan.unpublished)]}
+    known = plan.sources()
     handles = []
     for split in plan.difference.copies:
         files = split.sources.column("split_id").unique().to_pylist()

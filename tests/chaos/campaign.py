@@ -14,7 +14,6 @@ from typing import Any
 
 from sfr_batch.config import ModelSettings, config_from_dict
 from sfr_batch.model import read_recipe
-from sfr_batch.planning import make_plan
 from sfr_batch.tokenizer import Tokenizer
 from tests.chaos.checks import (
     Broken,
@@ -27,6 +26,7 @@ from tests.chaos.checks import (
     check_unchanged,
     objects_of,
     open_table_store,
+    plan_of,
     splits_in,
 )
 from tests.chaos.corpus import ROWS_PER_SPLIT, Corpus, State, reference_vectors
@@ -210,7 +210,7 @@ class Campaign:
         return now
 
     def _last_run(self, before: Objects) -> None:
-        plan = make_plan(config_from_dict(self._config()))
+        plan = plan_of(config_from_dict(self._config()))
         ending = self.undisturbed()
         check(ending.code == 0, f"the undisturbed run failed:\n{_tail(ending)}")
         after = objects_of(plan.store)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sfr_batch import schema
 from sfr_batch.audit import audit
+from sfr_batch.comparison import InProcess
 from sfr_batch.config import Config
 from sfr_batch.planning import EmbedPlan, make_plan
 from sfr_batch.search import vectors_of
@@ -45,6 +46,12 @@ def objects_of(store: Store) -> Objects:
 
 def splits_in(objects: Objects) -> set[str]:
     return {split_id for key in objects if (split_id := schema.split_of_data_key(key))}
+
+
+def plan_of(config: Config) -> EmbedPlan:
+    """What a run would do now, with the comparison that it makes first."""
+    plan = make_plan(config)
+    return plan.compare(InProcess()) if plan.has_to_compare else plan
 
 
 def check_unchanged(before: Objects, after: Objects) -> None:

@@ -21,7 +21,6 @@ import pyarrow as pa
 from sfr_batch.config import ModelSettings, config_from_dict
 from sfr_batch.errors import ObjectNotFound, StorageError
 from sfr_batch.model import read_recipe
-from sfr_batch.planning import make_plan
 from sfr_batch.storage import Store
 from sfr_batch.tokenizer import Tokenizer
 from tests.chaos.campaign import model_without_weights
@@ -34,6 +33,7 @@ from tests.chaos.checks import (
     check_table,
     check_unchanged,
     objects_of,
+    plan_of,
     splits_in,
 )
 from tests.chaos.corpus import reference_vectors
@@ -101,7 +101,7 @@ class JobChaos:
         seen: Objects = {}
         finished: dict[str, int] = {}  # splits whose receipt the driver had at a kill, and how often they were encoded
         while True:
-            plan = make_plan(config)
+            plan = plan_of(config)
             written, encoded = splits_in(seen), len(_words(diary, "encode"))
             job = _start(folder / "job.yaml", diary, folder / "output")
             lost_driver = store_away = False

@@ -1,4 +1,4 @@
-"""What all commands share: how errors are told, options that many have, lists of objects. Knows no command."""
+"""What the commands share: options, lists of objects, and how errors are told."""
 
 import contextlib
 import sys
