@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sfr_batch.api import EmbeddingTable, embed, open_table, plan, verify
+    from sfr_batch.api import EmbeddingTable, embed, open_table, plan, promote, promote_back, verify
     from sfr_batch.config import Config, load_config
     from sfr_batch.encoder import Encoder
     from sfr_batch.errors import SfrBatchError
@@ -31,6 +31,8 @@ _HOMES = {
     "load_config": "sfr_batch.config",
     "open_table": "sfr_batch.api",
     "plan": "sfr_batch.api",
+    "promote": "sfr_batch.api",
+    "promote_back": "sfr_batch.api",
     "verify": "sfr_batch.api",
 }
 
@@ -43,6 +45,8 @@ __all__ = [
     "load_config",
     "open_table",
     "plan",
+    "promote",
+    "promote_back",
     "verify",
 ]
 

@@ -1,4 +1,4 @@
-"""The public functions, `plan`, `embed`, `verify`, `audit` and `open_table`. A config is an object or a YAML file."""
+"""Public functions: `plan`, `embed`, `verify`, `audit`, `open_table`, `promote`. A config is an object or a file."""
 
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -6,18 +6,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sfr_batch import pointer as pointers
 from sfr_batch import schema as names
 from sfr_batch.changes import Changes, changes
 from sfr_batch.comparison import InProcess
 from sfr_batch.config import Config, ModelSettings, StorageSettings, config_from_dict, load_config
-from sfr_batch.errors import ConfigError, TableMismatch
+from sfr_batch.errors import ConfigError, TableMismatch, TableNotFound
 from sfr_batch.fingerprint import differences
+from sfr_batch.manifest import TableCard
 from sfr_batch.planning import EmbedPlan, make_plan, model_inputs
+from sfr_batch.pointer import Pointed
 from sfr_batch.prompts import QUERY
 from sfr_batch.retention import Expiry, expire
 from sfr_batch.search import Hit, top_k
-from sfr_batch.storage import open_store
-from sfr_batch.table import Table
+from sfr_batch.storage import Store, absolute_uri, open_store
+from sfr_batch.table import Snapshot, Table
 
 if TYPE_CHECKING:
     from sfr_batch.audit import Audit, Finding
@@ -79,28 +82,87 @@ def audit(
 ) -> "Audit":
     """Whether the table at ``path`` keeps its promises. Reads all of it, changes nothing; needs no model and no Ray.
 
-    against: a config whose corpus the table should hold; its table.path does not matter, its table.storage is used
-    unless ``storage`` is given. snapshot: its number, default the newest. each: is given every finding as soon as there
-    is one. Raises TableNotFound, StorageError, and with ``against`` what planning raises.
+    path: of the table, or of a pointer to it. against: a config whose corpus the table should hold; its table.path does
+    not matter, its table.storage is used unless ``storage`` is given. snapshot: its number, default the newest, or what
+    the pointer pins. each: is given every finding as soon as there is one. Raises TableNotFound, StorageError, and with
+    ``against`` what planning raises.
     """
     from sfr_batch.audit import audit  # loads what planning can do without
 
-    if against is None:
-        return audit(Table.open(open_store(path, storage)), snapshot=snapshot, each=each)
-    config = _load(against, overrides)
-    settings = config.table.model_copy(update={"path": path, "storage": storage or config.table.storage})
-    table = Table.open(open_store(path, settings.storage))
+    config = None if against is None else _load(against, overrides)
+    storage = storage or (config.table.storage if config else None)
+    table = open_table(path, storage)
+    snapshot = table.pinned if snapshot is None else snapshot
+    if config is None:
+        return audit(table, snapshot=snapshot, each=each)
+    settings = config.table.model_copy(update={"path": table.store.root, "storage": storage})
     return audit(table, make_plan(config.model_copy(update={"table": settings})), snapshot, each=each)
 
 
-def open_table(path: str, storage: StorageSettings | None = None) -> "EmbeddingTable":
-    """The table at a local folder or an s3:// prefix. Raises TableNotFound."""
-    table = Table.open(open_store(path, storage))
-    return EmbeddingTable(table.store, table.card)
+def open_table(path: str, storage: StorageSettings | None = None, *, follow: bool = True) -> "EmbeddingTable":
+    """The table at a local folder or an s3:// prefix, or the one that a pointer there points to. Raises TableNotFound.
+
+    It stays at that table, also if the pointer moves on; open it again to follow. follow: whether a pointer will do;
+    else it is a ConfigError.
+    """
+    store = open_store(path, storage)
+    pointed = None
+    try:
+        table = Table.open(store)
+    except TableNotFound:
+        pointed = pointers.current(store)
+        if pointed is None:
+            raise
+        if not follow:
+            pointers.refuse_to_write(store)
+        table = Table.open(open_store(pointed.table, storage))
+    return EmbeddingTable(table.store, table.card, pointed)
+
+
+def promote(
+    pointer: str,
+    table: str,
+    *,
+    snapshot: int | None = None,
+    expect_current: str | None = None,
+    storage: StorageSettings | None = None,
+) -> Pointed:
+    """Let a pointer, a folder or prefix of its own, point to a table from now on; made if there is none.
+
+    Readers that open the pointer see the table before or this one, at once and whole. snapshot: the one to pin, default
+    whatever is the newest when it is read. expect_current: the table that it must point to now, else PointerMoved is
+    raised and nothing changes. Raises TableNotFound if nothing is published in the table.
+    """
+    store = open_store(pointer, storage)
+    opened = open_table(table, storage, follow=False)
+    expect = None if expect_current is None else absolute_uri(expect_current)
+    return pointers.promote(store, opened, snapshot, expect=expect)
+
+
+def promote_back(pointer: str, *, storage: StorageSettings | None = None) -> Pointed:
+    """Let a pointer point to what it did before; again, and it is the one before that.
+
+    Raises ConfigError if there is none, PointerMoved if somebody else moves it meanwhile.
+    """
+    return pointers.back(open_store(pointer, storage))
 
 
 class EmbeddingTable(Table):
     """A table that can encode a query with the model it was made with."""
+
+    def __init__(self, store: Store, card: TableCard, pointed: Pointed | None = None) -> None:
+        super().__init__(store, card)
+        self.pointed = pointed
+        """By what pointer it was opened, if by one."""
+
+    @property
+    def pinned(self) -> int | None:
+        """The snapshot that the pointer wants to be read."""
+        return self.pointed.snapshot if self.pointed else None
+
+    def current(self) -> Snapshot:
+        """The newest snapshot, or the one that the pointer has pinned. Raises TableNotFound if there is none."""
+        return super().current() if self.pinned is None else self.snapshot(self.pinned)
 
     @cached_property
     def encoder(self) -> "Encoder":
@@ -125,7 +187,7 @@ class EmbeddingTable(Table):
         """Whether the table keeps its promises, see `sfr_batch.audit`; against a plan of its corpus if there is one."""
         from sfr_batch.audit import audit
 
-        return audit(self, against, snapshot)
+        return audit(self, against, self.pinned if snapshot is None else snapshot)
 
     def expire(
         self,

@@ -126,7 +126,10 @@ def status(table: str, endpoint_url: str | None) -> None:
     from sfr_batch import status as table_status
 
     with telling_errors():
-        click.echo(table_status.describe(api.open_table(table, StorageSettings(endpoint_url=endpoint_url))))
+        opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url))
+        if opened.pointed:
+            click.echo(f"pointer   {opened.pointed.describe()}")
+        click.echo(table_status.describe(opened))
 
 
 @main.command()
@@ -190,7 +193,7 @@ def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -
     """
     with telling_errors():
         seconds = duration(older_than, "--older-than")
-        opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url))
+        opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
         base = opened.latest()
         if base is None:
             click.echo("Nothing is published yet, so nothing is left over; nothing was removed.")

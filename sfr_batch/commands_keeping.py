@@ -1,10 +1,11 @@
-"""Commands that keep tables in order over time: `expire`."""
+"""Commands that keep tables in order over time: `expire`, `promote`."""
 
 import click
 
 from sfr_batch import api
 from sfr_batch.command_line import ENDPOINT, show_objects, telling_errors
 from sfr_batch.config import StorageSettings
+from sfr_batch.errors import ConfigError
 from sfr_batch.retention import Expiry
 
 
@@ -37,7 +38,7 @@ def expire(
     Exit codes: 0 done, 1 it failed, 2 the command is wrong.
     """
     with telling_errors():
-        opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url))
+        opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
         expiry = opened.expire(keep_last=keep_last, keep_for=keep_for, keep=keep, dry_run=not delete)
         show_objects(expiry.objects)
         click.echo(_told(expiry, delete))
@@ -68,5 +69,48 @@ def _numbers(numbers: tuple[int, ...]) -> str:
     return f"snapshot{'s' * (len(numbers) > 1)} {told}"
 
 
-KEEPING = (expire,)
+@click.command()
+@click.argument("pointer")
+@click.argument("table", required=False)
+@click.option("--snapshot", type=click.IntRange(1), help="Pin this snapshot; default: whatever is the newest.")
+@click.option("--expect-current", metavar="TABLE", help="Only if the pointer points to this table now.")
+@click.option("--back", "go_back", is_flag=True, help="Instead: return to where it pointed before.")
+@ENDPOINT
+def promote(
+    pointer: str,
+    table: str | None,
+    snapshot: int | None,
+    expect_current: str | None,
+    go_back: bool,
+    endpoint_url: str | None,
+) -> None:
+    """Let POINTER point to TABLE: readers that are given POINTER read that table from now on.
+
+    POINTER is a folder or s3:// prefix of its own, beside the tables; it is made if there is none. status, search,
+    snapshots, export, changes, view, audit and sfr_batch.open_table follow it. Each sees the table before or TABLE, and
+    one that is reading stays with what it has opened. Whoever writes (embed, sweep, expire) names the table itself.
+
+    \b
+        sfr-batch promote s3://bucket/current s3://bucket/green
+        sfr-batch promote s3://bucket/current --back       # and again: to the one before that
+
+    If two promote at once, the later one wins; with --expect-current it is told instead, and nothing changes. A
+    snapshot that is pinned here is not protected from `expire`: give that --keep NUMBER.
+
+    Exit codes: 0 done, 1 it failed or the pointer points elsewhere than expected, 2 the command is wrong.
+    """
+    with telling_errors():
+        storage = StorageSettings(endpoint_url=endpoint_url)
+        if go_back:
+            if table or snapshot or expect_current:
+                raise ConfigError("--back goes with POINTER alone.")
+            click.echo(f"{api.promote_back(pointer, storage=storage).describe()}.")
+            return
+        if table is None:
+            raise ConfigError("Name the TABLE to point to, or --back. `sfr-batch status POINTER` says where it points.")
+        moved = api.promote(pointer, table, snapshot=snapshot, expect_current=expect_current, storage=storage)
+        click.echo(f"{moved.describe()}.")
+
+
+KEEPING = (expire, promote)
 """All of them."""

@@ -20,8 +20,9 @@ _TABLE = click.argument("table")
 def snapshots(table: str, endpoint_url: str | None) -> None:
     """List the snapshots of TABLE, oldest first.
 
-    One line each: number, time (UTC), operation, run, live vectors, and documents: new ones and reused ones of that
-    snapshot, and all of its rejects. Any number can be given to search, audit, export, changes and view.
+    One line each: number, time (UTC), operation, run, live vectors, documents (new ones and reused ones of that
+    snapshot, and all of its rejects), and who published it. Any number can be given to search, audit, export, changes
+    and view. Snapshots that `sfr-batch expire` has removed are not listed.
     """
     with telling_errors():
         click.echo(repr(api.open_table(table, StorageSettings(endpoint_url=endpoint_url)).snapshots()))

@@ -55,6 +55,7 @@ from sfr_batch.manifest import (
     TableCard,
     to_table,
     utc_now,
+    who,
 )
 from sfr_batch.parquet import encode_parquet, read_data_file, read_parquet, read_receipt
 from sfr_batch.storage import TEMPORARY, ObjectInfo, Store, in_parallel, read_many
@@ -186,6 +187,7 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
         operation=draft.operation,
         run_id=draft.run_id,
         created_at=utc_now(),
+        by=who(),
         fingerprint=table.card.fingerprint,
         row_recipe=draft.row_recipe,
         generation=draft.generation,
@@ -482,6 +484,7 @@ def condemn(
             "operation": operation,
             "run_id": run_id,
             "created_at": utc_now(),
+            "by": who(),
             "counts": counts.model_copy(update={"embedded": 0, "reused": counts.embedded + counts.reused}),
             "changes": None,
             "condemned": side,

@@ -12,6 +12,7 @@
     │   ├── TableNotFound         there is no table at that path (yet)
     │   ├── TableMismatch         the table was made with other settings: see the ways out in the message
     │   ├── TableInUse            another run is at work on it: wait for it, or stop it
+    │   ├── PointerMoved          a pointer points elsewhere than expected: look where, and decide anew
     │   ├── CountsDoNotClose      rows would be lost or doubled: nothing was published
     │   └── SnapshotConflict      somebody else published first: plan again on the newer snapshot
     ├── TooManyRejects            more rows than the config allows cannot be embedded: nothing was published
@@ -68,6 +69,10 @@ class TableMismatch(TableError):
 
 class TableInUse(TableError):
     """Another run holds the lease of the table, or has taken it over."""
+
+
+class PointerMoved(TableError):
+    """A pointer points elsewhere than whoever wants to move it expects."""
 
 
 class CountsDoNotClose(TableError):

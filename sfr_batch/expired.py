@@ -32,7 +32,7 @@ def check_not_expired(store: Store, number: int) -> None:
     known = ", ".join(str(n) for n in numbers if not newest.has_expired(n))
     raise TableNotFound(
         f"Snapshot {number} of {store.root} is no more: `sfr-batch expire` removed it on {manifest(first).created_at}. "
-        f"Snapshots: {known}."
+        f"Read one that is there: {known}."
     )
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from sfr_batch.errors import ConfigError
 from sfr_batch.manifest import Manifest
 
-_HEAD = ("number", "when", "operation", "run", "vectors", "new", "reused", "rejected")
+_HEAD = ("number", "when", "operation", "run", "vectors", "new", "reused", "rejected", "by")
 _NUMBERS = {"number", "vectors", "new", "reused", "rejected"}
 
 
@@ -28,9 +28,9 @@ def listing(manifests: Sequence[Manifest]) -> str:
 def _row(manifest: Manifest) -> tuple[str, ...]:
     counts = manifest.counts
     numbers = (counts.vectors, counts.embedded, counts.reused, counts.rejected)
-    run = "".join(char if char.isprintable() else "?" for char in manifest.run_id)
+    run, by = ("".join(char if char.isprintable() else "?" for char in text) for text in (manifest.run_id, manifest.by))
     when = moment(manifest.created_at).astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    return (str(manifest.snapshot), when, manifest.operation, run, *(f"{number:,}" for number in numbers))
+    return (str(manifest.snapshot), when, manifest.operation, run, *(f"{number:,}" for number in numbers), by)
 
 
 def moment(time: str | datetime) -> datetime:

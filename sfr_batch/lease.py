@@ -15,7 +15,6 @@ run says of its job is only shown.
 """
 
 import contextlib
-import getpass
 import os
 import secrets
 import socket
@@ -30,7 +29,7 @@ from pydantic import Field
 
 from sfr_batch import schema as names
 from sfr_batch.errors import ObjectNotFound, TableError, TableInUse
-from sfr_batch.manifest import Record, utc_now
+from sfr_batch.manifest import Record, user, utc_now
 from sfr_batch.schema import FORMAT_VERSION
 from sfr_batch.storage import Store, read_text_file
 
@@ -78,7 +77,7 @@ class Holder(Record):
         return cls(
             token=secrets.token_hex(16),
             run_id=run_id,
-            user=_user(),
+            user=user(),
             host=socket.gethostname(),
             machine=_machine(),
             pid=pid,
@@ -339,13 +338,6 @@ def release_all() -> None:
     for lease in filter(None, list(_held.values())):
         with contextlib.suppress(Exception):
             lease.release()
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container whose user has no name
-        return str(os.getuid())
 
 
 def _machine() -> str | None:

@@ -5,7 +5,10 @@ Immutable values with their JSON and Arrow forms. Knows nothing of stores: `tabl
 
 import base64
 import dataclasses
+import getpass
 import json
+import os
+import socket
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +27,19 @@ _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_
 def utc_now() -> str:
     """The time as ISO 8601 with seconds, in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def user() -> str:
+    """Whose process this is."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        return str(os.getuid())
+
+
+def who() -> str:
+    """``user@host`` of this process."""
+    return f"{user()}@{socket.gethostname()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +256,8 @@ class Manifest(Record):
     operation: Literal["embed", "backfill", "compact", "sweep", "expire"]
     run_id: str
     created_at: str
+    by: str = ""
+    """``user@host`` of the process that published it."""
     fingerprint: str
     row_recipe: dict[str, Any]
     generation: str

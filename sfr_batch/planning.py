@@ -28,6 +28,7 @@ from sfr_batch.errors import ConfigError, CorpusError, ObjectNotFound, TableErro
 from sfr_batch.fingerprint import digest
 from sfr_batch.manifest import KEPT, Changes, Receipt, ShardRecord, TableCard
 from sfr_batch.parquet import read_receipt
+from sfr_batch.pointer import refuse_to_write
 from sfr_batch.prompts import DOCUMENT, QUERY, resolve
 from sfr_batch.splits import NO_SHARD, ReadUnit, Split, Stream, cut, missing_in_stream, rows_per_split, stream_of
 from sfr_batch.storage import ObjectInfo, Store, absolute_uri, in_parallel, is_s3, open_store, would_list
@@ -413,6 +414,7 @@ def make_plan(config: Config) -> EmbedPlan:
     _check_apart(config.corpus, config.table, store.root)
     table = _open(store)
     if table is None:
+        refuse_to_write(store)
         _check_unused(store)
     base = table.latest() if table is not None else None
     shards = list_shards(config.corpus)

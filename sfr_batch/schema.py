@@ -11,6 +11,10 @@ Pure names and Arrow schemas; opens nothing. A table is a folder:
     _sfr/index/<n>-<run_id>-<number>.parquet     which rows some shard versions consist of, and where their vectors are
     _sfr/runs/<run_id>/…                         config, plan, receipts and report of a run
     _sfr/leases/<n>.json                         who is writing now; the highest number counts
+
+A pointer is a folder beside the tables:
+
+    _sfr/pointer/<n>.json                        which table is the current one; the highest number counts
 """
 
 import re
@@ -47,6 +51,7 @@ INDEX = "_sfr/index"
 SNAPSHOTS = "_sfr/snapshots"
 RUNS = "_sfr/runs"
 LEASES = "_sfr/leases"
+POINTER = "_sfr/pointer"
 TABLE_JSON = "_sfr/table.json"
 
 _DATA_KEY = re.compile(r"data/([0-9a-f]{32})\.parquet")
@@ -54,6 +59,7 @@ _REJECTS_KEY = re.compile(r"_rejects/([0-9a-f]{32})-([0-9a-f]+)\.parquet")
 _DUPLICATES_KEY = re.compile(r"_rejects/duplicates-(\d{8,})-.+\.parquet")
 _MANIFEST_KEY = re.compile(r"_sfr/snapshots/(\d{8,})\.json")
 _LEASE_KEY = re.compile(r"_sfr/leases/([0-9]{8,18})\.json")
+_POINTER_KEY = re.compile(r"_sfr/pointer/([0-9]{8,18})\.json")
 _INDEX_KEY = re.compile(r"_sfr/index/(\d{8,})-.+-\d+\.parquet")
 _SIDE_KEY = re.compile(r"_sfr/snapshots/(\d{8,})-.+\.parquet")
 
@@ -108,6 +114,15 @@ def lease_key(number: int) -> str:
 
 def number_of_lease_key(key: str) -> int | None:
     match = _LEASE_KEY.fullmatch(key)
+    return int(match[1]) if match else None
+
+
+def pointer_key(number: int) -> str:
+    return f"{POINTER}/{number:08d}.json"
+
+
+def number_of_pointer_key(key: str) -> int | None:
+    match = _POINTER_KEY.fullmatch(key)
     return int(match[1]) if match else None
 
 

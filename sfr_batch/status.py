@@ -52,9 +52,9 @@ def describe(table: Table) -> str:
     numbers = table.snapshot_numbers()
     gone = len(table.published_numbers()) - len(numbers)
     if gone:
-        lines.append(f"expired   {gone:,} earlier snapshots")
+        lines.append(f"expired   {gone:,} earlier snapshot{'s' * (gone > 1)}")
     for number in numbers[-_SNAPSHOTS_SHOWN:]:
-        snapshot = table.snapshot(number)
+        snapshot = table.published(number)
         counts = snapshot.manifest.counts
         lines.append(
             f"snapshot  {snapshot.brief().removeprefix('snapshot ')}, {counts.embedded:,} new, {counts.reused:,} reused"

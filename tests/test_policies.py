@@ -33,7 +33,7 @@ FLOORS = [
     "engines export",
     "readers",
     "table liveness",
-    "rows commit encoder lease",
+    "rows commit encoder lease pointer",
     "comparison",
     "difference",
     "planning search status verification retention",

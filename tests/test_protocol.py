@@ -550,25 +550,73 @@ def test_machine_finds_overwrite_instead_of_create() -> None:
     )
 
 
+@pytest.mark.slow
 def test_machine_finds_sweep_before_publish() -> None:
     find_bug(
         type("EarlySweep", (Protocol,), {"sweep_once": staticmethod(sweep_before_publish)}),
-        "does not exist|missing",
-        start=2,
+        "does not exist|missing|is neither whole nor gone",
+        start=18,
     )
 
 
 def test_machine_finds_sweep_that_condemns_nothing() -> None:
     find_bug(
         type("SilentSweep", (Protocol,), {"sweep_once": staticmethod(sweep_without_condemning)}),
-        "does not exist|missing",
+        "does not exist|missing|is neither whole nor gone",
     )
 
 
-@pytest.mark.parametrize("planted", [expire_before_publish, expire_without_condemning, expire_what_others_need])
+@pytest.mark.parametrize("planted", [expire_before_publish, expire_what_others_need])
 def test_machine_finds_an_expiry_that_deletes_too_much(planted: Callable[[Table, int], None]) -> None:
     rest = {"expire_once": staticmethod(planted), "_expire_at_last": Protocol._expire_at_last}
     find_bug(type("Greedy", (Expiring,), rest), "is neither whole nor gone|does not exist|missing")
+
+
+def sweep_planted(table: Table) -> None:
+    with contextlib.suppress(SnapshotConflict):
+        sweep_before_publish(table)
+
+
+@pytest.mark.parametrize(
+    ("remove", "whole"),
+    [
+        (lambda table: expire_old(table, 1), True),
+        (lambda table: expire_without_condemning(table, 1), False),
+        (sweep_everything, True),
+        (sweep_planted, False),
+    ],
+    ids=["expiry", "expiry without condemning", "sweep", "sweep before publish"],
+)
+def test_writer_that_comes_just_before_files_are_deleted(remove: Callable[[Table], None], whole: bool) -> None:
+    """The files that are about to go have the names of its splits: an expired state's, as the corpus is again what it
+    was then, and those that a dead run has left. The machine finds both bugs too, after minutes."""
+    history: list[Contents] = [{"a@1": (1, 2, 3), "b@1": (4, 5)}, {"a@1": (1, 2, 3), "b@2": (6,)}]
+
+    class Interrupted(MemoryStore):
+        wanted: Contents | None = None
+
+        def delete(self, keys: Iterable[str]) -> None:
+            if self.wanted:
+                contents, self.wanted = self.wanted, None
+                write(self, contents, "late", False)
+            super().delete(keys)
+
+    store = Interrupted()
+    for number, contents in enumerate(history):
+        write(store, contents, f"run{number}", False)
+    dead: Contents = {"a@1": (1, 2, 3), "c@1": (7, 8)}
+    (piece,) = pieces_of(dead, shards_of(dead)[1])
+    write_piece(store, name_split(piece.shard, 0, 2, ["recipe"], frozenset()), piece, "dead", False)
+    store.wanted = dead if remove in (sweep_everything, sweep_planted) else history[0]
+    remove(Table.open(store))
+    assert store.wanted is None
+    newest = Table.open(store).current()
+    assert newest.manifest.run_id == "late"
+    if whole:
+        check_snapshot(newest, [*history, dead])
+    else:
+        with pytest.raises(StorageError, match="does not exist"):
+            check_snapshot(newest, [*history, dead])
 
 
 def test_machine_finds_an_expiry_that_nobody_finishes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def table_at(root: str) -> Table:
     """Snapshot 1 has a, b, c; snapshot 2 another b and d, and no c."""
     table = state_of(open_store(root), {"first": FIRST})
     receipts = [*table.current().receipts, commit_file(table, "second", SECOND)]
-    publish_state(table, receipts, {split_name("first"): [1, 2]})
+    publish_state(table, receipts, {split_name("first"): [1, 2]}, by="you@vm")
     return table
 
 
@@ -70,9 +70,9 @@ def test_snapshots_print_themselves(tmp_path: Path) -> None:
     found = table.snapshots()
     assert [snapshot.number for snapshot in found] == [1, 2]
     assert str(found) == (
-        "number  when                  operation  run    vectors  new  reused  rejected\n"
+        "number  when                  operation  run    vectors  new  reused  rejected  by\n"
         "     1  2026-11-01T23:00:00Z  embed      run-1        3    3       0         0\n"
-        "     2  2026-11-02T23:00:00Z  embed      run-2        3    3       0         0"
+        "     2  2026-11-02T23:00:00Z  embed      run-2        3    3       0         0  you@vm"
     )
     assert run("snapshots", tmp_path).output == f"{found}\n"
     assert repr(create_or_open(MemoryStore(), package_card()).snapshots()) == "no snapshot yet"
