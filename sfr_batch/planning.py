@@ -177,9 +177,12 @@ class EmbedPlan:
         return sorted(self.committed.keys() - known)
 
     @property
-    def means_no_row(self) -> bool:
-        """Whether the comparison found that no row of the changed shards is meant."""
-        return self.difference is not None and self.config.select.by_rows and not self.difference.indexed
+    def changes_nothing(self) -> bool:
+        """Whether the comparison found that all rows that are meant are in the table as they should be."""
+        if self.difference is None or not self.config.select.by_rows:
+            return False
+        changes = self.difference.found.changes
+        return not (changes.new or changes.changed or changes.copied)
 
     @property
     def has_to_compare(self) -> bool:

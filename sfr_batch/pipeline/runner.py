@@ -178,7 +178,7 @@ def embed(config: Config) -> Summary:
             try:
                 if plan.has_to_compare:
                     plan, place = _compare(plan, place, stack)
-                if plan.means_no_row:
+                if plan.changes_nothing:
                     return Summary.of_nothing(plan, time.monotonic() - started)
                 run = RunLog(table.store, plan, run_id)
                 progress = under_way = Progress(len(plan.todo_splits), plan.rows, config.run.progress_every_s)
