@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from sfr_batch import model
 from sfr_batch import schema as names
 from sfr_batch.columns import Columns, TextTemplate
-from sfr_batch.commit import Draft, check_same_table, next_number
+from sfr_batch.commit import SWEEP_AFTER_S, Draft, check_same_table, next_number
 from sfr_batch.comparison import UNIT_BYTES, UNIT_ROWS, Executor, OldShard, Source, compare
 from sfr_batch.config import Config, CorpusSettings, ModelSettings, RunSettings, SelectSettings, TableSettings
 from sfr_batch.corpus import Shard, Survey, list_shards, resolve_columns, survey_shards
 from sfr_batch.difference import Difference, Limits, check_deletes, sort_out
 from sfr_batch.errors import ConfigError, CorpusError, ObjectNotFound, TableError, TableNotFound
 from sfr_batch.fingerprint import digest
+from sfr_batch.history import moment
 from sfr_batch.indexes import index_table
 from sfr_batch.manifest import KEPT, Changes, Receipt, ShardRecord, TableCard
 from sfr_batch.parquet import read_receipt
@@ -169,12 +170,14 @@ class EmbedPlan:
 
     @cached_property
     def unpublished(self) -> list[str]:
-        """Split ids of data files that belong to no snapshot and not to this plan: an interrupted run has paid for
-        their vectors."""
+        """Split ids of data files that belong neither to the base snapshot nor to this plan: an interrupted run has
+        paid for their vectors, or their rows have left the table. Not those that were old already when the base was
+        published: a table that has been compacted for years has many."""
         if self.base is None:
             return []
         known = {receipt.split_id for receipt in self.base.receipts} | self.base.condemned | self.done.keys()
-        return sorted(self.committed.keys() - known)
+        since = moment(self.base.manifest.created_at).timestamp() - SWEEP_AFTER_S
+        return sorted(s for s, info in self.committed.items() if s not in known and info.modified >= since)
 
     @property
     def changes_nothing(self) -> bool:

@@ -4,6 +4,7 @@ No model and no Ray here: vectors are made from texts, so that a vector of anoth
 """
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfr_batch import planning
+from sfr_batch import planning, schema
 from sfr_batch.audit import audit
+from sfr_batch.compaction import compact, find_compaction
 from sfr_batch.comparison import InProcess
 from sfr_batch.config import Config, config_from_dict
 from sfr_batch.errors import TooManyDeletes
@@ -219,7 +221,7 @@ shards_ = st.dictionaries(
 def test_every_night_is_a_full_embedding(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, mistral: str
 ) -> None:
-    """Inserts, updates, deletes, moves, reshuffles and duplicates, drawn at will; runs that die after any split."""
+    """Inserts, updates, deletes, moves, reshuffles, duplicates, compactions at will; runs that die after any split."""
     root = tmp_path_factory.mktemp("nights")
     place = Place(str(root / "corpus"), str(root / "table"), mistral)
     writer = Writer(place.corpus)
@@ -243,6 +245,10 @@ def test_every_night_is_a_full_embedding(
             do_splits(plan, only=data.draw(st.integers(0, 2)), encode=Counting())
         snapshot = do_plan(make_plan(place.config()), encode=Counting())
         assert make_plan(place.config()).up_to_date
+        if data.draw(st.booleans()):
+            smaller = find_compaction(snapshot, rows_per_file=data.draw(st.sampled_from([4, 9, 100])))
+            snapshot = compact(Table.open(snapshot.store), smaller).snapshot or snapshot
+            assert make_plan(place.config()).up_to_date
         full = Place(place.corpus, str(root / f"full{night}"), mistral)
         reference = do_plan(make_plan(full.config()), encode=Counting())
         assert state_of(snapshot) == state_of(reference)
@@ -330,6 +336,22 @@ def test_vectors_of_a_run_that_died_are_used_though_the_corpus_went_on(nights: t
     snapshot, texts = night(place)
     assert len(texts) == 1 + 9 - sum(receipt.embedded for receipt in done)
     assert len(state_of(snapshot)) == 10
+
+
+def test_old_files_that_nobody_needs_are_not_looked_into(nights: tuple[Place, Writer]) -> None:
+    """A document that comes back has its vector, but not years later."""
+    place, writer = nights
+    writer.write({"a.parquet": docs_of("a", 9), "b.parquet": docs_of("b", 9)})
+    first, _ = night(place)
+    writer.write({"a.parquet": docs_of("a", 9)})
+    night(place)
+    writer.write({"a.parquet": docs_of("a", 8), "b.parquet": docs_of("b", 8)})
+    plan = make_plan(place.config())
+    files = {r.split_id for r in first.receipts if r.shard.endswith("b.parquet")}
+    assert set(plan.unpublished) == files
+    for split_id in files:
+        os.utime(Path(place.table) / schema.data_key(split_id), (1e9, 1e9))
+    assert make_plan(place.config()).unpublished == []
 
 
 def test_half_an_export_is_refused_and_nothing_is_touched(nights: tuple[Place, Writer]) -> None:

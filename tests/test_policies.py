@@ -38,7 +38,7 @@ FLOORS = [
     "comparison",
     "difference",
     "planning search status verification",
-    "audit pipeline changes",
+    "audit pipeline changes compaction",
     "api",
     "__init__",
     "command_line",
