@@ -3,8 +3,10 @@
 No model and no Ray here: vectors are made from texts, so that a vector of another text than today's is seen.
 """
 
+import dataclasses
 import hashlib
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ from sfr_batch.errors import TooManyDeletes
 from sfr_batch.incremental import Kind, Was, join, make_records, new_dtype, old_dtype
 from sfr_batch.parquet import encode_parquet, read_parquet
 from sfr_batch.planning import make_plan
-from sfr_batch.storage import open_store
+from sfr_batch.storage import LocalStore, open_store
 from sfr_batch.table import Snapshot, Table
 from tests.tables import do_copies, do_plan, do_splits, jsonl, parquet, put
 
@@ -336,6 +338,57 @@ def test_vectors_of_a_run_that_died_are_used_though_the_corpus_went_on(nights: t
     snapshot, texts = night(place)
     assert len(texts) == 1 + 9 - sum(receipt.embedded for receipt in done)
     assert len(state_of(snapshot)) == 10
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_night_that_dies_at_any_write(
+    moment: str, nights: tuple[Place, Writer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and after each data file, index, list of deletes and other side file, and the manifest itself."""
+    first, writer = nights
+    a, b = docs_of("a", 9), docs_of("b", 9)
+    writer.write({"a.parquet": a, "b.jsonl": b})
+    night(first)
+    a = [Doc(d.id, f"new {d.text}") if n < 5 else d for n, d in enumerate(a)]
+    writer.write({"a.parquet": [*a[1:], Doc("b3", "loses")], "b.jsonl": [Doc(b[0].id, b[0].text, "de"), *b[2:]]})
+    real, left = LocalStore.create, 0
+    keys: list[str] = []
+
+    def create(store: LocalStore, key: str, data: bytes) -> bool:
+        keys.append(key)
+        if len(keys) == left and moment == "before":
+            raise KeyboardInterrupt
+        done = real(store, key, data)
+        if len(keys) == left:
+            raise KeyboardInterrupt
+        return done
+
+    monkeypatch.setattr(LocalStore, "create", create)
+    reference, texts = night(dataclasses.replace(first, table=copied(first.table, tmp_path / "whole")))
+    assert any(".deletes." in key for key in keys[:-1])
+    assert keys[-1] == schema.manifest_key(2)
+    writes = len(keys)
+    for left in range(1, writes + 1):
+        place = dataclasses.replace(first, table=copied(first.table, tmp_path / f"dies{left}"))
+        keys.clear()
+        counting = Counting()
+        with pytest.raises(KeyboardInterrupt):
+            do_plan(make_plan(place.config()), encode=counting)
+        keys[:] = [""] * writes
+        if make_plan(place.config()).up_to_date:
+            assert (left, moment) == (writes, "after"), "all was written but the reply"
+            snapshot, again = Table.open(open_store(place.table)).current(), []
+        else:
+            snapshot, again = night(place)
+        assert (state_of(snapshot), rejects_of(snapshot)) == (state_of(reference), rejects_of(reference))
+        assert audit(Table.open(snapshot.store), make_plan(place.config())).ok
+        assert sorted(set(counting.texts + again)) == sorted(texts)
+        assert len(counting.texts + again) <= len(texts) + 4, "at most the split in hand is encoded twice"
+
+
+def copied(table: str, to: Path) -> str:
+    shutil.copytree(table, to)
+    return str(to)
 
 
 def test_old_files_that_nobody_needs_are_not_looked_into(nights: tuple[Place, Writer]) -> None:
