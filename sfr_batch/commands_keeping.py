@@ -27,9 +27,9 @@ def expire(
     """Remove old snapshots of TABLE, with the files that only they need.
 
     Only says what it would remove unless --delete is given. A snapshot stays if --keep-last or --keep-for says so, and
-    the newest state always does. A state is what one `embed` has published; it is as old as the state after it, for
-    until then it was the newest and may have been opened. --keep holds for this command alone: a nightly one must name
-    the snapshot every time.
+    the newest state always does. A state is what one `embed` or compaction has published; it is as old as the state
+    after it, for until then it was the newest and may have been opened. --keep holds for this command alone: a nightly
+    one must name the snapshot every time.
 
     Before anything is deleted a snapshot is published that says which ones are gone, so that readers are told and a
     run under way plans again. It may be killed: the same command does the rest. Nothing that a snapshot that stays

@@ -23,6 +23,7 @@ from sfr_batch.identity import halves, hash_ids, whole
 from sfr_batch.incremental import (
     FATE,
     Joined,
+    Kind,
     Records,
     Was,
     join,
@@ -42,6 +43,7 @@ from sfr_batch.indexes import (
 )
 from sfr_batch.manifest import Changes, IndexPart, Receipt, ShardRecord
 from sfr_batch.rows import read_unit
+from sfr_batch.selection import RowFilter
 from sfr_batch.splits import Chosen, ReadUnit
 from sfr_batch.storage import open_store
 
@@ -92,6 +94,8 @@ class Source:
     table_storage: StorageSettings
     schema: pa.Schema
     fingerprint: str
+    rows: RowFilter | None = None
+    """Which rows of the corpus are meant; None: all."""
 
     @property
     def carry(self) -> bool:
@@ -230,6 +234,7 @@ def compare(
         counts[first:end] = found
     starts = np.concatenate([[0], np.cumsum(counts[:, 0])])
     fates = np.zeros(starts[-1], FATE)
+    fates["kind"] = Kind.SKIP
     changes, left = [], []
     for part in executor.get(joined):
         fates[starts[part.fates["unit"]] + part.fates["at"]] = part.fates
@@ -297,10 +302,15 @@ def scan(units: Sequence[ReadUnit], first: int, source: Source, partitions: int)
             records = make_records(dtype, ids, halves(rows.row_hash), halves(rows.content_hash))
             records["unit"], records["at"] = first + number, np.arange(good, good + len(records))
             records["size"] = np.fromiter(map(len, rows.texts), np.uint32, len(rows.texts))
-            _deal(records, ids, parts)
+            if source.rows is None:
+                _deal(records, ids, parts)
+                rejects.append(rows.rejects)
+            else:
+                chosen = source.rows.mask(unit.shard.uri, rows)
+                _deal(records[chosen], ids[chosen], parts)
+                rejects.append(rows.rejects.slice(0, 0))
             kept = {"id_hash": id_hash, "row_hash": rows.row_hash, "position": rows.positions}
             tables.append(pa.table(kept | ({"content_hash": rows.content_hash} if source.carry else {})))
-            rejects.append(rows.rejects)
             good += len(records)
         hashes = pa.concat_tables(tables).combine_chunks()
         scanned.append(Scanned(first + number, unit.shard.uri, hashes, pa.concat_tables(rejects).combine_chunks()))
@@ -412,7 +422,7 @@ def _write_index(
 def _locate(
     unit: Scanned, fates: Records, files: Sequence[str], lost: Mapping[int, tuple[str | None, str, str]]
 ) -> Located:
-    rejects, good = unit.rejects, np.ones(len(fates), bool)
+    rejects, good = unit.rejects, fates["kind"] != Kind.SKIP
     if lost:
         good[list(lost)] = False
         rows = sorted(lost)
@@ -425,7 +435,7 @@ def _locate(
         }
         rejects = pa.concat_tables([rejects, pa.table(more, schema=names.REJECTS_SCHEMA)])
         rejects = rejects.sort_by("position")
-    hashes = unit.hashes.filter(pa.array(good)) if lost else unit.hashes
+    hashes = unit.hashes if good.all() else unit.hashes.filter(pa.array(good))
     index = index_table(hashes, split_ids_of(fates[good], files), fates["first"][good], fates["vectors"][good], rejects)
     return Located(unit.shard, index)
 

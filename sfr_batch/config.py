@@ -201,6 +201,36 @@ class TableSettings(Section):
     """Credentials and endpoint of the table."""
 
 
+class SelectSettings(Section):
+    """The part of the corpus that a backfill is about; empty is all of it. A row must meet each condition. What is
+    outside is not deleted, nor read where the name of its shard tells."""
+
+    shards: list[Text] = []
+    """Globs: of file names, or with a slash of the end of a shard's path, such as `2026/*.parquet`."""
+    partitions: dict[str, Text] = {}
+    """Folders `key=value` on the way to a shard: a value, a glob, or a range `2026-11-01..2026-11-24`, both ends
+    included and either left out at will; compared as text."""
+    ids: list[str | int] = []
+    """Ids of documents."""
+    where: Text | None = None
+    """A filter on the id and the carried columns, such as `lang = 'en' and year >= 2024`."""
+    rejects: bool = False
+    """Documents that were rejected after they had been read (too_long, encoder_failed, bad_vector), to try them again
+    once under each `table.generation`."""
+    limit: int | None = Field(default=None, ge=1)
+    """A trial: embed so many rows, rounded up to whole splits, and publish nothing."""
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether some rows of a shard may be meant and others not."""
+        return bool(self.ids or self.where or self.rejects)
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is left out."""
+        return not (self.shards or self.partitions or self.by_rows)
+
+
 class ActorSettings(Section):
     """The pool of actors that each hold the model."""
 
@@ -268,7 +298,17 @@ class Config(Section):
     corpus: CorpusSettings
     model: ModelSettings
     table: TableSettings
+    select: SelectSettings = SelectSettings()
     run: RunSettings = RunSettings()
+
+    @model_validator(mode="after")
+    def _rejects_have_a_label(self) -> "Config":
+        if self.select.rejects and not self.table.generation:
+            raise ValueError(
+                "select.rejects needs a label, so that repeating the command does not try them again and again: set "
+                "table.generation, e.g. to today's date"
+            )
+        return self
 
     @model_validator(mode="after")
     def _no_credentials_in_endpoints(self) -> "Config":

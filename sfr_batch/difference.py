@@ -56,7 +56,7 @@ class Difference:
     fresh: frozenset[str]
     """Shards that keep their own splits."""
     indexed: frozenset[str]
-    """All others that were read."""
+    """All others that were read and have a row that is meant."""
     packed: tuple[ReadUnit, ...]
     copies: tuple[Copy, ...]
     rows: Mapping[str, Positions]
@@ -66,8 +66,13 @@ class Difference:
     def used(self) -> frozenset[str]:
         """Split ids of the data files that rows of the indexed shards have their vectors in, or are copied from."""
         found = self.found
-        numbers = np.union1d(found.fates["file"][found.fates["kind"] != Kind.ENCODE], found.left["file"])
+        has_one = np.isin(found.fates["kind"], (Kind.REUSE, Kind.COPY))
+        numbers = np.union1d(found.fates["file"][has_one], found.left["file"])
         return frozenset(found.files[number] for number in numbers.tolist() if number >= 0)
+
+    def chosen_places(self) -> frozenset[tuple[str, int]]:
+        """Shard and position of all rows that are meant."""
+        return frozenset(self.found.places(np.flatnonzero(self.found.fates["kind"] != Kind.SKIP)))
 
     def locate(self, store: Store, schema: pa.Schema, fingerprint: str, receipts: Mapping[str, Receipt]) -> None:
         """Note where the vectors of packed and copied rows are now. ``receipts``: of all these splits, by split id."""
@@ -135,7 +140,9 @@ def sort_out(
         start, end = found.starts[units[0]], found.starts[units[-1] + 1]
         if whole_shards and encode[start:end].all() and (end - start >= max_rows or end == start):
             fresh.add(uri)
-    indexed = frozenset(of_shard.keys() - fresh)
+    chosen_of = {uri: fates["kind"][found.starts[u[0]] : found.starts[u[-1] + 1]] for uri, u in of_shard.items()}
+    touched = {uri for uri, kinds in chosen_of.items() if whole_shards or (kinds != Kind.SKIP).any()}
+    indexed = frozenset(touched - fresh)
     mixed = np.zeros(len(fates), bool)
     for uri in indexed:
         units = of_shard[uri]

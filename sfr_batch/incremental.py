@@ -59,6 +59,8 @@ class Kind(IntEnum):
     COPY = 1
     """Its vector is there, with other carried columns."""
     ENCODE = 2
+    SKIP = 3
+    """Nothing: it is not among the rows that are meant."""
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def find_live(
             records["at"] = files.starts[number] + entries.row
             records["vectors"] = entries.vectors
             spill.add(records)
-            live[_rows(records["at"], records["vectors"])] = True
+            live[rows_of_documents(records["at"], records["vectors"])] = True
             used[number] = True
             fresh = int(is_new[number].sum())
             for kind, count in _kinds(uri, fresh, len(entries)).items():
@@ -164,7 +164,7 @@ def _numbers(entries: Entries, files: _Files, source: Receipt | IndexPart) -> ND
     return number
 
 
-def _rows(at: NDArray[np.int64], vectors: NDArray[np.int32]) -> NDArray[np.int64]:
+def rows_of_documents(at: NDArray[np.int64], vectors: NDArray[np.int32]) -> NDArray[np.int64]:
     """All vectors of documents that begin ``at`` and have so many."""
     if (vectors == 1).all():
         return at
@@ -187,7 +187,7 @@ def _lose(records: NDArray[np.void], live: NDArray[np.bool_]) -> list[tuple[int,
     repeats[1:] = (some["hash"][1:] == some["hash"][:-1]) & (some["more"][1:] == some["more"][:-1])
     winner = np.maximum.accumulate(np.where(repeats, 0, np.arange(len(some))))
     elsewhere = some[repeats & (some["at"] != some["at"][winner])]  # two rows with one vector: it stays
-    live[_rows(elsewhere["at"], elsewhere["vectors"])] = False
+    live[rows_of_documents(elsewhere["at"], elsewhere["vectors"])] = False
     return list(zip(some["order"][repeats].tolist(), some["at"][repeats].tolist(), strict=True))
 
 

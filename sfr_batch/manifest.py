@@ -218,7 +218,7 @@ class Changes(Record):
     new: int = 0
     """Ids that were not there before."""
     changed: int = 0
-    """Ids whose text is another one."""
+    """Ids whose text is another one, or that are embedded again under a label."""
     copied: int = 0
     """Ids with the same text and other carried columns: their vectors are copied."""
     unchanged: int = 0

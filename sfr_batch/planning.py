@@ -14,22 +14,26 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sfr_batch import model
 from sfr_batch import schema as names
 from sfr_batch.columns import Columns, TextTemplate
-from sfr_batch.commit import Draft, check_same_table, next_number
+from sfr_batch.commit import SWEEP_AFTER_S, Draft, check_same_table, next_number
 from sfr_batch.comparison import UNIT_BYTES, UNIT_ROWS, Executor, OldShard, Source, compare
-from sfr_batch.config import Config, CorpusSettings, ModelSettings, RunSettings, TableSettings
+from sfr_batch.config import Config, CorpusSettings, ModelSettings, RunSettings, SelectSettings, TableSettings
 from sfr_batch.corpus import Shard, Survey, list_shards, resolve_columns, survey_shards
 from sfr_batch.difference import Difference, Limits, check_deletes, sort_out
 from sfr_batch.errors import ConfigError, CorpusError, ObjectNotFound, TableError, TableNotFound
 from sfr_batch.fingerprint import digest
+from sfr_batch.history import moment
+from sfr_batch.indexes import index_table
 from sfr_batch.manifest import KEPT, Changes, Receipt, ShardRecord, TableCard
 from sfr_batch.parquet import read_receipt
 from sfr_batch.pointer import refuse_to_write
 from sfr_batch.prompts import DOCUMENT, QUERY, resolve
+from sfr_batch.selection import covers, row_filter
 from sfr_batch.splits import NO_SHARD, ReadUnit, Split, Stream, cut, missing_in_stream, rows_per_split, stream_of
 from sfr_batch.storage import ObjectInfo, Store, absolute_uri, in_parallel, is_s3, open_store, would_list
 from sfr_batch.table import Snapshot, Table
@@ -167,17 +171,31 @@ class EmbedPlan:
 
     @cached_property
     def unpublished(self) -> list[str]:
-        """Split ids of data files that belong to no snapshot and not to this plan: an interrupted run has paid for
-        their vectors."""
+        """Split ids of data files that belong neither to the base snapshot nor to this plan: an interrupted run has
+        paid for their vectors, or their rows have left the table. Not those that were old already when the base was
+        published: a table that has been compacted for years has many."""
         if self.base is None:
             return []
         known = {receipt.split_id for receipt in self.base.receipts} | self.base.condemned | self.done.keys()
-        return sorted(self.committed.keys() - known)
+        since = moment(self.base.manifest.created_at).timestamp() - SWEEP_AFTER_S
+        return sorted(s for s, info in self.committed.items() if s not in known and info.modified >= since)
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the comparison found that all rows that are meant are in the table as they should be."""
+        if self.difference is None or not self.config.select.by_rows:
+            return False
+        changes = self.difference.found.changes
+        return not (changes.new or changes.changed or changes.copied)
 
     @property
     def has_to_compare(self) -> bool:
         """Whether rows of the changed shards may have a vector already, or documents have left the corpus."""
-        if self.difference is not None or self.up_to_date or self.base is None:
+        if self.difference is not None or self.up_to_date:
+            return False
+        if self.config.select.by_rows:
+            return True
+        if self.base is None:
             return False
         return bool(self.old) or bool(self.changed and self.unpublished)
 
@@ -196,7 +214,7 @@ class EmbedPlan:
 
         Raises TooManyDeletes, CorpusError, TableError.
         """
-        assert self.base is not None
+        base, select = self.base, self.config.select
         source = Source(
             corpus=self.config.corpus,
             columns=self.columns,
@@ -204,6 +222,7 @@ class EmbedPlan:
             table_storage=self.config.table.storage,
             schema=self.card.schema,
             fingerprint=self.card.fingerprint,
+            rows=row_filter(select, self.columns, self._rejected_ids() if select.rejects else {}),
         )
         units, estimate = [], []
         for survey in self.surveys:
@@ -212,17 +231,21 @@ class EmbedPlan:
             estimate += [_estimate(unit) for unit in pieces]
         generation = self.config.table.generation
         unpublished = self._read_unpublished()
-        found = compare(executor, source, units, estimate, self.old, self.base.receipts, unpublished, generation)
-        counts = self.base.manifest.counts
-        check_deletes(
-            found.changes.deleted,
-            counts.embedded + counts.reused + counts.kept,
-            self.config.table.delete,
-            self.config.table.max_delete_share,
-            self.store.root,
-        )
+        receipts = base.receipts if base else []
+        found = compare(executor, source, units, estimate, self.old, receipts, unpublished, generation)
+        if select.by_rows:  # what is not meant is not gone
+            found.changes = found.changes.model_copy(update={"deleted": 0})
+        elif base is not None:
+            check_deletes(
+                found.changes.deleted,
+                base.manifest.counts.embedded + base.manifest.counts.reused + base.manifest.counts.kept,
+                self.config.table.delete,
+                self.config.table.max_delete_share,
+                self.store.root,
+            )
         identity = _identity(self.config, self.card, self.row_recipe)
-        difference = sort_out(found, self.limits, identity, self.base.condemned, whole_shards=True)
+        condemned = base.condemned if base else frozenset[str]()
+        difference = sort_out(found, self.limits, identity, condemned, whole_shards=not select.by_rows)
         own = [unit for unit in self.units if unit.shard.uri in difference.fresh]
         return dataclasses.replace(self, units=(*own, *difference.packed), difference=difference)
 
@@ -234,18 +257,24 @@ class EmbedPlan:
         done = list(receipts)
         old = self.base.receipts if self.base else []
         indexes = self.base.indexes if self.base else {}
-        carried = {record.uri for record in self.carried}
+        carried_records = [*self.carried, *self._untouched]
+        carried = {record.uri for record in carried_records}
         parts = {uri: its for uri, its in indexes.items() if uri in carried}
         counts: dict[str, tuple[int, int]] = {}
         if self.difference is not None:
             by_id = {receipt.split_id: receipt for receipt in done}
             self.difference.locate(self.store, self.card.schema, self.card.fingerprint, by_id)
-            stays = self._stays(self.difference)
-            new_parts, counts = self.difference.write_indexes(next_number(self.base), run_id, stays, {})
+            new_parts, counts = self.difference.write_indexes(
+                next_number(self.base), run_id, self._stays(self.difference), self._rejects_that_stay(self.difference)
+            )
             parts |= new_parts
         indexed = self.difference.indexed if self.difference else frozenset[str]()
         own = _by_shard(receipt for receipt in done if receipt.shard != NO_SHARD.uri)
-        records = [self._record(shard, own.get(shard.uri, []), counts.get(shard.uri)) for shard, _ in self.changed]
+        records = [
+            self._record(shard, own.get(shard.uri, []), counts.get(shard.uri))
+            for shard, _ in self.changed
+            if shard.uri not in carried and (not self.config.select.by_rows or shard.uri in counts)
+        ]
         kept = [self._kept(*counts[KEPT])] if KEPT in counts else []
         owners = frozenset(uri for uri in carried if uri not in parts)
         files = {r.split_id: dataclasses.replace(r, owned=r.owned and r.shard in owners) for r in old}
@@ -258,11 +287,12 @@ class EmbedPlan:
             generation=self.config.table.generation,
             row_recipe=self.row_recipe,
             receipts=sorted(files.values(), key=lambda r: (not r.owned, r.shard, r.start)),
-            shards=[*sorted([*self.carried, *records], key=lambda s: s.uri), *kept],
+            shards=[*sorted([*carried_records, *records], key=lambda s: s.uri), *kept],
             new=frozenset(r.split_id for r in files.values() if r.split_id not in known and not r.copied),
             indexes=parts,
             visited=frozenset(shard.uri for shard, _ in self.changed),
             changes=self.difference.found.changes if self.difference else None,
+            operation="embed" if self.config.select.everything and not self.config.table.generation else "backfill",
             duplicate_ids=self.config.table.duplicate_ids,
             max_reject_share=self.config.run.max_reject_share,
         )
@@ -292,10 +322,60 @@ class EmbedPlan:
     def _stays(self, difference: Difference) -> dict[str, NDArray[np.bool_]]:
         """Which documents that have left the corpus stay in the table, and as whose."""
         left = difference.found.left
-        return {KEPT: np.ones(len(left), bool)} if self.config.table.delete == "keep" else {}
+        if self.config.select.by_rows:
+            of = {number: old.record.uri for number, old in enumerate(self.old)}
+            whose = {uri for uri in of.values() if uri in difference.indexed or uri == KEPT}
+            return {uri: left["shard"] == number for number, uri in of.items() if uri in whose}
+        if self.config.table.delete == "keep":
+            return {KEPT: np.ones(len(left), bool)}
+        kept = [number for number, old in enumerate(self.old) if old.record.uri == KEPT]
+        return {} if self.config.select.everything or not kept else {KEPT: left["shard"] == kept[0]}
+
+    @property
+    def _untouched(self) -> list[ShardRecord]:
+        """Records of shards that were read, and none of whose rows is meant: they stay as they are."""
+        if self.difference is None or not self.config.select.by_rows:
+            return []
+        return [
+            old.record for old in self.old if old.record.uri not in self.difference.indexed and old.record.uri != KEPT
+        ]
+
+    def _rejected_ids(self) -> dict[str, frozenset[str]]:
+        """Ids, as text, of the documents that the base snapshot has rejected after they had been read, by shard."""
+        found: dict[str, set[str]] = {}
+        for row in self.base.rejects().to_pylist() if self.base else ():
+            if row["reason"] in names.AFTER_READING:
+                found.setdefault(row["shard"], set()).add(row[names.ID])
+        return {uri: frozenset(ids) for uri, ids in found.items()}
+
+    def _rejects_that_stay(self, difference: Difference) -> dict[str, pa.Table]:
+        """Of shards some of whose rows are meant, as index rows: the rejects of the base snapshot that are none of
+        them."""
+        if not self.config.select.by_rows or self.base is None:
+            return {}
+        chosen = difference.chosen_places()
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in self.base.rejects().to_pylist():
+            again = row["shard"], row["position"]
+            if row["shard"] in difference.indexed and row["reason"] != "duplicate_id" and again not in chosen:
+                found.setdefault(row["shard"], []).append(row)
+        none = np.empty(0, np.int64)
+        return {
+            uri: index_table(
+                names.INDEX_SCHEMA.empty_table(), pa.array([], pa.string()), none, none.astype(np.int32),
+                pa.Table.from_pylist(rows, schema=names.REJECTS_SCHEMA),
+            )
+            for uri, rows in found.items()
+        }  # fmt: skip
 
     def _record(self, shard: Shard, own: Sequence[Receipt], counts: tuple[int, int] | None) -> ShardRecord:
         read, rejected = counts or (sum(r.read for r in own), sum(r.rejected for r in own))
+        if self.config.select.by_rows:
+            # A version that no shard has: the next night reads all of it. A known one stays what it was.
+            known = {old.record.uri: old.record for old in self.old}
+            record = known.get(shard.uri, ShardRecord(shard.uri, "", shard.size, digest(self.row_recipe), "", 0, 0))
+            retried = self.config.table.generation if self.config.select.rejects else record.retried
+            return dataclasses.replace(record, read=read, splits=0, rejected=rejected, retried=retried)
         return ShardRecord(
             uri=shard.uri,
             version=shard.version,
@@ -419,8 +499,16 @@ def make_plan(config: Config) -> EmbedPlan:
     base = table.latest() if table is not None else None
     shards = list_shards(config.corpus)
     row_recipe = make_row_recipe(config.corpus)
-    carried, changed = carry_over(base, shards, digest(row_recipe), config.table.generation)
-    vanished = find_vanished(base, shards, keep=config.table.delete == "keep")
+    shards, outside = _select(config.select, shards, base)
+    if config.select.rejects:
+        carried, changed = _only_rejected(base, shards, config.table.generation)
+    else:
+        carried, changed = carry_over(base, shards, digest(row_recipe), config.table.generation)
+    keep_kept = config.table.delete == "keep" or not config.select.everything
+    not_meant = {record.uri for record in outside}
+    vanished = [r for r in find_vanished(base, shards, keep=keep_kept) if r.uri not in not_meant]
+    if config.select.by_rows:
+        outside, vanished = [*outside, *vanished], []
     surveys = survey_shards(changed or shards[:1], config.corpus)
     known = _columns(table, config.corpus)
     same_recipe = base is not None and base.manifest.row_recipe == row_recipe
@@ -457,7 +545,7 @@ def make_plan(config: Config) -> EmbedPlan:
         columns=columns,
         row_recipe=row_recipe,
         base=base,
-        carried=tuple(carried),
+        carried=(*carried, *outside),
         changed=tuple((survey.shard, survey.rows if survey.exact else None) for survey in surveys),
         vanished=tuple(vanished),
         units=tuple(units),
@@ -493,6 +581,34 @@ def _check_unused(store: Store) -> None:
             f"There is no table at {store.root} yet, but {len(others)} other file(s) are where its data would be, e.g. "
             f"{others[0]}. Set table.path to an empty place."
         )
+
+
+def _select(
+    select: SelectSettings, shards: Sequence[Shard], base: Snapshot | None
+) -> tuple[list[Shard], list[ShardRecord]]:
+    """Shards that are meant, and the records of those that are not. Raises ConfigError if none is meant."""
+    if select.everything:
+        return list(shards), []
+    meant = [shard for shard in shards if covers(select, shard.uri)]
+    records = base.shards if base else []
+    if not meant and not any(covers(select, record.uri) for record in records):
+        raise ConfigError(
+            f"select means none of the {len(shards):,} shards of the corpus, e.g. {shards[0].uri}. Correct "
+            "select.shards or select.partitions."
+        )
+    return meant, [record for record in records if record.uri != KEPT and not covers(select, record.uri)]
+
+
+def _only_rejected(base: Snapshot | None, shards: Sequence[Shard], label: str) -> tuple[list[ShardRecord], list[Shard]]:
+    """The shards that have rejects to try again, and the records of all others: what else has changed is not meant."""
+    if base is None:
+        raise ConfigError("select.rejects: there is no table yet, so nothing was rejected. Leave it out.")
+    rejects = base.rejects().filter(pc.field("reason").isin(names.AFTER_READING))
+    rejected = set(rejects["shard"].unique().to_pylist())
+    rejected -= {record.uri for record in base.shards if record.retried == label}
+    again = [shard for shard in shards if shard.uri in rejected]
+    there = {shard.uri for shard in shards} - rejected
+    return [record for record in base.shards if record.uri in there], again
 
 
 def carry_over(

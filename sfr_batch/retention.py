@@ -1,10 +1,11 @@
 """Expiry: old snapshots go, with the files that only they named.
 
-Snapshots are kept by states: a state is what an `embed` has published, with the sweeps and expiries after it that show
-the same rows. First a snapshot is published that says which earlier ones are no more and bars the names of the splits
-whose files go: from then on nobody can open them, and a writer that planned on an older one plans again. Then their
-data, rejects and index files are deleted, and last their side files, from which all the others can be found again: a
-crash in between leaves snapshots that are whole or no more, and the same command deletes the rest.
+Snapshots are kept by states: a state is what an `embed` or a compaction has published, with the sweeps and expiries
+after it that show the same rows from the same files. First a snapshot is published that says which earlier ones are no
+more and bars the names of the splits whose files go: from then on nobody can open them, and a writer that planned on an
+older one plans again. Then their data, rejects and index files are deleted, and last their side files, from which all
+the others can be found again: a crash in between leaves snapshots that are whole or no more, and the same command
+deletes the rest.
 
 Their manifests stay, a kilobyte each: a number that became free could be won again by a writer that slept. So do
 the barred names, for the same version of a shard gives the same names whenever it comes back.
@@ -24,7 +25,7 @@ from sfr_batch.storage import ObjectInfo
 from sfr_batch.table import Snapshot, Table
 
 HOUSEKEEPING = ("sweep", "expire")
-"""Operations that publish the rows of the snapshot before once more."""
+"""Operations that publish the files of the snapshot before once more."""
 _FOLDERS = (names.DATA, names.REJECTS, names.INDEX, names.SNAPSHOTS)
 _ATTEMPTS = 5
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0}

@@ -135,8 +135,8 @@ def test_resume_reads_footers_only_without_a_log(
     receipts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     footers: list[str] = []
-    real = runner.read_receipt
-    monkeypatch.setattr(runner, "read_receipt", lambda store, split: footers.append(split) or real(store, split))
+    real = runner.read_receipts
+    monkeypatch.setattr(runner, "read_receipts", lambda store, splits: footers.extend(splits) or real(store, splits))
     found = resume.measure(200, receipts, SIDES_MODEL, tmp_path)
     assert found["splits"] == 200
     assert len(footers) == (0 if receipts == "log" else 199)

@@ -3,7 +3,10 @@
 No model and no Ray here: vectors are made from texts, so that a vector of another text than today's is seen.
 """
 
+import dataclasses
 import hashlib
+import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,15 +19,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfr_batch import planning
+from sfr_batch import planning, schema
 from sfr_batch.audit import audit
+from sfr_batch.compaction import compact, find_compaction
 from sfr_batch.comparison import InProcess
 from sfr_batch.config import Config, config_from_dict
 from sfr_batch.errors import TooManyDeletes
 from sfr_batch.incremental import Kind, Was, join, make_records, new_dtype, old_dtype
 from sfr_batch.parquet import encode_parquet, read_parquet
 from sfr_batch.planning import make_plan
-from sfr_batch.storage import open_store
+from sfr_batch.storage import LocalStore, open_store
 from sfr_batch.table import Snapshot, Table
 from tests.tables import do_copies, do_plan, do_splits, jsonl, parquet, put
 
@@ -219,7 +223,7 @@ shards_ = st.dictionaries(
 def test_every_night_is_a_full_embedding(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, mistral: str
 ) -> None:
-    """Inserts, updates, deletes, moves, reshuffles and duplicates, drawn at will; runs that die after any split."""
+    """Inserts, updates, deletes, moves, reshuffles, duplicates, compactions at will; runs that die after any split."""
     root = tmp_path_factory.mktemp("nights")
     place = Place(str(root / "corpus"), str(root / "table"), mistral)
     writer = Writer(place.corpus)
@@ -243,6 +247,10 @@ def test_every_night_is_a_full_embedding(
             do_splits(plan, only=data.draw(st.integers(0, 2)), encode=Counting())
         snapshot = do_plan(make_plan(place.config()), encode=Counting())
         assert make_plan(place.config()).up_to_date
+        if data.draw(st.booleans()):
+            smaller = find_compaction(snapshot, rows_per_file=data.draw(st.sampled_from([4, 9, 100])))
+            snapshot = compact(Table.open(snapshot.store), smaller).snapshot or snapshot
+            assert make_plan(place.config()).up_to_date
         full = Place(place.corpus, str(root / f"full{night}"), mistral)
         reference = do_plan(make_plan(full.config()), encode=Counting())
         assert state_of(snapshot) == state_of(reference)
@@ -330,6 +338,73 @@ def test_vectors_of_a_run_that_died_are_used_though_the_corpus_went_on(nights: t
     snapshot, texts = night(place)
     assert len(texts) == 1 + 9 - sum(receipt.embedded for receipt in done)
     assert len(state_of(snapshot)) == 10
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_night_that_dies_at_any_write(
+    moment: str, nights: tuple[Place, Writer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and after each data file, index, list of deletes and other side file, and the manifest itself."""
+    first, writer = nights
+    a, b = docs_of("a", 9), docs_of("b", 9)
+    writer.write({"a.parquet": a, "b.jsonl": b})
+    night(first)
+    a = [Doc(d.id, f"new {d.text}") if n < 5 else d for n, d in enumerate(a)]
+    writer.write({"a.parquet": [*a[1:], Doc("b3", "loses")], "b.jsonl": [Doc(b[0].id, b[0].text, "de"), *b[2:]]})
+    real, left = LocalStore.create, 0
+    keys: list[str] = []
+
+    def create(store: LocalStore, key: str, data: bytes) -> bool:
+        keys.append(key)
+        if len(keys) == left and moment == "before":
+            raise KeyboardInterrupt
+        done = real(store, key, data)
+        if len(keys) == left:
+            raise KeyboardInterrupt
+        return done
+
+    monkeypatch.setattr(LocalStore, "create", create)
+    reference, texts = night(dataclasses.replace(first, table=copied(first.table, tmp_path / "whole")))
+    assert any(".deletes." in key for key in keys[:-1])
+    assert keys[-1] == schema.manifest_key(2)
+    writes = len(keys)
+    for left in range(1, writes + 1):
+        place = dataclasses.replace(first, table=copied(first.table, tmp_path / f"dies{left}"))
+        keys.clear()
+        counting = Counting()
+        with pytest.raises(KeyboardInterrupt):
+            do_plan(make_plan(place.config()), encode=counting)
+        keys[:] = [""] * writes
+        if make_plan(place.config()).up_to_date:
+            assert (left, moment) == (writes, "after"), "all was written but the reply"
+            snapshot, again = Table.open(open_store(place.table)).current(), []
+        else:
+            snapshot, again = night(place)
+        assert (state_of(snapshot), rejects_of(snapshot)) == (state_of(reference), rejects_of(reference))
+        assert audit(Table.open(snapshot.store), make_plan(place.config())).ok
+        assert sorted(set(counting.texts + again)) == sorted(texts)
+        assert len(counting.texts + again) <= len(texts) + 4, "at most the split in hand is encoded twice"
+
+
+def copied(table: str, to: Path) -> str:
+    shutil.copytree(table, to)
+    return str(to)
+
+
+def test_old_files_that_nobody_needs_are_not_looked_into(nights: tuple[Place, Writer]) -> None:
+    """A document that comes back has its vector, but not years later."""
+    place, writer = nights
+    writer.write({"a.parquet": docs_of("a", 9), "b.parquet": docs_of("b", 9)})
+    first, _ = night(place)
+    writer.write({"a.parquet": docs_of("a", 9)})
+    night(place)
+    writer.write({"a.parquet": docs_of("a", 8), "b.parquet": docs_of("b", 8)})
+    plan = make_plan(place.config())
+    files = {r.split_id for r in first.receipts if r.shard.endswith("b.parquet")}
+    assert set(plan.unpublished) == files
+    for split_id in files:
+        os.utime(Path(place.table) / schema.data_key(split_id), (1e9, 1e9))
+    assert make_plan(place.config()).unpublished == []
 
 
 def test_half_an_export_is_refused_and_nothing_is_touched(nights: tuple[Place, Writer]) -> None:

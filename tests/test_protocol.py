@@ -456,7 +456,7 @@ def one_operation_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 MACHINE = settings(
-    max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+    max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
 )
 
 

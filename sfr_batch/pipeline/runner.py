@@ -17,7 +17,7 @@ from sfr_batch.commit import FEW_REJECTS, create_or_open, new_run_id, publish, s
 from sfr_batch.comparison import Executor, InProcess
 from sfr_batch.config import Config
 from sfr_batch.errors import RunFailed, SnapshotConflict, StorageError, TableError
-from sfr_batch.manifest import Receipt, utc_now
+from sfr_batch.manifest import Counts, Receipt, utc_now
 from sfr_batch.parquet import encode_parquet, read_receipts
 from sfr_batch.pipeline import local, placement
 from sfr_batch.pipeline.progress import Progress, duration
@@ -44,7 +44,8 @@ class Summary:
     """What a run did."""
 
     table: str
-    snapshot: Snapshot
+    snapshot: Snapshot | None
+    """The newest one; None after a trial on a table that has none."""
     splits: int
     """Splits that this run embedded."""
     embedded: int
@@ -66,19 +67,51 @@ class Summary:
     losses: Losses = field(default_factory=Losses)
     """Nodes and actors that died in the middle. What they had in hand was done again elsewhere."""
 
+    @classmethod
+    def of_nothing(cls, plan: EmbedPlan, seconds: float) -> "Summary":
+        """Of a run that had nothing to do."""
+        return cls(plan.store.root, plan.base, 0, 0, 0, seconds, 0.0, 0.0, published=False)
+
+    @classmethod
+    def of_trial(cls, plan: EmbedPlan, progress: Progress, seconds: float) -> "Summary":
+        """Of a run that embeds some rows and publishes nothing."""
+        return cls(
+            table=plan.store.root,
+            snapshot=plan.base,
+            splits=progress.splits_done,
+            embedded=progress.embedded,
+            tokens=progress.tokens,
+            seconds=seconds,
+            tokens_per_second=progress.tokens_per_second,
+            padding=progress.padding,
+            published=False,
+            canaries=progress.canaries,
+            drift=progress.drift,
+            losses=progress.losses,
+        )
+
     def __repr__(self) -> str:
         did = f"{self.embedded:,} rows embedded in {duration(self.seconds)}" if self.splits else "nothing to embed"
         lost = f", lost {self.losses}" if self.losses else ""
-        return f"<Summary {self.table}: {did}{lost}, {self.snapshot.brief()}>"
+        state = self.snapshot.brief() if self.snapshot else "no snapshot yet"
+        return f"<Summary {self.table}: {did}{lost}, {state}>"
 
-    def _vectors(self) -> str:
+    @staticmethod
+    def _vectors(counts: Counts) -> str:
         """How many vectors they have, where that is not one each."""
-        counts = self.snapshot.manifest.counts
         documents = counts.embedded + counts.reused + counts.kept
         return f"; {counts.vectors:,} chunks" if counts.vectors != documents else ""
 
     def describe(self) -> str:
         """Several lines for a person: what happened, where the table is and how to read it."""
+        if self.snapshot is None and not self.splits:
+            return f"Nothing to do: select means no row of the corpus. {self.table} has no snapshot yet."
+        if self.snapshot is None or (self.splits and not self.published):
+            return (
+                f"A trial: embedded {self.embedded:,} rows, {self.tokens:,} tokens in {duration(self.seconds)} "
+                f"({self.tokens_per_second:,.0f} tokens/s, {self.padding:.1%} padding). Nothing was published; what is "
+                "embedded stays committed, and a run without select.limit uses it."
+            )
         counts = self.snapshot.manifest.counts
         if not self.published:
             head = f"Up to date, nothing to do ({duration(self.seconds)})."
@@ -94,7 +127,7 @@ class Summary:
             head,
             f"Table     {self.table}, snapshot {self.snapshot.number}",
             f"Rows      {counts.read:,} read = {counts.embedded:,} embedded + {counts.reused:,} reused + "
-            f"{counts.rejected:,} rejected{self._vectors()}"
+            f"{counts.rejected:,} rejected{self._vectors(counts)}"
             + (f"; {counts.kept:,} kept that are not in the corpus any more" if counts.kept else ""),
             *([f"Changes   {tell_changes(changes)}"] if changes else []),
             f'Search    sfr-batch search {self.table} "your question"',
@@ -129,8 +162,8 @@ def embed(config: Config) -> Summary:
     for _ in range(_PLANS):
         started = time.monotonic()
         plan = make_plan(config)
-        if plan.up_to_date and plan.base:
-            return Summary(plan.store.root, plan.base, 0, 0, 0, time.monotonic() - started, 0.0, 0.0, published=False)
+        if plan.up_to_date:
+            return Summary.of_nothing(plan, time.monotonic() - started)
         place = placement.choose(config) if plan.todo else placement.HERE
         if plan.todo and not plan.has_to_compare:
             placement.check(place, config)
@@ -145,6 +178,8 @@ def embed(config: Config) -> Summary:
             try:
                 if plan.has_to_compare:
                     plan, place = _compare(plan, place, stack)
+                if plan.changes_nothing:
+                    return Summary.of_nothing(plan, time.monotonic() - started)
                 run = RunLog(table.store, plan, run_id)
                 progress = under_way = Progress(len(plan.todo_splits), plan.rows, config.run.progress_every_s)
                 receipts = [
@@ -152,6 +187,8 @@ def embed(config: Config) -> Summary:
                     *_embed_missing(plan, run, progress, place, held),
                     *_copy(plan, run),
                 ]
+                if config.select.limit:
+                    return Summary.of_trial(plan, progress, time.monotonic() - started)
                 held.confirm()
                 snapshot = publish(table, plan.base, plan.draft(run_id, receipts))
             except (SnapshotConflict, TableError, StorageError, RunFailed):
@@ -240,6 +277,8 @@ def _embed_missing(plan: EmbedPlan, run: "RunLog", progress: Progress, place: st
                 receipts.append(result)
                 progress.add(result)
                 run.add(result)
+                if config.select.limit and progress.read >= config.select.limit:
+                    return receipts
                 if _too_many_rejects(plan, progress):
                     share = config.run.max_reject_share
                     raise too_many_rejects(plan.store, receipts, 0, progress.rejected, progress.read, share)
@@ -369,10 +408,12 @@ class RunLog:
 
     def report(self, summary: Summary, progress: Progress) -> None:
         """The run is over and published."""
+        snapshot = summary.snapshot
+        assert snapshot is not None
         report = {
             "run_id": self.run_id,
             "finished_at": utc_now(),
-            "snapshot": summary.snapshot.number,
+            "snapshot": snapshot.number,
             "splits": summary.splits,
             "embedded": summary.embedded,
             "rejected": progress.rejected,
@@ -386,9 +427,9 @@ class RunLog:
             "lost_nodes": summary.losses.nodes,
             "lost_actors": summary.losses.actors,
             "repeated_requests": summary.repeated,  # by this process alone
-            "counts": summary.snapshot.manifest.counts.model_dump(),
-            "changes": changes.model_dump() if (changes := summary.snapshot.manifest.changes) else None,
-            "share_cut": summary.snapshot.share_cut,
+            "counts": snapshot.manifest.counts.model_dump(),
+            "changes": changes.model_dump() if (changes := snapshot.manifest.changes) else None,
+            "share_cut": snapshot.share_cut,
         }
         self._create("report.json", json.dumps(report, indent=1).encode())
 

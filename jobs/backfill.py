@@ -1,0 +1,45 @@
+"""A backfill as a Ray job: embed a part of the corpus, or embed it again under a label.
+
+    ray job submit --working-dir . -- python jobs/backfill.py configs/x.yaml select.partitions='{date: 2026-11-01..}'
+    python jobs/backfill.py configs/x.yaml table.generation=2026-11 select.where="lang = 'de'" --dry-run
+
+The same as `sfr-batch embed` with these settings, but for what it refuses: a backfill without a selection, a label or a
+limit, which would be the nightly run.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import click
+
+from sfr_batch import api, cli
+from sfr_batch.command_line import telling_errors
+from sfr_batch.config import load_config
+from sfr_batch.errors import ConfigError
+
+
+@click.command(help=__doc__, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("config", type=click.Path(dir_okay=False))
+@click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done; reads the shards that are meant.")
+def main(config: str, overrides: tuple[str, ...], dry_run: bool) -> None:
+    """Backfill."""
+    with telling_errors():
+        settings = load_config(config, overrides)
+        if settings.select.everything and not settings.table.generation and settings.select.limit is None:
+            raise ConfigError(
+                "Nothing says what to backfill: set select.shards, select.partitions, select.ids, select.where, "
+                "select.rejects or select.limit, or a label for embedding again, table.generation. For all that has "
+                "changed run jobs/embed.py."
+            )
+    if dry_run:
+        with telling_errors():
+            click.echo(api.plan(config, overrides, compare=True).describe())
+        return
+    cli.main(["embed", config, *overrides])
+
+
+if __name__ == "__main__":
+    main()
