@@ -186,7 +186,7 @@ def test_packed_batches_have_no_padding_and_the_same_vectors(
         found, usual = packed.encode_tokens(*rows), padded.encode_tokens(*rows)
         assert found.padded_tokens == found.tokens == usual.tokens < usual.padded_tokens
         assert distance(found.vectors, usual.vectors) < 1e-5
-        assert found.batches > 2
+        assert found.batches > 1
 
 
 @pytest.mark.parametrize("name", ["roberta", "xlm-roberta", "camembert"])
