@@ -1135,6 +1135,7 @@ def test_bad_input(row: Row, bench: Bench) -> None:
     check_rows(row, bench, uri)
 
 
+@pytest.mark.slow
 def test_document_of_10_mb(bench: Bench) -> None:
     """It is one row as any other: truncated, and both lengths are known. Not all its tokens are in the vector."""
     text = "the quick brown fox " * 500_000

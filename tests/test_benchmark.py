@@ -35,6 +35,7 @@ def invoke(*arguments: str) -> Any:
     return CliRunner().invoke(main, list(arguments))
 
 
+@pytest.mark.slow
 def test_pipeline_end_to_end(tmp_path: Path) -> None:
     """The cheap sides, as real processes: the bare encoder and sfr-batch without Ray."""
     options = ["--documents", "24", "--splits", "3", "--pairs", "1", "--side", "sfr-batch"]
@@ -78,6 +79,7 @@ def test_driver_in_one_process(tmp_path: Path) -> None:
     assert found["driver_cpu_seconds"] > 0
 
 
+@pytest.mark.slow
 def test_soak_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one process and a few rows, looked at more often than for a long run."""
     monkeypatch.setattr(processes, "_LOOK_EVERY_S", 0.02)
@@ -140,6 +142,26 @@ def test_resume_reads_footers_only_without_a_log(
     found = resume.measure(200, receipts, SIDES_MODEL, tmp_path)
     assert found["splits"] == 200
     assert len(footers) == (0 if receipts == "log" else 199)
+
+
+def test_a_million_rows_that_all_moved(tmp_path: Path) -> None:
+    """The benchmark itself refuses if a row is not found, or one is to be encoded."""
+    done = invoke("nightly", "--documents", "0", "--rows", "1000000", "--on", "none", "--output", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "nightly.json").read_text())
+    (run,) = found["reshuffles"]
+    assert (run["rows"], run["address"], found["nights"]) == (1_000_000, "none", [])
+    assert max(run["peak"]) > 2 * 16 * 1_000_000, "two hashes of each row"
+    assert "1,000,000" in done.output.splitlines()[-3]
+
+
+@pytest.mark.slow
+def test_nights_end_to_end(tmp_path: Path) -> None:
+    done = invoke("nightly", "--documents", "200", "--rows", "0", "--output", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    first, changed, nothing = json.loads((tmp_path / "nightly.json").read_text())["nights"]
+    assert [night["documents"] for night in (first, changed, nothing)] == [200, 2, 0]
+    assert nothing["tokens"] == 0 < changed["tokens"] < first["tokens"]
 
 
 def test_audit_end_to_end(tmp_path: Path) -> None:

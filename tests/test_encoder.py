@@ -113,7 +113,14 @@ def model_card(folder: Path, texts: list[str], max_length: int = 4096) -> NDArra
 
 
 def test_mistral_equals_the_model_card_on_queries_and_documents(mistral: Encoder, mistral_folder: Path) -> None:
-    texts = ["How to bake a chocolate cake", "Symptoms of the flu", "", " lead", "a </s> b", *docstrings(2000)[:60]]
+    texts = [
+        "How to bake a chocolate cake",
+        "Symptoms of the flu",
+        "",
+        " lead",
+        "a </s> b",
+        *(t[:800] for t in docstrings(2000)[:40]),
+    ]
     queries = [f"Instruct: {TASK}\nQuery: {text}" for text in texts]
     ours = np.concatenate([mistral.encode(texts, prompt="query"), mistral.encode(texts, prompt="document")])
     theirs = np.concatenate([model_card(mistral_folder, queries), model_card(mistral_folder, texts)])
@@ -160,7 +167,7 @@ def test_order_duplicates_and_batches_do_not_matter(mistral: Encoder) -> None:
 
 
 def test_batches_can_be_changed_at_any_time(minilm: Encoder) -> None:
-    texts = docstrings(2000)[:40]
+    texts = [text[:300] for text in docstrings(2000)[:20]]
     encoder = Encoder.load(ModelSettings(path=str(minilm_folder()), device="cpu"))
     for packed in (True, False, True):
         encoder.pack(packed)
@@ -171,7 +178,7 @@ def test_batches_can_be_changed_at_any_time(minilm: Encoder) -> None:
 def test_packed_batches_have_no_padding_and_the_same_vectors(
     minilm: Encoder, minilm_packed: Encoder, mistral: Encoder
 ) -> None:
-    texts = docstrings(2000)[:300]
+    texts = [text[:800] for text in docstrings(2000)[:100]]
     packed_mistral = Encoder(mistral._model, mistral.tokenizer, mistral.recipe, packed=True)
     for padded, packed, prompt in ((minilm, minilm_packed, None), (mistral, packed_mistral, "query")):
         tokenized = padded.tokenizer.encode(texts, padded.recipe.prompts[prompt] if prompt else "")
@@ -179,7 +186,7 @@ def test_packed_batches_have_no_padding_and_the_same_vectors(
         found, usual = packed.encode_tokens(*rows), padded.encode_tokens(*rows)
         assert found.padded_tokens == found.tokens == usual.tokens < usual.padded_tokens
         assert distance(found.vectors, usual.vectors) < 1e-5
-        assert found.batches > 2
+        assert found.batches > 1
 
 
 @pytest.mark.parametrize("name", ["roberta", "xlm-roberta", "camembert"])

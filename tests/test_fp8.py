@@ -60,7 +60,7 @@ def test_layers_that_do_not_fit_the_kernel_stay() -> None:
 def test_real_weights_lose_little() -> None:
     """On MiniLM, which has six layers of 384 numbers; and its vectors are as others are: of unit length, near their
     own whatever stands beside them."""
-    texts = [text[:300] for text in docstrings(2000)[:30]]
+    texts = [text[:300] for text in docstrings(2000)[:15]]
     settings = ModelSettings(path=str(minilm_folder()), device="cpu")
     exact = Encoder.load(settings).encode(texts)
     encoder = Encoder.load(settings.model_copy(update={"dtype": "fp8"}))
@@ -70,8 +70,8 @@ def test_real_weights_lose_little() -> None:
     assert np.abs(np.linalg.norm(found, axis=1) - 1).max() < 1e-5
     loss = 1 - (found * exact).sum(axis=1)
     assert 1e-5 < loss.max() < 0.02
-    alone = np.concatenate([encoder.encode([text]) for text in texts[:10]])
-    assert (1 - (alone * found[:10]).sum(axis=1)).max() < 0.01
+    alone = np.concatenate([encoder.encode([text]) for text in texts[:5]])
+    assert (1 - (alone * found[:5]).sum(axis=1)).max() < 0.01
 
 
 def test_a_decoder(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -218,11 +218,25 @@ shards_ = st.dictionaries(
 ).filter(lambda shards: any(doc.text for its in shards.values() for doc in its))  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_every_night_is_a_full_embedding(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, mistral: str
 ) -> None:
+    some_nights(data, tmp_path_factory, mistral)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_many_nights_are_full_embeddings(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, mistral: str
+) -> None:
+    some_nights(data, tmp_path_factory, mistral)
+
+
+def some_nights(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, mistral: str) -> None:
     """Inserts, updates, deletes, moves, reshuffles, duplicates, compactions at will; runs that die after any split."""
     root = tmp_path_factory.mktemp("nights")
     place = Place(str(root / "corpus"), str(root / "table"), mistral)
