@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sfr_batch import pointer as pointers
 from sfr_batch import schema as names
 from sfr_batch.changes import Changes, changes
+from sfr_batch.compaction import MAX_UNNEEDED, ROWS_PER_FILE, Compaction, compact
 from sfr_batch.comparison import InProcess
 from sfr_batch.config import Config, ModelSettings, StorageSettings, config_from_dict, load_config
 from sfr_batch.errors import ConfigError, TableMismatch, TableNotFound
@@ -199,6 +200,12 @@ class EmbeddingTable(Table):
     ) -> Expiry:
         """Remove old snapshots, see `sfr_batch.retention.expire`; by default only say what would go."""
         return expire(self, keep_last=keep_last, keep_for=keep_for, keep=keep, dry_run=dry_run)
+
+    def compact(
+        self, *, rows_per_file: int = ROWS_PER_FILE, max_unneeded: float = MAX_UNNEEDED, dry_run: bool = True
+    ) -> Compaction:
+        """Make fewer data files of many small ones, see `sfr_batch.compaction.compact`; by default only say which."""
+        return compact(self, rows_per_file=rows_per_file, max_unneeded=max_unneeded, dry_run=dry_run)
 
     def changes(self, from_snapshot: int, to_snapshot: int) -> Changes:
         """What to upsert and to delete to make of a copy of one snapshot the other, see `sfr_batch.changes`.

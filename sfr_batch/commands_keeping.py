@@ -1,9 +1,10 @@
-"""Commands that keep tables in order over time: `expire`, `promote`."""
+"""Commands that keep tables in order over time: `compact`, `expire`, `promote`."""
 
 import click
 
-from sfr_batch import api
+from sfr_batch import api, compaction
 from sfr_batch.command_line import ENDPOINT, show_objects, telling_errors
+from sfr_batch.compaction import MAX_UNNEEDED, ROWS_PER_FILE
 from sfr_batch.config import StorageSettings
 from sfr_batch.errors import ConfigError
 from sfr_batch.retention import Expiry
@@ -112,5 +113,44 @@ def promote(
         click.echo(f"{moved.describe()}.")
 
 
-KEEPING = (expire, promote)
+@click.command()
+@click.argument("table")
+@click.option(
+    "--rows-per-file",
+    default=ROWS_PER_FILE,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Vectors of a new data file at most; files with at most half as many are joined.",
+)
+@click.option(
+    "--max-unneeded",
+    default=MAX_UNNEEDED,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="A file with a larger share of rows that nobody needs is rewritten in any case.",
+)
+@click.option("--write/--dry-run", default=False, help="Do it, or only say what would be done (default).")
+@ENDPOINT
+def compact(table: str, rows_per_file: int, max_unneeded: float, write: bool, endpoint_url: str | None) -> None:
+    """Write the small data files of TABLE, and those with many rows that nobody needs, as fewer; no model is needed.
+
+    Only says what it would do unless --write is given. Publishes a snapshot with the same rows; whoever reads an older
+    one is not disturbed. The old files stay for the older snapshots: `expire` removes them. It holds the table's lease,
+    so a run at the same time is refused, and may be killed: the same command does the rest.
+
+    Exit codes: 0 done, 1 it failed, 2 the command is wrong.
+    """
+    with telling_errors():
+        opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
+        found = compaction.compact(
+            opened,
+            rows_per_file=rows_per_file,
+            max_unneeded=max_unneeded,
+            dry_run=not write,
+            say=lambda text: click.echo(text, err=True),
+        )
+        click.echo(found.describe())
+
+
+KEEPING = (compact, expire, promote)
 """All of them."""

@@ -8,7 +8,7 @@ the snapshots before, until these expire. Files that a compaction committed befo
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from sfr_batch import lease
 from sfr_batch import schema as names
-from sfr_batch.commit import Draft, commit_split, new_attempt, new_run_id, next_number, publish
+from sfr_batch.commit import Draft, commit_split, conflict_if_superseded, new_attempt, new_run_id, next_number, publish
 from sfr_batch.comparison import ROWS_A_TASK
 from sfr_batch.config import RunSettings
 from sfr_batch.errors import CountsDoNotClose
@@ -76,6 +77,18 @@ class Compaction:
         """Rows of these files that nobody needs."""
         return sum(len(mask) - int(mask.sum()) for group in self.groups for mask in group.needed)
 
+    def describe(self) -> str:
+        """One or two lines for a person."""
+        if not self.groups:
+            return f"Nothing to compact: none of {len(self.base.receipts):,} data files ({self.base.brief()})."
+        what = f"{self.files:,} data files ({self.bytes:,} bytes) as {len(self.groups):,}"
+        what += f", without {self.dropped:,} rows that nobody needs" if self.dropped else ""
+        if self.snapshot is None:
+            return f"Would write {what}. Nothing was written; --write does it."
+        return (
+            f"Wrote {what}: {self.snapshot.brief()}. The old files stay for the snapshots before, until these expire."
+        )
+
 
 def find_compaction(
     base: Snapshot, *, rows_per_file: int = ROWS_PER_FILE, max_unneeded: float = MAX_UNNEEDED
@@ -104,39 +117,62 @@ def find_compaction(
     return Compaction(base, tuple(groups), frozenset(itertools.chain.from_iterable(shards)))
 
 
-def compact(table: Table, found: Compaction) -> Compaction:
+def compact(
+    table: Table,
+    *,
+    rows_per_file: int = ROWS_PER_FILE,
+    max_unneeded: float = MAX_UNNEEDED,
+    dry_run: bool = True,
+    say: Callable[[str], None] = lambda _: None,
+) -> Compaction:
+    """Make fewer data files of the newest snapshot's, see `find_compaction`; by default only say which.
+
+    Holds the table's lease meanwhile. say: is told once if it has to wait for a run that may be dead. Raises
+    TableNotFound while nothing was published, TableInUse, SnapshotConflict, TableError, StorageError.
+    """
+    if dry_run:
+        return find_compaction(table.current(), rows_per_file=rows_per_file, max_unneeded=max_unneeded)
+    with lease.hold(table.store, lease.Holder.of_this_process(new_run_id()), RunSettings().lease_s, say) as held:
+        found = find_compaction(table.current(), rows_per_file=rows_per_file, max_unneeded=max_unneeded)
+        return carry_out(table, found, held.confirm)
+
+
+def carry_out(table: Table, found: Compaction, confirm: Callable[[], None] = lambda: None) -> Compaction:
     """Rewrite the files and publish the same rows; without a group nothing.
 
-    Raises SnapshotConflict if somebody published since: find out again what to do; TableError, CountsDoNotClose.
+    confirm: is called last, before it is published. Raises SnapshotConflict if somebody published since: find out again
+    what to do; TableError, CountsDoNotClose.
     """
     if not found.groups:
         return found
-    base, run_id = found.base, new_run_id()
-    committed = table.committed()
-    done = read_receipts(table.store, [group.split_id for group in found.groups if group.split_id in committed])
-    there = {receipt.split_id for receipt in done}
-    todo = [group for group in found.groups if group.split_id not in there]
-    new = [*done, *in_parallel(lambda group: _rewrite(table, group, run_id), todo, _PARALLEL_WRITES)]
-    indexes = _move(table, found, run_id)
-    gone = {source.split_id for group in found.groups for source in group.sources}
-    receipts = [dataclasses.replace(r, owned=False) for r in new]
-    receipts += [
-        dataclasses.replace(r, owned=r.owned and r.shard not in found.shards)
-        for r in base.receipts
-        if r.split_id not in gone
-    ]
-    draft = Draft(
-        run_id=run_id,
-        generation=base.manifest.generation,
-        row_recipe=base.manifest.row_recipe,
-        receipts=sorted(receipts, key=lambda r: (not r.owned, r.shard, r.start)),
-        shards=[dataclasses.replace(s, splits=0) if s.uri in found.shards else s for s in base.shards],
-        new=frozenset(),
-        indexes=base.indexes | indexes,
-        visited=frozenset(),
-        operation="compact",
-    )
-    return dataclasses.replace(found, snapshot=publish(table, base, draft))
+    with conflict_if_superseded(table, found.base):
+        base, run_id = found.base, new_run_id()
+        committed = table.committed()
+        done = read_receipts(table.store, [group.split_id for group in found.groups if group.split_id in committed])
+        there = {receipt.split_id for receipt in done}
+        todo = [group for group in found.groups if group.split_id not in there]
+        new = [*done, *in_parallel(lambda group: _rewrite(table, group, run_id), todo, _PARALLEL_WRITES)]
+        indexes = _move(table, found, run_id)
+        gone = {source.split_id for group in found.groups for source in group.sources}
+        receipts = [dataclasses.replace(r, owned=False) for r in new]
+        receipts += [
+            dataclasses.replace(r, owned=r.owned and r.shard not in found.shards)
+            for r in base.receipts
+            if r.split_id not in gone
+        ]
+        draft = Draft(
+            run_id=run_id,
+            generation=base.manifest.generation,
+            row_recipe=base.manifest.row_recipe,
+            receipts=sorted(receipts, key=lambda r: (not r.owned, r.shard, r.start)),
+            shards=[dataclasses.replace(s, splits=0) if s.uri in found.shards else s for s in base.shards],
+            new=frozenset(),
+            indexes=base.indexes | indexes,
+            visited=frozenset(),
+            operation="compact",
+        )
+        confirm()
+        return dataclasses.replace(found, snapshot=publish(table, base, draft))
 
 
 # --- what becomes what

@@ -1,14 +1,18 @@
 """Compaction: the same rows in fewer files; what dies in the middle is found again. Nights too: `test_incremental`."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 import pytest
+from click.testing import CliRunner, Result
 
 from sfr_batch import compaction
 from sfr_batch.audit import audit
-from sfr_batch.compaction import Compaction, compact, find_compaction
+from sfr_batch.cli import main
+from sfr_batch.compaction import Compaction, carry_out, find_compaction
 from sfr_batch.errors import SnapshotConflict
+from sfr_batch.lease import Holder, current, hold
 from sfr_batch.planning import make_plan
 from sfr_batch.table import Snapshot, Table
 from tests.test_incremental import (
@@ -58,7 +62,7 @@ def test_the_same_rows_in_fewer_files(used: tuple[Place, Writer, Table]) -> None
     found = find_compaction(before, rows_per_file=100)
     assert found.files == len(before.receipts) > 5
     assert found.dropped > 0
-    done = compact(table, found)
+    done = carry_out(table, found)
     after = healthy(table, place)
     assert done.snapshot is not None
     assert (after.number, after.manifest.operation) == (before.number + 1, "compact")
@@ -71,7 +75,7 @@ def test_the_same_rows_in_fewer_files(used: tuple[Place, Writer, Table]) -> None
     assert state_of(table.at(before.number)) == state_of(before), "the snapshots before stay whole"
     left = find_compaction(after, rows_per_file=100)
     assert left.groups == ()
-    assert compact(table, left).snapshot is None
+    assert carry_out(table, left).snapshot is None
     assert make_plan(place.config()).up_to_date, "the next night has nothing to do"
     assert night(place, "table.delete=mirror")[1] == []
     writer.write({"a.parquet": writer.now["a.parquet"][1:], "b.parquet": writer.now["b.parquet"][3:]})
@@ -98,7 +102,7 @@ def test_files_of_two_generations_stay_apart(nights: tuple[Place, Writer]) -> No
     night(place)
     snapshot, _ = night(place, "table.generation=x", "select.shards=[a.parquet]")
     table = Table.open(snapshot.store)
-    assert compact(table, find_compaction(table.current(), rows_per_file=100)).snapshot is not None
+    assert carry_out(table, find_compaction(table.current(), rows_per_file=100)).snapshot is not None
     assert sorted((r.generation, r.vectors) for r in table.current().receipts) == [("", 6), ("x", 6)]
     assert night(place, "table.generation=x", "select.shards=[a.parquet]")[1] == []
 
@@ -117,12 +121,12 @@ def test_what_a_dead_compaction_has_written_is_used(
     with monkeypatch.context() as patch:
         patch.setattr(compaction, "publish", dies)
         with pytest.raises(KeyboardInterrupt):
-            compact(table, found)
+            carry_out(table, found)
     assert healthy(table, place).number == before.number
     written = []
     real = compaction.commit_split
     monkeypatch.setattr(compaction, "commit_split", lambda *a: written.append(1) or real(*a))
-    compact(table, find_compaction(table.current(), rows_per_file=8))
+    carry_out(table, find_compaction(table.current(), rows_per_file=8))
     assert written == []
     assert state_of(healthy(table, place)) == state_of(before)
 
@@ -133,9 +137,37 @@ def test_somebody_publishes_meanwhile(used: tuple[Place, Writer, Table]) -> None
     writer.write({**writer.now, "c.parquet": docs_of("c", 3)})
     night(place)
     with pytest.raises(SnapshotConflict):
-        compact(table, found)
-    compact(table, find_compaction(table.current(), rows_per_file=100))
+        carry_out(table, found)
+    carry_out(table, find_compaction(table.current(), rows_per_file=100))
     assert len(state_of(healthy(table, place))) == 16 + 8 + 3
+
+
+def test_the_command(used: tuple[Place, Writer, Table]) -> None:
+    place, _, table = used
+    before = table.current()
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(main, ["compact", place.table, "--rows-per-file", "100", *arguments])
+
+    would = run()
+    assert would.exit_code == 0, would.output
+    assert re.fullmatch(
+        r"Would write \d data files \([\d,]+ bytes\) as 1, without \d+ rows that nobody needs\. Nothing was written; "
+        r"--write does it\.\n",
+        would.output,
+    )
+    assert table.current().number == before.number
+    with hold(table.store, Holder.of_this_process("a night"), 60.0, print):
+        refused = run("--write")
+    assert refused.exit_code == 1
+    assert "Another run is at work" in refused.output
+    done = run("--write")
+    assert done.exit_code == 0, done.output
+    assert re.match(r"Wrote \d data files .* as 1, .*: snapshot 5 of ", done.output)
+    assert state_of(healthy(table, place)) == state_of(before)
+    assert current(table.store) is None, "the lease is free again"
+    assert run("--write").output.startswith("Nothing to compact: none of 1 data files (snapshot 5 of ")
+    assert table.current().number == 5
 
 
 def test_a_row_that_would_be_lost_stops_it(used: tuple[Place, Writer, Table]) -> None:
@@ -146,5 +178,5 @@ def test_a_row_that_would_be_lost_stops_it(used: tuple[Place, Writer, Table]) ->
     needed[0][0] = False
     wrong = dataclasses.replace(found, groups=(dataclasses.replace(first, needed=tuple(needed)), *found.groups[1:]))
     with pytest.raises(compaction.CountsDoNotClose, match="would be lost by compaction"):
-        compact(table, wrong)
+        carry_out(table, wrong)
     healthy(table, place)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from sfr_batch import planning, schema
 from sfr_batch.audit import audit
-from sfr_batch.compaction import compact, find_compaction
+from sfr_batch.compaction import carry_out, find_compaction
 from sfr_batch.comparison import InProcess
 from sfr_batch.config import Config, config_from_dict
 from sfr_batch.errors import TooManyDeletes
@@ -263,7 +263,7 @@ def some_nights(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, m
         assert make_plan(place.config()).up_to_date
         if data.draw(st.booleans()):
             smaller = find_compaction(snapshot, rows_per_file=data.draw(st.sampled_from([4, 9, 100])))
-            snapshot = compact(Table.open(snapshot.store), smaller).snapshot or snapshot
+            snapshot = carry_out(Table.open(snapshot.store), smaller).snapshot or snapshot
             assert make_plan(place.config()).up_to_date
         full = Place(place.corpus, str(root / f"full{night}"), mistral)
         reference = do_plan(make_plan(full.config()), encode=Counting())

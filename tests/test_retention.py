@@ -18,7 +18,7 @@ import sfr_batch as sfr
 from sfr_batch import schema
 from sfr_batch.audit import audit
 from sfr_batch.commit import condemn, create_or_open, publish, sweep
-from sfr_batch.compaction import compact, find_compaction
+from sfr_batch.compaction import carry_out, find_compaction
 from sfr_batch.errors import ConfigError, StorageError, TableNotFound
 from sfr_batch.manifest import KEPT
 from sfr_batch.retention import Expiry, expire
@@ -132,7 +132,7 @@ def test_what_stays_loses_nothing(nights: Nights, keep_last: int, keep: list[int
 
 def test_files_that_were_compacted_go_with_the_states_before(nights: Nights) -> None:
     table = Table.open(nights.store())
-    done = compact(table, find_compaction(table.current(), rows_per_file=100))
+    done = carry_out(table, find_compaction(table.current(), rows_per_file=100))
     assert done.files > 1
     removed = expire(table, keep_last=1, dry_run=False)
     assert (removed.snapshots, removed.kept) == ((1, 2, 3, 4, 5), (6,))
