@@ -11,6 +11,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from sfr_batch import cli
 from sfr_batch.config import Config, config_from_dict, load_config
 
 ROOT = Path(__file__).parent.parent
@@ -61,6 +62,15 @@ def test_a_cron_line_is_a_line(rayjob: dict[str, Any]) -> None:
     for line in lines():
         assert "%" not in line
         assert not line.endswith("\\")
+
+
+def test_what_is_done_once_a_week_is_understood() -> None:
+    (line,) = [line for line in lines() if "sfr-batch compact" in line]
+    commands = re.findall(r"sfr-batch (\w+) (\$T .*?)(?: && |$)", line)
+    assert [name for name, _ in commands] == ["compact", "expire", "sweep"]
+    for name, arguments in commands:
+        context = cli.main.commands[name].make_context(name, shlex.split(arguments))
+        assert context.params.get("write", context.params.get("delete")) is True
 
 
 def test_the_config_is_where_the_entry_point_looks(rayjob: dict[str, Any], job: Config) -> None:
