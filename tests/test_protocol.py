@@ -589,7 +589,7 @@ def sweep_planted(table: Table) -> None:
 )
 def test_writer_that_comes_just_before_files_are_deleted(remove: Callable[[Table], None], whole: bool) -> None:
     """The files that are about to go have the names of its splits: an expired state's, as the corpus is again what it
-    was then, and those that a dead run has left. The machine finds both bugs too, after minutes."""
+    was then, and those that a dead run has left."""
     history: list[Contents] = [{"a@1": (1, 2, 3), "b@1": (4, 5)}, {"a@1": (1, 2, 3), "b@2": (6,)}]
 
     class Interrupted(MemoryStore):
