@@ -125,6 +125,22 @@ def test_rows_of_a_shard_that_changed_are_replaced_and_the_rest_waits(three: tup
     assert len(state_of(healthy(snapshot))) == 26
 
 
+@pytest.mark.parametrize("select", ["select.shards=[b.parquet]", "select.ids=[b1]"])
+def test_rows_that_are_kept_stay_in_a_backfill(three: tuple[Place, Writer], select: str) -> None:
+    place, writer = three
+    writer.write({**writer.now, "a.parquet": writer.now["a.parquet"][4:]})
+    night(place, "table.delete=keep")
+    writer.write({**writer.now, "b.parquet": [Doc("b1", "anew"), *writer.now["b.parquet"][2:]]})
+    snapshot, texts = night(place, select)
+    assert texts == ["anew"]
+    counts = healthy(snapshot).manifest.counts
+    gone = 0 if "ids" in select else 1
+    assert (counts.kept, counts.vectors) == (4, 27 - gone)
+    snapshot, _ = night(place)
+    assert healthy(snapshot).manifest.counts.model_dump()["kept"] == 0
+    assert len(state_of(snapshot)) == 5 + 8 + 9
+
+
 def test_backfill_begins_a_table(nights: tuple[Place, Writer]) -> None:
     place, writer = nights
     writer.write({"a.parquet": docs_of("a", 9), "b.parquet": docs_of("b", 9)})
