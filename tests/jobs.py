@@ -74,7 +74,7 @@ def config(model: Path | str, root: str, *overrides: str, **run: Any) -> Config:
 
 # --- jobs as a user runs them
 
-DOCUMENTS = 960
+DOCUMENTS = 640
 SPLITS = 20
 
 

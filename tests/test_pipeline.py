@@ -51,7 +51,11 @@ def vectors_by_id(table: "sfr.EmbeddingTable") -> dict[str, np.ndarray]:
     return dict(zip(arrow["id"].to_pylist(), vectors_of(arrow["embedding"].chunk(0)), strict=True))
 
 
-@pytest.mark.parametrize("ray_address", ["local", "none"])
+@pytest.mark.parametrize(
+    ("place", "ray_address"),
+    [("local", "local"), ("local", "none"), ("s3", "none"), pytest.param("s3", "local", marks=pytest.mark.slow)],
+    indirect=["place"],
+)
 def test_first_run_nothing_to_do_and_changes(
     ray_address: str, place: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +114,7 @@ def test_first_run_nothing_to_do_and_changes(
 
 def test_same_vectors_whatever_the_splits(tmp_path: Path, tiny: Path) -> None:
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS), row_group_size=50)
-    job = config(tiny, str(tmp_path), rows_per_split=7)
+    job = config(tiny, str(tmp_path), rows_per_split=7, ray_address="none")
     summary = sfr.embed(job)
     assert summary.splits == 13  # 50 rows cut in 8, 30 rows cut in 5
     got = sfr.open_table(summary.table).to_arrow(["id", "embedding"]).combine_chunks()
@@ -125,7 +129,7 @@ def test_plain_directory_is_read_by_other_engines(tmp_path: Path, tiny: Path) ->
     import ray
 
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS))
-    sfr.embed(config(tiny, str(tmp_path), rows_per_split=30))
+    sfr.embed(config(tiny, str(tmp_path), rows_per_split=30, ray_address="none"))
     data = f"{tmp_path}/table/data"
     assert len(os.listdir(data)) == 3
 
@@ -150,8 +154,8 @@ def test_duplicate_ids_are_rejected_once_and_for_all_to_see(tmp_path: Path, tiny
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
     put_parquet(f"{tmp_path}/corpus/b.parquet", documents(TEXTS[5:12]))  # doc-00000 to doc-00004 once more
     with pytest.raises(TableError, match="5 rows have an id that an earlier row has"):
-        sfr.embed(config(tiny, str(tmp_path), "table.duplicate_ids=error"))
-    summary = sfr.embed(config(tiny, str(tmp_path)))
+        sfr.embed(config(tiny, str(tmp_path), "table.duplicate_ids=error", ray_address="none"))
+    summary = sfr.embed(config(tiny, str(tmp_path), ray_address="none"))
     assert summary.splits == 0  # the first try had embedded them; only publishing was refused
     counts = summary.snapshot.manifest.counts
     assert (counts.read, counts.embedded, counts.rejected, counts.vectors) == (12, 7, 5, 7)
@@ -181,7 +185,7 @@ def test_a_shard_replaced_during_the_run_is_an_error(
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:20]))
-    job = config(tiny, str(tmp_path))
+    job = config(tiny, str(tmp_path), ray_address="none")
     plan = sfr.plan(job)
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:21]))
     monkeypatch.setattr(runner, "make_plan", lambda _: plan)
@@ -193,7 +197,7 @@ def test_a_shard_replaced_during_the_run_is_an_error(
 def test_a_finished_table(tmp_path: Path, tiny: Path) -> None:
     """It needs no Ray, refuses other settings, and is embedded anew under a new generation only."""
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
-    assert sfr.embed(config(tiny, str(tmp_path))).splits == 1
+    assert sfr.embed(config(tiny, str(tmp_path), ray_address="none")).splits == 1
 
     (tmp_path / "job.yaml").write_text(json.dumps(settings(tiny, str(tmp_path))))
     code = (
@@ -205,10 +209,10 @@ def test_a_finished_table(tmp_path: Path, tiny: Path) -> None:
     assert done.returncode == 0, done.stderr
 
     with pytest.raises(TableMismatch, match=r"max_length: 4096 in the table, 512 in the config"):
-        sfr.embed(config(tiny, str(tmp_path), "model.max_length=512"))
+        sfr.embed(config(tiny, str(tmp_path), "model.max_length=512", ray_address="none"))
 
-    assert sfr.embed(config(tiny, str(tmp_path), "table.generation=again")).splits == 1
-    assert sfr.embed(config(tiny, str(tmp_path), "table.generation=again")).splits == 0
+    assert sfr.embed(config(tiny, str(tmp_path), "table.generation=again", ray_address="none")).splits == 1
+    assert sfr.embed(config(tiny, str(tmp_path), "table.generation=again", ray_address="none")).splits == 0
 
 
 def test_model_without_weights_fails_with_its_own_words(tmp_path: Path, tiny: Path) -> None:

@@ -144,7 +144,14 @@ def ray_folder() -> Iterator[Path]:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("way", "ray_address"), [("reference", "none"), ("reference", "local"), ("profile", "none")])
+@pytest.mark.parametrize(
+    ("way", "ray_address"),
+    [
+        pytest.param("reference", "none", marks=pytest.mark.slow),
+        ("reference", "local"),
+        ("profile", "none"),
+    ],
+)
 def test_secrets_are_left_nowhere(
     way: str, ray_address: str, s3: S3Server, s3_prefix: str, tmp_path: Path, ray_folder: Path
 ) -> None:
