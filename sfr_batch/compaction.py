@@ -104,8 +104,7 @@ def find_compaction(
     parts = [part for its in base.indexes.values() for part in its]
     read = in_parallel(lambda part: entries_of(read_part(base.store, part)), parts, PARALLEL_READS)
     for part, entries in zip(parts, read, strict=True):
-        for number, split_id in enumerate(entries.split_ids):
-            mine = entries.files == number
+        for split_id, mine in _by_file(entries.split_ids, entries.files):
             needed[split_id][rows_of_documents(entries.row[mine], entries.vectors[mine])] = True
             users[split_id].add(part.shard)
     condemned = base.condemned
@@ -173,6 +172,17 @@ def carry_out(table: Table, found: Compaction, confirm: Callable[[], None] = lam
         )
         confirm()
         return dataclasses.replace(found, snapshot=publish(table, base, draft))
+
+
+def _by_file(split_ids: Sequence[str], files: NDArray[np.integer]) -> Iterator[tuple[str, NDArray[np.intp]]]:
+    """Which of the entries are of which file. files: [n] numbers of ``split_ids``, -1 for none.
+
+    Sorted once, for an index may name thousands of small files.
+    """
+    order = np.argsort(files, kind="stable")
+    bounds = np.searchsorted(files[order], np.arange(len(split_ids) + 1))
+    for number, split_id in enumerate(split_ids):
+        yield split_id, order[bounds[number] : bounds[number + 1]]
 
 
 # --- what becomes what
@@ -289,11 +299,13 @@ def _move(table: Table, found: Compaction, run_id: str) -> dict[str, list[IndexP
 def _batches(pieces: Iterable[Located]) -> Iterator[list[Located]]:
     """What an index file has."""
     batch: list[Located] = []
+    rows = 0
     for piece in pieces:
         batch.append(piece)
-        if sum(piece.index.num_rows for piece in batch) >= ROWS_A_TASK:
+        rows += piece.index.num_rows
+        if rows >= ROWS_A_TASK:
             yield batch
-            batch = []
+            batch, rows = [], 0
     if batch:
         yield batch
 
@@ -320,9 +332,8 @@ def _moved_index(index: pa.Table, moves: Mapping[str, _Move]) -> pa.Table:
     known = files.dictionary.to_pylist()
     which = files.indices.fill_null(-1).to_numpy()
     row = index.column("row").fill_null(-1).to_numpy().copy()
-    for number, split_id in enumerate(known):
+    for split_id, mine in _by_file(known, which):
         if split_id in moves:
-            mine = which == number
             row[mine] = moves[split_id].rows[row[mine]]
             if (row[mine] < 0).any():
                 raise CountsDoNotClose(

@@ -340,10 +340,15 @@ class EmbedPlan:
             old.record for old in self.old if old.record.uri not in self.difference.indexed and old.record.uri != KEPT
         ]
 
+    @cached_property
+    def _base_rejects(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.base.rejects().to_pylist() if self.base else []
+        return rows
+
     def _rejected_ids(self) -> dict[str, frozenset[str]]:
         """Ids, as text, of the documents that the base snapshot has rejected after they had been read, by shard."""
         found: dict[str, set[str]] = {}
-        for row in self.base.rejects().to_pylist() if self.base else ():
+        for row in self._base_rejects:
             if row["reason"] in names.AFTER_READING:
                 found.setdefault(row["shard"], set()).add(row[names.ID])
         return {uri: frozenset(ids) for uri, ids in found.items()}
@@ -351,11 +356,11 @@ class EmbedPlan:
     def _rejects_that_stay(self, difference: Difference) -> dict[str, pa.Table]:
         """Of shards some of whose rows are meant, as index rows: the rejects of the base snapshot that are none of
         them."""
-        if not self.config.select.by_rows or self.base is None:
+        if not self.config.select.by_rows:
             return {}
         chosen = difference.chosen_places()
         found: dict[str, list[dict[str, Any]]] = {}
-        for row in self.base.rejects().to_pylist():
+        for row in self._base_rejects:
             again = row["shard"], row["position"]
             if row["shard"] in difference.indexed and row["reason"] != "duplicate_id" and again not in chosen:
                 found.setdefault(row["shard"], []).append(row)

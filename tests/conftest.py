@@ -4,12 +4,15 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sfr_batch import planning
 from sfr_batch.storage import Store, open_store
 from tests.memory_store import MemoryStore
 from tests.models import write_sfr_files
+from tests.nights import Place, Writer
 from tests.s3server import S3Server, s3_server
 
 # At import, before anything reads them: no test may ask a model hub, and Ray's hook for `uv run` would rebuild the
@@ -77,3 +80,23 @@ def mistral(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = write_sfr_files(tmp_path_factory.mktemp("mistral"), hidden=8)
     (folder / "model.safetensors").write_bytes(b"weights")
     return str(folder)
+
+
+@pytest.fixture
+def one_look_at_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of plans of one model, which is read for the first of them only."""
+    read: dict[str, Any] = {}
+
+    def once(model: Any, vector_dtype: str, real: Any = planning.model_inputs) -> Any:
+        key = model.model_dump_json() + vector_dtype
+        if key not in read:
+            read[key] = real(model, vector_dtype)
+        return read[key]
+
+    monkeypatch.setattr(planning, "model_inputs", once)
+
+
+@pytest.fixture
+def nights(tmp_path: Path, mistral: str, one_look_at_the_model: None) -> tuple[Place, Writer]:
+    """A corpus without shards, and its table that is to be."""
+    return Place(str(tmp_path / "corpus"), str(tmp_path / "table"), mistral), Writer(str(tmp_path / "corpus"))

@@ -18,18 +18,7 @@ from sfr_batch.storage import open_store
 from sfr_batch.table import Snapshot, Table
 from tests.jobs import config, documents, put_parquet
 from tests.models import build_tiny_mistral
-from tests.test_incremental import (
-    Doc,
-    Place,
-    Writer,
-    docs_of,
-    night,
-    nights,
-    one_look_at_the_model,
-    state_of,
-)
-
-__all__ = ["nights", "one_look_at_the_model"]
+from tests.nights import Doc, Place, Writer, docs_of, night, state_of
 
 SHARDS = {
     "date=2026-11-01/lang=en/a.parquet": "a",
@@ -228,4 +217,7 @@ def test_trial_embeds_some_rows_and_publishes_nothing(tiny: Path, tmp_path: Path
     assert Table.open(open_store(settings.table.path)).latest() is None
     whole = sfr.embed(settings)
     assert whole.published
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents([f"text {n}" for n in range(39)]), row_group_size=8)
+    nothing = sfr.embed(settings, ["select.limit=10"])
+    assert nothing.describe().startswith("A trial: embedded 0 rows"), "a document has gone, so it is not up to date"
     assert whole.splits <= 3, "the trial's splits are not done again"

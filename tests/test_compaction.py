@@ -15,19 +15,7 @@ from sfr_batch.errors import SnapshotConflict
 from sfr_batch.lease import Holder, current, hold
 from sfr_batch.planning import make_plan
 from sfr_batch.table import Snapshot, Table
-from tests.test_incremental import (
-    Doc,
-    Place,
-    Writer,
-    docs_of,
-    night,
-    nights,
-    one_look_at_the_model,
-    rejects_of,
-    state_of,
-)
-
-__all__ = ["nights", "one_look_at_the_model"]
+from tests.nights import Doc, Place, Writer, docs_of, night, rejects_of, state_of
 
 
 def healthy(table: Table, place: Place) -> Snapshot:
@@ -107,10 +95,11 @@ def test_files_of_two_generations_stay_apart(nights: tuple[Place, Writer]) -> No
     assert night(place, "table.generation=x", "select.shards=[a.parquet]")[1] == []
 
 
+@pytest.mark.parametrize("night_between", [False, True])
 def test_what_a_dead_compaction_has_written_is_used(
-    used: tuple[Place, Writer, Table], monkeypatch: pytest.MonkeyPatch
+    night_between: bool, used: tuple[Place, Writer, Table], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place, _, table = used
+    place, writer, table = used
     before = table.current()
     found = find_compaction(before, rows_per_file=8)
     assert len(found.groups) > 2
@@ -123,6 +112,13 @@ def test_what_a_dead_compaction_has_written_is_used(
         with pytest.raises(KeyboardInterrupt):
             carry_out(table, found)
     assert healthy(table, place).number == before.number
+    if night_between:
+        turned = writer.now["a.parquet"][::-1]
+        writer.write({"a.parquet": [*turned, Doc("new", "a new text")], "b.parquet": docs_of("b", 8)[1:]})
+        _, texts = night(place)
+        assert texts == ["a new text"], "whichever of the two copies is taken"
+        assert len(state_of(healthy(table, place))) == 16 + 7 + 1
+        return
     written = []
     real = compaction.commit_split
     monkeypatch.setattr(compaction, "commit_split", lambda *a: written.append(1) or real(*a))

@@ -1,6 +1,6 @@
 """Nightly runs: the comparison against a pure model, and whole nights on storage against full embeddings.
 
-No model and no Ray here: vectors are made from texts, so that a vector of another text than today's is seen.
+No model and no Ray here, see `nights`.
 """
 
 import dataclasses
@@ -9,7 +9,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +18,30 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfr_batch import planning, schema
+from sfr_batch import schema
 from sfr_batch.audit import audit
 from sfr_batch.compaction import carry_out, find_compaction
 from sfr_batch.comparison import InProcess
-from sfr_batch.config import Config, config_from_dict
 from sfr_batch.errors import TooManyDeletes
 from sfr_batch.incremental import Kind, Was, join, make_records, new_dtype, old_dtype
 from sfr_batch.parquet import encode_parquet, read_parquet
 from sfr_batch.planning import make_plan
 from sfr_batch.storage import LocalStore, open_store
 from sfr_batch.table import Snapshot, Table
-from tests.tables import do_copies, do_plan, do_splits, jsonl, parquet, put
+from tests.nights import (
+    Counting,
+    Doc,
+    Place,
+    Writer,
+    docs_of,
+    expected_vectors,
+    night,
+    rejects_of,
+    state_of,
+)
+from tests.tables import do_copies, do_plan, do_splits
 
-DIM = 8
-
-
-def vectors_of(texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Unit vectors [n, 8] that belong to the texts."""
-    rows = []
-    for text in texts:
-        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
-        numbers = np.random.default_rng(seed).normal(size=DIM)
-        rows.append(numbers / np.linalg.norm(numbers))
-    return np.asarray(rows, np.float32).reshape(-1, DIM)
-
+pytestmark = pytest.mark.usefixtures("one_look_at_the_model")
 
 # --- the comparison, against a model in plain Python
 
@@ -103,113 +101,6 @@ def test_join_is_what_a_dictionary_says(new: list[Row], old: list[tuple[int, int
 # --- nights on storage
 
 
-@pytest.fixture(autouse=True)
-def one_look_at_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hundreds of plans of one model, which is read for the first of them only."""
-    read: dict[str, Any] = {}
-
-    def once(model: Any, vector_dtype: str, real: Any = planning.model_inputs) -> Any:
-        key = model.model_dump_json() + vector_dtype
-        if key not in read:
-            read[key] = real(model, vector_dtype)
-        return read[key]
-
-    monkeypatch.setattr(planning, "model_inputs", once)
-
-
-@dataclass(frozen=True)
-class Place:
-    """A corpus, and a table of it."""
-
-    corpus: str
-    table: str
-    model: str
-
-    def config(self, *overrides: str) -> Config:
-        raw = {
-            "corpus": {"path": self.corpus, "carry": ["lang"]},
-            "model": {"path": self.model, "device": "cpu", "dtype": "float32"},
-            "table": {"path": self.table, "delete": "mirror"},
-            "run": {"actors": {"gpus": 0}, "rows_per_split": 4, "min_splits": 1, "max_reject_share": 1.0},
-        }
-        return config_from_dict(raw, overrides)
-
-
-@dataclass(frozen=True)
-class Doc:
-    """A row of a corpus; ``text`` "" is a reject."""
-
-    id: str
-    text: str
-    lang: str = "en"
-
-
-Shards = dict[str, list[Doc]]
-
-
-class Writer:
-    """Keeps the files of a corpus as a dictionary says."""
-
-    def __init__(self, root: str) -> None:
-        self.root = root
-        self.now: Shards = {}
-        Path(root).mkdir(parents=True, exist_ok=True)
-
-    def write(self, shards: Shards) -> None:
-        for name in self.now.keys() - shards.keys():
-            (Path(self.root) / name).unlink()
-        for name, docs in shards.items():
-            if docs == self.now.get(name):
-                continue
-            rows = [{"id": doc.id, "text": doc.text, "lang": doc.lang} for doc in docs]
-            kind = pa.schema([("id", pa.string()), ("text", pa.string()), ("lang", pa.string())])
-            data = jsonl(rows) if name.endswith(".jsonl") else parquet(pa.Table.from_pylist(rows, schema=kind))
-            put(self.root, name, data)
-        self.now = {name: list(docs) for name, docs in shards.items()}
-
-
-class Counting:
-    """Makes vectors, and counts the texts."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def __call__(self, texts: list[str]) -> Any:
-        self.texts += texts
-        return vectors_of(texts)
-
-
-def state_of(snapshot: Snapshot) -> dict[str, tuple[Any, ...]]:
-    """Live rows by id, all of their columns."""
-    rows = snapshot.to_arrow().to_pylist()
-    found = {row["id"]: tuple(str(row[name]) for name in sorted(row)) for row in rows}
-    assert len(found) == len(rows), "an id twice"
-    return found
-
-
-def rejects_of(snapshot: Snapshot) -> Counter[tuple[Any, ...]]:
-    """What is rejected, but for where a duplicate's vector is."""
-    rows = snapshot.rejects().to_pylist()
-    return Counter(
-        (row["id"], row["shard"], row["reason"], None if row["reason"] == "duplicate_id" else row["position"])
-        for row in rows
-    )
-
-
-def expected_vectors(snapshot: Snapshot, shards: Shards) -> None:
-    """Every live row has the vector of today's text of its id, in the first shard that has it."""
-    first: dict[str, Doc] = {}
-    for name in sorted(shards):
-        for doc in shards[name]:
-            if doc.text:
-                first.setdefault(doc.id, doc)
-    rows = {row["id"]: row for row in snapshot.to_arrow().to_pylist()}
-    assert rows.keys() == first.keys()
-    for id_, doc in first.items():
-        assert rows[id_]["lang"] == doc.lang
-        assert np.array_equal(np.asarray(rows[id_]["embedding"], np.float32), vectors_of([doc.text])[0]), id_
-
-
 IDS = [f"d{number}" for number in range(12)]
 docs = st.builds(Doc, st.sampled_from(IDS), st.sampled_from(["", "one", "two", "three"]), st.sampled_from(["en", "de"]))
 shards_ = st.dictionaries(
@@ -241,8 +132,8 @@ def some_nights(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, m
     root = tmp_path_factory.mktemp("nights")
     place = Place(str(root / "corpus"), str(root / "table"), mistral)
     writer = Writer(place.corpus)
-    for night in range(data.draw(st.integers(2, 4))):
-        if night and data.draw(st.booleans()):  # a reshuffle: the same rows in other shards
+    for number in range(data.draw(st.integers(2, 4))):
+        if number and data.draw(st.booleans()):  # a reshuffle: the same rows in other shards
             flat = [doc for name in sorted(writer.now) for doc in writer.now[name]]
             order = data.draw(st.permutations(flat))
             shards = {f"{name}.parquet": [*order[n::3]] for n, name in enumerate("xyz") if order[n::3]}
@@ -265,7 +156,7 @@ def some_nights(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, m
             smaller = find_compaction(snapshot, rows_per_file=data.draw(st.sampled_from([4, 9, 100])))
             snapshot = carry_out(Table.open(snapshot.store), smaller).snapshot or snapshot
             assert make_plan(place.config()).up_to_date
-        full = Place(place.corpus, str(root / f"full{night}"), mistral)
+        full = Place(place.corpus, str(root / f"full{number}"), mistral)
         reference = do_plan(make_plan(full.config()), encode=Counting())
         assert state_of(snapshot) == state_of(reference)
         assert rejects_of(snapshot) == rejects_of(reference)
@@ -276,21 +167,6 @@ def some_nights(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, m
         counts = snapshot.manifest.counts
         assert (counts.read, counts.rejected) == (reference.manifest.counts.read, reference.manifest.counts.rejected)
         assert counts.vectors == snapshot.to_arrow(["id"]).num_rows
-
-
-@pytest.fixture
-def nights(tmp_path: Path, mistral: str) -> tuple[Place, Writer]:
-    return Place(str(tmp_path / "corpus"), str(tmp_path / "table"), mistral), Writer(str(tmp_path / "corpus"))
-
-
-def docs_of(name: str, rows: int) -> list[Doc]:
-    return [Doc(f"{name}{number}", f"text {number} of {name}") for number in range(rows)]
-
-
-def night(place: Place, *overrides: str) -> tuple[Snapshot, list[str]]:
-    """A night, and the texts that were encoded."""
-    counting = Counting()
-    return do_plan(make_plan(place.config(*overrides)), encode=counting), counting.texts
 
 
 def test_only_what_changed_is_encoded(nights: tuple[Place, Writer]) -> None:

@@ -25,10 +25,10 @@ from sfr_batch.retention import Expiry, expire
 from sfr_batch.storage import Store, open_store
 from sfr_batch.table import Table
 from tests.memory_store import MemoryStore
+from tests.nights import Doc, Place, Shards, Writer, docs_of, night, rejects_of, state_of
 from tests.states import Row, commit_file, package_card, publish_state
 from tests.tables import commit_rows, draft_of, make_table
 from tests.test_cli import complaint, run
-from tests.test_incremental import Doc, Place, Shards, Writer, docs_of, night, rejects_of, state_of
 
 A, B = docs_of("a", 6), docs_of("b", 6)
 CHANGED = [Doc("a0", "another text"), Doc("a1", A[1].text, "de"), *A[2:], Doc("new", "a new text")]

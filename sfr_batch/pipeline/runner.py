@@ -66,6 +66,8 @@ class Summary:
     """Requests to S3 that this process had to repeat, by reason."""
     losses: Losses = field(default_factory=Losses)
     """Nodes and actors that died in the middle. What they had in hand was done again elsewhere."""
+    trial: bool = False
+    """Whether it was one (`select.limit`), which publishes nothing whatever it embeds."""
 
     @classmethod
     def of_nothing(cls, plan: EmbedPlan, seconds: float) -> "Summary":
@@ -88,6 +90,7 @@ class Summary:
             canaries=progress.canaries,
             drift=progress.drift,
             losses=progress.losses,
+            trial=True,
         )
 
     def __repr__(self) -> str:
@@ -104,14 +107,14 @@ class Summary:
 
     def describe(self) -> str:
         """Several lines for a person: what happened, where the table is and how to read it."""
-        if self.snapshot is None and not self.splits:
-            return f"Nothing to do: select means no row of the corpus. {self.table} has no snapshot yet."
-        if self.snapshot is None or (self.splits and not self.published):
+        if self.trial:
             return (
                 f"A trial: embedded {self.embedded:,} rows, {self.tokens:,} tokens in {duration(self.seconds)} "
                 f"({self.tokens_per_second:,.0f} tokens/s, {self.padding:.1%} padding). Nothing was published; what is "
                 "embedded stays committed, and a run without select.limit uses it."
             )
+        if self.snapshot is None:
+            return f"Nothing to do: select means no row of the corpus. {self.table} has no snapshot yet."
         counts = self.snapshot.manifest.counts
         if not self.published:
             head = f"Up to date, nothing to do ({duration(self.seconds)})."
