@@ -84,7 +84,7 @@ def complaint(code: int, *arguments: Any) -> str:
 
 COMMANDS = {
     *("plan", "embed", "verify", "search", "status", "audit", "sweep"),
-    *("snapshots", "export", "changes", "view", "expire", "promote"),
+    *("snapshots", "export", "changes", "view", "compact", "expire", "promote"),
 }
 
 
