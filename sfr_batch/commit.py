@@ -40,8 +40,8 @@ from sfr_batch.errors import (
     TooManyRejects,
 )
 from sfr_batch.fingerprint import differences
-from sfr_batch.indexes import create_own, joined, read_part, rejects_of
-from sfr_batch.liveness import PARALLEL_READS, Liveness, Loser, find_live
+from sfr_batch.indexes import create_own, joined, read_ahead, read_part, rejects_of
+from sfr_batch.liveness import Liveness, Loser, find_live
 from sfr_batch.manifest import (
     KEPT,
     Changes,
@@ -58,7 +58,7 @@ from sfr_batch.manifest import (
     who,
 )
 from sfr_batch.parquet import encode_parquet, read_data_file, read_parquet, read_receipt
-from sfr_batch.storage import TEMPORARY, ObjectInfo, Store, in_parallel, read_many
+from sfr_batch.storage import TEMPORARY, ObjectInfo, Store, read_many
 from sfr_batch.table import Snapshot, Table
 
 SWEEP_AFTER_S = 7 * 24 * 3600.0
@@ -313,7 +313,7 @@ def _dead_tokens(table: Table, receipts: Sequence[Receipt], deletes: pa.Table) -
         return np.array([tokens.sum(), full.sum(), cut.sum()])
 
     work = list(zip(files.dictionary.to_pylist(), np.split(position, bounds), strict=True)) if len(files) else []
-    counted = in_parallel(lambda item: count(*item), work, PARALLEL_READS)
+    counted = read_ahead(lambda item: count(*item), work, [dead[split_id].vectors for split_id, _ in work])
     return sum(counted, np.zeros(3, np.int64))
 
 

@@ -24,8 +24,8 @@ from sfr_batch.config import RunSettings
 from sfr_batch.errors import CountsDoNotClose
 from sfr_batch.fingerprint import short_id
 from sfr_batch.identity import whole
-from sfr_batch.indexes import Located, entries_of, index_table, read_owned, read_part, write_index
-from sfr_batch.liveness import PARALLEL_READS, rows_of_documents
+from sfr_batch.indexes import Located, index_table, read_ahead, read_entries, read_owned, read_part, write_index
+from sfr_batch.liveness import rows_of_documents
 from sfr_batch.manifest import IndexPart, Receipt
 from sfr_batch.parquet import damage_explained, read_data_file, read_parquet, read_receipts
 from sfr_batch.splits import NO_SHARD
@@ -102,7 +102,8 @@ def find_compaction(
     needed = {r.split_id: np.full(r.vectors, r.owned) for r in receipts}
     users: dict[str, set[str]] = {r.split_id: {r.shard} if r.owned else set() for r in receipts}
     parts = [part for its in base.indexes.values() for part in its]
-    read = in_parallel(lambda part: entries_of(read_part(base.store, part)), parts, PARALLEL_READS)
+    rows = [part.rows for part in parts]
+    read = read_ahead(lambda part: read_entries(base.store, part, hashes=False), parts, rows)
     for part, entries in zip(parts, read, strict=True):
         for split_id, mine in _by_file(entries.split_ids, entries.files):
             needed[split_id][rows_of_documents(entries.row[mine], entries.vectors[mine])] = True
@@ -289,7 +290,8 @@ def _move(table: Table, found: Compaction, run_id: str) -> dict[str, list[IndexP
         return Located(uri, _moved_index(index, moves))
 
     parts: dict[str, list[IndexPart]] = {}
-    for number, located in enumerate(_batches(in_parallel(locate, sources, PARALLEL_READS))):
+    rows = [where.vectors if isinstance(where, Receipt) else where.rows for _, where in sources]
+    for number, located in enumerate(_batches(read_ahead(locate, sources, rows))):
         key = names.index_key(next_number(base), run_id, number)
         for part in write_index(table.store, key, located):
             parts.setdefault(part.shard, []).append(part)

@@ -35,10 +35,9 @@ from sfr_batch.incremental import (
 )
 from sfr_batch.indexes import (
     Located,
-    entries_of,
     index_table,
+    read_entries,
     read_owned,
-    read_part,
     write_index,
 )
 from sfr_batch.manifest import Changes, IndexPart, Receipt, ShardRecord
@@ -327,7 +326,7 @@ def read_old(
     parts: list[list[Records]] = [[] for _ in range(partitions)]
     for shard, where, was in sources:
         if isinstance(where, IndexPart):
-            entries = entries_of(read_part(store, where))
+            entries = read_entries(store, where)
         else:
             try:
                 entries = read_owned(store, where, source.schema, source.fingerprint)

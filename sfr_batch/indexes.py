@@ -4,8 +4,9 @@ A shard whose rows are just those of its own data files has no index: they are i
 in order. Knows stores, receipts and hashes; what two snapshots have in common is `incremental`'s.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +19,18 @@ from sfr_batch.errors import TableError
 from sfr_batch.identity import Hashes, halves, hash_ids
 from sfr_batch.manifest import IndexPart, Receipt
 from sfr_batch.parquet import damage_explained, encode_parquet, read_data_file
-from sfr_batch.storage import Store
+from sfr_batch.storage import Store, in_parallel
 
+T = TypeVar("T")
+R = TypeVar("R")
+
+PARALLEL_READS = 32
+"""Files whose documents are read at a time, as long as these are few."""
+ROWS_AHEAD = 2**20
+"""Documents that are read ahead, at about 200 bytes each, unless one file has more."""
 _ROWS_A_GROUP = 2**16
 """Rows of a row group of an index file: a part is read without much of what is beside it."""
+_WHERE = ["id_hash", "split_id", "row", "vectors"]
 
 
 @dataclass(frozen=True)
@@ -75,8 +84,11 @@ def first_rows(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     return first, np.diff(np.append(first, table.num_rows)).astype(np.int32)
 
 
-def read_part(store: Store, part: IndexPart) -> pa.Table:
-    """The rows of a part of an index, columns of `schema.INDEX_SCHEMA`. Raises ObjectNotFound, or TableError."""
+def read_part(store: Store, part: IndexPart, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of a part of an index, ``columns`` of `schema.INDEX_SCHEMA`, default all.
+
+    Raises ObjectNotFound, or TableError.
+    """
     with damage_explained(store, part.key), store.open(part.key) as file:
         reader = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
         groups, skipped, row = [], 0, 0
@@ -89,21 +101,33 @@ def read_part(store: Store, part: IndexPart) -> pa.Table:
             row = end
         if row < part.start + part.rows:
             raise OSError(f"it has {row:,} rows, rows up to {part.start + part.rows:,} are needed")
-        table = reader.read_row_groups(groups, use_threads=False) if groups else names.INDEX_SCHEMA.empty_table()
+        schema = names.INDEX_SCHEMA if columns is None else pa.schema([names.INDEX_SCHEMA.field(c) for c in columns])
+        table = reader.read_row_groups(groups, columns, use_threads=False) if groups else schema.empty_table()
     return table.slice(part.start - skipped, part.rows)
 
 
+def read_entries(store: Store, part: IndexPart, *, hashes: bool = True) -> Entries:
+    """The documents with vectors of a part of an index. ``hashes``: whether those of rows and texts are needed.
+
+    Raises ObjectNotFound, or TableError.
+    """
+    columns = [*_WHERE, *(["row_hash", "content_hash"] if hashes else [])]
+    return entries_of(read_part(store, part, columns))
+
+
 def entries_of(index: pa.Table) -> Entries:
-    """The documents with vectors among the rows of an index."""
+    """The documents with vectors among the rows of an index; hashes that are not among its columns are those of ids."""
     index = index.filter(pc.is_valid(index.column("split_id")))
     files = index.column("split_id").combine_chunks().dictionary_encode()
-    rows = halves(index.column("row_hash"))
-    content = index.column("content_hash")
+    ids = halves(index.column("id_hash"))
+    with_hashes = "row_hash" in index.column_names
+    rows = halves(index.column("row_hash")) if with_hashes else ids
+    carry = with_hashes and not index.column("content_hash").null_count
     return Entries(
         split_ids=files.dictionary.to_pylist(),
-        ids=halves(index.column("id_hash")),
+        ids=ids,
         rows=rows,
-        contents=rows if content.null_count else halves(content),
+        contents=halves(index.column("content_hash")) if carry else rows,
         files=files.indices.to_numpy().astype(np.int32),
         row=index.column("row").to_numpy(),
         vectors=index.column("vectors").to_numpy(),
@@ -116,6 +140,11 @@ def rejects_of(index: pa.Table, shard: str) -> pa.Table:
     columns = {"shard": pa.repeat(pa.scalar(shard), index.num_rows)}
     columns |= {name: index.column(name) for name in (names.ID, "position", "reason", "message")}
     return pa.table([columns[field.name] for field in names.REJECTS_SCHEMA], schema=names.REJECTS_SCHEMA)
+
+
+def read_ahead(read: Callable[[T], R], sources: Sequence[T], rows: Sequence[int]) -> Iterator[R]:
+    """``read`` of each of some sources, in their order, in bounded memory. rows: [sources] documents of each, about."""
+    return in_parallel(read, sources, PARALLEL_READS, rows, ROWS_AHEAD)
 
 
 @dataclass(frozen=True)

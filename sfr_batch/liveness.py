@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 
 from sfr_batch import schema as names
 from sfr_batch.errors import TableError
-from sfr_batch.indexes import Entries, entries_of, read_owned, read_part
+from sfr_batch.indexes import Entries, read_ahead, read_entries, read_owned
 from sfr_batch.manifest import KEPT, IndexPart, Receipt
 from sfr_batch.spill import Spill
-from sfr_batch.storage import Store, in_parallel
+from sfr_batch.storage import Store
 
-PARALLEL_READS = 32
-"""Files whose ids are read at a time."""
-PARTITION_ROWS = 2**22
+PARTITION_ROWS = 2**21
 _RECORD = np.dtype(
     [("hash", np.uint64), ("more", np.uint64), ("order", np.int64), ("at", np.int64), ("vectors", np.int32)]
 )
@@ -104,15 +102,16 @@ def find_live(
     def read(source: tuple[str, Receipt | IndexPart]) -> Entries:
         if isinstance(source[1], Receipt):
             return read_owned(store, source[1], schema, fingerprint, hashes=False)
-        return entries_of(read_part(store, source[1]))
+        return read_entries(store, source[1], hashes=False)
 
+    rows = [source.vectors if isinstance(source, Receipt) else source.rows for _, source in sources]
     live = np.zeros(files.starts[-1], bool)
     used = np.zeros(len(receipts), bool)
     is_new = np.array([receipt.split_id in new for receipt in receipts], bool)
     firsts, documents = [0], {"embedded": 0, "reused": 0, "kept": 0}
     with tempfile.TemporaryDirectory(prefix="sfr-ids-") as folder:
         spill = Spill(Path(folder), _RECORD, int(files.starts[-1]), PARTITION_ROWS)
-        for (uri, source), entries in zip(sources, in_parallel(read, sources, PARALLEL_READS), strict=True):
+        for (uri, source), entries in zip(sources, read_ahead(read, sources, rows), strict=True):
             number = _numbers(entries, files, source)
             records = np.empty(len(entries), _RECORD)
             records["hash"], records["more"] = entries.ids[:, 0], entries.ids[:, 1]

@@ -24,9 +24,11 @@ class Spill:
             self._memory.append(records)
             return
         partition = (records["hash"] % np.uint64(self._n)).astype(np.int64)
-        for number in range(self._n):
-            with open(self._folder / str(number), "ab") as file:
-                records[partition == number].tofile(file)
+        ends = np.cumsum(np.bincount(partition, minlength=self._n))
+        for number, some in enumerate(np.split(records[np.argsort(partition, kind="stable")], ends[:-1])):
+            if len(some):
+                with open(self._folder / str(number), "ab") as file:
+                    some.tofile(file)
 
     def partitions(self) -> Iterator[NDArray[np.void]]:
         """All records, a partition at a time."""

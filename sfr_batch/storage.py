@@ -370,19 +370,28 @@ def _open_s3(fs: Any, uri: str, block_size: int) -> IO[bytes]:
         return io.BufferedReader(_S3Reader(file, uri))
 
 
-def in_parallel(read: Callable[[T], R], things: Sequence[T], at_once: int) -> Iterator[R]:
-    """``read`` of each of ``things``, in their order, ``at_once`` of them ahead of the consumer."""
+def in_parallel(
+    read: Callable[[T], R], things: Sequence[T], at_once: int, sizes: Sequence[int] = (), at_most: int = 0
+) -> Iterator[R]:
+    """``read`` of each of ``things``, in their order, ``at_once`` of them ahead of the consumer.
+
+    sizes: [things] of what is read, in any unit; then what is ahead is together at most ``at_most``, or a single thing.
+    """
     if at_once == 1:
         yield from map(read, things)
         return
-    ahead: deque[Future[R]] = deque()
+    ahead: deque[tuple[Future[R], int]] = deque()
+    held = 0
     with ThreadPoolExecutor(at_once) as pool:
-        for thing in things:
-            ahead.append(pool.submit(read, thing))
-            if len(ahead) >= at_once:
-                yield ahead.popleft().result()
+        for thing, size in zip(things, sizes or [0] * len(things), strict=True):
+            while ahead and (len(ahead) >= at_once or held + size > at_most):
+                first, its = ahead.popleft()
+                held -= its
+                yield first.result()
+            ahead.append((pool.submit(read, thing), size))
+            held += size
         while ahead:
-            yield ahead.popleft().result()
+            yield ahead.popleft()[0].result()
 
 
 def read_many(store: Store, keys: list[str]) -> list[bytes]:

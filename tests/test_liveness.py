@@ -129,5 +129,8 @@ def test_parts_are_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = write_index(store, key, pieces)
     for part, piece in zip(parts, pieces, strict=True):
         assert read_part(store, part).equals(piece.index.combine_chunks())
+        assert read_part(store, part, ["row", "id_hash"]).equals(
+            piece.index.combine_chunks().select(["row", "id_hash"])
+        )
     with pytest.raises(TableError, match="it has 16 rows, rows up to 17 are needed"):
         read_part(store, IndexPart("x", key, 10, 7))

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from sfr_batch import commit, liveness, retention, schema
+from sfr_batch import commit, indexes, retention, schema
 from sfr_batch.commit import Draft, commit_split, condemn, create_or_open, find_orphans, new_attempt, publish, sweep
 from sfr_batch.corpus import Shard
 from sfr_batch.errors import SfrBatchError, SnapshotConflict, StorageError, TableError, TableNotFound
@@ -451,8 +451,7 @@ class Expiring(Protocol):
 @pytest.fixture(autouse=True)
 def one_operation_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """An actor has one thread, so that what the machine decides is all that decides."""
-    monkeypatch.setattr(liveness, "PARALLEL_READS", 1)
-    monkeypatch.setattr(commit, "PARALLEL_READS", 1)
+    monkeypatch.setattr(indexes, "PARALLEL_READS", 1)
 
 
 MACHINE = settings(

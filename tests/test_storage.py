@@ -487,6 +487,29 @@ def test_a_version_changes_with_the_content_and_only_then(place: str) -> None:
     assert second.version != first.version
 
 
+# ---- many reads at a time
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_reads_ahead_are_few_and_small(at_once: int) -> None:
+    sizes = [3, 4, 1, 1, 1, 1, 1, 1, 12, 2, 9, 5, 5, 1]
+    started: list[int] = []
+    consumed = 0
+    for place, found in enumerate(storage.in_parallel(lambda n: started.append(n) or n, range(14), at_once, sizes, 8)):
+        ahead = [sizes[n] for n in started if n >= consumed]
+        assert len(ahead) <= at_once
+        assert len(ahead) == 1 or sum(ahead) <= 8
+        assert found == place
+        consumed += 1
+    assert sorted(started) == list(range(consumed)) == list(range(14))
+
+
+def test_reads_without_sizes_are_bounded_by_number_alone() -> None:
+    everyone = threading.Barrier(4)
+    reads = storage.in_parallel(lambda n: (everyone.wait(20), n)[1], range(8), 4)
+    assert list(reads) == list(range(8))  # the barrier falls only if four are read at a time
+
+
 # ---- the server of these tests
 
 
