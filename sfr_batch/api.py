@@ -198,14 +198,26 @@ class EmbeddingTable(Table):
         keep: Collection[int] = (),
         dry_run: bool = True,
     ) -> Expiry:
-        """Remove old snapshots, see `sfr_batch.retention.expire`; by default only say what would go."""
+        """Remove old snapshots, see `sfr_batch.retention.expire`; by default only say what would go.
+
+        Raises ConfigError if the table was opened by a pointer.
+        """
+        self._check_opened_by_name()
         return expire(self, keep_last=keep_last, keep_for=keep_for, keep=keep, dry_run=dry_run)
 
     def compact(
         self, *, rows_per_file: int = ROWS_PER_FILE, max_unneeded: float = MAX_UNNEEDED, dry_run: bool = True
     ) -> Compaction:
-        """Make fewer data files of many small ones, see `sfr_batch.compaction.compact`; by default only say which."""
+        """Make fewer data files of many small ones, see `sfr_batch.compaction.compact`; by default only say which.
+
+        Raises ConfigError if the table was opened by a pointer.
+        """
+        self._check_opened_by_name()
         return compact(self, rows_per_file=rows_per_file, max_unneeded=max_unneeded, dry_run=dry_run)
+
+    def _check_opened_by_name(self) -> None:
+        if self.pointed:
+            raise pointers.no_place_to_write(self.pointed)
 
     def changes(self, from_snapshot: int, to_snapshot: int) -> Changes:
         """What to upsert and to delete to make of a copy of one snapshot the other, see `sfr_batch.changes`.

@@ -114,9 +114,14 @@ def refuse_to_write(store: Store) -> None:
     """Raises ConfigError if there is a pointer where a table is to be written."""
     pointed = current(store)
     if pointed:
-        raise ConfigError(
-            f"{pointed.root} is a pointer, for readers; who writes names the table itself. It points to {pointed}."
-        )
+        raise no_place_to_write(pointed)
+
+
+def no_place_to_write(pointed: Pointed) -> ConfigError:
+    """What a writer is told who came by a pointer."""
+    return ConfigError(
+        f"{pointed.root} is a pointer, for readers; who writes names the table itself. It points to {pointed}."
+    )
 
 
 def _create(store: Store, now: Pointed | None, table: str, snapshot: int | None, before: int | None) -> Pointed | None:

@@ -123,8 +123,13 @@ def test_who_writes_names_the_table(tmp_path: Path, mistral: str) -> None:
     for write in (sfr.plan, sfr.embed):
         with pytest.raises(ConfigError, match=told):
             write(config)
-    for command in (["sweep", current], ["expire", current, "--keep-last", 1], ["promote", tmp_path / "x", current]):
-        assert told in complaint(2, *command)
+    opened = sfr.open_table(current)
+    for clean in (opened.compact, lambda: opened.expire(keep_last=1)):
+        with pytest.raises(ConfigError, match=told):
+            clean()
+    commands = (["sweep"], ["expire", "--keep-last", 1], ["compact", "--write"], ["promote", tmp_path / "x"])
+    for name, *more in commands:
+        assert told in complaint(2, name, *more, current)
     assert [info.key for info in open_store(current).list("")] == ["_sfr/pointer/00000001.json"]
 
 
