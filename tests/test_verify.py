@@ -162,7 +162,7 @@ def test_the_command_on_a_package_needs_no_ray_and_writes_nothing(tmp_path: Path
     assert raw["inputs"]["weights"] == weights.hashes(weight_files(minilm_folder()))
     assert {text["side"] for text in raw["texts"]} == {"query", "document"}
     bfloat16 = examine(MINILM, golden=golden, dtype="bfloat16")
-    assert bfloat16.ok, bfloat16.describe()
+    assert_within_its_bounds(bfloat16, "bfloat16")
     assert "(at most 0.01) to 13 vectors recorded in float32; all ids are equal" in bfloat16["golden"].measured
     assert verdicts(bfloat16, "golden", "reference", "drift", "padding") == {"PASS"}
 
@@ -519,10 +519,13 @@ def test_whether_a_cpu_has_bfloat16(
     assert bool(speed._other_dtype("float32")) == (expected is True)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "fp8"])
-def test_every_dtype_has_its_bounds(dtype: str, minilm: Path) -> None:
-    """On real weights none fails, and each is compared with float32."""
-    report = examine(minilm, dtype=dtype)
+def assert_within_its_bounds(report: Report, dtype: str) -> None:
+    """On real weights nothing fails, and the dtype is compared with float32."""
     assert not report.failed, report.describe()
     assert report["reference"].measured.startswith(f"{dtype} against float32 on cpu: cosine at least ")
+
+
+def test_every_dtype_has_its_bounds(minilm: Path) -> None:
+    """That of bfloat16 is seen where the command is: CPUs that have to imitate it are slow."""
+    assert_within_its_bounds(examine(minilm, dtype="fp8"), "fp8")
     assert checks.CARD_POINTS.keys() == checks.SAME_MODEL.keys() == {*checks.AGAINST_FLOAT32, "float32"}
