@@ -117,8 +117,9 @@ def read_entries(store: Store, part: IndexPart, *, hashes: bool = True) -> Entri
 
 def entries_of(index: pa.Table) -> Entries:
     """The documents with vectors among the rows of an index; hashes that are not among its columns are those of ids."""
-    index = index.filter(pc.is_valid(index.column("split_id")))
-    files = index.column("split_id").combine_chunks().dictionary_encode()
+    if index.column("split_id").null_count:
+        index = index.filter(pc.is_valid(index.column("split_id")))
+    files = index.column("split_id").dictionary_encode().combine_chunks()
     ids = halves(index.column("id_hash"))
     with_hashes = "row_hash" in index.column_names
     rows = halves(index.column("row_hash")) if with_hashes else ids

@@ -21,7 +21,7 @@ from sfr_batch.manifest import KEPT, IndexPart, Receipt
 from sfr_batch.spill import Spill
 from sfr_batch.storage import Store
 
-PARTITION_ROWS = 2**21
+PARTITION_ROWS = 2**20
 _RECORD = np.dtype(
     [("hash", np.uint64), ("more", np.uint64), ("order", np.int64), ("at", np.int64), ("vectors", np.int32)]
 )
@@ -173,14 +173,15 @@ def rows_of_documents(at: NDArray[np.int64], vectors: NDArray[np.int32]) -> NDAr
 
 def _lose(records: NDArray[np.void], live: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """(order, at) of each document that is not the first of its id; its vectors are no longer ``live``."""
-    records = records[np.argsort(records["hash"], kind="stable")]
-    same = records["hash"][1:] == records["hash"][:-1]
+    order = np.argsort(records["hash"], kind="stable")
+    ordered = records["hash"][order]
+    same = ordered[1:] == ordered[:-1]
     if not same.any():
         return []
     shared = np.zeros(len(records), bool)
     shared[1:] |= same
     shared[:-1] |= same
-    some = records[shared]
+    some = records[order[shared]]
     some = some[np.lexsort((some["order"], some["more"], some["hash"]))]
     repeats = np.zeros(len(some), bool)
     repeats[1:] = (some["hash"][1:] == some["hash"][:-1]) & (some["more"][1:] == some["more"][:-1])
