@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 PARALLEL_READS = 32
 """Files whose documents are read at a time, as long as these are few."""
-ROWS_AHEAD = 2**20
+ROWS_AHEAD = 2**19
 """Documents that are read ahead, at about 200 bytes each, unless one file has more."""
 _ROWS_A_GROUP = 2**16
 """Rows of a row group of an index file: a part is read without much of what is beside it."""
