@@ -365,6 +365,21 @@ def test_a_challenger_that_slept_does_not_take_a_deleted_number(store: Store) ->
 # --- as a state machine
 
 
+class Numbered(MemoryStore):
+    """Knows of each number that was higher than all before it whose it was: token by number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.highest: dict[int, str] = {}
+
+    def create(self, key: str, data: bytes) -> bool:
+        created = super().create(key, data)
+        number = schema.number_of_lease_key(key)
+        if created and number is not None and number > max(self.highest, default=0):
+            self.highest[number] = Entry.from_json(data, key).holder.token
+        return created
+
+
 class Contest(RuleBasedStateMachine):
     """Contenders on machines of their own that stop before every operation; the machine also moves the time.
 
@@ -374,11 +389,13 @@ class Contest(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.objects = MemoryStore()
+        self.objects = Numbered()
         self.actors: list[Actor] = []
         self.now = 0.0
         self.names = 0
         self.winners: list[str] = []
+        """In the order of the numbers that they took."""
+        self.taken = 0
         self.sign_of_life: dict[str, float] = {}
         self.gave_up: set[str] = set()
 
@@ -392,10 +409,13 @@ class Contest(RuleBasedStateMachine):
                     break
         except TableInUse:
             return
-        if self.winners and (last := self.winners[-1]) not in self.gave_up:
-            assert self.now - self.sign_of_life[last] >= LIFETIME, "it took the lease of one who is alive"
-        self.winners.append(name)
-        self.sign_of_life[name] = before
+        if found._number > self.taken or self.objects.highest.get(found._number) != found.holder.token:
+            if self.winners and (last := self.winners[-1]) not in self.gave_up:
+                assert self.now - self.sign_of_life[last] >= LIFETIME, "it took the lease of one who is alive"
+            self.winners.append(name)
+            self.taken = max(self.taken, found._number)
+            self.sign_of_life[name] = before
+        # else it had it, slept before it saw so, was replaced meanwhile, and has to be told by its first act
         try:
             for act in acts:
                 self._act(found, name, act)
