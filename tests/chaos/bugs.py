@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import secrets
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -45,9 +46,10 @@ def create_that_overwrites() -> None:
     def create(self: LocalStore, key: str, data: bytes) -> bool:
         target = self._path(key)
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        with open(f"{target}~", "wb") as file:
+        number, temporary = tempfile.mkstemp()  # not in the table: what a kill leaves of it is not this bug
+        with open(number, "wb") as file:
             file.write(data)
-        os.replace(f"{target}~", target)
+        os.replace(temporary, target)
         return True
 
     LocalStore.create = create  # type: ignore[method-assign]
