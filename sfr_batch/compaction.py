@@ -26,7 +26,7 @@ from sfr_batch.fingerprint import short_id
 from sfr_batch.identity import whole
 from sfr_batch.indexes import Located, index_table, read_ahead, read_entries, read_owned, read_part, write_index
 from sfr_batch.liveness import rows_of_documents
-from sfr_batch.manifest import IndexPart, Receipt
+from sfr_batch.manifest import IndexPart, Receipt, rows_in
 from sfr_batch.parquet import damage_explained, read_data_file, read_parquet, read_receipts
 from sfr_batch.splits import NO_SHARD
 from sfr_batch.storage import in_parallel
@@ -290,7 +290,7 @@ def _move(table: Table, found: Compaction, run_id: str) -> dict[str, list[IndexP
         return Located(uri, _moved_index(index, moves))
 
     parts: dict[str, list[IndexPart]] = {}
-    rows = [where.vectors if isinstance(where, Receipt) else where.rows for _, where in sources]
+    rows = [rows_in(where) for _, where in sources]
     for number, located in enumerate(_batches(read_ahead(locate, sources, rows))):
         key = names.index_key(next_number(base), run_id, number)
         for part in write_index(table.store, key, located):

@@ -40,7 +40,7 @@ from sfr_batch.indexes import (
     read_owned,
     write_index,
 )
-from sfr_batch.manifest import Changes, IndexPart, Receipt, ShardRecord
+from sfr_batch.manifest import Changes, IndexPart, Receipt, ShardRecord, rows_in
 from sfr_batch.rows import read_unit
 from sfr_batch.selection import RowFilter
 from sfr_batch.splits import Chosen, ReadUnit
@@ -198,7 +198,7 @@ def compare(
     used. generation: the label that a vector must have been made under to be used, "" for any.
     """
     unpublished = [receipt for receipt in unpublished if generation in ("", receipt.generation)]
-    known = sum(source_.vectors if isinstance(source_, Receipt) else source_.rows for o in old for source_ in o.sources)
+    known = sum(rows_in(where) for shard in old for where in shard.sources)
     rows = sum(count for count, _ in estimate) + known + sum(receipt.vectors for receipt in unpublished)
     partitions = max(1, -(-rows // ROWS_A_PARTITION))
     shared = executor.share(source)
@@ -277,7 +277,7 @@ def _old_batches(old: Sequence[OldShard], unpublished: Sequence[Receipt]) -> Ite
     rows = 0
     for source in sources:
         batch.append(source)
-        rows += source[1].vectors if isinstance(source[1], Receipt) else source[1].rows
+        rows += rows_in(source[1])
         if rows >= ROWS_A_TASK:
             yield batch
             batch, rows = [], 0

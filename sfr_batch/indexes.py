@@ -31,6 +31,7 @@ ROWS_AHEAD = 2**19
 _ROWS_A_GROUP = 2**16
 """Rows of a row group of an index file: a part is read without much of what is beside it."""
 _WHERE = ["id_hash", "split_id", "row", "vectors"]
+"""Columns that say whose vectors are where."""
 
 
 @dataclass(frozen=True)

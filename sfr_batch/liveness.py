@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sfr_batch import schema as names
 from sfr_batch.errors import TableError
 from sfr_batch.indexes import Entries, read_ahead, read_entries, read_owned
-from sfr_batch.manifest import KEPT, IndexPart, Receipt
+from sfr_batch.manifest import KEPT, IndexPart, Receipt, rows_in
 from sfr_batch.spill import Spill
 from sfr_batch.storage import Store
 
@@ -104,7 +104,7 @@ def find_live(
             return read_owned(store, source[1], schema, fingerprint, hashes=False)
         return read_entries(store, source[1], hashes=False)
 
-    rows = [source.vectors if isinstance(source, Receipt) else source.rows for _, source in sources]
+    rows = [rows_in(source) for _, source in sources]
     live = np.zeros(files.starts[-1], bool)
     used = np.zeros(len(receipts), bool)
     is_new = np.array([receipt.split_id in new for receipt in receipts], bool)

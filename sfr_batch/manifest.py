@@ -138,6 +138,11 @@ class IndexPart:
     rows: int
 
 
+def rows_in(source: Receipt | IndexPart) -> int:
+    """Rows that are read where the documents of a shard are: of its data file, or of its part of an index."""
+    return source.vectors if isinstance(source, Receipt) else source.rows
+
+
 def to_table(cls: type[Any], records: list[Any]) -> pa.Table:
     """Records of one of the dataclasses above as an Arrow table, a column a field."""
     fields = dataclasses.fields(cls)

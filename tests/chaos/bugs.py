@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import os
 import secrets
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from sfr_batch.manifest import Manifest, Receipt, TableCard
 from sfr_batch.parquet import read_receipt
 from sfr_batch.pipeline import runner, stages
 from sfr_batch.planning import EmbedPlan, make_plan
-from sfr_batch.storage import LocalStore, ObjectInfo, S3Store, Store, read_many
+from sfr_batch.storage import TEMPORARY, LocalStore, ObjectInfo, S3Store, Store, read_many
 from sfr_batch.table import Table
 
 
@@ -44,10 +43,10 @@ class _Wrapped:
 
 def create_that_overwrites() -> None:
     def create(self: LocalStore, key: str, data: bytes) -> bool:
-        target = self._path(key)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        number, temporary = tempfile.mkstemp()  # not in the table: what a kill leaves of it is not this bug
-        with open(number, "wb") as file:
+        target, temporary = self._path(key), self._path(f"{TEMPORARY}/{secrets.token_hex(16)}")
+        for path in (target, temporary):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(temporary, "wb") as file:
             file.write(data)
         os.replace(temporary, target)
         return True
