@@ -524,6 +524,7 @@ def make_plan(config: Config) -> EmbedPlan:
             f"The corpus {config.corpus.path} has no rows: its {len(shards)} shard(s) are empty, e.g. {shards[0].uri}. "
             "Fill them, or correct corpus.path."
         )
+    row_filter(config.select, columns, {})  # also where nothing has changed, so that it is never applied
     card = make_card(config, columns)
     if table is not None:
         check_same_table(table, card)

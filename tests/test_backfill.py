@@ -101,6 +101,14 @@ def test_rows_by_filter_are_embedded_again_under_a_label(three: tuple[Place, Wri
     assert sorted(texts) == ["text 1 of a", "text 2 of c"]
 
 
+@pytest.mark.parametrize("label", [(), ("table.generation=again",)])
+def test_a_wrong_filter_is_told_before_anything_is_read(label: tuple[str, ...], three: tuple[Place, Writer]) -> None:
+    """Also where nothing has changed, so that it would never be applied."""
+    place, _ = three
+    with pytest.raises(ConfigError, match="there is no column lamg, did you mean lang"):
+        make_plan(place.config(*label, "select.where=\"lamg = 'de'\""))
+
+
 def test_rows_of_a_shard_that_changed_are_replaced_and_the_rest_waits(three: tuple[Place, Writer]) -> None:
     place, writer = three
     docs = [Doc(d.id, f"new {d.text}", d.lang) for d in writer.now["a.parquet"]][1:]
@@ -145,8 +153,6 @@ def test_selection_that_means_nothing_is_refused(three: tuple[Place, Writer]) ->
     place, _ = three
     with pytest.raises(ConfigError, match=r"select means none of the 3 shards .*a\.parquet\. Correct select\.shards"):
         make_plan(place.config("select.shards=[x]"))
-    with pytest.raises(ConfigError, match="there is no column langg, did you mean lang"):
-        night(place, "table.generation=x", "select.where=\"langg = 'de'\"")
     with pytest.raises(ConfigError, match=r"select\.rejects needs a label"):
         place.config("select.rejects=true")
 
