@@ -67,7 +67,8 @@ def damage_explained(store: Store, key: str) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, pa.ArrowException) as error:
-        raise TableError(f"{store.root}/{key} is damaged: {error}") from error
+        why = " ".join(str(error).split()).rstrip(" .")
+        raise TableError(f"{store.root}/{key} is damaged: {why}. {WAYS_OUT}") from error
 
 
 def check_fingerprint(store: Store, key: str, found: str | None, expected: str) -> None:

@@ -22,7 +22,7 @@ from sfr_batch import schema
 from sfr_batch.audit import audit
 from sfr_batch.compaction import carry_out, find_compaction
 from sfr_batch.comparison import InProcess
-from sfr_batch.errors import TooManyDeletes
+from sfr_batch.errors import TableError, TooManyDeletes
 from sfr_batch.incremental import Kind, Was, join, make_records, new_dtype, old_dtype
 from sfr_batch.parquet import encode_parquet, read_parquet
 from sfr_batch.planning import make_plan
@@ -386,3 +386,19 @@ def test_audit_sees_a_wrong_index(nights: tuple[Place, Writer], plant: Callable[
     assert audit(table).ok
     forged(snapshot, plant)
     assert {"indexes", "ids"} & set(audit(table).failed)
+
+
+def test_a_damaged_index_is_named_with_a_way_out(nights: tuple[Place, Writer]) -> None:
+    place, writer = nights
+    a = docs_of("a", 9)
+    writer.write({"a.parquet": a})
+    night(place)
+    writer.write({"a.parquet": [*a, Doc("b", "new")]})
+    snapshot, _ = night(place)
+    ((part, *_),) = snapshot.indexes.values()
+    file = Path(place.table) / part.key
+    file.write_bytes(file.read_bytes()[:300])
+    writer.write({"a.parquet": a})
+    told = rf"{file} is damaged: \S.*[^.]\. Restore it from a copy, or write to a new table: table\.path="
+    with pytest.raises(TableError, match=told):
+        night(place)
