@@ -118,7 +118,7 @@ class Indexes:
     def finding(self) -> Finding:
         parts = self._contents.parts
         rows, files = sum(part.rows for part in parts), len({part.key for part in parts})
-        what = f"{rows:,} rows in {count(files, 'index file')}"
+        what = f"{count(rows, 'row')} in {count(files, 'index file')}"
         return self.promise.finding(what, "as many as their shards have, each document with its own row")
 
     def place(self, number: int) -> str:

@@ -57,7 +57,7 @@ def read_rejects(table: Table, contents: Contents, spill: Spill) -> Rejects:
         for records in reject_records(found, np.arange(total, total + found.num_rows)):
             spill.add(records)
         total += found.num_rows
-    what = f"{total:,} rows in {count(len(expected), 'file')}"
+    what = f"{count(total, 'row')} in {count(len(expected), 'file')}"
     return Rejects(promise.finding(what, "as many as the receipts say"), duplicates, unread)
 
 

@@ -140,7 +140,7 @@ class Summary:
             lines.append(f"          duckdb: SELECT id, embedding FROM '{self.table}/{names.DATA}/*.parquet'")
         if self.canaries:
             told = f"1 - cosine at most {self.drift:.1e} between a text in a batch and by itself"
-            lines.insert(3, f"Drift     {told}, {self.canaries:,} canaries")
+            lines.insert(3, f"Drift     {told}, {self.canaries:,} canar{'y' if self.canaries == 1 else 'ies'}")
         if counts.truncated:
             what = f"{counts.truncated:,} document{'s' * (counts.truncated != 1)} truncated"
             share = f"{self.snapshot.share_cut:.1%} of all tokens not embedded"
