@@ -11,13 +11,14 @@ from pathlib import Path
 
 import click
 
-from sfr_batch import __version__, api, commit
+from sfr_batch import __version__, api, commit, lease
 from sfr_batch import schema as names
 from sfr_batch.command_line import ENDPOINT, show_objects, telling_errors
 from sfr_batch.commands_keeping import KEEPING
 from sfr_batch.commands_reading import READING
 from sfr_batch.config import StorageSettings
 from sfr_batch.errors import ConfigError
+from sfr_batch.pipeline import interrupt
 from sfr_batch.retention import duration
 from sfr_batch.signals import leaving
 
@@ -67,7 +68,7 @@ def embed(config: str, overrides: tuple[str, ...]) -> None:
 
     Exit codes: 0 done, 1 failed, 2 the command or config is wrong, 130 stopped by Ctrl-C, 143 by SIGTERM.
     """
-    with leaving(_last_words, _let_go), telling_errors():
+    with leaving(interrupt.last_words, lease.release_all), telling_errors():
         click.echo(api.embed(config, overrides).describe())
 
 
@@ -220,27 +221,6 @@ for _command in (*READING, *KEEPING):
 def _one_line(value: object, width: int = 100) -> str:
     text = " ".join(str(value).split())
     return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _last_words(signal_name: str) -> str:
-    # Not imported here: the main thread may be in the middle of importing it, and is not waited for.
-    progress = getattr(sys.modules.get("sfr_batch.pipeline.runner"), "under_way", None)
-    if progress is None:
-        return f"stopped by {signal_name}: nothing was started; the same command starts again"
-    if progress.splits_done >= progress.splits:
-        return f"stopped by {signal_name}: all splits are committed and stay so; the same command publishes them"
-    return (
-        f"stopped by {signal_name}: {progress.splits_done:,} of {progress.splits:,} splits of this run are committed "
-        "and stay so; the same command continues from there"
-    )
-
-
-def _let_go() -> None:
-    """So that the next run, on whatever machine, need not wait to see whether this one is dead."""
-    lease = sys.modules.get("sfr_batch.lease")  # not imported here, as above
-    release_all = getattr(lease, "release_all", None)
-    if release_all is not None:
-        release_all()
 
 
 if __name__ == "__main__":

@@ -737,8 +737,8 @@ def test_releasing_cannot_hold_up_leaving(tmp_path: Path) -> None:
         "import time\nfrom sfr_batch import lease, signals\n"
         "signals.LEAVE_WITHIN_S = 0.5\n"
         "lease.release_all = lambda: time.sleep(1000)\n"
-        "from sfr_batch.cli import _let_go\n"
-        "with signals.leaving(lambda name: 'bye', _let_go):\n    print('ready', flush=True)\n    time.sleep(1000)"
+        "from sfr_batch.lease import release_all\n"
+        "with signals.leaving(lambda name: 'bye', release_all):\n    print('ready', flush=True)\n    time.sleep(1000)"
     )
     process = start_python("-c", code)
     assert process.stdout is not None

@@ -19,7 +19,7 @@ from sfr_batch.config import Config
 from sfr_batch.errors import RunFailed, SnapshotConflict, StorageError, TableError
 from sfr_batch.manifest import Counts, Receipt, utc_now
 from sfr_batch.parquet import encode_parquet, read_receipts
-from sfr_batch.pipeline import local, placement
+from sfr_batch.pipeline import interrupt, local, placement
 from sfr_batch.pipeline.progress import Progress, duration
 from sfr_batch.pipeline.results import Failure, Losses
 from sfr_batch.pipeline.stages import Job, copy
@@ -34,9 +34,6 @@ _ROWS_HERE, _BYTES_HERE = 2**21, 2**30
 """Rows of corpus and table, and bytes of the corpus, that are compared in this process at most."""
 _RECEIPTS_PER_FILE = 256
 _RECEIPT_FILE_EVERY_S = 30.0
-
-under_way: Progress | None = None
-"""The last run that this process began, for the last words of a process that is told to stop."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +158,6 @@ def embed(config: Config) -> Summary:
     Raises RunFailed if splits failed (what succeeded is committed), TooManyDeletes, TooManyRejects, and whatever
     planning raises.
     """
-    global under_way
     for _ in range(_PLANS):
         started = time.monotonic()
         plan = make_plan(config)
@@ -184,7 +180,8 @@ def embed(config: Config) -> Summary:
                 if plan.changes_nothing:
                     return Summary.of_nothing(plan, time.monotonic() - started)
                 run = RunLog(table.store, plan, run_id)
-                progress = under_way = Progress(len(plan.todo_splits), plan.rows, config.run.progress_every_s)
+                progress = Progress(len(plan.todo_splits), plan.rows, config.run.progress_every_s)
+                interrupt.progress = progress
                 receipts = [
                     *recover_receipts(table, plan),
                     *_embed_missing(plan, run, progress, place, held),
