@@ -88,6 +88,14 @@ def expected(reference: torch.nn.Module, ids: torch.Tensor, last: torch.Tensor) 
     return states[torch.arange(len(ids)), last]
 
 
+def check_same(found: torch.Tensor, wanted: torch.Tensor) -> None:
+    """States [b, d] that become the same unit vectors: how far their numbers are apart counts against their length,
+    for a state is as long as its model has made it, and each processor rounds and sums in its own order."""
+    assert found.shape == wanted.shape
+    apart = (found - wanted).abs().amax(dim=1) / wanted.norm(dim=1)
+    assert apart.max() < 1e-5, f"{apart.max():.2g} of a state's length"
+
+
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("lengths", [(1,), (2, 1), (9, 9, 9), (200, 3, 77, 1), (1, 3, 3, 2, 3)])
 def test_states_equal_transformers(
@@ -97,7 +105,7 @@ def test_states_equal_transformers(
     ids, last = rows(len(lengths), *lengths)
     with torch.inference_mode():
         found = states(decoder, ids, last, packed=packed)
-        torch.testing.assert_close(found, expected(reference, ids, last), atol=1e-5, rtol=1e-5)
+        check_same(found, expected(reference, ids, last))
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
@@ -115,7 +123,7 @@ def test_a_prefix_changes_nothing(
             ids, last = rows(seed, *lengths)
             whole = torch.cat([head.expand(len(ids), -1), ids], dim=1)
             found = states(decoder, ids, last, prefix, packed)
-            torch.testing.assert_close(found, expected(reference, whole, last + shared), atol=1e-5, rtol=1e-5)
+            check_same(found, expected(reference, whole, last + shared))
 
 
 # --- in the encoder
