@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sfr_batch import planning
 from sfr_batch.storage import Store, open_store
@@ -25,6 +26,13 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 # Threads of torch that wait do so without spinning: jobs in processes of their own, workers and this one share two
 # cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# For every property: an example may take as long as a busy machine needs, and a failure prints what repeats it. The
+# rest is Hypothesis' own, which draws the same examples each time where it sees that it runs in CI.
+settings.register_profile(
+    "sfr-batch", settings(), deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("sfr-batch")
 
 
 @pytest.fixture(scope="session")

@@ -553,7 +553,7 @@ def test_finding_has_a_few_examples_of_many() -> None:
     assert "id 'same' is live 200 times" in examples(found, "ids")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_flipped_bit_anywhere_is_found_or_changes_nothing(data: st.DataObject) -> None:
     store = MemoryStore()

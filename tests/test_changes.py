@@ -186,13 +186,13 @@ def check(table: Table, partition_rows: int) -> None:
 
 
 @given(states(ROWS), st.sampled_from([1, 3, 1000]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_applied_to_the_first_they_give_the_second(states: Any, partition_rows: int) -> None:
     check(table_with(*states), partition_rows)
 
 
 @given(states(CHUNKS), st.sampled_from([1, 1000]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_applied_to_the_first_they_give_the_second_in_chunks(states: Any, partition_rows: int) -> None:
     check(table_with(*states, card=chunked_card()), partition_rows)
 

@@ -22,7 +22,7 @@ from sfr_batch.splits import SMALLEST_SPLIT, ReadUnit, Split, cut, rows_per_spli
 from tests.tables import jsonl, parquet, put
 
 IDENTITY = ["recipe", "fingerprint", ""]
-quick = settings(deadline=None, max_examples=60)
+quick = settings(max_examples=60)
 MANY = 10**9
 NOT_UTF8 = "a lone surrogate, or bytes that are not UTF-8"
 
@@ -187,7 +187,7 @@ def survey_of(groups: Sequence[tuple[int, int]], version: str = "1") -> Survey:
     )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(shapes, st.integers(1, 60), st.integers(1, 6000))
 def test_splits_partition_the_rows(groups: list[tuple[int, int]], max_rows: int, max_bytes: int) -> None:
     units = cut(survey_of(groups), max_rows, max_bytes, IDENTITY, frozenset())
@@ -212,7 +212,7 @@ def test_splits_partition_the_rows(groups: list[tuple[int, int]], max_rows: int,
     assert read == [number for number, (rows, _) in enumerate(groups) if rows], "each group is decoded once, in order"
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(0, 5000), st.integers(0, 300), st.integers(1, 50), st.integers(1024, 4096))
 def test_byte_ranges_partition_the_file(size: int, rows: int, max_rows: int, max_bytes: int) -> None:
     rows = min(rows, size)
@@ -249,7 +249,6 @@ def test_condemned_names_are_never_used_again() -> None:
     assert unit.splits[0].split_id == seen[0], "only the condemned one is passed over"
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**7), st.integers(1, 20_000), st.integers(1, 500))
 def test_rows_per_split_halves(total: int, rows: int, min_splits: int) -> None:
     chosen = rows_per_split(total, rows, min_splits)

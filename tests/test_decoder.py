@@ -181,7 +181,7 @@ def test_little_in_common_is_not_computed_apart(mistral: Encoder) -> None:
     assert PREFIX_SHARE > 0
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=6))
 def test_shared_prefix_is_the_longest_that_leaves_a_token(rows: list[list[int]]) -> None:
     lengths = np.array([len(row) for row in rows])

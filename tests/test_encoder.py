@@ -216,7 +216,7 @@ def test_packed_rows_count_positions_from_where_their_model_does(name: str, pool
     assert distance(packed.encode_tokens(lengths, ids).vectors, padded.vectors) < 1e-5
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(st.integers(1, 30), max_size=40), st.integers(1, 100))
 def test_packed_batches_hold_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
     sizes = np.array(lengths, np.int32)
@@ -523,7 +523,7 @@ any_batch = st.tuples(
 """Texts, a prompt before them, a budget of tokens, and whether batches are packed."""
 
 
-@settings(deadline=None, max_examples=15, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(any_batch)
 def test_minilm_equals_the_reference_on_anything(
     minilm: Encoder, minilm_packed: Encoder, sentence_transformer: Any, case: tuple[list[str], str, int, bool]
@@ -537,7 +537,7 @@ def test_minilm_equals_the_reference_on_anything(
     assert distance(ours, theirs) < 1e-5
 
 
-@settings(deadline=None, max_examples=15, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(any_batch)
 def test_mistral_equals_the_model_card_on_anything(
     mistral: Encoder, mistral_folder: Path, case: tuple[list[str], str, int, bool]

@@ -266,7 +266,7 @@ def test_errors_show_the_place(text: str, at: int, why: str) -> None:
 
 
 @given(st.text(alphabet="n=<>!()',.\"% \\package1-inotrdlkesu", max_size=30) | st.text(max_size=10))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_text_is_a_filter_or_an_error_that_shows_the_place(text: str) -> None:
     try:
         parse(text, SCHEMA).mask(table_of([ROW]))
@@ -402,7 +402,7 @@ def bounds_of(rows: list[Row]) -> dict[str, tuple[Any, Any]]:
 
 
 @given(CASES, ROWS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_takes_what_sql_takes(case: Case, rows: list[Row]) -> None:
     """Against three-valued logic written out in Python, against DuckDB, and pruning never loses a row."""
     text, says = case

@@ -232,7 +232,7 @@ def test_members_one_after_the_other_are_one_stream(tmp_path: Path) -> None:
 # --- streams
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 60), max_size=30), st.integers(1, 8), st.integers(20, 200), st.sets(st.integers(0, 30)))
 def test_any_part_of_a_stream_may_be_done(
     tmp_path_factory: pytest.TempPathFactory, lengths: list[int], max_rows: int, max_bytes: int, done: set[int]

@@ -64,7 +64,7 @@ def _records(dtype: np.dtype[np.void], rows: Sequence[Row]) -> Any:
     return records
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     new=st.lists(st.tuples(*[st.integers(0, 4)] * 3), max_size=12),
     old=st.lists(st.tuples(*[st.integers(0, 4)] * 3, st.sampled_from(Was)), max_size=12),
@@ -109,7 +109,7 @@ shards_ = st.dictionaries(
 ).filter(lambda shards: any(doc.text for its in shards.values() for doc in its))  # fmt: skip
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_every_night_is_a_full_embedding(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, mistral: str
@@ -119,7 +119,7 @@ def test_every_night_is_a_full_embedding(
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_many_nights_are_full_embeddings(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, mistral: str

@@ -41,7 +41,7 @@ def live_of(
     return find_live(store, SCHEMA, card.fingerprint, shards, receipts, indexes or {}, more.get("new", frozenset()))
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     owned=st.lists(st.lists(st.sampled_from("abcdef"), max_size=6), min_size=1, max_size=4),
     indexed=st.lists(st.lists(st.integers(0, 50), max_size=6), max_size=3),

@@ -146,7 +146,7 @@ def test_fingerprint_and_columns_are_todays_unless_chunks_are_asked_for(tiny: Pa
     limit=st.integers(16, 40),
     overlap=st.integers(0, 8),
 )
-@hypothesis_settings(max_examples=60, deadline=None)
+@hypothesis_settings(max_examples=60)
 @pytest.mark.parametrize("which", ["mistral", "minilm"])
 def test_the_ids_of_a_chunk_are_those_of_its_text(
     encoder: Encoder, minilm: Tokenizer, which: str, texts: list[str], prompt: str, limit: int, overlap: int

@@ -454,9 +454,7 @@ def one_operation_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(indexes, "PARALLEL_READS", 1)
 
 
-MACHINE = settings(
-    max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
-)
+MACHINE = settings(max_examples=80, stateful_step_count=40, suppress_health_check=list(HealthCheck))
 
 
 def test_every_snapshot_accounts_for_every_row() -> None:

@@ -18,7 +18,7 @@ from sfr_batch.pipeline.stages import UNIT_LENGTH_TOLERANCE, unit_length, vector
 from sfr_batch.prompts import instruct, resolve
 from sfr_batch.search import top_k, vectors_of
 
-quick = settings(deadline=None, max_examples=150)
+quick = settings(max_examples=150)
 
 # --- prompts
 

@@ -172,7 +172,7 @@ TEXTS = st.one_of(
 
 
 @given(TEXTS)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_equals_sentencepiece_on_any_text(tokenizers: Any, real: Any, text: str) -> None:
     for shape in SHAPES[:2]:
         assert rows_of(tokenizers(shape, "plain"), [text]) == [[BOS, *real.encode(text), EOS]]

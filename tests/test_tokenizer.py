@@ -90,7 +90,7 @@ def test_without_flags_the_post_processor_rules(own_folder: Path, template: str)
 
 
 @given(st.lists(TEXT | st.lists(LITERALS, max_size=12).map("".join), max_size=6), st.integers(4, 40))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @pytest.mark.parametrize("which", ["mistral", "minilm"])
 def test_equals_a_template_with_truncation(
     sfr: Tokenizer,
