@@ -15,7 +15,7 @@ import pytest
 
 import sfr_batch as sfr
 from sfr_batch.commit import create_or_open
-from sfr_batch.errors import RunFailed
+from sfr_batch.errors import RunFailed, TooManyRejects
 from sfr_batch.manifest import Receipt
 from sfr_batch.pipeline import local, placement, runner, stages
 from sfr_batch.pipeline.results import Failure
@@ -171,6 +171,28 @@ def test_interrupt_of_the_library(tmp_path: Path, tiny: Path, monkeypatch: pytes
     monkeypatch.undo()
     assert len(sfr.open_table(job.table.path).committed()) == 2
     assert sfr.embed(job).splits == SPLITS - 2
+
+
+def test_rejects_end_a_run_as_soon_as_they_are_too_many(tmp_path: Path, tiny: Path) -> None:
+    """Whatever the rest holds: the first of four splits has more than a tenth of all rows, and more than the hundred
+    that a run may always have."""
+    for shard in range(SHARDS):
+        put_parquet(f"{tmp_path}/corpus/{shard}.parquet", documents([""] * 101, str(shard)))
+    job = config(tiny, str(tmp_path), rows_per_split=101, max_reject_share=0.1, ray_address="none")
+    with pytest.raises(TooManyRejects, match=r"101 of 101 rows \(100\.0%\) cannot be embedded"):
+        sfr.embed(job)
+    table = sfr.open_table(job.table.path)
+    assert 1 <= len(table.committed()) < SHARDS
+    assert table.latest() is None
+
+
+def test_rejects_that_the_rest_may_make_up_for_do_not_end_a_run(tmp_path: Path, tiny: Path) -> None:
+    """All of the first split's rows, and a quarter of the corpus's."""
+    for shard in range(SHARDS):
+        texts = ["" if shard == 0 else f"text {n % 3}" for n in range(101)]
+        put_parquet(f"{tmp_path}/corpus/{shard}.parquet", documents(texts, str(shard)))
+    job = config(tiny, str(tmp_path), rows_per_split=101, max_reject_share=0.25, ray_address="none")
+    assert sfr.embed(job).snapshot.manifest.counts.rejected == 101
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_run(planned: tuple[EmbedPlan, Table, stages.Job], tiny: Path) -> None:

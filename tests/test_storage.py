@@ -200,6 +200,7 @@ def test_the_root_may_be_a_bucket(s3_bucket: str) -> None:
 @pytest.mark.parametrize("broken", ["fsync", "link"])
 def test_a_failed_local_write_leaves_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     store = LocalStore(str(tmp_path))
+    store.create("data/first", b"x")  # the folders are there, so that the file's own fsync is the first
 
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -208,22 +209,60 @@ def test_a_failed_local_write_leaves_no_name(tmp_path: Path, monkeypatch: pytest
         broken_disk.setattr(os, broken, fail)
         with pytest.raises(StorageError, match="no space left; free some"):
             store.create("data/a", b"x" * 100_000)
-    assert keys(store, "") == []  # the temporary file is gone as well
+    assert keys(store, "") == ["data/first"]  # the temporary file is gone as well
     assert store.create("data/a", b"again")
 
 
 @pytest.mark.parametrize("broken", ["fsync", "link"])
 def test_a_crash_before_the_name_is_given_leaves_only_a_temporary_file(tmp_path: Path, broken: str) -> None:
+    store = LocalStore(str(tmp_path))
+    store.create("data/first", b"x")
     pid = os.fork()
     if pid == 0:  # the child dies inside create, as by kill -9: no finally, no flush
         setattr(os, broken, lambda *_: os._exit(9))
-        LocalStore(str(tmp_path)).create("data/a", b"x" * 100_000)
+        store.create("data/a", b"x" * 100_000)
         os._exit(0)
-    os.waitpid(pid, 0)
-    store = LocalStore(str(tmp_path))
-    assert keys(store, "data") == []
-    assert all(key.startswith(storage.TEMPORARY) for key in keys(store, ""))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    assert keys(store, "data") == ["data/first"]
+    (left,) = keys(store, storage.TEMPORARY)
+    assert len(store.read(left)) == 100_000
     assert store.create("data/a", b"again")
+
+
+def test_bytes_are_on_disk_before_the_name_and_the_name_before_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut leaves a name without its bytes, or forgets a file that a receipt tells of. Told apart by inode:
+    the temporary file is the one that gets the name."""
+    store = LocalStore(str(tmp_path / "table"))
+    done: list[tuple[str, int]] = []
+    fsync, link = os.fsync, os.link
+
+    def count_fsync(descriptor: int) -> None:
+        done.append(("fsync", os.fstat(descriptor).st_ino))
+        fsync(descriptor)
+
+    def count_link(source: str, target: str) -> None:
+        assert Path(source).stat().st_size == 100_000, "all bytes are written by then"
+        done.append(("link", Path(source).stat().st_ino))
+        link(source, target)
+
+    monkeypatch.setattr(os, "fsync", count_fsync)
+    monkeypatch.setattr(os, "link", count_link)
+
+    assert store.create("data/a", b"x" * 100_000)
+    file, folder = ((tmp_path / "table" / name).stat().st_ino for name in ("data/a", "data"))
+    assert done[-3:] == [("fsync", file), ("link", file), ("fsync", folder)]
+    # Before that the names of the folders that are new, each in the folder above it.
+    new = [path for path in tmp_path.rglob("*") if path.is_dir()]
+    assert sorted(done[:-3]) == sorted(("fsync", path.parent.stat().st_ino) for path in new)
+    done.clear()
+    assert store.create("data/b", b"x" * 100_000)
+    file = (tmp_path / "table" / "data/b").stat().st_ino
+    assert done == [("fsync", file), ("link", file), ("fsync", folder)]
+    done.clear()
+    assert not store.create("data/b", b"y")
+    assert done == []
 
 
 def test_a_disk_without_hard_links_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
