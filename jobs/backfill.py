@@ -14,9 +14,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import click
 
-from sfr_batch import api, cli
-from sfr_batch.command_line import telling_errors
-from sfr_batch.config import load_config
+from sfr_batch import api
+from sfr_batch.cli import main as cli
+from sfr_batch.cli.options import telling_errors
+from sfr_batch.config.loading import load_config
 from sfr_batch.errors import ConfigError
 
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import sfr_batch as sfr
-from sfr_batch.demo import write_docstring_corpus
+from jobs.docstrings import write_docstring_corpus
 from sfr_batch.errors import SfrBatchError
 
 QUESTIONS = (

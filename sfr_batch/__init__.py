@@ -16,19 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sfr_batch.api import EmbeddingTable, embed, open_table, plan, promote, promote_back, verify
-    from sfr_batch.config import Config, load_config
-    from sfr_batch.encoder import Encoder
+    from sfr_batch.config.loading import load_config
+    from sfr_batch.config.settings import Config
+    from sfr_batch.encoder.encoder import Encoder
     from sfr_batch.errors import SfrBatchError
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Config": "sfr_batch.config",
+    "Config": "sfr_batch.config.settings",
     "EmbeddingTable": "sfr_batch.api",
-    "Encoder": "sfr_batch.encoder",
+    "Encoder": "sfr_batch.encoder.encoder",
     "SfrBatchError": "sfr_batch.errors",
     "embed": "sfr_batch.api",
-    "load_config": "sfr_batch.config",
+    "load_config": "sfr_batch.config.loading",
     "open_table": "sfr_batch.api",
     "plan": "sfr_batch.api",
     "promote": "sfr_batch.api",

@@ -6,28 +6,33 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfr_batch import pointer as pointers
-from sfr_batch import schema as names
-from sfr_batch.changes import Changes, changes
-from sfr_batch.compaction import MAX_UNNEEDED, ROWS_PER_FILE, Compaction, compact
-from sfr_batch.comparison import InProcess
-from sfr_batch.config import Config, ModelSettings, StorageSettings, config_from_dict, load_config
+from sfr_batch.config.loading import config_from_dict, load_config
+from sfr_batch.config.settings import Config, ModelSettings, StorageSettings
 from sfr_batch.errors import ConfigError, TableMismatch, TableNotFound
-from sfr_batch.fingerprint import differences
-from sfr_batch.manifest import TableCard
-from sfr_batch.planning import EmbedPlan, make_plan, model_inputs
-from sfr_batch.pointer import Pointed
-from sfr_batch.prompts import QUERY
-from sfr_batch.retention import Expiry, expire
-from sfr_batch.search import Hit, top_k
-from sfr_batch.storage import Store, absolute_uri, open_store
-from sfr_batch.table import Snapshot, Table
+from sfr_batch.format import names
+from sfr_batch.format.fingerprint import differences
+from sfr_batch.format.records import TableCard
+from sfr_batch.model.prompts import QUERY
+from sfr_batch.planning.card import model_inputs
+from sfr_batch.planning.executor import InProcess
+from sfr_batch.planning.make import make_plan
+from sfr_batch.planning.plan import EmbedPlan
+from sfr_batch.storage.store import Store, absolute_uri
+from sfr_batch.storage.stores import open_store
+from sfr_batch.table import pointer as pointers
+from sfr_batch.table.changes import Changes, changes
+from sfr_batch.table.commit.compaction import MAX_UNNEEDED, ROWS_PER_FILE, Compaction, compact
+from sfr_batch.table.commit.expiry import Expiry, expire
+from sfr_batch.table.pointer import Pointed
+from sfr_batch.table.search import Hit, top_k
+from sfr_batch.table.table import Snapshot, Table
 
 if TYPE_CHECKING:
-    from sfr_batch.audit import Audit, Finding
-    from sfr_batch.encoder import Encoder
-    from sfr_batch.pipeline.runner import Summary
-    from sfr_batch.verification.report import Check, Report
+    from sfr_batch.checks.audit.report import Audit, Finding
+    from sfr_batch.checks.report import Check
+    from sfr_batch.checks.verify.report import Report
+    from sfr_batch.encoder.encoder import Encoder
+    from sfr_batch.pipeline.summary import Summary
 
 ConfigOrPath = Config | str | os.PathLike[str]
 
@@ -57,7 +62,7 @@ def verify(
     throughput, 0 leaves it out. each: is given every check as soon as it is done. Raises ConfigError; all else that is
     wrong is a failed check of the report.
     """
-    from sfr_batch.verification import preflight  # loads what planning can do without
+    from sfr_batch.checks.verify import preflight  # loads what planning can do without
 
     golden_file, record_file = (None if file is None else Path(file) for file in (golden, record))
     return preflight.verify(
@@ -88,7 +93,7 @@ def audit(
     the pointer pins. each: is given every finding as soon as there is one. Raises TableNotFound, StorageError, and with
     ``against`` what planning raises.
     """
-    from sfr_batch.audit import audit  # loads what planning can do without
+    from sfr_batch.checks.audit.auditor import audit  # loads what planning can do without
 
     config = None if against is None else _load(against, overrides)
     storage = storage or (config.table.storage if config else None)
@@ -171,22 +176,21 @@ class EmbeddingTable(Table):
 
         Raises TableMismatch if the model at that place is no longer the one that made the vectors.
         """
-        import torch
-
-        from sfr_batch.encoder import Encoder
+        from sfr_batch.encoder.devices import has_gpu  # imports torch, which planning can do without
+        from sfr_batch.encoder.encoder import Encoder
 
         settings = ModelSettings.model_validate(self.card.model)
         made_with, here = self.card.fingerprint_inputs, model_inputs(settings, self.card.vector_dtype)
         if here != made_with:
             lines = "\n  ".join(differences(made_with, here))
             raise TableMismatch(f"The model at {settings.path} is not the one that made {self.store.root}:\n  {lines}")
-        if settings.device == "cuda" and not torch.cuda.is_available():
+        if settings.device == "cuda" and not has_gpu():
             settings = settings.model_copy(update={"device": "cpu", "dtype": settings.compute_dtype})
         return Encoder.load(settings, weight_hashes=made_with["weights"])
 
     def audit(self, against: EmbedPlan | None = None, snapshot: int | None = None) -> "Audit":
-        """Whether the table keeps its promises, see `sfr_batch.audit`; against a plan of its corpus if there is one."""
-        from sfr_batch.audit import audit
+        """Whether the table keeps its promises, see `checks.audit`; against a plan of its corpus if there is one."""
+        from sfr_batch.checks.audit.auditor import audit
 
         return audit(self, against, self.pinned if snapshot is None else snapshot)
 
@@ -198,7 +202,7 @@ class EmbeddingTable(Table):
         keep: Collection[int] = (),
         dry_run: bool = True,
     ) -> Expiry:
-        """Remove old snapshots, see `sfr_batch.retention.expire`; by default only say what would go.
+        """Remove old snapshots, see `sfr_batch.table.commit.expiry.expire`; by default only say what would go.
 
         Raises ConfigError if the table was opened by a pointer.
         """
@@ -208,7 +212,7 @@ class EmbeddingTable(Table):
     def compact(
         self, *, rows_per_file: int = ROWS_PER_FILE, max_unneeded: float = MAX_UNNEEDED, dry_run: bool = True
     ) -> Compaction:
-        """Make fewer data files of many small ones, see `sfr_batch.compaction.compact`; by default only say which.
+        """Make fewer data files of many small ones, see `table.commit.compaction`; by default only say which.
 
         Raises ConfigError if the table was opened by a pointer.
         """
@@ -220,7 +224,7 @@ class EmbeddingTable(Table):
             raise pointers.no_place_to_write(self.pointed)
 
     def changes(self, from_snapshot: int, to_snapshot: int) -> Changes:
-        """What to upsert and to delete to make of a copy of one snapshot the other, see `sfr_batch.changes`.
+        """What to upsert and to delete to make of a copy of one snapshot the other, see `sfr_batch.table.changes`.
 
         from_snapshot: 0 for nothing at all. Raises TableNotFound if there is no such snapshot.
         """

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from sfr_batch import planning
-from sfr_batch.storage import Store, open_store
+from sfr_batch.planning import card
+from sfr_batch.storage.store import Store
+from sfr_batch.storage.stores import open_store
 from tests.memory_store import MemoryStore
 from tests.models import write_sfr_files
 from tests.nights import Place, Writer
@@ -95,13 +96,13 @@ def one_look_at_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hundreds of plans of one model, which is read for the first of them only."""
     read: dict[str, Any] = {}
 
-    def once(model: Any, vector_dtype: str, real: Any = planning.model_inputs) -> Any:
+    def once(model: Any, vector_dtype: str, real: Any = card.model_inputs) -> Any:
         key = model.model_dump_json() + vector_dtype
         if key not in read:
             read[key] = real(model, vector_dtype)
         return read[key]
 
-    monkeypatch.setattr(planning, "model_inputs", once)
+    monkeypatch.setattr(card, "model_inputs", once)
 
 
 @pytest.fixture

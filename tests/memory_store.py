@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import IO
 
 from sfr_batch.errors import ObjectNotFound
-from sfr_batch.storage import ObjectInfo
+from sfr_batch.storage.store import ObjectInfo
 
 
 class MemoryStore:

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sfr_batch.config import Config, config_from_dict
-from sfr_batch.planning import make_plan
-from sfr_batch.table import Snapshot
+from sfr_batch.config.loading import config_from_dict
+from sfr_batch.config.settings import Config
+from sfr_batch.planning.make import make_plan
+from sfr_batch.table.table import Snapshot
 from tests.tables import do_plan, jsonl, parquet, put
 
 DIM = 8

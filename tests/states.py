@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sfr_batch import schema
-from sfr_batch.commit import commit_split, create_or_open, encode_parquet
-from sfr_batch.manifest import Counts, Manifest, Receipt, ShardRecord, SideFile, TableCard, to_table
-from sfr_batch.rows import rejects_table
-from sfr_batch.storage import Store
-from sfr_batch.table import Snapshot, Table
+from sfr_batch.corpus.rejects import rejects_table
+from sfr_batch.format import names
+from sfr_batch.format.records import Counts, Manifest, Receipt, ShardRecord, SideFile, TableCard, to_table
+from sfr_batch.storage.store import Store
+from sfr_batch.table.commit.publish import encode_parquet
+from sfr_batch.table.commit.writing import commit_split, create_or_open
+from sfr_batch.table.table import Snapshot, Table
 from tests.tables import card_of, receipt_of, rows_of, split_name, vector
 
 
@@ -30,13 +31,13 @@ class Row:
 
 
 def chunked_card(dim: int = 3) -> TableCard:
-    return card_of(schema.table_schema(pa.string(), dim, "float32", {}, chunks=True))
+    return card_of(names.table_schema(pa.string(), dim, "float32", {}, chunks=True))
 
 
 def package_card(dim: int = 3) -> TableCard:
     """A table with a carried column and, as such tables have, a hash of the row."""
     carry = {"package": pa.string()}
-    return card_of(schema.table_schema(pa.string(), dim, "float32", carry))
+    return card_of(names.table_schema(pa.string(), dim, "float32", carry))
 
 
 def hash_of(*parts: Any) -> bytes:
@@ -49,21 +50,21 @@ def vector_of(row: Row, dim: int = 3) -> Any:
 
 def rows_table(rows: Sequence[Row], arrow_schema: pa.Schema) -> pa.Table:
     """The rows as a data file has them."""
-    kind = arrow_schema.field(schema.EMBEDDING).type
+    kind = arrow_schema.field(names.EMBEDDING).type
     carry = {
-        schema.CONTENT_HASH: [hash_of(row.text) for row in rows],
-        schema.CHUNK: [row.chunk for row in rows],
-        schema.CHUNK_START: [10 * row.chunk for row in rows],
-        schema.CHUNK_END: [10 * row.chunk + 10 for row in rows],
+        names.CONTENT_HASH: [hash_of(row.text) for row in rows],
+        names.CHUNK: [row.chunk for row in rows],
+        names.CHUNK_START: [10 * row.chunk for row in rows],
+        names.CHUNK_END: [10 * row.chunk + 10 for row in rows],
         "package": [row.package for row in rows],
-        schema.ROW_HASH: [hash_of(row.text, row.package) for row in rows],
+        names.ROW_HASH: [hash_of(row.text, row.package) for row in rows],
     }
     table = rows_of([row.id for row in rows], arrow_schema, carry)
     if not rows:
         return table
     flat = pa.array(np.concatenate([vector_of(row, kind.list_size) for row in rows]).astype("float32"))
     vectors = pa.FixedSizeListArray.from_arrays(flat.cast(kind.value_type), type=kind)
-    return table.set_column(1, arrow_schema.field(schema.EMBEDDING), vectors)
+    return table.set_column(1, arrow_schema.field(names.EMBEDDING), vectors)
 
 
 def commit_file(table: Table, label: str, rows: Sequence[Row]) -> Receipt:
@@ -79,7 +80,7 @@ def publish_state(
     number = (table.snapshot_numbers() or [0])[-1] + 1
     rows = [(split_id, position) for split_id, positions in dead.items() for position in positions]
     live = sum(receipt.vectors for receipt in receipts) - len(rows)
-    deletes = pa.table([[s for s, _ in rows], [p for _, p in rows]], schema=schema.DELETES_SCHEMA)
+    deletes = pa.table([[s for s, _ in rows], [p for _, p in rows]], schema=names.DELETES_SCHEMA)
     manifest = Manifest(
         **{
             "snapshot": number,
@@ -97,12 +98,12 @@ def publish_state(
             **changes,
         }
     )
-    assert table.store.create(schema.manifest_key(number), manifest.to_json())
+    assert table.store.create(names.manifest_key(number), manifest.to_json())
     return table.snapshot(number)
 
 
 def _side(store: Store, number: int, kind: str, rows: pa.Table) -> SideFile:
-    key, data = schema.side_key(number, f"run-{number}", kind), encode_parquet(rows)
+    key, data = names.side_key(number, f"run-{number}", kind), encode_parquet(rows)
     assert store.create(key, data)
     return SideFile(name=key, sha256=hashlib.sha256(data).hexdigest(), rows=rows.num_rows)
 

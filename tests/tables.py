@@ -11,19 +11,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sfr_batch import schema
-from sfr_batch.commit import Draft, commit_split, create_or_open, new_attempt, new_run_id, publish
-from sfr_batch.comparison import InProcess
-from sfr_batch.manifest import Receipt, ShardRecord, TableCard
-from sfr_batch.parquet import read_receipt
+from sfr_batch.corpus.reader import read_unit
+from sfr_batch.corpus.rejects import Reject, rejects_table
+from sfr_batch.format import names
+from sfr_batch.format.parquet import read_receipt
+from sfr_batch.format.records import Receipt, ShardRecord, TableCard
+from sfr_batch.pipeline.copy_vectors import copy
 from sfr_batch.pipeline.runner import make_job
-from sfr_batch.pipeline.stages import copy, vector_column
-from sfr_batch.planning import EmbedPlan
-from sfr_batch.rows import Reject, read_unit, rejects_table
-from sfr_batch.storage import Store, open_store
-from sfr_batch.table import Snapshot, Table
+from sfr_batch.pipeline.write_stage import vector_column
+from sfr_batch.planning.executor import InProcess
+from sfr_batch.planning.plan import EmbedPlan
+from sfr_batch.storage.store import Store
+from sfr_batch.storage.stores import open_store
+from sfr_batch.table.commit.draft import Draft
+from sfr_batch.table.commit.publish import publish
+from sfr_batch.table.commit.writing import commit_split, create_or_open, new_attempt, new_run_id
+from sfr_batch.table.table import Snapshot, Table
 
-SCHEMA = schema.table_schema(pa.string(), 3, "float32", {})
+SCHEMA = names.table_schema(pa.string(), 3, "float32", {})
 INPUTS: dict[str, Any] = {"vector_dtype": "float32", "max_length": 512, "pooling": "mean"}
 
 
@@ -69,21 +74,21 @@ def rows_of(
     ids: Sequence[Any], arrow_schema: pa.Schema = SCHEMA, carry: dict[str, list[Any]] | None = None
 ) -> pa.Table:
     """Rows of a table, their vectors made from their ids."""
-    kind = arrow_schema.field(schema.EMBEDDING).type
+    kind = arrow_schema.field(names.EMBEDDING).type
     numbers = np.concatenate([vector(i, kind.list_size) for i in ids]) if ids else np.empty(0, np.float32)
     flat = pa.array(numbers.astype(kind.value_type.to_pandas_dtype()))
     given = {
-        schema.ID: ids,
-        schema.N_TOKENS: [5] * len(ids),
-        schema.N_TOKENS_FULL: [5] * len(ids),
-        schema.TRUNCATED: [False] * len(ids),
-        schema.CONTENT_HASH: [bytes(16)] * len(ids),
-        schema.ROW_HASH: [bytes(16)] * len(ids),
+        names.ID: ids,
+        names.N_TOKENS: [5] * len(ids),
+        names.N_TOKENS_FULL: [5] * len(ids),
+        names.TRUNCATED: [False] * len(ids),
+        names.CONTENT_HASH: [bytes(16)] * len(ids),
+        names.ROW_HASH: [bytes(16)] * len(ids),
         **(carry or {}),
     }
     columns = [
         pa.FixedSizeListArray.from_arrays(flat, type=kind)
-        if field.name == schema.EMBEDDING
+        if field.name == names.EMBEDDING
         else pa.array(given[field.name], field.type)
         for field in arrow_schema
     ]
@@ -155,12 +160,12 @@ def do_splits(
             if len(receipts) == only:
                 return receipts
             carry = {name: rows.carry.column(name).to_pylist() for name in rows.carry.column_names}
-            carry[schema.CONTENT_HASH] = rows.content_hash.to_pylist()
-            carry[schema.ROW_HASH] = rows.row_hash.to_pylist()
+            carry[names.CONTENT_HASH] = rows.content_hash.to_pylist()
+            carry[names.ROW_HASH] = rows.row_hash.to_pylist()
             columns = rows_of(rows.ids.to_pylist(), table.schema, carry)
             if encode:
-                at = columns.schema.get_field_index(schema.EMBEDDING)
-                columns = columns.set_column(at, schema.EMBEDDING, vector_column(encode(rows.texts), table.schema))
+                at = columns.schema.get_field_index(names.EMBEDDING)
+                columns = columns.set_column(at, names.EMBEDDING, vector_column(encode(rows.texts), table.schema))
             receipt = receipt_of(
                 split.split_id,
                 len(rows.texts),

@@ -29,12 +29,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 import sfr_batch as sfr
-from sfr_batch import commit, rows
-from sfr_batch.cli import main
-from sfr_batch.pipeline import runner, stages
-from sfr_batch.s3 import RetryingS3
-from sfr_batch.storage import open_store
-from sfr_batch.table import Table
+from sfr_batch.cli.main import main
+from sfr_batch.corpus import reader
+from sfr_batch.pipeline import read_stage, runner
+from sfr_batch.storage.s3_client import RetryingS3
+from sfr_batch.storage.stores import open_store
+from sfr_batch.table.commit import publish as commit
+from sfr_batch.table.table import Table
 from tests.models import edit_json, minilm_folder
 from tests.s3server import S3Server
 from tests.tables import jsonl, parquet
@@ -218,9 +219,9 @@ def meanwhile(do: Callable[[Bench], Any]) -> Callable[[Bench], None]:
         def read_unit(*arguments: Any) -> Iterator[Any]:
             if once:
                 once.pop()(bench)
-            yield from rows.read_unit(*arguments)
+            yield from reader.read_unit(*arguments)
 
-        bench.monkeypatch.setattr(stages, "read_unit", read_unit)
+        bench.monkeypatch.setattr(read_stage, "read_unit", read_unit)
 
     return prepare
 
@@ -232,12 +233,12 @@ def between_splits(do: Callable[[Bench], Any]) -> Callable[[Bench], None]:
         once = [do]
 
         def read_unit(*arguments: Any) -> Iterator[Any]:
-            for split in rows.read_unit(*arguments):
+            for split in reader.read_unit(*arguments):
                 yield split
                 if once:
                     once.pop()(bench)
 
-        bench.monkeypatch.setattr(stages, "read_unit", read_unit)
+        bench.monkeypatch.setattr(read_stage, "read_unit", read_unit)
 
     return prepare
 

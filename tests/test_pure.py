@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfr_batch import schema
-from sfr_batch.batching import batch_cost, length_batches, padded_tokens, unique_rows
+from sfr_batch.encoder.batching import batch_cost, length_batches, padded_tokens, unique_rows
 from sfr_batch.errors import ConfigError
-from sfr_batch.fingerprint import canonical_json, differences, digest, short_id
-from sfr_batch.pipeline.stages import UNIT_LENGTH_TOLERANCE, unit_length, vector_column
-from sfr_batch.prompts import instruct, resolve
-from sfr_batch.search import top_k, vectors_of
+from sfr_batch.format import names
+from sfr_batch.format.fingerprint import canonical_json, differences, digest, short_id
+from sfr_batch.model.prompts import instruct, resolve
+from sfr_batch.pipeline.write_stage import UNIT_LENGTH_TOLERANCE, unit_length, vector_column
+from sfr_batch.table.search import top_k, vectors_of
 
 quick = settings(max_examples=150)
 
@@ -182,7 +182,7 @@ def test_unique_rows_and_their_inverse(rows: list[list[int]]) -> None:
 
 
 def batch_of(ids: list[Any], vectors: list[list[int]], dtype: str = "float32") -> pa.RecordBatch:
-    kind = schema.table_schema(pa.string(), 2, dtype, {}).field(schema.EMBEDDING).type
+    kind = names.table_schema(pa.string(), 2, dtype, {}).field(names.EMBEDDING).type
     flat = pa.array(np.array(vectors, dtype=dtype).reshape(-1))
     return pa.record_batch(
         {
@@ -264,7 +264,7 @@ def test_unit_length_sums_in_double_precision() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_vector_column(dtype: str) -> None:
-    arrow = schema.table_schema(pa.string(), 3, dtype, {})
+    arrow = names.table_schema(pa.string(), 3, dtype, {})
     vectors = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     column = vector_column(vectors, arrow)
     assert column.type == arrow.field("embedding").type

@@ -16,14 +16,15 @@ import pytest
 from click.testing import CliRunner
 
 import sfr_batch as sfr
-from sfr_batch import schema
-from sfr_batch.cli import main
-from sfr_batch.config import StorageSettings
+from sfr_batch.cli.main import main
+from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError, StorageError
-from sfr_batch.manifest import Manifest
-from sfr_batch.parquet import read_receipt
-from sfr_batch.storage import Store, in_memory, open_store
-from tests.jobs import ROOT, config, put_parquet, settings
+from sfr_batch.format import names
+from sfr_batch.format.parquet import read_receipt
+from sfr_batch.format.records import Manifest
+from sfr_batch.storage.store import Store, in_memory
+from sfr_batch.storage.stores import open_store
+from tests.job_processes import ROOT, config, put_parquet, settings
 from tests.models import minilm_folder
 from tests.s3server import S3Server
 from tests.tables import make_table
@@ -183,7 +184,7 @@ def test_secrets_are_left_nowhere(
     assert "Traceback" not in wrong[1] + missing[1]
 
     found = left_behind(open_store(f"{s3_prefix}/table"), ray_folder)
-    assert schema.TABLE_JSON in found
+    assert names.TABLE_JSON in found
     assert any(name.endswith("config.json") for name in found)
     assert ray_address == "none" or sum("/logs/" in name for name in found) > 3, "Ray's own logs were not looked at"
     found |= {"output": output.encode(), "no bucket": missing[1].encode(), "wrong secret": wrong[1].encode()}
@@ -252,12 +253,12 @@ def test_a_manifest_that_names_a_file_elsewhere_is_refused(place: str, key: str)
     """As in a table that somebody else has made."""
     store = open_store(f"{place}/table")
     make_table(store, {"a": ["one", "one"]})
-    manifest = Manifest.from_json(store.read(schema.manifest_key(1)), "it")
+    manifest = Manifest.from_json(store.read(names.manifest_key(1)), "it")
     assert manifest.duplicates
     open_store(place).create("x", store.read(manifest.files.name))
     for update in ({"files": manifest.files.model_copy(update={"name": key})}, {"duplicates": key}):
-        store.delete([schema.manifest_key(1)])
-        store.create(schema.manifest_key(1), manifest.model_copy(update=update).to_json())
+        store.delete([names.manifest_key(1)])
+        store.create(names.manifest_key(1), manifest.model_copy(update=update).to_json())
         with pytest.raises(StorageError, match="leads elsewhere"):
             sfr.open_table(f"{place}/table").current().rejects()
     with pytest.raises(StorageError, match="leads elsewhere"):

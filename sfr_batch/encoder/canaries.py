@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sfr_batch import prompts
 from sfr_batch.encoder.encoder import EncodedTokens, Encoder
+from sfr_batch.model import prompts
 
 TEXTS = (
     "A canary.",

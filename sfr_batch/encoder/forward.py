@@ -16,7 +16,7 @@ from sfr_batch.encoder.decoder import Decoder
 from sfr_batch.encoder.loading import is_plain_decoder
 from sfr_batch.encoder.pooling import POOLINGS
 from sfr_batch.errors import ConfigError
-from sfr_batch.model import Recipe
+from sfr_batch.model.recipe import Recipe
 
 IntArray = NDArray[np.int64]
 

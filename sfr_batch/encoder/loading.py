@@ -13,11 +13,12 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from sfr_batch import weights
 from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.faults import is_out_of_memory
 from sfr_batch.errors import ConfigError, ModelError
-from sfr_batch.model import Recipe, weight_files
+from sfr_batch.model import room, weights
+from sfr_batch.model.folder import weight_files
+from sfr_batch.model.recipe import Recipe
 
 # Their pooler layer is no part of any recipe here; without it, it is neither loaded nor computed.
 _HAVE_POOLER = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "mpnet"})
@@ -101,13 +102,13 @@ def to_device(model: Any, device: str) -> Any:
     if device == "cpu":
         return model
     needed = sum(tensor.nbytes for tensor in itertools.chain(model.parameters(), model.buffers()))
-    weights.check_device(needed, torch.cuda.mem_get_info()[0], device)
+    room.check_device(needed, torch.cuda.mem_get_info()[0], device)
     try:
         return model.to(device)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise ModelError(weights.no_room_on(device, needed, torch.cuda.mem_get_info()[0])) from error
+        raise ModelError(room.no_room_on(device, needed, torch.cuda.mem_get_info()[0])) from error
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.encoder import Encoder, FloatArray
 from sfr_batch.encoder.pooling import POOLINGS
-from sfr_batch.storage import read_text_file
+from sfr_batch.storage.local import read_text_file
 
 # They derive positions from ids that are not padding, on either side, and count from another number than 0.
 _OWN_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})

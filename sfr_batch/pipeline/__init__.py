@@ -1,1 +1,4 @@
-"""The run; the only package that imports ray: `runner` is the table of contents, `stages` what happens to a split."""
+"""What a run does: read, encode, write; in this process (`local`) or on Ray (`execution`).
+
+`runner` is the table of contents.
+"""

@@ -21,13 +21,14 @@ import ray.data.exceptions
 import ray.exceptions
 from ray.util.annotations import RayDeprecationWarning
 
-from sfr_batch.config import Config
+from sfr_batch.config.settings import Config
+from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.errors import ConfigError, RunFailed
-from sfr_batch.manifest import Receipt
-from sfr_batch.pipeline import losses, placement, stages
+from sfr_batch.format.records import Receipt
+from sfr_batch.pipeline import encode_stage, losses, packing, placement, read_stage
+from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Failure, Losses, results
-from sfr_batch.splits import ReadUnit
-from sfr_batch.storage import is_s3
+from sfr_batch.storage.store import is_s3
 
 _INPUT_BLOCKS = 200
 """Tasks that read units are dealt to. `from_items` with 20,000 blocks takes 25 s, with 200 half a second."""
@@ -125,9 +126,7 @@ def _check_cpus(config: Config) -> None:
         )
 
 
-def execute(
-    units: Sequence[ReadUnit], job: stages.Job, config: Config
-) -> Generator[Receipt | Failure | Losses, None, None]:
+def execute(units: Sequence[ReadUnit], job: Job, config: Config) -> Generator[Receipt | Failure | Losses, None, None]:
     """Read, tokenize, encode and write; yields each split's receipt or failure as it comes, in no order.
 
     Lost workers, actors and nodes are Ray's to retry; now and then comes how many they are by now. Raises RunFailed
@@ -158,17 +157,17 @@ def execute(
     yield from watch.news()
 
 
-def _dataset(units: Sequence[ReadUnit], job: stages.Job, config: Config) -> ray.data.Dataset:
+def _dataset(units: Sequence[ReadUnit], job: Job, config: Config) -> ray.data.Dataset:
     """Read units in, results out; nothing runs yet."""
     actors = config.run.actors
     one_split = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
     return (
         ray.data.from_items(
-            [{"unit": stages.unit_to_json(unit)} for unit in units],
+            [{"unit": packing.unit_to_json(unit)} for unit in units],
             override_num_blocks=min(len(units), _INPUT_BLOCKS),
         )
         .map_batches(
-            stages.read_and_tokenize,
+            read_stage.read_and_tokenize,
             fn_kwargs={"job": job},
             num_cpus=_READ_CPUS,
             max_retries=_LOST_WORKERS,
@@ -176,7 +175,7 @@ def _dataset(units: Sequence[ReadUnit], job: stages.Job, config: Config) -> ray.
         )
         .map_batches(
             losses.Encode,
-            fn_constructor_kwargs={"job": job, "stage": stages.Encode},
+            fn_constructor_kwargs={"job": job, "stage": encode_stage.Encode},
             compute=ray.data.ActorPoolStrategy(min_size=actors.min, max_size=_max_actors(units, config)),
             num_cpus=actors.cpus,
             num_gpus=actors.gpus or None,

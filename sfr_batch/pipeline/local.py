@@ -11,11 +11,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import pyarrow as pa
 
+from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.errors import RunFailed
-from sfr_batch.manifest import Receipt
-from sfr_batch.pipeline import stages
+from sfr_batch.format.records import Receipt
+from sfr_batch.pipeline import encode_stage, packing, read_stage, write_stage
+from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Failure, results
-from sfr_batch.splits import ReadUnit
 
 _READ_AHEAD = 2
 """Splits that are tokenized before they can be encoded: the second bridges the start of the next unit."""
@@ -23,19 +24,19 @@ _WRITERS = 2
 """Splits that are written while the next one is encoded."""
 
 
-def execute(units: Sequence[ReadUnit], job: stages.Job) -> Generator[Receipt | Failure, None, None]:
+def execute(units: Sequence[ReadUnit], job: Job) -> Generator[Receipt | Failure, None, None]:
     """Read, tokenize, encode and write; yields each split's receipt or failure as it comes.
 
     Raises RunFailed if the model cannot be loaded. Close the iterator to stop: it returns when the threads have
     ended, and what was encoded by then is written.
     """
-    rows = (row for unit in units for row in stages.read_and_tokenize(_one_unit(unit), job))
+    rows = (row for unit in units for row in read_stage.read_and_tokenize(_one_unit(unit), job))
     reader = ThreadPoolExecutor(1, thread_name_prefix="sfr-read")
     writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="sfr-write")
     try:
         # Before the model is loaded: that takes seconds, and the first splits are ready when it is.
         ahead = deque(reader.submit(next, rows, None) for _ in range(_READ_AHEAD))
-        encode = stages.Encode(job)
+        encode = encode_stage.Encode(job)
         if encode.problem:
             raise RunFailed(encode.problem)
         writing: set[Future[pa.Table]] = set()
@@ -51,11 +52,11 @@ def execute(units: Sequence[ReadUnit], job: stages.Job) -> Generator[Receipt | F
                     ahead.clear()
                 else:
                     ahead.append(reader.submit(next, rows, None))
-                    writing.add(writers.submit(stages.write, encode(row), job))
+                    writing.add(writers.submit(write_stage.write, encode(row), job))
     finally:
         reader.shutdown(cancel_futures=True)
         writers.shutdown()
 
 
 def _one_unit(unit: ReadUnit) -> pa.Table:
-    return pa.table({"unit": [stages.unit_to_json(unit)]})
+    return pa.table({"unit": [packing.unit_to_json(unit)]})

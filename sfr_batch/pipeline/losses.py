@@ -14,7 +14,8 @@ import pyarrow as pa
 import ray
 
 from sfr_batch.errors import DeviceError
-from sfr_batch.pipeline import stages
+from sfr_batch.pipeline import encode_stage, write_stage
+from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Losses
 
 _MARK = "restarted"
@@ -26,7 +27,7 @@ _IDLE = 4
 class Encode:
     """The encode stage on Ray: marks the results of an actor that has died before, and dies when its device fails."""
 
-    def __init__(self, job: stages.Job, stage: type[stages.Encode]) -> None:
+    def __init__(self, job: Job, stage: type[encode_stage.Encode]) -> None:
         self._encode = stage(job)
         again = ray.get_runtime_context().was_current_actor_reconstructed
         self._mark = uuid.uuid4().hex if again else None  # names one restart
@@ -42,9 +43,9 @@ class Encode:
         return encoded.append_column(_MARK, pa.array([self._mark], pa.string()))
 
 
-def write(batch: pa.Table, job: stages.Job) -> pa.Table:
+def write(batch: pa.Table, job: Job) -> pa.Table:
     """`stages.write`, with the marks passed on."""
-    return stages.write(batch, job).append_column(_MARK, batch.column(_MARK))
+    return write_stage.write(batch, job).append_column(_MARK, batch.column(_MARK))
 
 
 class Watch:

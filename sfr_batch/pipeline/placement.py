@@ -11,9 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from sfr_batch.config import Config
+from sfr_batch.config.settings import Config
 from sfr_batch.errors import ConfigError
-from sfr_batch.storage import read_text_file
+from sfr_batch.storage.local import read_text_file
 
 HERE = "none"
 """In this process, without Ray."""
@@ -40,9 +40,9 @@ def check(place: str, config: Config) -> None:
                 "embed in this process: run.ray_address=none."
             )
     elif config.model.device == "cuda" and not _has_ray():  # that one may have joined a cluster
-        import torch
+        from sfr_batch.encoder.devices import has_gpu  # imports torch, which takes seconds
 
-        if not torch.cuda.is_available():
+        if not has_gpu():
             raise ConfigError(
                 "model.device is cuda, but PyTorch sees no GPU here. Set model.device=cpu and run.actors.gpus=0, or "
                 "check the driver and that PyTorch is a CUDA build."
@@ -56,9 +56,9 @@ def one_actor_is_enough(config: Config) -> bool:
         return actors.max == 1
     if config.model.device == "cpu":
         return True
-    import torch
+    from sfr_batch.encoder.devices import count_gpus  # imports torch, which takes seconds
 
-    return int(torch.cuda.device_count() / actors.gpus) <= 1
+    return int(count_gpus() / actors.gpus) <= 1
 
 
 def submission_id() -> str | None:

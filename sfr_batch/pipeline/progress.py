@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from sfr_batch.manifest import Receipt
+from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline.results import Losses
 
 

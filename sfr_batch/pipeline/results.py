@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from sfr_batch.manifest import Receipt
+from sfr_batch.format.records import Receipt
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def _count(number: int, what: str) -> str:
 
 
 def results(batch: pa.Table) -> Iterator[Receipt | Failure]:
-    """The results in what `stages.write` returns."""
+    """The results in what `write_stage.write` returns."""
     for row in batch.to_pylist():
         if row["receipt"] is None:
             yield Failure(row["split_id"], row["shard"], row["error"])

@@ -5,151 +5,33 @@ only when they are embedded on Ray: on a finished table nothing starts.
 """
 
 import contextlib
-import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
-from sfr_batch import lease
-from sfr_batch import schema as names
-from sfr_batch.commit import FEW_REJECTS, create_or_open, new_run_id, publish, superseded, too_many_rejects
-from sfr_batch.comparison import Executor, InProcess
-from sfr_batch.config import Config
+from sfr_batch.config.settings import Config
 from sfr_batch.errors import RunFailed, SnapshotConflict, StorageError, TableError
-from sfr_batch.manifest import Counts, Receipt, utc_now
-from sfr_batch.parquet import encode_parquet, read_receipts
+from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import interrupt, local, placement
-from sfr_batch.pipeline.progress import Progress, duration
+from sfr_batch.pipeline.copy_vectors import copy
+from sfr_batch.pipeline.job import Job
+from sfr_batch.pipeline.progress import Progress
 from sfr_batch.pipeline.results import Failure, Losses
-from sfr_batch.pipeline.stages import Job, copy
-from sfr_batch.planning import EmbedPlan, make_plan, tell_changes
-from sfr_batch.retries import counted
-from sfr_batch.storage import ObjectInfo, Store, read_many
-from sfr_batch.table import Snapshot, Table
+from sfr_batch.pipeline.run_log import RunLog, recover_receipts
+from sfr_batch.pipeline.summary import Summary
+from sfr_batch.planning.executor import Executor, InProcess
+from sfr_batch.planning.make import make_plan
+from sfr_batch.planning.plan import EmbedPlan, tell_changes
+from sfr_batch.table.commit import lease
+from sfr_batch.table.commit.publish import publish, superseded
+from sfr_batch.table.commit.reject_limits import FEW_REJECTS, too_many_rejects
+from sfr_batch.table.commit.writing import create_or_open, new_run_id
+from sfr_batch.table.table import Snapshot, Table
 
 _PLANS = 10
 """How often to plan again because somebody else published first."""
 _ROWS_HERE, _BYTES_HERE = 2**21, 2**30
 """Rows of corpus and table, and bytes of the corpus, that are compared in this process at most."""
-_RECEIPTS_PER_FILE = 256
-_RECEIPT_FILE_EVERY_S = 30.0
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a run did."""
-
-    table: str
-    snapshot: Snapshot | None
-    """The newest one; None after a trial on a table that has none."""
-    splits: int
-    """Splits that this run embedded."""
-    embedded: int
-    """Rows that this run embedded."""
-    tokens: int
-    seconds: float
-    tokens_per_second: float
-    padding: float
-    published: bool
-    """Whether there is a new snapshot."""
-    plain: bool = False
-    """Whether `data/` holds just this snapshot's rows, so that any engine may read it as a directory."""
-    canaries: int = 0
-    """How often a canary text was encoded along with a split."""
-    drift: float = 0.0
-    """Largest 1 - cosine between a canary's vector among other rows and the one it has by itself."""
-    repeated: Mapping[str, int] = field(default_factory=dict)
-    """Requests to S3 that this process had to repeat, by reason."""
-    losses: Losses = field(default_factory=Losses)
-    """Nodes and actors that died in the middle. What they had in hand was done again elsewhere."""
-    trial: bool = False
-    """Whether it was one (`select.limit`), which publishes nothing whatever it embeds."""
-
-    @classmethod
-    def of_nothing(cls, plan: EmbedPlan, seconds: float) -> "Summary":
-        """Of a run that had nothing to do."""
-        return cls(plan.store.root, plan.base, 0, 0, 0, seconds, 0.0, 0.0, published=False)
-
-    @classmethod
-    def of_trial(cls, plan: EmbedPlan, progress: Progress, seconds: float) -> "Summary":
-        """Of a run that embeds some rows and publishes nothing."""
-        return cls(
-            table=plan.store.root,
-            snapshot=plan.base,
-            splits=progress.splits_done,
-            embedded=progress.embedded,
-            tokens=progress.tokens,
-            seconds=seconds,
-            tokens_per_second=progress.tokens_per_second,
-            padding=progress.padding,
-            published=False,
-            canaries=progress.canaries,
-            drift=progress.drift,
-            losses=progress.losses,
-            trial=True,
-        )
-
-    def __repr__(self) -> str:
-        did = f"{self.embedded:,} rows embedded in {duration(self.seconds)}" if self.splits else "nothing to embed"
-        lost = f", lost {self.losses}" if self.losses else ""
-        state = self.snapshot.brief() if self.snapshot else "no snapshot yet"
-        return f"<Summary {self.table}: {did}{lost}, {state}>"
-
-    @staticmethod
-    def _vectors(counts: Counts) -> str:
-        """How many vectors they have, where that is not one each."""
-        documents = counts.embedded + counts.reused + counts.kept
-        return f"; {counts.vectors:,} chunks" if counts.vectors != documents else ""
-
-    def describe(self) -> str:
-        """Several lines for a person: what happened, where the table is and how to read it."""
-        if self.trial:
-            return (
-                f"A trial: embedded {self.embedded:,} rows, {self.tokens:,} tokens in {duration(self.seconds)} "
-                f"({self.tokens_per_second:,.0f} tokens/s, {self.padding:.1%} padding). Nothing was published; what is "
-                "embedded stays committed, and a run without select.limit uses it."
-            )
-        if self.snapshot is None:
-            return f"Nothing to do: select means no row of the corpus. {self.table} has no snapshot yet."
-        counts = self.snapshot.manifest.counts
-        if not self.published:
-            head = f"Up to date, nothing to do ({duration(self.seconds)})."
-        else:
-            head = (
-                f"Embedded {self.embedded:,} rows, {self.tokens:,} tokens in {duration(self.seconds)} "
-                f"({self.tokens_per_second:,.0f} tokens/s, {self.padding:.1%} padding)."
-            )
-        if self.published and not self.splits:
-            head = f"Nothing had to be embedded ({duration(self.seconds)})."
-        changes = self.snapshot.manifest.changes if self.published else None
-        lines = [
-            head,
-            f"Table     {self.table}, snapshot {self.snapshot.number}",
-            f"Rows      {counts.read:,} read = {counts.embedded:,} embedded + {counts.reused:,} reused + "
-            f"{counts.rejected:,} rejected{self._vectors(counts)}"
-            + (f"; {counts.kept:,} kept that are not in the corpus any more" if counts.kept else ""),
-            *([f"Changes   {tell_changes(changes)}"] if changes else []),
-            f'Search    sfr-batch search {self.table} "your question"',
-            f"Read      sfr_batch.open_table({self.table!r}).to_arrow()",
-        ]
-        if self.plain:
-            lines.append(f"          duckdb: SELECT id, embedding FROM '{self.table}/{names.DATA}/*.parquet'")
-        if self.canaries:
-            told = f"1 - cosine at most {self.drift:.1e} between a text in a batch and by itself"
-            lines.insert(3, f"Drift     {told}, {self.canaries:,} canar{'y' if self.canaries == 1 else 'ies'}")
-        if counts.truncated:
-            what = f"{counts.truncated:,} document{'s' * (counts.truncated != 1)} truncated"
-            share = f"{self.snapshot.share_cut:.1%} of all tokens not embedded"
-            lines.insert(3, f"Cut       {what}, {share} (model.overflow)")
-        if self.losses:
-            lines.insert(1, f"Lost      {self.losses}; what they had in hand was done again elsewhere")
-        if self.repeated:
-            reasons = ", ".join(f"{reason} {number:,}" for reason, number in self.repeated.items())
-            lines.insert(1, f"Repeated  {sum(self.repeated.values()):,} requests to S3 ({reasons})")
-        if counts.rejected:
-            lines.append(f"Rejects   sfr_batch.open_table({self.table!r}).current().rejects()")
-        return "\n".join(lines)
 
 
 def embed(config: Config) -> Summary:
@@ -349,89 +231,3 @@ def make_job(plan: EmbedPlan, run_id: str) -> Job:
         fuse=config.run.fuse,
         torch_threads=config.run.actors.torch_threads,
     )
-
-
-def recover_receipts(table: Table, plan: EmbedPlan) -> list[Receipt]:
-    """Receipts of the plan's splits that were committed before: from the logs of runs, else from the footers."""
-    wanted = plan.done
-    if not wanted:
-        return []
-    since = plan.base.manifest.run_id if plan.base else ""
-    found = {r.split_id: r for r in _logged_receipts(table.store, since) if _is_of(r, wanted.get(r.split_id))}
-    rest = [split_id for split_id in wanted if split_id not in found]
-    return [*found.values(), *read_receipts(table.store, rest)]
-
-
-def _is_of(receipt: Receipt, info: ObjectInfo | None) -> bool:
-    return info is not None and receipt.size == info.size
-
-
-def _logged_receipts(store: Store, since: str) -> Iterator[Receipt]:
-    """What runs that began after run ``since`` have logged; older logs are of splits that are published."""
-    logs = [info.key for info in store.list(names.RUNS) if info.key.endswith(".jsonl")]
-    for data in read_many(store, [key for key in logs if key > names.run_key(since, "")]):
-        yield from map(Receipt.from_json, data.splitlines())
-
-
-class RunLog:
-    """What a run leaves under `_sfr/runs/<run_id>/`: config, plan, receipts as they come, and the report.
-
-    A convenience for people and a cache for the next run: no correctness rests on it.
-    """
-
-    def __init__(self, store: Store, plan: EmbedPlan, run_id: str) -> None:
-        self.run_id = run_id
-        self._store = store
-        self._waiting: list[Receipt] = []
-        self._files = 0
-        self._flushed = time.monotonic()
-        self._repeated = counted()
-        self._create("config.json", plan.config.to_json().encode())
-        self._create("plan.parquet", encode_parquet(plan.to_arrow()))
-
-    def add(self, receipt: Receipt) -> None:
-        self._waiting.append(receipt)
-        if len(self._waiting) >= _RECEIPTS_PER_FILE or time.monotonic() - self._flushed > _RECEIPT_FILE_EVERY_S:
-            self.close()
-
-    def close(self) -> None:
-        """Write what waits."""
-        if self._waiting:
-            lines = "".join(receipt.to_json() + "\n" for receipt in self._waiting)
-            self._create(f"receipts/{self._files:06d}.jsonl", lines.encode())
-            self._files += 1
-        self._waiting, self._flushed = [], time.monotonic()
-
-    def repeated(self) -> Mapping[str, int]:
-        """Requests to S3 that this process has repeated since the run began, by reason, the most frequent first."""
-        return dict((counted() - self._repeated).most_common())
-
-    def report(self, summary: Summary, progress: Progress) -> None:
-        """The run is over and published."""
-        snapshot = summary.snapshot
-        assert snapshot is not None
-        report = {
-            "run_id": self.run_id,
-            "finished_at": utc_now(),
-            "snapshot": snapshot.number,
-            "splits": summary.splits,
-            "embedded": summary.embedded,
-            "rejected": progress.rejected,
-            "tokens": summary.tokens,
-            "encoded_tokens": progress.encoded_tokens,
-            "padded_tokens": progress.padded_tokens,
-            "encode_seconds": progress.encode_seconds,
-            "seconds": summary.seconds,
-            "canaries": summary.canaries,
-            "drift": summary.drift,
-            "lost_nodes": summary.losses.nodes,
-            "lost_actors": summary.losses.actors,
-            "repeated_requests": summary.repeated,  # by this process alone
-            "counts": snapshot.manifest.counts.model_dump(),
-            "changes": changes.model_dump() if (changes := snapshot.manifest.changes) else None,
-            "share_cut": snapshot.share_cut,
-        }
-        self._create("report.json", json.dumps(report, indent=1).encode())
-
-    def _create(self, name: str, data: bytes) -> None:
-        self._store.create(names.run_key(self.run_id, name), data)

@@ -10,15 +10,23 @@ from typing import Any
 
 import pyarrow as pa
 
-from sfr_batch import commit, planning, schema, splits
-from sfr_batch.config import Config
+from sfr_batch.config.settings import Config
+from sfr_batch.corpus import splits
 from sfr_batch.errors import TableError
-from sfr_batch.manifest import Manifest, Receipt, TableCard
-from sfr_batch.parquet import read_receipt
-from sfr_batch.pipeline import runner, stages
-from sfr_batch.planning import EmbedPlan, make_plan
-from sfr_batch.storage import TEMPORARY, LocalStore, ObjectInfo, S3Store, Store, read_many
-from sfr_batch.table import Table
+from sfr_batch.format import names
+from sfr_batch.format.parquet import read_receipt
+from sfr_batch.format.records import Manifest, Receipt, TableCard
+from sfr_batch.pipeline import runner, write_stage
+from sfr_batch.planning import make
+from sfr_batch.planning.make import make_plan
+from sfr_batch.planning.plan import EmbedPlan
+from sfr_batch.storage.local import LocalStore
+from sfr_batch.storage.parallel import read_many
+from sfr_batch.storage.s3 import S3Store
+from sfr_batch.storage.store import TEMPORARY, ObjectInfo, Store
+from sfr_batch.table.commit import publish as commit
+from sfr_batch.table.commit import writing
+from sfr_batch.table.table import Table
 
 
 @dataclass(frozen=True)
@@ -94,23 +102,23 @@ def half_a_file_is_passed_over() -> None:
 
 def receipt_before_data() -> None:
     """And a resume that believes receipts."""
-    folder = schema.run_key("finished", "receipts")
+    folder = names.run_key("finished", "receipts")
 
     def commit_split(store: Store, card: TableCard, receipt: Receipt, rows: pa.Table, rejects: pa.Table) -> Receipt:
         def create(key: str, data: bytes) -> bool:
-            if schema.split_of_data_key(key):
+            if names.split_of_data_key(key):
                 told = dataclasses.replace(receipt, size=len(data))
                 store.create(f"{folder}/{receipt.split_id}.jsonl", told.to_json().encode())
             return store.create(key, data)
 
-        return commit.commit_split(_Wrapped(store, create), card, receipt, rows, rejects)  # type: ignore[arg-type]
+        return writing.commit_split(_Wrapped(store, create), card, receipt, rows, rejects)  # type: ignore[arg-type]
 
     def committed(self: Table) -> dict[str, ObjectInfo]:
         keys = [info.key for info in self.store.list(folder)]
         receipts = [Receipt.from_json(data) for data in read_many(self.store, keys)]
-        return {r.split_id: ObjectInfo(schema.data_key(r.split_id), r.size, 0) for r in receipts}
+        return {r.split_id: ObjectInfo(names.data_key(r.split_id), r.size, 0) for r in receipts}
 
-    stages.commit_split = commit_split
+    write_stage.commit_split = commit_split
     Table.committed = committed  # type: ignore[method-assign]
 
 
@@ -119,17 +127,17 @@ def rejects_after_data() -> None:
         late: list[tuple[str, bytes]] = []
 
         def create(key: str, data: bytes) -> bool:
-            if key.startswith(schema.REJECTS):
+            if key.startswith(names.REJECTS):
                 late.append((key, data))
                 return True
             return store.create(key, data)
 
-        done = commit.commit_split(_Wrapped(store, create), card, receipt, rows, rejects)  # type: ignore[arg-type]
+        done = writing.commit_split(_Wrapped(store, create), card, receipt, rows, rejects)  # type: ignore[arg-type]
         for key, data in late:
             store.create(key, data)
         return done
 
-    stages.commit_split = commit_split
+    write_stage.commit_split = commit_split
 
 
 def manifest_before_side_files() -> None:
@@ -151,11 +159,11 @@ def committed_files_ignored() -> None:
 
 
 def splits_cut_for_the_workers() -> None:
-    whole = planning.rows_per_split
+    whole = make.rows_per_split
 
     def plan(config: Config) -> EmbedPlan:
         workers = config.run.actors.min
-        planning.rows_per_split = lambda *numbers: max(1, whole(*numbers) // workers)
+        make.rows_per_split = lambda *numbers: max(1, whole(*numbers) // workers)
         return make_plan(config)
 
     runner.make_plan = plan

@@ -8,15 +8,18 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from sfr_batch import schema
-from sfr_batch.audit import audit
-from sfr_batch.comparison import InProcess
-from sfr_batch.config import Config
-from sfr_batch.planning import EmbedPlan, make_plan
-from sfr_batch.search import vectors_of
-from sfr_batch.splits import missing_in_stream, stream_of
-from sfr_batch.storage import TEMPORARY, Store, open_store, read_many
-from sfr_batch.table import Snapshot, Table
+from sfr_batch.checks.audit.auditor import audit
+from sfr_batch.config.settings import Config
+from sfr_batch.format import names
+from sfr_batch.format.split_ids import missing_in_stream, stream_of
+from sfr_batch.planning.executor import InProcess
+from sfr_batch.planning.make import make_plan
+from sfr_batch.planning.plan import EmbedPlan
+from sfr_batch.storage.parallel import read_many
+from sfr_batch.storage.store import TEMPORARY, Store
+from sfr_batch.storage.stores import open_store
+from sfr_batch.table.search import vectors_of
+from sfr_batch.table.table import Snapshot, Table
 
 Objects = dict[str, str]
 """SHA-256 by key."""
@@ -45,7 +48,7 @@ def objects_of(store: Store) -> Objects:
 
 
 def splits_in(objects: Objects) -> set[str]:
-    return {split_id for key in objects if (split_id := schema.split_of_data_key(key))}
+    return {split_id for key in objects if (split_id := names.split_of_data_key(key))}
 
 
 def plan_of(config: Config) -> EmbedPlan:
@@ -79,7 +82,7 @@ def check_new_splits(plan: EmbedPlan, before: Objects, after: Objects) -> None:
 def check_report(table: Table, written: int) -> None:
     """The newest snapshot's run says that it encoded as many splits as data files have appeared in it."""
     run_id = table.current().manifest.run_id
-    report = json.loads(table.store.read(schema.run_key(run_id, "report.json")))
+    report = json.loads(table.store.read(names.run_key(run_id, "report.json")))
     check(
         report["splits"] == written,
         f"the last run encoded {report['splits']} splits and {written} data files are new: finished ones were repeated",

@@ -15,8 +15,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from sfr_batch.api import embed
-from sfr_batch.manifest import Receipt
-from sfr_batch.pipeline import runner, stages
+from sfr_batch.format.records import Receipt
+from sfr_batch.pipeline import encode_stage, run_log
+from sfr_batch.pipeline.job import Job
 from tests.chaos.writer import ArithmeticEncode
 
 SECONDS_A_SPLIT = 0.15
@@ -32,7 +33,7 @@ def note(diary: Path, *words: object) -> None:
 class DiaryEncode(ArithmeticEncode):
     """The arithmetic encoder at the pace of a model."""
 
-    def __init__(self, job: stages.Job) -> None:
+    def __init__(self, job: Job) -> None:
         super().__init__(job)
         self._diary = Path(str(job.corpus.path)).parent / DIARY
 
@@ -46,14 +47,14 @@ def main(config: str, diary: Path, overrides: list[str]) -> None:
     """Run with the stand-in; Ray's workers import it from here."""
     from tests.chaos import embed as this  # not __main__, which workers do not know
 
-    add = runner.RunLog.add
+    add = run_log.RunLog.add
 
-    def hear(log: runner.RunLog, receipt: Receipt) -> None:
+    def hear(log: run_log.RunLog, receipt: Receipt) -> None:
         add(log, receipt)
         note(diary, "receipt", receipt.split_id, os.getpid())
 
-    runner.RunLog.add = hear  # type: ignore[method-assign]
-    stages.Encode = this.DiaryEncode  # type: ignore[misc]
+    run_log.RunLog.add = hear  # type: ignore[method-assign]
+    encode_stage.Encode = this.DiaryEncode  # type: ignore[misc]
     print(embed(config, overrides).describe())
 
 

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-from sfr_batch.storage import LocalStore, S3Store, Store
+from sfr_batch.storage.local import LocalStore
+from sfr_batch.storage.s3 import S3Store
+from sfr_batch.storage.store import Store
 
 WHEN = ("before", "torn", "unnamed", "after")
 """torn: half of the bytes are on the disk, under a temporary name, or in an upload that is not completed; unnamed: all
@@ -106,7 +108,7 @@ class FailpointStore:
             die()
         assert isinstance(self._store, LocalStore)
         if when == "unnamed":
-            with mock.patch("sfr_batch.storage.os.link", side_effect=die_instead):
+            with mock.patch("sfr_batch.storage.local.os.link", side_effect=die_instead):
                 yield
             return
         sync = os.fsync
@@ -117,7 +119,7 @@ class FailpointStore:
             os.ftruncate(handle, len(data) // 2)
             die()
 
-        with mock.patch("sfr_batch.storage.os.fsync", tear):
+        with mock.patch("sfr_batch.storage.local.os.fsync", tear):
             yield
 
 

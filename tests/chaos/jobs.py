@@ -18,11 +18,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from sfr_batch.config import ModelSettings, config_from_dict
+from sfr_batch.config.loading import config_from_dict
+from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ObjectNotFound, StorageError
-from sfr_batch.model import read_recipe
-from sfr_batch.storage import Store
-from sfr_batch.tokenizer import Tokenizer
+from sfr_batch.model.recipe import read_recipe
+from sfr_batch.model.tokenizer import Tokenizer
+from sfr_batch.storage.store import Store
 from tests.chaos.campaign import model_without_weights
 from tests.chaos.checks import (
     Broken,
@@ -38,7 +39,7 @@ from tests.chaos.checks import (
 )
 from tests.chaos.corpus import reference_vectors
 from tests.chaos.embed import DIARY
-from tests.jobs import process_tree
+from tests.job_processes import process_tree
 from tests.s3server import S3Server
 from tests.tables import parquet
 

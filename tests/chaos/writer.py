@@ -30,11 +30,13 @@ from botocore.loaders import JSONFileLoader
 from botocore.session import get_session
 from numpy.typing import NDArray
 
-from sfr_batch import planning
-from sfr_batch.config import Config, ModelSettings, config_from_dict
-from sfr_batch.pipeline import runner, stages
-from sfr_batch.planning import model_inputs
-from sfr_batch.storage import open_store
+from sfr_batch.config.loading import config_from_dict
+from sfr_batch.config.settings import Config, ModelSettings
+from sfr_batch.pipeline import encode_stage, read_stage, runner, write_stage
+from sfr_batch.pipeline.job import Job
+from sfr_batch.planning import card, make
+from sfr_batch.planning.card import model_inputs
+from sfr_batch.storage.stores import open_store
 from tests.chaos.bugs import BUGS
 from tests.chaos.failpoints import Failpoint, FailpointStore
 
@@ -50,10 +52,10 @@ def vectors_of_tokens(lengths: NDArray[np.integer], flat_ids: NDArray[np.int32],
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-class ArithmeticEncode(stages.Encode):
+class ArithmeticEncode(encode_stage.Encode):
     """The encode stage without a model."""
 
-    def __init__(self, job: stages.Job) -> None:
+    def __init__(self, job: Job) -> None:
         dim = job.card.schema.field("embedding").type.list_size
         self.problem = None
 
@@ -141,8 +143,8 @@ def _run(order: Order, folder: Path) -> None:
     def with_failpoint(*arguments: Any) -> Any:
         return FailpointStore(open_store(*arguments), order.failpoint, seen)
 
-    planning.open_store = stages.open_store = with_failpoint  # type: ignore[attr-defined]
-    stages.Encode = ArithmeticEncode  # type: ignore[misc]
+    make.open_store = write_stage.open_store = with_failpoint  # type: ignore[attr-defined]
+    encode_stage.Encode = ArithmeticEncode  # type: ignore[misc]
     if order.bug:
         BUGS[order.bug].plant()
     runner.embed(config_from_dict(order.config))
@@ -189,8 +191,8 @@ def _warm_up() -> None:
 def _read_model(config: Config) -> None:
     """Its small files, once for all forks, which plan with what was read."""
     inputs = _model_inputs(config.model.model_dump_json(), config.table.vector_dtype)
-    planning.model_inputs = lambda *_: inputs
-    stages._tokenizer(config.model.model_dump_json())
+    card.model_inputs = lambda *_: inputs
+    read_stage._tokenizer(config.model.model_dump_json())
 
 
 @functools.cache

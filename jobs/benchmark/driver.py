@@ -1,0 +1,93 @@
+"""What the process that drives a run spends on each split, with an encoder that costs nothing.
+
+    python -m jobs.benchmark.driver none|local SPLITS MODEL
+
+Real tiny Parquet rows through the real pipeline, in one process or on a local Ray: planning, reading, tokenizing,
+writing and publishing all happen; only the model is a stand-in, which says so in its name. Prints one JSON object.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from sfr_batch.config.loading import config_from_dict
+from sfr_batch.encoder.encoder import EncodedTokens
+from sfr_batch.errors import RunFailed
+from sfr_batch.pipeline import encode_stage, runner
+from sfr_batch.pipeline.job import Job
+
+_ROWS_A_SPLIT = 4
+_SPLITS_A_SHARD = 50
+
+
+class FakeEncoder:
+    """Gives every row the same unit vector, at once, and has no canaries."""
+
+    def __init__(self, dim: int) -> None:
+        self._vector = np.zeros(dim, np.float32)
+        self._vector[0] = 1
+
+    def encode_tokens(self, lengths: NDArray[np.integer], _: NDArray[np.int32]) -> tuple[EncodedTokens, int, float]:
+        tokens = int(lengths.sum())
+        return EncodedTokens(np.tile(self._vector, (len(lengths), 1)), tokens, tokens, 1), 0, 0.0
+
+
+class FakeEncode(encode_stage.Encode):
+    """The encode stage with a FakeEncoder in it."""
+
+    def __init__(self, job: Job) -> None:
+        self.problem = None
+        self._canaries: Any = FakeEncoder(job.card.schema.field("embedding").type.list_size)
+
+
+def measure(address: str, splits: int, model: str) -> dict[str, Any]:
+    """Seconds, and CPU seconds of this process, of a run over ``splits`` splits; rounded up to whole shards."""
+    shards = -(-splits // _SPLITS_A_SHARD)
+    rows = _SPLITS_A_SHARD * _ROWS_A_SPLIT
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = Path(folder) / "corpus"
+        corpus.mkdir()
+        for shard in range(shards):
+            ids = [f"{shard}-{row}" for row in range(rows)]
+            table = pa.table({"id": ids, "text": [f"document {name}" for name in ids]})
+            pq.write_table(table, corpus / f"part-{shard:05}.parquet")
+        config = config_from_dict(
+            {
+                "corpus": {"path": str(corpus)},
+                "model": {"path": model, "device": "cpu"},
+                "table": {"path": f"{folder}/table"},
+                "run": {
+                    "rows_per_split": _ROWS_A_SPLIT,
+                    "min_splits": 1,
+                    "ray_address": address,
+                    "progress_every_s": 3600,
+                    "actors": {"gpus": 0},
+                },
+            }
+        )
+        with mock.patch.object(encode_stage, "Encode", FakeEncode):
+            wall, cpu = time.perf_counter(), time.process_time()
+            summary = runner.embed(config)
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    if summary.splits != shards * _SPLITS_A_SHARD or summary.embedded != shards * rows:
+        raise RunFailed(f"{summary!r} is not the {shards * _SPLITS_A_SHARD:,} splits that there were.")
+    return {"address": address, "splits": summary.splits, "seconds": wall, "driver_cpu_seconds": cpu}
+
+
+def main(arguments: Sequence[str]) -> None:
+    address, splits, model = arguments
+    print(json.dumps(measure(address, int(splits), model)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,154 @@
+"""Compare whole processes that embed the same corpus: rounds in alternation, equal vectors, medians and ratios.
+
+Each round runs every side once, beginning with another one each time, so that a machine that slows down or warms up
+is unfair to none. Ratios are taken within a round, then their median.
+"""
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from jobs.benchmark import processes
+from jobs.benchmark.contenders import BARE, SIDES, FloatArray, Job, Side, padding, tokens_per_second, vectors_by_id
+from jobs.benchmark.corpus import write_distinct_docstrings
+from sfr_batch.config.settings import ModelSettings
+from sfr_batch.errors import ConfigError, RunFailed
+from sfr_batch.model.location import locate
+from sfr_batch.model.recipe import read_recipe
+from sfr_batch.model.tokenizer import Tokenizer
+
+SAME_VECTORS = 1e-4
+"""How far a number of a vector may be from the bare encoder's before the comparison is refused."""
+_TIMEOUT_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one side did in one round."""
+
+    usage: processes.Usage
+    tokens_per_second: float
+    padding: float
+    events: int
+    max_difference: float
+    """From the bare encoder's vectors of the first round, over all rows."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that was measured; ``rounds`` by the side's name, as many for each."""
+
+    model: str
+    documents: int
+    splits: int
+    tokens: int
+    commands: dict[str, list[str]]
+    rounds: dict[str, list[Round]]
+
+    def seconds(self, name: str) -> float:
+        """Of the whole process, the median."""
+        return statistics.median(r.usage.seconds for r in self.rounds[name])
+
+    def tokens_per_second(self, name: str) -> float:
+        """In steady state, the median."""
+        return statistics.median(r.tokens_per_second for r in self.rounds[name])
+
+    def cpu_seconds(self, name: str) -> float | None:
+        """Of the whole process tree, the median; None where it is not known."""
+        known = [r.usage.cpu_seconds for r in self.rounds[name] if r.usage.cpu_seconds is not None]
+        return statistics.median(known) if known else None
+
+    def peak_bytes(self, name: str) -> int | None:
+        """Resident memory of the whole process tree, the highest of all rounds; None where it is not known."""
+        return max((r.usage.peak_bytes for r in self.rounds[name] if r.usage.peak_bytes is not None), default=None)
+
+    def rate_ratio(self, name: str, other: str) -> float | None:
+        """Steady-state tokens per second of a side over those of another one; None if that did not run."""
+        return self._ratio(name, other, lambda r: r.tokens_per_second)
+
+    def time_ratio(self, name: str, other: str) -> float | None:
+        """How many times as long as a side the other one's whole process takes; None if that did not run."""
+        return self._ratio(other, name, lambda r: r.usage.seconds)
+
+    def _ratio(self, above: str, below: str, value: Callable[[Round], float]) -> float | None:
+        if above not in self.rounds or below not in self.rounds:
+            return None
+        pairs = zip(self.rounds[above], self.rounds[below], strict=True)
+        return statistics.median(value(a) / value(b) for a, b in pairs)
+
+
+def compare(
+    names: Sequence[str],
+    folder: Path,
+    scripts: Path,
+    *,
+    model: str,
+    documents: int,
+    splits: int,
+    pairs: int,
+    say: Callable[[str], None] = print,
+) -> Comparison:
+    """Run the sides called ``names``, and the bare encoder, ``pairs`` times each in alternation.
+
+    folder: for corpus and outputs, empty; scripts: where the sides' scripts are. Raises ConfigError if something is not
+    installed, and RunFailed if a side fails or gives other vectors.
+    """
+    sides = [side for name, side in SIDES.items() if name in (BARE, *names)]
+    check_installed([package for side in sides for package in side.needs])
+    settings = ModelSettings(path=model, device="cpu")
+    model_folder = locate(settings, weights=True)
+    texts = write_distinct_docstrings(folder / "corpus", documents, splits)
+    tokenizer = Tokenizer.load(read_recipe(model_folder, settings))
+    lengths = tokenizer.encode(list(texts.values()), "").lengths
+    tokens = dict(zip(texts, lengths.tolist(), strict=True))
+    say(f"Corpus: {documents:,} distinct docstrings, {sum(tokens.values()):,} tokens, {splits} splits")
+
+    comparison = Comparison(model, documents, splits, sum(tokens.values()), {}, {side.name: [] for side in sides})
+    reference: FloatArray | None = None
+    for number in range(pairs):
+        # The bare encoder is first in the first round: its vectors are what the others are compared with.
+        for side in sides[number % len(sides) :] + sides[: number % len(sides)]:
+            own = folder / f"{side.name}-{number}"
+            own.mkdir()
+            job = Job(own, folder / "corpus", model_folder, scripts, -(-documents // splits), tokens)
+            command = side.command(job)
+            usage = processes.run(command, own / "log.txt", _environment(scripts), _TIMEOUT_S)
+            vectors = vectors_by_id(side.vectors(job), list(texts))
+            reference = vectors if reference is None else reference
+            done = _judge(side, job, usage, vectors, reference)
+            comparison.commands.setdefault(side.name, command)
+            comparison.rounds[side.name].append(done)
+            rate = f"{done.tokens_per_second:,.0f} tokens/s in steady state"
+            say(f"Round {number + 1} of {pairs}: {side.label}, {usage.seconds:.1f} s, {rate}")
+    return comparison
+
+
+def check_installed(packages: Iterable[str]) -> None:
+    """Raises ConfigError that names what to install."""
+    missing = sorted({package for package in packages if find_spec(package) is None})
+    if missing:
+        raise ConfigError(f"{', '.join(missing)} is not installed here: pip install 'sfr-batch[benchmark]'")
+
+
+def _judge(
+    side: Side, job: Job, usage: processes.Usage, vectors: FloatArray | None, reference: FloatArray | None
+) -> Round:
+    if vectors is None or reference is None:
+        raise RunFailed(f"{side.label} did not give one vector for each document; its output is in {job.folder}.")
+    difference = float(np.abs(vectors - reference).max()) if vectors.shape == reference.shape else np.inf
+    if not difference <= SAME_VECTORS:  # written so that NaN is refused, too
+        raise RunFailed(
+            f"{side.label} gives other vectors than the bare encoder, by up to {difference:.2g}: what is not the same "
+            f"work is not compared. Its output is in {job.folder}."
+        )
+    events = side.events(job)
+    return Round(usage, tokens_per_second(events), padding(events), len(events), difference)
+
+
+def _environment(scripts: Path) -> dict[str, str]:
+    # The workers of Ray must find the meter and this package, wherever the benchmark is started.
+    return {"PYTHONPATH": f"{Path(__file__).parents[2]}:{scripts}", "PYTHONWARNINGS": "ignore"}

@@ -1,0 +1,44 @@
+"""Side of `jobs.benchmark pipeline`: the recipe for batch inference of Ray Data's documentation, but for the meter.
+
+    python with_ray_data.py CORPUS MODEL OUTPUT METER [all-threads]
+
+As it stands it leaves PyTorch the one thread that Ray gives an actor; with the last word it gets all cores, as the
+other sides do, which the recipe tells nobody.
+"""
+
+import os
+import sys
+from typing import Any
+
+import ray
+import torch
+from meter import Meter
+from sentence_transformers import SentenceTransformer
+
+
+class Embed:
+    """Holds the model; one batch of rows in, their ids and vectors out."""
+
+    def __init__(self, model_folder: str, meter_file: str, threads: str) -> None:
+        if threads:
+            torch.set_num_threads(len(os.sched_getaffinity(0)))
+        self.model = SentenceTransformer(model_folder, device="cpu")
+        self.meter = Meter(meter_file, self.model)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        vectors = self.model.encode(list(batch["text"]), batch_size=32, normalize_embeddings=True)
+        self.meter.done(batch["id"].tolist())
+        return {"id": batch["id"], "embedding": vectors}
+
+
+def main(corpus: str, model_folder: str, output: str, meter_file: str, threads: str = "") -> None:
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    (
+        ray.data.read_parquet(corpus)
+        .map_batches(Embed, fn_constructor_args=(model_folder, meter_file, threads), concurrency=1)
+        .write_parquet(output)
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,152 @@
+"""The audit: what is checked, in order, and what is told of it."""
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+
+from sfr_batch.checks.audit.contents import Contents
+from sfr_batch.checks.audit.corpus import Corpus
+from sfr_batch.checks.audit.counts import Counted, check_condemned, check_counts, check_deletes
+from sfr_batch.checks.audit.files import WAYS_OUT, DataFiles, is_chunked
+from sfr_batch.checks.audit.ids import Ids
+from sfr_batch.checks.audit.indexes import Indexes
+from sfr_batch.checks.audit.records import RECORD, Groups
+from sfr_batch.checks.audit.rejects import read_rejects
+from sfr_batch.checks.audit.report import CONDEMNED, COUNTS, DELETES, DUPLICATES, IDS, INDEXES, REJECTS, Audit, Finding
+from sfr_batch.checks.audit.snapshots import check_sides, read_snapshots
+from sfr_batch.checks.audit.surroundings import look_for_orphans, look_for_runs, look_whether_plain
+from sfr_batch.errors import SfrBatchError
+from sfr_batch.format.expired import check_not_expired
+from sfr_batch.planning.plan import EmbedPlan
+from sfr_batch.storage.spill import Spill
+from sfr_batch.table.commit.sweep import Orphans
+from sfr_batch.table.table import Snapshot, Table
+
+PARTITION_ROWS = 2**23
+"""Ids that are compared in memory at a time, at about 100 bytes each."""
+
+Each = Callable[[Finding], None]
+
+
+def audit(
+    table: Table,
+    against: EmbedPlan | None = None,
+    snapshot: int | None = None,
+    *,
+    each: Each = lambda finding: None,
+    partition_rows: int = PARTITION_ROWS,
+) -> Audit:
+    """Check what the table promises. Reads all of a snapshot's data files; writes and deletes nothing.
+
+    against: a plan of the corpus (`make_plan`); then every row of it is read too and has to be live or rejected, with
+    the text that its vector was made of, and nothing else may be in the table. snapshot: its number, default the
+    newest. each: is given every finding as soon as there is one. partition_rows: ids in memory at a time.
+
+    Raises TableNotFound if there is no such snapshot or it expires meanwhile, StorageError if the store cannot be read,
+    and with ``against`` CorpusError if the corpus cannot; all else that is wrong is a finding.
+    """
+    return _Auditor(table, against, each, partition_rows).run(snapshot)
+
+
+class _Auditor:
+    """One audit."""
+
+    def __init__(self, table: Table, against: EmbedPlan | None, each: Each, partition_rows: int) -> None:
+        self._table, self._against = table, against
+        self._each, self._partition_rows = each, partition_rows
+        self._findings: list[Finding] = []
+        self._rows = self._bytes = 0
+
+    def run(self, number: int | None) -> Audit:
+        started = time.monotonic()
+        numbers = self._table.published_numbers()
+        newest = numbers[-1] if numbers else None
+        if number is not None and number != newest:
+            self._table.snapshot(number)  # raises if there is none
+        number = newest if number is None else number
+        finding, snapshots = read_snapshots(self._table, newest)
+        self._tell(finding)
+        if number in snapshots:
+            self._check(snapshots, snapshots[number])
+            check_not_expired(self._table.store, number)  # while it was read: then what is missing is no damage
+        orphans, plain = self._look_around(snapshots.get(newest) if newest else None)
+        return Audit(
+            table=self._table.store.root,
+            snapshot=number,
+            checks=tuple(self._findings),
+            rows=self._rows,
+            bytes=self._bytes,
+            seconds=time.monotonic() - started,
+            plain=plain,
+            orphans=len(orphans.objects),
+            orphan_bytes=orphans.bytes,
+        )
+
+    def _tell(self, *findings: Finding) -> None:
+        for finding in findings:
+            self._findings.append(finding)
+            self._each(finding)
+
+    def _check(self, snapshots: Mapping[int, Snapshot], snapshot: Snapshot) -> None:
+        """Everything that one snapshot names."""
+        self._tell(check_sides(self._table, snapshots))
+        try:
+            contents = Contents.read(snapshot)
+        except (SfrBatchError, pa.ArrowException) as error:
+            why = f"snapshot {snapshot.number} cannot be read: {error}"
+            for name in (*WAYS_OUT, REJECTS, INDEXES, IDS, DUPLICATES, DELETES, CONDEMNED):
+                self._tell(Finding(name, "SKIP", why))
+            return
+        with tempfile.TemporaryDirectory(prefix="sfr-audit-") as folder:
+            of_corpus = snapshot.manifest.counts.read if self._against else 0
+            spill = Spill(Path(folder), RECORD, contents.rows + of_corpus, self._partition_rows)
+            self._check_contents(snapshots, contents, spill)
+
+    def _check_contents(self, snapshots: Mapping[int, Snapshot], contents: Contents, spill: Spill) -> None:
+        files = DataFiles(self._table, contents)
+        files.read(snapshots, spill)
+        self._rows, self._bytes = files.rows, files.bytes
+        self._tell(*files.file_findings())
+
+        rejects = read_rejects(self._table, contents, spill)
+        self._tell(rejects.finding)
+
+        indexes = Indexes(self._table, contents, files)
+        indexes.read(snapshots, spill)
+
+        self._tell(*files.row_findings())
+        self._tell(check_deletes(contents))
+        self._tell(check_condemned(contents))
+
+        corpus = Corpus(self._against) if self._against else None
+        if corpus:
+            self._tell(corpus.check_shards(contents, self._table.card.fingerprint))
+            for records in corpus.records():
+                spill.add(records)
+        unread = files.unread + rejects.unread + indexes.unread
+        ids = Ids(files, indexes, corpus, unread)
+        for records in spill.partitions():
+            ids.add(Groups(records))
+        self._tell(indexes.finding())
+
+        counted = Counted(
+            live=None if files.unread else files.live,
+            kept=None if unread else ids.kept,
+            duplicates=None if rejects.finding.problems else rejects.duplicates,
+        )
+        chunked = is_chunked(self._table)
+        self._tell(check_counts(files.promises[COUNTS], contents, snapshots, counted, chunked=chunked))
+        self._tell(*ids.findings())
+
+    def _look_around(self, newest: Snapshot | None) -> tuple[Orphans, bool]:
+        orphans, plain = None, False
+        if newest is not None:
+            finding, orphans = look_for_orphans(self._table, newest)
+            self._tell(finding)
+            finding, plain = look_whether_plain(self._table, newest, sound=orphans is not None)
+            self._tell(finding)
+        self._tell(look_for_runs(self._table))
+        return orphans or Orphans(), plain

@@ -1,0 +1,89 @@
+"""What one snapshot names, and how its files are read: whatever is wrong with one comes back as a sentence."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pyarrow as pa
+
+from sfr_batch.format.records import IndexPart, Receipt, ShardRecord
+from sfr_batch.storage.store import Store
+from sfr_batch.table.table import Positions, Snapshot
+
+T = TypeVar("T")
+
+AHEAD = 16
+"""Small files that are read at a time."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A snapshot, all that its side files say read once."""
+
+    snapshot: Snapshot
+    receipts: list[Receipt]
+    deletes: dict[str, Positions]
+    """Positions in data files that are not live, by split id."""
+    shards: list[ShardRecord]
+    indexes: dict[str, list[IndexPart]]
+    """Parts of index files, in order, by the URI of the shard whose rows they are."""
+    condemned: frozenset[str]
+
+    @staticmethod
+    def read(snapshot: Snapshot) -> "Contents":
+        """Raises TableError, StorageError or ArrowException if a side file cannot be read."""
+        return Contents(
+            snapshot, snapshot.receipts, snapshot.deletes(), snapshot.shards, snapshot.indexes, snapshot.condemned
+        )
+
+    @property
+    def parts(self) -> list[IndexPart]:
+        return [part for parts in self.indexes.values() for part in parts]
+
+    @property
+    def rows(self) -> int:
+        """Rows of data files, indexes and rejects, about."""
+        owned = sum(receipt.rejected for receipt in self.receipts if receipt.owned)
+        return sum(receipt.embedded for receipt in self.receipts) + owned + sum(part.rows for part in self.parts)
+
+    def candidates(self) -> Iterator[tuple[int, Receipt | IndexPart]]:
+        """What has the documents of the shards, in their order: of two with one id, the first lives.
+
+        Each comes with the number of its first row among the rows of all. What belongs to no shard is last.
+        """
+        owned: defaultdict[str, list[Receipt]] = defaultdict(list)
+        for receipt in self.receipts:
+            if receipt.owned:
+                owned[receipt.shard].append(receipt)
+        number = 0
+        for uri in dict.fromkeys([*(record.uri for record in self.shards), *self.indexes, *owned]):
+            for receipt in sorted(owned[uri], key=lambda r: r.start):
+                yield number, receipt
+                number += receipt.vectors
+            for part in self.indexes.get(uri, ()):
+                yield number, part
+                number += part.rows
+
+    @property
+    def deleted(self) -> int:
+        return sum(map(len, self.deletes.values()))
+
+
+def look_into(store: Store, key: str, look: Callable[[bytes], T]) -> T | str:
+    """What ``look`` makes of a file, or a sentence on its damage. Raises ObjectNotFound, StorageError."""
+    try:
+        return look(store.read(key))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        return f"{key} is damaged: {' '.join(str(error).split())}"
+
+
+def difference(found: pa.Schema, expected: pa.Schema) -> str:
+    """What is different in ``found``, which is not equal to ``expected``."""
+    for column in expected:
+        at = found.get_field_index(column.name)
+        if at < 0:
+            return f"no column {column.name}"
+        if not found.field(at).equals(column):
+            return f"{found.field(at)} where the table has {column}"
+    return f"the columns {', '.join(found.names)}, the table {', '.join(expected.names)}"

@@ -1,0 +1,155 @@
+"""Sums and names of one snapshot: manifest, receipts, shards, deletes and condemned names must agree. Reads nothing."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from sfr_batch.checks.audit.contents import Contents
+from sfr_batch.checks.audit.files import Live
+from sfr_batch.checks.audit.report import CONDEMNED, DELETES, REPORT, Finding, Promise, count
+from sfr_batch.errors import CountsDoNotClose, SfrBatchError
+from sfr_batch.format import names
+from sfr_batch.format.records import KEPT, Receipt
+from sfr_batch.table.table import Snapshot
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What was found by reading; None where that could not be done in full.
+
+    live: what is live of each data file; kept: documents that are no longer in the corpus; duplicates: rows that
+    are rejected as such.
+    """
+
+    live: Sequence[Live] | None
+    kept: int | None
+    duplicates: int | None
+
+
+def check_counts(
+    promise: Promise, contents: Contents, snapshots: Mapping[int, Snapshot], counted: Counted, *, chunked: bool
+) -> Finding:
+    """snapshots: among them the parent, if it can be read."""
+    _check_receipts(promise, contents, chunked)
+    _check_shards(promise, contents)
+    _check_sums(promise, contents, counted)
+    _check_new(promise, contents, snapshots, counted)
+    counts = contents.snapshot.manifest.counts
+    kept = f"; {counts.kept:,} kept that are not among these" if counts.kept else ""
+    return promise.finding(
+        f"{counts.read:,} rows read",
+        f"{counts.embedded:,} embedded + {counts.reused:,} reused + {counts.rejected:,} rejected; "
+        f"{counts.vectors:,} vectors{kept}",
+    )
+
+
+def _check_receipts(promise: Promise, contents: Contents, chunked: bool) -> None:
+    for split_id, times in Counter(receipt.split_id for receipt in contents.receipts).items():
+        if times > 1:
+            promise.wrong(f"split {split_id} is {times} times in snapshot {contents.snapshot.number}")
+    for receipt in contents.receipts:
+        try:
+            receipt.check()
+        except CountsDoNotClose as error:
+            promise.wrong(str(error))
+        if receipt.vectors < receipt.embedded or (receipt.vectors > receipt.embedded and not chunked):
+            promise.wrong(f"split {receipt.split_id} has {receipt.vectors} vectors of {receipt.embedded} documents")
+
+
+def _check_shards(promise: Promise, contents: Contents) -> None:
+    splits: defaultdict[str, list[Receipt]] = defaultdict(list)
+    for receipt in contents.receipts:
+        if receipt.owned:
+            splits[receipt.shard].append(receipt)
+    for shard in sorted(splits.keys() - {record.uri for record in contents.shards}):
+        promise.wrong(f"{shard} has splits, and is not among the shards of snapshot {contents.snapshot.number}")
+    for record in contents.shards:
+        its = splits[record.uri]
+        if record.uri in contents.indexes:  # which says what its rows are
+            if its or record.splits:
+                promise.wrong(f"{record.uri} has an index, and {count(len(its) or record.splits, 'split')} of its own")
+            continue
+        read, rejected = sum(receipt.read for receipt in its), sum(receipt.rejected for receipt in its)
+        if (read, rejected, len(its)) != (record.read, record.rejected, record.splits):
+            promise.wrong(
+                f"{record.uri or 'what is kept'} has {record.read:,} rows and {record.rejected:,} rejects in "
+                f"{count(record.splits, 'split')}, the receipts of its splits say {read:,} and {rejected:,} in "
+                f"{len(its):,}"
+            )
+        if {receipt.version for receipt in its} - {record.version}:
+            promise.wrong(f"{record.uri} is covered in version {record.version}, a split of it is of another")
+
+
+def _check_sums(promise: Promise, contents: Contents, counted: Counted) -> None:
+    counts = contents.snapshot.manifest.counts
+    shards = [record for record in contents.shards if record.uri != KEPT]
+
+    held = {
+        "rows read": (counts.read, counts.embedded + counts.reused + counts.rejected),
+        "rows of its shards": (counts.read, sum(record.read for record in shards)),
+        "vectors": (counts.vectors, sum(receipt.vectors for receipt in contents.receipts) - contents.deleted),
+    }
+    if counted.duplicates is not None:
+        held["rejects"] = (counts.rejected, sum(record.rejected for record in shards) + counted.duplicates)
+    if counted.live is not None:
+        documents = counts.embedded + counts.reused + counts.kept
+        held["documents"] = (documents, sum(live.documents for live in counted.live))
+        held["tokens"] = (counts.tokens, sum(live.tokens for live in counted.live))
+        held["tokens before truncation"] = (counts.tokens_full, sum(live.tokens_full for live in counted.live))
+        held["truncated rows"] = (counts.truncated, sum(live.truncated for live in counted.live))
+    if counted.kept is not None:
+        held["kept documents"] = (counts.kept, counted.kept)
+    for what, (says, has) in held.items():
+        if says != has:
+            promise.wrong(f"snapshot {contents.snapshot.number} says {says:,} {what}, there are {has:,}")
+
+
+def _check_new(promise: Promise, contents: Contents, snapshots: Mapping[int, Snapshot], counted: Counted) -> None:
+    """Whether the documents that count as embedded are those of the data files that the parent has not."""
+    manifest = contents.snapshot.manifest
+    old: frozenset[str] = frozenset()
+    if manifest.parent is not None:
+        try:
+            old = frozenset(receipt.split_id for receipt in snapshots[manifest.parent].receipts)
+        except (KeyError, SfrBatchError, pa.ArrowException):  # told as a manifest or a side file
+            return
+    if counted.live is None:
+        return
+    embedded = sum(
+        live.documents
+        for receipt, live in zip(contents.receipts, counted.live, strict=True)
+        if receipt.split_id not in old and not receipt.copied
+    )
+    if embedded != manifest.counts.embedded:
+        promise.wrong(
+            f"snapshot {manifest.snapshot} says {manifest.counts.embedded:,} documents embedded, its new data files "
+            f"have {embedded:,}"
+        )
+
+
+def check_deletes(contents: Contents) -> Finding:
+    """Whether deleted rows are rows."""
+    promise = Promise(DELETES, REPORT)
+    rows = {receipt.split_id: receipt.vectors for receipt in contents.receipts}
+    for split_id, positions in contents.deletes.items():
+        key = names.data_key(split_id)
+        if split_id not in rows:
+            promise.wrong(f"rows of {key} are deleted, which snapshot {contents.snapshot.number} does not have")
+            continue
+        for position in positions[(positions < 0) | (positions >= rows[split_id])].tolist():
+            promise.wrong(f"row {position} of {key} is deleted, it has {rows[split_id]:,} rows")
+        if len(np.unique(positions)) < len(positions):
+            promise.wrong(f"a row of {key} is deleted twice")
+    return promise.finding(f"{contents.deleted:,} deleted rows", "each in a live data file")
+
+
+def check_condemned(contents: Contents) -> Finding:
+    """Whether no data file has a name that a sweep or an expiry has barred."""
+    promise = Promise(CONDEMNED, REPORT)
+    for receipt in contents.receipts:
+        if receipt.split_id in contents.condemned:
+            promise.wrong(f"{names.data_key(receipt.split_id)} is live, and its name is condemned")
+    return promise.finding(count(len(contents.condemned), "condemned name"), "none is live")

@@ -1,0 +1,159 @@
+"""Ids of rows, live, dead, rejected and of the corpus, as records of fixed size that can be grouped by id.
+
+Pure over arrays; knows no files.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from enum import IntEnum
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sfr_batch.format.hashes import Hashes
+
+IntArray = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+Records = NDArray[np.void]
+
+RECORD = np.dtype(
+    [("hash", np.uint64), ("more", np.uint64), ("content", np.uint64), ("row", np.int64), ("order", np.int64),
+     ("kind", np.uint8)]
+)  # fmt: skip
+"""hash, more: the id; content: of what `contents_of` gives, 0 if it is not known; row: its number among the rows of all
+data files (for entries: the row that they point to, `NOWHERE` if there is none), of all rejects or of the corpus;
+order: its number among the candidates, which are the documents of owned data files and the entries of indexes, else
+`NO_CANDIDATE`."""
+
+NOWHERE = NO_CANDIDATE = -1
+
+
+class Kind(IntEnum):
+    """What a record is of. A row that reading rejects is known by shard and position, for it may have no id; all
+    others by id."""
+
+    LIVE = 0
+    DEAD = 1
+    DUPLICATE = 2
+    REJECTED_ID = 3
+    REJECTED_ROW = 4
+    IN_CORPUS = 5
+    BAD_IN_CORPUS = 6
+    ENTRY = 7
+    """Of an index: a document of a shard, which points to a row of a data file."""
+    KEPT = 8
+    """The same, of a document that is no longer in the corpus."""
+
+
+def make_records(ids: Hashes, kind: Kind, rows: IntArray) -> Records:
+    """Records [n] of ``ids`` [n, 2], without content, which are no candidates."""
+    records = np.zeros(len(rows), RECORD)
+    records["hash"], records["more"] = ids[:, 0], ids[:, 1]
+    records["kind"], records["row"], records["order"] = kind, rows, NO_CANDIDATE
+    return records
+
+
+def contents_of(content_hash: Hashes, row_hash: Hashes) -> NDArray[np.uint64]:
+    """[n] 64 bits that stand for the text and the whole row."""
+    return np.asarray(content_hash[:, 0] ^ row_hash[:, 1])
+
+
+def places_of(rejects: pa.Table) -> list[str]:
+    """Keys of rows that have no id to go by. An id cannot be equal to one but by hashing alike."""
+    shards, positions = rejects.column("shard").to_pylist(), rejects.column("position").to_pylist()
+    return [f"\0{shard}\0{position}" for shard, position in zip(shards, positions, strict=True)]
+
+
+def locate(starts: Sequence[int], row: int) -> tuple[int, int]:
+    """Which file has row ``row`` of all, and the row in it; starts: the first row of each file."""
+    number = bisect_right(starts, row) - 1
+    return number, row - starts[number]
+
+
+class Groups:
+    """Records of one partition by their key.
+
+    counts: by kind, how many records each group has; candidates: how many that are documents of the corpus.
+    """
+
+    def __init__(self, records: Records) -> None:
+        self._records = records = records[np.lexsort((records["row"], records["more"], records["hash"]))]
+        new = np.ones(len(records), bool)
+        new[1:] = (records["hash"][1:] != records["hash"][:-1]) | (records["more"][1:] != records["more"][:-1])
+        self._starts = np.append(np.flatnonzero(new), len(records))
+        self._group = np.cumsum(new) - 1
+        self.counts = [self._count(records["kind"] == kind) for kind in Kind]
+        self.candidates = self._count(records["order"] != NO_CANDIDATE) - self.counts[Kind.KEPT]
+
+    def _count(self, mask: Mask) -> IntArray:
+        return np.bincount(self._group[mask], minlength=len(self._starts) - 1)
+
+    def _fill(self, records: IntArray) -> IntArray:
+        """[groups] ``row`` of the last of the given records in each group, `NOWHERE` where there is none."""
+        found = np.full(len(self._starts) - 1, NOWHERE)
+        found[self._group[records]] = self._records["row"][records]
+        return found
+
+    def where(self, mask: Mask) -> IntArray:
+        """The groups that ``mask`` [groups] is true of, in an order that does not depend on hashes."""
+        groups = np.flatnonzero(mask)
+        return groups[np.argsort(self._records["row"][self._starts[groups]], kind="stable")]
+
+    def rows(self, group: int, kind: Kind) -> list[int]:
+        """``row`` of the group's records of this kind, in order."""
+        some = self._records[self._starts[group] : self._starts[group + 1]]
+        found: list[int] = some["row"][some["kind"] == kind].tolist()
+        return found
+
+    def live_rows(self) -> IntArray:
+        """[groups] a live row of each, `NOWHERE` where there is none."""
+        return self._fill(np.flatnonzero(self._records["kind"] == Kind.LIVE))
+
+    def first_rows(self) -> IntArray:
+        """[groups] the row of the first candidate of each, `NOWHERE` where there is none."""
+        order = self._records["order"]
+        candidates = np.flatnonzero(order != NO_CANDIDATE)
+        several = (self.candidates + self.counts[Kind.KEPT] > 1)[self._group[candidates]]
+        backwards = candidates[several][np.argsort(-order[candidates[several]])]
+        return self._fill(np.concatenate([candidates[~several], backwards]))
+
+    def strays(self) -> tuple[IntArray, Mask]:
+        """Entries that do not point to a document with their id and content, by their numbers among the records.
+
+        Of those that point nowhere, which is told elsewhere, none. Also the groups [groups] of all of these.
+        """
+        kind, row = self._records["kind"], self._records["row"]
+        is_entry = (kind == Kind.ENTRY) | (kind == Kind.KEPT)
+        unsound = np.zeros(len(self._starts) - 1, bool)
+        if not is_entry.any():
+            return np.empty(0, np.int64), unsound
+        some = np.flatnonzero(is_entry | (kind == Kind.LIVE) | (kind == Kind.DEAD))
+        entry, group, content = is_entry[some], self._group[some], self._records["content"][some]
+        new = np.ones(len(some), bool)
+        new[1:] = (group[1:] != group[:-1]) | (row[some][1:] != row[some][:-1])
+        place = np.cumsum(new) - 1
+        there = np.zeros(len(new), bool)
+        there[place[~entry]] = True
+        of_row = np.zeros(len(new), np.uint64)
+        of_row[place[~entry]] = content[~entry]
+        wrong = some[entry & (~there[place] | (of_row[place] != content))]
+        unsound[self._group[wrong]] = True
+        strays = wrong[row[wrong] != NOWHERE]
+        return strays[np.argsort(self._records["order"][strays])], unsound
+
+    def entry(self, record: int) -> tuple[int, int, int]:
+        """The group, the order and the row of a record."""
+        found = self._records[record]
+        return int(self._group[record]), int(found["order"]), int(found["row"])
+
+    def stale(self) -> IntArray:
+        """Groups whose live row has no row of the corpus with its content, though there is one with its id."""
+        kind, content = self._records["kind"], self._records["content"]
+        live = kind == Kind.LIVE
+        of_live = np.zeros(len(self._starts) - 1, np.uint64)
+        of_live[self._group[live]] = content[live]
+        has_equal = self._count((kind == Kind.IN_CORPUS) & (content == of_live[self._group])) > 0
+        # What is kept has the text that it had when it was in the corpus.
+        there = (self.counts[Kind.LIVE] > 0) & (self.candidates > 0)
+        return self.where(there & (self.counts[Kind.IN_CORPUS] > 0) & ~has_equal)

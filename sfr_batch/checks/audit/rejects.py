@@ -1,0 +1,100 @@
+"""Rejects files: that each is there, belongs to its split and has as many rows as its receipt says."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sfr_batch.checks.audit.contents import AHEAD, Contents, difference, look_into
+from sfr_batch.checks.audit.records import IntArray, Kind, Records, make_records, places_of
+from sfr_batch.checks.audit.report import REJECTS, WRITE_ANEW, Finding, Promise, count
+from sfr_batch.errors import ObjectNotFound
+from sfr_batch.format import names
+from sfr_batch.format.hashes import halves, hash_ids
+from sfr_batch.format.parquet import read_parquet
+from sfr_batch.storage.parallel import in_parallel
+from sfr_batch.storage.spill import Spill
+from sfr_batch.storage.store import Store
+from sfr_batch.table.table import Table
+
+
+@dataclass(frozen=True)
+class Rejects:
+    """What was found. duplicates: rows of the file of duplicates; unread: files that could not be read."""
+
+    finding: Finding
+    duplicates: int
+    unread: int
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """rows, shard: None for the duplicates of a snapshot, which no receipt counts."""
+
+    key: str
+    rows: int | None = None
+    shard: str | None = None
+
+
+def read_rejects(table: Table, contents: Contents, spill: Spill) -> Rejects:
+    """Check the rejects files, and put into ``spill`` whom they reject."""
+    promise = Promise(REJECTS, WRITE_ANEW)
+    owned = [receipt for receipt in contents.receipts if receipt.owned and receipt.rejected]
+    expected = [_Expected(names.rejects_key(r.split_id, r.attempt), r.rejected, r.shard) for r in owned]
+    if contents.snapshot.manifest.duplicates:
+        expected.append(_Expected(contents.snapshot.manifest.duplicates))
+    total = duplicates = unread = 0
+    for file, found in zip(expected, in_parallel(lambda e: _read(table.store, e.key), expected, AHEAD), strict=True):
+        if isinstance(found, str):
+            promise.wrong(found)
+            unread += 1
+            continue
+        for wrong in _problems(file, found):
+            promise.wrong(wrong)
+        if file.shard is None:
+            duplicates = found.num_rows
+        for records in reject_records(found, np.arange(total, total + found.num_rows)):
+            spill.add(records)
+        total += found.num_rows
+    what = f"{count(total, 'row')} in {count(len(expected), 'file')}"
+    return Rejects(promise.finding(what, "as many as the receipts say"), duplicates, unread)
+
+
+def _read(store: Store, key: str) -> pa.Table | str:
+    try:
+        found = look_into(store, key, _decode)
+    except ObjectNotFound:
+        return f"{key} is missing"
+    if isinstance(found, str) or found.schema.equals(names.REJECTS_SCHEMA):
+        return found
+    return f"{key} has {difference(found.schema, names.REJECTS_SCHEMA)}"
+
+
+def _decode(data: bytes) -> pa.Table:
+    table = read_parquet(data)
+    table.validate(full=True)
+    return table
+
+
+def _problems(file: _Expected, found: pa.Table) -> Iterator[str]:
+    if file.rows is not None and found.num_rows != file.rows:
+        yield f"{file.key} has {found.num_rows:,} rows, the receipt of its split says {file.rows:,}"
+    if file.shard is not None and set(found.column("shard").to_pylist()) - {file.shard}:
+        yield f"{file.key} has rejects of another shard than {file.shard}"
+    reasons = set(found.column("reason").to_pylist())
+    if (file.shard is None) != ("duplicate_id" in reasons) and reasons:
+        yield f"{file.key} has the reasons {', '.join(sorted(reasons))}"
+
+
+def reject_records(rejects: pa.Table, numbers: IntArray) -> Iterator[Records]:
+    """Whom rejects reject. numbers: [n] one for each, by which they are put in order."""
+    reasons = rejects.column("reason")
+    duplicate = pc.equal(reasons, "duplicate_id").to_numpy()
+    after = pc.is_in(reasons, pa.array(names.AFTER_READING)).to_numpy()
+    masks = {Kind.DUPLICATE: duplicate, Kind.REJECTED_ID: after, Kind.REJECTED_ROW: ~duplicate & ~after}
+    for kind, mask in masks.items():
+        some = rejects.filter(pa.array(mask))
+        keys = places_of(some) if kind == Kind.REJECTED_ROW else some.column(names.ID).to_pylist()
+        yield make_records(halves(hash_ids(keys)), kind, numbers[mask])

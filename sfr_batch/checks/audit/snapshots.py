@@ -1,0 +1,90 @@
+"""Snapshots and their side files: that they follow each other, and are what was published."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+
+import pyarrow.parquet as pq
+
+from sfr_batch.checks.audit.contents import AHEAD
+from sfr_batch.checks.audit.report import SIDES, SNAPSHOTS, WRITE_ANEW, Finding, Promise, count
+from sfr_batch.errors import ObjectNotFound, TableError, TableNotFound
+from sfr_batch.format import names
+from sfr_batch.format.expired import check_not_expired
+from sfr_batch.format.records import SideFile
+from sfr_batch.storage.parallel import in_parallel
+from sfr_batch.storage.store import in_memory
+from sfr_batch.table.table import Snapshot, Table
+
+
+def read_snapshots(table: Table, newest: int | None) -> tuple[Finding, dict[int, Snapshot]]:
+    """The snapshots that can be read, by number, up to the newest one, which they all lead to.
+
+    Those that have expired must still have their manifests, and are not among them.
+    """
+    if newest is None:
+        return Finding(SNAPSHOTS, "SKIP", "nothing is published yet"), {}
+    promise = Promise(SNAPSHOTS, WRITE_ANEW)
+    # Listed again: what is there now and up to the newest one is what it follows from.
+    keys = [info.key for info in table.store.list(names.SNAPSHOTS)]
+    manifests = Counter(number for key in keys if (number := names.number_of_manifest_key(key)) is not None)
+    for number, times in sorted(manifests.items()):
+        if times > 1:
+            promise.wrong(f"snapshot {number} has {times} manifests")
+    snapshots: dict[int, Snapshot] = {}
+    numbers = range(1, newest + 1)
+    for number, found in zip(numbers, in_parallel(lambda n: _read(table, n), numbers, AHEAD), strict=True):
+        if isinstance(found, str):
+            promise.wrong(found)
+            continue
+        snapshots[number] = found
+        key, manifest, parent = names.manifest_key(number), found.manifest, number - 1 or None
+        if manifest.snapshot != number:
+            promise.wrong(f"{key} is the manifest of snapshot {manifest.snapshot}")
+        if manifest.parent != parent:
+            promise.wrong(f"{key} follows snapshot {manifest.parent}, and should follow {parent}")
+    expired = [n for n in snapshots if snapshots[max(snapshots)].manifest.has_expired(n)]
+    told = f"numbers 1 to {newest}, each follows the one before"
+    if expired:
+        told += f"; {count(len(expired), 'expired snapshot')} among them, with nothing but a manifest"
+    finding = promise.finding(count(newest, "snapshot"), told)
+    return finding, {number: snapshot for number, snapshot in snapshots.items() if number not in expired}
+
+
+def _read(table: Table, number: int) -> Snapshot | str:
+    try:
+        return table.published(number)
+    except TableError as error:
+        return str(error)
+
+
+def expired_since(table: Table, number: int) -> bool:
+    """Whether a snapshot that could be read has expired meanwhile: then its files may be gone."""
+    try:
+        check_not_expired(table.store, number)
+    except TableNotFound:
+        return True
+    except TableError:  # the newest manifest is damaged, which is told elsewhere
+        return False
+    return False
+
+
+def check_sides(table: Table, snapshots: Mapping[int, Snapshot]) -> Finding:
+    """Side files of all snapshots: older ones can be read too."""
+    promise = Promise(SIDES, WRITE_ANEW)
+    sides = {side.name: (number, side) for number, s in snapshots.items() for side in s.manifest.sides}
+    for wrong in in_parallel(lambda numbered: _check_side(table, *numbered), list(sides.values()), AHEAD):
+        if wrong:
+            promise.wrong(wrong)
+    return promise.finding(count(len(sides), "side file"), "SHA-256 and rows are those of the manifests")
+
+
+def _check_side(table: Table, number: int, side: SideFile) -> str | None:
+    try:
+        data = table.store.read(side.name)
+    except ObjectNotFound:
+        return None if expired_since(table, number) else f"{side.name} of snapshot {number} is missing"
+    if hashlib.sha256(data).hexdigest() != side.sha256:
+        return f"{side.name} is not the file that snapshot {number} was published with"
+    rows = pq.read_metadata(in_memory(data)).num_rows
+    return None if rows == side.rows else f"{side.name} has {rows:,} rows, snapshot {number} says {side.rows:,}"

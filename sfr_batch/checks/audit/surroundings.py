@@ -1,0 +1,63 @@
+"""What is beside the snapshots: orphans, whether `data/` is plain, unfinished runs. None of it is a failure."""
+
+import time
+
+import numpy as np
+import pyarrow as pa
+
+from sfr_batch.checks.audit.report import ORPHANS, PLAIN, RUNS, Finding, count
+from sfr_batch.errors import ObjectNotFound, TableError
+from sfr_batch.format import names
+from sfr_batch.table.commit.status import unfinished_runs
+from sfr_batch.table.commit.sweep import Orphans, find_orphans
+from sfr_batch.table.table import Snapshot, Table
+
+_DAMAGE = (TableError, ObjectNotFound, pa.ArrowException)
+
+
+def look_for_orphans(table: Table, base: Snapshot) -> tuple[Finding, Orphans | None]:
+    """Objects that no snapshot up to ``base`` names; None if its damage does not let them be told."""
+    try:
+        orphans = find_orphans(table, base, np.inf)
+    except _DAMAGE as error:
+        return Finding(ORPHANS, "SKIP", f"cannot be told apart: {error}"), None
+    return Finding(ORPHANS, "PASS", _tell(orphans)), orphans
+
+
+def _tell(orphans: Orphans) -> str:
+    if not orphans.objects:
+        return "every object belongs to a snapshot"
+    oldest = max(0.0, time.time() - min(info.modified for info in orphans.objects))
+    return (
+        f"{count(len(orphans.objects), 'object')} in no snapshot, {orphans.bytes:,} bytes, "
+        f"the oldest of {oldest / 3600:,.1f} hours ago: of a run under way, or left behind for `sfr-batch sweep`"
+    )
+
+
+def look_whether_plain(table: Table, base: Snapshot, *, sound: bool) -> tuple[Finding, bool]:
+    """Whether any engine may read `data/`; sound: whether the snapshots can be read."""
+    why = _why_not_plain(table, base) if sound else "its snapshot is damaged"
+    if why:
+        return Finding(PLAIN, "PASS", f"not a plain directory: {why}; read it with sfr_batch.open_table"), False
+    return Finding(PLAIN, "PASS", "data/*.parquet is the newest snapshot and nothing else: any engine reads it"), True
+
+
+def _why_not_plain(table: Table, base: Snapshot) -> str:
+    """What keeps `data/` from being the table as it is; empty if nothing does."""
+    live = {names.data_key(receipt.split_id) for receipt in base.receipts}
+    others = {info.key for info in table.store.list(names.DATA) if info.key.endswith(".parquet")} - live
+    deleted = base.manifest.deletes.rows if base.manifest.deletes else 0
+    reasons = [
+        f"{count(deleted, 'row')} of it deleted" if deleted else "",
+        f"{count(len(others), 'file')} in data/ not of snapshot {base.number}" if others else "",
+    ]
+    return ", ".join(filter(None, reasons))
+
+
+def look_for_runs(table: Table) -> Finding:
+    """Runs that are under way or have died."""
+    try:
+        runs = [f"{run.run_id} ({run.committed:,} of {run.splits:,} splits)" for run in unfinished_runs(table)]
+    except _DAMAGE as error:
+        return Finding(RUNS, "SKIP", f"cannot be told: {error}")
+    return Finding(RUNS, "PASS", f"under way or interrupted: {', '.join(runs)}" if runs else "none is unfinished")

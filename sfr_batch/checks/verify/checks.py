@@ -1,0 +1,375 @@
+"""The checks, each a function from a `Subject` to a finding. What it needs of the subject, an earlier one has found.
+
+A finding names what was measured and the bound it is held against. An error of ours that a check raises is its
+failure, see `preflight.verify`; so what the loading code refuses needs no second rule here.
+"""
+
+import re
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from sfr_batch.checks.report import Finding, failed, judged, passed, skipped
+from sfr_batch.checks.verify import known
+from sfr_batch.checks.verify.golden import Golden, GoldenText
+from sfr_batch.checks.verify.subject import PROBES, FloatArray, Subject, ids_of, rows_of
+from sfr_batch.encoder import probe
+from sfr_batch.encoder.encoder import Encoder
+from sfr_batch.format.fingerprint import digest
+from sfr_batch.model import checksums, location, room
+from sfr_batch.model import recipe as model
+from sfr_batch.model.folder import weight_files
+from sfr_batch.model.location import is_local
+from sfr_batch.model.prompts import DOCUMENT, QUERY, instruct, resolve
+from sfr_batch.model.tokenizer import Tokenized, Tokenizer
+
+SAME_MODEL = {"float32": 1e-5, "float16": 1e-4, "bfloat16": 2e-3, "fp8": 1e-2}
+"""1 - cosine that the same text may differ by between batches, paddings or machines, by compute dtype.
+
+Rounding errors of relative size e turn a unit vector by an angle of that order, so 1 - cosine goes with e squared: the
+unit roundoffs are 6e-8, 5e-4 and 4e-3, and some ten of them add up over the layers. A wrong token, pooling or prompt
+moves it by 0.01 and more. Measured with MiniLM on a CPU: 4e-13, 6e-7 and 4e-5; a 7B model has five times the layers.
+In fp8, a difference in the last bit of bfloat16 may become a step of a sixteenth: 9e-4 measured.
+"""
+AGAINST_FLOAT32 = {"float16": 5e-4, "bfloat16": 1e-2, "fp8": 5e-2}
+"""1 - cosine of a compute dtype against float32: all its rounding, not only what differs between two orders of it.
+
+Measured with MiniLM on a CPU over 1,379 short sentences: 1.3e-4 in bfloat16, 9.5e-3 in fp8.
+"""
+CARD_POINTS = {"float32": 0.05, "float16": 0.2, "bfloat16": 0.5, "fp8": 1.0}
+"""What a score of the model card, a cosine times 100 computed in float32, may be off by, by compute dtype.
+
+The error of a score is the part of two rounding errors that lies along the other vector: 1 - cosine of 0.001 is an
+error of 0.045 in 4096 directions, in one of them 0.0007, or 0.07 points; 0.5 leaves room for errors that are not quite
+random. A missing EOS or instruction moves scores by whole points.
+"""
+CHANGED = 0.005
+"""1 - cosine that an instruction must move a query by, to be sure that it reached the model."""
+UNIT = 1e-5
+"""What the length of a vector may be off by."""
+
+_INSTRUCTION = re.compile(r"Instruct: (\S|\S.*\S)\nQuery: ")
+_SFR = "sfr-embedding-mistral"
+_SFR_DIMS = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 32000}
+
+
+def distance(a: FloatArray, b: FloatArray) -> float:
+    """The largest 1 - cosine between rows of the same number, not a number where a vector is none."""
+    return float(np.max(1 - _cosines(a, b)))
+
+
+def _cosines(a: FloatArray, b: FloatArray) -> FloatArray:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosines: FloatArray = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return cosines
+
+
+# ------------------------------------------------------------------------------------------------ what is loaded
+
+
+def check_weights(subject: Subject) -> Finding:
+    """The SHA-256 of the bytes that are here against the lock file, or for a hub model against the hub."""
+    settings = subject.settings
+    folder = subject.found["folder"] = location.locate(settings, weights=True)
+    files = weight_files(folder)
+    hashes = subject.found["hashes"] = checksums.hash_again(files)
+    size = room.gib(sum(file.stat().st_size for file in files))
+    shown = ", ".join(f"{name} {sha256[:12]}…" for name, sha256 in hashes.items())
+    told = location.told_hashes(settings, folder)
+    if told is None:
+        who = "no lock file" if is_local(settings.path) or settings.path.startswith("s3:") else "no word from the hub"
+        return passed(f"SHA-256 of {size} ({shown}); {who} to compare with")
+    expected, place = told
+    for name in sorted({*hashes, *expected}):
+        if hashes.get(name) != expected.get(name):
+            return failed(
+                f"{folder / name} is damaged or another file: SHA-256 {hashes.get(name)}, but {place} says "
+                f"{expected.get(name)}. Fetch it again, or make the lock file anew if the model was replaced on purpose"
+            )
+    return passed(f"SHA-256 of {size} ({shown}) as {place} says")
+
+
+def check_recipe(subject: Subject) -> Finding:
+    """Pooling, length and normalization as the repository and the settings say, which must agree."""
+    recipe = subject.found["recipe"] = model.read_recipe(subject.folder, subject.settings)
+    sight = "causal" if recipe.causal else "bidirectional"
+    return passed(
+        f"{recipe.model_type}, {sight}, pooling {recipe.pooling}, at most {recipe.max_length} tokens, "
+        f"{recipe.dim} dims, normalized in float32"
+    )
+
+
+def check_tokenizer(subject: Subject) -> Finding:
+    """BOS and EOS of probe texts, truncated ones too; for the Mistral family known ids as well."""
+    recipe = subject.recipe
+    tokenizer = Tokenizer.load(recipe, special_tokens_in_text=subject.settings.special_tokens_in_text)
+    subject.found["tokenizer"] = tokenizer
+    first, last = tokenizer.prefix, tokenizer.suffix
+    if _is_mistral_embedder(subject) and not (first and last):
+        return failed(
+            f"{recipe.folder} puts {first or 'nothing'} before a text and {last or 'nothing'} after it, but models of "
+            "this family read the vector at the EOS token: set add_bos_token and add_eos_token to true in "
+            "tokenizer_config.json"
+        )
+    cut = min(8, recipe.max_length)
+    probed = [*ids_of(tokenizer.encode(PROBES)), *ids_of(tokenizer.encode(PROBES, max_length=cut))]
+    for ids in (row.tolist() for row in probed):
+        if ids[: len(first)] != first or ids[len(ids) - len(last) :] != last:
+            return failed(f"{ids[:6]} … {ids[-6:]} of a probe text does not begin with {first} and end with {last}")
+    around = f"{first} … {last} around {len(probed)} probe texts, {len(PROBES)} of them cut to {cut} tokens"
+    if recipe.model_type != "mistral" or subject.architecture.get("vocab_size") != known.MISTRAL_VOCABULARY:
+        return passed(around)
+    known_ids = {text: ids for text, ids in known.MISTRAL_IDS.items() if len(ids) <= recipe.max_length}
+    for (text, right), ids in zip(known_ids.items(), ids_of(tokenizer.encode(list(known_ids))), strict=True):
+        if ids.tolist() != right:
+            return failed(f"{text[:40]!r} gives {ids.tolist()}, but Mistral-7B-v0.1's tokenizer {right}")
+    return passed(f"{around}; {len(known_ids)} texts have the ids of Mistral-7B-v0.1's tokenizer")
+
+
+def check_model(subject: Subject) -> Finding:
+    """The encoder is loaded as an actor of a run loads it."""
+    _ = subject.tokenizer  # a model whose tokenizer is refused is not loaded
+    began = time.perf_counter()
+    encoder = Encoder.load(
+        subject.settings,
+        max_batch_tokens=subject.config.max_batch_tokens,
+        torch_threads=subject.config.run.actors.torch_threads,
+        packed=subject.config.run.batches == "packed",
+        fuse=subject.config.run.fuse,
+    )
+    subject.found["encoder"] = encoder
+    dtype, device = subject.settings.compute_dtype, subject.settings.device
+    count = probe.parameters(encoder)
+    return passed(f"{count:,} parameters in {dtype} on {device}, loaded in {time.perf_counter() - began:.1f} s")
+
+
+# ------------------------------------------------------------------------------------------------ what it computes
+
+
+def check_vectors(subject: Subject) -> Finding:
+    """Finite and of unit length."""
+    vectors = subject.alone
+    off = float(np.abs(np.linalg.norm(vectors.astype(np.float64), axis=1) - 1).max())
+    if not np.isfinite(vectors).all():
+        bad = int((~np.isfinite(vectors).all(axis=1)).sum())
+        return failed(f"{bad} of {len(vectors)} vectors are not finite: damaged weights, or a model.dtype too small")
+    return judged(
+        off <= UNIT, f"{len(vectors)} vectors are finite, their lengths off 1 by {off:.1e} (at most {UNIT:g})"
+    )
+
+
+def check_instruction(subject: Subject) -> Finding:
+    """The query prompt, as the family needs it, reaches the model; documents get what the recipe says, here nothing."""
+    query, document = (resolve(subject.recipe.prompts, side) for side in (QUERY, DOCUMENT))
+    if _is_mistral_embedder(subject):
+        form = "'Instruct: {task}\\nQuery: '"
+        if not _INSTRUCTION.fullmatch(query):
+            return failed(
+                f"model.prompts.query is {query!r}, but models of this family need {form}: one space after each colon, "
+                "nothing else around the task"
+            )
+        if document:
+            return failed(
+                f"model.prompts.document is {document!r}, but documents of this family get no prompt: set it to ''"
+            )
+    elif not query and not document:
+        return skipped("the recipe has no prompts")
+    moved = {}
+    for side, prompt in ((QUERY, query), (DOCUMENT, document)):
+        bare, full = (subject.encoder.encode(known.QUERIES, prompt=name) for name in (None, side))
+        moved[side] = max(0.0, float(np.min(1 - _cosines(bare, full))))
+        least = CHANGED if prompt else 0.0
+        if not (moved[side] >= CHANGED if prompt else np.array_equal(bare, full)):
+            return failed(f"the {side} prompt {prompt!r} moves vectors by 1 - cosine {moved[side]:.1e}, not {least:g}")
+    shown = " and ".join(
+        f"the {side} prompt {prompt!r} moves vectors by {moved[side]:.3f} (at least {CHANGED:g})"
+        if prompt
+        else f"{side} prompt none"
+        for side, prompt in ((QUERY, query), (DOCUMENT, document))
+    )
+    return passed(f"1 - cosine: {shown}")
+
+
+def check_scores(subject: Subject) -> Finding:
+    """The 2x2 scores that the card of SFR-Embedding-Mistral prints."""
+    if not _is_sfr(subject):
+        return skipped("no scores are published for this model; record a golden file of it (--record)")
+    return card_scores(subject)
+
+
+def card_scores(subject: Subject) -> Finding:
+    """The scores of this model beside those of the card of SFR-Embedding-Mistral, whatever model it is."""
+    texts = [*(instruct(known.TASK) + query for query in known.QUERIES), *known.PASSAGES]
+    tokenized = subject.tokenizer.encode(texts)
+    if tokenized.truncated.any():
+        return skipped(f"model.max_length {subject.recipe.max_length} cuts the texts of the model card")
+    vectors = subject.encoder.encode_tokens(tokenized.lengths, tokenized.flat_ids).vectors
+    return compare_scores(vectors[:2], vectors[2:], CARD_POINTS[subject.settings.compute_dtype])
+
+
+def compare_scores(queries: FloatArray, passages: FloatArray, points: float) -> Finding:
+    """Scores of two queries [2, d] and two passages [2, d], unit vectors, against those of the card."""
+    scores = queries.astype(np.float64) @ passages.astype(np.float64).T * 100
+    off = float(np.abs(scores - known.SCORES).max())
+    here, card = (" ".join(f"{score:.2f}" for score in np.ravel(s)) for s in (scores, known.SCORES))
+    return judged(off <= points, f"{here} here, {card} on the model card: off by {off:.2f} (at most {points:g})")
+
+
+def compare_golden(subject: Subject, golden: Golden) -> Finding:
+    """The recorded texts encoded here: the same model and recipe, the same ids, and vectors within the tolerance."""
+    texts = golden.texts
+    problems = golden.differences(subject.fingerprint_inputs)
+    ids, vectors = _encode_sides(subject, [(text.side, text.text) for text in texts])
+    other = [number for number, text in enumerate(texts) if ids[number] != text.ids]
+    if other:
+        text = texts[other[0]]
+        problems.append(
+            f"{len(other)} of {len(texts)} texts have other ids, first the {text.side} {text.text[:30]!r}: "
+            f"{_ends(ids[other[0]])} here, {_ends(text.ids)} recorded"
+        )
+    then, now = str(golden.inputs.get("compute_dtype")), subject.settings.compute_dtype
+    bound = SAME_MODEL[now] if then == now else max(AGAINST_FLOAT32.get(dtype, 0.0) for dtype in (then, now))
+    recorded = golden.vectors()
+    if recorded.shape == vectors.shape:
+        away = distance(vectors, recorded)
+        measured = f"1 - cosine {away:.1e} (at most {bound:g}) to {len(texts)} vectors"
+        if not away <= bound:
+            problems.append(f"vectors differ: {measured}")
+    if problems:
+        return failed("; ".join(problems))
+    return passed(f"{measured} recorded in {then}; all ids are equal")
+
+
+def record(subject: Subject) -> Golden:
+    """What `compare_golden` compares with, of the model that is here."""
+    sides: list[tuple[Literal["query", "document"], str]] = [
+        *(("query", text) for text in known.QUERIES),
+        *(("document", text) for text in PROBES),
+    ]
+    ids, vectors = _encode_sides(subject, sides)
+    inputs = subject.fingerprint_inputs
+    return Golden(
+        model=subject.settings.path,
+        fingerprint=digest(inputs),
+        inputs=inputs,
+        texts=[
+            GoldenText(side=side, text=text, ids=ids[number], vector=vectors[number].tolist())
+            for number, (side, text) in enumerate(sides)
+        ],
+    )
+
+
+def check_drift(subject: Subject) -> Finding:
+    """The probes alone against the same ones in batches of different compositions."""
+    compositions = {
+        "the configured batches": (subject.config.max_batch_tokens, subject.rows),
+        "one padded batch": (1 << 20, subject.rows),
+        "small batches": (64, subject.rows),
+        "other company": (1 << 20, subject.rows[::2]),
+    }
+    found = {}
+    for name, (budget, rows) in compositions.items():
+        with subject.budget(budget):
+            together = subject.encoder.encode_tokens(*rows_of(subject.probes, list(rows))).vectors
+        found[name] = distance(together, subject.alone[list(rows)])
+    worst = max(found, key=lambda name: found[name] if np.isfinite(found[name]) else np.inf)
+    return _within(found[worst], subject, f"alone against {len(found)} batchings, most in {worst}")
+
+
+def check_padding(subject: Subject) -> Finding:
+    """Rows padded on the left and on the right under a mask, by the encoder's own pooling, against unpadded ones."""
+    rows = rows_of(subject.probes, list(subject.rows))
+    left, right = (probe.padded(subject.encoder, *rows, side) for side in ("left", "right"))
+    found = {"left": distance(left, subject.alone), "right": distance(right, subject.alone)}
+    worst = max(found.values()) if np.isfinite(list(found.values())).all() else float("nan")
+    both = ", ".join(f"{side} {away:.1e}" for side, away in found.items())
+    return _within(worst, subject, f"padded against unpadded rows, {both}")
+
+
+def check_reference(subject: Subject) -> Finding:
+    """The compute dtype against float32, on the same device if that has room, else on the CPU."""
+    settings = subject.settings
+    if settings.compute_dtype == "float32":
+        return skipped("the compute dtype is float32 itself")
+    needed = 4 * probe.parameters(subject.encoder)
+    places: list[Literal["cuda", "cpu"]] = [settings.device, "cpu"]
+    device = next((place for place in places if 1.2 * needed <= probe.free_memory(place)), None)
+    if device is None:
+        return skipped(f"float32 takes {room.gib(needed)}, more than is free on {settings.device} and on the CPU")
+    threads = subject.config.run.actors.torch_threads if device == settings.device else None
+    reference = Encoder.load(settings.model_copy(update={"dtype": "float32", "device": device}), torch_threads=threads)
+    expected = reference.encode_tokens(subject.probes.lengths, subject.probes.flat_ids).vectors
+    del reference
+    probe.release()
+    away, bound = distance(subject.alone, expected), AGAINST_FLOAT32[settings.compute_dtype]
+    return judged(
+        away <= bound,
+        f"{settings.compute_dtype} against float32 on {device}: cosine at least {1 - away:.5f} (bound {1 - bound:g})",
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ the lock file
+
+
+def write_lock(subject: Subject, ok: bool) -> Finding:
+    """Pin the model by a lock file beside its weights, where it has none and may have one."""
+    if not ok:
+        return skipped("left as it is, for something failed")
+    settings, place = subject.settings, location.lock_place(subject.settings, subject.folder)
+    told = location.told_hashes(settings, subject.folder)
+    if told is not None and told[1] == place:
+        return skipped(f"it is there: {place}")
+    if not is_local(settings.path):
+        return skipped(f"not ours to write; it would be {place}, made by verifying a local copy")
+    if location.is_carried(settings.path):
+        return skipped(f"not written into an installed package; it would be {place}")
+    try:
+        checksums.write_lock([Path(subject.folder) / name for name in subject.hashes])
+    except OSError as error:
+        return skipped(f"cannot be written ({error.strerror}); it would be {place}")
+    return passed(f"written: {place}")
+
+
+def _within(away: float, subject: Subject, what: str) -> Finding:
+    bound = SAME_MODEL[subject.settings.compute_dtype]
+    return judged(away <= bound, f"{what}: 1 - cosine {away:.1e} (at most {bound:g})")
+
+
+def _is_mistral_embedder(subject: Subject) -> bool:
+    """E5-mistral and all that were trained on it: SFR-Embedding-Mistral, SFR-Embedding-2, Linq-Embed-Mistral."""
+    return subject.recipe.model_type == "mistral" and subject.recipe.pooling == "last_token"
+
+
+def _is_sfr(subject: Subject) -> bool:
+    """By its name on the hub; a copy by the dimensions and a name that its path or its config.json still has."""
+    if subject.settings.path.lower() == f"salesforce/{_SFR}":
+        return True
+    names = (subject.settings.path, str(subject.architecture.get("_name_or_path")))
+    fits = all(subject.architecture.get(key) == value for key, value in _SFR_DIMS.items())
+    return fits and any(_SFR in name.lower() for name in names)
+
+
+def _encode_sides(
+    subject: Subject, sides: list[tuple[Literal["query", "document"], str]]
+) -> tuple[list[list[int]], FloatArray]:
+    """Ids and vectors [n, d] of (side, text), each under its side's prompt."""
+    ids: list[list[int]] = [[] for _ in sides]
+    vectors = np.empty((len(sides), subject.recipe.dim), np.float32)
+    for side in (QUERY, DOCUMENT):
+        numbers = [number for number, (own, _) in enumerate(sides) if own == side]
+        if not numbers:
+            continue
+        tokenized: Tokenized = subject.tokenizer.encode(
+            [sides[number][1] for number in numbers], resolve(subject.recipe.prompts, side)
+        )
+        vectors[numbers] = subject.encoder.encode_tokens(tokenized.lengths, tokenized.flat_ids).vectors
+        for number, row in zip(numbers, ids_of(tokenized), strict=True):
+            ids[number] = row.tolist()
+    return ids, vectors
+
+
+def _ends(ids: list[int]) -> str:
+    return str(ids) if len(ids) <= 8 else f"[{', '.join(map(str, ids[:4]))}, …, {', '.join(map(str, ids[-2:]))}]"

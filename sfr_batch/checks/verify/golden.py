@@ -1,0 +1,105 @@
+"""Golden files: texts with the token ids and vectors that a model gave once, for any model to be compared with later.
+
+A file, and what two of them differ in; computes no vector.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sfr_batch.errors import ConfigError
+from sfr_batch.format.fingerprint import canonical_json, differences
+
+FloatArray = NDArray[np.float32]
+
+_LEFT_TO_VECTORS = ("compute_dtype", "vector_dtype", "weights")
+
+
+class GoldenText(BaseModel):
+    """One text, and what was made of it as a query or a document."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    side: Literal["query", "document"]
+    text: str
+    ids: list[int]
+    """Of the prompt and the text, as the model sees them."""
+    vector: list[float]
+    """[d] float32 of unit length; JSON keeps every bit."""
+
+
+class Golden(BaseModel):
+    """A golden file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    model: str
+    """`model.path` where it was recorded."""
+    fingerprint: str
+    inputs: dict[str, Any]
+    """What the fingerprint is made of, see `model.fingerprint_inputs`."""
+    texts: list[GoldenText]
+
+    def vectors(self) -> FloatArray:
+        """[n, d] in the order of ``texts``."""
+        return np.array([text.vector for text in self.texts], np.float32)
+
+    def differences(self, inputs: dict[str, Any]) -> list[str]:
+        """What makes another model or recipe of it, one phrase a key. Dtypes are not: vectors tell what they do."""
+        old, new = (
+            {key: value for key, value in d.items() if key not in _LEFT_TO_VECTORS} for d in (self.inputs, inputs)
+        )
+        lines = [
+            line.replace(" in the table, ", " in the golden file, ").removesuffix(" in the config") + " here"
+            for line in differences(old, new)
+        ]
+        before, now = self.inputs.get("weights", {}), inputs["weights"]
+        files = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+        return lines + [f"{', '.join(files)}: other bytes than when it was recorded"] * bool(files)
+
+    def write(self, file: Path) -> None:
+        """Create ``file``, whole or not at all, a line a text. Raises ConfigError if it is there or cannot be."""
+        head = self.model_dump(exclude={"texts"})
+        lines = ",\n".join(canonical_json(text.model_dump()) for text in self.texts)
+        content = f'{canonical_json(head)[:-1]},"texts":[\n{lines}\n]}}\n'
+        partial = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            partial.write_text(content, encoding="utf-8")
+            os.link(partial, file)
+        except OSError as error:
+            raise ConfigError(f"--record: {file} cannot be written: {error}.") from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def check_target(file: Path) -> None:
+    """Raises ConfigError unless ``file`` can be recorded: a golden file is never overwritten."""
+    if file.exists():
+        raise ConfigError(
+            f"--record: {file} is there already. Compare with it by --golden, or give another name; a golden file is "
+            "not overwritten, for the model that is here now may be the wrong one."
+        )
+    if not file.absolute().parent.is_dir():
+        raise ConfigError(f"--record: there is no folder {file.absolute().parent}.")
+
+
+def read(file: Path) -> Golden:
+    """Raises ConfigError that names the file."""
+    try:
+        golden = Golden.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--golden: {file} cannot be read: {error}") from error
+    except ValidationError as error:
+        what = error.errors(include_url=False)[0]
+        place = ".".join(map(str, what["loc"])) or "the file"
+        raise ConfigError(
+            f"--golden: {file} is no golden file ({place}: {what['msg']}). Record one with --record."
+        ) from None
+    if len({len(text.vector) for text in golden.texts}) != 1:
+        raise ConfigError(f"--golden: {file} is damaged: it holds no vectors of one length. Record it again.")
+    return golden

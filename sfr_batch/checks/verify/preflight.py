@@ -1,0 +1,84 @@
+"""The preflight of a config's model before money is spent on a run: is it the right one, and does it compute right.
+
+`verify` runs the checks in order; one that cannot run because an earlier one found too little is skipped and says so.
+Needs no corpus, no table and no Ray.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from sfr_batch.checks.report import Check, Finding, failed, passed, skipped
+from sfr_batch.checks.verify import checks, golden, speed
+from sfr_batch.checks.verify.report import Report
+from sfr_batch.checks.verify.subject import Subject, Unavailable
+from sfr_batch.config.settings import Config
+from sfr_batch.encoder.loading import require_device
+from sfr_batch.errors import ConfigError, SfrBatchError
+
+
+def verify(
+    config: Config,
+    *,
+    golden_file: Path | None = None,
+    record_file: Path | None = None,
+    seconds: float = 5.0,
+    each: Callable[[Check], None] = lambda check: None,
+) -> Report:
+    """Check the model of a config on this machine's device.
+
+    golden_file: vectors recorded once, to compare with. record_file: where to record them, if nothing failed. seconds:
+    for the throughput, 0 leaves it out. each: is given every check as soon as it is done. If nothing failed, a local
+    model folder without a lock file gets one. Raises ConfigError; whatever else goes wrong is a failed check.
+    """
+    require_device(config.model.device)
+    recorded = golden.read(golden_file) if golden_file else None
+    if record_file:
+        golden.check_target(record_file)
+    subject = Subject(config)
+    done: list[Check] = []
+
+    def run(name: str, check: Callable[[Subject], Finding]) -> None:
+        finding = _find(check, subject)
+        done.append(Check(name, finding.verdict, " ".join(finding.measured.split())))
+        each(done[-1])
+
+    run("weights", checks.check_weights)
+    run("recipe", checks.check_recipe)
+    run("tokenizer", checks.check_tokenizer)
+    run("model", checks.check_model)
+    run("vectors", checks.check_vectors)
+    run("instruction", checks.check_instruction)
+    run("card scores", checks.check_scores)
+    if recorded:
+        run("golden", partial(checks.compare_golden, golden=recorded))
+    run("drift", checks.check_drift)
+    run("padding", checks.check_padding)
+    run("reference", checks.check_reference)
+    run("throughput", partial(speed.check_throughput, seconds=seconds))
+    ok = all(check.verdict != "FAIL" for check in done)
+    if record_file:
+        run("record", partial(_record, file=record_file, ok=ok))
+    run("lock", partial(checks.write_lock, ok=ok))
+    return Report(config.model.path, tuple(done))
+
+
+def _find(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
+    try:
+        return check(subject)
+    except Unavailable as error:
+        return skipped(str(error))
+    except ConfigError:
+        raise
+    except SfrBatchError as error:
+        return failed(str(error))
+    except RuntimeError as error:  # PyTorch's, of the device or of weights that fit nothing
+        return failed(f"{type(error).__name__}: {error}")
+
+
+def _record(subject: Subject, file: Path, ok: bool) -> Finding:
+    if not ok:
+        return skipped(f"{file} is not written, for something failed")
+    made = checks.record(subject)
+    made.write(file)
+    return passed(f"written: {file}, {len(made.texts)} texts, fingerprint {made.fingerprint[:12]}")

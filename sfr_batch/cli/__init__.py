@@ -1,0 +1,1 @@
+"""The `sfr-batch` command."""

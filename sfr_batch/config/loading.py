@@ -1,0 +1,176 @@
+"""Reads a YAML config with overrides into a `Config`, and explains what is wrong with it.
+
+Knows the shape of a config file and the errors of pydantic. It knows no single setting: those are in `settings`."""
+
+import copy
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ValidationError,
+)
+
+from sfr_batch.config.settings import TAGS, Config
+from sfr_batch.errors import ConfigError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe subset, but a key that stands twice is an error: plain YAML silently takes the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # <<: *anchor
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.MarkedYAMLError(problem=f"{key!r} is no name", problem_mark=key_node.start_mark)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key!r} is set twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML config and apply ``section.field=value`` overrides, whose values are YAML too.
+
+    Raises ConfigError that names the file and each wrong setting.
+    """
+    file = Path(path)
+    try:
+        raw = _load_yaml(file.read_text(encoding="utf-8"), str(file))
+    except FileNotFoundError:
+        raise ConfigError(f"There is no config {file}.{_similar_files(file)}") from None
+    except UnicodeDecodeError as error:
+        reason = f"{error.reason} at byte {error.start}"
+        raise ConfigError(f"The config {file} is not UTF-8 ({reason}); save it so.") from error
+    except OSError as error:
+        raise ConfigError(f"The config {file} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The config {file} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"The config {file} must be a mapping with the sections {', '.join(Config.model_fields)}.")
+    return config_from_dict(raw, overrides, source=str(file))
+
+
+def _load_yaml(text: str, source: str) -> Any:
+    loader = _Loader(text)
+    loader.name = source  # for errors
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
+def config_from_dict(raw: dict[str, Any], overrides: Sequence[str] = (), source: str = "config") -> Config:
+    """Build a Config from plain values, which stay as they are; ``source`` names them in errors."""
+    raw = copy.deepcopy(raw)
+    for override in overrides:
+        _apply(raw, override)
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, source)) from None
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    # Messages name the field and not the value: somebody may have tried to give a secret.
+    dotted, equals, value = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"The override {dotted!r} is not of the form section.field=value.")
+    node: dict[str, Any] = raw
+    for key in keys[:-1]:
+        if node.get(key) is None:  # an empty section of a YAML file is None
+            node[key] = {}
+        node = node[key]
+        if not isinstance(node, dict):
+            raise ConfigError(f"The override {dotted} goes through {key!r}, which is a value and not a section.")
+    try:
+        node[keys[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or "it cannot be read"
+        raise ConfigError(
+            f"The value of the override {dotted} is not valid YAML: {problem}. Quote it twice: {dotted}='\"…\"'."
+        ) from None
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    lines = [f"{source} has {error.error_count()} wrong setting(s):"]
+    for item in error.errors(include_url=False):
+        empty = item["input"] is None  # nothing else is told of an input: it may be a secret
+        loc = tuple(part for part in item["loc"] if part not in TAGS)
+        place = ".".join(map(str, loc)) or "config"
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = f"unknown setting.{_near(loc)}"
+        elif item["type"] == "missing":
+            message = "missing, and it has no default"
+        elif item["type"] in _WHAT:
+            message = f"must {_WHAT[item['type']]}{_range(loc)}"
+        elif item["type"] == "literal_error":
+            message = f"must be {item['ctx']['expected']}"
+        elif item["type"] == "string_type" and empty:
+            message = "must not be empty"
+        elif item["type"] == "string_type":
+            message = f"must be text; a number or a date needs quotes, on the command line two kinds: {place}='\"…\"'"
+        elif item["type"] == "model_type":
+            message = "must be a section, with its settings below it"
+        lines.append(f"  {place}: {message}")
+    return "\n".join(lines)
+
+
+_WHAT = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), "be a number"),
+    **dict.fromkeys(("greater_than", "greater_than_equal", "less_than", "less_than_equal"), "be"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "be true or false"),
+    **dict.fromkeys(("list_type",), "be a list, such as [title, date]"),
+    **dict.fromkeys(("dict_type",), "be a mapping, such as {query: 'search: '}"),
+    **dict.fromkeys(("string_too_short", "too_short"), "not be empty"),
+}
+"""What is asked of a value, by pydantic's types of errors."""
+_LIMITS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+
+
+def _range(loc: tuple[int | str, ...]) -> str:
+    """All that limits a number, not only the limit that was broken."""
+    section = _section(loc)
+    field = section.model_fields.get(str(loc[-1])) if section else None
+    limits = [
+        f"{words} {getattr(limit, name):g}"
+        for limit in (field.metadata if field else ())
+        for name, words in _LIMITS.items()
+        if hasattr(limit, name)
+    ]
+    return f" {' and '.join(limits)}" if limits else ""
+
+
+def _section(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The section that the setting at ``loc`` stands in, None if it is no section."""
+    section: type[BaseModel] | None = Config
+    for part in loc[:-1]:
+        field = section.model_fields.get(str(part)) if section else None
+        kind = field.annotation if field else None
+        section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    return section
+
+
+def _near(loc: tuple[int | str, ...]) -> str:
+    section = _section(loc)
+    if section is None:
+        return ""
+    names = list(section.model_fields)
+    close = difflib.get_close_matches(str(loc[-1]), names, n=1)
+    return f" Did you mean {close[0]}?" if close else f" Known here: {', '.join(names)}."
+
+
+def _similar_files(file: Path) -> str:
+    folder = file.parent
+    names = sorted(str(p) for p in folder.glob("*.y*ml")) if folder.is_dir() else []
+    return f" In {folder} there are: {', '.join(names)}." if names else ""

@@ -1,0 +1,112 @@
+"""The corpus: which shards there are, and what their metadata tells.
+
+A shard is one file. Its survey is its columns, rows and bytes, from the footer of a Parquet file or from the beginning
+of any other. Rows are `rows`'s, how shards are cut is `splits`'s; knows no table, no tokenizer and no Ray.
+"""
+
+from dataclasses import dataclass
+
+from sfr_batch.config.settings import CorpusSettings
+from sfr_batch.corpus.file_formats import (
+    COMPRESSIONS,
+    CSV,
+    JSONL,
+    TEXT,
+    bare_name,
+    format_of,
+    supported,
+)
+from sfr_batch.errors import CorpusError, ObjectNotFound
+from sfr_batch.storage.inputs import InputFile, list_inputs
+
+_OTHER_DATA = (
+    *(".json", ".bz2", ".xz", ".lz4", ".zip", ".7z", ".tar", ".tgz", ".avro", ".orc", ".arrow", ".feather", ".xlsx"),
+    *COMPRESSIONS,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One file of the corpus in one version."""
+
+    uri: str
+    version: str
+    size: int
+    """Bytes, as stored."""
+    format: str
+    compression: str = ""
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it can only be read from its beginning."""
+        return bool(self.compression) or self.format == CSV
+
+
+def list_shards(settings: CorpusSettings) -> list[Shard]:
+    """All shards, sorted by URI, each once. Raises CorpusError where there is nothing to read."""
+    found: dict[str, Shard] = {}
+    for path in [settings.path] if isinstance(settings.path, str) else settings.path:
+        found.update({shard.uri: shard for shard in _list(path, settings)})
+    return [found[uri] for uri in sorted(found)]
+
+
+def _list(path: str, settings: CorpusSettings) -> list[Shard]:
+    try:
+        files = list_inputs(path, settings.storage)
+    except ObjectNotFound as error:
+        raise CorpusError(_nothing_at(path)) from error
+    shards = [shard for file in files if (shard := _shard(file, settings))]
+    if not files:
+        raise CorpusError(_nothing_at(path))
+    if not shards:
+        raise CorpusError(
+            f"corpus.path {path} has no files that can be read; it holds {len(files)} file(s), e.g. {files[0].uri}. "
+            f"Supported: {supported()}. For files with other endings set corpus.format."
+        )
+    taken = {shard.uri for shard in shards}
+    passed_over = [file.uri for file in files if file.uri.lower().endswith(_OTHER_DATA) and file.uri not in taken]
+    if passed_over and settings.format == "auto":
+        raise CorpusError(
+            f"corpus.path {path} holds {len(passed_over)} file(s) that look like data but cannot be read, e.g. "
+            f"{passed_over[0]}. Supported: {supported()}. Convert them, name what to read by a glob, or set "
+            "corpus.format."
+        )
+    texts = [shard.uri for shard in shards if shard.format == TEXT]
+    if texts and len(texts) < len(shards) and settings.format == "auto":
+        raise CorpusError(
+            f"corpus.path {path} holds text files, e.g. {texts[0]}, among files with columns. Say what is meant: name "
+            "what to read by a glob, or set corpus.format."
+        )
+    return shards
+
+
+def _nothing_at(path: str) -> str:
+    return (
+        f"corpus.path {path} has no files that can be read: there is nothing at this path. Correct it; names that "
+        "begin with _ or . are skipped."
+    )
+
+
+def _shard(file: InputFile, settings: CorpusSettings) -> Shard | None:
+    kind, compression = format_of(file.uri)
+    if settings.format != "auto":
+        if kind not in (None, settings.format) and not _same_family(kind, settings.format):
+            return None
+        kind = settings.format
+    return Shard(file.uri, file.version, file.size, kind, compression) if kind else None
+
+
+def _same_family(kind: str | None, asked: str) -> bool:
+    """A name such as data.txt says little: whoever asks for JSON Lines or CSV may well call them so."""
+    return kind == TEXT and asked in (JSONL, CSV)
+
+
+def settings_for(shard: Shard, settings: CorpusSettings) -> CorpusSettings:
+    """Text files have no ids: their lines are numbered, whatever the config says of an id column."""
+    return settings.model_copy(update={"id": None}) if shard.format == TEXT else settings
+
+
+def delimiter_of(shard: Shard, settings: CorpusSettings) -> str:
+    """What divides the fields of a CSV: as the config says, else a tab in .tsv files and a comma in others."""
+    name, _ = bare_name(shard.uri)
+    return settings.delimiter or ("\t" if name.endswith((".tsv", ".tab")) else ",")

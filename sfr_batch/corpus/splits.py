@@ -1,0 +1,209 @@
+"""How shards are cut into splits, and what the splits are called.
+
+A split is some thousand rows of a shard, the unit of encoding, of retry and of commit. Its name and its boundaries
+are pure functions of the shard's version, its metadata and the settings, never of the cluster. Three shapes: rows of a
+Parquet file, bytes of a plain file of lines, and what cannot be entered in the middle, a stream, whose splits are cut
+as they are read and whose names say which one they are and whether it is the last. Reads nothing.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+from sfr_batch.corpus.file_formats import PARQUET
+from sfr_batch.corpus.shards import Shard
+from sfr_batch.corpus.survey import Group, Survey
+from sfr_batch.format.fingerprint import short_id
+from sfr_batch.format.records import PACKED
+from sfr_batch.format.split_ids import LAST_FLAG, STREAM_PREFIX
+
+SMALLEST_SPLIT = 256
+"""Rows below which a small corpus is not cut finer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Some thousand rows of a shard.
+
+    start, end: rows (Parquet), bytes (the lines that begin in the range), or in a stream the positions of its first
+    record and behind its last one. rows, text_bytes: what the metadata says; estimated for lines, known once read.
+    """
+
+    split_id: str
+    shard: str
+    version: str
+    start: int
+    end: int
+    rows: int
+    text_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A shard that is read from its beginning and cut on the way, after ``max_rows`` rows or ``max_bytes`` of text.
+
+    prefix: first 24 characters of the names of its splits. rows, text_bytes: estimates for the whole of it. done: the
+    numbers of the splits that are committed, which are passed over.
+    """
+
+    prefix: str
+    max_rows: int
+    max_bytes: int
+    rows: int
+    text_bytes: int
+    done: tuple[int, ...] = ()
+
+    def split_id(self, number: int, last: bool) -> str:
+        """The name of split ``number``, from 0. That it is the last one stands in its name, so that a listing of the
+        table tells whether the shard is complete."""
+        return f"{self.prefix}{number | (LAST_FLAG if last else 0):08x}"
+
+    def expected_splits(self) -> int:
+        """How many splits there will be, as far as one knows before reading."""
+        return max(1, -(-self.rows // self.max_rows), -(-self.text_bytes // self.max_bytes))
+
+
+@dataclass(frozen=True, slots=True)
+class ReadUnit:
+    """What one task decodes in one go, with the splits that are wanted of it; of a stream all that are not done."""
+
+    shard: Shard
+    row_groups: tuple[int, ...]
+    first_row: int
+    splits: tuple[Split, ...]
+    stream: Stream | None = None
+    chosen: tuple["Chosen", ...] = ()
+    """Of a packed split, which is the unit's only one: its rows. Then the unit has no shard of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Some of the rows that a unit decodes: their numbers among those of them that can be embedded, ascending."""
+
+    unit: ReadUnit
+    rows: tuple[int, ...]
+
+
+_NO_SHARD = Shard(PACKED, PACKED, 0, "")
+
+
+def pack(chosen: Sequence[Chosen], text_bytes: int, identity: Sequence[str], condemned: frozenset[str]) -> ReadUnit:
+    """Rows of many shards as one split, named by which rows of which shard versions they are."""
+    rows = [(part.unit.shard.uri, part.unit.shard.version, start_of(part.unit), part.rows) for part in chosen]
+    split_id = short_id("packed", rows, *identity)
+    while split_id in condemned:
+        split_id = short_id(split_id, "after a sweep")
+    count = sum(len(part.rows) for part in chosen)
+    split = Split(split_id, PACKED, PACKED, 0, count, count, text_bytes)
+    return ReadUnit(_NO_SHARD, (), 0, (split,), chosen=tuple(chosen))
+
+
+def start_of(unit: ReadUnit) -> int:
+    """Where in its shard a unit begins."""
+    return unit.splits[0].start if unit.splits else 0
+
+
+def rows_per_split(total_rows: int, rows: int, min_splits: int) -> int:
+    """The target rows of a split: halved while there would be fewer than ``min_splits``, not below SMALLEST_SPLIT.
+
+    By halves, so that a corpus that grows a little keeps its split boundaries.
+    """
+    while rows > SMALLEST_SPLIT and rows * min_splits > total_rows:
+        rows = max(SMALLEST_SPLIT, rows // 2)
+    return rows
+
+
+def cut(
+    survey: Survey, max_rows: int, max_bytes: int, identity: Sequence[str], condemned: frozenset[str]
+) -> list[ReadUnit]:
+    """Cut a shard into read units and splits of about ``max_rows`` rows and ``max_bytes`` bytes of what is read of it.
+
+    identity: what else names a split (row recipe, fingerprint, generation). A pure function: the same shard version
+    under the same settings gives the same split ids, but for names that a sweep has condemned.
+    """
+    shard = survey.shard
+    if survey.empty:
+        return []
+    if shard.is_stream:
+        prefix = _name_stream(shard, max_rows, max_bytes, identity, condemned)
+        stream = Stream(prefix, max_rows, max_bytes, survey.rows, survey.text_bytes)
+        return [ReadUnit(shard, (), 0, (), stream)]
+    pieces = _cut_parquet if shard.format == PARQUET else _cut_bytes
+    units = []
+    for row_groups, first_row, ranges in pieces(survey.groups, max_rows, max_bytes, shard.size):
+        splits = tuple(
+            Split(
+                split_id=name_split(shard, start, end, identity, condemned),
+                shard=shard.uri,
+                version=shard.version,
+                start=start,
+                end=end,
+                rows=rows,
+                text_bytes=size,
+            )
+            for start, end, rows, size in ranges
+        )
+        units.append(ReadUnit(shard, row_groups, first_row, splits))
+    return units
+
+
+def name_split(shard: Shard, start: int, end: int, identity: Sequence[str], condemned: frozenset[str]) -> str:
+    """The split's id: 32 hexadecimal characters. A condemned name is never used again, the next one in line is."""
+    split_id = short_id(shard.uri, shard.version, start, end, *identity)
+    while split_id in condemned:
+        split_id = short_id(split_id, "after a sweep")
+    return split_id
+
+
+def _name_stream(
+    shard: Shard, max_rows: int, max_bytes: int, identity: Sequence[str], condemned: frozenset[str]
+) -> str:
+    prefixes = _prefixes(condemned)
+    name = short_id(shard.uri, shard.version, "stream", max_rows, max_bytes, *identity)
+    while name[:STREAM_PREFIX] in prefixes:
+        name = short_id(name, "after a sweep")
+    return name[:STREAM_PREFIX]
+
+
+@lru_cache(maxsize=1)
+def _prefixes(condemned: frozenset[str]) -> frozenset[str]:
+    return frozenset(split_id[:STREAM_PREFIX] for split_id in condemned)
+
+
+_Range = tuple[int, int, int, int]
+_Piece = tuple[tuple[int, ...], int, list[_Range]]
+
+
+def _cut_parquet(groups: Sequence[Group], max_rows: int, max_bytes: int, _: int) -> Iterator[_Piece]:
+    """Small row groups are read together as one split; a large one is read once and cut evenly."""
+    together: list[int] = []
+    first_row = row = rows = text = size = 0
+    for number, group in enumerate(groups):
+        parts = max(-(-group.rows // max_rows), -(-group.read_bytes // max_bytes)) if group.rows else 0
+        parts = min(parts, group.rows)
+        if together and (parts > 1 or rows + group.rows > max_rows or size + group.read_bytes > max_bytes):
+            yield tuple(together), first_row, [(first_row, first_row + rows, rows, text)]
+            together, rows, text, size = [], 0, 0, 0
+        if parts > 1:
+            bounds = [row + group.rows * part // parts for part in range(parts + 1)]
+            ranges = [(a, b, b - a, group.text_bytes // parts) for a, b in pairwise(bounds)]
+            yield (number,), row, ranges
+        elif group.rows:
+            first_row = first_row if together else row
+            together.append(number)
+            rows, text, size = rows + group.rows, text + group.text_bytes, size + group.read_bytes
+        row += group.rows
+    if together:
+        yield tuple(together), first_row, [(first_row, first_row + rows, rows, text)]
+
+
+def _cut_bytes(groups: Sequence[Group], max_rows: int, max_bytes: int, size: int) -> Iterator[_Piece]:
+    """Even byte ranges, each a read unit of its own."""
+    rows = sum(group.rows for group in groups)
+    if not size:
+        return
+    parts = max(1, -(-rows // max_rows), -(-size // max_bytes))
+    bounds = [size * part // parts for part in range(parts + 1)]
+    for a, b in pairwise(bounds):
+        yield (), 0, [(a, b, -(-rows // parts), b - a)]

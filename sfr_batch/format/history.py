@@ -1,0 +1,43 @@
+"""The states of a table as lines for a person, and which of them was the newest at a time. Pure."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from sfr_batch.errors import ConfigError
+from sfr_batch.format.records import Manifest
+
+_HEAD = ("number", "when", "operation", "run", "vectors", "new", "reused", "rejected", "by")
+_NUMBERS = {"number", "vectors", "new", "reused", "rejected"}
+
+
+def listing(manifests: Sequence[Manifest]) -> str:
+    """A line a snapshot under a head: new and reused count documents, rejected those of the whole state."""
+    if not manifests:
+        return "no snapshot yet"
+    rows = [_HEAD, *map(_row, manifests)]
+    widths = [max(len(row[n]) for row in rows) for n in range(len(_HEAD))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if name in _NUMBERS else cell.ljust(width)
+            for name, cell, width in zip(_HEAD, row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _row(manifest: Manifest) -> tuple[str, ...]:
+    counts = manifest.counts
+    numbers = (counts.vectors, counts.embedded, counts.reused, counts.rejected)
+    run, by = ("".join(char if char.isprintable() else "?" for char in text) for text in (manifest.run_id, manifest.by))
+    when = moment(manifest.created_at).astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return (str(manifest.snapshot), when, manifest.operation, run, *(f"{number:,}" for number in numbers), by)
+
+
+def moment(time: str | datetime) -> datetime:
+    """A time, given as ISO 8601 or as an object; without a zone it is UTC. Raises ConfigError."""
+    if isinstance(time, str):
+        try:
+            time = datetime.fromisoformat(time)
+        except ValueError:
+            raise ConfigError(f"{time!r} is no time; write 2026-11-24T23:00, or 2026-11-24T23:00+01:00.") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

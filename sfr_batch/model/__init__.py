@@ -1,0 +1,1 @@
+"""A model folder without torch: its recipe, weights, prompts and tokenizer."""

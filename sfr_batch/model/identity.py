@@ -1,0 +1,50 @@
+"""The model part of a fingerprint: everything about a model and its settings that can change a vector."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sfr_batch.config.settings import ModelSettings
+from sfr_batch.model import prompts as prompt_rules
+from sfr_batch.model.recipe import Recipe
+
+CHUNK_RULE = 1
+"""Stands for where `chunks` cuts, in the fingerprint: to be raised when a text would be cut elsewhere than before."""
+
+
+def fingerprint_inputs(
+    settings: ModelSettings,
+    recipe: Recipe,
+    golden_ids: Sequence[Sequence[int]],
+    hashes: Mapping[str, str],
+    vector_dtype: str,
+) -> dict[str, Any]:
+    """Everything of a model that can change a stored vector, for `fingerprint.digest`.
+
+    Not in it: paths, the device, batch sizes, library versions. The prompt is the documents', as text.
+    """
+    inputs = {
+        "weights": dict(hashes),
+        "golden_ids": [list(ids) for ids in golden_ids],
+        "special_tokens_in_text": settings.special_tokens_in_text,
+        "pooling": recipe.pooling,
+        "prompt": prompt_rules.resolve(recipe.prompts, prompt_rules.DOCUMENT),
+        "max_length": recipe.max_length,
+        **_overflow(settings, recipe),
+        "normalize": True,
+        "compute_dtype": settings.compute_dtype,
+        "vector_dtype": vector_dtype,
+        "dim": recipe.dim,
+    }
+    # Only where it is on: tables that were made before there was a choice keep their fingerprint.
+    return inputs | ({"deterministic": True} if settings.deterministic else {})
+
+
+def _overflow(settings: ModelSettings, recipe: Recipe) -> dict[str, Any]:
+    if settings.overflow != "chunk":
+        return {"overflow": settings.overflow}
+    return {
+        "overflow": "chunk",
+        "chunk_tokens": settings.chunk_tokens or recipe.max_length,
+        "chunk_overlap": settings.chunk_overlap,
+        "chunk_rule": CHUNK_RULE,
+    }

@@ -1,0 +1,35 @@
+"""Checks that a model fits: on the disk before it is fetched, on the device before it is loaded."""
+
+import socket
+from pathlib import Path
+
+from sfr_batch.errors import ModelError
+
+
+def gib(count: int) -> str:
+    """Bytes for a person; small numbers exactly."""
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 // 10 else f"{count:,} bytes"
+
+
+def check_disk(folder: Path, needed: int, free: int, what: str) -> None:
+    """Raises ModelError if ``needed`` bytes of ``what`` do not fit into ``folder``, whose disk has ``free``."""
+    if needed > free:
+        raise ModelError(
+            f"{folder} on node {socket.gethostname()} has too little room for {what}: {gib(needed)} are needed, "
+            f"{gib(free)} are free. Free some, or set model.cache_dir to a larger disk."
+        )
+
+
+def check_device(needed: int, free: int, device: str) -> None:
+    """Raises ModelError if a model of ``needed`` bytes does not fit into ``free`` bytes of a device."""
+    if needed > free:
+        raise ModelError(no_room_on(device, needed, free))
+
+
+def no_room_on(device: str, needed: int, free: int) -> str:
+    """What to tell whoever has too small a device."""
+    return (
+        f"The model does not fit into the memory of {device} on node {socket.gethostname()}: its weights need "
+        f"{gib(needed)}, {gib(free)} are free. Use a device with more memory or a smaller model.dtype, let fewer "
+        "actors share one (run.actors.gpus=1), or end what else runs on it (nvidia-smi shows it)."
+    )

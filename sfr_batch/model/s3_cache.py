@@ -1,0 +1,123 @@
+"""A model on S3, copied into a folder of this node: once for all its processes, whole, and two versions never mixed.
+
+The folder is named after the version of the model's files (names, sizes, ETags), and a file in it gets its name when
+it is whole. So nothing has to say that a folder is complete, and whoever is killed leaves nothing that could be taken
+for a model: the next one fetches what is missing. Only the files that are ever read are fetched, never a pickle.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sfr_batch.config.settings import ModelSettings
+from sfr_batch.errors import ModelError, StorageError
+from sfr_batch.format.fingerprint import short_id
+from sfr_batch.model import checksums, room, weights
+from sfr_batch.storage.inputs import InputFile, fetch_input, list_inputs, read_input_range
+from sfr_batch.storage.local import file_lock, free_bytes, partial_name
+from sfr_batch.storage.store import absolute_uri
+
+_log = logging.getLogger(__name__)
+
+
+def fetch(settings: ModelSettings, *, with_weights: bool) -> Path:
+    """The folder on this node that holds what S3 holds now, at least the small files. Raises ModelError, StorageError.
+
+    One process of a node fetches, the others wait for it; one that finds all that it needs waits for nobody.
+    """
+    uri, files = absolute_uri(settings.path), list_model(settings)
+    small = {name: file for name, file in files.items() if weights.is_small(name)}
+    if "config.json" not in small:
+        what = "holds no config.json" if files else "is empty: there is no such prefix"
+        raise ModelError(f"model.path: {uri} is no model folder, it {what}. Set it to the prefix of a whole model.")
+    folder = _folder(settings, uri, files)
+    _ensure(folder, small, settings, uri)
+    if with_weights:
+        names = weights.weight_names(files, uri)
+        weights.check_shards(names, _index(folder), uri)
+        _ensure(folder, {name: files[name] for name in names}, settings, uri)
+    return folder
+
+
+def weight_hashes(settings: ModelSettings) -> dict[str, str]:
+    """File name -> SHA-256 of the weights on S3: from the lock file beside them, else by fetching and hashing them.
+
+    Raises ModelError, StorageError.
+    """
+    uri, files = absolute_uri(settings.path), list_model(settings)
+    names = weights.weight_names(files, uri)
+    locked = _locked(settings, files, names)
+    if locked is not None:
+        return locked
+    if _missing(_folder(settings, uri, files), {name: files[name] for name in names}):
+        total = room.gib(sum(files[name].size for name in names))
+        _log.warning(
+            "%s has no %s beside its weights, so all %s are fetched to be hashed here.", uri, checksums.LOCK, total
+        )
+    folder = fetch(settings, with_weights=True)
+    return checksums.hashes([folder / name for name in names])
+
+
+def locked_hashes(settings: ModelSettings) -> dict[str, str] | None:
+    """The hashes that the lock file on S3 gives, None if there is none. Raises ModelError, StorageError."""
+    files = list_model(settings)
+    return _locked(settings, files, weights.weight_names(files, absolute_uri(settings.path)))
+
+
+def _locked(settings: ModelSettings, files: Mapping[str, InputFile], names: Sequence[str]) -> dict[str, str] | None:
+    lock = files.get(checksums.LOCK)
+    if lock is None:
+        return None
+    text = read_input_range(lock.uri, 0, lock.size, settings.storage).decode("utf-8", "replace")
+    return checksums.read_lock(text, {name: files[name].size for name in names}, lock.uri)
+
+
+def list_model(settings: ModelSettings) -> dict[str, InputFile]:
+    """Every file under the model's prefix, by its name below it. Raises StorageError."""
+    uri = absolute_uri(settings.path)
+    try:
+        found = list_inputs(uri, settings.storage)
+    except StorageError as error:
+        raise type(error)(f"model.path: {error}") from error
+    return {file.uri.removeprefix(f"{uri}/"): file for file in found}
+
+
+def _folder(settings: ModelSettings, uri: str, files: Mapping[str, InputFile]) -> Path:
+    # Not in the version: files that are not fetched, such as a lock file that is written after the weights.
+    fetched = [name for name in files if weights.is_small(name) or weights.is_weights(name)]
+    version = short_id(uri, *([name, files[name].size, files[name].version] for name in sorted(fetched)))
+    root = Path(settings.cache_dir).expanduser() if settings.cache_dir else checksums.user_cache() / "models"
+    return root.absolute() / f"{uri.rsplit('/', 1)[-1]}-{version}"
+
+
+def _missing(folder: Path, files: Mapping[str, InputFile]) -> dict[str, InputFile]:
+    def whole(name: str) -> bool:
+        path = folder / name
+        return path.is_file() and path.stat().st_size == files[name].size
+
+    return {name: file for name, file in files.items() if not whole(name)}
+
+
+def _ensure(folder: Path, files: Mapping[str, InputFile], settings: ModelSettings, uri: str) -> None:
+    if not _missing(folder, files):
+        return
+    with file_lock(folder.with_name(f"{folder.name}.lock")):
+        missing = _missing(folder, files)  # another process may have fetched them meanwhile
+        for name in missing:
+            partial_name(folder / name).unlink(missing_ok=True)  # of a process that was killed
+        needed = sum(file.size for file in missing.values())
+        room.check_disk(folder.parent, needed, free_bytes(folder.parent), uri)
+        for name, file in missing.items():
+            _log.info("fetching %s, %s", file.uri, room.gib(file.size))
+            sha256 = fetch_input(file, folder / name, settings.storage)
+            if weights.is_weights(name):
+                checksums.remember(folder / name, sha256)
+
+
+def _index(folder: Path) -> dict[str, object]:
+    file = folder / weights.INDEX
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+    except ValueError as error:
+        raise ModelError(f"{file} is not valid JSON ({error}). Upload the model again.") from error

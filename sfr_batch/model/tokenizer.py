@@ -1,0 +1,400 @@
+"""Text to token ids, guarded: the special tokens that the recipe asks for are there, also after truncation.
+
+Uses the `tokenizers` package alone, so that planning and CPU tasks never import torch. Token ids leave unpadded, as
+one flat int32 array with lengths: a pad token means nothing here (in the Mistral family it is EOS). Knows nothing of
+models beyond their recipe.
+"""
+
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfr_batch.errors import ConfigError, TokenizerError
+from sfr_batch.model import sentencepiece as sentencepiece_model
+from sfr_batch.model.chunks import IntArray, chunk_spans
+from sfr_batch.model.recipe import LLAMA_MODELS, LLAMA_TOKENIZERS, Recipe
+from sfr_batch.storage.local import read_text_file
+
+SpecialTokensInText = Literal["parse", "plain"]
+
+GOLDEN_LENGTH = 32
+"""Golden ids are truncated to so many tokens, so that they show what truncation does to the special tokens."""
+
+# The ids of these texts stand for the tokenizer in every fingerprint: a text changed here disowns every table.
+GOLDEN_TEXTS = (
+    "How to bake a chocolate cake",
+    "",
+    " ",
+    " leading space",
+    "two  spaces,   three",
+    "line\nline\r\n\n line",
+    "\ttab\t\ttabs",
+    "trailing space ",
+    "日本語の文章です。中文 한국어",
+    "emoji 🙂👩‍👩‍👧 e\u0301 é ﬁ",
+    "a </s> b <s> c <unk>",
+    "a [SEP] b [CLS] c [MASK]",
+    "<|endoftext|><|im_end|>",
+    "Ünïcödé Straße İstanbul ΑΒΓ абв",
+    "x = f(y, 1234567890) != 3.14159e-10 # ok",
+    "\u0000\u200b\ufeff\u00a0",
+    "chocolate cake " * 50,
+)
+
+_SPECIAL_TOKENS = frozenset(f"{name}_token" for name in ("bos", "eos", "unk", "pad", "sep", "cls", "mask"))
+_TOKEN_OPTIONS = ("lstrip", "rstrip", "single_word", "normalized")
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """Token ids of n rows, one row after the other without padding."""
+
+    lengths: NDArray[np.int32]
+    """[n] tokens of each row, special tokens included, after truncation."""
+    full_lengths: NDArray[np.int32]
+    """[n] the same before truncation."""
+    flat_ids: NDArray[np.int32]
+    """[lengths.sum()] the ids of all rows."""
+
+    @property
+    def truncated(self) -> NDArray[np.bool_]:
+        """[n] whether the row was too long."""
+        return self.lengths < self.full_lengths
+
+    @staticmethod
+    def concat(one: "Tokenized", other: "Tokenized") -> "Tokenized":
+        """The rows of both."""
+        return Tokenized(
+            np.concatenate([one.lengths, other.lengths]),
+            np.concatenate([one.full_lengths, other.full_lengths]),
+            np.concatenate([one.flat_ids, other.flat_ids]),
+        )
+
+    def take(self, rows: Sequence[int] | NDArray[np.integer]) -> "Tokenized":
+        """Only these rows, in this order."""
+        ends = np.cumsum(self.lengths, dtype=np.int64)
+        pieces = [self.flat_ids[ends[row] - self.lengths[row] : ends[row]] for row in rows]
+        rows = np.asarray(rows, dtype=np.int64)
+        return Tokenized(
+            self.lengths[rows], self.full_lengths[rows], np.concatenate(pieces) if pieces else self.flat_ids[:0]
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"<Tokenized {len(self.lengths)} rows, {len(self.flat_ids)} tokens, {int(self.truncated.sum())} truncated>"
+        )
+
+
+@dataclass(frozen=True)
+class Chunked:
+    """The chunks of n texts: m rows, at least one of each text, in order."""
+
+    text: IntArray
+    """[m] the number of the text that a chunk is of."""
+    chunk: NDArray[np.int32]
+    """[m] the number of the chunk in its text, from 0."""
+    start: NDArray[np.int32]
+    """[m] the character of its text at which it begins."""
+    end: NDArray[np.int32]
+    """[m] the character behind its last one."""
+    text_lengths: NDArray[np.int32]
+    """[m] tokens of the whole text that it is of, prompt and special tokens included."""
+    tokenized: Tokenized
+    """The tokens of each chunk, with the prompt before it: those of ``text[start:end]`` as a text of its own."""
+
+    def __repr__(self) -> str:
+        texts = int(self.text[-1]) + 1 if len(self.text) else 0
+        return f"<Chunked {texts} texts, {len(self.text)} chunks, {len(self.tokenized.flat_ids)} tokens>"
+
+
+class Tokenizer:
+    """The tokenizer of a model folder. A row is `prefix + ids of the text + suffix`; only the text is ever cut."""
+
+    def __init__(self, backend: Any, recipe: Recipe, prefix: list[int], suffix: list[int]) -> None:
+        """Use `Tokenizer.load`. ``prefix`` and ``suffix`` are the ids of the special tokens around a text."""
+        self.recipe = recipe
+        self.prefix = prefix
+        self.suffix = suffix
+        self._backend = backend
+
+    def __repr__(self) -> str:
+        around = f"{self.prefix} … {self.suffix}"
+        return f"<Tokenizer {self.recipe.folder}, {around}, up to {self.recipe.max_length} tokens>"
+
+    @classmethod
+    def load(cls, recipe: Recipe, *, special_tokens_in_text: SpecialTokensInText = "parse") -> "Tokenizer":
+        """Read tokenizer.json, else tokenizer.model, and make it yield what the recipe asks for, checked on probes.
+
+        Raises TokenizerError.
+        """
+        folder = Path(recipe.folder)
+        names = _special_token_names(folder)
+        backend, file = _read_backend(folder, names, recipe.model_type)
+        # Some files have truncation and padding of their author's last call baked in.
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = special_tokens_in_text == "plain"
+
+        if names.get("truncation_side", "right") != "right":
+            raise TokenizerError(f"{folder}/tokenizer_config.json cuts texts on the left, which is not supported.")
+        prefix, suffix = _around(backend, file)
+        if recipe.add_bos is not None:
+            bos = _id(backend, names, "bos", folder) if recipe.add_bos or names.get("bos_token") else None
+            prefix = _with_first(prefix, bos) if recipe.add_bos else [i for i in prefix if i != bos]
+        if recipe.add_eos is not None:
+            eos = _id(backend, names, "eos", folder) if recipe.add_eos or names.get("eos_token") else None
+            suffix = _with_last(suffix, eos) if recipe.add_eos else [i for i in suffix if i != eos]
+        tokenizer = cls(backend, recipe, prefix, suffix)
+        tokenizer._check(
+            bos=_id(backend, names, "bos", folder) if recipe.add_bos else None,
+            eos=_id(backend, names, "eos", folder) if recipe.add_eos else None,
+        )
+        return tokenizer
+
+    def encode(self, texts: Sequence[str], prompt: str = "", max_length: int | None = None) -> Tokenized:
+        """Token ids of ``prompt + text`` for each text, cut at the end of the text to at most ``max_length`` tokens.
+
+        max_length: default and upper bound is the recipe's. Prompt and text are tokenized as one string, because
+        tokens may reach over the seam. Raises ValueError naming the row for a text that is not valid Unicode (a lone
+        surrogate), and ConfigError if the prompt leaves no room for text.
+        """
+        limit = self.recipe.max_length if max_length is None else max_length
+        if limit > self.recipe.max_length:
+            raise ValueError(f"max_length {limit} is more than the model's {self.recipe.max_length}")
+        room = limit - len(self.prefix) - len(self.suffix)
+        used = self._tokens_of(prompt)
+        if room - used < 1:
+            what = f"The prompt takes {used} tokens and the" if prompt else "The"
+            raise ConfigError(
+                f"{what} special tokens take {limit - room} of {limit}, which leaves no room for text. "
+                "Raise model.max_length or shorten the prompt."
+            )
+        encodings = self._encode_all([prompt + text for text in texts] if prompt else list(texts))
+        return self._assemble(encodings, room)
+
+    def chunk(
+        self, texts: Sequence[str], prompt: str = "", chunk_tokens: int | None = None, overlap: int = 0
+    ) -> Chunked:
+        """Cut texts that are longer than ``chunk_tokens`` into chunks, see `chunks.chunk_spans`, and tokenize them.
+
+        chunk_tokens: of a chunk at most, prompt and special tokens included; default and upper bound is the recipe's
+        max_length. The prompt stands before every chunk. overlap: tokens that a chunk shares with the one before it,
+        at most. Raises ConfigError if they leave no room for anything new, else as `encode` does.
+        """
+        limit = self.recipe.max_length if chunk_tokens is None else chunk_tokens
+        self._check_chunks(limit, prompt, overlap)
+        whole = self.encode(texts, prompt, limit)
+        room = limit - len(self.prefix) - len(self.suffix)
+
+        def token_starts(piece: str) -> IntArray:
+            encoding = self._backend.encode(prompt + piece, add_special_tokens=False)
+            starts = np.fromiter((start for start, _ in encoding.offsets), np.int64, len(encoding))
+            return np.maximum.accumulate(np.maximum(starts - len(prompt), 0))
+
+        spans = [
+            list(chunk_spans(text, token_starts, room, overlap)) if too_long else [(0, len(text))]
+            for text, too_long in zip(texts, whole.truncated, strict=True)
+        ]
+        counts = np.asarray([len(some) for some in spans], dtype=np.int64)
+        of_text = np.repeat(np.arange(len(spans)), counts)
+        number = np.arange(len(of_text)) - np.repeat(np.cumsum(counts) - counts, counts)
+        bounds = np.asarray([span for some in spans for span in some], dtype=np.int32).reshape(-1, 2)
+        tokenized = whole
+        cut = whole.truncated[of_text]
+        if cut.any():
+            rows = zip(of_text[cut], bounds[cut], strict=True)
+            pieces = self.encode([texts[text][start:end] for text, (start, end) in rows], prompt, limit)
+            place = np.where(cut, len(spans) + np.cumsum(cut) - 1, of_text)
+            tokenized = Tokenized.concat(whole, pieces).take(place)
+        return Chunked(
+            text=of_text,
+            chunk=number.astype(np.int32),
+            start=bounds[:, 0],
+            end=bounds[:, 1],
+            text_lengths=whole.full_lengths[of_text],
+            tokenized=tokenized,
+        )
+
+    def _check_chunks(self, limit: int, prompt: str, overlap: int) -> None:
+        """Raises ConfigError unless a chunk has room for more than what it shares with the one before it."""
+        if limit > self.recipe.max_length:
+            raise ConfigError(
+                f"model.chunk_tokens is {limit}, but a row has at most {self.recipe.max_length} tokens "
+                "(model.max_length, else the model repository). Set it to at most that."
+            )
+        special = len(self.prefix) + len(self.suffix)
+        room = limit - special - self._tokens_of(prompt)
+        if overlap >= room:
+            raise ConfigError(
+                f"model.chunk_overlap is {overlap}, but of the {limit} tokens of a chunk (model.chunk_tokens) the "
+                f"prompt takes {limit - special - room} and the special tokens {special}, which leaves room for "
+                f"{max(room, 0)}. Lower chunk_overlap, raise chunk_tokens or shorten the prompt."
+            )
+
+    def _tokens_of(self, prompt: str) -> int:
+        return len(self._backend.encode(prompt, add_special_tokens=False)) if prompt else 0
+
+    def golden_ids(self) -> list[list[int]]:
+        """Ids of a fixed list of awkward texts: equal golden ids mean equal tokenizers, for the fingerprint."""
+        tokenized = self.encode(GOLDEN_TEXTS, max_length=min(GOLDEN_LENGTH, self.recipe.max_length))
+        ends = np.cumsum(tokenized.lengths)
+        return [ids.tolist() for ids in np.split(tokenized.flat_ids, ends[:-1])]
+
+    def _encode_all(self, texts: list[str]) -> list[Any]:
+        try:
+            encodings: list[Any] = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        except (TypeError, ValueError):
+            for row, text in enumerate(texts):
+                if not isinstance(text, str):
+                    raise ValueError(f"row {row} is not a text but {type(text).__name__}") from None
+                try:
+                    text.encode()
+                except UnicodeEncodeError as error:
+                    raise ValueError(f"row {row} is not valid Unicode: {error}") from None
+            raise
+        return encodings
+
+    def _assemble(self, encodings: list[Any], room: int) -> Tokenized:
+        """Put prefix and suffix around each row's ids, cut to ``room``, by array arithmetic instead of row by row."""
+        special = len(self.prefix) + len(self.suffix)
+        full = np.fromiter((len(encoding) for encoding in encodings), np.int32, len(encodings))
+        kept = np.minimum(full, room)
+        lengths = (kept + special).astype(np.int32)
+        ends = np.cumsum(lengths, dtype=np.int64)
+        starts = ends - lengths
+        flat = np.empty(int(lengths.sum(dtype=np.int64)), np.int32)
+        is_text = np.ones(len(flat), np.bool_)
+        for place, token in enumerate(self.prefix):
+            flat[starts + place] = token
+            is_text[starts + place] = False
+        for place, token in enumerate(reversed(self.suffix), 1):
+            flat[ends - place] = token
+            is_text[ends - place] = False
+        ids = itertools.chain.from_iterable(
+            encoding.ids if n <= room else encoding.ids[:room] for encoding, n in zip(encodings, full, strict=True)
+        )
+        flat[is_text] = np.fromiter(ids, np.int32, int(kept.sum(dtype=np.int64)))
+        return Tokenized(lengths, (full + special).astype(np.int32), flat)
+
+    def _check(self, bos: int | None, eos: int | None) -> None:
+        """The guard: the special tokens are where the model expects them, on short, empty and truncated texts."""
+        limit = min(GOLDEN_LENGTH, self.recipe.max_length)
+        probes = ["How to bake a chocolate cake", "", "a", "chocolate cake " * 50]
+        tokenized = self.encode(probes, max_length=limit)
+        rows = np.split(tokenized.flat_ids, np.cumsum(tokenized.lengths)[:-1])
+        for probe, row in zip(probes, rows, strict=True):
+            wrong = (bos is not None and (not len(row) or row[0] != bos)) or (
+                eos is not None and (not len(row) or row[-1] != eos)
+            )
+            if wrong or len(row) > limit:
+                raise TokenizerError(
+                    f"The tokenizer in {self.recipe.folder} gives {row.tolist()} for {probe[:40]!r}, but the model "
+                    f"expects {bos} first and {eos} last (None: anything). Use the tokenizer files of the model's own "
+                    "repository."
+                )
+
+
+def _read_backend(folder: Path, names: dict[str, Any], model_type: str) -> tuple[Any, Path]:
+    """The backend as its file has it, and that file. tokenizer.json rules over tokenizer.model, as in transformers."""
+    import tokenizers  # here, so that importing this module for its types costs nothing
+
+    file = folder / "tokenizer.json"
+    if file.is_file():
+        try:
+            return tokenizers.Tokenizer.from_file(str(file)), file
+        except Exception as error:  # the package raises bare Exception
+            raise TokenizerError(f"{file} cannot be read ({error}). Fetch the model again.") from error
+    file = folder / sentencepiece_model.FILE
+    if file.is_file():
+        backend = sentencepiece_model.read_backend(file)
+        _check_llama(backend, file, names, model_type)
+        return backend, file
+    found = ", ".join(n for n in ("vocab.txt", "vocab.json") if (folder / n).is_file())
+    raise TokenizerError(
+        f"{folder} holds neither tokenizer.json nor tokenizer.model (found: {found or 'no tokenizer at all'}). Save "
+        "the tokenizer there once with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
+    )
+
+
+def _check_llama(backend: Any, file: Path, names: dict[str, Any], model_type: str) -> None:
+    """Raises TokenizerError if tokenizer_config.json makes something else of tokenizer.model than its ids."""
+    kind = names.get("tokenizer_class")
+    tokens = [value for key, value in names.items() if key in _SPECIAL_TOKENS]
+    for key in ("additional_special_tokens", "extra_special_tokens", "added_tokens_decoder"):
+        several = names.get(key, ())
+        tokens += several.values() if isinstance(several, dict) else several
+    tokens += _read_object(file.with_name("added_tokens.json"))
+    contents = {token["content"] if isinstance(token, dict) else token for token in tokens}
+    added = sorted(contents - {token.content for token in backend.get_added_tokens_decoder().values()})
+    reason = None
+    if not (kind in LLAMA_TOKENIZERS or (kind is None and model_type in LLAMA_MODELS)):
+        reason = f"is to be read as a {kind or model_type} tokenizer"
+    elif names.get("legacy") is False or names.get("add_prefix_space") is False:
+        reason = "is to be read without a space before each text (legacy or add_prefix_space: false)"
+    elif added:
+        reason = f"does not have the special token {added[0]!r} that is added to it"
+    elif any(token.get(option) for token in tokens if isinstance(token, dict) for option in _TOKEN_OPTIONS):
+        reason = f"is to be read with special tokens that take in what is around them ({', '.join(_TOKEN_OPTIONS)})"
+    if reason:
+        raise TokenizerError(
+            f"{file} {reason}, as the files beside it say, which is not supported without tokenizer.json. "
+            f"{sentencepiece_model.WAY_OUT}"
+        )
+
+
+def _around(backend: Any, file: Path) -> tuple[list[int], list[int]]:
+    """The ids that the file's own post-processor puts before and after a text, found by probing."""
+    probes = ["a", "How to bake", ""]
+    pairs = [(backend.encode(p).ids, backend.encode(p, add_special_tokens=False).ids) for p in probes]
+    whole, bare = pairs[0]
+    for cut in range(len(whole) - len(bare) + 1):
+        prefix, suffix = whole[:cut], whole[cut + len(bare) :]
+        if all(with_special == prefix + without + suffix for with_special, without in pairs):
+            return prefix, suffix
+    raise TokenizerError(
+        f"The post-processor of {file} does more than to put special tokens around a text, which is not supported."
+    )
+
+
+def _with_first(ids: Iterable[int], token: int | None) -> list[int]:
+    assert token is not None
+    return [token, *(i for i in ids if i != token)]
+
+
+def _with_last(ids: Iterable[int], token: int | None) -> list[int]:
+    assert token is not None
+    return [*(i for i in ids if i != token), token]
+
+
+def _special_token_names(folder: Path) -> dict[str, Any]:
+    """What tokenizer_config.json says, special_tokens_map.json where that is silent; ids from config.json."""
+    merged: dict[str, Any] = {}
+    for name in ("config.json", "special_tokens_map.json", "tokenizer_config.json"):
+        merged.update({key: value for key, value in _read_object(folder / name).items() if value is not None})
+    return merged
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(read_text_file(file) or "{}")
+    except ValueError as error:
+        raise TokenizerError(f"{file} is not valid JSON ({error}). Fetch the model again.") from error
+    return found
+
+
+def _id(backend: Any, names: dict[str, Any], which: Literal["bos", "eos"], folder: Path) -> int:
+    token = names.get(f"{which}_token")
+    content = token.get("content") if isinstance(token, dict) else token
+    number = backend.token_to_id(content) if content is not None else names.get(f"{which}_token_id")
+    if not isinstance(number, int):
+        raise TokenizerError(
+            f"{folder} asks for {which.upper()} around each text (add_{which}_token), but its {which}_token "
+            f"{content!r} is not in its tokenizer. Use the tokenizer files of the model's own repository."
+        )
+    return number

@@ -1,0 +1,90 @@
+"""The encode stage: one model an actor, token ids in, vectors out. Never touches storage."""
+
+import json
+import socket
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from sfr_batch.errors import DeviceError, ModelError, SfrBatchError
+from sfr_batch.format import names
+from sfr_batch.model.identity import fingerprint_inputs
+from sfr_batch.model.recipe import Recipe
+from sfr_batch.model.tokenizer import Tokenizer
+from sfr_batch.pipeline.job import Job, explain
+from sfr_batch.pipeline.packing import binary_column, from_ipc, ipc_buffer
+
+
+class Encode:
+    """An actor that holds the model. Returns tables and never yields: one call at a time is on the device."""
+
+    def __init__(self, job: Job) -> None:
+        # torch is for encode actors alone; readers and writers do without
+        from sfr_batch.encoder.canaries import Canaries
+        from sfr_batch.encoder.encoder import Encoder
+
+        self.problem: str | None = None
+        """Why the model cannot be used; then every split has this as its error."""
+        try:
+            self._encoder = Encoder.load(
+                job.model,
+                max_batch_tokens=job.max_batch_tokens,
+                packed=job.packed,
+                fuse=job.fuse,
+                torch_threads=job.torch_threads,
+                weight_hashes=job.card.fingerprint_inputs["weights"],
+            )
+            _check_recipe(self._encoder.recipe, self._encoder.tokenizer, job)
+            self._canaries = Canaries(self._encoder)
+        except SfrBatchError as error:
+            # An exception here would look like a lost machine and be tried again; as a result it ends the run.
+            self.problem = explain(error)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """One split in, the same with vectors instead of token ids out. Raises DeviceError, which no split is to blame
+        for: this process is then of no use any more."""
+        error = batch.column("error")[0].as_py() or self.problem
+        vectors, tokens, padded = np.empty(0, dtype=np.float32), 0, 0
+        canaries, drift = 0, 0.0
+        failed: Mapping[int, str] = {}
+        started = time.perf_counter()
+        if not error:
+            try:
+                lengths = from_ipc(batch.column("rows")).column(names.N_TOKENS).to_numpy()
+                if len(lengths):
+                    flat_ids = np.frombuffer(ipc_buffer(batch.column("token_ids")), dtype=np.int32)
+                    encoded, canaries, drift = self._canaries.encode_tokens(lengths, flat_ids)
+                    vectors, tokens, padded = encoded.vectors, encoded.tokens, encoded.padded_tokens
+                    failed = encoded.failed
+            except DeviceError:
+                raise
+            except Exception as failure:
+                error = explain(failure)
+        return pa.table(
+            {
+                "split": batch.column("split"),
+                "rows": batch.column("rows"),
+                "rejects": batch.column("rejects"),
+                "vectors": binary_column(pa.py_buffer(np.ascontiguousarray(vectors))),
+                "encoded_tokens": [tokens],
+                "padded_tokens": [padded],
+                "encode_seconds": [time.perf_counter() - started],
+                "canaries": [canaries],
+                "drift": [drift],
+                "failed": [json.dumps(dict(failed))],
+                "error": pa.array([error], pa.string()),
+            }
+        )
+
+
+def _check_recipe(recipe: Recipe, tokenizer: Tokenizer, job: Job) -> None:
+    """Raises ModelError if the model's small files on this node make other vectors than those on the driver's."""
+    planned = job.card.fingerprint_inputs
+    here = fingerprint_inputs(job.model, recipe, tokenizer.golden_ids(), planned["weights"], job.card.vector_dtype)
+    if differing := sorted(key for key in here if here[key] != planned[key]):
+        raise ModelError(
+            f"{recipe.folder} on node {socket.gethostname()} is not the model that was planned with: it differs in "
+            f"{', '.join(differing)}. Copy the same model to all nodes."
+        )

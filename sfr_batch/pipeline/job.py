@@ -1,0 +1,34 @@
+"""What the workers need to know about a run, and how an error of theirs is told."""
+
+import traceback
+from dataclasses import dataclass
+
+from sfr_batch.config.settings import CorpusSettings, ModelSettings, StorageSettings
+from sfr_batch.corpus.columns import Columns
+from sfr_batch.errors import SfrBatchError
+from sfr_batch.format.records import TableCard
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that the stages need to know; travels to the workers. Secrets in it are references, not values."""
+
+    run_id: str
+    generation: str
+    corpus: CorpusSettings
+    model: ModelSettings
+    columns: Columns
+    card: TableCard
+    table: str
+    table_storage: StorageSettings
+    max_batch_tokens: int
+    packed: bool
+    fuse: bool
+    torch_threads: int | None
+
+
+def explain(error: BaseException) -> str:
+    """Our own errors by their message; anything else is a bug, and keeps its traceback."""
+    if isinstance(error, SfrBatchError):
+        return str(error)
+    return "".join(traceback.format_exception(error)).rstrip()

@@ -1,0 +1,54 @@
+"""How a split travels between stages: read units as JSON, tables as Arrow IPC bytes in one row of a block.
+
+Ray cuts blocks between rows, never inside one, so a packed split is never cut or merged."""
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sfr_batch.corpus.shards import Shard
+from sfr_batch.corpus.splits import Chosen, ReadUnit, Split, Stream
+
+
+def unit_to_json(unit: ReadUnit) -> str:
+    return json.dumps(dataclasses.asdict(unit), separators=(",", ":"))
+
+
+def unit_from_json(text: str) -> ReadUnit:
+    return _unit(json.loads(text))
+
+
+def _unit(raw: dict[str, Any]) -> ReadUnit:
+    return ReadUnit(
+        shard=Shard(**raw["shard"]),
+        row_groups=tuple(raw["row_groups"]),
+        first_row=raw["first_row"],
+        splits=tuple(Split(**split) for split in raw["splits"]),
+        stream=Stream(**{**raw["stream"], "done": tuple(raw["stream"]["done"])}) if raw["stream"] else None,
+        chosen=tuple(Chosen(_unit(part["unit"]), tuple(part["rows"])) for part in raw["chosen"]),
+    )
+
+
+def binary_column(buffer: pa.Buffer) -> pa.Array:
+    """One value of any length, without a copy."""
+    offsets = pa.py_buffer(np.array([0, buffer.size], dtype=np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, buffer])
+
+
+def ipc_buffer(column: pa.ChunkedArray) -> pa.Buffer:
+    """The bytes of a one-row column, without a copy."""
+    return column[0].as_buffer()
+
+
+def to_ipc(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def from_ipc(column: pa.ChunkedArray) -> pa.Table:
+    return pa.ipc.open_stream(ipc_buffer(column)).read_all()

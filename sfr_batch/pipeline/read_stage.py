@@ -1,0 +1,168 @@
+"""The read stage: reads a unit of the corpus and tokenizes it into splits. Never touches a device.
+
+An error in one split does not abort the others: it travels in the `error` column and becomes the split's result.
+Knows no driver and calls no Ray."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from sfr_batch.config.settings import ModelSettings
+from sfr_batch.corpus.reader import read_unit
+from sfr_batch.corpus.rejects import Reject, rejects_table
+from sfr_batch.corpus.rows import Rows
+from sfr_batch.corpus.splits import ReadUnit, Split
+from sfr_batch.errors import CorpusError
+from sfr_batch.format import names
+from sfr_batch.model.location import locate
+from sfr_batch.model.prompts import DOCUMENT, resolve
+from sfr_batch.model.recipe import Recipe, read_recipe
+from sfr_batch.model.tokenizer import Tokenized, Tokenizer
+from sfr_batch.pipeline.job import Job, explain
+from sfr_batch.pipeline.packing import binary_column, to_ipc, unit_from_json
+
+_REPEATED_BYTES = 2**30
+"""Bytes of a carried column in a split at most, once it is repeated in every chunk."""
+_SHARD, _POSITION = "#shard", "#position"
+"""Where a row stands in the corpus: travels for the sake of rejects, and is not stored."""
+
+
+def read_and_tokenize(batch: pa.Table, job: Job) -> Iterator[pa.Table]:
+    """Read units in, one row for each of their splits out, texts replaced by token ids."""
+    for text in batch.column("unit").to_pylist():
+        unit = unit_from_json(text)
+        waiting = list(unit.splits)
+        try:
+            for split, rows in read_unit(unit, job.corpus, job.columns):
+                packed = _tokenize(split, rows, job)
+                if not unit.stream:
+                    waiting.remove(split)
+                yield packed
+        except Exception as error:
+            for split in waiting or [_rest_of(unit)]:
+                yield _failed(split, error)
+
+
+def _rest_of(unit: ReadUnit) -> Split:
+    """Stands for the splits of a stream that were never reached."""
+    return Split(unit.stream.prefix if unit.stream else "", unit.shard.uri, unit.shard.version, 0, 0, 0, 0)
+
+
+def _tokenize(split: Split, rows: Rows, job: Job) -> pa.Table:
+    tokenizer, prompt = _tokenizer(job.model.model_dump_json())
+    model, rejects = job.model, rows.rejects
+    documents = pa.table(
+        {
+            _SHARD: rows.shards,
+            _POSITION: rows.positions,
+            names.ID: rows.ids,
+            names.CONTENT_HASH: rows.content_hash,
+            names.ROW_HASH: rows.row_hash,
+            **{name: rows.carry.column(name) for name in rows.carry.column_names},
+        }
+    )
+    chunks: dict[str, Any] = {}
+    if model.overflow == "chunk":
+        chunked = tokenizer.chunk(rows.texts, prompt, model.chunk_tokens, model.chunk_overlap)
+        _check_repeats(rows.carry, chunked.text, split)
+        documents, tokenized, full_lengths = documents.take(chunked.text), chunked.tokenized, chunked.text_lengths
+        chunks = {names.CHUNK: chunked.chunk, names.CHUNK_START: chunked.start, names.CHUNK_END: chunked.end}
+    else:
+        tokenized = tokenizer.encode(rows.texts, prompt)
+        if model.overflow == "reject" and tokenized.truncated.any():
+            limit = tokenizer.recipe.max_length
+            rejects = pa.concat_tables([rejects, _too_long(documents, tokenized, limit)])
+            fit = np.flatnonzero(~tokenized.truncated)
+            documents, tokenized = documents.take(fit), tokenized.take(fit)
+        full_lengths = tokenized.full_lengths
+    columns = {
+        names.N_TOKENS: tokenized.lengths,
+        names.N_TOKENS_FULL: full_lengths,
+        names.TRUNCATED: tokenized.truncated,
+        **chunks,
+    }
+    table = documents
+    for name, column in columns.items():
+        table = table.append_column(name, pa.array(column))
+    return pa.table(
+        {
+            "split": [json.dumps(dataclasses.asdict(split))],
+            "rows": binary_column(to_ipc(table)),
+            "rejects": binary_column(to_ipc(rejects)),
+            "token_ids": binary_column(pa.py_buffer(tokenized.flat_ids)),
+            "error": pa.array([None], pa.string()),
+        }
+    )
+
+
+def _check_repeats(carry: pa.Table, of_document: NDArray[np.int64], split: Split) -> None:
+    """Raises CorpusError if carried texts, repeated in every chunk of their document, would fill the memory.
+
+    A carried text itself grows with the square of its length: 10 MB of it in 10,000 chunks.
+    """
+    chunks = np.bincount(of_document, minlength=carry.num_rows)
+    for name in carry.column_names:
+        column = carry.column(name)
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            continue
+        sizes = pc.fill_null(pc.binary_length(column), 0).to_numpy().astype(np.int64)
+        if (size := int(sizes @ chunks)) > _REPEATED_BYTES:
+            raise CorpusError(
+                f"{split.shard}: the column {name} (corpus.carry), repeated in each chunk of its document, takes "
+                f"{size / 2**30:.1f} GiB in one split of {len(of_document):,} chunks. Take it out of corpus.carry "
+                "(chunk_start and chunk_end say where in the text a chunk is), or lower run.bytes_per_split."
+            )
+
+
+def _too_long(documents: pa.Table, tokenized: Tokenized, limit: int) -> pa.Table:
+    return rejected_rows(
+        documents,
+        {
+            row: (
+                names.TOO_LONG,
+                f"the document has {tokenized.full_lengths[row]:,} tokens, a row at most {limit:,} (model.overflow)",
+            )
+            for row in np.flatnonzero(tokenized.truncated).tolist()
+        },
+    )
+
+
+def rejected_rows(rows: pa.Table, why: Mapping[int, tuple[str, str]]) -> pa.Table:
+    """Rejects for some rows, by number, with reason and message."""
+    some = rows.select([names.ID, _POSITION, _SHARD]).take(pa.array(list(why), pa.int64())).to_pylist()
+    return rejects_table(
+        [
+            Reject(row[names.ID], row[_POSITION], *told, row[_SHARD])
+            for row, told in zip(some, why.values(), strict=True)
+        ],
+        shard="",
+    )
+
+
+@lru_cache(maxsize=2)
+def _tokenizer(model_json: str) -> tuple[Tokenizer, str]:
+    """Once a process: tasks come and go, their worker stays."""
+    settings = ModelSettings.model_validate_json(model_json)
+    recipe: Recipe = read_recipe(locate(settings, weights=False), settings)
+    tokenizer = Tokenizer.load(recipe, special_tokens_in_text=settings.special_tokens_in_text)
+    return tokenizer, resolve(recipe.prompts, DOCUMENT)
+
+
+def _failed(split: Split, error: Exception) -> pa.Table:
+    nothing = binary_column(pa.py_buffer(b""))
+    return pa.table(
+        {
+            "split": [json.dumps(dataclasses.asdict(split))],
+            "rows": nothing,
+            "rejects": nothing,
+            "token_ids": nothing,
+            "error": [explain(error)],
+        }
+    )

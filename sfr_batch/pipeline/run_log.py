@@ -1,0 +1,107 @@
+"""What a run leaves under `_sfr/runs/`: config, plan, receipts and report; and how the next run reads them back.
+
+A cache and a record for people: no correctness rests on it."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+
+from sfr_batch.format import names
+from sfr_batch.format.parquet import encode_parquet, read_receipts
+from sfr_batch.format.records import Receipt, utc_now
+from sfr_batch.pipeline.progress import Progress
+from sfr_batch.pipeline.summary import Summary
+from sfr_batch.planning.plan import EmbedPlan
+from sfr_batch.storage.parallel import read_many
+from sfr_batch.storage.retries import counted
+from sfr_batch.storage.store import ObjectInfo, Store
+from sfr_batch.table.table import Table
+
+_RECEIPTS_PER_FILE = 256
+_RECEIPT_FILE_EVERY_S = 30.0
+
+
+def recover_receipts(table: Table, plan: EmbedPlan) -> list[Receipt]:
+    """Receipts of the plan's splits that were committed before: from the logs of runs, else from the footers."""
+    wanted = plan.done
+    if not wanted:
+        return []
+    since = plan.base.manifest.run_id if plan.base else ""
+    found = {r.split_id: r for r in _logged_receipts(table.store, since) if _is_of(r, wanted.get(r.split_id))}
+    rest = [split_id for split_id in wanted if split_id not in found]
+    return [*found.values(), *read_receipts(table.store, rest)]
+
+
+def _is_of(receipt: Receipt, info: ObjectInfo | None) -> bool:
+    return info is not None and receipt.size == info.size
+
+
+def _logged_receipts(store: Store, since: str) -> Iterator[Receipt]:
+    """What runs that began after run ``since`` have logged; older logs are of splits that are published."""
+    logs = [info.key for info in store.list(names.RUNS) if info.key.endswith(".jsonl")]
+    for data in read_many(store, [key for key in logs if key > names.run_key(since, "")]):
+        yield from map(Receipt.from_json, data.splitlines())
+
+
+class RunLog:
+    """What a run leaves under `_sfr/runs/<run_id>/`: config, plan, receipts as they come, and the report.
+
+    A convenience for people and a cache for the next run: no correctness rests on it.
+    """
+
+    def __init__(self, store: Store, plan: EmbedPlan, run_id: str) -> None:
+        self.run_id = run_id
+        self._store = store
+        self._waiting: list[Receipt] = []
+        self._files = 0
+        self._flushed = time.monotonic()
+        self._repeated = counted()
+        self._create("config.json", plan.config.to_json().encode())
+        self._create("plan.parquet", encode_parquet(plan.to_arrow()))
+
+    def add(self, receipt: Receipt) -> None:
+        self._waiting.append(receipt)
+        if len(self._waiting) >= _RECEIPTS_PER_FILE or time.monotonic() - self._flushed > _RECEIPT_FILE_EVERY_S:
+            self.close()
+
+    def close(self) -> None:
+        """Write what waits."""
+        if self._waiting:
+            lines = "".join(receipt.to_json() + "\n" for receipt in self._waiting)
+            self._create(f"receipts/{self._files:06d}.jsonl", lines.encode())
+            self._files += 1
+        self._waiting, self._flushed = [], time.monotonic()
+
+    def repeated(self) -> Mapping[str, int]:
+        """Requests to S3 that this process has repeated since the run began, by reason, the most frequent first."""
+        return dict((counted() - self._repeated).most_common())
+
+    def report(self, summary: Summary, progress: Progress) -> None:
+        """The run is over and published."""
+        snapshot = summary.snapshot
+        assert snapshot is not None
+        report = {
+            "run_id": self.run_id,
+            "finished_at": utc_now(),
+            "snapshot": snapshot.number,
+            "splits": summary.splits,
+            "embedded": summary.embedded,
+            "rejected": progress.rejected,
+            "tokens": summary.tokens,
+            "encoded_tokens": progress.encoded_tokens,
+            "padded_tokens": progress.padded_tokens,
+            "encode_seconds": progress.encode_seconds,
+            "seconds": summary.seconds,
+            "canaries": summary.canaries,
+            "drift": summary.drift,
+            "lost_nodes": summary.losses.nodes,
+            "lost_actors": summary.losses.actors,
+            "repeated_requests": summary.repeated,  # by this process alone
+            "counts": snapshot.manifest.counts.model_dump(),
+            "changes": changes.model_dump() if (changes := snapshot.manifest.changes) else None,
+            "share_cut": snapshot.share_cut,
+        }
+        self._create("report.json", json.dumps(report, indent=1).encode())
+
+    def _create(self, name: str, data: bytes) -> None:
+        self._store.create(names.run_key(self.run_id, name), data)

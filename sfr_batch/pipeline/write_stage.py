@@ -1,0 +1,133 @@
+"""The write stage: checks vectors, rejects what is not a unit vector, commits the split. Never touches a device."""
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from sfr_batch.config.settings import StorageSettings
+from sfr_batch.corpus.splits import Split
+from sfr_batch.format import names
+from sfr_batch.format.records import Receipt
+from sfr_batch.pipeline.job import Job, explain
+from sfr_batch.pipeline.packing import from_ipc, ipc_buffer
+from sfr_batch.pipeline.read_stage import rejected_rows
+from sfr_batch.storage.store import Store
+from sfr_batch.storage.stores import open_store
+from sfr_batch.table.commit.writing import commit_split, new_attempt
+
+UNIT_LENGTH_TOLERANCE = 1e-5
+"""How far a float32 vector's length may be from 1 before its row is rejected."""
+
+
+def write(batch: pa.Table, job: Job) -> pa.Table:
+    """Commit splits; out come their results: a receipt, or an error."""
+    results: list[dict[str, Any]] = []
+    for number in range(batch.num_rows):
+        row = batch.slice(number, 1)
+        split = Split(**json.loads(row.column("split")[0].as_py()))
+        result = {"split_id": split.split_id, "shard": split.shard, "receipt": None, "error": None}
+        try:
+            error = row.column("error")[0].as_py()
+            result["error"] = error
+            result["receipt"] = None if error else _write(split, row, job).to_json()
+        except Exception as failure:
+            result["error"] = explain(failure)
+        results.append(result)
+    kinds = pa.schema([(name, pa.string()) for name in ("split_id", "shard", "receipt", "error")])
+    return pa.Table.from_pylist(results, schema=kinds)
+
+
+def _write(split: Split, row: pa.Table, job: Job) -> Receipt:
+    rows, rejects = from_ipc(row.column("rows")), from_ipc(row.column("rejects"))
+    dim = int(job.card.schema.field(names.EMBEDDING).type.list_size)
+    vectors = np.frombuffer(ipc_buffer(row.column("vectors")), dtype=np.float32).reshape(rows.num_rows, dim)
+    bad = np.flatnonzero(~unit_length(vectors))
+    if len(bad):
+        failed = {int(at): why for at, why in json.loads(row.column("failed")[0].as_py()).items()}
+        document = _document_numbers(rows)
+        rejects = pa.concat_tables([rejects, _without_vector(rows, document, bad, failed)])
+        good = np.flatnonzero(~np.isin(document, document[bad]))  # a document is whole or not there
+        rows, vectors = rows.take(pa.array(good)), vectors[good]
+    documents = documents_of(rows)
+    rows = rows.append_column(names.EMBEDDING, vector_column(vectors, job.card.schema))
+    receipt = Receipt(
+        split_id=split.split_id,
+        shard=split.shard,
+        version=split.version,
+        start=split.start,
+        attempt=new_attempt(),
+        run_id=job.run_id,
+        read=documents.num_rows + rejects.num_rows,
+        embedded=documents.num_rows,
+        rejected=rejects.num_rows,
+        vectors=rows.num_rows,
+        tokens=pc.sum(rows.column(names.N_TOKENS)).as_py() or 0,
+        tokens_full=pc.sum(documents.column(names.N_TOKENS_FULL)).as_py() or 0,
+        encoded_tokens=row.column("encoded_tokens")[0].as_py(),
+        padded_tokens=row.column("padded_tokens")[0].as_py(),
+        truncated=pc.sum(rows.column(names.TRUNCATED)).as_py() or 0,
+        encode_seconds=row.column("encode_seconds")[0].as_py(),
+        canaries=row.column("canaries")[0].as_py(),
+        drift=row.column("drift")[0].as_py(),
+        generation=job.generation,
+    )
+    return commit_split(
+        table_store(job.table, job.table_storage.model_dump_json()),
+        job.card,
+        receipt,
+        rows.select(job.card.schema.names),
+        rejects,
+    )
+
+
+def documents_of(rows: pa.Table) -> pa.Table:
+    """The first row of each document."""
+    return rows.filter(pc.equal(rows.column(names.CHUNK), 0)) if names.CHUNK in rows.column_names else rows
+
+
+def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """[n] whether each row of ``vectors`` [n, d] is finite and of length 1 within UNIT_LENGTH_TOLERANCE."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+        good: NDArray[np.bool_] = np.abs(lengths - 1) <= UNIT_LENGTH_TOLERANCE  # False for NaN and infinity
+    return good
+
+
+def vector_column(vectors: NDArray[np.float32], schema: pa.Schema) -> pa.Array:
+    """``vectors`` [n, d] as the schema's embedding column, from the contiguous buffer and not through lists."""
+    kind = schema.field(names.EMBEDDING).type
+    numbers = np.ascontiguousarray(vectors).reshape(-1)
+    flat = pa.array(numbers.astype(np.float16) if kind.value_type == pa.float16() else numbers)
+    return pa.FixedSizeListArray.from_arrays(flat, type=kind)
+
+
+def _document_numbers(rows: pa.Table) -> NDArray[np.int64]:
+    """[rows] which document each row is of, from 0; the rows of a document follow each other."""
+    if names.CHUNK not in rows.column_names:
+        return np.arange(rows.num_rows)
+    return np.cumsum(rows.column(names.CHUNK).to_numpy() == 0) - 1
+
+
+def _without_vector(
+    rows: pa.Table, document: NDArray[np.int64], bad: NDArray[np.int64], failed: Mapping[int, str]
+) -> pa.Table:
+    """Rejects for the documents of the rows ``bad``, those that the model ``failed`` on with what it said."""
+    why: dict[int, tuple[str, str]] = {}
+    for number, row in zip(document[bad].tolist(), bad.tolist(), strict=True):
+        reason, message = names.BAD_VECTOR, "the model gave a vector that is not finite or not of unit length"
+        if row in failed:
+            reason, message = names.ENCODER_FAILED, f"the model fails on this text: {failed[row]}"
+        why.setdefault(number, (reason, message))
+    firsts = np.searchsorted(document, list(why)).tolist()
+    return rejected_rows(rows, dict(zip(firsts, why.values(), strict=True)))
+
+
+@lru_cache(maxsize=2)
+def table_store(uri: str, storage_json: str) -> Store:
+    return open_store(uri, StorageSettings.model_validate_json(storage_json))

@@ -1,0 +1,47 @@
+"""The metadata of the table that a config makes: schema, fingerprint inputs, row recipe."""
+
+from typing import Any
+
+from sfr_batch.config.settings import Config, CorpusSettings, ModelSettings
+from sfr_batch.corpus.columns import Columns
+from sfr_batch.errors import ConfigError
+from sfr_batch.format import names
+from sfr_batch.format.fingerprint import digest
+from sfr_batch.format.records import TableCard
+from sfr_batch.model import identity, location
+from sfr_batch.model import recipe as model
+from sfr_batch.model.prompts import DOCUMENT, QUERY, resolve
+from sfr_batch.model.tokenizer import Tokenizer
+
+
+def make_row_recipe(corpus: CorpusSettings) -> dict[str, Any]:
+    """What decides which rows and columns come out of a shard."""
+    recipe = {"id": corpus.id, "text": corpus.text, "carry": list(corpus.carry)}
+    # Only where they are not the default: a setting that is added later must not make all shards count as changed.
+    reading = {"format": corpus.format, "delimiter": corpus.delimiter, "quote": corpus.quote}
+    usual = CorpusSettings(path="-").model_dump()
+    return recipe | {key: value for key, value in reading.items() if value != usual[key]}
+
+
+def make_card(config: Config, columns: Columns) -> TableCard:
+    """The card of the table that this config makes. Reads the model's small files and the hashes of its weights."""
+    inputs = model_inputs(config.model, config.table.vector_dtype)
+    chunks = config.model.overflow == "chunk"
+    schema = names.table_schema(columns.id_type, inputs["dim"], config.table.vector_dtype, columns.carry, chunks=chunks)
+    return TableCard.make(schema, digest(inputs), inputs, config.model.model_dump(mode="json"))
+
+
+def model_inputs(settings: ModelSettings, vector_dtype: str) -> dict[str, Any]:
+    """What the fingerprint is made of, read from the model as it is now."""
+    folder = location.locate(settings, weights=False)
+    recipe = model.read_recipe(folder, settings)
+    tokenizer = Tokenizer.load(recipe, special_tokens_in_text=settings.special_tokens_in_text)
+    for side in (DOCUMENT, QUERY):
+        try:
+            tokenizer.encode([], resolve(recipe.prompts, side))
+        except ConfigError as error:
+            raise ConfigError(f"model.prompts.{side}: {error}") from None
+    if settings.overflow == "chunk":
+        tokenizer.chunk([], resolve(recipe.prompts, DOCUMENT), settings.chunk_tokens, settings.chunk_overlap)
+    hashes = location.weight_hashes(settings, folder)
+    return identity.fingerprint_inputs(settings, recipe, tokenizer.golden_ids(), hashes, vector_dtype)

@@ -1,0 +1,137 @@
+"""The S3 client: s3fs, but every request goes through `retries.persist`, and nowhere else is anything repeated.
+
+s3fs and botocore each try once. A repetition is of one request: one page of a listing, one part of an upload, one range
+with its body, whose length is checked before anybody sees it. (aiohttp, below them, sends an idempotent request once
+more at once when the connection that it had kept from before turns out to be closed.) Importing this loads the clients,
+which takes a second: `storage` does it when the first s3:// is opened.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+import botocore.exceptions as client
+from botocore.parsers import ResponseParserError
+from fsspec.asyn import sync_wrapper
+from s3fs import S3FileSystem
+
+from sfr_batch.storage.retries import Bounds, persist
+
+_THROTTLED = {"SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "TooManyRequests"}
+_THROTTLED |= {"RequestLimitExceeded", "BandwidthLimitExceeded"}
+_BROKEN_ON_THE_WAY = {"IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "RequestTimeout"}
+"""What a store says of a request that did not arrive as it was sent."""
+_ABORT_ATTEMPTS = 2
+
+
+class Truncated(Exception):
+    """A body is not as long as it has to be."""
+
+
+class RetryingS3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
+    """``options``: those of S3FileSystem, whose client must be told to try once."""
+
+    retries = 1
+
+    def __init__(self, bounds: Bounds, **options: Any) -> None:
+        super().__init__(**options)
+        self._bounds = bounds
+
+    async def _call_s3(self, method: str, *parameters: Any, **named: Any) -> Any:
+        bounds = self._bounds
+        if method == "abort_multipart_upload":
+            bounds = dataclasses.replace(bounds, attempts=min(bounds.attempts, _ABORT_ATTEMPTS))
+
+        async def once() -> Any:
+            answer = await super(RetryingS3, self)._call_s3(method, *parameters, **named)
+            if method == "get_object":
+                answer["Body"] = _Body(await _read(answer, named.get("Range")))
+            return answer
+
+        what = "/".join(str(named[part]) for part in ("Bucket", "Key", "Prefix") if part in named)
+        return await persist(once, bounds, transient_reason, f"{method} s3://{what}")
+
+    call_s3 = sync_wrapper(_call_s3)  # the inherited one is bound to the inherited method
+
+    async def _abort_mpu(self, bucket: str, key: str, mpu: str) -> None:
+        # What has led here is to be told, not this. Parts left behind cost space until a lifecycle rule removes them.
+        with contextlib.suppress(OSError, client.BotoCoreError):
+            await super()._abort_mpu(bucket, key, mpu)
+
+
+class _Body:
+    """A body that has been read, in the shape of one that has not."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def read(self) -> bytes:
+        return self._data
+
+    def close(self) -> None:
+        pass
+
+
+async def _read(answer: Mapping[str, Any], asked: str | None) -> bytes:
+    body = answer["Body"]
+    try:
+        data: bytes = await body.read()
+    finally:
+        body.close()
+    check_length(len(data), answer.get("ContentLength"), asked, answer.get("ContentRange"))
+    return data
+
+
+def check_length(length: int, content_length: int | None, asked: str | None, content_range: str | None) -> None:
+    """Raises Truncated if ``length`` bytes are not what the headers promise, or these not what was ``asked`` for.
+
+    asked: the Range header of the request, ``bytes=2-5`` or ``bytes=2-``; content_range: the Content-Range of the
+    answer, ``bytes 2-5/100``, see RFC 9110, 14.4. A range may end behind the object's end, not elsewhere.
+    """
+    if content_length is not None and length != content_length:
+        raise Truncated(f"{length:,} bytes instead of {content_length:,}")
+    wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", asked or "")
+    if not wanted:
+        return
+    start, end = int(wanted[1]), int(wanted[2]) if wanted[2] else None
+    got = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", content_range or "")
+    if got:
+        total = int(got[3])
+        last = total - 1 if end is None else min(end, total - 1)
+        if (int(got[1]), int(got[2])) != (start, last) or length != last - start + 1:
+            raise Truncated(f"{length:,} bytes as {content_range} for {asked}")
+    elif start or (end is not None and length > end + 1):
+        raise Truncated(f"{length:,} bytes without Content-Range for {asked}")
+
+
+def transient_reason(error: Exception) -> str | None:
+    """Why it may help to repeat a request that failed so, in a word or two; None if it will not help."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    if isinstance(response, dict):
+        code = str(response.get("Error", {}).get("Code", ""))
+        status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if code in _THROTTLED or status in (429, 503):
+            return "throttled"
+        if code in _BROKEN_ON_THE_WAY:
+            return "broken on the way"
+        return "server error" if status >= 500 and status != 501 else None
+    inner = getattr(error, "kwargs", {}).get("error")  # what botocore's exceptions were made of
+    if isinstance(error, client.SSLError):  # a wrong certificate stays wrong; a handshake may be cut off
+        return "connection" if "EOF" in str(error) else None
+    if isinstance(error, client.ReadTimeoutError | client.ConnectTimeoutError | asyncio.TimeoutError):
+        return "timeout"
+    if isinstance(error, client.FlexibleChecksumError):
+        return "wrong checksum"
+    cut = (Truncated, client.IncompleteReadError, client.ResponseStreamingError, aiohttp.ClientPayloadError)
+    if isinstance(error, (*cut, ResponseParserError)) or isinstance(inner, cut):
+        return "truncated"
+    broken = (aiohttp.ClientError, ConnectionError, asyncio.TimeoutError)
+    if isinstance(error, aiohttp.InvalidURL) or isinstance(inner, aiohttp.InvalidURL):
+        return None
+    if isinstance(error, (client.ConnectionError, client.ConnectionClosedError, *broken)) or isinstance(inner, broken):
+        return "connection"
+    return None

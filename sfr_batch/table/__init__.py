@@ -1,0 +1,1 @@
+"""Reading a table: snapshots, scans, filters, exports, search. Writing is in `commit`."""

@@ -1,0 +1,262 @@
+"""What is different between two snapshots, as a feed for a vector database: rows to upsert and keys to delete.
+
+A row is named by its id, and where documents are cut into chunks by id and number of the chunk. It is an upsert if its
+key is new, or its row hash is another one (text or carried columns), or its vector is. Applied to a copy of the first
+snapshot, deletes and upserts, which have no key in common, give the second one.
+
+Data files that are live in both with the same dead rows are not read; of the others, keys and hashes of the rows that
+are live in one alone; vectors only where a row with the same hash has moved. Rows are joined by hash in partitions on
+disk, and kept as a bit each, so memory is bounded. Hashes have 128 bits: equal ones are taken for equal values.
+"""
+
+import dataclasses
+import hashlib
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sfr_batch.errors import TableError
+from sfr_batch.format import names
+from sfr_batch.format.hashes import halves, hash_ids
+from sfr_batch.storage.spill import Spill
+from sfr_batch.table.parquet_folder import ParquetFolder
+from sfr_batch.table.scan import LiveFile, Positions, Scan, key_columns
+from sfr_batch.table.search import vectors_of
+from sfr_batch.table.table import Table
+
+PARTITION_ROWS = 2**22
+"""Rows that are joined in memory at a time, at about 150 bytes each."""
+_ADD_ROWS = 2**18
+_RECORD = np.dtype(
+    [
+        *(("hash", np.uint64), ("hash_2", np.uint64), ("chunk", np.int32)),
+        *(("is_to", np.bool_), ("row", np.int64), ("content", np.uint64), ("content_2", np.uint64)),
+    ]
+)
+"""A row of either side: the hash of its id, its number on its side, and a hash of what is compared."""
+
+Records = NDArray[np.void]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The difference between two snapshots of ``table``; 0 as the first is nothing at all. Made by `changes`.
+
+    Rows: ``new`` and ``changed`` are upserts; ``unchanged`` are the rest of the second snapshot. ``files_read``: data
+    files of both sides that had to be looked into.
+    """
+
+    table: str
+    from_snapshot: int
+    to_snapshot: int
+    new: int
+    changed: int
+    deleted: int
+    unchanged: int
+    files_read: int
+    _upserts: Scan | None = field(repr=False)
+    _deletes: Scan | None = field(repr=False)
+
+    def upserts(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """New and changed rows, with ``columns``, default all. Memory is bounded by a few data files."""
+        return _batches(self._upserts, columns)
+
+    def deletes(self) -> Iterator[pa.RecordBatch]:
+        """Keys of the rows that are gone: id, and chunk where documents are cut."""
+        return _batches(self._deletes, None)
+
+    def write(self, folder: ParquetFolder) -> None:
+        """Write all of it, ``upserts/part-00000.parquet`` and ``deletes/…``, and `_SUCCESS` with the counts."""
+        for name, batches in (("deletes", self.deletes()), ("upserts", self.upserts())):
+            for batch in batches:
+                folder.add(pa.Table.from_batches([batch]), name)
+        counts = ("table", "from_snapshot", "to_snapshot", "new", "changed", "deleted", "unchanged")
+        folder.close({name: getattr(self, name) for name in counts})
+
+    def __str__(self) -> str:
+        return (
+            f"{self.table}, snapshot {self.from_snapshot} to {self.to_snapshot}: {self.new + self.changed:,} upserts "
+            f"({self.new:,} new, {self.changed:,} changed), {self.deleted:,} deletes, {self.unchanged:,} unchanged"
+        )
+
+
+def _batches(scan: Scan | None, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+    if scan is None:
+        return iter(())
+    return (scan if columns is None else scan.select(columns)).batches()
+
+
+def changes(table: Table, from_snapshot: int, to_snapshot: int, *, partition_rows: int = PARTITION_ROWS) -> Changes:
+    """What to upsert and to delete to come from one snapshot to another, in either direction of time.
+
+    Raises TableNotFound if there is no such snapshot, TableError if an id is live twice in one of them.
+    """
+    to = table.snapshot(to_snapshot).scan()
+    if from_snapshot == 0:
+        return Changes(table.store.root, 0, to_snapshot, to.live, 0, 0, 0, 0, to, None)
+    start = table.snapshot(from_snapshot).scan()
+    before, after = _Side(start, to), _Side(to, start)
+    with tempfile.TemporaryDirectory(prefix="sfr-changes-") as folder:
+        counts = _join(before, after, Path(folder), partition_rows)
+    new, changed, deleted = counts
+    return Changes(
+        table=table.store.root,
+        from_snapshot=from_snapshot,
+        to_snapshot=to_snapshot,
+        new=new,
+        changed=changed,
+        deleted=deleted,
+        unchanged=to.live - new - changed,
+        files_read=len(before.scan.files) + len(after.scan.files),
+        _upserts=after.chosen(after.marked).select(table.schema.names),
+        _deletes=before.chosen(before.marked),
+    )
+
+
+class _Side:
+    """One of two snapshots: its rows that are not live in the other one as the same row of the same file."""
+
+    def __init__(self, whole: Scan, other: Scan) -> None:
+        self.key = key_columns(whole.table_schema)
+        theirs = {file.split_id: file for file in other.files}
+        files = [_alone(file, theirs.get(file.split_id)) for file in whole.files]
+        self.scan = dataclasses.replace(whole.select(self.key), files=[file for file in files if file and file.live])
+        # Rows are numbered through all files; each begins at a whole byte of the bits.
+        sizes = np.array([-(-file.rows // 8) for file in self.scan.files], dtype=np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(sizes)])
+        self.marked = self._bits()
+        self.compared = self._bits()
+
+    def _bits(self) -> NDArray[np.uint8]:
+        return np.zeros(int(self._starts[-1]), dtype=np.uint8)
+
+    @staticmethod
+    def mark(bits: NDArray[np.uint8], rows: Positions) -> None:
+        """Set the bits of rows by their numbers."""
+        np.bitwise_or.at(bits, rows >> 3, (128 >> (rows & 7)).astype(np.uint8))
+
+    def chosen(self, bits: NDArray[np.uint8]) -> Scan:
+        """A scan of the rows whose bits are set."""
+        files = []
+        for number, file in enumerate(self.scan.files):
+            only = bits[self._starts[number] : self._starts[number + 1]]
+            if only.any():
+                files.append(dataclasses.replace(file, only=only))
+        return dataclasses.replace(self.scan, files=files)
+
+    def records(self, scan: Scan, column: str, *, is_to: bool) -> Iterator[Records]:
+        """Of the rows of ``scan``, some of ours; ``column`` is what is compared."""
+        number_of = {file.split_id: number for number, file in enumerate(self.scan.files)}
+        for file, rows in scan.select([*self.key, column]).by_file():
+            records = np.empty(rows.num_rows, dtype=_RECORD)
+            id_hash, content = halves(hash_ids(rows.column(names.ID).to_pylist())), _hashes(rows.column(column))
+            records["hash"], records["hash_2"] = id_hash.T
+            records["content"], records["content_2"] = content.T
+            records["chunk"] = rows.column(names.CHUNK).to_numpy() if names.CHUNK in self.key else 0
+            records["is_to"] = is_to
+            records["row"] = 8 * self._starts[number_of[file.split_id]] + np.flatnonzero(file.mask())
+            yield records
+
+
+def _alone(file: LiveFile, other: LiveFile | None) -> LiveFile | None:
+    """The file with those live rows that are not live in the same file of the other side; None if there are none."""
+    if other is None:
+        return file
+    if other.dead is None:
+        return None
+    return dataclasses.replace(file, only=np.packbits(file.mask() & ~other.mask()))
+
+
+def _hashes(column: pa.ChunkedArray) -> NDArray[np.uint64]:
+    """[n, 2] of hashes as they are, of vectors by their bytes."""
+    if not pa.types.is_fixed_size_list(column.type):
+        return halves(column)
+    vectors = np.ascontiguousarray(vectors_of(column.combine_chunks()))
+    digests = [hashlib.blake2b(vector, digest_size=16).digest() for vector in vectors]
+    return np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)
+
+
+def _join(before: _Side, after: _Side, folder: Path, partition_rows: int) -> tuple[int, int, int]:
+    """Mark upserts and deletes; (new, changed, deleted)."""
+    schema = after.scan.table_schema
+    row_hash = names.ROW_HASH if names.ROW_HASH in schema.names else names.CONTENT_HASH
+    new = changed = deleted = moved = 0
+    for old, fresh, pairs in _joined(before, after, before.scan, after.scan, row_hash, folder, partition_rows):
+        deleted += len(old)
+        new += len(fresh)
+        before.mark(before.marked, old["row"])
+        after.mark(after.marked, fresh["row"])
+        was, now = pairs
+        same = (was["content"] == now["content"]) & (was["content_2"] == now["content_2"])
+        changed += int((~same).sum())
+        moved += int(same.sum())
+        after.mark(after.marked, now["row"][~same])
+        before.mark(before.compared, was["row"][same])
+        after.mark(after.compared, now["row"][same])
+    if moved:
+        vectors = before.chosen(before.compared), after.chosen(after.compared)
+        for _, _, (was, now) in _joined(before, after, *vectors, names.EMBEDDING, folder, partition_rows):
+            other = (was["content"] != now["content"]) | (was["content_2"] != now["content_2"])
+            changed += int(other.sum())
+            after.mark(after.marked, now["row"][other])
+    return new, changed, deleted
+
+
+def _joined(
+    before: _Side, after: _Side, old: Scan, fresh: Scan, column: str, folder: Path, partition_rows: int
+) -> Iterator[tuple[Records, Records, tuple[Records, Records]]]:
+    """By partition: rows of the old side alone, of the new one alone, and those with one key in both, paired."""
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        spill = Spill(Path(own), _RECORD, old.live + fresh.live, partition_rows)
+        for records in _in_large_pieces(before.records(old, column, is_to=False)):
+            spill.add(records)
+        for records in _in_large_pieces(after.records(fresh, column, is_to=True)):
+            spill.add(records)
+        for partition in spill.partitions():
+            key = ("hash", "hash_2", "chunk")
+            ordered = partition[np.lexsort([partition["is_to"], *(partition[name] for name in reversed(key))])]
+            follows = np.ones(max(0, len(ordered) - 1), dtype=bool)
+            for name in key:
+                follows &= ordered[name][1:] == ordered[name][:-1]
+            twice = follows & (ordered["is_to"][1:] == ordered["is_to"][:-1])
+            if twice.any():
+                broken = (after if ordered["is_to"][1:][twice][0] else before).scan
+                raise TableError(
+                    f"An id is live twice in snapshot {broken.snapshot} of {broken.store.root}; `sfr-batch audit "
+                    f"{broken.store.root} --snapshot {broken.snapshot}` says which."
+                )
+            first = np.flatnonzero(follows)
+            alone = np.ones(len(ordered), dtype=bool)
+            alone[first] = alone[first + 1] = False
+            rest = ordered[alone]
+            yield rest[~rest["is_to"]], rest[rest["is_to"]], (ordered[first], ordered[first + 1])
+
+
+def _in_large_pieces(parts: Iterable[Records]) -> Iterator[Records]:
+    """The same, many small ones together: each piece is written to every partition."""
+    waiting: list[Records] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(map(len, waiting)) >= _ADD_ROWS:
+            yield np.concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield np.concatenate(waiting)
+
+
+def as_json(batch: pa.RecordBatch, operation: str) -> Iterator[dict[str, Any]]:
+    """Rows as JSON objects, ``op`` first: vectors as lists, hashes in hexadecimal, times as ISO 8601."""
+    for row in batch.to_pylist():
+        yield {"op": operation, **{name: _plain(value) for name, value in row.items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    return value.isoformat() if hasattr(value, "isoformat") else value

@@ -1,0 +1,358 @@
+"""Compaction: small data files, and those with many rows that nobody needs, are written as fewer, without a model.
+
+What nights leave behind: a few packed splits each, in files whose other rows changed or went. Rows that a shard has are
+kept, also those that lose to an earlier row with the same id, for they come back when that one goes. The shards that
+have rows in a rewritten file get a new index; then a snapshot with the same rows is published. The old files stay for
+the snapshots before, until these expire. Files that a compaction committed before it died are found by their names.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from sfr_batch.config.settings import RunSettings
+from sfr_batch.errors import CountsDoNotClose
+from sfr_batch.format import names
+from sfr_batch.format.fingerprint import short_id
+from sfr_batch.format.hashes import whole
+from sfr_batch.format.indexes import (
+    ROWS_A_TASK,
+    Located,
+    index_table,
+    read_ahead,
+    read_entries,
+    read_owned,
+    read_part,
+    write_index,
+)
+from sfr_batch.format.parquet import damage_explained, read_data_file, read_parquet, read_receipts
+from sfr_batch.format.records import PACKED, IndexPart, Receipt, rows_in
+from sfr_batch.storage.parallel import in_parallel
+from sfr_batch.table.commit import lease
+from sfr_batch.table.commit.draft import Draft
+from sfr_batch.table.commit.liveness import rows_of_documents
+from sfr_batch.table.commit.publish import conflict_if_superseded, next_number, publish
+from sfr_batch.table.commit.writing import commit_split, new_attempt, new_run_id
+from sfr_batch.table.table import Snapshot, Table
+
+ROWS_PER_FILE = RunSettings().rows_per_split
+MAX_UNNEEDED = 0.2
+_PARALLEL_WRITES = 4
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Data files that become one, in order. needed: [vectors] which rows of each some shard has."""
+
+    split_id: str
+    sources: tuple[Receipt, ...]
+    needed: tuple[Mask, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the new file."""
+        return sum(int(mask.sum()) for mask in self.needed)
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """What is rewritten as what; ``snapshot``: the one that was published, or None while nothing was."""
+
+    base: Snapshot
+    groups: tuple[Group, ...]
+    shards: frozenset[str]
+    """URIs of the shards that have rows in a file that is rewritten."""
+    snapshot: Snapshot | None = None
+
+    @property
+    def files(self) -> int:
+        """Data files that are rewritten."""
+        return sum(len(group.sources) for group in self.groups)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the data files that are rewritten."""
+        return sum(source.size for group in self.groups for source in group.sources)
+
+    @property
+    def dropped(self) -> int:
+        """Rows of these files that nobody needs."""
+        return sum(len(mask) - int(mask.sum()) for group in self.groups for mask in group.needed)
+
+    def describe(self) -> str:
+        """One or two lines for a person."""
+        if not self.groups:
+            return f"Nothing to compact: none of {len(self.base.receipts):,} data files ({self.base.brief()})."
+        what = f"{self.files:,} data files ({self.bytes:,} bytes) as {len(self.groups):,}"
+        what += f", without {self.dropped:,} rows that nobody needs" if self.dropped else ""
+        if self.snapshot is None:
+            return f"Would write {what}. Nothing was written; --write does it."
+        return (
+            f"Wrote {what}: {self.snapshot.brief()}. The old files stay for the snapshots before, until these expire."
+        )
+
+
+def find_compaction(
+    base: Snapshot, *, rows_per_file: int = ROWS_PER_FILE, max_unneeded: float = MAX_UNNEEDED
+) -> Compaction:
+    """What `compact` would do. Reads the indexes.
+
+    rows_per_file: vectors of a new data file at most; files of at most half as many are joined. max_unneeded: share, in
+    0 to 1, of rows that nobody needs above which a file is rewritten in any case. Raises TableError.
+    """
+    receipts = base.receipts
+    needed = {r.split_id: np.full(r.vectors, r.owned) for r in receipts}
+    users: dict[str, set[str]] = {r.split_id: {r.shard} if r.owned else set() for r in receipts}
+    parts = [part for its in base.indexes.values() for part in its]
+    rows = [part.rows for part in parts]
+    read = read_ahead(lambda part: read_entries(base.store, part, hashes=False), parts, rows)
+    for part, entries in zip(parts, read, strict=True):
+        for split_id, mine in _by_file(entries.split_ids, entries.files):
+            needed[split_id][rows_of_documents(entries.row[mine], entries.vectors[mine])] = True
+            users[split_id].add(part.shard)
+    condemned = base.condemned
+    groups = [
+        _group(base, some, [needed[receipt.split_id] for receipt in some], condemned)
+        for some in _choose(receipts, needed, rows_per_file, max_unneeded)
+    ]
+    shards = [users[source.split_id] for group in groups for source in group.sources]
+    return Compaction(base, tuple(groups), frozenset(itertools.chain.from_iterable(shards)))
+
+
+def compact(
+    table: Table,
+    *,
+    rows_per_file: int = ROWS_PER_FILE,
+    max_unneeded: float = MAX_UNNEEDED,
+    dry_run: bool = True,
+    say: Callable[[str], None] = lambda _: None,
+) -> Compaction:
+    """Make fewer data files of the newest snapshot's, see `find_compaction`; by default only say which.
+
+    Holds the table's lease meanwhile. say: is told once if it has to wait for a run that may be dead. Raises
+    TableNotFound while nothing was published, TableInUse, SnapshotConflict, TableError, StorageError.
+    """
+    if dry_run:
+        return find_compaction(table.current(), rows_per_file=rows_per_file, max_unneeded=max_unneeded)
+    with lease.hold(table.store, lease.Holder.of_this_process(new_run_id()), RunSettings().lease_s, say) as held:
+        found = find_compaction(table.current(), rows_per_file=rows_per_file, max_unneeded=max_unneeded)
+        return carry_out(table, found, held.confirm)
+
+
+def carry_out(table: Table, found: Compaction, confirm: Callable[[], None] = lambda: None) -> Compaction:
+    """Rewrite the files and publish the same rows; without a group nothing.
+
+    confirm: is called last, before it is published. Raises SnapshotConflict if somebody published since: find out again
+    what to do; TableError, CountsDoNotClose.
+    """
+    if not found.groups:
+        return found
+    with conflict_if_superseded(table, found.base):
+        base, run_id = found.base, new_run_id()
+        committed = table.committed()
+        done = read_receipts(table.store, [group.split_id for group in found.groups if group.split_id in committed])
+        there = {receipt.split_id for receipt in done}
+        todo = [group for group in found.groups if group.split_id not in there]
+        new = [*done, *in_parallel(lambda group: _rewrite(table, group, run_id), todo, _PARALLEL_WRITES)]
+        indexes = _move(table, found, run_id)
+        gone = {source.split_id for group in found.groups for source in group.sources}
+        receipts = [dataclasses.replace(r, owned=False) for r in new]
+        receipts += [
+            dataclasses.replace(r, owned=r.owned and r.shard not in found.shards)
+            for r in base.receipts
+            if r.split_id not in gone
+        ]
+        draft = Draft(
+            run_id=run_id,
+            generation=base.manifest.generation,
+            row_recipe=base.manifest.row_recipe,
+            receipts=sorted(receipts, key=lambda r: (not r.owned, r.shard, r.start)),
+            shards=[dataclasses.replace(s, splits=0) if s.uri in found.shards else s for s in base.shards],
+            new=frozenset(),
+            indexes=base.indexes | indexes,
+            visited=frozenset(),
+            operation="compact",
+        )
+        confirm()
+        return dataclasses.replace(found, snapshot=publish(table, base, draft))
+
+
+def _by_file(split_ids: Sequence[str], files: NDArray[np.integer]) -> Iterator[tuple[str, NDArray[np.intp]]]:
+    """Which of the entries are of which file. files: [n] numbers of ``split_ids``, -1 for none.
+
+    Sorted once, for an index may name thousands of small files.
+    """
+    order = np.argsort(files, kind="stable")
+    bounds = np.searchsorted(files[order], np.arange(len(split_ids) + 1))
+    for number, split_id in enumerate(split_ids):
+        yield split_id, order[bounds[number] : bounds[number + 1]]
+
+
+# --- what becomes what
+
+
+def _choose(
+    receipts: Sequence[Receipt], needed: Mapping[str, Mask], rows_per_file: int, max_unneeded: float
+) -> Iterator[list[Receipt]]:
+    """Files to rewrite as one, in order; never of two generations."""
+    groups: dict[str, list[Receipt]] = {}
+    rows: dict[str, int] = {}
+    for receipt in receipts:
+        wanted = int(needed[receipt.split_id].sum())
+        wasteful = wanted < (1 - max_unneeded) * receipt.vectors
+        if not wasteful and 2 * wanted > rows_per_file:
+            continue
+        label = receipt.generation
+        if label in groups and rows[label] + wanted > rows_per_file:
+            yield from _worthwhile(groups.pop(label), needed, max_unneeded)
+        rows[label] = wanted + (rows[label] if label in groups else 0)
+        groups.setdefault(label, []).append(receipt)
+    for group in groups.values():
+        yield from _worthwhile(group, needed, max_unneeded)
+
+
+def _worthwhile(group: list[Receipt], needed: Mapping[str, Mask], max_unneeded: float) -> Iterator[list[Receipt]]:
+    """A single small file is only written again if it has too many rows that nobody needs."""
+    if len(group) > 1 or needed[group[0].split_id].sum() < (1 - max_unneeded) * group[0].vectors:
+        yield group
+
+
+def _group(base: Snapshot, sources: list[Receipt], needed: list[Mask], condemned: frozenset[str]) -> Group:
+    rows = [(source.split_id, np.packbits(mask).tobytes().hex()) for source, mask in zip(sources, needed, strict=True)]
+    split_id = short_id("compact", rows, base.manifest.fingerprint)
+    while split_id in condemned:
+        split_id = short_id(split_id, "after a sweep")
+    return Group(split_id, tuple(sources), tuple(needed))
+
+
+# --- writing
+
+
+def _rewrite(table: Table, group: Group, run_id: str) -> Receipt:
+    """Commit the file of a group. One of its files is in memory at a time, beside the new one."""
+    pieces = []
+    for source, mask in zip(group.sources, group.needed, strict=True):
+        rows = read_data_file(table.store, source, table.schema.names, table.card.fingerprint)
+        pieces.append(rows if mask.all() else rows.filter(pa.array(mask)))
+    rows = pa.concat_tables(pieces)
+    first = rows.filter(pc.equal(rows.column(names.CHUNK), 0)) if names.CHUNK in rows.column_names else rows
+    receipt = Receipt(
+        split_id=group.split_id,
+        shard=PACKED,
+        version=PACKED,
+        start=0,
+        attempt=new_attempt(),
+        run_id=run_id,
+        read=first.num_rows,
+        embedded=first.num_rows,
+        rejected=0,
+        vectors=rows.num_rows,
+        tokens=pc.sum(rows.column(names.N_TOKENS)).as_py() or 0,
+        tokens_full=pc.sum(first.column(names.N_TOKENS_FULL)).as_py() or 0,
+        encoded_tokens=0,
+        padded_tokens=0,
+        truncated=pc.sum(rows.column(names.TRUNCATED)).as_py() or 0,
+        encode_seconds=0.0,
+        generation=group.sources[0].generation,
+        copied=True,
+    )
+    return commit_split(table.store, table.card, receipt, rows, names.REJECTS_SCHEMA.empty_table())
+
+
+@dataclass(frozen=True)
+class _Move:
+    """Where the rows of a data file are now: in which one, and [vectors] at which row."""
+
+    split_id: str
+    rows: NDArray[np.int64]
+
+
+def _moves(groups: Iterable[Group]) -> dict[str, _Move]:
+    moves = {}
+    for group in groups:
+        before = 0
+        for source, needed in zip(group.sources, group.needed, strict=True):
+            moves[source.split_id] = _Move(group.split_id, np.where(needed, before + np.cumsum(needed) - 1, -1))
+            before += int(needed.sum())
+    return moves
+
+
+def _move(table: Table, found: Compaction, run_id: str) -> dict[str, list[IndexPart]]:
+    """Write new indexes of the shards that have rows in rewritten files."""
+    base, moves = found.base, _moves(found.groups)
+    sources: list[tuple[str, Receipt | IndexPart]] = [
+        *((receipt.shard, receipt) for receipt in sorted(base.receipts, key=lambda r: r.start) if receipt.owned),
+        *((uri, part) for uri, parts in base.indexes.items() for part in parts),
+    ]
+    sources = [(uri, source) for uri, source in sources if uri in found.shards]
+
+    def locate(source: tuple[str, Receipt | IndexPart]) -> Located:
+        uri, where = source
+        index = _index_of_owned(table, where) if isinstance(where, Receipt) else read_part(table.store, where)
+        return Located(uri, _moved_index(index, moves))
+
+    parts: dict[str, list[IndexPart]] = {}
+    rows = [rows_in(where) for _, where in sources]
+    for number, located in enumerate(_batches(read_ahead(locate, sources, rows))):
+        key = names.index_key(next_number(base), run_id, number)
+        for part in write_index(table.store, key, located):
+            parts.setdefault(part.shard, []).append(part)
+    return parts
+
+
+def _batches(pieces: Iterable[Located]) -> Iterator[list[Located]]:
+    """What an index file has."""
+    batch: list[Located] = []
+    rows = 0
+    for piece in pieces:
+        batch.append(piece)
+        rows += piece.index.num_rows
+        if rows >= ROWS_A_TASK:
+            yield batch
+            batch, rows = [], 0
+    if batch:
+        yield batch
+
+
+def _index_of_owned(table: Table, receipt: Receipt) -> pa.Table:
+    """The rows of a shard's own data file, and its rejects, as those of an index."""
+    entries = read_owned(table.store, receipt, table.schema, table.card.fingerprint)
+    hashes = {"id_hash": whole(entries.ids), "row_hash": whole(entries.rows)}
+    hashes["position"] = pa.array(np.zeros(len(entries), np.int64))  # among the rejects: nobody asks for it
+    if names.ROW_HASH in table.schema.names:
+        hashes["content_hash"] = whole(entries.contents)
+    rejects = names.REJECTS_SCHEMA.empty_table()
+    if receipt.rejected:
+        key = names.rejects_key(receipt.split_id, receipt.attempt)
+        with damage_explained(table.store, key):
+            rejects = read_parquet(table.store.read(key))
+    split_ids = pa.array([receipt.split_id] * len(entries), pa.string())
+    return index_table(pa.table(hashes), split_ids, entries.row, entries.vectors, rejects)
+
+
+def _moved_index(index: pa.Table, moves: Mapping[str, _Move]) -> pa.Table:
+    """The same rows, where they are now. Raises CountsDoNotClose if one would be lost."""
+    files = index.column("split_id").combine_chunks().dictionary_encode()
+    known = files.dictionary.to_pylist()
+    which = files.indices.fill_null(-1).to_numpy()
+    row = index.column("row").fill_null(-1).to_numpy().copy()
+    for split_id, mine in _by_file(known, which):
+        if split_id in moves:
+            row[mine] = moves[split_id].rows[row[mine]]
+            if (row[mine] < 0).any():
+                raise CountsDoNotClose(
+                    f"A row of split {split_id} would be lost by compaction. Nothing was published; this is a bug, "
+                    "please report it."
+                )
+    renamed = pa.array([moves[s].split_id if s in moves else s for s in known], pa.string())
+    columns = {name: index.column(name) for name in index.column_names}
+    columns["split_id"] = pa.DictionaryArray.from_arrays(files.indices, renamed).dictionary_decode()
+    columns["row"] = pc.if_else(pc.is_valid(index.column("row")), pa.array(row), None)
+    return pa.table(columns).cast(names.INDEX_SCHEMA)

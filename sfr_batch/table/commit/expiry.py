@@ -1,0 +1,170 @@
+"""Expiry: old snapshots go, with the files that only they named.
+
+Snapshots are kept by states: a state is what an `embed` or a compaction has published, with the sweeps and expiries
+after it that show the same rows from the same files. First a snapshot is published that says which earlier ones are no
+more and bars the names of the splits whose files go: from then on nobody can open them, and a writer that planned on an
+older one plans again. Then their data, rejects and index files are deleted, and last their side files, from which all
+the others can be found again: a crash in between leaves snapshots that are whole or no more, and the same command
+deletes the rest.
+
+Their manifests stay, a kilobyte each: a number that became free could be won again by a writer that slept. So do
+the barred names, for the same version of a shard gives the same names whenever it comes back.
+"""
+
+import contextlib
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sfr_batch.errors import ConfigError, ObjectNotFound, SnapshotConflict, TableNotFound
+from sfr_batch.format import names
+from sfr_batch.format.records import Expired
+from sfr_batch.storage.store import ObjectInfo
+from sfr_batch.table.commit.publish import condemn, conflict_if_superseded
+from sfr_batch.table.table import Snapshot, Table
+
+HOUSEKEEPING = ("sweep", "expire")
+"""Operations that publish the files of the snapshot before once more."""
+_FOLDERS = (names.DATA, names.REJECTS, names.INDEX, names.SNAPSHOTS)
+_ATTEMPTS = 5
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0}
+
+
+@dataclass(frozen=True)
+class Expiry:
+    """What expires and what is deleted for it."""
+
+    snapshots: tuple[int, ...] = ()
+    """Numbers that could be read until now."""
+    kept: tuple[int, ...] = ()
+    expired: Expired | None = None
+    """What the snapshot that is published says of earlier ones."""
+    condemn: frozenset[str] = frozenset()
+    """Splits that only these snapshots have."""
+    contents: tuple[ObjectInfo, ...] = ()
+    """Data, rejects and index files, also those that an earlier expiry did not come to delete."""
+    sides: tuple[ObjectInfo, ...] = ()
+    """Side files, which are deleted last."""
+
+    @property
+    def objects(self) -> tuple[ObjectInfo, ...]:
+        return self.contents + self.sides
+
+    @property
+    def bytes(self) -> int:
+        return sum(info.size for info in self.objects)
+
+
+def expire(
+    table: Table,
+    *,
+    keep_last: int | None = None,
+    keep_for: str | None = None,
+    keep: Collection[int] = (),
+    dry_run: bool = True,
+    now: datetime | None = None,
+) -> Expiry:
+    """Remove all snapshots but those of the last ``keep_last`` states and of states that were the newest within the
+    time ``keep_for`` (``30d``, ``36h``, ``90m``), and those numbered in ``keep``; of the rules that are given any one
+    is enough. The newest state is always kept.
+
+    dry_run: only say what would go. Raises ConfigError for rules that make no sense, SnapshotConflict if others publish
+    again and again meanwhile, StorageError; then, as after a crash, the same call does the rest.
+    """
+    if keep_last is None and keep_for is None:
+        raise ConfigError("Say what is to stay: --keep-last N states, --keep-for 30d, or both.")
+    if keep_last is not None and keep_last < 1:
+        raise ConfigError(f"--keep-last {keep_last}: the newest state always stays, so write 1 or more.")
+    since = math.inf
+    if keep_for is not None:
+        since = (now or datetime.now(UTC)).timestamp() - duration(keep_for, "--keep-for")
+    for attempt in range(_ATTEMPTS):
+        base = table.latest()
+        if base is None:
+            return Expiry()
+        try:
+            with conflict_if_superseded(table, base):
+                expiry = _plan(table, base, keep_last or 1, since, keep)
+            if dry_run:
+                return expiry
+            if expiry.snapshots:
+                condemn(table, base, expiry.condemn, "expire", expiry.expired)
+            break
+        except SnapshotConflict:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    table.store.delete([info.key for info in expiry.contents])
+    table.store.delete([info.key for info in expiry.sides])
+    return expiry
+
+
+def duration(text: str, setting: str) -> float:
+    """Seconds of ``7d``, ``36h`` or ``90m``. Raises ConfigError, which names the setting."""
+    number, unit = text[:-1], text[-1:]
+    if unit not in _UNITS or not (number.isascii() and number.isdecimal()):
+        raise ConfigError(f"{setting} {text}: write a number of days, hours or minutes: 7d, 36h or 90m.")
+    return int(number) * _UNITS[unit]
+
+
+def _plan(table: Table, base: Snapshot, keep_last: int, since: float, keep: Collection[int]) -> Expiry:
+    published = [number for number in table.published_numbers() if number <= base.number]
+    here = {number: table.published(number) for number in published if not base.manifest.has_expired(number)}
+    unknown = sorted(set(keep) - set(here))
+    if unknown:
+        raise TableNotFound(
+            f"--keep {unknown[0]}: {table.store.root} has no such snapshot. Snapshots: {', '.join(map(str, here))}."
+        )
+    before = base.manifest.expired.before if base.manifest.expired else 1
+    before = _oldest_to_keep([s for number, s in here.items() if number >= before], keep_last, since)
+    expired = Expired(before=before, keep=tuple(sorted(number for number in set(keep) if number < before)))
+    going = [snapshot for number, snapshot in here.items() if expired.covers(number)]
+    kept = [snapshot for number, snapshot in here.items() if not expired.covers(number)]
+
+    objects = [info for folder in _FOLDERS for info in table.store.list(folder)]
+    needed = {key for snapshot in kept for key in snapshot.needs()}
+    gone = {key for snapshot in going for key in snapshot.needs()}
+    gone |= _left_behind(table, base, {info.key for info in objects} - needed)
+    gone -= needed
+    barred = {split_id for key in gone if (split_id := names.split_of_data_key(key))}
+    # Under names that were barred before there may be files too: a crash has left them, or a task that woke up since.
+    removed = [
+        info
+        for info in objects
+        if info.key not in needed and (info.key in gone or _split_of(info.key) in barred | base.condemned)
+    ]
+    return Expiry(
+        snapshots=tuple(snapshot.number for snapshot in going),
+        kept=tuple(snapshot.number for snapshot in kept),
+        expired=expired,
+        condemn=frozenset(barred - base.condemned),
+        contents=tuple(info for info in removed if not info.key.startswith(names.SNAPSHOTS)),
+        sides=tuple(info for info in removed if info.key.startswith(names.SNAPSHOTS)),
+    )
+
+
+def _oldest_to_keep(snapshots: Sequence[Snapshot], keep_last: int, since: float) -> int:
+    """The first snapshot of the oldest state that stays. since: seconds since the epoch; what was the newest state
+    then, or came after it, stays too."""
+    states = [snapshot.manifest for snapshot in snapshots if snapshot.manifest.operation not in HOUSEKEEPING]
+    ended = [datetime.fromisoformat(successor.created_at).timestamp() for successor in states[1:]]
+    by_time = sum(end <= since for end in ended)
+    return states[min(by_time, max(0, len(states) - keep_last))].snapshot
+
+
+def _left_behind(table: Table, base: Snapshot, present: set[str]) -> set[str]:
+    """Keys that snapshots named which had expired before. present: those that are there and not needed any more."""
+    found: set[str] = set()
+    for number in sorted(set(filter(None, map(names.number_of_attached_key, present)))):
+        if base.manifest.has_expired(number):
+            snapshot = table.published(number)
+            found.update(side.name for side in snapshot.manifest.sides)
+            # Side files are the last to go: where one is missing, all that they name is gone.
+            with contextlib.suppress(TableNotFound, ObjectNotFound):
+                found |= snapshot.needs()
+    return found
+
+
+def _split_of(key: str) -> str | None:
+    rejects = names.split_and_attempt_of_rejects_key(key)
+    return rejects[0] if rejects else names.split_of_data_key(key)

@@ -1,0 +1,242 @@
+"""Writing a table: splits, snapshots, sweeps. The protocol that lets any process die at any moment.
+
+Everything rests on the store's create-if-absent:
+
+* A split is one data file under a name known beforehand, created whole, with its receipt in the footer. Whoever loses
+  the race for a name adopts the winner's receipt.
+* A snapshot is its side files, named by number and run, then its manifest, named by number alone and created last.
+  Two writers can never both win a number; the loser gets SnapshotConflict and plans again on the winner's snapshot.
+* A sweep, or an expiry (`retention`), publishes a snapshot that condemns split names before it deletes their files. A
+  writer that planned on the older snapshot loses its number and plans again; condemned names are never adopted or used
+  again, and manifests are never deleted: the number of one that is gone could be won a second time.
+
+Knows no Ray, no model and no corpus; `tests/table/commit/test_protocol.py` checks it as a state machine.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sfr_batch.errors import (
+    ObjectNotFound,
+    SnapshotConflict,
+    TableError,
+    TableNotFound,
+)
+from sfr_batch.format import names
+from sfr_batch.format.indexes import create_own, joined, read_ahead
+from sfr_batch.format.parquet import encode_parquet, read_data_file
+from sfr_batch.format.records import (
+    KEPT,
+    Counts,
+    Expired,
+    IndexPart,
+    Manifest,
+    Receipt,
+    ShardRecord,
+    SideFile,
+    to_table,
+    utc_now,
+    who,
+)
+from sfr_batch.storage.store import Store
+from sfr_batch.table.commit.draft import Draft
+from sfr_batch.table.commit.liveness import Liveness, find_live
+from sfr_batch.table.commit.reject_limits import check_duplicates, check_rejects, duplicate_rejects
+from sfr_batch.table.commit.writing import new_run_id
+from sfr_batch.table.table import Snapshot, Table
+
+
+def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
+    """Make the draft the next snapshot after ``base``, visible all at once.
+
+    Raises CountsDoNotClose if a row would be lost or doubled, TooManyRejects, TableError if a data file is missing, and
+    SnapshotConflict if somebody else published meanwhile: then plan again on their snapshot.
+    """
+    number = next_number(base)
+    _check_files(table, base, draft)
+    live = find_live(
+        table.store,
+        table.schema,
+        table.card.fingerprint,
+        [shard.uri for shard in draft.shards],
+        draft.receipts,
+        draft.indexes,
+        draft.new,
+    )
+    check_duplicates(draft, live.losers)
+    receipts = [receipt for receipt in draft.receipts if receipt.owned or receipt.split_id in live.needed]
+    counts = _count(table, draft, receipts, live)
+    check_rejects(table.store, draft, counts, live.losers)
+    store = table.store
+    key = None
+    if live.losers:
+        key = names.duplicates_key(number, draft.run_id)
+        create_own(store, key, encode_parquet(duplicate_rejects(live.losers)))
+    indexes = [part for parts in draft.indexes.values() for part in joined(parts)]
+    manifest = Manifest(
+        snapshot=number,
+        parent=base.number if base else None,
+        operation=draft.operation,
+        run_id=draft.run_id,
+        created_at=utc_now(),
+        by=who(),
+        fingerprint=table.card.fingerprint,
+        row_recipe=draft.row_recipe,
+        generation=draft.generation,
+        counts=counts,
+        files=_side(store, number, draft.run_id, "files", to_table(Receipt, receipts)),
+        shards=_side(store, number, draft.run_id, "shards", to_table(ShardRecord, list(draft.shards))),
+        indexes=_side(store, number, draft.run_id, "indexes", to_table(IndexPart, indexes)) if indexes else None,
+        changes=draft.changes,
+        deletes=_side(store, number, draft.run_id, "deletes", live.deletes) if live.deletes.num_rows else None,
+        condemned=base.manifest.condemned if base else None,
+        expired=base.manifest.expired if base else None,
+        duplicates=key,
+    )
+    return _create_manifest(table, manifest)
+
+
+def next_number(base: Snapshot | None) -> int:
+    """The number of the snapshot that follows ``base``."""
+    return base.number + 1 if base else 1
+
+
+def superseded(table: Table, base: Snapshot | None) -> bool:
+    """Whether somebody has published since ``base``: then a missing file is no damage, but a reason to plan again."""
+    numbers = table.published_numbers()
+    return bool(numbers) and numbers[-1] != (base.number if base else 0)
+
+
+@contextlib.contextmanager
+def conflict_if_superseded(table: Table, base: Snapshot) -> Iterator[None]:
+    """Turn a file that is not there into a SnapshotConflict, if somebody has published since ``base``."""
+    try:
+        yield
+    except (ObjectNotFound, TableNotFound) as error:
+        if not superseded(table, base):
+            raise
+        raise SnapshotConflict(f"{table.store.root} changed meanwhile, run the command again: {error}") from error
+
+
+def _create_manifest(table: Table, manifest: Manifest) -> Snapshot:
+    key = names.manifest_key(manifest.snapshot)
+    if not table.store.create(key, manifest.to_json()):
+        winner = table.published(manifest.snapshot).manifest
+        if winner.run_id != manifest.run_id:  # equal: our own write, whose reply was lost
+            raise SnapshotConflict(
+                f"Snapshot {manifest.snapshot} of {table.store.root} was published by run {winner.run_id} at "
+                f"{winner.created_at} while this run was under way."
+            )
+        manifest = winner
+    return Snapshot(table.store, manifest, table.schema)
+
+
+def _side(store: Store, number: int, run_id: str, kind: str, table: pa.Table) -> SideFile:
+    data = encode_parquet(table)
+    key = names.side_key(number, run_id, kind)
+    create_own(store, key, data)
+    return SideFile(name=key, sha256=hashlib.sha256(data).hexdigest(), rows=table.num_rows)
+
+
+def _check_files(table: Table, base: Snapshot | None, draft: Draft) -> None:
+    committed = table.committed()
+    needs_rejects = any(r.rejected and r.owned for r in draft.receipts)
+    rejects = {info.key for info in table.store.list(names.REJECTS)} if needs_rejects else set()
+    indexes = {info.key for info in table.store.list(names.INDEX)} if draft.indexes else set()
+    for key in {part.key for parts in draft.indexes.values() for part in parts} - indexes:
+        raise TableError(f"{table.store.root}/{key} is missing; run the command again.")
+    condemned = base.condemned if base else frozenset()
+    for receipt in draft.receipts:
+        receipt.check()
+        info = committed.get(receipt.split_id)
+        if info is None or info.size != receipt.size:
+            found = "is missing" if info is None else f"has {info.size} bytes instead of {receipt.size}"
+            raise TableError(f"{table.store.root}/{names.data_key(receipt.split_id)} {found}; run the command again.")
+        if receipt.rejected and receipt.owned and names.rejects_key(receipt.split_id, receipt.attempt) not in rejects:
+            raise TableError(
+                f"The rejects of split {receipt.split_id} are missing from {table.store.root}/{names.REJECTS}. To have "
+                f"the split embedded again, delete {names.data_key(receipt.split_id)} and run the command again."
+            )
+        if receipt.split_id in condemned:
+            raise TableError(f"Split {receipt.split_id} is condemned and must not be published.")
+
+
+_COUNTED = (names.N_TOKENS, names.N_TOKENS_FULL, names.TRUNCATED)
+
+
+def _dead_tokens(table: Table, receipts: Sequence[Receipt], deletes: pa.Table) -> NDArray[np.int64]:
+    """Tokens, tokens before truncation or chunking, and truncated rows, of the rows that are not live."""
+    dead = {receipt.split_id: receipt for receipt in receipts}
+    files = deletes.column("split_id").combine_chunks().dictionary_encode()
+    position, number = deletes.column("position").to_numpy(), files.indices.to_numpy()
+    bounds = np.flatnonzero(np.diff(number)) + 1  # they come by file
+
+    def count(split_id: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        columns = [*_COUNTED, *([names.CHUNK] if names.CHUNK in table.schema.names else [])]
+        found = read_data_file(table.store, dead[split_id], columns, table.card.fingerprint).take(pa.array(rows))
+        tokens, full, cut = (found.column(name).to_numpy().astype(np.int64) for name in _COUNTED)
+        if names.CHUNK in columns:
+            full = full[found.column(names.CHUNK).to_numpy() == 0]
+        return np.array([tokens.sum(), full.sum(), cut.sum()])
+
+    work = list(zip(files.dictionary.to_pylist(), np.split(position, bounds), strict=True)) if len(files) else []
+    counted = read_ahead(lambda item: count(*item), work, [dead[split_id].vectors for split_id, _ in work])
+    return sum(counted, np.zeros(3, np.int64))
+
+
+def _count(table: Table, draft: Draft, receipts: Sequence[Receipt], live: Liveness) -> Counts:
+    dead_tokens, dead_full, dead_cut = _dead_tokens(table, receipts, live.deletes).tolist()
+    shards = [shard for shard in draft.shards if shard.uri != KEPT]
+    counts = Counts(
+        read=sum(shard.read for shard in shards),
+        embedded=live.embedded,
+        reused=live.reused,
+        rejected=sum(shard.rejected for shard in shards) + len(live.losers),
+        vectors=live.vectors,
+        tokens=sum(r.tokens for r in receipts) - dead_tokens,
+        truncated=sum(r.truncated for r in receipts) - dead_cut,
+        tokens_full=sum(r.tokens_full for r in receipts) - dead_full,
+        kept=live.kept,
+    )
+    counts.check()
+    return counts
+
+
+def condemn(
+    table: Table,
+    base: Snapshot,
+    split_ids: Iterable[str],
+    operation: Literal["sweep", "expire"] = "sweep",
+    expired: Expired | None = None,
+) -> Snapshot:
+    """Publish ``base`` once more, with these split names never to be used again.
+
+    expired: snapshots that can no longer be read, default those of ``base``. Raises SnapshotConflict.
+    """
+    run_id = new_run_id()
+    everything = sorted(base.condemned | set(split_ids))
+    side = _side(
+        table.store, base.number + 1, run_id, "condemned", pa.table([everything], schema=names.CONDEMNED_SCHEMA)
+    )
+    counts = base.manifest.counts
+    manifest = base.manifest.model_copy(
+        update={
+            "snapshot": base.number + 1,
+            "parent": base.number,
+            "operation": operation,
+            "run_id": run_id,
+            "created_at": utc_now(),
+            "by": who(),
+            "counts": counts.model_copy(update={"embedded": 0, "reused": counts.embedded + counts.reused}),
+            "changes": None,
+            "condemned": side,
+            "expired": expired or base.manifest.expired,
+        }
+    )
+    return _create_manifest(table, manifest)

@@ -1,0 +1,106 @@
+"""Checks before publishing: how many rows were rejected, and which ids occur twice."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from sfr_batch.errors import (
+    TableError,
+    TooManyRejects,
+)
+from sfr_batch.format import names
+from sfr_batch.format.indexes import read_part, rejects_of
+from sfr_batch.format.parquet import read_parquet
+from sfr_batch.format.records import (
+    Counts,
+    IndexPart,
+    Receipt,
+)
+from sfr_batch.storage.parallel import read_many
+from sfr_batch.storage.store import Store
+from sfr_batch.table.commit.draft import Draft
+from sfr_batch.table.commit.liveness import Loser
+
+
+def check_duplicates(draft: Draft, losers: Sequence[Loser]) -> None:
+    """Raises TableError if ids occur twice and the draft does not allow it."""
+    if losers and draft.duplicate_ids == "error":
+        examples = ", ".join(repr(loser.id) for loser in losers[:5])
+        raise TableError(
+            f"{len(losers)} rows have an id that an earlier row has, e.g. {examples}, and table.duplicate_ids is "
+            "'error'. Correct the corpus, or set it to 'reject' to keep the first row of each id."
+        )
+
+
+def duplicate_rejects(losers: Sequence[Loser]) -> pa.Table:
+    """The rejects of rows whose id an earlier row has."""
+    return pa.table(
+        {
+            names.ID: [str(loser.id) for loser in losers],
+            "shard": [loser.shard for loser in losers],
+            "position": [loser.row for loser in losers],
+            "reason": ["duplicate_id"] * len(losers),
+            "message": [
+                f"an earlier row has this id; this one is row {loser.row} of {names.data_key(loser.split_id)}"
+                for loser in losers
+            ],
+        },
+        schema=names.REJECTS_SCHEMA,
+    )
+
+
+FEW_REJECTS = 100
+"""So many rejects of a run are no reason to stop it, whatever share of a small run they are."""
+_FILES_FOR_REASONS = 32
+
+
+def check_rejects(store: Store, draft: Draft, counts: Counts, losers: Sequence[Loser]) -> None:
+    """Raises TooManyRejects if more rows of the visited shards, or of all, are rejected than the draft allows."""
+    visited = draft.visited
+    if visited is None:
+        visited = frozenset(receipt.shard for receipt in draft.receipts if receipt.split_id in draft.new)
+    lost = sum(loser.shard in visited for loser in losers)
+    read = sum(shard.read for shard in draft.shards if shard.uri in visited)
+    rejected = sum(shard.rejected for shard in draft.shards if shard.uri in visited) + lost
+    ceiling = draft.max_reject_share
+    for of, duplicates, bad, rows, few in (
+        ({shard.uri for shard in draft.shards}, len(losers), counts.rejected, counts.read, 0),
+        (visited, lost, rejected, read, FEW_REJECTS),
+    ):
+        if bad > max(few, ceiling * rows):
+            owned = [r for r in draft.receipts if r.rejected and r.owned and r.shard in of]
+            parts = [part for shard in draft.shards if shard.uri in of and shard.rejected
+                     for part in draft.indexes.get(shard.uri, ())]  # fmt: skip
+            raise too_many_rejects(store, owned, duplicates, bad, rows, ceiling, parts)
+
+
+def too_many_rejects(
+    store: Store,
+    receipts: Sequence[Receipt],
+    duplicates: int,
+    rejected: int,
+    read: int,
+    ceiling: float,
+    parts: Sequence[IndexPart] = (),
+) -> TooManyRejects:
+    """The error, with the most frequent reasons in some of the rejects files and indexes and an example of each."""
+    keys = [names.rejects_key(r.split_id, r.attempt) for r in receipts if r.rejected][:_FILES_FOR_REASONS]
+    tables = [read_parquet(data) for data in read_many(store, keys)]
+    tables += [rejects_of(read_part(store, part), part.shard) for part in parts[: _FILES_FOR_REASONS - len(tables)]]
+    rows = [row for found in tables for row in found.to_pylist()]
+    first = {row["reason"]: row for row in reversed(rows)}
+    reasons = [
+        f"  {reason}: {number:,}, e.g. at {first[reason]['position']} of {first[reason]['shard']}: "
+        f"{first[reason]['message']}"
+        for reason, number in Counter(row["reason"] for row in rows).most_common(3)
+    ]
+    if duplicates:
+        reasons.append(f"  duplicate_id: {duplicates:,}")
+    return TooManyRejects(
+        f"{rejected:,} of {read:,} rows ({rejected / read:.1%}) cannot be embedded, and run.max_reject_share allows "
+        f"{ceiling:.1%}. Nothing was published; what is embedded stays committed.\n" + "\n".join(reasons) + "\n"
+        f"Correct the corpus or the config (all rejects so far: {store.root}/{names.REJECTS}/), or accept them with "
+        f"run.max_reject_share={math.ceil(100 * rejected / read) / 100:g}."
+    )

@@ -1,0 +1,87 @@
+"""What is going on in a table: its snapshots, and how far unfinished runs are. Reads names and a few small files."""
+
+import json
+from dataclasses import dataclass
+
+from sfr_batch.errors import ObjectNotFound
+from sfr_batch.format import names
+from sfr_batch.format.parquet import read_parquet
+from sfr_batch.format.split_ids import whether_last_or_not
+from sfr_batch.table.commit import lease
+from sfr_batch.table.table import Table
+
+_SNAPSHOTS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """An unpublished run: how many of its planned splits have their data file. Of streams the plan is an estimate."""
+
+    run_id: str
+    splits: int
+    committed: int
+    rows: int
+
+
+def unfinished_runs(table: Table) -> list[RunStatus]:
+    """Runs without a report that began after the last published one, oldest first."""
+    files = [info.key.removeprefix(f"{names.RUNS}/").split("/", 1) for info in table.store.list(names.RUNS)]
+    planned = {parts[0] for parts in files if parts[1:] == ["plan.parquet"]}
+    reported = {parts[0] for parts in files if parts[1:] == ["report.json"]}
+    latest = table.latest()
+    published = {latest.manifest.run_id} if latest else set()
+    newest = max(reported | published, default="")
+    committed = set(map(whether_last_or_not, table.committed()))
+    found = []
+    for run_id in sorted(run_id for run_id in planned - reported if run_id > newest):
+        plan = read_parquet(table.store.read(names.run_key(run_id, "plan.parquet")))
+        ids = list(map(whether_last_or_not, plan.column("split_id").to_pylist()))
+        found.append(
+            RunStatus(run_id, len(ids), sum(i in committed for i in ids), sum(plan.column("rows").to_pylist()))
+        )
+    return found
+
+
+def describe(table: Table) -> str:
+    """Several lines for a person."""
+    card = table.card
+    lines = [
+        f"table     {table.store.root}",
+        f"vectors   {table.dim} x {card.vector_dtype}, model {card.model['path']}, fingerprint {card.fingerprint[:12]}",
+    ]
+    numbers = table.snapshot_numbers()
+    gone = len(table.published_numbers()) - len(numbers)
+    if gone:
+        lines.append(f"expired   {gone:,} earlier snapshot{'s' * (gone > 1)}")
+    for number in numbers[-_SNAPSHOTS_SHOWN:]:
+        snapshot = table.published(number)
+        counts = snapshot.manifest.counts
+        lines.append(
+            f"snapshot  {snapshot.brief().removeprefix('snapshot ')}, {counts.embedded:,} new, {counts.reused:,} reused"
+        )
+    if not numbers:
+        lines.append("snapshot  none yet")
+    holder = lease.current(table.store)
+    if holder is not None:
+        dead = " (that process is dead, and the next run replaces it)" if holder.sign_of_life() == "dead" else ""
+        lines.append(f"writer    {holder}{dead}")
+    for run in unfinished_runs(table):
+        lines.append(
+            f"run       {run.run_id}: {run.committed:,} of {run.splits:,} splits committed, not published; it is under "
+            "way or was interrupted, and the same `sfr-batch embed` completes it"
+        )
+    report = _last_report(table)
+    if report:
+        lines.append(f"last run  {report}")
+    return "\n".join(lines)
+
+
+def _last_report(table: Table) -> str | None:
+    latest = table.latest()
+    if latest is None:
+        return None
+    try:
+        report = json.loads(table.store.read(names.run_key(latest.manifest.run_id, "report.json")))
+    except ObjectNotFound:  # a sweep has no report, and a run may have died before it wrote one
+        return None
+    return f"{report['run_id']}: {report['embedded']:,} rows, {report['tokens']:,} tokens in {report['seconds']:,.0f} s"

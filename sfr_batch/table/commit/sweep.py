@@ -1,0 +1,79 @@
+"""Finds and removes objects that no snapshot names: leftovers of runs that died or lost a race."""
+
+import time
+from dataclasses import dataclass, field
+
+from sfr_batch.format import names
+from sfr_batch.storage.store import TEMPORARY, ObjectInfo
+from sfr_batch.table.commit.publish import condemn, conflict_if_superseded
+from sfr_batch.table.table import Snapshot, Table
+
+SWEEP_AFTER_S = 7 * 24 * 3600.0
+
+
+@dataclass
+class Orphans:
+    """What a sweep may remove: ``objects``, after ``condemn`` (split ids) has been published."""
+
+    condemn: set[str] = field(default_factory=set)
+    objects: list[ObjectInfo] = field(default_factory=list)
+
+    @property
+    def keys(self) -> list[str]:
+        return [info.key for info in self.objects]
+
+    @property
+    def bytes(self) -> int:
+        return sum(info.size for info in self.objects)
+
+
+def sweep(table: Table, *, older_than_s: float = SWEEP_AFTER_S, now: float | None = None) -> Orphans:
+    """Delete what no snapshot needs and nothing younger than ``older_than_s`` seconds.
+
+    Raises SnapshotConflict if somebody publishes meanwhile: sweep again. Returns what was condemned and deleted.
+    """
+    base = table.latest()
+    if base is None:
+        return Orphans()
+    with conflict_if_superseded(table, base):
+        orphans = find_orphans(table, base, (time.time() if now is None else now) - older_than_s)
+    if orphans.condemn:
+        condemn(table, base, orphans.condemn)
+    table.store.delete(orphans.keys)
+    return orphans
+
+
+def find_orphans(table: Table, base: Snapshot, cutoff: float) -> Orphans:
+    """Objects last modified at ``cutoff`` (seconds since the epoch) or before, and made for ``base`` or an earlier
+    snapshot or for none, that no snapshot names. What an expiry has not deleted yet is among them.
+    """
+    # Also those after base: one that is no more may have handed a side file on to them.
+    snapshots = table.snapshots()
+    live = {r.split_id: r.attempt for snapshot in snapshots for r in snapshot.receipts}
+    named = {key for snapshot in snapshots for key in snapshot.attached()}
+    orphans = Orphans()
+    unpublished: dict[str, list[ObjectInfo]] = {}
+    for info in table.store.list(names.DATA):
+        split_id = names.split_of_data_key(info.key)
+        if split_id and split_id not in live:
+            unpublished.setdefault(split_id, []).append(info)
+    for info in table.store.list(names.REJECTS):
+        owner = names.split_and_attempt_of_rejects_key(info.key)
+        if owner and owner[0] not in live:
+            unpublished.setdefault(owner[0], []).append(info)
+        elif owner and owner[1] != live[owner[0]] and info.modified <= cutoff:
+            orphans.objects.append(info)  # of a try that lost: the data file is there, so it can never count
+    for split_id, objects in unpublished.items():
+        if max(info.modified for info in objects) <= cutoff:
+            orphans.objects += objects
+            if split_id not in base.condemned:
+                orphans.condemn.add(split_id)
+    for folder in (names.SNAPSHOTS, names.REJECTS, names.INDEX):
+        for info in table.store.list(folder):
+            number = names.number_of_attached_key(info.key)
+            # A writer still wants numbers above base; ours up to base can only be named by manifests that we know.
+            if number is not None and number <= base.number and info.key not in named and info.modified <= cutoff:
+                orphans.objects.append(info)
+    a_day_ago = cutoff - 24 * 3600
+    orphans.objects += [info for info in table.store.list(TEMPORARY) if info.modified <= a_day_ago]
+    return orphans

@@ -1,0 +1,81 @@
+"""Commits a split: rejects first, then the data file by create-if-absent. Also creates tables and run ids."""
+
+import dataclasses
+import secrets
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from sfr_batch.errors import (
+    CountsDoNotClose,
+    TableMismatch,
+)
+from sfr_batch.format import names
+from sfr_batch.format.fingerprint import differences
+from sfr_batch.format.parquet import encode_parquet, read_receipt
+from sfr_batch.format.records import (
+    Receipt,
+    TableCard,
+)
+from sfr_batch.storage.store import Store
+from sfr_batch.table.table import Table
+
+
+def new_run_id() -> str:
+    """Sorts by time; unique without coordination."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+
+
+def new_attempt() -> str:
+    """Names one try at a split."""
+    return secrets.token_hex(8)
+
+
+def create_or_open(store: Store, card: TableCard) -> Table:
+    """The table at ``store``, created with ``card`` if there is none. Raises TableMismatch if it is another table."""
+    if store.create(names.TABLE_JSON, card.to_json()):
+        return Table(store, card)
+    table = Table.open(store)
+    check_same_table(table, card)
+    return table
+
+
+def check_same_table(table: Table, card: TableCard) -> None:
+    """Raises TableMismatch, which says what differs and what the ways out are."""
+    if table.card.fingerprint != card.fingerprint:
+        lines = differences(table.card.fingerprint_inputs, card.fingerprint_inputs)
+        raise TableMismatch(
+            f"{table.store.root} holds vectors made with other settings:\n  " + "\n  ".join(lines) + "\n"
+            "Vectors of both kinds in one table would be silently wrong. Either set them back, or write to a new "
+            "table: table.path=<another path>."
+        )
+    if not table.schema.equals(card.schema):
+        raise TableMismatch(
+            f"{table.store.root} has the columns {_describe(table.schema)}, this run would write "
+            f"{_describe(card.schema)}. Set corpus.id and corpus.carry back, or write to a new table: table.path=…"
+        )
+
+
+def _describe(schema: pa.Schema) -> str:
+    return ", ".join(f"{column.name} {column.type}" for column in schema)
+
+
+def commit_split(store: Store, card: TableCard, receipt: Receipt, rows: pa.Table, rejects: pa.Table) -> Receipt:
+    """Write one split: its rejects, then its data file. Returns the receipt that counts, ours or the earlier winner's.
+
+    rows: the columns of the table's schema, ``receipt.vectors`` of them; rejects: `schema.REJECTS_SCHEMA`. Raises
+    CountsDoNotClose if they do not match the receipt, and StorageError; then nothing counts and it may be tried again.
+    """
+    receipt.check()
+    if rows.num_rows != receipt.vectors or rejects.num_rows != receipt.rejected:
+        raise CountsDoNotClose(
+            f"Split {receipt.split_id} of {receipt.shard} has {rows.num_rows} vectors and {rejects.num_rows} rejects, "
+            f"its receipt says {receipt.vectors} and {receipt.rejected}."
+        )
+    if rejects.num_rows:
+        store.create(names.rejects_key(receipt.split_id, receipt.attempt), encode_parquet(rejects))
+    metadata = {names.RECEIPT_KEY: receipt.to_json(), names.FINGERPRINT_KEY: card.fingerprint}
+    data = encode_parquet(rows.cast(card.schema), metadata)
+    if store.create(names.data_key(receipt.split_id), data):
+        return dataclasses.replace(receipt, size=len(data))
+    return read_receipt(store, receipt.split_id)

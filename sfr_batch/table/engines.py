@@ -1,0 +1,120 @@
+"""Handing live rows over to pandas, Ray Data and DuckDB. Each is imported when it is asked for, and not before."""
+
+import contextlib
+import dataclasses
+import importlib
+import secrets
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from sfr_batch.errors import ConfigError
+from sfr_batch.format import names
+from sfr_batch.storage.s3 import S3Store
+from sfr_batch.table import duckdb_sql
+from sfr_batch.table.scan import Scan
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas
+    import ray.data
+
+
+def to_pandas(scan: Scan) -> "pandas.DataFrame":
+    """The rows in memory, each vector a NumPy array: ``np.stack(frame["embedding"])`` is the matrix [n, d]."""
+    _need("pandas")
+    return scan.to_arrow().to_pandas()
+
+
+def to_ray(scan: Scan) -> "ray.data.Dataset":
+    """A dataset whose tasks each read a data file or a few, dead rows and filters minded there; nothing runs yet.
+
+    Vectors are a tensor column: in batches of the formats numpy and torch a matrix [n, d].
+    """
+    import ray
+    import ray.data
+    from ray.data.block import BlockMetadata
+    from ray.data.datasource import Datasource, ReadTask
+
+    # One copy in the object store: in each of thousands of tasks a large list would be sent again and again.
+    ids = None if scan.ids is None else ray.put(scan.ids)
+    size = sum(file.bytes * file.live // file.rows for file in scan.files)
+
+    class LiveRows(Datasource):  # type: ignore[misc]
+        """Ray Data's view of a scan."""
+
+        def get_name(self) -> str:
+            return "EmbeddingTable"
+
+        def estimate_inmemory_data_size(self) -> int | None:
+            return size
+
+        def get_read_tasks(self, parallelism: int, *_: Any, **options: Any) -> list[Any]:
+            tasks = []
+            for part in dataclasses.replace(scan, ids=None).parts(max(1, parallelism)):
+                metadata = BlockMetadata(
+                    num_rows=None if scan.filtered else part.live,
+                    size_bytes=sum(file.bytes for file in part.files),
+                    input_files=[f"{scan.store.root}/{names.data_key(file.split_id)}" for file in part.files],
+                    exec_stats=None,
+                )
+                limit = options.get("per_task_row_limit")
+                tasks.append(ReadTask(partial(_read_on_ray, part, ids), metadata, per_task_row_limit=limit))
+            return tasks
+
+    if not scan.files:
+        return ray.data.from_arrow(_with_tensors(scan.schema.empty_table()))
+    return ray.data.read_datasource(LiveRows())
+
+
+def _read_on_ray(part: Scan, ids: Any) -> Iterator[pa.Table]:
+    import ray
+
+    scan = part if ids is None else dataclasses.replace(part, ids=ray.get(ids))
+    found = False
+    for table in scan.tables():
+        found = True
+        yield _with_tensors(table)
+    if not found:
+        yield _with_tensors(scan.schema.empty_table())
+
+
+def _with_tensors(table: pa.Table) -> pa.Table:
+    """Columns of vectors as Ray Data's tensors."""
+    from ray.data.extensions import ArrowTensorArray
+
+    for at, field in enumerate(table.schema):
+        if pa.types.is_fixed_size_list(field.type):
+            flat = table.column(at).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            tensors = ArrowTensorArray.from_numpy(flat.reshape(table.num_rows, field.type.list_size))
+            table = table.set_column(at, field.name, tensors)
+    return table
+
+
+def to_duckdb(scan: Scan, connection: "duckdb.DuckDBPyConnection | None" = None) -> "duckdb.DuckDBPyRelation":
+    """A relation over the rows, which DuckDB itself reads when it is asked; vectors are FLOAT[d].
+
+    Their order is DuckDB's affair. connection: where it belongs to, default a new one in memory. A given one has
+    to be able to read from S3 by itself; a new one uses the settings of this table.
+    """
+    _need("duckdb")
+    import duckdb
+
+    if connection is None:
+        connection = duckdb.connect()
+        if isinstance(scan.store, S3Store):
+            connection.register_filesystem(scan.store.filesystem())
+    wanted = None
+    if scan.ids is not None:
+        wanted = f"sfr_ids_{secrets.token_hex(8)}"
+        connection.register(wanted, pa.table({"id": scan.ids}))
+    return connection.sql(duckdb_sql.select(scan, wanted))
+
+
+def _need(package: str) -> None:
+    with contextlib.suppress(ModuleNotFoundError):
+        importlib.import_module(package)
+        return
+    raise ConfigError(f"{package} is not installed here: pip install {package}")

@@ -1,0 +1,105 @@
+"""Live rows as a plain Parquet directory, for engines that know no snapshots; if asked for, partitioned as Hive does.
+
+    target/part-00000.parquet …                  or, with partition_by="package",
+    target/package=numpy/part-00000.parquet …    the column then stands in the folder's name and not in the files
+    target/_SUCCESS                              what was exported, written last: without it the export is not complete
+
+Knows scans, not where they come from.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sfr_batch.config.settings import StorageSettings
+from sfr_batch.errors import ConfigError, CountsDoNotClose, TableError
+from sfr_batch.table.parquet_folder import ParquetFolder
+from sfr_batch.table.scan import Scan, key_columns
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote. ``partitions``: folders, None if it is not partitioned; ``bytes``: of the files."""
+
+    target: str
+    rows: int
+    files: int
+    bytes: int
+    partitions: int | None
+
+    def __str__(self) -> str:
+        folders = "" if self.partitions is None else f" in {_count(self.partitions, 'partition')}"
+        files = f"{_count(self.files, 'file')}{folders}, {self.bytes:,} bytes"
+        return f"Exported {_count(self.rows, 'row')} to {self.target}: {files}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
+def export(
+    scan: Scan,
+    target: str,
+    partition_by: str | None = None,
+    rows_per_file: int | None = None,
+    storage: StorageSettings | None = None,
+) -> Exported:
+    """Write the rows of ``scan``, whose columns hold ``partition_by``, into ``target``, a new or empty folder.
+
+    rows_per_file: at most; default as many as are 128 MiB. Memory is bounded, also with many partitions, whose files
+    then are smaller. storage: of the target. Raises ConfigError if the target is not empty or the column cannot
+    partition, CountsDoNotClose if other rows came than the snapshot says.
+    """
+    partition = _check_partition(scan, partition_by)
+    folder = ParquetFolder(target, scan.store.root, storage, rows_per_file)
+    read = 0
+    for table in scan.tables():
+        read += table.num_rows
+        folder.add(table if partition is None else _without_empty(table, partition), by=partition)
+    columns = [name for name in scan.columns if name != partition]
+    folder.flush()
+    if folder.rows != read or not (scan.filtered or read == scan.live):
+        raise CountsDoNotClose(
+            f"{scan.live:,} rows live in {scan.store.root}, {read:,} were read and {folder.rows:,} written to "
+            f"{folder.root}; this is a bug, please report it."
+        )
+    folder.close(
+        {
+            "table": scan.store.root,
+            "snapshot": scan.snapshot,
+            "fingerprint": scan.fingerprint,
+            "columns": columns,
+            "partition_by": partition,
+            "where": scan.where,
+        }
+    )
+    partitions = folder.folders if partition else None
+    return Exported(folder.root, folder.rows, folder.files, folder.bytes, partitions)
+
+
+def _check_partition(scan: Scan, column: str | None) -> str | None:
+    if column is None:
+        return None
+    if column not in scan.table_schema.names:
+        raise TableError(
+            f"There is no column {column!r} in {scan.store.root}; it has {', '.join(scan.table_schema.names)}."
+        )
+    kind = scan.table_schema.field(column).type
+    types = pa.types
+    simple = types.is_string(kind) or types.is_integer(kind) or types.is_boolean(kind) or types.is_date(kind)
+    if column in key_columns(scan.table_schema) or not simple:
+        raise ConfigError(
+            f"{column} ({kind}) cannot partition: it takes a column of texts, whole numbers, booleans or dates that "
+            "many rows share, and not the id, which would be lost from the files."
+        )
+    return column
+
+
+def _without_empty(table: pa.Table, column: str) -> pa.Table:
+    """Empty texts as null: in the name of a folder Hive, and all who follow it, know only one kind of nothing."""
+    values = table.column(column)
+    if not pa.types.is_string(values.type):
+        return table
+    filled = pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values)
+    return table.set_column(table.column_names.index(column), column, filled)

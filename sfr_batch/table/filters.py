@@ -1,0 +1,323 @@
+"""A filter in a line, `package = 'numpy' and n_tokens > 20`: a small part of SQL that becomes a pyarrow expression.
+
+    condition    a = 1 · a != 1 · a < 1 · a <= 1 · a > 1 · a >= 1 · a in (1, 2) · a is null · a like 'py%'
+                 also `not in`, `is not null`, `not like`
+    together     and, or, not, parentheses; `and` binds closer than `or`
+    a column     name · "any name" · meta.lang, a field of a struct or a column of that name
+    a value      'text', a quote in it doubled · 12 · -3.5 · true · false · date '2026-11-24'
+                 · timestamp '2026-11-24 23:00', in UTC where the column has a time zone and the value has none
+
+Words of the language may be written large; names and texts are taken as they are. As in SQL, a comparison with null is
+neither true nor false, a row is taken where the whole is true, and in `like` % stands for any characters and _ for one;
+a backslash makes the next one plain. A value has to be of its column's type. Pure: knows schemas, no files.
+"""
+
+import functools
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Bounds = Mapping[str, tuple[Any, Any]]
+"""Least and greatest value of columns, by dotted path, where they are known; nulls and NaN do not count."""
+_KERNELS = {
+    "=": pc.equal,
+    "!=": pc.not_equal,
+    "<": pc.less,
+    "<=": pc.less_equal,
+    ">": pc.greater,
+    ">=": pc.greater_equal,
+}
+COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A filter that fits a schema. `parse` makes it."""
+
+    text: str
+    node: "Node"
+
+    @functools.cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the schema that have to be read for it."""
+        return tuple(dict.fromkeys(column.path[0] for column in self.node.columns()))
+
+    @functools.cached_property
+    def expression(self) -> pc.Expression:
+        """For anything of pyarrow's that takes one, e.g. ``table.filter``."""
+        return self.node.on(_Fields())
+
+    @property
+    def sql(self) -> str:
+        """The same condition in DuckDB's SQL."""
+        return self.node.sql()
+
+    def mask(self, table: pa.Table) -> pa.ChunkedArray:
+        """Which rows it takes: bool, no nulls. Computed in the calling thread."""
+        # Not by the expression: what evaluates one loads pandas, and hands the rows to threads.
+        return pc.fill_null(self.node.on(_Columns(table)), False)
+
+    def may_match(self, bounds: Bounds) -> bool:
+        """False only if no row whose values lie within ``bounds`` can be taken."""
+        return self.node.may_match(bounds)
+
+
+class Rows(Protocol):
+    """What a filter is compiled for: the same kernels of Arrow take columns of a table, or fields of an expression."""
+
+    def column(self, column: "Column") -> Any:
+        """Its values, or a field that stands for them."""
+
+    def value(self, value: pa.Scalar) -> Any:
+        """A constant."""
+
+
+class _Fields:
+    """Of an expression."""
+
+    def column(self, column: "Column") -> pc.Expression:
+        field = pc.field(*column.path)
+        return field.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else field
+
+    def value(self, value: pa.Scalar) -> pc.Expression:
+        return pc.scalar(value)
+
+
+class _Columns:
+    """Of a table."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def column(self, column: "Column") -> pa.ChunkedArray:
+        values = self._table.column(column.path[0])
+        if len(column.path) > 1:
+            values = pc.struct_field(values, list(column.path[1:]))
+        return values.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else values
+
+    def value(self, value: pa.Scalar) -> pa.Scalar:
+        return value
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column, or a field in a struct: its path, and its type."""
+
+    path: tuple[str, ...]
+    type: pa.DataType
+
+    @property
+    def dotted(self) -> str:
+        return ".".join(self.path)
+
+    def sql(self) -> str:
+        return ".".join(map(quoted_name, self.path))
+
+
+@dataclass(frozen=True)
+class Compare:
+    """``column op value``"""
+
+    column: Column
+    op: str
+    value: pa.Scalar
+
+    def columns(self) -> Iterator[Column]:
+        yield self.column
+
+    def on(self, rows: "Rows") -> Any:
+        return _KERNELS[self.op](rows.column(self.column), rows.value(self.value))
+
+    def sql(self) -> str:
+        name, op = self.column.sql(), "<>" if self.op == "!=" else self.op
+        compared = f"{name} {op} {_sql_value(self.value)}"
+        # In DuckDB NaN is greater than all numbers; here it compares as everywhere else.
+        return f"({compared} AND NOT isnan({name}))" if op[0] == ">" and is_float(self.column.type) else compared
+
+    def may_match(self, bounds: Bounds) -> bool:
+        if self.op == "!=" or self.column.dotted not in bounds:
+            return True
+        (least, greatest), value = bounds[self.column.dotted], self.value.as_py()
+        if self.op == "=":
+            return bool(least <= value <= greatest)
+        return bool(COMPARE[self.op](least if self.op[0] == "<" else greatest, value))
+
+
+@dataclass(frozen=True)
+class In:
+    """``column in (values)``"""
+
+    column: Column
+    values: pa.Array
+
+    def columns(self) -> Iterator[Column]:
+        yield self.column
+
+    def on(self, rows: "Rows") -> Any:
+        values = rows.column(self.column)
+        # Arrow finds that null is not in a list; in SQL that is not known, so that `not in` does not take it either.
+        unknown = rows.value(pa.scalar(None, pa.bool_()))
+        return pc.if_else(pc.is_valid(values), pc.is_in(values, value_set=self.values), unknown)
+
+    def sql(self) -> str:
+        return f"{self.column.sql()} IN ({', '.join(map(_sql_value, self.values))})"
+
+    def may_match(self, bounds: Bounds) -> bool:
+        if self.column.dotted not in bounds:
+            return True
+        least, greatest = bounds[self.column.dotted]
+        return any(least <= value <= greatest for value in self.values.to_pylist())
+
+
+@dataclass(frozen=True)
+class IsNull:
+    """``column is null``"""
+
+    column: Column
+
+    def columns(self) -> Iterator[Column]:
+        yield self.column
+
+    def on(self, rows: "Rows") -> Any:
+        return pc.is_null(rows.column(self.column))
+
+    def sql(self) -> str:
+        return f"{self.column.sql()} IS NULL"
+
+    def may_match(self, bounds: Bounds) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Like:
+    """``column like pattern``"""
+
+    column: Column
+    pattern: str
+
+    def columns(self) -> Iterator[Column]:
+        yield self.column
+
+    def on(self, rows: "Rows") -> Any:
+        # Not pc.match_like: its _ is a byte, and é is two.
+        return pc.match_substring_regex(rows.column(self.column), pattern=_regex_of(self.pattern))
+
+    def sql(self) -> str:
+        return rf"{self.column.sql()} LIKE {quoted_text(self.pattern)} ESCAPE '\'"
+
+    def may_match(self, bounds: Bounds) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Not:
+    """``not (node)``"""
+
+    node: "Node"
+
+    def columns(self) -> Iterator[Column]:
+        return self.node.columns()
+
+    def on(self, rows: "Rows") -> Any:
+        return pc.invert(self.node.on(rows))
+
+    def sql(self) -> str:
+        return f"NOT ({self.node.sql()})"
+
+    def may_match(self, bounds: Bounds) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class All:
+    """``node and node and …``"""
+
+    nodes: "tuple[Node, ...]"
+
+    def columns(self) -> Iterator[Column]:
+        return (column for node in self.nodes for column in node.columns())
+
+    def on(self, rows: "Rows") -> Any:
+        return functools.reduce(pc.and_kleene, (node.on(rows) for node in self.nodes))
+
+    def sql(self) -> str:
+        return f"({' AND '.join(node.sql() for node in self.nodes)})"
+
+    def may_match(self, bounds: Bounds) -> bool:
+        return all(node.may_match(bounds) for node in self.nodes)
+
+
+@dataclass(frozen=True)
+class Any_:
+    """``node or node or …``"""
+
+    nodes: "tuple[Node, ...]"
+
+    def columns(self) -> Iterator[Column]:
+        return (column for node in self.nodes for column in node.columns())
+
+    def on(self, rows: "Rows") -> Any:
+        return functools.reduce(pc.or_kleene, (node.on(rows) for node in self.nodes))
+
+    def sql(self) -> str:
+        return f"({' OR '.join(node.sql() for node in self.nodes)})"
+
+    def may_match(self, bounds: Bounds) -> bool:
+        return any(node.may_match(bounds) for node in self.nodes)
+
+
+Node = Compare | In | IsNull | Like | Not | All | Any_
+
+
+def _regex_of(pattern: str) -> str:
+    """The same as a regular expression of RE2."""
+    parts = []
+    for match in re.finditer(r"(?s)\\(.)|(%)|(_)|(.)", pattern):
+        plain, many, one, other = match.groups()
+        parts.append(".*" if many else "." if one else _escaped(plain or other))
+    return rf"(?s)\A{''.join(parts)}\z"
+
+
+def _escaped(char: str) -> str:
+    # Not re.escape: it also escapes what RE2 does not know as special, e.g. a space.
+    return f"\\{char}" if char in r"\.+*?()|[]{}^$" else char
+
+
+def quoted_name(name: str) -> str:
+    """A column's or a view's name as SQL writes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quoted_text(text: str) -> str:
+    """A text as SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _sql_value(scalar: pa.Scalar) -> str:
+    value = scalar.as_py()
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, float):
+        return f"CAST({value!r} AS {'FLOAT' if pa.types.is_float32(scalar.type) else 'DOUBLE'})"
+    if isinstance(value, datetime):
+        return f"{'TIMESTAMPTZ' if value.tzinfo else 'TIMESTAMP'} {quoted_text(value.isoformat(sep=' '))}"
+    if isinstance(value, date):
+        return f"DATE {quoted_text(value.isoformat())}"
+    return quoted_text(value) if isinstance(value, str) else str(value)
+
+
+def is_float(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_float32(kind) or pa.types.is_float64(kind))

@@ -1,0 +1,156 @@
+"""A new folder of plain Parquet files, on a disk or on S3, that any engine reads; complete or recognisably not.
+
+Each file is written whole, under a name that nothing had before, and `_SUCCESS` last of all. Memory is bounded, also
+with many folders in it. Knows no tables of embeddings.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+
+from sfr_batch.config.settings import StorageSettings
+from sfr_batch.errors import ConfigError, StorageError
+from sfr_batch.format.parquet import encode_parquet
+from sfr_batch.storage.stores import open_store, tidy
+
+SUCCESS = "_SUCCESS"
+"""Its presence says that all is there; engines pass over names with an underscore."""
+
+_FILE_BYTES = 128 * 2**20
+"""Of rows in memory: so many fill a file."""
+_WAITING_BYTES = 2 * _FILE_BYTES
+"""Of rows that wait for their files to fill; then the largest files are written, until half of it is left."""
+_ROW_GROUP_BYTES = 32 * 2**20
+_NULL = "__HIVE_DEFAULT_PARTITION__"
+
+
+class ParquetFolder:
+    """Takes rows, and writes them. ``rows_per_file``: at most; default: as many as are 128 MiB.
+
+    Raises ConfigError unless ``target`` is empty or not there yet, and outside of ``table``, the root of one.
+    """
+
+    def __init__(
+        self, target: str, table: str, storage: StorageSettings | None = None, rows_per_file: int | None = None
+    ) -> None:
+        if rows_per_file is not None and rows_per_file < 1:
+            raise ConfigError(f"rows_per_file must be at least 1, not {rows_per_file}.")
+        self._store = open_store(target, storage)
+        if f"{self.root}/".startswith(f"{table}/"):
+            raise ConfigError(f"{self.root} lies in the table itself; choose a folder outside of it.")
+        self._rows_per_file = rows_per_file
+        self._waiting: list[pa.Table] = []
+        self._bytes_waiting = 0
+        self._kind: tuple[str, str | None] = ("", None)
+        self._numbers: dict[str, int] = {}
+        self.rows = self.files = self.bytes = 0
+        keys = {info.key for info in self._store.list("")}
+        if keys:
+            what = "a finished export" if SUCCESS in keys else f"no {SUCCESS}, so it may be an export that broke off"
+            raise ConfigError(
+                f"{self.root} is not empty ({len(keys):,} objects, {what}), and nothing is ever overwritten. Choose "
+                "another target, or remove it first."
+            )
+
+    @property
+    def root(self) -> str:
+        return self._store.root
+
+    @property
+    def folders(self) -> int:
+        """Folders with files in them."""
+        return len(self._numbers)
+
+    def add(self, rows: pa.Table, folder: str = "", by: str | None = None) -> None:
+        """Rows of one schema, in this ``folder`` of ours; ``by``: a column that becomes folders in it, as Hive does it.
+
+        Of each folder the rows keep their order. Another folder or column than the last one has what waits written.
+        """
+        if (folder, by) != self._kind:
+            self.flush()
+            self._kind = (folder, by)
+        if rows.num_rows:
+            self._waiting.append(rows)
+            self._bytes_waiting += rows.nbytes
+        if self._bytes_waiting > _WAITING_BYTES:
+            self._write(leave=_WAITING_BYTES // 2)
+
+    def flush(self) -> None:
+        """Write all that waits."""
+        if self._waiting:
+            self._write(leave=0)
+
+    def close(self, about: Mapping[str, Any]) -> None:
+        """Write all that waits, and then `_SUCCESS`, a JSON object with ``about`` and the counts."""
+        self.flush()
+        counts = {"rows": self.rows, "files": self.files, "bytes": self.bytes}
+        self._create(SUCCESS, json.dumps({**about, **counts}, indent=1).encode())
+        tidy(self._store)
+
+    def _write(self, leave: int) -> None:
+        """Write full files, then the largest of those that are not, until ``leave`` bytes still wait."""
+        rows = pa.concat_tables(self._waiting)
+        bytes_a_row = rows.nbytes / rows.num_rows
+        self._waiting, self._bytes_waiting = [], 0
+        full = self._rows_per_file or max(1, int(_FILE_BYTES / bytes_a_row))
+        rests = []
+        for folder, its in self._divided(rows):
+            end = its.num_rows - its.num_rows % full
+            for start in range(0, end, full):
+                self._write_file(folder, its.slice(start, full))
+            if end < its.num_rows:
+                rests.append((folder, its.slice(end)))
+        stays: list[pa.Table] = []
+        for folder, rest in sorted(rests, key=lambda item: item[1].num_rows):
+            if leave >= rest.num_rows * bytes_a_row:
+                leave -= int(rest.num_rows * bytes_a_row)
+                stays.append(rest)
+            else:
+                leave = 0
+                self._write_file(folder, rest)
+        if stays:
+            # A copy: slices would keep all of the rows in memory.
+            kept = pa.concat_tables(stays)
+            self._waiting = [kept.take(pa.array(np.arange(kept.num_rows)))]
+            self._bytes_waiting = self._waiting[0].nbytes
+
+    def _divided(self, rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+        """(folder, its rows): slices of the rows, sorted into folders if there are several."""
+        folder, by = self._kind
+        if by is None:
+            yield folder, rows
+            return
+        values = rows.column(by).combine_chunks().dictionary_encode(null_encoding="encode")
+        number_of = values.indices.to_numpy()
+        ordered = rows.take(pa.array(np.argsort(number_of, kind="stable")))
+        start = 0
+        for number, count in enumerate(np.bincount(number_of, minlength=len(values.dictionary)).tolist()):
+            inner = _partition(by, values.dictionary[number].as_py())
+            yield f"{folder}/{inner}" if folder else inner, ordered.slice(start, count)
+            start += count
+
+    def _write_file(self, folder: str, rows: pa.Table) -> None:
+        by = self._kind[1]
+        rows = rows if by is None else rows.drop_columns([by])
+        number = self._numbers.get(folder, 0)
+        data = encode_parquet(rows, row_group_size=max(1, rows.num_rows * _ROW_GROUP_BYTES // max(1, rows.nbytes)))
+        self._create(f"{folder}{'/' if folder else ''}part-{number:05}.parquet", data)
+        self._numbers[folder] = number + 1
+        self.rows += rows.num_rows
+        self.files += 1
+        self.bytes += len(data)
+
+    def _create(self, key: str, data: bytes) -> None:
+        # Found there with our content it is the reply that got lost.
+        if not self._store.create(key, data) and self._store.read(key) != data:
+            raise StorageError(f"{self.root}/{key} is there already: somebody else writes to {self.root} as well.")
+
+
+def _partition(column: str, value: object) -> str:
+    """The name of a folder: percent-encoded, so that no value leads elsewhere."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"{quote(column, safe='')}={_NULL if value is None else quote(text, safe='')}"

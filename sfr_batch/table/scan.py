@@ -1,0 +1,290 @@
+"""A read of live rows, planned: which data files, which of their rows are dead, which columns, which filters.
+
+A scan is a value: it can be cut into parts, and a part can be sent to another process and read there. Only the columns
+that are needed are read. With a filter, the filter's columns of a data file come first, and the others, the vectors
+above all, only if a row of it is taken; statistics in the footer spare even the first. Knows no snapshots.
+"""
+
+import bisect
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from sfr_batch.errors import ConfigError, TableError
+from sfr_batch.format import names
+from sfr_batch.format.expired import expiry_explained
+from sfr_batch.format.parquet import check_data_file, damage_explained, open_parquet
+from sfr_batch.format.records import Manifest, Receipt
+from sfr_batch.storage.parallel import in_parallel
+from sfr_batch.storage.store import Store
+from sfr_batch.table import filter_parser, filters
+
+Positions = NDArray[np.int64]
+
+_FILES_AHEAD = 2
+"""Data files that a scan reads ahead: with 256 MiB of vectors a file, this bounds its memory."""
+_FILTERED_AHEAD = 8
+"""The same with a filter: of most files a column or two are read, and waiting for the store is what takes time."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LiveFile:
+    """A data file with live rows. ``rows``: with the dead ones; ``dead``: their positions.
+
+    only: the rows to read, as `np.packbits` packs a bool for each of ``rows``; default all live ones.
+    """
+
+    split_id: str
+    rows: int
+    bytes: int
+    dead: Positions | None
+    only: NDArray[np.uint8] | None = None
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Which of its rows are to be read."""
+        if self.only is not None:
+            return np.unpackbits(self.only, count=self.rows).astype(bool)
+        live = np.ones(self.rows, dtype=bool)
+        if self.dead is not None:
+            live[self.dead] = False
+        return live
+
+    @property
+    def live(self) -> int:
+        """Number of the rows to be read."""
+        if self.only is not None:
+            return int(np.unpackbits(self.only, count=self.rows).sum())
+        return self.rows - (0 if self.dead is None else len(self.dead))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Scan:
+    """What is to be read. `scan_of` makes it."""
+
+    store: Store
+    table_schema: pa.Schema
+    snapshot: int
+    fingerprint: str
+    files: Sequence[LiveFile]
+    """Those with live rows, in corpus order."""
+    deletes: str | None
+    """Key of the side file with the dead rows of all files."""
+    columns: Sequence[str]
+    where: str | None
+    ids: pa.Array | None
+
+    def __repr__(self) -> str:
+        rows = f"{'some of ' * self.filtered}{self.live:,} rows in {len(self.files):,} files"
+        return f"<Scan {self.store.root}, snapshot {self.snapshot}: {rows}, {', '.join(self.columns)}>"
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the rows that come."""
+        return pa.schema([self.table_schema.field(name) for name in self.columns])
+
+    @property
+    def filtered(self) -> bool:
+        """Whether fewer than all live rows may come."""
+        return self.where is not None or self.ids is not None
+
+    @property
+    def live(self) -> int:
+        """Live rows of its files; without a filter so many come."""
+        return sum(file.live for file in self.files)
+
+    def select(self, columns: Sequence[str]) -> "Scan":
+        """The same rows with these columns, each once. Raises TableError if there is no such column."""
+        wanted = list(dict.fromkeys(columns))
+        if not wanted:
+            raise ConfigError("columns: there is none; name one at least, or leave it out for all.")
+        for name in wanted:
+            if name not in self.table_schema.names:
+                known = ", ".join(self.table_schema.names)
+                raise TableError(f"There is no column {name!r} in {self.store.root}; it has {known}.")
+        return dataclasses.replace(self, columns=wanted)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows, a record batch or more a data file. Memory is bounded by a few data files."""
+        return (batch for table in self.tables() for batch in table.to_batches())
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows, a table a data file that has some."""
+        return (table for _, table in self.by_file() if table.num_rows)
+
+    def by_file(self) -> Iterator[tuple[LiveFile, pa.Table]]:
+        """The rows of each file, also where there are none."""
+        ahead = _FILTERED_AHEAD if self.filtered else _FILES_AHEAD
+        return zip(self.files, in_parallel(_Reader(self).read, self.files, ahead), strict=True)
+
+    def to_arrow(self) -> pa.Table:
+        """The rows in memory."""
+        return pa.Table.from_batches(self.batches(), schema=self.schema)
+
+    def parts(self, count: int) -> "list[Scan]":
+        """At most ``count`` scans of about equal size, of whole files, which together are this one, in its order."""
+        sizes = np.array([file.bytes for file in self.files], dtype=np.float64)
+        middles = np.cumsum(sizes) - sizes / 2
+        part_of = np.floor(middles / max(1.0, sizes.sum()) * count)
+        return [
+            dataclasses.replace(self, files=[self.files[n] for n in np.flatnonzero(part_of == part)])
+            for part in np.unique(part_of)
+        ]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # pyarrow's own pickle of a schema forgets names and nullability inside of lists.
+        fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return _scan_from, (fields | {"table_schema": self.table_schema.serialize().to_pybytes()},)
+
+
+def _scan_from(fields: dict[str, Any]) -> Scan:
+    return Scan(**fields | {"table_schema": pa.ipc.read_schema(pa.py_buffer(fields["table_schema"]))})
+
+
+def key_columns(table_schema: pa.Schema) -> list[str]:
+    """The columns that name a row: the id, and where documents are cut the number of the chunk."""
+    return [name for name in (names.ID, names.CHUNK) if name in table_schema.names]
+
+
+def scan_of(
+    store: Store,
+    table_schema: pa.Schema,
+    manifest: Manifest,
+    receipts: Iterable[Receipt],
+    dead: Mapping[str, Positions],
+    columns: Sequence[str] | None = None,
+    where: str | None = None,
+    ids: Iterable[Any] | None = None,
+) -> Scan:
+    """A scan of the live rows of the data files of ``receipts``; ``dead``: positions in them, by split id.
+
+    columns: default all. where: see `table.filters`. ids: of the rows to read. Raises TableError for an unknown
+    column, ConfigError for a wrong filter.
+    """
+    if where is not None:
+        filter_parser.parse(where, table_schema)
+    files = [LiveFile(r.split_id, r.vectors, r.size, dead.get(r.split_id)) for r in receipts]
+    scan = Scan(
+        store,
+        table_schema,
+        manifest.snapshot,
+        manifest.fingerprint,
+        [file for file in files if file.live],
+        manifest.deletes.name if manifest.deletes else None,
+        table_schema.names,
+        where,
+        None if ids is None else _array_of_ids(ids, table_schema.field(names.ID).type),
+    )
+    return scan if columns is None else scan.select(columns)
+
+
+def _array_of_ids(ids: Iterable[Any], kind: pa.DataType) -> pa.Array:
+    if isinstance(ids, str | bytes):
+        raise ConfigError(f"ids: {ids!r} is a single one; write a list, [{ids!r}].")
+    listed = [value.as_py() if isinstance(value, pa.Scalar) else value for value in ids]
+    if None in listed:
+        raise ConfigError("ids: one of them is null, which no row has.")
+    try:
+        found = pa.array(listed, kind)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        raise ConfigError(f"ids: the table's are of type {kind}, and these are not: {error}") from None
+    return found.unique().sort()
+
+
+class _Reader:
+    """Reads the files of one scan."""
+
+    def __init__(self, scan: Scan) -> None:
+        self._scan = scan
+        self._where = None if scan.where is None else filter_parser.parse(scan.where, scan.table_schema)
+        self._ids = scan.ids
+        self._sorted_ids = [] if scan.ids is None else scan.ids.to_pylist()
+        looked_at = [*(self._where.columns if self._where else ()), *([names.ID] if scan.ids is not None else ())]
+        self._looked_at = list(dict.fromkeys(looked_at))
+        self._others = [name for name in scan.columns if name not in self._looked_at]
+
+    def read(self, file: LiveFile) -> pa.Table:
+        """Its rows that are live and taken."""
+        with expiry_explained(self._scan.store, self._scan.snapshot):
+            return self._read(file)
+
+    def _read(self, file: LiveFile) -> pa.Table:
+        scan, key = self._scan, names.data_key(file.split_id)
+        live = file.mask()
+        with damage_explained(scan.store, key), scan.store.open(key) as stream:
+            parquet = open_parquet(stream)
+            check_data_file(scan.store, key, parquet, file.rows, scan.fingerprint)
+            if scan.filtered:
+                tables = [scan.schema.empty_table(), *self._taken(parquet, live)]
+                return pa.concat_tables(tables)
+            columns = list(scan.columns)
+            table = parquet.read(columns=columns, use_threads=False).select(columns).cast(scan.schema)
+        return table if live.all() else table.filter(pa.array(live))
+
+    def _taken(self, parquet: pq.ParquetFile, live: NDArray[np.bool_]) -> Iterator[pa.Table]:
+        """Rows that the filter takes, a table a row group that has some."""
+        bounds_of = _bounds(parquet, self._looked_at)
+        start = 0
+        for group in range(parquet.num_row_groups):
+            taken = live[start : start + parquet.metadata.row_group(group).num_rows]
+            start += len(taken)
+            if not taken.any() or not self._may_match(bounds_of(group)):
+                continue
+            looked_at = self._columns(parquet, group, self._looked_at)
+            if self._where:
+                taken = taken & self._where.mask(looked_at).to_numpy()
+            if self._ids is not None:
+                taken = taken & pc.is_in(looked_at.column(names.ID), self._ids).to_numpy()
+            if not taken.any():
+                continue
+            read = {name: looked_at.column(name) for name in self._looked_at}
+            if self._others:
+                others = self._columns(parquet, group, self._others)
+                read |= {name: others.column(name) for name in self._others}
+            rows = pa.table([read[name] for name in self._scan.columns], schema=self._scan.schema)
+            yield rows.filter(pa.array(taken))
+
+    def _columns(self, parquet: pq.ParquetFile, group: int, columns: list[str]) -> pa.Table:
+        table = parquet.read_row_group(group, columns=columns, use_threads=False).select(columns)
+        return table.cast(pa.schema([self._scan.table_schema.field(name) for name in columns]))
+
+    def _may_match(self, bounds: filters.Bounds) -> bool:
+        if self._where and not self._where.may_match(bounds):
+            return False
+        if self._ids is None or names.ID not in bounds:
+            return True
+        least, greatest = bounds[names.ID]
+        at = bisect.bisect_left(self._sorted_ids, least)
+        return at < len(self._sorted_ids) and self._sorted_ids[at] <= greatest
+
+
+def _bounds(parquet: pq.ParquetFile, columns: Sequence[str]) -> Any:
+    """A function from the number of a row group to what its statistics say of columns of simple types."""
+    schema = parquet.schema_arrow
+    simple = {
+        name
+        for name in columns
+        if pa.types.is_string(schema.field(name).type)
+        or pa.types.is_integer(schema.field(name).type)
+        or pa.types.is_floating(schema.field(name).type)
+        or pa.types.is_date(schema.field(name).type)
+    }
+    places = {
+        parquet.schema.column(n).path: n for n in range(len(parquet.schema)) if parquet.schema.column(n).path in simple
+    }
+
+    def of(group: int) -> dict[str, tuple[Any, Any]]:
+        found = {}
+        for name, place in places.items():
+            statistics = parquet.metadata.row_group(group).column(place).statistics
+            if statistics is not None and statistics.has_min_max:
+                found[name] = (statistics.min, statistics.max)
+        return found
+
+    return of

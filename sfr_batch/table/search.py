@@ -1,0 +1,59 @@
+"""Exact search: every live vector against the query, in bounded memory. Knows vectors and ids, no model."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sfr_batch.format import names
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A row that was found. score: the cosine, as vectors are of unit length."""
+
+    id: str | int
+    score: float
+    row: dict[str, object]
+    """The columns that were asked for; where the table has chunks, theirs too."""
+
+
+def top_k(
+    batches: Iterable[pa.RecordBatch], queries: FloatArray, k: int, columns: Sequence[str] = ()
+) -> list[list[Hit]]:
+    """The ``k`` rows with the highest dot product for each of ``queries`` [q, d], best first, ties by id.
+
+    batches: with the columns id, embedding and ``columns``; one is in memory at a time.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    best: list[list[Hit]] = [[] for _ in queries]
+    for batch in batches:
+        if not batch.num_rows:
+            continue
+        scores = queries @ vectors_of(batch.column(names.EMBEDDING)).T
+        for number, row_scores in enumerate(scores):
+            found = [_hit(batch, int(at), float(row_scores[at]), columns) for at in _candidates(row_scores, k)]
+            best[number] = sorted([*best[number], *found], key=lambda hit: (-hit.score, hit.id))[:k]
+    return best
+
+
+def vectors_of(column: pa.Array) -> FloatArray:
+    """A fixed-size-list column as a float32 array [n, d], without a copy if it is float32."""
+    return np.asarray(column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1), dtype=np.float32)
+
+
+def _candidates(scores: FloatArray, k: int) -> NDArray[np.intp]:
+    """Rows that may be among the best k: all that tie with the k-th too, since ids decide between them."""
+    if len(scores) <= k:
+        return np.arange(len(scores))
+    kth = np.partition(scores, len(scores) - k)[len(scores) - k]
+    return np.flatnonzero(scores >= kth)
+
+
+def _hit(batch: pa.RecordBatch, at: int, score: float, columns: Sequence[str]) -> Hit:
+    return Hit(batch.column(names.ID)[at].as_py(), score, {name: batch.column(name)[at].as_py() for name in columns})

@@ -1,0 +1,269 @@
+"""Reading a table: its card, its snapshots, its live rows.
+
+A reader sees a snapshot or nothing. Writing is `commit`'s; encoding a query is `search`'s; this module knows no model.
+"""
+
+import hashlib
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+
+from sfr_batch.errors import ConfigError, ObjectNotFound, TableError, TableNotFound
+from sfr_batch.format import history, names
+from sfr_batch.format.expired import check_not_expired, expiry_explained, published_numbers
+from sfr_batch.format.indexes import read_part, rejects_of
+from sfr_batch.format.parquet import check_fingerprint, damage_explained, read_parquet
+from sfr_batch.format.records import IndexPart, Manifest, Receipt, ShardRecord, SideFile, TableCard, from_table
+from sfr_batch.storage.parallel import read_many
+from sfr_batch.storage.store import ObjectInfo, Store
+from sfr_batch.table import duckdb_sql
+from sfr_batch.table.readers import Columns, Ids, Readers
+from sfr_batch.table.scan import Positions as Positions  # others know it from here
+from sfr_batch.table.scan import Scan, scan_of
+
+
+class Table(Readers):
+    """A table of embeddings. Open one with `sfr_batch.open_table`."""
+
+    def __init__(self, store: Store, card: TableCard) -> None:
+        self.store = store
+        self.card = card
+
+    @classmethod
+    def open(cls, store: Store) -> "Table":
+        """Raises TableNotFound where no run has created the table yet."""
+        try:
+            data = store.read(names.TABLE_JSON)
+        except ObjectNotFound:
+            raise TableNotFound(
+                f"There is no table at {store.root} (no {names.TABLE_JSON}). Check the path, or create it with "
+                "`sfr-batch embed`."
+            ) from None
+        return cls(store, TableCard.from_json(data, f"{store.root}/{names.TABLE_JSON}"))
+
+    def __repr__(self) -> str:
+        latest = self.latest()
+        state = latest.brief() if latest else "no snapshot yet"
+        return f"<Table {self.store.root}: {state}>"
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.card.schema
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self.schema.field(names.EMBEDDING).type.list_size)
+
+    def published_numbers(self) -> list[int]:
+        """All numbers that were ever published, oldest first, those of expired snapshots included."""
+        return published_numbers(self.store)
+
+    def snapshot_numbers(self) -> list[int]:
+        """Numbers of the snapshots that can be read, oldest first."""
+        numbers = self.published_numbers()
+        if len(numbers) < 2:
+            return numbers
+        newest = self.published(numbers[-1]).manifest
+        return [number for number in numbers if not newest.has_expired(number)]
+
+    def snapshot(self, number: int) -> "Snapshot":
+        """Raises TableNotFound if there is no such snapshot or it has expired, TableError if it is damaged or of
+        another table."""
+        snapshot = self.published(number)
+        check_not_expired(self.store, number)
+        return snapshot
+
+    def published(self, number: int) -> "Snapshot":
+        """As `snapshot`, also one that has expired: of that there is only the manifest."""
+        key = names.manifest_key(number)
+        try:
+            data = self.store.read(key)
+        except ObjectNotFound:
+            known = ", ".join(map(str, self.snapshot_numbers())) or "none"
+            raise TableNotFound(f"{self.store.root} has no snapshot {number}. Snapshots: {known}.") from None
+        manifest = Manifest.from_json(data, f"{self.store.root}/{key}")
+        check_fingerprint(self.store, key, manifest.fingerprint, self.card.fingerprint)
+        return Snapshot(self.store, manifest, self.schema)
+
+    def latest(self) -> "Snapshot | None":
+        """The newest snapshot; None while nothing was published."""
+        numbers = self.published_numbers()
+        return self.published(numbers[-1]) if numbers else None
+
+    def snapshots(self) -> "Snapshots":
+        """All snapshots that can be read, oldest first; printed, a line each."""
+        return Snapshots(self.published(number) for number in self.snapshot_numbers())
+
+    def at(self, snapshot: int | None = None, time: str | datetime | None = None) -> "Snapshot":
+        """The snapshot of that number, or the newest one at that time: ISO 8601, in UTC unless it names a zone.
+
+        Raises TableNotFound if there is none or it has expired, ConfigError for a time that is none.
+        """
+        if (snapshot is None) == (time is None):
+            raise ConfigError("Give the number of a snapshot or a time, one of the two.")
+        if snapshot is not None:
+            return self.snapshot(snapshot)
+        wanted = history.moment(str(time) if not isinstance(time, datetime) else time)
+        earliest = None
+        for number in reversed(self.published_numbers()):
+            earliest = self.published(number)
+            if history.moment(earliest.manifest.created_at) <= wanted:
+                check_not_expired(self.store, number)
+                return earliest
+        first = f"; the first snapshot is of {earliest.manifest.created_at}" if earliest else ", and is not yet"
+        raise TableNotFound(f"Nothing was published in {self.store.root} at {wanted.isoformat()}{first}.")
+
+    def current(self) -> "Snapshot":
+        """The newest snapshot. Raises TableNotFound while nothing was published."""
+        latest = self.latest()
+        if latest is None:
+            raise TableNotFound(
+                f"Nothing is published in {self.store.root} yet. `sfr-batch status {self.store.root}` shows how far "
+                "its run is; running the same `sfr-batch embed` again completes it."
+            )
+        return latest
+
+    def scan(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> Scan:
+        """Of the newest snapshot. Raises TableNotFound while nothing was published."""
+        return self.current().scan(columns, where=where, ids=ids)
+
+    def duckdb_view(self, name: str = "embeddings") -> str:
+        """SQL that creates a view of the newest snapshot in DuckDB, see `Snapshot.duckdb_view`."""
+        return self.current().duckdb_view(name)
+
+    @property
+    def num_rows(self) -> int:
+        """Live rows of the newest snapshot. Not ``len()``: a table would be false while it is empty."""
+        return self.current().manifest.counts.vectors
+
+    def committed(self) -> dict[str, ObjectInfo]:
+        """Data files on storage by split id, published or not: one listing."""
+        found = ((names.split_of_data_key(info.key), info) for info in self.store.list(names.DATA))
+        return {split_id: info for split_id, info in found if split_id is not None}
+
+
+class Snapshot(Readers):
+    """One published state. Side files are read when asked for and checked against the manifest's SHA-256."""
+
+    def __init__(self, store: Store, manifest: Manifest, schema: pa.Schema) -> None:
+        self.store = store
+        self.manifest = manifest
+        self.schema = schema
+        # Not functools.cached_property: before Python 3.12 it holds a lock of the whole class while it reads.
+        self._sides: dict[str, pa.Table] = {}
+
+    @property
+    def number(self) -> int:
+        return self.manifest.snapshot
+
+    def brief(self) -> str:
+        counts = self.manifest.counts
+        when = f"snapshot {self.number} of {self.manifest.created_at}"
+        return f"{when}, {counts.vectors:,} vectors, {counts.rejected:,} rejects"
+
+    def __repr__(self) -> str:
+        return f"<Snapshot {self.store.root}: {self.brief()}>"
+
+    @property
+    def receipts(self) -> list[Receipt]:
+        """Receipts of the data files that this state needs, in order; some of their rows may not be live."""
+        return from_table(Receipt, self._side(self.manifest.files))
+
+    @property
+    def share_cut(self) -> float:
+        """Share of all tokens that no vector has seen, because rows were truncated, in 0 to 1."""
+        counts = self.manifest.counts
+        return max(0.0, 1 - counts.tokens / counts.tokens_full) if counts.truncated and counts.tokens_full else 0.0
+
+    @property
+    def shards(self) -> list[ShardRecord]:
+        """The shards that this state covers."""
+        return from_table(ShardRecord, self._side(self.manifest.shards))
+
+    @property
+    def condemned(self) -> frozenset[str]:
+        """Split ids that must never be used again."""
+        side = self.manifest.condemned
+        return frozenset(self._side(side).column("split_id").to_pylist()) if side else frozenset()
+
+    @property
+    def indexes(self) -> dict[str, list[IndexPart]]:
+        """Parts of index files, in order, by the URI of the shard whose rows they are; of owned data files none."""
+        grouped: dict[str, list[IndexPart]] = {}
+        for part in from_table(IndexPart, self._side(self.manifest.indexes)) if self.manifest.indexes else ():
+            grouped.setdefault(part.shard, []).append(part)
+        return grouped
+
+    def attached(self) -> set[str]:
+        """Keys of the side files, the indexes and the duplicates, which an earlier snapshot may have made."""
+        keys = {side.name for side in self.manifest.sides}
+        keys |= {part.key for parts in self.indexes.values() for part in parts}
+        return keys | {self.manifest.duplicates} if self.manifest.duplicates else keys
+
+    def needs(self) -> set[str]:
+        """Keys of all objects without which this state cannot be read or built upon, but for its manifest.
+
+        The rejects of a data file stay as long as the file, whoever owns it now: it may be a shard's own again.
+        """
+        receipts = self.receipts
+        return {
+            *self.attached(),
+            *(names.data_key(receipt.split_id) for receipt in receipts),
+            *(names.rejects_key(receipt.split_id, receipt.attempt) for receipt in receipts if receipt.rejected),
+        }
+
+    def deletes(self) -> dict[str, Positions]:
+        """Positions in data files, by split id, that are not live."""
+        if self.manifest.deletes is None:
+            return {}
+        table = self._side(self.manifest.deletes).combine_chunks()
+        positions = table.column("position").to_numpy()
+        files = table.column("split_id").combine_chunks().dictionary_encode()
+        order = np.argsort(files.indices.to_numpy(), kind="stable")
+        bounds = np.cumsum(np.bincount(files.indices.to_numpy(), minlength=len(files.dictionary)))
+        return dict(zip(files.dictionary.to_pylist(), np.split(positions[order], bounds[:-1]), strict=True))
+
+    def rejects(self) -> pa.Table:
+        """Every row that is not in the table, with its reason: columns of `schema.REJECTS_SCHEMA`."""
+        rejected = {record.uri for record in self.shards if record.rejected}
+        keys = [names.rejects_key(r.split_id, r.attempt) for r in self.receipts if r.rejected and r.owned]
+        keys += [self.manifest.duplicates] if self.manifest.duplicates else []
+        tables = []
+        with expiry_explained(self.store, self.number):
+            for key, data in zip(keys, read_many(self.store, keys), strict=True):
+                with damage_explained(self.store, key):
+                    tables.append(read_parquet(data))
+            for shard, parts in self.indexes.items():
+                tables += [rejects_of(read_part(self.store, part), shard) for part in parts if shard in rejected]
+        return pa.concat_tables(tables) if tables else names.REJECTS_SCHEMA.empty_table()
+
+    def scan(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> Scan:
+        return scan_of(self.store, self.schema, self.manifest, self.receipts, self.deletes(), columns, where, ids)
+
+    def duckdb_view(self, name: str = "embeddings") -> str:
+        """SQL that creates a view of this state in DuckDB, which then reads it without sfr-batch; vectors are FLOAT[d].
+
+        Raises ConfigError if a column has a name that DuckDB takes for itself.
+        """
+        return duckdb_sql.view(self.scan(), name, self.brief())
+
+    def _side(self, side: SideFile) -> pa.Table:
+        if side.name in self._sides:
+            return self._sides[side.name]
+        with expiry_explained(self.store, self.number):
+            data = self.store.read(side.name)
+        if hashlib.sha256(data).hexdigest() != side.sha256:
+            raise TableError(
+                f"{self.store.root}/{side.name} is not the file that snapshot {self.number} was published with."
+            )
+        self._sides[side.name] = read_parquet(data)
+        return self._sides[side.name]
+
+
+class Snapshots(list[Snapshot]):
+    """Snapshots that print themselves as a listing."""
+
+    def __repr__(self) -> str:
+        return history.listing([snapshot.manifest for snapshot in self])

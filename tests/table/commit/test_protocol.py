@@ -1,0 +1,662 @@
+"""The table's protocol as a state machine: writers, zombies, sweepers and expirers, interleaved at every operation.
+
+The real code of `commit`, `table` and `planning` runs in threads that stop before each operation on an in-memory
+store. Hypothesis decides who goes on, who dies before or after an operation took effect, whose reply is lost, and
+when the corpus changes. What must hold: every snapshot accounts for every row of the corpus it was made of, exactly
+once, until an expiry says that it is no more; and whatever happened, one undisturbed run completes the job, and one
+undisturbed expiry removes what is left of the snapshots that are gone.
+"""
+
+import contextlib
+import hashlib
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from sfr_batch.corpus.file_formats import PARQUET
+from sfr_batch.corpus.rejects import Reject, rejects_table
+from sfr_batch.corpus.shards import Shard
+from sfr_batch.corpus.splits import name_split
+from sfr_batch.errors import SfrBatchError, SnapshotConflict, StorageError, TableError, TableNotFound
+from sfr_batch.format import indexes, names
+from sfr_batch.format.parquet import read_receipt
+from sfr_batch.format.records import Receipt, ShardRecord, TableCard
+from sfr_batch.planning.make import carry_over, find_vanished
+from sfr_batch.storage.store import ObjectInfo
+from sfr_batch.table.commit import expiry as retention
+from sfr_batch.table.commit import publish as commit
+from sfr_batch.table.commit import writing
+from sfr_batch.table.commit.draft import Draft
+from sfr_batch.table.commit.expiry import expire
+from sfr_batch.table.commit.publish import condemn, publish
+from sfr_batch.table.commit.sweep import find_orphans, sweep
+from sfr_batch.table.commit.writing import commit_split, create_or_open, new_attempt
+from sfr_batch.table.table import Snapshot, Table
+from tests.memory_store import MemoryStore
+
+SCHEMA = names.table_schema(pa.int64(), 2, "float32", {})
+CARD = TableCard.make(SCHEMA, "f" * 64, {}, {})
+ROWS_PER_SPLIT = 2
+Contents = dict[str, tuple[int, ...]]
+"""A corpus: shard name with version, to the ids of its rows."""
+
+
+class Killed(BaseException):
+    """Not an Exception: code under test must not be able to survive it."""
+
+
+class Actor:
+    """A program in a thread that stops before every store operation until it is told how to go on."""
+
+    def __init__(self, name: str, program: Callable[["SteppedStore"], Any], objects: MemoryStore) -> None:
+        self.name, self.result, self.error = name, None, None
+        self.order = "go"
+        self.done = False
+        self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
+        self._program, self._store = program, SteppedStore(objects, self)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        self._stopped.acquire()
+
+    def _run(self) -> None:
+        try:
+            self.wait()
+            self.result = self._program(self._store)
+        except Killed:
+            pass
+        except BaseException as error:
+            self.error = error
+        self.done = True
+        self._stopped.release()
+
+    def wait(self) -> str:
+        """Called in the thread: let the machine decide what happens next."""
+        self._stopped.release()
+        self._go.acquire()
+        if self.order == "die before":
+            raise Killed
+        return self.order
+
+    def step(self, order: str = "go") -> None:
+        if not self.done:
+            self.order = order
+            self._go.release()
+            self._stopped.acquire()
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise AssertionError(f"{self.name} failed: {error!r}") from error
+
+    def finish(self) -> Any:
+        while not self.done:
+            self.step()
+        return self.result
+
+
+class SteppedStore:
+    """The operations of one actor on the shared objects, each at a moment that the machine chooses."""
+
+    def __init__(self, objects: MemoryStore, actor: Actor) -> None:
+        self.root, self._objects, self._actor = objects.root, objects, actor
+
+    def _do(self, operation: Callable[[], Any]) -> Any:
+        order = self._actor.wait()
+        result = operation()
+        if order == "die after":
+            raise Killed
+        if order == "lose reply":  # the client asks again, as S3 clients do
+            result = operation()
+        return result
+
+    def create(self, key: str, data: bytes) -> bool:
+        return bool(self._do(lambda: self._objects.create(key, data)))
+
+    def read(self, key: str) -> bytes:
+        return bytes(self._do(lambda: self._objects.read(key)))
+
+    def open(self, key: str) -> IO[bytes]:
+        return self._do(lambda: self._objects.open(key))
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        return iter(self._do(lambda: list(self._objects.list(prefix))))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in list(keys):
+            self._do(lambda key=key: self._objects.delete([key]))
+
+
+# --- the programs
+
+
+@dataclass(frozen=True)
+class Piece:
+    shard: Shard
+    start: int
+    ids: tuple[int, ...]
+
+
+def shards_of(contents: Contents) -> list[Shard]:
+    found = []
+    for name in sorted(contents):
+        uri, version = name.split("@")
+        found.append(Shard(uri, version, len(contents[name]), PARQUET))
+    return found
+
+
+def pieces_of(contents: Contents, shard: Shard) -> list[Piece]:
+    ids = contents[f"{shard.uri}@{shard.version}"]
+    return [Piece(shard, at, ids[at : at + ROWS_PER_SPLIT]) for at in range(0, len(ids), ROWS_PER_SPLIT)]
+
+
+def vector(id_: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.array([id_, 2 * id_], dtype=np.float32)
+
+
+def write_piece(store: Any, split_id: str, piece: Piece, run_id: str, picky: bool) -> Receipt:
+    """Embed a piece. A picky writer rejects odd ids: attempts at one split may differ, and only one may count."""
+    kept = [id_ for id_ in piece.ids if not (picky and id_ % 2)]
+    lost = [id_ for id_ in piece.ids if picky and id_ % 2]
+    vectors = np.concatenate([vector(id_) for id_ in kept]) if kept else np.empty(0, dtype=np.float32)
+    rows = pa.table(
+        [
+            pa.array(kept, pa.int64()),
+            pa.FixedSizeListArray.from_arrays(pa.array(vectors), 2),
+            pa.array([1] * len(kept), pa.int32()),
+            pa.array([1] * len(kept), pa.int32()),
+            pa.array([False] * len(kept)),
+            pa.array([bytes(16)] * len(kept), pa.binary(16)),
+        ],
+        names=SCHEMA.names,
+    )
+    receipt = Receipt(
+        split_id=split_id, shard=piece.shard.uri, version=piece.shard.version, start=piece.start,
+        attempt=new_attempt(), run_id=run_id, read=len(piece.ids), embedded=len(kept), rejected=len(lost),
+        vectors=len(kept), tokens=len(kept), tokens_full=len(kept), encoded_tokens=len(kept),
+        padded_tokens=len(kept), truncated=0,
+        encode_seconds=0.0,
+    )  # fmt: skip
+    rejects = [Reject(id_, piece.start, "odd", "a picky writer") for id_ in lost]
+    return commit_split(store, CARD, receipt, rows, rejects_table(rejects, piece.shard.uri))
+
+
+def write(store: Any, contents: Contents, run_id: str, picky: bool) -> Snapshot:
+    """What the runner does, without Ray: plan, fill the gaps, publish; again if somebody else was first."""
+    for _ in range(50):
+        table = create_or_open(store, CARD)
+        base = table.latest()
+        try:
+            carried, changed = carry_over(base, shards_of(contents), "recipe", "")
+            if base is not None and not changed and not find_vanished(base, shards_of(contents), keep=False):
+                return base
+            committed = table.committed()
+            condemned = base.condemned if base else frozenset()
+            receipts = []
+            for piece in (piece for shard in changed for piece in pieces_of(contents, shard)):
+                split_id = name_split(piece.shard, piece.start, piece.start + len(piece.ids), ["recipe"], condemned)
+                if split_id in committed:
+                    receipts.append(read_receipt(store, split_id))
+                else:
+                    receipts.append(write_piece(store, split_id, piece, run_id, picky))
+            kept = {record.uri for record in carried}
+            live = [r for r in base.receipts if r.shard in kept] if base else []
+            rejected = Counter({s.uri: sum(r.rejected for r in receipts if r.shard == s.uri) for s in changed})
+            records = [
+                ShardRecord(
+                    s.uri, s.version, s.size, "recipe", "", len(contents[f"{s.uri}@{s.version}"]), 0, rejected[s.uri]
+                )
+                for s in changed
+            ]
+            draft = Draft(
+                run_id=run_id,
+                generation="",
+                row_recipe={},
+                receipts=sorted([*live, *receipts], key=lambda r: (r.shard, r.start)),
+                shards=sorted([*carried, *records], key=lambda s: s.uri),
+                new=frozenset(r.split_id for r in receipts),
+            )
+            return publish(table, base, draft)
+        except SnapshotConflict:
+            continue
+        except (TableError, StorageError):
+            if not commit.superseded(table, base):
+                raise
+    raise AssertionError("fifty conflicts in a row")
+
+
+def clean(store: Any, sweep_once: Callable[[Table], Any]) -> None:
+    for _ in range(5):
+        try:
+            sweep_once(Table.open(store))
+            return
+        except TableNotFound:
+            return
+        except SnapshotConflict:
+            continue
+
+
+def sweep_everything(table: Table) -> None:
+    """Age is no protection here: the protocol alone must be enough."""
+    sweep(table, older_than_s=0, now=1e18)
+
+
+def expire_old(table: Table, keep_last: int) -> None:
+    expire(table, keep_last=keep_last, dry_run=False)
+
+
+# --- what must hold
+
+
+def check_snapshot(snapshot: Snapshot, history: list[Contents]) -> None:
+    """It accounts for every row of one corpus of ``history``, exactly once."""
+    covered = {f"{record.uri}@{record.version}" for record in snapshot.shards}
+    assert any(covered == set(contents) for contents in history), "a mixture of corpora"
+    contents = next(c for c in history if covered == set(c))
+    expected = Counter(id_ for ids in contents.values() for id_ in ids)
+    rows = snapshot.to_arrow().to_pylist()
+    live = Counter(row["id"] for row in rows)
+    rejected = Counter(int(id_) for id_ in snapshot.rejects()["id"].to_pylist())
+    assert live + rejected == expected
+    assert max(live.values(), default=1) == 1, "an id twice"
+    assert all(row["embedding"] == vector(row["id"]).tolist() for row in rows)
+    snapshot.manifest.counts.check()
+    assert snapshot.manifest.counts.vectors == len(rows)
+    assert snapshot.manifest.counts.read == sum(expected.values())
+    assert not snapshot.condemned & {receipt.split_id for receipt in snapshot.receipts}
+
+
+def files_of(store: Any, snapshot: Snapshot) -> dict[str, str]:
+    """SHA-256 of each file that a snapshot consists of, its manifest included."""
+    keys = {names.manifest_key(snapshot.number), *snapshot.needs()}
+    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in keys}
+
+
+# --- the machine
+
+
+class Protocol(RuleBasedStateMachine):
+    """``make_store`` and ``sweep_once`` are where planted bugs go."""
+
+    make_store: Callable[[], MemoryStore] = MemoryStore
+    sweep_once: Callable[[Table], Any] = staticmethod(sweep_everything)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.objects = type(self).make_store()
+        self.actors: list[Actor] = []
+        self.contents: Contents = {"a@1": (1, 2, 3), "b@1": (4, 5)}
+        self.history: list[Contents] = [self.contents]
+        self.names = 0
+        self.published: dict[int, dict[str, str]] = {}
+
+    def _start(self, kind: str, program: Callable[[SteppedStore], Any]) -> None:
+        self.names += 1
+        self.actors.append(Actor(f"{kind} {self.names}", program, self.objects))
+
+    @initialize(published=st.booleans(), picky=st.booleans())
+    def begin(self, published: bool, picky: bool) -> None:
+        """Often with a table that has a snapshot already: only then is there something to sweep."""
+        if published:
+            Actor("first run", lambda store: write(store, self.contents, "first", picky), self.objects).finish()
+            self._note_snapshots()
+
+    @precondition(lambda self: len(self.actors) < 4)
+    @rule(picky=st.booleans())
+    def start_writer(self, picky: bool) -> None:
+        contents, run_id = self.contents, f"run{self.names}"
+        self._start("writer", lambda store: write(store, contents, run_id, picky))
+
+    @precondition(lambda self: len(self.actors) < 4)
+    @rule()
+    def start_sweeper(self) -> None:
+        self._start("sweeper", lambda store: clean(store, type(self).sweep_once))
+
+    @precondition(lambda self: len(self.actors) < 4)
+    @rule(data=st.data(), picky=st.booleans())
+    def start_zombie(self, data: st.DataObject, picky: bool) -> None:
+        """A task of a run that is long dead wakes up and commits a split of then."""
+        contents = data.draw(st.sampled_from(self.history))
+        piece = data.draw(st.sampled_from([p for s in shards_of(contents) for p in pieces_of(contents, s)]))
+        split_id = name_split(piece.shard, piece.start, piece.start + len(piece.ids), ["recipe"], frozenset())
+
+        def wake_up(store: SteppedStore) -> None:
+            # It may lose the name to a file that a sweep then deletes, before it has read the winner's receipt. Nobody
+            # waits for a zombie; a live writer plans again, since a sweep that deletes has published.
+            with contextlib.suppress(StorageError):
+                write_piece(store, split_id, piece, "dead", picky)
+
+        self._start("zombie", wake_up)
+
+    @precondition(lambda self: self.actors)
+    @rule(
+        data=st.data(),
+        steps=st.sampled_from([1, 1, 2, 3, 5, 8, 13, 21, 40]),
+        order=st.sampled_from(["go"] * 6 + ["die before", "die after", "lose reply"]),
+    )
+    def go_on(self, data: st.DataObject, steps: int, order: str) -> None:
+        actor = data.draw(st.sampled_from(self.actors))
+        for _ in range(steps - 1):
+            actor.step()
+        actor.step(order)
+        if actor.done:
+            self.actors.remove(actor)
+        self._note_snapshots()
+
+    @rule(data=st.data())
+    def change_corpus(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(["a", "b", "c"]))
+        version = len(self.history) + 1
+        ids = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=5).map(tuple))
+        self.contents = {key: value for key, value in self.contents.items() if not key.startswith(f"{name}@")}
+        if len(self.contents) < 1 or data.draw(st.booleans()):
+            self.contents[f"{name}@{version}"] = ids
+        self.history.append(self.contents)
+
+    def _note_snapshots(self) -> None:
+        """Check a snapshot when it appears, and remember what it consists of. All that can be opened must be whole."""
+        numbers = self._table_numbers()
+        for number in numbers:
+            if number not in self.published:
+                snapshot = Table.open(self.objects).snapshot(number)
+                self._check(snapshot)
+                self.published[number] = self._files(snapshot)
+        there = {info.key for info in self.objects.list("")}
+        for number in numbers:
+            assert set(self.published[number]) <= there, f"snapshot {number} is neither whole nor gone"
+
+    def _table_numbers(self) -> list[int]:
+        try:
+            return Table.open(self.objects).snapshot_numbers()
+        except TableNotFound:
+            return []
+
+    def _check(self, snapshot: Snapshot) -> None:
+        check_snapshot(snapshot, self.history)
+
+    def _files(self, snapshot: Snapshot) -> dict[str, str]:
+        return files_of(self.objects, snapshot)
+
+    def _expire_at_last(self) -> None:
+        """Nobody expires anything here."""
+
+    def teardown(self) -> None:
+        try:
+            for actor in self.actors:  # everything dies at once
+                actor.step("die before")
+            self._note_snapshots()
+            last = Actor("last run", lambda store: write(store, self.contents, "last", False), self.objects).finish()
+            shards = Table.open(self.objects).snapshot(last.number).shards  # not through the store of the actor
+            assert {f"{record.uri}@{record.version}" for record in shards} == set(self.contents)
+            self._expire_at_last()
+            Actor("last sweep", lambda store: clean(store, type(self).sweep_once), self.objects).finish()
+            self._note_snapshots()
+            table = Table.open(self.objects)
+            assert table.published_numbers() == list(range(1, len(self.published) + 1))
+            for snapshot in table.snapshots():
+                files = self.published[snapshot.number]
+                assert self._files(snapshot) == files, f"snapshot {snapshot.number} changed after it was published"
+                self._check(snapshot)
+        finally:
+            for actor in self.actors:
+                if not actor.done:
+                    actor.step("die before")
+
+
+class Expiring(Protocol):
+    """With expirers as well; planted bugs go into ``expire_once``."""
+
+    expire_once: Callable[[Table, int], Any] = staticmethod(expire_old)
+
+    @initialize(states=st.sampled_from([0, 1, 2, 2, 2]), back=st.booleans(), picky=st.booleans())
+    def begin(self, states: int, back: bool, picky: bool) -> None:
+        """Often with a table that has two states, so that there is something to expire, and a corpus as it was once."""
+        for corpus in ({"a@1": (1, 2, 3), "b@1": (4, 5)}, {"a@1": (1, 2, 3), "b@2": (6,)})[:states]:
+            self.contents = corpus
+            self.history.append(corpus)
+            run_id = f"first{len(self.history)}"
+            Actor(
+                run_id, lambda store, run_id=run_id: write(store, self.contents, run_id, picky), self.objects
+            ).finish()
+            self._note_snapshots()
+        if back:
+            self.contents = self.history[0]
+
+    @precondition(lambda self: len(self.actors) < 4)
+    @rule(keep_last=st.sampled_from([1, 1, 2]))
+    def start_expirer(self, keep_last: int) -> None:
+        self._start("expirer", lambda store: clean(store, lambda table: type(self).expire_once(table, keep_last)))
+
+    @rule(data=st.data())
+    def change_corpus_back(self, data: st.DataObject) -> None:
+        """The same versions of shards come back, and with them the names of their splits."""
+        self.contents = data.draw(st.sampled_from(self.history))
+        self.history.append(self.contents)
+
+    def _expire_at_last(self) -> None:
+        """Of snapshots that have expired nothing is left then but their manifests and what others need."""
+        Actor("last expiry", lambda store: type(self).expire_once(Table.open(store), 2), self.objects).finish()
+        self._note_snapshots()
+        table = Table.open(self.objects)
+        kept = table.snapshot_numbers()
+        needed = {key for number in kept for key in self.published[number]}
+        for number in self.published.keys() - set(kept):
+            with pytest.raises(TableNotFound, match=f"Snapshot {number} of .* is no more"):
+                table.snapshot(number)
+            left = (set(self.published[number]) - needed) & {info.key for info in self.objects.list("")}
+            assert left == {names.manifest_key(number)}, f"of snapshot {number} something is left"
+
+
+@pytest.fixture(autouse=True)
+def one_operation_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An actor has one thread, so that what the machine decides is all that decides."""
+    monkeypatch.setattr(indexes, "PARALLEL_READS", 1)
+
+
+MACHINE = settings(max_examples=80, stateful_step_count=40, suppress_health_check=list(HealthCheck))
+
+
+def test_every_snapshot_accounts_for_every_row() -> None:
+    run_state_machine_as_test(Expiring, settings=MACHINE)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_snapshot_accounts_for_every_row_at_length() -> None:
+    run_state_machine_as_test(Expiring, settings=settings(MACHINE, max_examples=5000))
+
+
+# --- planted bugs: the machine must find each
+
+
+class OverwritingStore(MemoryStore):
+    """A store whose create overwrites: every writer believes that it won."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        self.delete([key])
+        return super().create(key, data)
+
+
+def sweep_before_publish(table: Table) -> None:
+    base = table.latest()
+    if base:
+        orphans = find_orphans(table, base, 1e18)
+        table.store.delete(orphans.keys)
+        condemn(table, base, orphans.condemn)
+
+
+def sweep_without_condemning(table: Table) -> None:
+    base = table.latest()
+    if base:
+        table.store.delete(find_orphans(table, base, 1e18).keys)
+
+
+def expire_before_publish(table: Table, keep_last: int) -> None:
+    base = table.latest()
+    if base:
+        expiry = expire(table, keep_last=keep_last)
+        table.store.delete([info.key for info in expiry.objects])
+        if expiry.snapshots:
+            condemn(table, base, expiry.condemn, "expire", expiry.expired)
+
+
+def expire_without_condemning(table: Table, keep_last: int) -> None:
+    base = table.latest()
+    expiry = expire(table, keep_last=keep_last)
+    if base and expiry.snapshots:
+        condemn(table, base, [], "expire", expiry.expired)
+    table.store.delete([info.key for info in expiry.objects])
+
+
+def expire_what_others_need(table: Table, keep_last: int) -> None:
+    base = table.latest()
+    expiry = expire(table, keep_last=keep_last)
+    if base and expiry.snapshots:
+        needed = {key for number in expiry.snapshots for key in table.snapshot(number).needs()}
+        condemn(table, base, expiry.condemn, "expire", expiry.expired)
+        table.store.delete(needed)
+
+
+def find_bug(machine: type[Protocol], symptom: str, start: int = 0) -> None:
+    """The machine must fail, and for the planted reason: ``symptom`` is a pattern for what it says.
+
+    Short searches from one seed after the other. ``start`` is a seed that was seen to find this bug at once; from any
+    other it is found too, in up to two minutes.
+    """
+    hunt = settings(
+        MACHINE,
+        max_examples=60,
+        phases=[Phase.generate],
+        database=None,
+        print_blob=False,
+        verbosity=Verbosity.quiet,
+        report_multiple_bugs=False,
+    )
+    with pytest.raises((AssertionError, SfrBatchError)) as caught:  # noqa: PT012
+        for number in range(start, start + 100):
+            seed(number)(machine)
+            run_state_machine_as_test(machine, settings=hunt)
+    assert re.search(symptom, str(caught.value)), caught.value
+
+
+def test_machine_finds_overwrite_instead_of_create() -> None:
+    find_bug(
+        type("Overwriting", (Protocol,), {"make_store": OverwritingStore}),
+        "changed after it was published|assert Counter",
+    )
+
+
+@pytest.mark.slow
+def test_machine_finds_sweep_before_publish() -> None:
+    find_bug(
+        type("EarlySweep", (Protocol,), {"sweep_once": staticmethod(sweep_before_publish)}),
+        "does not exist|missing|is neither whole nor gone",
+        start=18,
+    )
+
+
+def test_machine_finds_sweep_that_condemns_nothing() -> None:
+    find_bug(
+        type("SilentSweep", (Protocol,), {"sweep_once": staticmethod(sweep_without_condemning)}),
+        "does not exist|missing|is neither whole nor gone",
+    )
+
+
+@pytest.mark.parametrize("planted", [expire_before_publish, expire_what_others_need])
+def test_machine_finds_an_expiry_that_deletes_too_much(planted: Callable[[Table, int], None]) -> None:
+    rest = {"expire_once": staticmethod(planted), "_expire_at_last": Protocol._expire_at_last}
+    find_bug(type("Greedy", (Expiring,), rest), "is neither whole nor gone|does not exist|missing")
+
+
+def sweep_planted(table: Table) -> None:
+    with contextlib.suppress(SnapshotConflict):
+        sweep_before_publish(table)
+
+
+@pytest.mark.parametrize(
+    ("remove", "whole"),
+    [
+        (lambda table: expire_old(table, 1), True),
+        (lambda table: expire_without_condemning(table, 1), False),
+        (sweep_everything, True),
+        (sweep_planted, False),
+    ],
+    ids=["expiry", "expiry without condemning", "sweep", "sweep before publish"],
+)
+def test_writer_that_comes_just_before_files_are_deleted(remove: Callable[[Table], None], whole: bool) -> None:
+    """The files that are about to go have the names of its splits: an expired state's, as the corpus is again what it
+    was then, and those that a dead run has left."""
+    history: list[Contents] = [{"a@1": (1, 2, 3), "b@1": (4, 5)}, {"a@1": (1, 2, 3), "b@2": (6,)}]
+
+    class Interrupted(MemoryStore):
+        wanted: Contents | None = None
+
+        def delete(self, keys: Iterable[str]) -> None:
+            if self.wanted:
+                contents, self.wanted = self.wanted, None
+                write(self, contents, "late", False)
+            super().delete(keys)
+
+    store = Interrupted()
+    for number, contents in enumerate(history):
+        write(store, contents, f"run{number}", False)
+    dead: Contents = {"a@1": (1, 2, 3), "c@1": (7, 8)}
+    (piece,) = pieces_of(dead, shards_of(dead)[1])
+    write_piece(store, name_split(piece.shard, 0, 2, ["recipe"], frozenset()), piece, "dead", False)
+    store.wanted = dead if remove in (sweep_everything, sweep_planted) else history[0]
+    remove(Table.open(store))
+    assert store.wanted is None
+    newest = Table.open(store).current()
+    assert newest.manifest.run_id == "late"
+    if whole:
+        check_snapshot(newest, [*history, dead])
+    else:
+        with pytest.raises(StorageError, match="does not exist"):
+            check_snapshot(newest, [*history, dead])
+
+
+def test_machine_finds_an_expiry_that_nobody_finishes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "_left_behind", lambda *_: set())
+    find_bug(type("Forgetful", (Expiring,), {}), "something is left")
+
+
+def test_machine_finds_side_files_named_by_number_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        names, "side_key", lambda number, run_id, kind: f"{names.SNAPSHOTS}/{number:08d}-all.{kind}.parquet"
+    )
+    find_bug(type("SharedSides", (Protocol,), {}), "its name should be this run's alone", start=3)
+
+
+def test_machine_finds_condemned_names_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "name_split", lambda s, a, b, i, _, real=name_split: real(s, a, b, i, frozenset()))
+    find_bug(type("Forgetful", (Protocol,), {}), "condemned")
+
+
+def test_machine_finds_rejects_written_after_the_data_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def data_first(store: Any, card: TableCard, receipt: Receipt, rows: pa.Table, rejects: pa.Table) -> Receipt:
+        late: list[tuple[str, bytes]] = []
+
+        class RejectsLater:
+            root = store.root
+            open, read = store.open, store.read
+
+            def create(self, key: str, data: bytes) -> bool:
+                if key.startswith(names.REJECTS):
+                    late.append((key, data))
+                    return True
+                return bool(store.create(key, data))
+
+        done = writing.commit_split(RejectsLater(), card, receipt, rows, rejects)
+        for key, data in late:
+            store.create(key, data)
+        return done
+
+    monkeypatch.setitem(globals(), "commit_split", data_first)
+    find_bug(type("LateRejects", (Protocol,), {}), "missing|does not exist", start=13)
