@@ -218,13 +218,13 @@ def test_planning_imports_neither_torch_nor_transformers(sfr_folder: Path, tmp_p
     (folder / "model.safetensors").write_bytes(b"weights")
     code = f"""
 import sys
-import sfr_batch.model.recipe as m, sfr_batch.model.tokenizer as t
+import sfr_batch.model.location as location, sfr_batch.model.recipe as m, sfr_batch.model.tokenizer as t
 assert "huggingface_hub" not in sys.modules, "not needed for a local folder"
 from sfr_batch.config.settings import ModelSettings
 settings = ModelSettings(path={str(folder)!r}, device="cpu")
-recipe = m.read_recipe(m.locate(settings, weights=True), settings)
+recipe = m.read_recipe(location.locate(settings, weights=True), settings)
 t.Tokenizer.load(recipe).golden_ids()
-m.weight_hashes(settings, recipe.folder)
+location.weight_hashes(settings, recipe.folder)
 print(sorted({{"torch", "transformers", "ray"}} & set(sys.modules)))
 """
     done = subprocess.run(
