@@ -1,7 +1,7 @@
 """The READMEs are true where a machine can tell: commands parse, names exist, links lead somewhere, the first is short.
 
-Nothing of what they show is run, but for the reader in the specification of the format. Each check takes a text and
-gives a sentence for each problem, so that planted defects can be told to be found.
+Nothing of what they show is run here. Each check takes a text and gives a sentence for each problem, so that it can be
+shown to find planted defects.
 """
 
 import ast
@@ -18,7 +18,6 @@ from types import ModuleType
 from typing import Any
 
 import click
-import pyarrow as pa
 import pytest
 import yaml
 from pydantic import BaseModel
@@ -28,8 +27,6 @@ from sfr_batch.api import EmbeddingTable
 from sfr_batch.config.loading import config_from_dict, load_config
 from sfr_batch.config.settings import Config
 from sfr_batch.errors import ConfigError
-from sfr_batch.storage.stores import open_store
-from tests.tables import make_table
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("configs", "jobs", "sfr_batch", "tests")
@@ -317,21 +314,6 @@ def test_every_setting_has_its_task() -> None:
     there = {name for name in leaves if f"`{name}`" in text}
     there |= {name for name in leaves if ".storage." in name and f"`corpus.storage.{name.rpartition('.')[2]}`" in text}
     assert leaves - there == set()
-
-
-def test_the_reader_in_the_specification_reads_a_table(tmp_path: Path) -> None:
-    """Also where an earlier row has the same id, so that a row of a data file is dead."""
-    table = make_table(open_store(str(tmp_path)), {"a": ["1", "2"], "b": ["2", "3"], "c": []})
-    (block,) = page(ROOT / "sfr_batch" / "format" / "README.md").blocks("python")
-    names: dict[str, Any] = {}
-    exec(block, names)
-    rows: pa.Table = names["live_rows"](str(tmp_path))
-    assert rows.column("id").to_pylist() == ["1", "2", "3"]
-    assert rows.equals(table.to_arrow())
-    newest = tmp_path / "_sfr" / "snapshots" / "00000001.json"
-    newest.write_text(newest.read_text(encoding="utf-8").replace('"format_version": 1', '"format_version": 2'))
-    with pytest.raises(ValueError, match="needs a newer reader"):
-        names["live_rows"](str(tmp_path))
 
 
 # --- planted
