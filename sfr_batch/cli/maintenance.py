@@ -3,7 +3,7 @@
 import click
 
 from sfr_batch import api
-from sfr_batch.cli.options import ENDPOINT, show_objects, telling_errors
+from sfr_batch.cli.options import ENDPOINT, report_errors, show_objects
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError
 from sfr_batch.table.commit import compaction
@@ -39,7 +39,7 @@ def expire(
 
     Exit codes: 0 done, 1 it failed, 2 the command is wrong.
     """
-    with telling_errors():
+    with report_errors():
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
         expiry = opened.expire(keep_last=keep_last, keep_for=keep_for, keep=keep, dry_run=not delete)
         show_objects(expiry.objects)
@@ -101,7 +101,7 @@ def promote(
 
     Exit codes: 0 done, 1 it failed or the pointer points elsewhere than expected, 2 the command is wrong.
     """
-    with telling_errors():
+    with report_errors():
         storage = StorageSettings(endpoint_url=endpoint_url)
         if go_back:
             if table or snapshot or expect_current:
@@ -141,7 +141,7 @@ def compact(table: str, rows_per_file: int, max_unneeded: float, write: bool, en
 
     Exit codes: 0 done, 1 it failed, 2 the command is wrong.
     """
-    with telling_errors():
+    with report_errors():
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
         found = compaction.compact(
             opened,

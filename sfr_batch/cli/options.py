@@ -22,7 +22,7 @@ def show_objects(objects: Sequence[ObjectInfo]) -> None:
 
 
 @contextlib.contextmanager
-def telling_errors() -> Iterator[None]:
+def report_errors() -> Iterator[None]:
     """Our own errors become a sentence on stderr and an exit code."""
     try:
         yield

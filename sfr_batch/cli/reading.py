@@ -5,7 +5,7 @@ import json
 import click
 
 from sfr_batch import api
-from sfr_batch.cli.options import ENDPOINT, telling_errors
+from sfr_batch.cli.options import ENDPOINT, report_errors
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError
 from sfr_batch.table.changes import as_json
@@ -24,7 +24,7 @@ def snapshots(table: str, endpoint_url: str | None) -> None:
     snapshot, and all of its rejects), and who published it. Any number can be given to search, audit, export, changes
     and view. Snapshots that `sfr-batch expire` has removed are not listed.
     """
-    with telling_errors():
+    with report_errors():
         click.echo(repr(api.open_table(table, StorageSettings(endpoint_url=endpoint_url)).snapshots()))
 
 
@@ -54,7 +54,7 @@ def export(
 
     Exit codes: 0 done, 1 it failed, 2 the command is wrong.
     """
-    with telling_errors():
+    with report_errors():
         storage = StorageSettings(endpoint_url=endpoint_url)
         opened = api.open_table(table, storage)
         state = opened.current() if snapshot is None else opened.snapshot(snapshot)
@@ -82,7 +82,7 @@ def changes(
 
     Exit codes: 0 done, 1 it failed, 2 the command is wrong.
     """
-    with telling_errors():
+    with report_errors():
         if output and as_lines:
             raise ConfigError("--output and --json: choose one of the two.")
         storage = StorageSettings(endpoint_url=endpoint_url)
@@ -112,7 +112,7 @@ def view(table: str, engine: str, snapshot: int | None, name: str, endpoint_url:
 
         sfr-batch view demo/table | duckdb embeddings.duckdb
     """
-    with telling_errors():
+    with report_errors():
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url))
         state = opened.current() if snapshot is None else opened.snapshot(snapshot)
         click.echo(state.duckdb_view(name), nl=False)

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from sfr_batch.corpus.file_formats import PARQUET
 from sfr_batch.corpus.shards import Shard
-from sfr_batch.corpus.survey import Group, Survey
+from sfr_batch.corpus.survey import RowGroup, ShardStatistics
 from sfr_batch.format.fingerprint import short_id
 from sfr_batch.format.records import PACKED
 from sfr_batch.format.split_ids import LAST_FLAG, STREAM_PREFIX
@@ -115,7 +115,7 @@ def rows_per_split(total_rows: int, rows: int, min_splits: int) -> int:
 
 
 def cut(
-    survey: Survey, max_rows: int, max_bytes: int, identity: Sequence[str], condemned: frozenset[str]
+    survey: ShardStatistics, max_rows: int, max_bytes: int, identity: Sequence[str], condemned: frozenset[str]
 ) -> list[ReadUnit]:
     """Cut a shard into read units and splits of about ``max_rows`` rows and ``max_bytes`` bytes of what is read of it.
 
@@ -175,7 +175,7 @@ _Range = tuple[int, int, int, int]
 _Piece = tuple[tuple[int, ...], int, list[_Range]]
 
 
-def _cut_parquet(groups: Sequence[Group], max_rows: int, max_bytes: int, _: int) -> Iterator[_Piece]:
+def _cut_parquet(groups: Sequence[RowGroup], max_rows: int, max_bytes: int, _: int) -> Iterator[_Piece]:
     """Small row groups are read together as one split; a large one is read once and cut evenly."""
     together: list[int] = []
     first_row = row = rows = text = size = 0
@@ -198,7 +198,7 @@ def _cut_parquet(groups: Sequence[Group], max_rows: int, max_bytes: int, _: int)
         yield tuple(together), first_row, [(first_row, first_row + rows, rows, text)]
 
 
-def _cut_bytes(groups: Sequence[Group], max_rows: int, max_bytes: int, size: int) -> Iterator[_Piece]:
+def _cut_bytes(groups: Sequence[RowGroup], max_rows: int, max_bytes: int, size: int) -> Iterator[_Piece]:
     """Even byte ranges, each a read unit of its own."""
     rows = sum(group.rows for group in groups)
     if not size:

@@ -46,7 +46,7 @@ _PIECE = 16 * 1024
 _PARALLEL_SURVEYS = 32
 
 
-class Group(NamedTuple):
+class RowGroup(NamedTuple):
     """Rows, the bytes of their text, and of all that is read of them: id, text and carried columns."""
 
     rows: int
@@ -55,7 +55,7 @@ class Group(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class ShardStatistics:
     """What a shard's metadata tells: its rows and text, without reading it.
 
     groups: of each row group; for lines one entry, estimated from the beginning of the file.
@@ -63,7 +63,7 @@ class Survey:
 
     shard: Shard
     schema: pa.Schema
-    groups: tuple[Group, ...]
+    groups: tuple[RowGroup, ...]
 
     @property
     def rows(self) -> int:
@@ -88,20 +88,20 @@ class Survey:
         return not self.rows
 
 
-def survey_shards(shards: Sequence[Shard], settings: CorpusSettings) -> list[Survey]:
+def survey_shards(shards: Sequence[Shard], settings: CorpusSettings) -> list[ShardStatistics]:
     """Footers of Parquet shards and beginnings of others, many at a time. Raises CorpusError naming the file."""
     schemas: dict[pa.Schema, pa.Schema] = {}  # shards mostly have one and the same: 100,000 copies would be a gigabyte
 
-    def survey(shard: Shard) -> Survey:
+    def survey(shard: Shard) -> ShardStatistics:
         schema, groups = SURVEYS[shard.format](shard, settings)
-        return Survey(shard, schemas.setdefault(schema, schema), groups)
+        return ShardStatistics(shard, schemas.setdefault(schema, schema), groups)
 
     with ThreadPoolExecutor(_PARALLEL_SURVEYS) as pool:
         return list(pool.map(survey, shards))
 
 
 def resolve_columns(
-    surveys: Sequence[Survey],
+    surveys: Sequence[ShardStatistics],
     settings: CorpusSettings,
     known: Columns | None = None,
     elsewhere: frozenset[str] = frozenset(),
@@ -132,10 +132,10 @@ def resolve_columns(
     return known
 
 
-_Groups = tuple[Group, ...]
+_RowGroups = tuple[RowGroup, ...]
 
 
-def _survey_parquet(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _Groups]:
+def _survey_parquet(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _RowGroups]:
     try:
         with open_input(shard.uri, settings.storage) as file:
             metadata = pq.read_metadata(file)
@@ -154,11 +154,11 @@ def _survey_parquet(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, 
     groups = []
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         size, more = (sum(group.column(i).total_uncompressed_size for i in which) for which in (of_text, others))
-        groups.append(Group(group.num_rows, size, size + more))
+        groups.append(RowGroup(group.num_rows, size, size + more))
     return schema, tuple(groups)
 
 
-def _survey_jsonl(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _Groups]:
+def _survey_jsonl(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _RowGroups]:
     sample = _sample_lines(shard, settings)
     rows = []
     for line in sample.lines:
@@ -174,11 +174,11 @@ def _survey_jsonl(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _G
     return _infer_schema([row for row in rows if isinstance(row, dict)], settings, shard.uri), sample.groups(shard)
 
 
-def _survey_text(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _Groups]:
+def _survey_text(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _RowGroups]:
     return pa.schema([(TEXT_COLUMN, pa.string())]), _sample_lines(shard, settings).groups(shard)
 
 
-def _survey_csv(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _Groups]:
+def _survey_csv(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _RowGroups]:
     def end(data: bytes) -> int:
         return max(data.rfind(b"\n"), data.rfind(b"\r", 0, -1)) + 1  # a last \r may be half of \r\n
 
@@ -195,9 +195,9 @@ def _survey_csv(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _Gro
         )  # the sample may end in a quote; reading tells whether it ever closes
     schema = pa.schema([(name, pa.string()) for name in reader.header])
     if sample.whole:
-        return schema, (Group(records, len(sample.data), len(sample.data)),) if records else ()
+        return schema, (RowGroup(records, len(sample.data), len(sample.data)),) if records else ()
     total = sample.unpacked(shard)
-    return schema, (Group(max(1, round(total * records / len(lines_read))), total, total),)
+    return schema, (RowGroup(max(1, round(total * records / len(lines_read))), total, total),)
 
 
 SURVEYS = {PARQUET: _survey_parquet, JSONL: _survey_jsonl, CSV: _survey_csv, TEXT: _survey_text}
@@ -221,12 +221,12 @@ class _Lines:
     lines: list[bytes]
     sample: _Sample
 
-    def groups(self, shard: Shard) -> _Groups:
+    def groups(self, shard: Shard) -> _RowGroups:
         if not self.lines:
             return ()
         total = self.sample.unpacked(shard)
         mean = sum(len(line) for line in self.lines) / len(self.lines)
-        return (Group(max(1, round(total / mean)), total, total),)
+        return (RowGroup(max(1, round(total / mean)), total, total),)
 
 
 def _sample_lines(shard: Shard, settings: CorpusSettings) -> _Lines:

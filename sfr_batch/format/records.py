@@ -219,7 +219,7 @@ class Counts(Record):
             )
 
 
-class Changes(Record):
+class ChangeCounts(Record):
     """What a run found in the shards that it read, compared with its parent snapshot: documents, but for ``moved``."""
 
     new: int = 0
@@ -275,7 +275,7 @@ class Manifest(Record):
     """The corpus that this state covers."""
     indexes: SideFile | None = None
     """Which parts of which index files the shards consist of that are not just their owned data files."""
-    changes: Changes | None = None
+    changes: ChangeCounts | None = None
     """What was compared with the parent; None where nothing had to be."""
     deletes: SideFile | None = None
     """Rows of live data files that are not part of this state."""

@@ -14,7 +14,7 @@ def stream_of(split_id: str) -> tuple[str, int, bool]:
     return split_id[:STREAM_PREFIX], number & (LAST_FLAG - 1), bool(number & LAST_FLAG)
 
 
-def whether_last_or_not(split_id: str) -> str:
+def without_last_flag(split_id: str) -> str:
     """The same name for a split of a stream that is the last one and one that is not: a plan cannot tell."""
     return f"{split_id[:STREAM_PREFIX]}{int(split_id[STREAM_PREFIX:], 16) & (LAST_FLAG - 1):08x}"
 

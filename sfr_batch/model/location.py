@@ -90,7 +90,7 @@ def weight_hashes(settings: ModelSettings, folder: str | os.PathLike[str]) -> di
             raise ModelError(unreachable(settings, error)) from error
 
 
-def told_hashes(settings: ModelSettings, folder: Path) -> tuple[dict[str, str], str] | None:
+def published_hashes(settings: ModelSettings, folder: Path) -> tuple[dict[str, str], str] | None:
     """File name -> SHA-256 by somebody other than the weights in ``folder``, and by whom.
 
     That is the lock file beside the model, or the hub; None where there is no lock file and where the hub cannot be

@@ -174,7 +174,7 @@ def _dataset(units: Sequence[ReadUnit], job: Job, config: Config) -> ray.data.Da
             **one_split,
         )
         .map_batches(
-            losses.Encode,
+            losses.WatchedEncode,
             fn_constructor_kwargs={"job": job, "stage": encode_stage.Encode},
             compute=ray.data.ActorPoolStrategy(min_size=actors.min, max_size=_max_actors(units, config)),
             num_cpus=actors.cpus,

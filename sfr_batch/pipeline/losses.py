@@ -24,7 +24,7 @@ _IDLE = 4
 """Ray's NodeDeathInfo.AUTOSCALER_DRAIN_IDLE: the autoscaler gave back a node that had nothing to do. No loss."""
 
 
-class Encode:
+class WatchedEncode:
     """The encode stage on Ray: marks the results of an actor that has died before, and dies when its device fails."""
 
     def __init__(self, job: Job, stage: type[encode_stage.Encode]) -> None:

@@ -113,12 +113,12 @@ class Progress:
 
     def line(self) -> str:
         """The state in one line."""
-        left = "…" if self.left is None else duration(self.left)
+        left = "…" if self.left is None else format_duration(self.left)
         failed = f", {self.failed} FAILED" if self.failed else ""
         lost = f", lost {self.losses}" if self.losses else ""
         speed = f"{self.tokens:,} tokens, {self.tokens_per_second:,.0f} tokens/s, {self.padding:.1%} padding"
         return (
-            f"[{duration(self.elapsed)}] {self.embedded:,} of {self.rows:,} rows, {self.splits_done:,} of "
+            f"[{format_duration(self.elapsed)}] {self.embedded:,} of {self.rows:,} rows, {self.splits_done:,} of "
             f"{self.splits:,} splits{failed}{lost}, {speed}, {self.rejected:,} rejects, {left} left"
         )
 
@@ -127,7 +127,7 @@ class Progress:
             print(self.line(), file=self.stream, flush=True)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """``h:mm:ss``, or ``m:ss`` below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

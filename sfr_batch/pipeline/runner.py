@@ -21,7 +21,7 @@ from sfr_batch.pipeline.run_log import RunLog, recover_receipts
 from sfr_batch.pipeline.summary import Summary
 from sfr_batch.planning.executor import Executor, InProcess
 from sfr_batch.planning.make import make_plan
-from sfr_batch.planning.plan import EmbedPlan, tell_changes
+from sfr_batch.planning.plan import EmbedPlan, format_changes
 from sfr_batch.table.commit import lease
 from sfr_batch.table.commit.publish import publish, superseded
 from sfr_batch.table.commit.reject_limits import FEW_REJECTS, too_many_rejects
@@ -110,7 +110,7 @@ def _compare(plan: EmbedPlan, place: str, stack: contextlib.ExitStack) -> tuple[
         executor = tasks.OnRay()
     plan = plan.compare(executor)
     assert plan.difference is not None
-    _say(f"Compared the changed shards with the table: {tell_changes(plan.difference.found.changes)}")
+    _say(f"Compared the changed shards with the table: {format_changes(plan.difference.found.changes)}")
     if plan.todo:
         placement.check(place, plan.config)
     return plan, place

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from sfr_batch.format import names
 from sfr_batch.format.records import Counts
-from sfr_batch.pipeline.progress import Progress, duration
+from sfr_batch.pipeline.progress import Progress, format_duration
 from sfr_batch.pipeline.results import Losses
-from sfr_batch.planning.plan import EmbedPlan, tell_changes
+from sfr_batch.planning.plan import EmbedPlan, format_changes
 from sfr_batch.table.table import Snapshot
 
 
@@ -66,7 +66,9 @@ class Summary:
         )
 
     def __repr__(self) -> str:
-        did = f"{self.embedded:,} rows embedded in {duration(self.seconds)}" if self.splits else "nothing to embed"
+        did = (
+            f"{self.embedded:,} rows embedded in {format_duration(self.seconds)}" if self.splits else "nothing to embed"
+        )
         lost = f", lost {self.losses}" if self.losses else ""
         state = self.snapshot.brief() if self.snapshot else "no snapshot yet"
         return f"<Summary {self.table}: {did}{lost}, {state}>"
@@ -81,7 +83,7 @@ class Summary:
         """Several lines for a person: what happened, where the table is and how to read it."""
         if self.trial:
             return (
-                f"A trial: embedded {self.embedded:,} rows, {self.tokens:,} tokens in {duration(self.seconds)} "
+                f"A trial: embedded {self.embedded:,} rows, {self.tokens:,} tokens in {format_duration(self.seconds)} "
                 f"({self.tokens_per_second:,.0f} tokens/s, {self.padding:.1%} padding). Nothing was published; what is "
                 "embedded stays committed, and a run without select.limit uses it."
             )
@@ -89,14 +91,14 @@ class Summary:
             return f"Nothing to do: select means no row of the corpus. {self.table} has no snapshot yet."
         counts = self.snapshot.manifest.counts
         if not self.published:
-            head = f"Up to date, nothing to do ({duration(self.seconds)})."
+            head = f"Up to date, nothing to do ({format_duration(self.seconds)})."
         else:
             head = (
-                f"Embedded {self.embedded:,} rows, {self.tokens:,} tokens in {duration(self.seconds)} "
+                f"Embedded {self.embedded:,} rows, {self.tokens:,} tokens in {format_duration(self.seconds)} "
                 f"({self.tokens_per_second:,.0f} tokens/s, {self.padding:.1%} padding)."
             )
         if self.published and not self.splits:
-            head = f"Nothing had to be embedded ({duration(self.seconds)})."
+            head = f"Nothing had to be embedded ({format_duration(self.seconds)})."
         changes = self.snapshot.manifest.changes if self.published else None
         lines = [
             head,
@@ -104,7 +106,7 @@ class Summary:
             f"Rows      {counts.read:,} read = {counts.embedded:,} embedded + {counts.reused:,} reused + "
             f"{counts.rejected:,} rejected{self._vectors(counts)}"
             + (f"; {counts.kept:,} kept that are not in the corpus any more" if counts.kept else ""),
-            *([f"Changes   {tell_changes(changes)}"] if changes else []),
+            *([f"ChangeCounts   {format_changes(changes)}"] if changes else []),
             f'Search    sfr-batch search {self.table} "your question"',
             f"Read      sfr_batch.open_table({self.table!r}).to_arrow()",
         ]

@@ -3,7 +3,7 @@
 Three rounds of tasks. Scan: read the changed and new shards, keep ids and hashes. Read what the table has of the
 changed and vanished shards: ids, hashes, and where the vectors are. Join: a partition of the ids at a time. Where tasks
 run is the executor's: in this process, or on Ray (`pipeline`), where ids and hashes stay in the object store and only
-the fates of rows come to the driver. When the vectors are there, a last round writes the indexes.
+the decisions about rows come to the driver. When the vectors are there, a last round writes the indexes.
 """
 
 import itertools
@@ -19,11 +19,11 @@ from sfr_batch.corpus.splits import Chosen, ReadUnit
 from sfr_batch.format.indexes import (
     ROWS_A_TASK,
 )
-from sfr_batch.format.records import Changes, IndexPart, Receipt, ShardRecord, rows_in
+from sfr_batch.format.records import ChangeCounts, IndexPart, Receipt, ShardRecord, rows_in
 from sfr_batch.planning.executor import Executor
 from sfr_batch.planning.join import (
-    FATE,
-    Kind,
+    DECISION,
+    Decision,
     Records,
     Was,
     total,
@@ -48,7 +48,7 @@ class OldShard:
 class Comparison:
     """What was found. Rows are numbered over all units, in order: unit u has rows starts[u] to starts[u + 1].
 
-    fates: [rows] `Kind`, and where the vector is: a number in ``files``, its first row there, and how many.
+    decisions: [rows] `Decision`, and where the vector is: a number in ``files``, its first row there, and how many.
     """
 
     source: Source
@@ -56,11 +56,11 @@ class Comparison:
     units: list[ReadUnit]
     files: list[str]
     """Split ids of data files that vectors may be in; those that come to be are appended."""
-    changes: Changes
+    changes: ChangeCounts
     starts: NDArray[np.int64]
     rejects: NDArray[np.int64]
     """[units] rows that cannot be embedded."""
-    fates: Records
+    decisions: Records
     left: Records
     """Documents of the table whose ids are not in the corpus any more."""
     tasks: list[tuple[int, int, Any]]
@@ -154,11 +154,11 @@ def compare(
     for (first, end, _, _), found in zip(tasks, executor.get([task[2] for task in tasks]), strict=True):
         counts[first:end] = found
     starts = np.concatenate([[0], np.cumsum(counts[:, 0])])
-    fates = np.zeros(starts[-1], FATE)
-    fates["kind"] = Kind.SKIP
+    decisions = np.zeros(starts[-1], DECISION)
+    decisions["kind"] = Decision.SKIP
     changes, left = [], []
     for part in executor.get(joined):
-        fates[starts[part.fates["unit"]] + part.fates["at"]] = part.fates
+        decisions[starts[part.decisions["unit"]] + part.decisions["at"]] = part.decisions
         changes.append(part.changes)
         left.append(part.left)
     return Comparison(
@@ -169,7 +169,7 @@ def compare(
         changes=total(changes),
         starts=starts,
         rejects=counts[:, 1],
-        fates=fates,
+        decisions=decisions,
         left=np.concatenate(left),
         tasks=[(first, end, handle) for first, end, _, handle in tasks],
     )

@@ -20,7 +20,7 @@ from sfr_batch.format.parquet import read_data_file, read_parquet
 from sfr_batch.format.records import IndexPart, Receipt
 from sfr_batch.planning.comparison import Comparison
 from sfr_batch.planning.index_writing import index_of_left, write_indexes
-from sfr_batch.planning.join import Kind
+from sfr_batch.planning.join import Decision
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.table import Positions
@@ -68,13 +68,13 @@ class Difference:
     def used(self) -> frozenset[str]:
         """Split ids of the data files that rows of the indexed shards have their vectors in, or are copied from."""
         found = self.found
-        has_one = np.isin(found.fates["kind"], (Kind.REUSE, Kind.COPY))
-        numbers = np.union1d(found.fates["file"][has_one], found.left["file"])
+        has_one = np.isin(found.decisions["kind"], (Decision.REUSE, Decision.COPY))
+        numbers = np.union1d(found.decisions["file"][has_one], found.left["file"])
         return frozenset(found.files[number] for number in numbers.tolist() if number >= 0)
 
     def chosen_places(self) -> frozenset[tuple[str, int]]:
         """Shard and position of all rows that are meant."""
-        return frozenset(self.found.places(np.flatnonzero(self.found.fates["kind"] != Kind.SKIP)))
+        return frozenset(self.found.places(np.flatnonzero(self.found.decisions["kind"] != Decision.SKIP)))
 
     def locate(self, store: Store, schema: pa.Schema, fingerprint: str, receipts: Mapping[str, Receipt]) -> None:
         """Note where the vectors of packed and copied rows are now. ``receipts``: of all these splits, by split id."""
@@ -87,9 +87,9 @@ class Difference:
             first, vectors = np.arange(len(survived)), np.ones(len(survived), np.int32)
             if names.CHUNK in schema.names:
                 first, vectors = first_rows(read_data_file(store, receipt, [names.CHUNK], fingerprint))
-            found.fates["kind"][survived] = Kind.REUSE
-            found.fates["file"][survived] = len(found.files)
-            found.fates["first"][survived], found.fates["vectors"][survived] = first, vectors
+            found.decisions["kind"][survived] = Decision.REUSE
+            found.decisions["file"][survived] = len(found.files)
+            found.decisions["first"][survived], found.decisions["vectors"][survived] = first, vectors
             found.files.append(split_id)
 
     def _note_failed(self, store: Store, receipt: Receipt, rows: Positions) -> list[int]:
@@ -123,7 +123,7 @@ class Difference:
         return parts, counts
 
 
-def sort_out(
+def assign_work(
     found: Comparison, limits: Limits, identity: Sequence[str], condemned: frozenset[str], *, whole_shards: bool
 ) -> Difference:
     """Decide who is read and encoded how.
@@ -131,8 +131,8 @@ def sort_out(
     identity: what names a packed split beside its rows; whole_shards: whether all rows of the shards were compared, so
     that a shard may keep its own splits.
     """
-    fates = found.fates
-    encode = fates["kind"] == Kind.ENCODE
+    decisions = found.decisions
+    encode = decisions["kind"] == Decision.ENCODE
     max_rows = rows_per_split(int(encode.sum()), limits.rows, limits.min_splits)
     of_shard: dict[str, list[int]] = {}
     for number, uri in enumerate(found.shards):
@@ -142,37 +142,37 @@ def sort_out(
         start, end = found.starts[units[0]], found.starts[units[-1] + 1]
         if whole_shards and encode[start:end].all() and (end - start >= max_rows or end == start):
             fresh.add(uri)
-    chosen_of = {uri: fates["kind"][found.starts[u[0]] : found.starts[u[-1] + 1]] for uri, u in of_shard.items()}
-    touched = {uri for uri, kinds in chosen_of.items() if whole_shards or (kinds != Kind.SKIP).any()}
+    chosen_of = {uri: decisions["kind"][found.starts[u[0]] : found.starts[u[-1] + 1]] for uri, u in of_shard.items()}
+    touched = {uri for uri, kinds in chosen_of.items() if whole_shards or (kinds != Decision.SKIP).any()}
     indexed = frozenset(touched - fresh)
-    mixed = np.zeros(len(fates), bool)
+    mixed = np.zeros(len(decisions), bool)
     for uri in indexed:
         units = of_shard[uri]
         mixed[found.starts[units[0]] : found.starts[units[-1] + 1]] = True
 
     rows: dict[str, Positions] = {}
     packed = []
-    for chosen in _cut(np.flatnonzero(mixed & encode), fates["size"], max_rows, limits.bytes):
-        unit = pack(found.choose(chosen), int(fates["size"][chosen].sum()), identity, condemned)
+    for chosen in _cut(np.flatnonzero(mixed & encode), decisions["size"], max_rows, limits.bytes):
+        unit = pack(found.choose(chosen), int(decisions["size"][chosen].sum()), identity, condemned)
         rows[unit.splits[0].split_id] = chosen
         packed.append(unit)
     copies = []
-    copied = np.flatnonzero(mixed & (fates["kind"] == Kind.COPY))
-    for chosen in _cut(copied, fates["size"], rows_per_split(len(copied), limits.rows, 1), limits.bytes):
+    copied = np.flatnonzero(mixed & (decisions["kind"] == Decision.COPY))
+    for chosen in _cut(copied, decisions["size"], rows_per_split(len(copied), limits.rows, 1), limits.bytes):
         sources = _sources(found, chosen)
-        unit = pack(found.choose(chosen), int(fates["size"][chosen].sum()), ("copy", *identity), condemned)
+        unit = pack(found.choose(chosen), int(decisions["size"][chosen].sum()), ("copy", *identity), condemned)
         rows[unit.splits[0].split_id] = chosen
         copies.append(Copy(unit, sources))
     return Difference(found, frozenset(fresh), indexed, tuple(packed), tuple(copies), rows)
 
 
 def _sources(found: Comparison, rows: Positions) -> pa.Table:
-    fates = found.fates[rows]
+    decisions = found.decisions[rows]
     return pa.table(
         {
-            "split_id": [found.files[number] for number in fates["file"].tolist()],
-            "row": fates["first"].astype(np.int64),
-            "vectors": fates["vectors"],
+            "split_id": [found.files[number] for number in decisions["file"].tolist()],
+            "row": decisions["first"].astype(np.int64),
+            "vectors": decisions["vectors"],
         }
     )
 

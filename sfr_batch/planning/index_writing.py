@@ -15,7 +15,7 @@ from sfr_batch.format.indexes import (
 from sfr_batch.format.records import IndexPart
 from sfr_batch.planning.comparison import Comparison
 from sfr_batch.planning.join import (
-    Kind,
+    Decision,
     Records,
 )
 from sfr_batch.planning.scan import Scanned, Source
@@ -38,7 +38,7 @@ def write_indexes(
         a, b = int(found.starts[first]), int(found.starts[end])
         failed = {row - a: why for row, why in found.failed.items() if a <= row < b}
         key = names.index_key(snapshot, run_id, number)
-        handles += executor.submit(_write_index, scanned, wanted, found.fates[a:b], failed, key, shared)
+        handles += executor.submit(_write_index, scanned, wanted, found.decisions[a:b], failed, key, shared)
     parts: dict[str, list[IndexPart]] = {}
     counts: dict[str, tuple[int, int]] = {}
     for written in executor.get(handles):
@@ -52,7 +52,7 @@ def write_indexes(
 def _write_index(
     scanned: Sequence[Scanned],
     wanted: Sequence[int],
-    fates: Records,
+    decisions: Records,
     failed: Mapping[int, tuple[str | None, str, str]],
     key: str,
     shared: tuple[Source, list[str]],
@@ -64,16 +64,16 @@ def _write_index(
         end = start + unit.hashes.num_rows
         if unit.unit in chosen:
             lost = {row - start: why for row, why in failed.items() if start <= row < end}
-            located.append(_locate(unit, fates[start:end], files, lost))
+            located.append(_locate(unit, decisions[start:end], files, lost))
         start = end
     parts = write_index(open_store(source.table, source.table_storage), key, located)
     return [(part, piece.rejected) for part, piece in zip(parts, located, strict=True)]
 
 
 def _locate(
-    unit: Scanned, fates: Records, files: Sequence[str], lost: Mapping[int, tuple[str | None, str, str]]
+    unit: Scanned, decisions: Records, files: Sequence[str], lost: Mapping[int, tuple[str | None, str, str]]
 ) -> Located:
-    rejects, good = unit.rejects, fates["kind"] != Kind.SKIP
+    rejects, good = unit.rejects, decisions["kind"] != Decision.SKIP
     if lost:
         good[list(lost)] = False
         rows = sorted(lost)
@@ -87,7 +87,8 @@ def _locate(
         rejects = pa.concat_tables([rejects, pa.table(more, schema=names.REJECTS_SCHEMA)])
         rejects = rejects.sort_by("position")
     hashes = unit.hashes if good.all() else unit.hashes.filter(pa.array(good))
-    index = index_table(hashes, split_ids_of(fates[good], files), fates["first"][good], fates["vectors"][good], rejects)
+    taken = decisions[good]
+    index = index_table(hashes, split_ids_of(taken, files), taken["first"], taken["vectors"], rejects)
     return Located(unit.shard, index)
 
 

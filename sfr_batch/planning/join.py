@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfr_batch.format.hashes import Hashes
-from sfr_batch.format.records import Changes
+from sfr_batch.format.records import ChangeCounts
 
 Records = NDArray[np.void]
 
@@ -33,25 +33,25 @@ def old_dtype(*, carry: bool) -> np.dtype[np.void]:
     return np.dtype([*_KEY, *(_TEXT if carry else []), *_OLD])
 
 
-FATE = np.dtype(
+DECISION = np.dtype(
     [("unit", np.int32), ("at", np.int32), ("kind", np.uint8), ("file", np.int32), ("first", np.int32),
      ("vectors", np.int32), ("size", np.uint32)]
 )  # fmt: skip
-"""What becomes of a row of the corpus: `Kind`, and where its vector is, if there is one."""
+"""What becomes of a row of the corpus: `Decision`, and where its vector is, if there is one."""
 
 
 class Was(IntEnum):
-    """What a document of the table was before. Any but `BARRED` may give its vector to a row of the corpus."""
+    """What a document of the table was before. All but `OTHER_GENERATION` may give their vector to a row."""
 
     THERE = 0
     """Part of the last snapshot."""
-    BARRED = 1
+    OTHER_GENERATION = 1
     """The same, but embedded under another generation label than the one that is asked for."""
     UNPUBLISHED = 2
     """In a data file that no snapshot has: a run that was interrupted has paid for it."""
 
 
-class Kind(IntEnum):
+class Decision(IntEnum):
     """What has to be done for a row."""
 
     REUSE = 0
@@ -65,12 +65,15 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Joined:
-    """What a partition says. fates: [n] `FATE`, one a new row, in no order; left: documents whose id the corpus has not
-    any more, as they came."""
+    """The result of joining one partition.
 
-    fates: Records
+    decisions: [n] `DECISION`, one a new row, in no order. left: documents whose id is no longer in the corpus, in the
+    order in which they came.
+    """
+
+    decisions: Records
     left: Records
-    changes: Changes
+    changes: ChangeCounts
 
 
 def partition_of(ids: Hashes, partitions: int) -> NDArray[np.int64]:
@@ -105,44 +108,44 @@ def join(new: Records, old: Records) -> Joined:
     is_there = np.zeros(groups, bool)
     is_there[of_new] = True
 
-    fates = np.zeros(n, FATE)
+    decisions = np.zeros(n, DECISION)
     for name in ("unit", "at", "size"):
-        fates[name] = new[name]
-    fates["kind"], fates["file"] = Kind.ENCODE, -1
-    usable = np.flatnonzero(old["was"] != Was.BARRED)
+        decisions[name] = new[name]
+    decisions["kind"], decisions["file"] = Decision.ENCODE, -1
+    usable = np.flatnonzero(old["was"] != Was.OTHER_GENERATION)
     usable = usable[np.lexsort((old["first"][usable], old["file"][usable]))]
     same = _find(of_new, new["row"], of_old[usable], old["row"][usable])
-    _take(fates, Kind.REUSE, same, old[usable])
+    _take(decisions, Decision.REUSE, same, old[usable])
     rest = np.flatnonzero(same < 0)
     if len(rest) and "content" in (new.dtype.names or ()):
         text = _find(of_new[rest], new["content"][rest], of_old[usable], old["content"][usable])
         found = np.full(n, -1)
         found[rest] = text
-        _take(fates, Kind.COPY, found, old[usable])
+        _take(decisions, Decision.COPY, found, old[usable])
 
     gone = np.flatnonzero(there & ~is_there[of_old])
     known = was_there[of_new]
-    count = {kind: int((known & (fates["kind"] == kind)).sum()) for kind in Kind}
-    changes = Changes(
+    count = {kind: int((known & (decisions["kind"] == kind)).sum()) for kind in Decision}
+    changes = ChangeCounts(
         new=int((~known).sum()),
-        changed=count[Kind.ENCODE],
-        copied=count[Kind.COPY],
-        unchanged=count[Kind.REUSE],
+        changed=count[Decision.ENCODE],
+        copied=count[Decision.COPY],
+        unchanged=count[Decision.REUSE],
         deleted=len(np.unique(of_old[gone])),
     )
-    return Joined(fates, old[gone], changes)
+    return Joined(decisions, old[gone], changes)
 
 
-def total(changes: list[Changes]) -> Changes:
+def total(changes: list[ChangeCounts]) -> ChangeCounts:
     """The sum of what several partitions say."""
-    return Changes(**{name: sum(getattr(part, name) for part in changes) for name in Changes.model_fields})
+    return ChangeCounts(**{name: sum(getattr(part, name) for part in changes) for name in ChangeCounts.model_fields})
 
 
-def _take(fates: Records, kind: Kind, found: NDArray[np.int64], old: Records) -> None:
+def _take(decisions: Records, kind: Decision, found: NDArray[np.int64], old: Records) -> None:
     rows = np.flatnonzero(found >= 0)
-    fates["kind"][rows] = kind
+    decisions["kind"][rows] = kind
     for name in ("file", "first", "vectors"):
-        fates[name][rows] = old[name][found[rows]]
+        decisions[name][rows] = old[name][found[rows]]
 
 
 def _groups(hash_: NDArray[np.uint64], more: NDArray[np.uint64]) -> NDArray[np.int64]:

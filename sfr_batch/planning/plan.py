@@ -20,17 +20,17 @@ from sfr_batch.config.settings import Config
 from sfr_batch.corpus.columns import Columns
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import ReadUnit, Split, Stream, cut
-from sfr_batch.corpus.survey import Survey
+from sfr_batch.corpus.survey import ShardStatistics
 from sfr_batch.errors import ObjectNotFound, TableError
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import digest
 from sfr_batch.format.history import moment
 from sfr_batch.format.indexes import index_table
 from sfr_batch.format.parquet import read_receipt
-from sfr_batch.format.records import KEPT, PACKED, Changes, Receipt, ShardRecord, TableCard
+from sfr_batch.format.records import KEPT, PACKED, ChangeCounts, Receipt, ShardRecord, TableCard
 from sfr_batch.format.split_ids import missing_in_stream, stream_of
 from sfr_batch.planning.comparison import UNIT_BYTES, UNIT_ROWS, OldShard, compare
-from sfr_batch.planning.difference import Difference, Limits, check_deletes, sort_out
+from sfr_batch.planning.difference import Difference, Limits, assign_work, check_deletes
 from sfr_batch.planning.executor import Executor
 from sfr_batch.planning.limits import BYTES_PER_TOKEN, split_identity
 from sfr_batch.planning.scan import Source
@@ -65,7 +65,7 @@ class EmbedPlan:
     """All splits of the changed shards; once they are compared, those of rows that need a vector."""
     committed: dict[str, ObjectInfo]
     """Data files on storage when the plan was made."""
-    surveys: tuple[Survey, ...] = field(repr=False)
+    surveys: tuple[ShardStatistics, ...] = field(repr=False)
     """Of the changed shards."""
     limits: Limits
     """Of a split."""
@@ -246,7 +246,7 @@ class EmbedPlan:
             )
         identity = split_identity(self.config, self.card, self.row_recipe)
         condemned = base.condemned if base else frozenset[str]()
-        difference = sort_out(found, self.limits, identity, condemned, whole_shards=not select.by_rows)
+        difference = assign_work(found, self.limits, identity, condemned, whole_shards=not select.by_rows)
         own = [unit for unit in self.units if unit.shard.uri in difference.fresh]
         return dataclasses.replace(self, units=(*own, *difference.packed), difference=difference)
 
@@ -412,7 +412,7 @@ class EmbedPlan:
             f"table     {self.store.root}" + (f" ({self.base.brief()})" if self.base else " (no snapshot yet)"),
             f"corpus    {len(self.carried) + len(self.changed):,} shards, {len(self.carried):,} of them unchanged"
             + (f", {len(self.vanished):,} vanished" if self.vanished else ""),
-            *([f"rows      {tell_changes(self.difference.found.changes)}"] if self.difference else []),
+            *([f"rows      {format_changes(self.difference.found.changes)}"] if self.difference else []),
             f"splits    {more}{len(self.splits):,} in the changed shards, {len(self.done):,} done, "
             f"{more}{len(self.todo_splits):,} to embed",
             f"to embed  {about}{self.rows:,} rows, {self.text_bytes / 1e6:,.1f} MB of text, "
@@ -460,7 +460,7 @@ def _splits_of(unit: ReadUnit) -> Iterable[Split]:
     ]
 
 
-def tell_changes(changes: Changes) -> str:
+def format_changes(changes: ChangeCounts) -> str:
     """`3 new, 10 changed, 5 deleted, 982 unchanged`."""
     told = {
         "new": changes.new,

@@ -118,7 +118,9 @@ def read_old(
         records["shard"] = shard
         records["file"] = np.array([number for number, _ in of_file], np.int32)[entries.files]
         records["first"], records["vectors"] = entries.row, entries.vectors
-        records["was"] = np.array([Was.BARRED if barred else was for _, barred in of_file], np.uint8)[entries.files]
+        records["was"] = np.array([Was.OTHER_GENERATION if barred else was for _, barred in of_file], np.uint8)[
+            entries.files
+        ]
         _deal(records, entries.ids, parts)
     return None, *(_joined(part, dtype) for part in parts)
 

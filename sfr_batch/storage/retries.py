@@ -37,7 +37,7 @@ class Bounds:
     give_up_after_s: float
 
 
-class GaveUp(OSError):
+class RetriesExhausted(OSError):
     """A bound is reached. The message says how often, over how long and why; the cause is the last failure."""
 
 
@@ -47,7 +47,7 @@ def counted() -> Counter[str]:
         return _counts.copy()
 
 
-def delay_before(repetition: int) -> float:
+def backoff(repetition: int) -> float:
     """Seconds to wait before the ``repetition``-th repetition (from 1): doubled each time, half of it random.
 
     Random, so that many clients whom a store turned away do not come back together.
@@ -56,13 +56,13 @@ def delay_before(repetition: int) -> float:
     return full * random.uniform(0.5, 1)
 
 
-async def persist(
+async def retry(
     request: Callable[[], Awaitable[T]], bounds: Bounds, reason_of: Callable[[Exception], str | None], what: str
 ) -> T:
     """The result of ``request``, tried within ``bounds``; ``what`` names it in the log.
 
     ``reason_of`` says in a word or two why a failure is transient, or None if it is final: then it is raised as it is.
-    Raises GaveUp.
+    Raises RetriesExhausted.
     """
     began = time.monotonic()
     for tried in itertools.count(1):
@@ -72,9 +72,9 @@ async def persist(
             reason = reason_of(error)
             if reason is None:
                 raise
-            passed, delay = time.monotonic() - began, delay_before(tried)
+            passed, delay = time.monotonic() - began, backoff(tried)
             if tried >= bounds.attempts or passed + delay > bounds.give_up_after_s:
-                raise GaveUp(_last_words(tried, passed, bounds, reason, error)) from error
+                raise RetriesExhausted(_last_words(tried, passed, bounds, reason, error)) from error
             _note(reason, f"{what}: {reason} ({error}); try {tried} of {bounds.attempts}, the next in {delay:.1f} s")
         await asyncio.sleep(delay)
     raise AssertionError("unreachable")

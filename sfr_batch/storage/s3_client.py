@@ -19,7 +19,7 @@ from botocore.parsers import ResponseParserError
 from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 
-from sfr_batch.storage.retries import Bounds, persist
+from sfr_batch.storage.retries import Bounds, retry
 
 _THROTTLED = {"SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "TooManyRequests"}
 _THROTTLED |= {"RequestLimitExceeded", "BandwidthLimitExceeded"}
@@ -53,7 +53,7 @@ class RetryingS3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
             return answer
 
         what = "/".join(str(named[part]) for part in ("Bucket", "Key", "Prefix") if part in named)
-        return await persist(once, bounds, transient_reason, f"{method} s3://{what}")
+        return await retry(once, bounds, transient_reason, f"{method} s3://{what}")
 
     call_s3 = sync_wrapper(_call_s3)  # the inherited one is bound to the inherited method
 

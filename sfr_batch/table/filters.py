@@ -75,7 +75,7 @@ class Filter:
         return self.node.may_match(bounds)
 
 
-class Rows(Protocol):
+class FilterInput(Protocol):
     """What a filter is compiled for: the same kernels of Arrow take columns of a table, or fields of an expression."""
 
     def column(self, column: "Column") -> Any:
@@ -138,7 +138,7 @@ class Compare:
     def columns(self) -> Iterator[Column]:
         yield self.column
 
-    def on(self, rows: "Rows") -> Any:
+    def on(self, rows: "FilterInput") -> Any:
         return _KERNELS[self.op](rows.column(self.column), rows.value(self.value))
 
     def sql(self) -> str:
@@ -166,7 +166,7 @@ class In:
     def columns(self) -> Iterator[Column]:
         yield self.column
 
-    def on(self, rows: "Rows") -> Any:
+    def on(self, rows: "FilterInput") -> Any:
         values = rows.column(self.column)
         # Arrow finds that null is not in a list; in SQL that is not known, so that `not in` does not take it either.
         unknown = rows.value(pa.scalar(None, pa.bool_()))
@@ -191,7 +191,7 @@ class IsNull:
     def columns(self) -> Iterator[Column]:
         yield self.column
 
-    def on(self, rows: "Rows") -> Any:
+    def on(self, rows: "FilterInput") -> Any:
         return pc.is_null(rows.column(self.column))
 
     def sql(self) -> str:
@@ -211,7 +211,7 @@ class Like:
     def columns(self) -> Iterator[Column]:
         yield self.column
 
-    def on(self, rows: "Rows") -> Any:
+    def on(self, rows: "FilterInput") -> Any:
         # Not pc.match_like: its _ is a byte, and é is two.
         return pc.match_substring_regex(rows.column(self.column), pattern=_regex_of(self.pattern))
 
@@ -231,7 +231,7 @@ class Not:
     def columns(self) -> Iterator[Column]:
         return self.node.columns()
 
-    def on(self, rows: "Rows") -> Any:
+    def on(self, rows: "FilterInput") -> Any:
         return pc.invert(self.node.on(rows))
 
     def sql(self) -> str:
@@ -250,7 +250,7 @@ class All:
     def columns(self) -> Iterator[Column]:
         return (column for node in self.nodes for column in node.columns())
 
-    def on(self, rows: "Rows") -> Any:
+    def on(self, rows: "FilterInput") -> Any:
         return functools.reduce(pc.and_kleene, (node.on(rows) for node in self.nodes))
 
     def sql(self) -> str:
@@ -269,7 +269,7 @@ class Any_:
     def columns(self) -> Iterator[Column]:
         return (column for node in self.nodes for column in node.columns())
 
-    def on(self, rows: "Rows") -> Any:
+    def on(self, rows: "FilterInput") -> Any:
         return functools.reduce(pc.or_kleene, (node.on(rows) for node in self.nodes))
 
     def sql(self) -> str:

@@ -61,7 +61,7 @@ class Pointed:
         return f"{self.root} points to {self}, since {self.step.created_at}, by {by}"
 
 
-def current(store: Store) -> Pointed | None:
+def read_pointer(store: Store) -> Pointed | None:
     """Where the pointer at ``store`` points; None if there is no pointer. Raises TableError if it is damaged."""
     numbers = (names.number_of_pointer_key(info.key) for info in store.list(names.POINTER))
     newest = max((number for number in numbers if number is not None), default=None)
@@ -81,7 +81,7 @@ def promote(store: Store, table: Table, snapshot: int | None = None, *, expect: 
     _check_no_table(store)
     target = _as_stored(store.root, table.store.root)
     for _ in range(_ATTEMPTS):
-        now = current(store)
+        now = read_pointer(store)
         if expect is not None and (now is None or now.table != expect):
             where = now.describe() if now else f"{store.root} points nowhere yet"
             raise PointerMoved(f"{where}, and not to {expect}, as expected. Nothing was changed.")
@@ -98,7 +98,7 @@ def back(store: Store) -> Pointed:
 
     Raises PointerMoved if somebody else has promoted meanwhile, ConfigError if there is nothing before.
     """
-    now = current(store)
+    now = read_pointer(store)
     if now is None:
         raise ConfigError(f"{store.root} is no pointer; `sfr-batch promote {store.root} TABLE` makes one.")
     if now.step.before is None:
@@ -112,7 +112,7 @@ def back(store: Store) -> Pointed:
 
 def refuse_to_write(store: Store) -> None:
     """Raises ConfigError if there is a pointer where a table is to be written."""
-    pointed = current(store)
+    pointed = read_pointer(store)
     if pointed:
         raise no_place_to_write(pointed)
 

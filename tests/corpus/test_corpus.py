@@ -18,7 +18,7 @@ from sfr_batch.corpus.reader import check_unchanged, read_unit
 from sfr_batch.corpus.rows import Rows
 from sfr_batch.corpus.shards import Shard, list_shards
 from sfr_batch.corpus.splits import SMALLEST_SPLIT, ReadUnit, Split, cut, rows_per_split
-from sfr_batch.corpus.survey import Group, Survey, resolve_columns, survey_shards
+from sfr_batch.corpus.survey import RowGroup, ShardStatistics, resolve_columns, survey_shards
 from sfr_batch.errors import ConfigError, CorpusError, StorageError
 from sfr_batch.format import names
 from tests.tables import jsonl, parquet, put
@@ -181,11 +181,11 @@ shapes = st.lists(
 )
 
 
-def survey_of(groups: Sequence[tuple[int, int]], version: str = "1") -> Survey:
-    return Survey(
+def survey_of(groups: Sequence[tuple[int, int]], version: str = "1") -> ShardStatistics:
+    return ShardStatistics(
         Shard("/c/a.parquet", version, 1000, "parquet"),
         pa.schema([]),
-        tuple(Group(rows, size, size) for rows, size in groups),
+        tuple(RowGroup(rows, size, size) for rows, size in groups),
     )
 
 
@@ -218,7 +218,7 @@ def test_splits_partition_the_rows(groups: list[tuple[int, int]], max_rows: int,
 @given(st.integers(0, 5000), st.integers(0, 300), st.integers(1, 50), st.integers(1024, 4096))
 def test_byte_ranges_partition_the_file(size: int, rows: int, max_rows: int, max_bytes: int) -> None:
     rows = min(rows, size)
-    survey = Survey(Shard("/c/a.jsonl", "1", size, "jsonl"), pa.schema([]), (Group(rows, size, size),))
+    survey = ShardStatistics(Shard("/c/a.jsonl", "1", size, "jsonl"), pa.schema([]), (RowGroup(rows, size, size),))
     splits = [split for unit in cut(survey, max_rows, max_bytes, IDENTITY, frozenset()) for split in unit.splits]
     assert [split.start for split in splits] == [0, *(split.end for split in splits[:-1])][: len(splits)]
     assert not rows or splits[-1].end == size

@@ -315,7 +315,7 @@ def test_a_cached_hub_model_without_a_network_is_hashed(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"cached")
     found = weight_hashes(ModelSettings(path=REPO, revision=COMMIT), tmp_path)
     assert found == {"model.safetensors": hashlib.sha256(b"cached").hexdigest()}
-    assert location.told_hashes(ModelSettings(path=REPO, revision=COMMIT), tmp_path) is None
+    assert location.published_hashes(ModelSettings(path=REPO, revision=COMMIT), tmp_path) is None
 
 
 def test_folders_without_usable_weights(folder: Path) -> None:
@@ -472,7 +472,7 @@ settings = ModelSettings(path={REPO!r}, device="cpu", cache_dir={str(tmp_path / 
 small = locate(settings, weights=False)
 recipe, before = read_recipe(small, settings), sorted(os.listdir(small))
 hashes = weight_hashes(settings, small)
-assert location.told_hashes(settings, small) == (hashes, "the model hub")
+assert location.published_hashes(settings, small) == (hashes, "the model hub")
 inputs = model_inputs(settings, "float32")
 def refused(act):
     try:

@@ -23,7 +23,7 @@ from sfr_batch.errors import TableError, TooManyDeletes
 from sfr_batch.format import names
 from sfr_batch.format.parquet import encode_parquet, read_parquet
 from sfr_batch.planning.executor import InProcess
-from sfr_batch.planning.join import Kind, Was, join, make_records, new_dtype, old_dtype
+from sfr_batch.planning.join import Decision, Was, join, make_records, new_dtype, old_dtype
 from sfr_batch.planning.make import make_plan
 from sfr_batch.storage.local import LocalStore
 from sfr_batch.storage.stores import open_store
@@ -79,17 +79,17 @@ def test_join_is_what_a_dictionary_says(new: list[Row], old: list[tuple[int, int
     found = join(mine, theirs)
 
     there = {row[0] for row in old if row[3] != Was.UNPUBLISHED}
-    usable = [(at, row) for at, row in enumerate(old) if row[3] != Was.BARRED]
+    usable = [(at, row) for at, row in enumerate(old) if row[3] != Was.OTHER_GENERATION]
     expected, counts = [], Counter[str]()
     for id_, text, carried in new:
         same = [at for at, row in usable if row[:3] == (id_, text, carried)]
         alike = [at for at, row in usable if row[:2] == (id_, text)]
-        kind = Kind.REUSE if same else Kind.COPY if alike else Kind.ENCODE
+        kind = Decision.REUSE if same else Decision.COPY if alike else Decision.ENCODE
         expected.append((kind, (same or alike or [-1])[0]))
-        names_ = {Kind.REUSE: "unchanged", Kind.COPY: "copied", Kind.ENCODE: "changed"}
+        names_ = {Decision.REUSE: "unchanged", Decision.COPY: "copied", Decision.ENCODE: "changed"}
         counts[names_[kind] if id_ in there else "new"] += 1
-    fates = found.fates[np.argsort(found.fates["at"])]
-    assert list(zip(fates["kind"].tolist(), fates["file"].tolist(), strict=True)) == expected
+    decisions = found.decisions[np.argsort(found.decisions["at"])]
+    assert list(zip(decisions["kind"].tolist(), decisions["file"].tolist(), strict=True)) == expected
     ids = {row[0] for row in new}
     gone = [at for at, row in enumerate(old) if row[3] != Was.UNPUBLISHED and row[0] not in ids]
     assert sorted(found.left["file"].tolist()) == gone

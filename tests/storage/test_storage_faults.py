@@ -28,7 +28,7 @@ from sfr_batch.format import names as schema
 from sfr_batch.pipeline.summary import Summary
 from sfr_batch.storage import parallel, retries, s3
 from sfr_batch.storage.inputs import fetch_input, list_inputs, open_input, read_input_range
-from sfr_batch.storage.retries import Bounds, GaveUp, counted, persist
+from sfr_batch.storage.retries import Bounds, RetriesExhausted, counted, retry
 from sfr_batch.storage.s3 import S3Store
 from sfr_batch.storage.s3_client import Truncated, check_length, transient_reason
 from sfr_batch.storage.stores import open_store
@@ -89,7 +89,7 @@ def times(request: Any, bounds: Bounds, reason: str | None = "throttled") -> tup
         return result
 
     try:
-        return asyncio.run(persist(once, bounds, lambda _: reason, "PUT s3://b/k")), made
+        return asyncio.run(retry(once, bounds, lambda _: reason, "PUT s3://b/k")), made
     except Exception as error:
         return error, made
 
@@ -103,7 +103,7 @@ def test_a_request_is_tried_until_it_works() -> None:
 def test_attempts_are_a_bound_and_the_error_tells_them() -> None:
     error, made = times(lambda n: OSError("busy"), Bounds(5, 60))
     assert made == 5
-    assert isinstance(error, GaveUp)
+    assert isinstance(error, RetriesExhausted)
     assert re.fullmatch(
         r"tried 5 times over \d+ s, the last time: throttled \(busy\)\. Check endpoint, region and network, and run "
         r"the command again; storage\.attempts \(5\) and storage\.give_up_after_s \(60\) say how long it is tried\.",
@@ -118,7 +118,7 @@ def test_time_is_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "_FIRST_DELAY_S", 100.0)
     monkeypatch.setattr(retries, "_LONGEST_DELAY_S", 100.0)
     error, made = times(lambda n: OSError("busy"), Bounds(1000, 49))
-    assert isinstance(error, GaveUp)
+    assert isinstance(error, RetriesExhausted)
     assert made == 1
 
 
@@ -133,11 +133,11 @@ def test_pauses_grow_to_a_limit_and_sit_out_a_restart(monkeypatch: pytest.Monkey
     monkeypatch.undo()
     usual = StorageSettings()
     for _ in range(50):
-        pauses = [retries.delay_before(n) for n in range(1, usual.attempts)]
+        pauses = [retries.backoff(n) for n in range(1, usual.attempts)]
         assert all(0.125 <= pause <= 15 for pause in pauses)
         assert sum(pauses) > 60  # a server that is away for a minute; a budget of two minutes ends it
-    assert len({retries.delay_before(3) for _ in range(9)}) > 1
-    assert retries.delay_before(10**6) <= 15
+    assert len({retries.backoff(3) for _ in range(9)}) > 1
+    assert retries.backoff(10**6) <= 15
 
 
 def test_the_log_says_it_at_once_and_then_seldom(caplog: pytest.LogCaptureFixture) -> None:

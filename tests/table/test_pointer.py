@@ -189,7 +189,7 @@ def test_a_strangers_pointer_leads_nowhere_else(table: str) -> None:
     step = pointer.Step(token="t", table=table, snapshot=None, before=None, created_at="2026", by="x\x1b[2J@y")
     store.create(schema.pointer_key(1), step.to_json())
     with pytest.raises(TableError, match=r"The pointer /a/current names .*, which is no table's place"):
-        pointer.current(store)
+        pointer.read_pointer(store)
 
 
 # --- at once
@@ -224,12 +224,12 @@ def test_the_later_one_wins_or_is_told() -> None:
     store.others = [entry("/a/red")]
     with pytest.raises(PointerMoved, match=r"points to /a/red, since 2026, by other, and not to /a/green, as expected"):
         pointer.promote(store, table, expect="/a/green")
-    assert str(pointer.current(store)) == "/a/red"
+    assert str(pointer.read_pointer(store)) == "/a/red"
     pointer.promote(store, table)
     store.others = [entry("/a/pink")]
     with pytest.raises(PointerMoved, match="was moved meanwhile, and nothing was changed"):
         pointer.back(store)
-    assert str(pointer.current(store)) == "/a/pink"
+    assert str(pointer.read_pointer(store)) == "/a/pink"
 
 
 def test_a_lost_reply_is_no_conflict() -> None:

@@ -17,7 +17,7 @@ from sfr_batch.checks.audit.records import RECORD, Groups
 from sfr_batch.checks.audit.rejects import read_rejects
 from sfr_batch.checks.audit.report import CONDEMNED, COUNTS, DELETES, DUPLICATES, IDS, INDEXES, REJECTS, Audit, Finding
 from sfr_batch.checks.audit.snapshots import check_sides, read_snapshots
-from sfr_batch.checks.audit.surroundings import look_for_orphans, look_for_runs, look_whether_plain
+from sfr_batch.checks.audit.surroundings import check_plain, look_for_orphans, look_for_runs
 from sfr_batch.errors import SfrBatchError
 from sfr_batch.format.expired import check_not_expired
 from sfr_batch.planning.plan import EmbedPlan
@@ -146,7 +146,7 @@ class _Auditor:
         if newest is not None:
             finding, orphans = look_for_orphans(self._table, newest)
             self._tell(finding)
-            finding, plain = look_whether_plain(self._table, newest, sound=orphans is not None)
+            finding, plain = check_plain(self._table, newest, sound=orphans is not None)
             self._tell(finding)
         self._tell(look_for_runs(self._table))
         return orphans or Orphans(), plain

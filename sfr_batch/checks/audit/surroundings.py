@@ -34,7 +34,7 @@ def _tell(orphans: Orphans) -> str:
     )
 
 
-def look_whether_plain(table: Table, base: Snapshot, *, sound: bool) -> tuple[Finding, bool]:
+def check_plain(table: Table, base: Snapshot, *, sound: bool) -> tuple[Finding, bool]:
     """Whether any engine may read `data/`; sound: whether the snapshots can be read."""
     why = _why_not_plain(table, base) if sound else "its snapshot is damaged"
     if why:

@@ -78,7 +78,7 @@ def check_weights(subject: Subject) -> Finding:
     hashes = subject.found["hashes"] = checksums.hash_again(files)
     size = room.gib(sum(file.stat().st_size for file in files))
     shown = ", ".join(f"{name} {sha256[:12]}…" for name, sha256 in hashes.items())
-    told = location.told_hashes(settings, folder)
+    told = location.published_hashes(settings, folder)
     if told is None:
         who = "no lock file" if is_local(settings.path) or settings.path.startswith("s3:") else "no word from the hub"
         return passed(f"SHA-256 of {size} ({shown}); {who} to compare with")
@@ -319,7 +319,7 @@ def write_lock(subject: Subject, ok: bool) -> Finding:
     if not ok:
         return skipped("left as it is, for something failed")
     settings, place = subject.settings, location.lock_place(subject.settings, subject.folder)
-    told = location.told_hashes(settings, subject.folder)
+    told = location.published_hashes(settings, subject.folder)
     if told is not None and told[1] == place:
         return skipped(f"it is there: {place}")
     if not is_local(settings.path):

@@ -23,7 +23,7 @@ _CLEARLY = 1.05
 _LARGEST_BUDGET = 131072
 """With the 14,336 numbers that a 7B model makes of a token inside, more would not fit 32-bit indices of kernels."""
 
-Rows = tuple[NDArray[np.int32], NDArray[np.int32]]
+TokenRows = tuple[NDArray[np.int32], NDArray[np.int32]]
 
 
 def check_throughput(subject: Subject, seconds: float) -> Finding:
@@ -85,7 +85,7 @@ def _on_gpu(subject: Subject, seconds: float, first: float) -> Finding:
     )
 
 
-def _other_batches(subject: Subject, rows: Rows) -> str:
+def _other_batches(subject: Subject, rows: TokenRows) -> str:
     """What the other `run.batches` would give, in two turns with each."""
     encoder = subject.encoder
     if not encoder.can_pack:
@@ -109,19 +109,19 @@ def _other_dtype(dtype: str) -> str:
     return ""
 
 
-def _rate(encoder: Encoder, rows: Rows) -> float:
+def _rate(encoder: Encoder, rows: TokenRows) -> float:
     """Tokens a second."""
     began = time.perf_counter()
     encoder.encode_tokens(*rows)
     return float(rows[0].sum()) / (time.perf_counter() - began)
 
 
-def _mixed(rows: Rows, rate: float) -> str:
+def _mixed(rows: TokenRows, rate: float) -> str:
     lengths = rows[0]
     return f"{rate:,.0f} tokens/s at {lengths.min()} to {lengths.max()} tokens a row"
 
 
-def _rows(subject: Subject, tokens: int) -> Rows:
+def _rows(subject: Subject, tokens: int) -> TokenRows:
     """Distinct rows of mixed lengths that hold about so many tokens together, at least one row."""
     longest = min(LONGEST, subject.recipe.max_length)
     count = max(1, round(tokens / ((min(SHORTEST, longest) + longest) / 2)))

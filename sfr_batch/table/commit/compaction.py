@@ -48,7 +48,7 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Group:
+class FileGroup:
     """Data files that become one, in order. needed: [vectors] which rows of each some shard has."""
 
     split_id: str
@@ -66,7 +66,7 @@ class Compaction:
     """What is rewritten as what; ``snapshot``: the one that was published, or None while nothing was."""
 
     base: Snapshot
-    groups: tuple[Group, ...]
+    groups: tuple[FileGroup, ...]
     shards: frozenset[str]
     """URIs of the shards that have rows in a file that is rewritten."""
     snapshot: Snapshot | None = None
@@ -224,18 +224,18 @@ def _worthwhile(group: list[Receipt], needed: Mapping[str, Mask], max_unneeded: 
         yield group
 
 
-def _group(base: Snapshot, sources: list[Receipt], needed: list[Mask], condemned: frozenset[str]) -> Group:
+def _group(base: Snapshot, sources: list[Receipt], needed: list[Mask], condemned: frozenset[str]) -> FileGroup:
     rows = [(source.split_id, np.packbits(mask).tobytes().hex()) for source, mask in zip(sources, needed, strict=True)]
     split_id = short_id("compact", rows, base.manifest.fingerprint)
     while split_id in condemned:
         split_id = short_id(split_id, "after a sweep")
-    return Group(split_id, tuple(sources), tuple(needed))
+    return FileGroup(split_id, tuple(sources), tuple(needed))
 
 
 # --- writing
 
 
-def _rewrite(table: Table, group: Group, run_id: str) -> Receipt:
+def _rewrite(table: Table, group: FileGroup, run_id: str) -> Receipt:
     """Commit the file of a group. One of its files is in memory at a time, beside the new one."""
     pieces = []
     for source, mask in zip(group.sources, group.needed, strict=True):
@@ -274,7 +274,7 @@ class _Move:
     rows: NDArray[np.int64]
 
 
-def _moves(groups: Iterable[Group]) -> dict[str, _Move]:
+def _moves(groups: Iterable[FileGroup]) -> dict[str, _Move]:
     moves = {}
     for group in groups:
         before = 0

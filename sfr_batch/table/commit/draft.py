@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sfr_batch.format.records import (
-    Changes,
+    ChangeCounts,
     IndexPart,
     Receipt,
     ShardRecord,
@@ -29,7 +29,7 @@ class Draft:
     """Of the shards whose rows are not just those of their own data files."""
     visited: frozenset[str] | None = None
     """URIs of the shards that the run has read; None: those of the new data files."""
-    changes: Changes | None = None
+    changes: ChangeCounts | None = None
     operation: Literal["embed", "backfill", "compact"] = "embed"
     duplicate_ids: str = "reject"
     max_reject_share: float = 1.0

@@ -78,7 +78,7 @@ def expire(
         raise ConfigError(f"--keep-last {keep_last}: the newest state always stays, so write 1 or more.")
     since = math.inf
     if keep_for is not None:
-        since = (now or datetime.now(UTC)).timestamp() - duration(keep_for, "--keep-for")
+        since = (now or datetime.now(UTC)).timestamp() - parse_duration(keep_for, "--keep-for")
     for attempt in range(_ATTEMPTS):
         base = table.latest()
         if base is None:
@@ -99,7 +99,7 @@ def expire(
     return expiry
 
 
-def duration(text: str, setting: str) -> float:
+def parse_duration(text: str, setting: str) -> float:
     """Seconds of ``7d``, ``36h`` or ``90m``. Raises ConfigError, which names the setting."""
     number, unit = text[:-1], text[-1:]
     if unit not in _UNITS or not (number.isascii() and number.isdecimal()):

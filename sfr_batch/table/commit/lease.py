@@ -154,7 +154,7 @@ def _look(store: Store) -> _State:
     return _State(numbers, None)
 
 
-def current(store: Store) -> Holder | None:
+def read_holder(store: Store) -> Holder | None:
     """Who holds the lease, dead or alive; None if nobody does, or none can tell."""
     entry = _look(store).entry
     return entry.holder if entry and not entry.released else None

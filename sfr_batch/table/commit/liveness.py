@@ -29,7 +29,7 @@ _RECORD = np.dtype(
 
 
 @dataclass(frozen=True, slots=True)
-class Loser:
+class DuplicateRow:
     """A document whose id an earlier document has; ``row``: its first row in the data file of ``split_id``."""
 
     shard: str
@@ -42,7 +42,7 @@ class Loser:
 class Liveness:
     """What is live. deletes: columns of `schema.DELETES_SCHEMA`, by file and position."""
 
-    losers: list[Loser]
+    losers: list[DuplicateRow]
     """In order; of rows that are kept although they left the corpus none: such a one is silently dropped."""
     embedded: int
     """Live documents in ``new`` data files."""
@@ -207,10 +207,10 @@ def _deletes(files: _Files, live: NDArray[np.bool_], used: NDArray[np.bool_]) ->
     return pa.table([pa.concat_arrays(ids), np.concatenate(positions)], schema=names.DELETES_SCHEMA)
 
 
-def _with_ids(store: Store, losers: Sequence[tuple[str, str, int]]) -> list[Loser]:
+def _with_ids(store: Store, losers: Sequence[tuple[str, str, int]]) -> list[DuplicateRow]:
     """``losers``: (shard, split id, row); the id columns of their files are read again."""
     ids: dict[str, pa.ChunkedArray] = {}
     for split_id in dict.fromkeys(split_id for _, split_id, _ in losers):
         with store.open(names.data_key(split_id)) as file:
             ids[split_id] = pq.ParquetFile(file, pre_buffer=False).read([names.ID], use_threads=False).column(names.ID)
-    return [Loser(shard, split_id, row, ids[split_id][row].as_py()) for shard, split_id, row in losers]
+    return [DuplicateRow(shard, split_id, row, ids[split_id][row].as_py()) for shard, split_id, row in losers]

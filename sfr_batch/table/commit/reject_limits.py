@@ -21,10 +21,10 @@ from sfr_batch.format.records import (
 from sfr_batch.storage.parallel import read_many
 from sfr_batch.storage.store import Store
 from sfr_batch.table.commit.draft import Draft
-from sfr_batch.table.commit.liveness import Loser
+from sfr_batch.table.commit.liveness import DuplicateRow
 
 
-def check_duplicates(draft: Draft, losers: Sequence[Loser]) -> None:
+def check_duplicates(draft: Draft, losers: Sequence[DuplicateRow]) -> None:
     """Raises TableError if ids occur twice and the draft does not allow it."""
     if losers and draft.duplicate_ids == "error":
         examples = ", ".join(repr(loser.id) for loser in losers[:5])
@@ -34,7 +34,7 @@ def check_duplicates(draft: Draft, losers: Sequence[Loser]) -> None:
         )
 
 
-def duplicate_rejects(losers: Sequence[Loser]) -> pa.Table:
+def duplicate_rejects(losers: Sequence[DuplicateRow]) -> pa.Table:
     """The rejects of rows whose id an earlier row has."""
     return pa.table(
         {
@@ -56,7 +56,7 @@ FEW_REJECTS = 100
 _FILES_FOR_REASONS = 32
 
 
-def check_rejects(store: Store, draft: Draft, counts: Counts, losers: Sequence[Loser]) -> None:
+def check_rejects(store: Store, draft: Draft, counts: Counts, losers: Sequence[DuplicateRow]) -> None:
     """Raises TooManyRejects if more rows of the visited shards, or of all, are rejected than the draft allows."""
     visited = draft.visited
     if visited is None:

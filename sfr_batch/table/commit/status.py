@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sfr_batch.errors import ObjectNotFound
 from sfr_batch.format import names
 from sfr_batch.format.parquet import read_parquet
-from sfr_batch.format.split_ids import whether_last_or_not
+from sfr_batch.format.split_ids import without_last_flag
 from sfr_batch.table.commit import lease
 from sfr_batch.table.table import Table
 
@@ -31,11 +31,11 @@ def unfinished_runs(table: Table) -> list[RunStatus]:
     latest = table.latest()
     published = {latest.manifest.run_id} if latest else set()
     newest = max(reported | published, default="")
-    committed = set(map(whether_last_or_not, table.committed()))
+    committed = set(map(without_last_flag, table.committed()))
     found = []
     for run_id in sorted(run_id for run_id in planned - reported if run_id > newest):
         plan = read_parquet(table.store.read(names.run_key(run_id, "plan.parquet")))
-        ids = list(map(whether_last_or_not, plan.column("split_id").to_pylist()))
+        ids = list(map(without_last_flag, plan.column("split_id").to_pylist()))
         found.append(
             RunStatus(run_id, len(ids), sum(i in committed for i in ids), sum(plan.column("rows").to_pylist()))
         )
@@ -61,7 +61,7 @@ def describe(table: Table) -> str:
         )
     if not numbers:
         lines.append("snapshot  none yet")
-    holder = lease.current(table.store)
+    holder = lease.read_holder(table.store)
     if holder is not None:
         dead = " (that process is dead, and the next run replaces it)" if holder.sign_of_life() == "dead" else ""
         lines.append(f"writer    {holder}{dead}")

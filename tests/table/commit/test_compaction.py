@@ -13,7 +13,7 @@ from sfr_batch.errors import SnapshotConflict
 from sfr_batch.planning.make import make_plan
 from sfr_batch.table.commit import compaction
 from sfr_batch.table.commit.compaction import Compaction, carry_out, find_compaction
-from sfr_batch.table.commit.lease import Holder, current, hold
+from sfr_batch.table.commit.lease import Holder, hold, read_holder
 from sfr_batch.table.table import Snapshot, Table
 from tests.nights import Doc, Place, Writer, docs_of, night, rejects_of, state_of
 
@@ -161,7 +161,7 @@ def test_the_command(used: tuple[Place, Writer, Table]) -> None:
     assert done.exit_code == 0, done.output
     assert re.match(r"Wrote \d data files .* as 1, .*: snapshot 5 of ", done.output)
     assert state_of(healthy(table, place)) == state_of(before)
-    assert current(table.store) is None, "the lease is free again"
+    assert read_holder(table.store) is None, "the lease is free again"
     assert run("--write").output.startswith("Nothing to compact: none of 1 data files (snapshot 5 of ")
     assert table.current().number == 5
 

@@ -103,21 +103,21 @@ def dead_process() -> int:
 
 
 def test_free_taken_renewed_and_released(store: Store) -> None:
-    assert lease.current(store) is None
+    assert lease.read_holder(store) is None
     first = take(store, elsewhere())
-    assert lease.current(store) == first.holder
+    assert lease.read_holder(store) == first.holder
     for _ in range(6):
         first.renew()
         first.confirm()
-    assert lease.current(store) == first.holder
+    assert lease.read_holder(store) == first.holder
     assert numbers(store) == [6, 7], "old numbers are deleted"
     first.release()
-    assert lease.current(store) is None
+    assert lease.read_holder(store) is None
     second = take(store, elsewhere("next"))
-    assert lease.current(store) == second.holder
+    assert lease.read_holder(store) == second.holder
     second.release()
     second.renew()  # a thread that was about to
-    assert lease.current(store) is None
+    assert lease.read_holder(store) is None
 
 
 def test_it_expires_by_the_challengers_clock_alone(store: Store) -> None:
@@ -163,7 +163,7 @@ def test_one_who_waits_says_so_once_and_takes_over(store: Store) -> None:
     (text,) = said
     assert text.startswith(f"waiting up to 60 s for the lease of {store.root}: it is held by run run of elsewhere of ")
     assert "Ray job job-7, Ray 10.0.0.1:6379, since " in text
-    assert lease.current(store) is None
+    assert lease.read_holder(store) is None
 
 
 def test_one_who_waits_has_it_as_soon_as_it_is_released(store: Store) -> None:
@@ -235,7 +235,7 @@ def test_a_run_of_this_process_that_is_over_is_no_obstacle(store: Store) -> None
 
     held._store = Broken()
     held.close()
-    assert lease.current(store) == held.holder
+    assert lease.read_holder(store) == held.holder
     take(store, here())
 
 
@@ -264,7 +264,7 @@ def test_odd_names_are_passed_over(store: Store) -> None:
     for name in ("x.json", "00000001.json.tmp", f"{'9' * 30}.json", "-0000001.json", "٠٠٠٠٠٠٠١.json"):
         store.create(f"{names.LEASES}/{name}", b"")
     held = take(store, elsewhere())
-    assert lease.current(store) == held.holder
+    assert lease.read_holder(store) == held.holder
     assert names.lease_key(1) in {info.key for info in store.list(names.LEASES)}
 
 
@@ -316,7 +316,7 @@ def test_one_of_many_challengers_replaces_the_dead(store: Store) -> None:
         take(store, here(pid=pid))
         (winner,) = race(store, challengers)
         winner.confirm()
-        assert lease.current(store) == winner.holder
+        assert lease.read_holder(store) == winner.holder
         winner.release()
 
 
@@ -337,7 +337,7 @@ def test_a_paused_holder_finds_itself_replaced(store: Store) -> None:
     with pytest.raises(TableInUse, match="lost the lease"):
         paused.check()
     successor.confirm()
-    assert lease.current(store) == successor.holder
+    assert lease.read_holder(store) == successor.holder
     assert 2 not in numbers(store), "what it created in vain is gone"
     paused.release()
     successor.confirm()
@@ -360,7 +360,7 @@ def test_a_challenger_that_slept_does_not_take_a_deleted_number(store: Store) ->
 
     challenger = Challenger(Sleepy(), elsewhere("sleepy"), LIFETIME)  # type: ignore[arg-type]
     assert challenger.look() == 0
-    assert held.holder != lease.current(store) != challenger._me
+    assert held.holder != lease.read_holder(store) != challenger._me
     with pytest.raises(TableInUse, match="on elsewhere"):
         challenger.look()
 
@@ -675,7 +675,7 @@ def test_a_second_run_is_refused_until_the_first_is_gone(place: str, tmp_path: P
     wait_for_commits(first, store, 2)
     second = start_job(config_file, "none")
     output, _ = second.communicate(timeout=200)
-    holder = lease.current(store)
+    holder = lease.read_holder(store)
     assert holder is not None
     assert (holder.pid, holder.host) == (first.pid, socket.gethostname())
     assert second.returncode == 1
@@ -688,20 +688,20 @@ def test_a_second_run_is_refused_until_the_first_is_gone(place: str, tmp_path: P
     first.send_signal(signal.SIGTERM)
     output, _ = first.communicate(timeout=60)
     assert first.returncode == 143, output
-    assert lease.current(store) is None, "SIGTERM left without releasing the lease"
+    assert lease.read_holder(store) is None, "SIGTERM left without releasing the lease"
 
     third = start_job(config_file, "none")
     wait_for_commits(third, store, len(data_files(store)) + 2)
     kill_tree(third.pid)
     third.communicate()
-    dead = lease.current(store)
+    dead = lease.read_holder(store)
     assert dead is not None
     assert dead.pid == third.pid
     before = data_files(store)
     assert len(before) < SPLITS
     assert "waiting" not in finish_job(config_file, "none")
     assert data_files(store).items() >= before.items()
-    assert lease.current(store) is None
+    assert lease.read_holder(store) is None
 
 
 ON_ANOTHER_MACHINE = (
