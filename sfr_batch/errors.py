@@ -19,8 +19,14 @@
     ├── TooManyDeletes            more documents left the corpus than the config allows: nothing was embedded
     └── RunFailed                 some splits failed; what succeeded is committed, running again continues
 
-Messages name the file, row or setting, and the way out. This module knows nothing else of the project.
+Messages name the file, row or setting, and the way out; `counted` spells the numbers in them. This module knows nothing
+else of the project.
 """
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """The number and its noun: ``1 row``, ``2,000 rows``. plural: where it is more than an added s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 class SfrBatchError(Exception):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfr_batch.encoder.batching import batch_cost, length_batches, padded_tokens, unique_rows
-from sfr_batch.errors import ConfigError
+from sfr_batch.errors import ConfigError, counted
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import canonical_json, differences, digest, short_id
 from sfr_batch.model.prompts import instruct, resolve
@@ -273,3 +273,19 @@ def test_vector_column(dtype: str) -> None:
         assert column.flatten().buffers()[1].address == vectors.ctypes.data, "copied"
     assert len(vector_column(vectors[:0], arrow)) == 0
     assert np.array_equal(vectors_of(vector_column(vectors[::2], arrow)), vectors[::2].astype(dtype))
+
+
+# --- words
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "expected"),
+    [
+        (0, ("row",), "0 rows"),
+        (1, ("row",), "1 row"),
+        (2000, ("row",), "2,000 rows"),
+        (3, ("canary", "canaries"), "3 canaries"),
+    ],
+)
+def test_counted(number: int, words: tuple[str, ...], expected: str) -> None:
+    assert counted(number, *words) == expected
