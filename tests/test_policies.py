@@ -231,14 +231,34 @@ def test_audit_is_slim(tmp_path: Path) -> None:
     assert not loaded(code, "audit", *arguments) & set(HEAVY) - {"pandas"}
 
 
+def reads_of_parquet(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
+    """Each call that opens a Parquet file or reads from one, and the keyword that keeps Arrow's threads out of it."""
+    opening = ("pq.ParquetFile(", "open_parquet(")
+    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        files = {
+            node.arg for node in ast.walk(function) if isinstance(node, ast.arg) and "'ParquetFile'" in ast.dump(node)
+        }
+        for node in ast.walk(function):
+            if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith(opening):
+                files.add(ast.unparse(node.targets[0]))
+        for call in (node for node in ast.walk(function) if isinstance(node, ast.Call)):
+            of, _, method = ast.unparse(call.func).rpartition(".")
+            if (of, method) == ("pq", "ParquetFile"):
+                yield call, "pre_buffer"
+            elif method.startswith(("read", "iter_batches")) and (of in files or of.startswith(opening)):
+                yield call, "use_threads"
+
+
 def test_no_python_file_is_read_by_threads_of_arrow() -> None:
-    """They may hold a Python object as the process ends, and then it ends with SIGABRT; see `table.read_parquet`."""
+    """They may hold a Python object as the process ends, and then it ends with SIGABRT; see `parquet.open_parquet`."""
     for path in modules():
         text = path.read_text(encoding="utf-8")
         assert "pq.read_table(" not in text, dotted(path)
-        calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
-        for call in (call for call in calls if ast.unparse(call.func) == "pq.ParquetFile"):
-            assert "pre_buffer" in {keyword.arg for keyword in call.keywords}, dotted(path)
+        found = list(reads_of_parquet(ast.parse(text)))
+        for call, keyword in found:
+            given = {name.arg: ast.unparse(name.value) for name in call.keywords}
+            assert given.get(keyword) == "False", f"{dotted(path)} line {call.lineno}: {keyword}"
+        assert len(found) == text.count("pre_buffer=") + text.count("use_threads="), f"{dotted(path)}: one is not found"
 
 
 def test_import_alone_loads_nothing_of_the_package() -> None:

@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.columns import Columns, TextTemplate, find_column, find_value, is_inside, lost_key
 from sfr_batch.corpus.file_formats import PARQUET, BadRecord, Row, decompressed, json_type, lines, parser, records
+from sfr_batch.corpus.read_ahead import Fetched, ranges_of
 from sfr_batch.corpus.rejects import Reject, Undecodable, cell_values
 from sfr_batch.corpus.rows import CollectedRows, Rows, finish_rows
 from sfr_batch.corpus.shards import Shard, delimiter_of, settings_for
 from sfr_batch.corpus.splits import ReadUnit, Split
 from sfr_batch.errors import CorpusError, ObjectNotFound
 from sfr_batch.storage.inputs import open_input, stat_input
+from sfr_batch.storage.store import is_s3
 
 _ROWS_PER_READ = 4096
 _BATCH_BYTES = 32 * 2**20
@@ -215,10 +217,12 @@ def _record_batches(unit: ReadUnit, columns: list[str], settings: CorpusSettings
         unpacked = sum(chunk.total_uncompressed_size for chunk in chunks)
         rows = sum(metadata.row_group(number).num_rows for number in unit.row_groups)
         whole = stored <= _READ_AT_ONCE
+        ahead = whole and is_s3(unit.shard.uri)  # a disk answers at once
+        # Without threads of Arrow's, as everywhere, see `open_parquet`.
         reader = pq.ParquetFile(
-            file,
+            Fetched(file, unit.shard.uri, ranges_of(chunks), settings.storage) if ahead else file,
             metadata=metadata,
-            pre_buffer=whole,
+            pre_buffer=False,
             buffer_size=0 if whole else _PIECE,
             page_checksum_verification=True,  # where the writer has left checksums
         )
@@ -226,4 +230,5 @@ def _record_batches(unit: ReadUnit, columns: list[str], settings: CorpusSettings
             batch_size=max(1, min(_ROWS_PER_READ, rows * _BATCH_BYTES // max(1, unpacked))),
             row_groups=list(unit.row_groups),
             columns=columns,
+            use_threads=False,
         )

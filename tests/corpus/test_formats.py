@@ -5,17 +5,19 @@ import dataclasses
 import gzip
 import io
 import random
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sfr_batch.config.settings import CorpusSettings
-from sfr_batch.corpus import reader
+from sfr_batch.config.settings import CorpusSettings, StorageSettings
+from sfr_batch.corpus import read_ahead, reader
 from sfr_batch.corpus.reader import read_unit
 from sfr_batch.corpus.shards import list_shards
 from sfr_batch.corpus.splits import Split, Stream, cut
@@ -29,6 +31,8 @@ from sfr_batch.table.table import Table
 from tests.corpus.test_corpus import IDENTITY, MANY, NOT_UTF8, ids_of, read_all, rejects_of, survey_of, units_of
 from tests.models import build_tiny_mistral
 from tests.planning.test_planning import config_of, plan_of
+from tests.proxy import relay
+from tests.s3server import S3Server
 from tests.tables import do_plan, do_splits, jsonl, parquet, put
 
 TEXTS = [f"Zeile {n}: größer, 日本 {'x' * (n % 7)}" for n in range(40)]
@@ -437,6 +441,75 @@ def test_a_large_row_group_is_read_in_pieces(place: str, monkeypatch: pytest.Mon
     in_pieces = read_all(place, 1000)
     assert ids_of(in_pieces) == ids_of(at_once) == list(range(9000))
     assert texts_of(in_pieces) == texts_of(at_once)
+
+
+class Watched(io.FileIO):
+    """A file that keeps in mind which threads read it."""
+
+    readers: ClassVar[set[int]] = set()
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.readers.add(threading.get_ident())
+        return super().read(-1 if size is None else size)
+
+    def readinto(self, buffer: Any) -> int:
+        self.readers.add(threading.get_ident())
+        return super().readinto(buffer)
+
+
+@pytest.mark.parametrize("at_once", [1, MANY])
+def test_no_thread_of_arrow_reads_a_shard(at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that still held the file as the process ends would bring it down, see `open_parquet`."""
+    table = pa.table({"id": list(range(900)), "text": ["some text"] * 900, "lang": ["en"] * 900})
+    put(str(tmp_path), "a.parquet", parquet(table, [300] * 3))
+    monkeypatch.setattr(reader, "_READ_AT_ONCE", at_once)
+    monkeypatch.setattr(reader, "open_input", lambda uri, *_, **__: Watched(uri))
+    monkeypatch.setattr(Watched, "readers", set())
+    assert len(ids_of(read_all(str(tmp_path), carry=["lang"]))) == 900
+    assert Watched.readers == {threading.get_ident()}
+
+
+def test_row_groups_on_s3_are_a_few_requests(s3: S3Server, s3_prefix: str) -> None:
+    """Each column of each by itself would be ninety."""
+    texts = [random.Random(n).randbytes(20_000).hex() for n in range(300)]
+    columns = {"id": list(range(300)), "other": ["between"] * 300, "text": texts, "lang": ["en"] * 300}
+    put(s3_prefix, "a.parquet", parquet(pa.table(columns), [10] * 30))
+    with relay(s3.endpoint) as through:
+        found = read_all(s3_prefix, storage=StorageSettings(endpoint_url=through.endpoint), carry=["lang"])
+    assert ids_of(found) == list(range(300))
+    assert texts_of(found) == texts
+    assert len([method for method, *_ in through.requests if method == "GET"]) < 10, through.requests
+
+
+@example([(0, 5), (10, 1), (16, 1)], [])
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 30))),
+    st.lists(st.tuples(st.integers(0, 90), st.integers(0, 90)), max_size=9),
+)
+def test_what_was_fetched_is_what_the_file_has(
+    tmp_path_factory: pytest.TempPathFactory, chunks: list[tuple[int, int]], reads: list[tuple[int, int]]
+) -> None:
+    """Inside of what was fetched, across its ends, beside it and behind the end of the file."""
+    data = bytes(range(80))
+    uri = put(str(tmp_path_factory.mktemp("shard")), "a", data)
+    columns = [
+        SimpleNamespace(data_page_offset=at, dictionary_page_offset=0, total_compressed_size=n) for at, n in chunks
+    ]
+    with pytest.MonkeyPatch.context() as small, open(uri, "rb") as file:
+        small.setattr(read_ahead, "_PIECE", 7)
+        small.setattr(read_ahead, "_HOLE", 5)
+        ranges = read_ahead.ranges_of(columns)
+        fetched = read_ahead.Fetched(file, uri, ranges, StorageSettings())
+        covered = {place for start, end in ranges for place in range(start, end)}
+        wanted = {place for at, size in chunks for place in range(at, at + size)}
+        assert wanted <= covered
+        assert len(covered) <= 2 * sum(size for _, size in chunks)
+        for place, size in reads:
+            assert fetched.seek(place) == place
+            assert fetched.read(size) == data[place : place + size]
+            assert fetched.tell() == max(place, min(place + size, 80))
+        assert fetched.seek(-3, io.SEEK_END) == 77
+        assert fetched.seek(1, io.SEEK_CUR) == 78
 
 
 def test_settings_that_make_no_sense(mistral: str) -> None:
