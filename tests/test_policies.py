@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,16 +93,12 @@ def imports(tree: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:
         yield from imports(node, inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
-# While this module is loaded: ast.parse raises SystemError in CPython 3.11 if another thread, such as one that Ray
-# leaves behind in this process, parses at the same time (cpython issue 106905).
-IMPORTS = {
-    path: list(imports(ast.parse(path.read_text(encoding="utf-8"))))
-    for path in [*modules(), *sorted((ROOT / "jobs").glob("*.py"))]
-}
-
-
-def imports_of(path: Path) -> list[tuple[str, bool]]:
-    return IMPORTS[path]
+JOBS = sorted((ROOT / "jobs").glob("*.py"))
+TEXTS = {path: path.read_text(encoding="utf-8") for path in [*modules(), *JOBS]}
+# While this module is loaded, and once: ast.parse raises SystemError in CPython 3.11 if another thread, such as one
+# that Ray leaves behind in this process, parses at the same time (cpython issue 106905).
+TREES = {path: ast.parse(text) for path, text in TEXTS.items()}
+IMPORTS = {path: list(imports(tree)) for path, tree in TREES.items()}
 
 
 def test_every_package_has_its_place() -> None:
@@ -113,7 +110,7 @@ def test_packages_import_only_from_earlier_ones() -> None:
     wrong = [
         f"{dotted(path)} imports {name}"
         for path in modules()
-        for name, _ in imports_of(path)
+        for name, _ in IMPORTS[path]
         if name.split(".")[0] == "sfr_batch" and home(name) != home(dotted(path))
         if FLOOR[home(name)] >= FLOOR[home(dotted(path))]
     ]
@@ -122,7 +119,7 @@ def test_packages_import_only_from_earlier_ones() -> None:
 
 def test_modules_do_not_import_in_circles() -> None:
     graph = {
-        dotted(path): {name for name, _ in imports_of(path) if name.startswith("sfr_batch.") and name != dotted(path)}
+        dotted(path): {name for name, _ in IMPORTS[path] if name.startswith("sfr_batch.") and name != dotted(path)}
         for path in modules()
     }
     TopologicalSorter(graph).prepare()
@@ -131,13 +128,13 @@ def test_modules_do_not_import_in_circles() -> None:
 def test_packages_hold_signs_not_names() -> None:
     """A package's `__init__` is a docstring: importing one module of a package loads no other."""
     for path in PACKAGE.rglob("*/__init__.py"):
-        assert len(ast.parse(path.read_text(encoding="utf-8")).body) == 1, dotted(path)
+        assert len(TREES[path].body) == 1, dotted(path)
 
 
 def test_libraries_are_imported_where_they_belong() -> None:
     wrong = []
     for path in modules():
-        for name, in_function in imports_of(path):
+        for name, in_function in IMPORTS[path]:
             library = name.split(".")[0]
             if library in ONLY and not allowed(dotted(path), ONLY[library]):
                 wrong.append(f"{dotted(path)} imports {library}")
@@ -149,7 +146,7 @@ def test_libraries_are_imported_where_they_belong() -> None:
 
 def test_four_modules_alone_import_ray() -> None:
     """One machine with one encode actor runs without it, so nothing on that way may need it when it is loaded."""
-    using = {dotted(path) for path in modules() for name, _ in imports_of(path) if name.split(".")[0] == "ray"}
+    using = {dotted(path) for path in modules() for name, _ in IMPORTS[path] if name.split(".")[0] == "ray"}
     assert using == {
         f"sfr_batch.{name}" for name in ("table.engines", "pipeline.execution", "pipeline.losses", "pipeline.tasks")
     }
@@ -161,10 +158,10 @@ def test_the_tree_stays_readable() -> None:
     assert len(entries) <= 14, entries
     long = []
     for path in modules():
-        text = path.read_text(encoding="utf-8")
+        text = TEXTS[path]
         if text.count("\n") > 450:
             long.append(f"{dotted(path)}: {text.count(chr(10))} lines")
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(TREES[path]):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or 0) - node.lineno + 1
                 if lines > 60:
@@ -173,8 +170,8 @@ def test_the_tree_stays_readable() -> None:
 
 
 def test_jobs_are_on_top_of_the_library() -> None:
-    for path in sorted((ROOT / "jobs").glob("*.py")):
-        assert not {name.split(".")[0] for name, _ in imports_of(path)} & {"ray", "torch", "transformers"}, path
+    for path in JOBS:
+        assert not {name.split(".")[0] for name, _ in IMPORTS[path]} & {"ray", "torch", "transformers"}, path
 
 
 # --- what planning loads
@@ -252,9 +249,9 @@ def reads_of_parquet(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
 def test_no_python_file_is_read_by_threads_of_arrow() -> None:
     """They may hold a Python object as the process ends, and then it ends with SIGABRT; see `parquet.open_parquet`."""
     for path in modules():
-        text = path.read_text(encoding="utf-8")
+        text = TEXTS[path]
         assert "pq.read_table(" not in text, dotted(path)
-        found = list(reads_of_parquet(ast.parse(text)))
+        found = list(reads_of_parquet(TREES[path]))
         for call, keyword in found:
             given = {name.arg: ast.unparse(name.value) for name in call.keywords}
             assert given.get(keyword) == "False", f"{dotted(path)} line {call.lineno}: {keyword}"
@@ -271,30 +268,41 @@ def test_import_alone_loads_nothing_of_the_package() -> None:
 Definition = ast.ClassDef | ast.FunctionDef
 
 
-def public(path: Path) -> Iterator[tuple[str, Definition]]:
-    """Classes, functions and methods whose names, and whose class's name, have no leading underscore."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
-            yield node.name, node
-            if isinstance(node, ast.ClassDef):
-                for method in node.body:
-                    if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
-                        yield f"{node.name}.{method.name}", method
+def public(body: list[ast.stmt]) -> Iterator[Definition]:
+    """Classes and functions, or methods, whose names have no leading underscore."""
+    for node in body:
+        if isinstance(node, Definition) and not node.name.startswith("_"):
+            yield node
 
 
-@pytest.mark.parametrize("path", modules(), ids=dotted)
-def test_module_is_documented(path: Path) -> None:
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-    assert docstring
-    assert docstring[0].isupper() or docstring.startswith(("`", "sfr-batch"))
-    documented = {name.split(".")[-1] for name, node in public(path) if ast.get_docstring(node)}
-    # A method of a protocol is documented there; a few statements may say no more than their name and types do.
-    missing = [name for name, node in public(path) if name.split(".")[-1] not in documented and not _is_short(node)]
+CLASSES = {node.name: node for path in modules() for node in TREES[path].body if isinstance(node, ast.ClassDef)}
+METHODS = {name: {method.name for method in public(node.body)} for name, node in CLASSES.items()}
+BASES = {name: [ast.unparse(base) for base in node.bases] for name, node in CLASSES.items()}
+PROTOCOLS = [name for name in CLASSES if "Protocol" in BASES[name]]
+
+
+def is_documented(node: Definition, of: str | None = None) -> bool:
+    """Whether a definition has a docstring; a method of the class ``of`` also where a base class has it, or a protocol
+    whose methods the class has. A few statements may say no more than their name and types do."""
+    if ast.get_docstring(node) or sum(isinstance(part, ast.stmt) for part in ast.walk(node)) <= 4:
+        return True
+    protocols = [name for name in PROTOCOLS if of and METHODS[name] <= METHODS[of]]
+    above = [CLASSES[name] for name in [*BASES.get(of or "", []), *protocols] if name in CLASSES]
+    methods = [method for other in above for method in public(other.body) if method.name == node.name]
+    return any(ast.get_docstring(method) for method in methods)
+
+
+def test_everything_public_is_documented() -> None:
+    missing = []
+    for path in modules():
+        docstring = ast.get_docstring(TREES[path]) or ""
+        if not (docstring[:1].isupper() or docstring.startswith(("`", "sfr-batch"))):
+            missing.append(dotted(path))
+        for node in public(TREES[path].body):
+            methods = list(public(node.body)) if isinstance(node, ast.ClassDef) else []
+            missing += [f"{dotted(path)}.{node.name}"] * (not is_documented(node))
+            missing += [f"{dotted(path)}.{node.name}.{m.name}" for m in methods if not is_documented(m, node.name)]
     assert not missing
-
-
-def _is_short(node: Definition) -> bool:
-    return sum(isinstance(part, ast.stmt) for part in ast.walk(node)) <= 7
 
 
 def test_public_names_resolve() -> None:
@@ -315,12 +323,21 @@ def test_version_is_the_projects() -> None:
 
 
 def test_every_exception_is_ours_and_in_the_tree() -> None:
+    """The drawing at the top of `errors` is that of the classes, in the order of their definitions."""
     from sfr_batch import errors
 
-    classes = [value for value in vars(errors).values() if inspect.isclass(value)]
-    for value in classes:
-        assert issubclass(value, errors.SfrBatchError)
-        assert value.__name__ in (errors.__doc__ or ""), f"{value.__name__} is not in the drawing"
+    def drawing(of: type, indent: str = "") -> list[str]:
+        below = [value for value in vars(errors).values() if inspect.isclass(value) and value.__base__ is of]
+        lines = []
+        for value in below:
+            branch, more = ("└── ", "    ") if value is below[-1] else ("├── ", "│   ")
+            lines += [f"{indent}{branch}{value.__name__}", *drawing(value, indent + more)]
+        return lines
+
+    drawn = (errors.__doc__ or "").split("\n\n")[1].splitlines()
+    assert drawn[0].split()[0] == "SfrBatchError"
+    assert [re.sub(r"(\w+) .*", r"\1", line[4:]) for line in drawn[1:]] == drawing(errors.SfrBatchError)
+    assert all(issubclass(v, errors.SfrBatchError) for v in vars(errors).values() if inspect.isclass(v))
 
 
 def test_modules_can_be_imported_alone() -> None:
@@ -337,7 +354,7 @@ def test_modules_can_be_imported_alone() -> None:
 def test_no_environment_is_read_at_import() -> None:
     """Defaults that are read when a module is loaded cannot be seen, nor changed by a test or a notebook."""
     for path in modules():
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in TREES[path].body:
             if not isinstance(node, Definition):
                 read = {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)} & {"environ", "getenv"}
                 assert not read, f"{dotted(path)} line {node.lineno}"

@@ -66,6 +66,11 @@ class Rows:
 
 @dataclass
 class CollectedRows:
+    """Rows of one split as they are decoded: columns of equal length, beside the rejects that are known by then.
+
+    carry: of each carried column the arrays or values, in the same order.
+    """
+
     positions: list[int] = field(default_factory=list)
     ids: list[Any] = field(default_factory=list)
     texts: list[str | None] = field(default_factory=list)

@@ -23,6 +23,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_json(file: Path) -> Any:
+    """What a JSON file holds; None where there is no file. Raises ModelError if it is not JSON."""
     text = read_text_file(file)
     if text is None:
         return None

@@ -44,6 +44,7 @@ def ipc_buffer(column: pa.ChunkedArray) -> pa.Buffer:
 
 
 def to_ipc(table: pa.Table) -> pa.Buffer:
+    """A table as an Arrow IPC stream; `from_ipc` reads it."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

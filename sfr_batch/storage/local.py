@@ -69,6 +69,7 @@ class LocalStore:
             return open(self._path(key), "rb")
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """As `Store.list`; temporary files of writers that died are listed too."""
         top, start = self._path(prefix.rstrip("/")), len(self._path(""))
         with explained("list", top):
             for path, status in walk(top):

@@ -173,6 +173,7 @@ class _S3Reader(io.RawIOBase):
 
 
 def open_s3(fs: Any, uri: str, block_size: int) -> IO[bytes]:
+    """A seekable reader over an S3 object; each read fetches ``block_size`` bytes more. Raises ObjectNotFound."""
     path = uri.removeprefix("s3://")
     with explained("read", uri):
         file = fs.open(path, "rb", cache_type="readahead", block_size=block_size)

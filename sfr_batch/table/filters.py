@@ -148,6 +148,7 @@ class Compare:
         return f"({compared} AND NOT isnan({name}))" if op[0] == ">" and is_float(self.column.type) else compared
 
     def may_match(self, bounds: Bounds) -> bool:
+        """See `Filter.may_match`; ``!=`` excludes nothing, for a column may hold many values between its bounds."""
         if self.op == "!=" or self.column.dotted not in bounds:
             return True
         (least, greatest), value = bounds[self.column.dotted], self.value.as_py()
@@ -176,6 +177,7 @@ class In:
         return f"{self.column.sql()} IN ({', '.join(map(_sql_value, self.values))})"
 
     def may_match(self, bounds: Bounds) -> bool:
+        """See `Filter.may_match`: whether at least one of the values lies within the bounds."""
         if self.column.dotted not in bounds:
             return True
         least, greatest = bounds[self.column.dotted]

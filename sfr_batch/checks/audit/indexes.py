@@ -116,6 +116,7 @@ class Indexes:
         self._check_shards(rejected)
 
     def finding(self) -> Finding:
+        """What `read` has found, with the numbers of rows and files; call it afterwards."""
         parts = self._contents.parts
         rows, files = sum(part.rows for part in parts), len({part.key for part in parts})
         what = f"{count(rows, 'row')} in {count(files, 'index file')}"
