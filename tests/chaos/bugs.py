@@ -39,6 +39,16 @@ class Bug:
     symptom: str
 
 
+def replace(owner: Any, name: str, value: Any) -> None:
+    """Put ``value`` in the place of what ``owner``, a module or class, has under ``name``.
+
+    Raises AttributeError where it has nothing: what is put there would be called by nobody.
+    """
+    if name not in vars(owner):
+        raise AttributeError(f"{owner.__name__} has no {name}: this bug is planted in a place that is no more")
+    setattr(owner, name, value)
+
+
 class _Wrapped:
     """A store with another create."""
 
@@ -59,7 +69,7 @@ def create_that_overwrites() -> None:
         os.replace(temporary, target)
         return True
 
-    LocalStore.create = create  # type: ignore[method-assign]
+    replace(LocalStore, "create", create)
 
 
 def unconditional_put() -> None:
@@ -67,7 +77,7 @@ def unconditional_put() -> None:
         self._fs.pipe_file(self._path(key), data)
         return True
 
-    S3Store.create = create  # type: ignore[method-assign]
+    replace(S3Store, "create", create)
 
 
 def written_in_place() -> None:
@@ -83,7 +93,7 @@ def written_in_place() -> None:
             return False
         return True
 
-    LocalStore.create = create  # type: ignore[method-assign]
+    replace(LocalStore, "create", create)
 
 
 def half_a_file_is_passed_over() -> None:
@@ -97,7 +107,7 @@ def half_a_file_is_passed_over() -> None:
                 found.append(read_receipt(table.store, split_id))
         return found
 
-    runner.recover_receipts = recover
+    replace(runner, "recover_receipts", recover)
 
 
 def receipt_before_data() -> None:
@@ -118,8 +128,8 @@ def receipt_before_data() -> None:
         receipts = [Receipt.from_json(data) for data in read_many(self.store, keys)]
         return {r.split_id: ObjectInfo(names.data_key(r.split_id), r.size, 0) for r in receipts}
 
-    write_stage.commit_split = commit_split
-    Table.committed = committed  # type: ignore[method-assign]
+    replace(write_stage, "commit_split", commit_split)
+    replace(Table, "committed", committed)
 
 
 def rejects_after_data() -> None:
@@ -137,13 +147,13 @@ def rejects_after_data() -> None:
             store.create(key, data)
         return done
 
-    write_stage.commit_split = commit_split
+    replace(write_stage, "commit_split", commit_split)
 
 
 def manifest_before_side_files() -> None:
     late: list[tuple[str, bytes]] = []
     publish_manifest = commit._create_manifest
-    commit.create_own = lambda _, key, data: late.append((key, data))  # type: ignore[assignment]
+    replace(commit, "create_own", lambda _, key, data: late.append((key, data)))
 
     def create_manifest(table: Table, manifest: Manifest) -> Any:
         snapshot = publish_manifest(table, manifest)
@@ -151,11 +161,11 @@ def manifest_before_side_files() -> None:
             table.store.create(key, data)
         return snapshot
 
-    commit._create_manifest = create_manifest
+    replace(commit, "_create_manifest", create_manifest)
 
 
 def committed_files_ignored() -> None:
-    runner.make_plan = lambda config: dataclasses.replace(make_plan(config), committed={})
+    replace(runner, "make_plan", lambda config: dataclasses.replace(make_plan(config), committed={}))
 
 
 def splits_cut_for_the_workers() -> None:
@@ -163,23 +173,23 @@ def splits_cut_for_the_workers() -> None:
 
     def plan(config: Config) -> EmbedPlan:
         workers = config.run.actors.min
-        make.rows_per_split = lambda *numbers: max(1, whole(*numbers) // workers)
+        replace(make, "rows_per_split", lambda *numbers: max(1, whole(*numbers) // workers))
         return make_plan(config)
 
-    runner.make_plan = plan
+    replace(runner, "make_plan", plan)
 
 
 def appended_again() -> None:
     """Fresh names each time, as most writers of Parquet have it, in a table that is all that lies in its folder."""
-    splits.name_split = lambda *_: secrets.token_hex(16)
-    EmbedPlan.done = property(lambda self: self.committed)  # type: ignore[assignment]
+    replace(splits, "name_split", lambda *_: secrets.token_hex(16))
+    replace(EmbedPlan, "done", property(lambda self: self.committed))
 
 
 def published_unfinished() -> None:
     """A snapshot of what there is by now, after the first split."""
     embed_missing = runner._embed_missing
-    runner._embed_missing = lambda *arguments: embed_missing(*arguments)[:1]
-    EmbedPlan.missing = lambda *_: 0  # type: ignore[method-assign]
+    replace(runner, "_embed_missing", lambda *arguments: embed_missing(*arguments)[:1])
+    replace(EmbedPlan, "missing", lambda *_: 0)
 
 
 BUGS = {

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.bugs import BUGS
+from sfr_batch.storage.local import LocalStore
+from tests.chaos.bugs import BUGS, replace
 from tests.chaos.campaign import Chaos
 from tests.chaos.checks import Broken
 from tests.chaos.failpoints import WHEN, Failpoint
@@ -36,6 +37,13 @@ def test_kills_at_all_operations(place: str, writers: Writers, tmp_path: Path, r
     if kind == "local":  # on S3 they are too few for that
         killed_at = {operation for _, operation in points}
         assert killed_at >= {f"create {what}" for what in CREATED} | {"list data", "open data file", "read card"}
+
+
+def test_a_bug_whose_place_is_no_more_is_refused() -> None:
+    """Else it would be planted where nobody calls it, and what finds it would be something else."""
+    with pytest.raises(AttributeError, match="LocalStore has no put"):
+        replace(LocalStore, "put", LocalStore.create)
+    assert not hasattr(LocalStore, "put")
 
 
 @pytest.mark.parametrize("bug", BUGS)
