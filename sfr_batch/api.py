@@ -28,9 +28,9 @@ from sfr_batch.table.search import Hit, top_k
 from sfr_batch.table.table import Snapshot, Table
 
 if TYPE_CHECKING:
-    from sfr_batch.checks.audit.report import Audit, Finding
-    from sfr_batch.checks.report import Check
-    from sfr_batch.checks.verify.report import Report
+    from sfr_batch.checks.audit.report import AuditReport, Finding
+    from sfr_batch.checks.report import CheckResult
+    from sfr_batch.checks.verify.report import VerifyReport
     from sfr_batch.encoder.encoder import Encoder
     from sfr_batch.pipeline.summary import Summary
 
@@ -54,8 +54,8 @@ def verify(
     golden: str | os.PathLike[str] | None = None,
     record: str | os.PathLike[str] | None = None,
     seconds: float = 5.0,
-    each: "Callable[[Check], None]" = lambda check: None,
-) -> "Report":
+    each: "Callable[[CheckResult], None]" = lambda check: None,
+) -> "VerifyReport":
     """The preflight of the config's model on this machine's device; needs no corpus, no table and no Ray.
 
     golden: a file of vectors to compare with. record: where to write one, if nothing failed. seconds: for measuring
@@ -85,7 +85,7 @@ def audit(
     snapshot: int | None = None,
     storage: StorageSettings | None = None,
     each: "Callable[[Finding], None]" = lambda finding: None,
-) -> "Audit":
+) -> "AuditReport":
     """Whether the table at ``path`` keeps its promises. Reads all of it, changes nothing; needs no model and no Ray.
 
     path: of the table, or of a pointer to it. against: a config whose corpus the table should hold; its table.path does
@@ -188,7 +188,7 @@ class EmbeddingTable(Table):
             settings = settings.model_copy(update={"device": "cpu", "dtype": settings.compute_dtype})
         return Encoder.load(settings, weight_hashes=made_with["weights"])
 
-    def audit(self, against: EmbedPlan | None = None, snapshot: int | None = None) -> "Audit":
+    def audit(self, against: EmbedPlan | None = None, snapshot: int | None = None) -> "AuditReport":
         """Whether the table keeps its promises, see `checks.audit`; against a plan of its corpus if there is one."""
         from sfr_batch.checks.audit.auditor import audit
 

@@ -8,31 +8,31 @@ _NAME_WIDTH = 12
 
 
 @dataclass(frozen=True)
-class Finding:
+class Outcome:
     """What one check says: ``measured`` against which tolerance, or why not, in one line."""
 
     verdict: Verdict
     measured: str
 
 
-def passed(measured: str) -> Finding:
-    return Finding("PASS", measured)
+def passed(measured: str) -> Outcome:
+    return Outcome("PASS", measured)
 
 
-def failed(measured: str) -> Finding:
-    return Finding("FAIL", measured)
+def failed(measured: str) -> Outcome:
+    return Outcome("FAIL", measured)
 
 
-def skipped(why: str) -> Finding:
-    return Finding("SKIP", why)
+def skipped(why: str) -> Outcome:
+    return Outcome("SKIP", why)
 
 
-def judged(good: bool, measured: str) -> Finding:
+def judged(good: bool, measured: str) -> Outcome:
     return passed(measured) if good else failed(measured)
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckResult:
     """A check by its name, and what it found."""
 
     name: str
@@ -43,10 +43,10 @@ class Check:
         return f"{self.verdict}  {self.name:{_NAME_WIDTH}}  {self.measured}"
 
 
-class Checks:
+class CheckReport:
     """What can be said of several checks: the base of reports, which have them as ``checks``."""
 
-    checks: tuple[Check, ...]
+    checks: tuple[CheckResult, ...]
 
     @property
     def ok(self) -> bool:
@@ -57,7 +57,7 @@ class Checks:
     def failed(self) -> list[str]:
         return self._names("FAIL")
 
-    def __getitem__(self, name: str) -> Check:
+    def __getitem__(self, name: str) -> CheckResult:
         """The check of this name; KeyError if none ran under it."""
         for check in self.checks:
             if check.name == name:

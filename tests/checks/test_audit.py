@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import sfr_batch as sfr
 from sfr_batch import api
 from sfr_batch.checks.audit.auditor import audit
-from sfr_batch.checks.audit.report import Audit
+from sfr_batch.checks.audit.report import AuditReport
 from sfr_batch.cli.main import main
 from sfr_batch.corpus.rejects import Reject
 from sfr_batch.errors import TableMismatch, TableNotFound
@@ -51,7 +51,7 @@ def bad(id_: str, position: int = 0, reason: str = "empty_text") -> Reject:
     return Reject(id_, position, reason, "it cannot be embedded")
 
 
-def failed(found: Audit) -> set[str]:
+def failed(found: AuditReport) -> set[str]:
     """What failed; each with an example and a way out."""
     for finding in found.checks:
         assert bool(finding.examples) == bool(finding.problems) == bool(finding.way_out) == (finding.verdict == "FAIL")
@@ -59,7 +59,7 @@ def failed(found: Audit) -> set[str]:
     return set(found.failed)
 
 
-def examples(found: Audit, name: str) -> str:
+def examples(found: AuditReport, name: str) -> str:
     return "\n".join(found[name].examples)  # type: ignore[attr-defined]
 
 
@@ -773,5 +773,7 @@ def test_sweep_command(tmp_path: Path) -> None:
 def test_audit_of_an_opened_table(tmp_path: Path) -> None:
     table = plain(open_store(str(tmp_path)))
     found = sfr.open_table(str(tmp_path)).audit()
-    assert repr(found).startswith(f"<Audit {tmp_path}, snapshot 1: {len(found.checks)} passed, 0 failed, 0 skipped>")
+    assert repr(found).startswith(
+        f"<AuditReport {tmp_path}, snapshot 1: {len(found.checks)} passed, 0 failed, 0 skipped>"
+    )
     assert found.brief().splitlines()[1].startswith(f"snapshot 1 of {table.store.root}, 3 rows, ")

@@ -17,9 +17,9 @@ import torch
 from click.testing import CliRunner, Result
 
 import sfr_batch as sfr
-from sfr_batch.checks.report import Check
+from sfr_batch.checks.report import CheckResult
 from sfr_batch.checks.verify import checks, known, speed
-from sfr_batch.checks.verify.report import Report
+from sfr_batch.checks.verify.report import VerifyReport
 from sfr_batch.checks.verify.subject import Subject
 from sfr_batch.cli.main import main
 from sfr_batch.config.loading import config_from_dict
@@ -77,7 +77,9 @@ def config_of(model: Path | str, **settings: Any) -> Config:
     return config_from_dict(raw)
 
 
-def examine(model: Path | str, *, golden: Path | None = None, record: Path | None = None, **settings: Any) -> Report:
+def examine(
+    model: Path | str, *, golden: Path | None = None, record: Path | None = None, **settings: Any
+) -> VerifyReport:
     return sfr.verify(config_of(model, **settings), golden=golden, record=record, seconds=0)
 
 
@@ -94,7 +96,7 @@ def subject_of(folder: Path, encoder: Encoder | None = None, **settings: Any) ->
     return subject
 
 
-def verdicts(report: Report, *names: str) -> set[str]:
+def verdicts(report: VerifyReport, *names: str) -> set[str]:
     return {report[name].verdict for name in names}
 
 
@@ -112,7 +114,7 @@ def flip_a_byte(file: Path, place: float = 0.5) -> None:
 
 
 def test_a_right_mistral_passes_and_is_locked(mistral: Path) -> None:
-    seen: list[Check] = []
+    seen: list[CheckResult] = []
     report = sfr.verify(config_of(mistral), seconds=0.3, each=seen.append)
     assert report.ok, report.describe()
     assert tuple(seen) == report.checks
@@ -123,14 +125,14 @@ def test_a_right_mistral_passes_and_is_locked(mistral: Path) -> None:
     assert "[1] … [2] around 22 probe texts, 11 of them cut to 8" in report["tokenizer"].measured
     assert "causal, pooling last_token, at most 4096 tokens, 64 dims" in report["recipe"].measured
     assert "tokens/s at 64 to" in report["throughput"].measured
-    assert repr(report) == f"<Report {mistral}: 10 passed, 0 failed, 2 skipped (card scores, reference)>"
+    assert repr(report) == f"<VerifyReport {mistral}: 10 passed, 0 failed, 2 skipped (card scores, reference)>"
     lock = mistral / checksums.LOCK
     assert report["lock"].measured == f"written: {lock}"
     assert lock.read_text() == checksums.lock_text(weight_files(mistral))
 
     again = examine(mistral)
     assert again["weights"].measured.endswith(f"as {lock} says")
-    assert again["lock"] == Check("lock", "SKIP", f"it is there: {lock}")
+    assert again["lock"] == CheckResult("lock", "SKIP", f"it is there: {lock}")
 
 
 COMMAND = """
@@ -523,7 +525,7 @@ def test_whether_a_cpu_has_bfloat16(
     assert bool(speed._other_dtype("float32")) == (expected is True)
 
 
-def assert_within_its_bounds(report: Report, dtype: str) -> None:
+def assert_within_its_bounds(report: VerifyReport, dtype: str) -> None:
     """On real weights nothing fails, and the dtype is compared with float32."""
     assert not report.failed, report.describe()
     assert report["reference"].measured.startswith(f"{dtype} against float32 on cpu: cosine at least ")

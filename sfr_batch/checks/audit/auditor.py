@@ -11,11 +11,21 @@ from sfr_batch.checks.audit.contents import Contents
 from sfr_batch.checks.audit.corpus import Corpus
 from sfr_batch.checks.audit.counts import Counted, check_condemned, check_counts, check_deletes
 from sfr_batch.checks.audit.files import WAYS_OUT, DataFiles, is_chunked
+from sfr_batch.checks.audit.id_records import RECORD, IdGroups
 from sfr_batch.checks.audit.ids import Ids
 from sfr_batch.checks.audit.indexes import Indexes
-from sfr_batch.checks.audit.records import RECORD, Groups
 from sfr_batch.checks.audit.rejects import read_rejects
-from sfr_batch.checks.audit.report import CONDEMNED, COUNTS, DELETES, DUPLICATES, IDS, INDEXES, REJECTS, Audit, Finding
+from sfr_batch.checks.audit.report import (
+    CONDEMNED,
+    COUNTS,
+    DELETES,
+    DUPLICATES,
+    IDS,
+    INDEXES,
+    REJECTS,
+    AuditReport,
+    Finding,
+)
 from sfr_batch.checks.audit.snapshots import check_sides, read_snapshots
 from sfr_batch.checks.audit.surroundings import check_plain, look_for_orphans, look_for_runs
 from sfr_batch.errors import SfrBatchError
@@ -38,7 +48,7 @@ def audit(
     *,
     each: Each = lambda finding: None,
     partition_rows: int = PARTITION_ROWS,
-) -> Audit:
+) -> AuditReport:
     """Check what the table promises. Reads all of a snapshot's data files; writes and deletes nothing.
 
     against: a plan of the corpus (`make_plan`); then every row of it is read too and has to be live or rejected, with
@@ -60,7 +70,7 @@ class _Auditor:
         self._findings: list[Finding] = []
         self._rows = self._bytes = 0
 
-    def run(self, number: int | None) -> Audit:
+    def run(self, number: int | None) -> AuditReport:
         started = time.monotonic()
         numbers = self._table.published_numbers()
         newest = numbers[-1] if numbers else None
@@ -73,7 +83,7 @@ class _Auditor:
             self._check(snapshots, snapshots[number])
             check_not_expired(self._table.store, number)  # while it was read: then what is missing is no damage
         orphans, plain = self._look_around(snapshots.get(newest) if newest else None)
-        return Audit(
+        return AuditReport(
             table=self._table.store.root,
             snapshot=number,
             checks=tuple(self._findings),
@@ -129,7 +139,7 @@ class _Auditor:
         unread = files.unread + rejects.unread + indexes.unread
         ids = Ids(files, indexes, corpus, unread)
         for records in spill.partitions():
-            ids.add(Groups(records))
+            ids.add(IdGroups(records))
         self._tell(indexes.finding())
 
         counted = Counted(

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from sfr_batch.checks.audit.contents import Contents
-from sfr_batch.checks.audit.records import Kind, Records, contents_of, locate, make_records, places_of
-from sfr_batch.checks.audit.report import EMBED, SHARDS, Finding, Promise, count
+from sfr_batch.checks.audit.id_records import IdRecords, RecordKind, contents_of, locate, make_records, places_of
+from sfr_batch.checks.audit.report import EMBED, SHARDS, Finding, PromiseCheck
 from sfr_batch.corpus.reader import read_unit
 from sfr_batch.corpus.rows import Rows
 from sfr_batch.corpus.shards import list_shards
 from sfr_batch.corpus.splits import ReadUnit, cut
 from sfr_batch.corpus.survey import survey_shards
+from sfr_batch.errors import counted
 from sfr_batch.format.fingerprint import digest
 from sfr_batch.format.hashes import halves, hash_ids
 from sfr_batch.format.records import KEPT
@@ -34,7 +35,7 @@ class Corpus:
 
     def check_shards(self, contents: Contents, fingerprint: str) -> Finding:
         """Whether the snapshot covers the corpus as it is today. fingerprint: of the table's vectors."""
-        promise = Promise(SHARDS, EMBED)
+        promise = PromiseCheck(SHARDS, EMBED)
         if self._plan.card.fingerprint != fingerprint:
             promise.wrong(f"the config makes vectors of fingerprint {self._plan.card.fingerprint[:12]}")
         recipe, generation = digest(self._plan.row_recipe), self._plan.config.table.generation
@@ -51,9 +52,9 @@ class Corpus:
                 promise.wrong(f"{shard.uri} is of generation {record.generation!r}, the config of {generation!r}")
         for uri in sorted(covered.keys() - {KEPT} - {shard.uri for shard in self._shards}):
             promise.wrong(f"{uri} is no longer in the corpus")
-        return promise.finding(count(len(self._shards), "shard"), "covered as they are")
+        return promise.finding(counted(len(self._shards), "shard"), "covered as they are")
 
-    def records(self) -> Iterator[Records]:
+    def records(self) -> Iterator[IdRecords]:
         """Every row of it. Raises CorpusError if it cannot be read."""
         for shard in self._shards:
             survey = survey_shards([shard], self._settings)[0]
@@ -63,11 +64,11 @@ class Corpus:
                     good = len(rows.texts)
                     numbers = np.arange(self.rows, self.rows + rows.read)
                     ids = halves(hash_ids(rows.ids.to_pylist()))
-                    found = make_records(ids, Kind.IN_CORPUS, numbers[:good])
+                    found = make_records(ids, RecordKind.IN_CORPUS, numbers[:good])
                     found["content"] = contents_of(halves(rows.content_hash), halves(rows.row_hash))
                     yield found
                     places = halves(hash_ids(places_of(rows.rejects)))
-                    yield make_records(places, Kind.BAD_IN_CORPUS, numbers[good:])
+                    yield make_records(places, RecordKind.BAD_IN_CORPUS, numbers[good:])
                     self.rows += rows.read
                 self._starts.append(self.rows)
 

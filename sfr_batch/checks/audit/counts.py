@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from sfr_batch.checks.audit.contents import Contents
 from sfr_batch.checks.audit.files import Live
-from sfr_batch.checks.audit.report import CONDEMNED, DELETES, REPORT, Finding, Promise, count
-from sfr_batch.errors import CountsDoNotClose, SfrBatchError
+from sfr_batch.checks.audit.report import CONDEMNED, DELETES, REPORT, Finding, PromiseCheck
+from sfr_batch.errors import CountsDoNotClose, SfrBatchError, counted
 from sfr_batch.format import names
 from sfr_batch.format.records import KEPT, Receipt
 from sfr_batch.table.table import Snapshot
@@ -30,7 +30,7 @@ class Counted:
 
 
 def check_counts(
-    promise: Promise, contents: Contents, snapshots: Mapping[int, Snapshot], counted: Counted, *, chunked: bool
+    promise: PromiseCheck, contents: Contents, snapshots: Mapping[int, Snapshot], counted: Counted, *, chunked: bool
 ) -> Finding:
     """snapshots: among them the parent, if it can be read."""
     _check_receipts(promise, contents, chunked)
@@ -46,7 +46,7 @@ def check_counts(
     )
 
 
-def _check_receipts(promise: Promise, contents: Contents, chunked: bool) -> None:
+def _check_receipts(promise: PromiseCheck, contents: Contents, chunked: bool) -> None:
     for split_id, times in Counter(receipt.split_id for receipt in contents.receipts).items():
         if times > 1:
             promise.wrong(f"split {split_id} is {times} times in snapshot {contents.snapshot.number}")
@@ -59,7 +59,7 @@ def _check_receipts(promise: Promise, contents: Contents, chunked: bool) -> None
             promise.wrong(f"split {receipt.split_id} has {receipt.vectors} vectors of {receipt.embedded} documents")
 
 
-def _check_shards(promise: Promise, contents: Contents) -> None:
+def _check_shards(promise: PromiseCheck, contents: Contents) -> None:
     splits: defaultdict[str, list[Receipt]] = defaultdict(list)
     for receipt in contents.receipts:
         if receipt.owned:
@@ -70,20 +70,22 @@ def _check_shards(promise: Promise, contents: Contents) -> None:
         its = splits[record.uri]
         if record.uri in contents.indexes:  # which says what its rows are
             if its or record.splits:
-                promise.wrong(f"{record.uri} has an index, and {count(len(its) or record.splits, 'split')} of its own")
+                promise.wrong(
+                    f"{record.uri} has an index, and {counted(len(its) or record.splits, 'split')} of its own"
+                )
             continue
         read, rejected = sum(receipt.read for receipt in its), sum(receipt.rejected for receipt in its)
         if (read, rejected, len(its)) != (record.read, record.rejected, record.splits):
             promise.wrong(
                 f"{record.uri or 'what is kept'} has {record.read:,} rows and {record.rejected:,} rejects in "
-                f"{count(record.splits, 'split')}, the receipts of its splits say {read:,} and {rejected:,} in "
+                f"{counted(record.splits, 'split')}, the receipts of its splits say {read:,} and {rejected:,} in "
                 f"{len(its):,}"
             )
         if {receipt.version for receipt in its} - {record.version}:
             promise.wrong(f"{record.uri} is covered in version {record.version}, a split of it is of another")
 
 
-def _check_sums(promise: Promise, contents: Contents, counted: Counted) -> None:
+def _check_sums(promise: PromiseCheck, contents: Contents, counted: Counted) -> None:
     counts = contents.snapshot.manifest.counts
     shards = [record for record in contents.shards if record.uri != KEPT]
 
@@ -107,7 +109,7 @@ def _check_sums(promise: Promise, contents: Contents, counted: Counted) -> None:
             promise.wrong(f"snapshot {contents.snapshot.number} says {says:,} {what}, there are {has:,}")
 
 
-def _check_new(promise: Promise, contents: Contents, snapshots: Mapping[int, Snapshot], counted: Counted) -> None:
+def _check_new(promise: PromiseCheck, contents: Contents, snapshots: Mapping[int, Snapshot], counted: Counted) -> None:
     """Whether the documents that count as embedded are those of the data files that the parent has not."""
     manifest = contents.snapshot.manifest
     old: frozenset[str] = frozenset()
@@ -132,7 +134,7 @@ def _check_new(promise: Promise, contents: Contents, snapshots: Mapping[int, Sna
 
 def check_deletes(contents: Contents) -> Finding:
     """Whether deleted rows are rows."""
-    promise = Promise(DELETES, REPORT)
+    promise = PromiseCheck(DELETES, REPORT)
     rows = {receipt.split_id: receipt.vectors for receipt in contents.receipts}
     for split_id, positions in contents.deletes.items():
         key = names.data_key(split_id)
@@ -148,8 +150,8 @@ def check_deletes(contents: Contents) -> Finding:
 
 def check_condemned(contents: Contents) -> Finding:
     """Whether no data file has a name that a sweep or an expiry has barred."""
-    promise = Promise(CONDEMNED, REPORT)
+    promise = PromiseCheck(CONDEMNED, REPORT)
     for receipt in contents.receipts:
         if receipt.split_id in contents.condemned:
             promise.wrong(f"{names.data_key(receipt.split_id)} is live, and its name is condemned")
-    return promise.finding(count(len(contents.condemned), "condemned name"), "none is live")
+    return promise.finding(counted(len(contents.condemned), "condemned name"), "none is live")

@@ -16,7 +16,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sfr_batch.checks.audit.contents import AHEAD, Contents, difference, look_into
-from sfr_batch.checks.audit.records import NO_CANDIDATE, RECORD, IntArray, Kind, Mask, Records, contents_of, locate
+from sfr_batch.checks.audit.id_records import (
+    NO_CANDIDATE,
+    RECORD,
+    IdRecords,
+    IntArray,
+    Mask,
+    RecordKind,
+    contents_of,
+    locate,
+)
 from sfr_batch.checks.audit.report import (
     CHUNKS,
     COUNTS,
@@ -29,11 +38,10 @@ from sfr_batch.checks.audit.report import (
     VECTORS,
     WRITE_ANEW,
     Finding,
-    Promise,
-    count,
+    PromiseCheck,
 )
 from sfr_batch.checks.audit.snapshots import expired_since
-from sfr_batch.errors import ObjectNotFound, SfrBatchError
+from sfr_batch.errors import ObjectNotFound, SfrBatchError, counted
 from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes, halves, hash_ids
 from sfr_batch.format.parquet import read_parquet
@@ -88,7 +96,7 @@ class DataFiles:
     """All data files of a snapshot. What is wrong with them is in ``promises``, by name."""
 
     def __init__(self, table: Table, contents: Contents) -> None:
-        self.promises = {name: Promise(name, way_out) for name, way_out in WAYS_OUT.items()}
+        self.promises = {name: PromiseCheck(name, way_out) for name, way_out in WAYS_OUT.items()}
         self.bytes = sum(receipt.size for receipt in contents.receipts)
         self._table, self._contents, self._receipts = table, contents, contents.receipts
         self._starts = [0]
@@ -159,12 +167,12 @@ class DataFiles:
 
     def file_findings(self) -> Iterator[Finding]:
         """What is true of the files as such."""
-        card, files = self._table.card, count(len(self._receipts), "data file")
+        card, files = self._table.card, counted(len(self._receipts), "data file")
         held = {
             FILES: (files, f"there in full, {self.bytes:,} bytes"),
             PAGES: (f"the pages of {self.rows:,} rows", "their checksums are right"),
             FOOTERS: (files, f"fingerprint {card.fingerprint[:12]}, and the receipt of the manifest"),
-            SCHEMA: (files, f"the table's {count(len(self._table.schema), 'column')}"),
+            SCHEMA: (files, f"the table's {counted(len(self._table.schema), 'column')}"),
         }
         for name, told in held.items():
             yield self.promises[name].finding(*told)
@@ -213,7 +221,7 @@ class _DataFile:
         self.problems: list[tuple[str, str, int]] = []
         self.unchecked: tuple[str, ...] = ()
         self.rows = 0
-        self.ids: Records = np.empty(0, RECORD)
+        self.ids: IdRecords = np.empty(0, RECORD)
         self.live = Live()
         self.worst = 0.0
 
@@ -295,7 +303,7 @@ class _DataFile:
         whole = halves(table.column(names.ROW_HASH)) if names.ROW_HASH in table.column_names else texts
         self.ids["content"] = contents_of(texts[first], whole[first])
         self.ids["row"] = first
-        self.ids["kind"] = np.where(live[first], Kind.LIVE, Kind.DEAD)
+        self.ids["kind"] = np.where(live[first], RecordKind.LIVE, RecordKind.DEAD)
         receipt = self.receipt
         tokens, truncated = (table.column(name).to_numpy() for name in (names.N_TOKENS, names.TRUNCATED))
         tokens_full = table.column(names.N_TOKENS_FULL).to_numpy()[first]

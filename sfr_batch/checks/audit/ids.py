@@ -10,9 +10,10 @@ import numpy as np
 
 from sfr_batch.checks.audit.corpus import Corpus
 from sfr_batch.checks.audit.files import DataFiles
+from sfr_batch.checks.audit.id_records import IdGroups, RecordKind
 from sfr_batch.checks.audit.indexes import Indexes
-from sfr_batch.checks.audit.records import Groups, Kind
-from sfr_batch.checks.audit.report import CORPUS, DUPLICATES, EMBED, IDS, REPORT, TEXTS, Finding, Promise, count
+from sfr_batch.checks.audit.report import CORPUS, DUPLICATES, EMBED, IDS, REPORT, TEXTS, Finding, PromiseCheck
+from sfr_batch.errors import counted
 
 _PLACES = 3
 """Places of one id that are told."""
@@ -31,22 +32,22 @@ class Ids:
     unread: int
 
     def __post_init__(self) -> None:
-        self._ids, self._duplicates = Promise(IDS, REPORT), Promise(DUPLICATES, REPORT)
-        self._rows, self._texts = Promise(CORPUS, EMBED), Promise(TEXTS, EMBED)
+        self._ids, self._duplicates = PromiseCheck(IDS, REPORT), PromiseCheck(DUPLICATES, REPORT)
+        self._rows, self._texts = PromiseCheck(CORPUS, EMBED), PromiseCheck(TEXTS, EMBED)
         for promise in (self._ids, self._duplicates, self._rows, self._texts, self.indexes.promise):
             promise.unchecked = self.unread
         self._live = self._duplicate = self._also = 0
         self.kept = 0
         """Ids that are in the table alone because they are kept."""
 
-    def add(self, groups: Groups) -> None:
+    def add(self, groups: IdGroups) -> None:
         """Look at one partition."""
         n = groups.counts
-        live = n[Kind.LIVE]
+        live = n[RecordKind.LIVE]
         self._live += int(live.sum())
-        self._duplicate += int(n[Kind.DUPLICATE].sum())
-        self._also += int(((live > 0) & (n[Kind.REJECTED_ID] > 0)).sum())
-        self.kept += int(((n[Kind.KEPT] > 0) & (groups.candidates == 0)).sum())
+        self._duplicate += int(n[RecordKind.DUPLICATE].sum())
+        self._also += int(((live > 0) & (n[RecordKind.REJECTED_ID] > 0)).sum())
+        self.kept += int(((n[RecordKind.KEPT] > 0) & (groups.candidates == 0)).sum())
         for group in self._ids.some(groups.where(live > 1)):
             self._ids.wrong(self._tell_repeated(groups, group))
         if not self.unread:
@@ -54,15 +55,15 @@ class Ids:
         if self.corpus:
             self._compare(groups, self.corpus)
 
-    def _check(self, groups: Groups) -> None:
+    def _check(self, groups: IdGroups) -> None:
         """Which row lives, and how many are rejected for it."""
         n, candidates = groups.counts, groups.candidates
-        live, duplicate = n[Kind.LIVE], n[Kind.DUPLICATE]
+        live, duplicate = n[RecordKind.LIVE], n[RecordKind.DUPLICATE]
         strays, unsound = groups.strays()
         for record in self.indexes.promise.some(strays):
             self.indexes.promise.wrong(self._tell_stray(groups, record))
         first, lives = groups.first_rows(), groups.live_rows()
-        has = candidates + n[Kind.KEPT] > 0
+        has = candidates + n[RecordKind.KEPT] > 0
         right = np.where(has, (live > 0) & (lives == first), live == 0)
         for group in self._ids.some(groups.where(~right & ~unsound & (live < 2))):
             self._ids.wrong(self._tell_life(int(lives[group]), int(first[group])))
@@ -71,19 +72,19 @@ class Ids:
 
     def findings(self) -> Iterator[Finding]:
         """What was found in all of them; of the indexes their own finding tells."""
-        also = f"; {count(self._also, 'id')} also rejected, in another row" if self._also else ""
+        also = f"; {counted(self._also, 'id')} also rejected, in another row" if self._also else ""
         documents = f"{self._live:,} live documents"
         yield self._ids.finding(documents, f"each id once, in the first row that has it{also}")
         what = f"{self._duplicate:,} rows with an earlier row's id"
         yield self._duplicates.finding(what, "that one lives, they do not")
         if self.corpus:
             what = f"{self.corpus.rows:,} rows of the corpus"
-            kept = f"; {count(self.kept, 'document')} kept that it has no more" if self.kept else ""
+            kept = f"; {counted(self.kept, 'document')} kept that it has no more" if self.kept else ""
             yield self._rows.finding(what, f"each live or rejected, and nothing else is{kept}")
             yield self._texts.finding(documents, "the hashes of text and row are those of the corpus")
 
-    def _tell_repeated(self, groups: Groups, group: int) -> str:
-        rows = groups.rows(group, Kind.LIVE)
+    def _tell_repeated(self, groups: IdGroups, group: int) -> str:
+        rows = groups.rows(group, RecordKind.LIVE)
         places = [self.files.place(row) for row in rows[:_PLACES]]
         more = f" and {len(rows) - _PLACES:,} more" if len(rows) > _PLACES else ""
         return f"id {places[0].id!r} is live {len(rows)} times: {', '.join(p.where for p in places)}{more}"
@@ -96,39 +97,41 @@ class Ids:
             return f"{self.files.place(lives)} is live, and no shard has it"
         return f"{self.files.place(lives)} is live, and {self.files.place(first).where} comes before it"
 
-    def _tell_stray(self, groups: Groups, record: int) -> str:
+    def _tell_stray(self, groups: IdGroups, record: int) -> str:
         group, order, row = groups.entry(record)
         told = f"{self.indexes.place(order)} points to {self.files.place(row)} which has "
-        own = [*groups.rows(group, Kind.LIVE), *groups.rows(group, Kind.DEAD)]
+        own = [*groups.rows(group, RecordKind.LIVE), *groups.rows(group, RecordKind.DEAD)]
         if row in own:
             return f"{told}other hashes of text and row"
         return f"{told}another id" + (f" than {self.files.place(own[0]).id!r}" if own else "")
 
-    def _tell_duplicate(self, groups: Groups, group: int) -> str:
-        rejected, candidates = int(groups.counts[Kind.DUPLICATE][group]), int(groups.candidates[group])
-        rows = [*groups.rows(group, Kind.LIVE), *groups.rows(group, Kind.DEAD)]
+    def _tell_duplicate(self, groups: IdGroups, group: int) -> str:
+        rejected, candidates = int(groups.counts[RecordKind.DUPLICATE][group]), int(groups.candidates[group])
+        rows = [*groups.rows(group, RecordKind.LIVE), *groups.rows(group, RecordKind.DEAD)]
         where = f"id {self.files.place(rows[0]).id!r}" if rows else "an id that no data file has"
-        return f"{where}: {rejected} rejected as duplicate_id, and {count(candidates, 'row')} of the shards have it"
+        return f"{where}: {rejected} rejected as duplicate_id, and {counted(candidates, 'row')} of the shards have it"
 
-    def _compare(self, groups: Groups, corpus: Corpus) -> None:
+    def _compare(self, groups: IdGroups, corpus: Corpus) -> None:
         n, wrong = groups.counts, self._rows.wrong
-        kept = np.where((groups.candidates == 0) & (n[Kind.KEPT] > 0), n[Kind.LIVE], 0)
-        by_id = n[Kind.IN_CORPUS] - (n[Kind.LIVE] - kept) - n[Kind.DUPLICATE] - n[Kind.REJECTED_ID]
-        by_row = n[Kind.BAD_IN_CORPUS] - n[Kind.REJECTED_ROW]
+        kept = np.where((groups.candidates == 0) & (n[RecordKind.KEPT] > 0), n[RecordKind.LIVE], 0)
+        by_id = (
+            n[RecordKind.IN_CORPUS] - (n[RecordKind.LIVE] - kept) - n[RecordKind.DUPLICATE] - n[RecordKind.REJECTED_ID]
+        )
+        by_row = n[RecordKind.BAD_IN_CORPUS] - n[RecordKind.REJECTED_ROW]
         if not self.unread:
-            for kind, missing in ((Kind.IN_CORPUS, by_id), (Kind.BAD_IN_CORPUS, by_row)):
+            for kind, missing in ((RecordKind.IN_CORPUS, by_id), (RecordKind.BAD_IN_CORPUS, by_row)):
                 for group in self._rows.some(groups.where(missing > 0)):
                     place, _ = corpus.place(groups.rows(group, kind)[-1])
                     wrong(f"{place} is neither live nor rejected", int(missing[group]))
         if not self.indexes.unread:  # which may say that it is kept
             for group in self._rows.some(groups.where(by_id < 0)):
-                live = groups.rows(group, Kind.LIVE)
+                live = groups.rows(group, RecordKind.LIVE)
                 what = str(self.files.place(live[0])) if live else "a rejected id"
                 wrong(f"{what} is not in the corpus", -int(by_id[group]))
         for group in self._rows.some(groups.where(by_row < 0)):
             wrong("a rejected row is not in the corpus, or not rejected in it", -int(by_row[group]))
         for group in self._texts.some(groups.stale()):
-            of, content_hash = corpus.place(groups.rows(group, Kind.IN_CORPUS)[0])
-            row = self.files.place(groups.rows(group, Kind.LIVE)[0])
+            of, content_hash = corpus.place(groups.rows(group, RecordKind.IN_CORPUS)[0])
+            row = self.files.place(groups.rows(group, RecordKind.LIVE)[0])
             has = "other carried columns" if row.content_hash == content_hash else "the vector of another text"
             self._texts.wrong(f"{row} has {has} than {of}")

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 
 from sfr_batch.checks.audit.contents import AHEAD, Contents, difference
 from sfr_batch.checks.audit.files import DataFiles, is_chunked
-from sfr_batch.checks.audit.records import NOWHERE, IntArray, Kind, Mask, Records, contents_of, make_records
+from sfr_batch.checks.audit.id_records import NOWHERE, IdRecords, IntArray, Mask, RecordKind, contents_of, make_records
 from sfr_batch.checks.audit.rejects import reject_records
-from sfr_batch.checks.audit.report import EXAMPLES, INDEXES, REPORT, Finding, Promise, count
+from sfr_batch.checks.audit.report import EXAMPLES, INDEXES, REPORT, Finding, PromiseCheck
 from sfr_batch.checks.audit.snapshots import expired_since
-from sfr_batch.errors import ObjectNotFound, SfrBatchError
+from sfr_batch.errors import ObjectNotFound, SfrBatchError, counted
 from sfr_batch.format import names
 from sfr_batch.format.indexes import Entries, entries_of
 from sfr_batch.format.records import KEPT, IndexPart
@@ -61,7 +61,7 @@ class _Found:
     """What a row group has. rejected: rows without a vector, by shard."""
 
     problems: list[tuple[str, int]] = field(default_factory=list)
-    records: list[Records] = field(default_factory=list)
+    records: list[IdRecords] = field(default_factory=list)
     rejected: dict[str, int] = field(default_factory=dict)
     damaged: bool = False
 
@@ -76,7 +76,7 @@ class Indexes:
     """All index files of a snapshot. ``unread``: those that could not be read, or not in full."""
 
     def __init__(self, table: Table, contents: Contents, files: DataFiles) -> None:
-        self.promise = Promise(INDEXES, REPORT)
+        self.promise = PromiseCheck(INDEXES, REPORT)
         self._table, self._contents, self._files = table, contents, files
         self._numbered = [_Numbered(c, n) for n, c in contents.candidates() if isinstance(c, IndexPart) and c.rows]
         self._numbers = {receipt.split_id: number for number, receipt in enumerate(contents.receipts)}
@@ -119,7 +119,7 @@ class Indexes:
         """What `read` has found, with the numbers of rows and files; call it afterwards."""
         parts = self._contents.parts
         rows, files = sum(part.rows for part in parts), len({part.key for part in parts})
-        what = f"{count(rows, 'row')} in {count(files, 'index file')}"
+        what = f"{counted(rows, 'row')} in {counted(files, 'index file')}"
         return self.promise.finding(what, "as many as their shards have, each document with its own row")
 
     def place(self, number: int) -> str:
@@ -259,12 +259,12 @@ class Indexes:
             group.key,
         )
         good = known & inside & one
-        records = make_records(entries.ids, Kind.ENTRY, np.full(len(entries), NOWHERE))
+        records = make_records(entries.ids, RecordKind.ENTRY, np.full(len(entries), NOWHERE))
         records["row"][good] = self._files.number_of_row(number[good], entries.row[good])
         records["content"] = contents_of(entries.contents, entries.rows)
         records["order"] = _orders(group, part_of, row)
         is_kept = np.array([numbered.part.shard == KEPT for numbered in group.parts], bool)
-        records["kind"][is_kept[part_of]] = Kind.KEPT
+        records["kind"][is_kept[part_of]] = RecordKind.KEPT
         found.records.append(records)
 
     def _are_documents(self, entries: Entries, number: IntArray, mask: Mask) -> Mask:

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sfr_batch.checks.audit.contents import AHEAD, Contents, difference, look_into
-from sfr_batch.checks.audit.records import IntArray, Kind, Records, make_records, places_of
-from sfr_batch.checks.audit.report import REJECTS, WRITE_ANEW, Finding, Promise, count
-from sfr_batch.errors import ObjectNotFound
+from sfr_batch.checks.audit.id_records import IdRecords, IntArray, RecordKind, make_records, places_of
+from sfr_batch.checks.audit.report import REJECTS, WRITE_ANEW, Finding, PromiseCheck
+from sfr_batch.errors import ObjectNotFound, counted
 from sfr_batch.format import names
 from sfr_batch.format.hashes import halves, hash_ids
 from sfr_batch.format.parquet import read_parquet
@@ -40,7 +40,7 @@ class _Expected:
 
 def read_rejects(table: Table, contents: Contents, spill: Spill) -> Rejects:
     """Check the rejects files, and put into ``spill`` whom they reject."""
-    promise = Promise(REJECTS, WRITE_ANEW)
+    promise = PromiseCheck(REJECTS, WRITE_ANEW)
     owned = [receipt for receipt in contents.receipts if receipt.owned and receipt.rejected]
     expected = [_Expected(names.rejects_key(r.split_id, r.attempt), r.rejected, r.shard) for r in owned]
     if contents.snapshot.manifest.duplicates:
@@ -58,7 +58,7 @@ def read_rejects(table: Table, contents: Contents, spill: Spill) -> Rejects:
         for records in reject_records(found, np.arange(total, total + found.num_rows)):
             spill.add(records)
         total += found.num_rows
-    what = f"{count(total, 'row')} in {count(len(expected), 'file')}"
+    what = f"{counted(total, 'row')} in {counted(len(expected), 'file')}"
     return Rejects(promise.finding(what, "as many as the receipts say"), duplicates, unread)
 
 
@@ -88,13 +88,17 @@ def _problems(file: _Expected, found: pa.Table) -> Iterator[str]:
         yield f"{file.key} has the reasons {', '.join(sorted(reasons))}"
 
 
-def reject_records(rejects: pa.Table, numbers: IntArray) -> Iterator[Records]:
+def reject_records(rejects: pa.Table, numbers: IntArray) -> Iterator[IdRecords]:
     """Whom rejects reject. numbers: [n] one for each, by which they are put in order."""
     reasons = rejects.column("reason")
     duplicate = pc.equal(reasons, "duplicate_id").to_numpy()
     after = pc.is_in(reasons, pa.array(names.AFTER_READING)).to_numpy()
-    masks = {Kind.DUPLICATE: duplicate, Kind.REJECTED_ID: after, Kind.REJECTED_ROW: ~duplicate & ~after}
+    masks = {
+        RecordKind.DUPLICATE: duplicate,
+        RecordKind.REJECTED_ID: after,
+        RecordKind.REJECTED_ROW: ~duplicate & ~after,
+    }
     for kind, mask in masks.items():
         some = rejects.filter(pa.array(mask))
-        keys = places_of(some) if kind == Kind.REJECTED_ROW else some.column(names.ID).to_pylist()
+        keys = places_of(some) if kind == RecordKind.REJECTED_ROW else some.column(names.ID).to_pylist()
         yield make_records(halves(hash_ids(keys)), kind, numbers[mask])

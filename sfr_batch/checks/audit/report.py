@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sfr_batch.checks.report import Check, Checks
+from sfr_batch.checks.report import CheckReport, CheckResult
+from sfr_batch.errors import counted
 
 EXAMPLES = 5
 """Examples that a finding has at most."""
@@ -30,7 +31,7 @@ REPORT = "No crash leaves this behind; restore the table from a copy, and please
 
 
 @dataclass(frozen=True)
-class Finding(Check):
+class Finding(CheckResult):
     """What the audit says of one promise. problems: how many were found; examples: the first few of them, each naming
     a file, a row or an id; way_out: what to do about it."""
 
@@ -47,7 +48,7 @@ class Finding(Check):
 
 
 @dataclass(frozen=True)
-class Audit(Checks):
+class AuditReport(CheckReport):
     """All findings about one snapshot of a table, in order."""
 
     table: str
@@ -66,7 +67,7 @@ class Audit(Checks):
     orphan_bytes: int
 
     def __repr__(self) -> str:
-        return f"<Audit {self.table}, snapshot {self.snapshot}: {self.summary()}>"
+        return f"<AuditReport {self.table}, snapshot {self.snapshot}: {self.summary()}>"
 
     def brief(self) -> str:
         """Two lines for a person."""
@@ -79,7 +80,7 @@ class Audit(Checks):
         return json.dumps({"ok": self.ok} | dataclasses.asdict(self), indent=1, ensure_ascii=False)
 
 
-class Promise:
+class PromiseCheck:
     """Collects what is wrong with one promise, and what of it could not be checked."""
 
     def __init__(self, name: str, way_out: str) -> None:
@@ -104,13 +105,8 @@ class Promise:
 
     def finding(self, what: str, holds: str) -> Finding:
         """what: that which was checked, with its number; holds: what is true of it if there is no problem."""
-        more = f"; {count(self.unchecked, 'file')} could not be looked into" if self.unchecked else ""
+        more = f"; {counted(self.unchecked, 'file')} could not be looked into" if self.unchecked else ""
         if not self.problems:
             return Finding(self.name, "SKIP" if self.unchecked else "PASS", f"{what}: {holds}{more}")
-        told = f"{what}: {count(self.problems, 'problem')}{more}"
+        told = f"{what}: {counted(self.problems, 'problem')}{more}"
         return Finding(self.name, "FAIL", told, self.problems, tuple(self._examples), self._way_out)
-
-
-def count(number: int, what: str) -> str:
-    """`1 file`, `2,000 files`."""
-    return f"{number:,} {what}{'s' * (number != 1)}"

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pyarrow.parquet as pq
 
 from sfr_batch.checks.audit.contents import AHEAD
-from sfr_batch.checks.audit.report import SIDES, SNAPSHOTS, WRITE_ANEW, Finding, Promise, count
-from sfr_batch.errors import ObjectNotFound, TableError, TableNotFound
+from sfr_batch.checks.audit.report import SIDES, SNAPSHOTS, WRITE_ANEW, Finding, PromiseCheck
+from sfr_batch.errors import ObjectNotFound, TableError, TableNotFound, counted
 from sfr_batch.format import names
 from sfr_batch.format.expired import check_not_expired
 from sfr_batch.format.records import SideFile
@@ -24,7 +24,7 @@ def read_snapshots(table: Table, newest: int | None) -> tuple[Finding, dict[int,
     """
     if newest is None:
         return Finding(SNAPSHOTS, "SKIP", "nothing is published yet"), {}
-    promise = Promise(SNAPSHOTS, WRITE_ANEW)
+    promise = PromiseCheck(SNAPSHOTS, WRITE_ANEW)
     # Listed again: what is there now and up to the newest one is what it follows from.
     keys = [info.key for info in table.store.list(names.SNAPSHOTS)]
     manifests = Counter(number for key in keys if (number := names.number_of_manifest_key(key)) is not None)
@@ -46,8 +46,8 @@ def read_snapshots(table: Table, newest: int | None) -> tuple[Finding, dict[int,
     expired = [n for n in snapshots if snapshots[max(snapshots)].manifest.has_expired(n)]
     told = f"numbers 1 to {newest}, each follows the one before"
     if expired:
-        told += f"; {count(len(expired), 'expired snapshot')} among them, with nothing but a manifest"
-    finding = promise.finding(count(newest, "snapshot"), told)
+        told += f"; {counted(len(expired), 'expired snapshot')} among them, with nothing but a manifest"
+    finding = promise.finding(counted(newest, "snapshot"), told)
     return finding, {number: snapshot for number, snapshot in snapshots.items() if number not in expired}
 
 
@@ -71,12 +71,12 @@ def expired_since(table: Table, number: int) -> bool:
 
 def check_sides(table: Table, snapshots: Mapping[int, Snapshot]) -> Finding:
     """Side files of all snapshots: older ones can be read too."""
-    promise = Promise(SIDES, WRITE_ANEW)
+    promise = PromiseCheck(SIDES, WRITE_ANEW)
     sides = {side.name: (number, side) for number, s in snapshots.items() for side in s.manifest.sides}
     for wrong in in_parallel(lambda numbered: _check_side(table, *numbered), list(sides.values()), AHEAD):
         if wrong:
             promise.wrong(wrong)
-    return promise.finding(count(len(sides), "side file"), "SHA-256 and rows are those of the manifests")
+    return promise.finding(counted(len(sides), "side file"), "SHA-256 and rows are those of the manifests")
 
 
 def _check_side(table: Table, number: int, side: SideFile) -> str | None:

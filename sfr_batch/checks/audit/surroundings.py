@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pyarrow as pa
 
-from sfr_batch.checks.audit.report import ORPHANS, PLAIN, RUNS, Finding, count
-from sfr_batch.errors import ObjectNotFound, TableError
+from sfr_batch.checks.audit.report import ORPHANS, PLAIN, RUNS, Finding
+from sfr_batch.errors import ObjectNotFound, TableError, counted
 from sfr_batch.format import names
 from sfr_batch.table.commit.status import unfinished_runs
 from sfr_batch.table.commit.sweep import Orphans, find_orphans
@@ -29,7 +29,7 @@ def _tell(orphans: Orphans) -> str:
         return "every object belongs to a snapshot"
     oldest = max(0.0, time.time() - min(info.modified for info in orphans.objects))
     return (
-        f"{count(len(orphans.objects), 'object')} in no snapshot, {orphans.bytes:,} bytes, "
+        f"{counted(len(orphans.objects), 'object')} in no snapshot, {orphans.bytes:,} bytes, "
         f"the oldest of {oldest / 3600:,.1f} hours ago: of a run under way, or left behind for `sfr-batch sweep`"
     )
 
@@ -48,8 +48,8 @@ def _why_not_plain(table: Table, base: Snapshot) -> str:
     others = {info.key for info in table.store.list(names.DATA) if info.key.endswith(".parquet")} - live
     deleted = base.manifest.deletes.rows if base.manifest.deletes else 0
     reasons = [
-        f"{count(deleted, 'row')} of it deleted" if deleted else "",
-        f"{count(len(others), 'file')} in data/ not of snapshot {base.number}" if others else "",
+        f"{counted(deleted, 'row')} of it deleted" if deleted else "",
+        f"{counted(len(others), 'file')} in data/ not of snapshot {base.number}" if others else "",
     ]
     return ", ".join(filter(None, reasons))
 

@@ -1,6 +1,6 @@
-"""The checks, each a function from a `Subject` to a finding. What it needs of the subject, an earlier one has found.
+"""The checks, each a function from a `Subject` to an `Outcome`. What it needs of the subject, an earlier one has found.
 
-A finding names what was measured and the bound it is held against. An error of ours that a check raises is its
+An outcome names what was measured and the bound it is held against. An error of ours that a check raises is its
 failure, see `preflight.verify`; so what the loading code refuses needs no second rule here.
 """
 
@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from sfr_batch.checks.report import Finding, failed, judged, passed, skipped
+from sfr_batch.checks.report import Outcome, failed, judged, passed, skipped
 from sfr_batch.checks.verify import known
 from sfr_batch.checks.verify.golden import Golden, GoldenText
 from sfr_batch.checks.verify.subject import PROBES, FloatArray, Subject, ids_of, rows_of
@@ -70,7 +70,7 @@ def _cosines(a: FloatArray, b: FloatArray) -> FloatArray:
 # ------------------------------------------------------------------------------------------------ what is loaded
 
 
-def check_weights(subject: Subject) -> Finding:
+def check_weights(subject: Subject) -> Outcome:
     """The SHA-256 of the bytes that are here against the lock file, or for a hub model against the hub."""
     settings = subject.settings
     folder = subject.found["folder"] = location.locate(settings, weights=True)
@@ -92,7 +92,7 @@ def check_weights(subject: Subject) -> Finding:
     return passed(f"SHA-256 of {size} ({shown}) as {place} says")
 
 
-def check_recipe(subject: Subject) -> Finding:
+def check_recipe(subject: Subject) -> Outcome:
     """Pooling, length and normalization as the repository and the settings say, which must agree."""
     recipe = subject.found["recipe"] = model.read_recipe(subject.folder, subject.settings)
     sight = "causal" if recipe.causal else "bidirectional"
@@ -102,7 +102,7 @@ def check_recipe(subject: Subject) -> Finding:
     )
 
 
-def check_tokenizer(subject: Subject) -> Finding:
+def check_tokenizer(subject: Subject) -> Outcome:
     """BOS and EOS of probe texts, truncated ones too; for the Mistral family known ids as well."""
     recipe = subject.recipe
     tokenizer = Tokenizer.load(recipe, special_tokens_in_text=subject.settings.special_tokens_in_text)
@@ -129,7 +129,7 @@ def check_tokenizer(subject: Subject) -> Finding:
     return passed(f"{around}; {len(known_ids)} texts have the ids of Mistral-7B-v0.1's tokenizer")
 
 
-def check_model(subject: Subject) -> Finding:
+def check_model(subject: Subject) -> Outcome:
     """The encoder is loaded as an actor of a run loads it."""
     _ = subject.tokenizer  # a model whose tokenizer is refused is not loaded
     began = time.perf_counter()
@@ -149,7 +149,7 @@ def check_model(subject: Subject) -> Finding:
 # ------------------------------------------------------------------------------------------------ what it computes
 
 
-def check_vectors(subject: Subject) -> Finding:
+def check_vectors(subject: Subject) -> Outcome:
     """Finite and of unit length."""
     vectors = subject.alone
     off = float(np.abs(np.linalg.norm(vectors.astype(np.float64), axis=1) - 1).max())
@@ -161,7 +161,7 @@ def check_vectors(subject: Subject) -> Finding:
     )
 
 
-def check_instruction(subject: Subject) -> Finding:
+def check_instruction(subject: Subject) -> Outcome:
     """The query prompt, as the family needs it, reaches the model; documents get what the recipe says, here nothing."""
     query, document = (resolve(subject.recipe.prompts, side) for side in (QUERY, DOCUMENT))
     if _is_mistral_embedder(subject):
@@ -193,14 +193,14 @@ def check_instruction(subject: Subject) -> Finding:
     return passed(f"1 - cosine: {shown}")
 
 
-def check_scores(subject: Subject) -> Finding:
+def check_scores(subject: Subject) -> Outcome:
     """The 2x2 scores that the card of SFR-Embedding-Mistral prints."""
     if not _is_sfr(subject):
         return skipped("no scores are published for this model; record a golden file of it (--record)")
     return card_scores(subject)
 
 
-def card_scores(subject: Subject) -> Finding:
+def card_scores(subject: Subject) -> Outcome:
     """The scores of this model beside those of the card of SFR-Embedding-Mistral, whatever model it is."""
     texts = [*(instruct(known.TASK) + query for query in known.QUERIES), *known.PASSAGES]
     tokenized = subject.tokenizer.encode(texts)
@@ -210,7 +210,7 @@ def card_scores(subject: Subject) -> Finding:
     return compare_scores(vectors[:2], vectors[2:], CARD_POINTS[subject.settings.compute_dtype])
 
 
-def compare_scores(queries: FloatArray, passages: FloatArray, points: float) -> Finding:
+def compare_scores(queries: FloatArray, passages: FloatArray, points: float) -> Outcome:
     """Scores of two queries [2, d] and two passages [2, d], unit vectors, against those of the card."""
     scores = queries.astype(np.float64) @ passages.astype(np.float64).T * 100
     off = float(np.abs(scores - known.SCORES).max())
@@ -218,7 +218,7 @@ def compare_scores(queries: FloatArray, passages: FloatArray, points: float) -> 
     return judged(off <= points, f"{here} here, {card} on the model card: off by {off:.2f} (at most {points:g})")
 
 
-def compare_golden(subject: Subject, golden: Golden) -> Finding:
+def compare_golden(subject: Subject, golden: Golden) -> Outcome:
     """The recorded texts encoded here: the same model and recipe, the same ids, and vectors within the tolerance."""
     texts = golden.texts
     problems = golden.differences(subject.fingerprint_inputs)
@@ -262,7 +262,7 @@ def record(subject: Subject) -> Golden:
     )
 
 
-def check_drift(subject: Subject) -> Finding:
+def check_drift(subject: Subject) -> Outcome:
     """The probes alone against the same ones in batches of different compositions."""
     compositions = {
         "the configured batches": (subject.config.max_batch_tokens, subject.rows),
@@ -279,7 +279,7 @@ def check_drift(subject: Subject) -> Finding:
     return _within(found[worst], subject, f"alone against {len(found)} batchings, most in {worst}")
 
 
-def check_padding(subject: Subject) -> Finding:
+def check_padding(subject: Subject) -> Outcome:
     """Rows padded on the left and on the right under a mask, by the encoder's own pooling, against unpadded ones."""
     rows = rows_of(subject.probes, list(subject.rows))
     left, right = (probe.padded(subject.encoder, *rows, side) for side in ("left", "right"))
@@ -289,7 +289,7 @@ def check_padding(subject: Subject) -> Finding:
     return _within(worst, subject, f"padded against unpadded rows, {both}")
 
 
-def check_reference(subject: Subject) -> Finding:
+def check_reference(subject: Subject) -> Outcome:
     """The compute dtype against float32, on the same device if that has room, else on the CPU."""
     settings = subject.settings
     if settings.compute_dtype == "float32":
@@ -314,7 +314,7 @@ def check_reference(subject: Subject) -> Finding:
 # ------------------------------------------------------------------------------------------------------ the lock file
 
 
-def write_lock(subject: Subject, ok: bool) -> Finding:
+def write_lock(subject: Subject, ok: bool) -> Outcome:
     """Pin the model by a lock file beside its weights, where it has none and may have one."""
     if not ok:
         return skipped("left as it is, for something failed")
@@ -333,7 +333,7 @@ def write_lock(subject: Subject, ok: bool) -> Finding:
     return passed(f"written: {place}")
 
 
-def _within(away: float, subject: Subject, what: str) -> Finding:
+def _within(away: float, subject: Subject, what: str) -> Outcome:
     bound = SAME_MODEL[subject.settings.compute_dtype]
     return judged(away <= bound, f"{what}: 1 - cosine {away:.1e} (at most {bound:g})")
 

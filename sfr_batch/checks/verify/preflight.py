@@ -8,9 +8,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from sfr_batch.checks.report import Check, Finding, failed, passed, skipped
+from sfr_batch.checks.report import CheckResult, Outcome, failed, passed, skipped
 from sfr_batch.checks.verify import checks, golden, speed
-from sfr_batch.checks.verify.report import Report
+from sfr_batch.checks.verify.report import VerifyReport
 from sfr_batch.checks.verify.subject import Subject, Unavailable
 from sfr_batch.config.settings import Config
 from sfr_batch.encoder.loading import require_device
@@ -23,8 +23,8 @@ def verify(
     golden_file: Path | None = None,
     record_file: Path | None = None,
     seconds: float = 5.0,
-    each: Callable[[Check], None] = lambda check: None,
-) -> Report:
+    each: Callable[[CheckResult], None] = lambda check: None,
+) -> VerifyReport:
     """Check the model of a config on this machine's device.
 
     golden_file: vectors recorded once, to compare with. record_file: where to record them, if nothing failed. seconds:
@@ -36,11 +36,11 @@ def verify(
     if record_file:
         golden.check_target(record_file)
     subject = Subject(config)
-    done: list[Check] = []
+    done: list[CheckResult] = []
 
-    def run(name: str, check: Callable[[Subject], Finding]) -> None:
-        finding = _find(check, subject)
-        done.append(Check(name, finding.verdict, " ".join(finding.measured.split())))
+    def run(name: str, check: Callable[[Subject], Outcome]) -> None:
+        outcome = _find(check, subject)
+        done.append(CheckResult(name, outcome.verdict, " ".join(outcome.measured.split())))
         each(done[-1])
 
     run("weights", checks.check_weights)
@@ -60,10 +60,10 @@ def verify(
     if record_file:
         run("record", partial(_record, file=record_file, ok=ok))
     run("lock", partial(checks.write_lock, ok=ok))
-    return Report(config.model.path, tuple(done))
+    return VerifyReport(config.model.path, tuple(done))
 
 
-def _find(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
+def _find(check: Callable[[Subject], Outcome], subject: Subject) -> Outcome:
     try:
         return check(subject)
     except Unavailable as error:
@@ -76,7 +76,7 @@ def _find(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
         return failed(f"{type(error).__name__}: {error}")
 
 
-def _record(subject: Subject, file: Path, ok: bool) -> Finding:
+def _record(subject: Subject, file: Path, ok: bool) -> Outcome:
     if not ok:
         return skipped(f"{file} is not written, for something failed")
     made = checks.record(subject)

@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 
-from sfr_batch.checks.report import Check, Checks
+from sfr_batch.checks.report import CheckReport, CheckResult
 
 
 @dataclass(frozen=True)
-class Report(Checks):
+class VerifyReport(CheckReport):
     """All checks of one preflight, in the order in which they ran."""
 
     model: str
     """`model.path`."""
-    checks: tuple[Check, ...]
+    checks: tuple[CheckResult, ...]
 
     def __repr__(self) -> str:
-        return f"<Report {self.model}: {self.summary()}>"
+        return f"<VerifyReport {self.model}: {self.summary()}>"

@@ -9,7 +9,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from sfr_batch.checks.report import Finding, judged, passed, skipped
+from sfr_batch.checks.report import Outcome, judged, passed, skipped
 from sfr_batch.checks.verify.subject import Subject
 from sfr_batch.encoder import probe
 from sfr_batch.encoder.encoder import Encoder
@@ -26,7 +26,7 @@ _LARGEST_BUDGET = 131072
 TokenRows = tuple[NDArray[np.int32], NDArray[np.int32]]
 
 
-def check_throughput(subject: Subject, seconds: float) -> Finding:
+def check_throughput(subject: Subject, seconds: float) -> Outcome:
     """Tokens a second, free memory on a GPU, and the `run.max_batch_tokens` that follows."""
     if seconds <= 0:
         return skipped("not asked for")
@@ -40,7 +40,7 @@ def check_throughput(subject: Subject, seconds: float) -> Finding:
     return measure(subject, seconds, first)
 
 
-def _on_cpu(subject: Subject, seconds: float, first: float) -> Finding:
+def _on_cpu(subject: Subject, seconds: float, first: float) -> Outcome:
     configured, tokens = subject.config.max_batch_tokens, first * seconds
     # Two turns with each; a batch that the rows do not fill says nothing of its budget.
     budgets = next(
@@ -64,7 +64,7 @@ def _on_cpu(subject: Subject, seconds: float, first: float) -> Finding:
     return passed(f"{measured} ({others}); suggested: {best}{_other_batches(subject, rows)}{dtype}")
 
 
-def _on_gpu(subject: Subject, seconds: float, first: float) -> Finding:
+def _on_gpu(subject: Subject, seconds: float, first: float) -> Outcome:
     encoder, configured = subject.encoder, subject.config.max_batch_tokens
     rows = _rows(subject, int(min(max(4 * configured, first), 1 << 20)))
     until, rate = time.perf_counter() + seconds, 0.0

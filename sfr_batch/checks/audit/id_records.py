@@ -15,7 +15,7 @@ from sfr_batch.format.hashes import Hashes
 
 IntArray = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-Records = NDArray[np.void]
+IdRecords = NDArray[np.void]
 
 RECORD = np.dtype(
     [("hash", np.uint64), ("more", np.uint64), ("content", np.uint64), ("row", np.int64), ("order", np.int64),
@@ -29,7 +29,7 @@ order: its number among the candidates, which are the documents of owned data fi
 NOWHERE = NO_CANDIDATE = -1
 
 
-class Kind(IntEnum):
+class RecordKind(IntEnum):
     """What a record is of. A row that reading rejects is known by shard and position, for it may have no id; all
     others by id."""
 
@@ -46,8 +46,8 @@ class Kind(IntEnum):
     """The same, of a document that is no longer in the corpus."""
 
 
-def make_records(ids: Hashes, kind: Kind, rows: IntArray) -> Records:
-    """Records [n] of ``ids`` [n, 2], without content, which are no candidates."""
+def make_records(ids: Hashes, kind: RecordKind, rows: IntArray) -> IdRecords:
+    """IdRecords [n] of ``ids`` [n, 2], without content, which are no candidates."""
     records = np.zeros(len(rows), RECORD)
     records["hash"], records["more"] = ids[:, 0], ids[:, 1]
     records["kind"], records["row"], records["order"] = kind, rows, NO_CANDIDATE
@@ -71,20 +71,20 @@ def locate(starts: Sequence[int], row: int) -> tuple[int, int]:
     return number, row - starts[number]
 
 
-class Groups:
-    """Records of one partition by their key.
+class IdGroups:
+    """IdRecords of one partition by their key.
 
     counts: by kind, how many records each group has; candidates: how many that are documents of the corpus.
     """
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: IdRecords) -> None:
         self._records = records = records[np.lexsort((records["row"], records["more"], records["hash"]))]
         new = np.ones(len(records), bool)
         new[1:] = (records["hash"][1:] != records["hash"][:-1]) | (records["more"][1:] != records["more"][:-1])
         self._starts = np.append(np.flatnonzero(new), len(records))
         self._group = np.cumsum(new) - 1
-        self.counts = [self._count(records["kind"] == kind) for kind in Kind]
-        self.candidates = self._count(records["order"] != NO_CANDIDATE) - self.counts[Kind.KEPT]
+        self.counts = [self._count(records["kind"] == kind) for kind in RecordKind]
+        self.candidates = self._count(records["order"] != NO_CANDIDATE) - self.counts[RecordKind.KEPT]
 
     def _count(self, mask: Mask) -> IntArray:
         return np.bincount(self._group[mask], minlength=len(self._starts) - 1)
@@ -100,7 +100,7 @@ class Groups:
         groups = np.flatnonzero(mask)
         return groups[np.argsort(self._records["row"][self._starts[groups]], kind="stable")]
 
-    def rows(self, group: int, kind: Kind) -> list[int]:
+    def rows(self, group: int, kind: RecordKind) -> list[int]:
         """``row`` of the group's records of this kind, in order."""
         some = self._records[self._starts[group] : self._starts[group + 1]]
         found: list[int] = some["row"][some["kind"] == kind].tolist()
@@ -108,13 +108,13 @@ class Groups:
 
     def live_rows(self) -> IntArray:
         """[groups] a live row of each, `NOWHERE` where there is none."""
-        return self._fill(np.flatnonzero(self._records["kind"] == Kind.LIVE))
+        return self._fill(np.flatnonzero(self._records["kind"] == RecordKind.LIVE))
 
     def first_rows(self) -> IntArray:
         """[groups] the row of the first candidate of each, `NOWHERE` where there is none."""
         order = self._records["order"]
         candidates = np.flatnonzero(order != NO_CANDIDATE)
-        several = (self.candidates + self.counts[Kind.KEPT] > 1)[self._group[candidates]]
+        several = (self.candidates + self.counts[RecordKind.KEPT] > 1)[self._group[candidates]]
         backwards = candidates[several][np.argsort(-order[candidates[several]])]
         return self._fill(np.concatenate([candidates[~several], backwards]))
 
@@ -124,11 +124,11 @@ class Groups:
         Of those that point nowhere, which is told elsewhere, none. Also the groups [groups] of all of these.
         """
         kind, row = self._records["kind"], self._records["row"]
-        is_entry = (kind == Kind.ENTRY) | (kind == Kind.KEPT)
+        is_entry = (kind == RecordKind.ENTRY) | (kind == RecordKind.KEPT)
         unsound = np.zeros(len(self._starts) - 1, bool)
         if not is_entry.any():
             return np.empty(0, np.int64), unsound
-        some = np.flatnonzero(is_entry | (kind == Kind.LIVE) | (kind == Kind.DEAD))
+        some = np.flatnonzero(is_entry | (kind == RecordKind.LIVE) | (kind == RecordKind.DEAD))
         entry, group, content = is_entry[some], self._group[some], self._records["content"][some]
         new = np.ones(len(some), bool)
         new[1:] = (group[1:] != group[:-1]) | (row[some][1:] != row[some][:-1])
@@ -148,12 +148,12 @@ class Groups:
         return int(self._group[record]), int(found["order"]), int(found["row"])
 
     def stale(self) -> IntArray:
-        """Groups whose live row has no row of the corpus with its content, though there is one with its id."""
+        """IdGroups whose live row has no row of the corpus with its content, though there is one with its id."""
         kind, content = self._records["kind"], self._records["content"]
-        live = kind == Kind.LIVE
+        live = kind == RecordKind.LIVE
         of_live = np.zeros(len(self._starts) - 1, np.uint64)
         of_live[self._group[live]] = content[live]
-        has_equal = self._count((kind == Kind.IN_CORPUS) & (content == of_live[self._group])) > 0
+        has_equal = self._count((kind == RecordKind.IN_CORPUS) & (content == of_live[self._group])) > 0
         # What is kept has the text that it had when it was in the corpus.
-        there = (self.counts[Kind.LIVE] > 0) & (self.candidates > 0)
-        return self.where(there & (self.counts[Kind.IN_CORPUS] > 0) & ~has_equal)
+        there = (self.counts[RecordKind.LIVE] > 0) & (self.candidates > 0)
+        return self.where(there & (self.counts[RecordKind.IN_CORPUS] > 0) & ~has_equal)
