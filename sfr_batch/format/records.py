@@ -15,9 +15,11 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sfr_batch.errors import CountsDoNotClose, TableError
+from sfr_batch.format import names
 from sfr_batch.format.names import FORMAT_VERSION
 
 WAYS_OUT = "Restore it from a copy, or write to a new table: table.path=<another path>."
@@ -81,6 +83,57 @@ class Receipt:
     owned: bool = True
     """Whether the rows of ``shard`` are just those of its owned data files; else an index says which rows of which
     files they are. Not in the footer: it depends on the snapshot."""
+
+    @classmethod
+    def of_rows(
+        cls,
+        rows: pa.Table,
+        *,
+        split_id: str,
+        shard: str,
+        version: str,
+        start: int,
+        attempt: str,
+        run_id: str,
+        generation: str,
+        rejected: int = 0,
+        encoded_tokens: int = 0,
+        padded_tokens: int = 0,
+        encode_seconds: float = 0.0,
+        canaries: int = 0,
+        drift: float = 0.0,
+        copied: bool = False,
+    ) -> Self:
+        """The receipt of a data file with these rows: counts of documents, vectors and tokens are taken from them.
+
+        rows: [vectors] with the columns n_tokens, n_tokens_full and truncated, and chunk where documents are cut into
+        chunks; the rows of a document stand together. rejected: documents of the split that are not among the rows.
+        """
+        full = rows.column(names.N_TOKENS_FULL)  # of the whole document, in each of its rows
+        if names.CHUNK in rows.column_names:
+            full = full.filter(pc.equal(rows.column(names.CHUNK), 0))
+        return cls(
+            split_id=split_id,
+            shard=shard,
+            version=version,
+            start=start,
+            attempt=attempt,
+            run_id=run_id,
+            read=len(full) + rejected,
+            embedded=len(full),
+            rejected=rejected,
+            vectors=rows.num_rows,
+            tokens=pc.sum(rows.column(names.N_TOKENS)).as_py() or 0,
+            tokens_full=pc.sum(full).as_py() or 0,
+            encoded_tokens=encoded_tokens,
+            padded_tokens=padded_tokens,
+            truncated=pc.sum(rows.column(names.TRUNCATED)).as_py() or 0,
+            encode_seconds=encode_seconds,
+            canaries=canaries,
+            drift=drift,
+            generation=generation,
+            copied=copied,
+        )
 
     def check(self) -> None:
         """Raises CountsDoNotClose unless every row read is embedded or rejected."""

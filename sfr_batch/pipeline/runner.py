@@ -28,74 +28,77 @@ from sfr_batch.table.commit.reject_limits import FEW_REJECTS, too_many_rejects
 from sfr_batch.table.commit.writing import create_or_open, new_run_id
 from sfr_batch.table.table import Snapshot, Table
 
-_PLANS = 10
-"""How often to plan again because somebody else published first."""
+_ATTEMPTS = 10
+"""Plans of one call: a plan is made anew if another run published first."""
 _ROWS_HERE, _BYTES_HERE = 2**21, 2**30
-"""Rows of corpus and table, and bytes of the corpus, that are compared in this process at most."""
+"""Rows of corpus and table, and bytes of the corpus, up to which the comparison runs in this process."""
 
 
 def embed(config: Config) -> Summary:
     """Make the table what the config says it should be; safe to repeat, and to kill at any moment.
 
-    Raises RunFailed if splits failed (what succeeded is committed), TooManyDeletes, TooManyRejects, and whatever
-    planning raises.
+    Raises RunFailed if splits failed (what succeeded is committed), TooManyDeletes, TooManyRejects, SnapshotConflict,
+    and whatever planning raises.
     """
-    for _ in range(_PLANS):
-        started = time.monotonic()
-        plan = make_plan(config)
-        if plan.up_to_date:
-            return Summary.of_nothing(plan, time.monotonic() - started)
-        place = placement.choose(config) if plan.todo else placement.HERE
-        if plan.todo and not plan.has_to_compare:
-            placement.check(place, config)
-        table = create_or_open(plan.store, plan.card)
-        run_id = new_run_id()
-        with (
-            lease.hold(table.store, _holder(run_id, place), config.run.lease_s, say=_say) as held,
-            contextlib.ExitStack() as stack,
-        ):
-            if held.waited or superseded(table, plan.base):
-                continue  # who held it has committed or published since the plan was made: do not pay for that again
-            try:
-                if plan.has_to_compare:
-                    plan, place = _compare(plan, place, stack)
-                if plan.changes_nothing:
-                    return Summary.of_nothing(plan, time.monotonic() - started)
-                run = RunLog(table.store, plan, run_id)
-                progress = Progress(len(plan.todo_splits), plan.rows, config.run.progress_every_s)
-                interrupt.progress = progress
-                receipts = [
-                    *recover_receipts(table, plan),
-                    *_embed_missing(plan, run, progress, place, held),
-                    *_copy(plan, run),
-                ]
-                if config.select.limit:
-                    return Summary.of_trial(plan, progress, time.monotonic() - started)
-                held.confirm()
-                snapshot = publish(table, plan.base, plan.draft(run_id, receipts))
-            except (SnapshotConflict, TableError, StorageError, RunFailed):
-                if not superseded(table, plan.base):
-                    raise
-                continue  # somebody else published: their work counts, plan what is still missing
-            summary = Summary(
-                table=table.store.root,
-                snapshot=snapshot,
-                splits=progress.splits_done,
-                embedded=progress.embedded,
-                tokens=progress.tokens,
-                seconds=time.monotonic() - started,
-                tokens_per_second=progress.tokens_per_second,
-                padding=progress.padding,
-                published=True,
-                plain=_is_plain(table, snapshot),
-                canaries=progress.canaries,
-                drift=progress.drift,
-                repeated=run.repeated(),
-                losses=progress.losses,
-            )
-            run.report(summary, progress)
+    for _ in range(_ATTEMPTS):
+        summary = _attempt(config)
+        if summary:
             return summary
-    raise SnapshotConflict(f"Other runs published to {config.table.path} {_PLANS} times in a row; is one enough?")
+    raise SnapshotConflict(
+        f"Gave up after {_ATTEMPTS} snapshot conflicts: other runs keep publishing to {config.table.path}. Make sure "
+        "that only one run writes to it, then run the command again."
+    )
+
+
+def _attempt(config: Config) -> Summary | None:
+    """Plan, lease, compare, run, publish. None if another run published meanwhile: its work counts, so plan again."""
+    started = time.monotonic()
+    plan = make_plan(config)
+    if plan.up_to_date:
+        return Summary.of(plan, time.monotonic() - started)
+    place = placement.choose(config) if plan.todo else placement.HERE
+    if plan.todo and not plan.has_to_compare:
+        placement.check(place, config)
+    table = create_or_open(plan.store, plan.card)
+    run_id = new_run_id()
+    with (
+        lease.hold(table.store, _holder(run_id, place), config.run.lease_s, say=_say) as held,
+        contextlib.ExitStack() as stack,
+    ):
+        if held.waited or superseded(table, plan.base):
+            return None  # the holder before has committed or published since the plan was made: do not pay twice
+        try:
+            if plan.has_to_compare:
+                plan, place = _compare(plan, place, stack)
+            if plan.changes_nothing:
+                return Summary.of(plan, time.monotonic() - started)
+            run = RunLog(table.store, plan, run_id)
+            progress = Progress(len(plan.todo_splits), plan.rows, config.run.progress_every_s)
+            receipts = _run(plan, table, run, progress, place, held)
+            if config.select.limit:
+                return Summary.of(plan, time.monotonic() - started, progress)
+            held.confirm()
+            snapshot = publish(table, plan.base, plan.draft(run_id, receipts))
+        except (TableError, StorageError, RunFailed):
+            if not superseded(table, plan.base):
+                raise
+            return None
+        plain, repeated = _is_plain(table, snapshot), run.repeated()
+        summary = Summary.of(plan, time.monotonic() - started, progress, snapshot, plain=plain, repeated=repeated)
+        run.report(summary, progress)
+        return summary
+
+
+def _run(
+    plan: EmbedPlan, table: Table, run: RunLog, progress: Progress, place: str, held: lease.Lease
+) -> list[Receipt]:
+    """Receipts of all splits of the plan: found, embedded and copied ones."""
+    interrupt.progress = progress
+    return [
+        *recover_receipts(table, plan),
+        *_embed_missing(plan, run, progress, place, held),
+        *_copy(plan, run),
+    ]
 
 
 def _compare(plan: EmbedPlan, place: str, stack: contextlib.ExitStack) -> tuple[EmbedPlan, str]:
@@ -116,7 +119,7 @@ def _compare(plan: EmbedPlan, place: str, stack: contextlib.ExitStack) -> tuple[
     return plan, place
 
 
-def _copy(plan: EmbedPlan, run: "RunLog") -> list[Receipt]:
+def _copy(plan: EmbedPlan, run: RunLog) -> list[Receipt]:
     """Commit the splits whose vectors are copied."""
     if plan.difference is None or not plan.difference.copies:
         return []
@@ -146,7 +149,7 @@ def _is_plain(table: Table, snapshot: Snapshot) -> bool:
     return snapshot.manifest.deletes is None and set(table.committed()) == {r.split_id for r in snapshot.receipts}
 
 
-def _embed_missing(plan: EmbedPlan, run: "RunLog", progress: Progress, place: str, held: lease.Lease) -> list[Receipt]:
+def _embed_missing(plan: EmbedPlan, run: RunLog, progress: Progress, place: str, held: lease.Lease) -> list[Receipt]:
     if not plan.todo:
         return []
     config = plan.config

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sfr_batch.errors import counted
 from sfr_batch.format import names
 from sfr_batch.format.records import Counts
 from sfr_batch.pipeline.progress import Progress, format_duration
@@ -16,114 +17,146 @@ class Summary:
     """What a run did."""
 
     table: str
+    """Path of the table."""
     snapshot: Snapshot | None
-    """The newest one; None after a trial on a table that has none."""
+    """The newest snapshot after the run; None after a trial on a table that has none."""
     splits: int
     """Splits that this run embedded."""
     embedded: int
     """Rows that this run embedded."""
     tokens: int
+    """Tokens of these rows, after truncation."""
     seconds: float
+    """Duration of the run, planning and start-up included."""
     tokens_per_second: float
+    """``tokens`` over the time since embedding began, start-up included."""
     padding: float
+    """Share, in 0 to 1, of the computed tokens that were padding."""
     published: bool
-    """Whether there is a new snapshot."""
+    """Whether the run published ``snapshot``."""
     plain: bool = False
-    """Whether `data/` holds just this snapshot's rows, so that any engine may read it as a directory."""
+    """Whether `data/` holds exactly the rows of this snapshot, so that any engine may read it as a directory."""
     canaries: int = 0
-    """How often a canary text was encoded along with a split."""
+    """Number of times that a canary text was encoded along with a split."""
     drift: float = 0.0
     """Largest 1 - cosine between a canary's vector among other rows and the one it has by itself."""
     repeated: Mapping[str, int] = field(default_factory=dict)
-    """Requests to S3 that this process had to repeat, by reason."""
+    """Requests to S3 that this process had to retry, by reason."""
     losses: Losses = field(default_factory=Losses)
-    """Nodes and actors that died in the middle. What they had in hand was done again elsewhere."""
+    """Nodes and actors that died during the run. Their splits were done again elsewhere."""
     trial: bool = False
-    """Whether it was one (`select.limit`), which publishes nothing whatever it embeds."""
+    """Whether the run was a trial (`select.limit`), which never publishes."""
 
     @classmethod
-    def of_nothing(cls, plan: EmbedPlan, seconds: float) -> "Summary":
-        """Of a run that had nothing to do."""
-        return cls(plan.store.root, plan.base, 0, 0, 0, seconds, 0.0, 0.0, published=False)
+    def of(
+        cls,
+        plan: EmbedPlan,
+        seconds: float,
+        progress: Progress | None = None,
+        published: Snapshot | None = None,
+        *,
+        plain: bool = False,
+        repeated: Mapping[str, int] | None = None,
+    ) -> "Summary":
+        """The summary of a run of ``plan``.
 
-    @classmethod
-    def of_trial(cls, plan: EmbedPlan, progress: Progress, seconds: float) -> "Summary":
-        """Of a run that embeds some rows and publishes nothing."""
+        progress: None if there was nothing to do. published: the new snapshot; None with progress is a trial.
+        """
+        done = progress or Progress(splits=0, rows=0)
         return cls(
             table=plan.store.root,
-            snapshot=plan.base,
-            splits=progress.splits_done,
-            embedded=progress.embedded,
-            tokens=progress.tokens,
+            snapshot=published or plan.base,
+            splits=done.splits_done,
+            embedded=done.embedded,
+            tokens=done.tokens,
             seconds=seconds,
-            tokens_per_second=progress.tokens_per_second,
-            padding=progress.padding,
-            published=False,
-            canaries=progress.canaries,
-            drift=progress.drift,
-            losses=progress.losses,
-            trial=True,
+            tokens_per_second=done.tokens_per_second,
+            padding=done.padding,
+            published=published is not None,
+            plain=plain,
+            canaries=done.canaries,
+            drift=done.drift,
+            repeated=repeated or {},
+            losses=done.losses,
+            trial=progress is not None and published is None,
         )
 
     def __repr__(self) -> str:
         did = (
-            f"{self.embedded:,} rows embedded in {format_duration(self.seconds)}" if self.splits else "nothing to embed"
+            f"{counted(self.embedded, 'row')} embedded in {format_duration(self.seconds)}"
+            if self.splits
+            else "nothing to embed"
         )
         lost = f", lost {self.losses}" if self.losses else ""
         state = self.snapshot.brief() if self.snapshot else "no snapshot yet"
         return f"<Summary {self.table}: {did}{lost}, {state}>"
 
-    @staticmethod
-    def _vectors(counts: Counts) -> str:
-        """How many vectors they have, where that is not one each."""
-        documents = counts.embedded + counts.reused + counts.kept
-        return f"; {counts.vectors:,} chunks" if counts.vectors != documents else ""
-
     def describe(self) -> str:
         """Several lines for a person: what happened, where the table is and how to read it."""
         if self.trial:
             return (
-                f"A trial: embedded {self.embedded:,} rows, {self.tokens:,} tokens in {format_duration(self.seconds)} "
-                f"({self.tokens_per_second:,.0f} tokens/s, {self.padding:.1%} padding). Nothing was published; what is "
-                "embedded stays committed, and a run without select.limit uses it."
+                f"{self._work('Trial: embedded')}. Nothing was published. The embedded splits stay committed; a run "
+                "without select.limit reuses them."
             )
         if self.snapshot is None:
-            return f"Nothing to do: select means no row of the corpus. {self.table} has no snapshot yet."
-        counts = self.snapshot.manifest.counts
+            return f"Nothing to do: select matches no row of the corpus. {self.table} has no snapshot yet."
+        lines = [f"{label:<10}{text}" for label, text in self._details(self.snapshot) if text]
+        return "\n".join([self._headline(), *lines])
+
+    def _headline(self) -> str:
         if not self.published:
-            head = f"Up to date, nothing to do ({format_duration(self.seconds)})."
-        else:
-            head = (
-                f"Embedded {self.embedded:,} rows, {self.tokens:,} tokens in {format_duration(self.seconds)} "
-                f"({self.tokens_per_second:,.0f} tokens/s, {self.padding:.1%} padding)."
-            )
-        if self.published and not self.splits:
-            head = f"Nothing had to be embedded ({format_duration(self.seconds)})."
-        changes = self.snapshot.manifest.changes if self.published else None
-        lines = [
-            head,
-            f"Table     {self.table}, snapshot {self.snapshot.number}",
-            f"Rows      {counts.read:,} read = {counts.embedded:,} embedded + {counts.reused:,} reused + "
-            f"{counts.rejected:,} rejected{self._vectors(counts)}"
-            + (f"; {counts.kept:,} kept that are not in the corpus any more" if counts.kept else ""),
-            *([f"ChangeCounts   {format_changes(changes)}"] if changes else []),
-            f'Search    sfr-batch search {self.table} "your question"',
-            f"Read      sfr_batch.open_table({self.table!r}).to_arrow()",
+            return f"Up to date, nothing to do ({format_duration(self.seconds)})."
+        if not self.splits:
+            return f"Nothing had to be embedded ({format_duration(self.seconds)})."
+        return f"{self._work('Embedded')}."
+
+    def _work(self, verb: str) -> str:
+        return (
+            f"{verb} {counted(self.embedded, 'row')}, {counted(self.tokens, 'token')} in "
+            f"{format_duration(self.seconds)} ({self.tokens_per_second:,.0f} tokens/s, {self.padding:.1%} padding)"
+        )
+
+    def _details(self, snapshot: Snapshot) -> list[tuple[str, str]]:
+        """(label, text) in reading order; a text that is empty is not shown."""
+        counts, changes = snapshot.manifest.counts, snapshot.manifest.changes if self.published else None
+        return [
+            ("Repeated", self._repeated()),
+            ("Lost", f"{self.losses}; their splits were done again elsewhere" if self.losses else ""),
+            ("Table", f"{self.table}, snapshot {snapshot.number}"),
+            ("Rows", _rows(counts)),
+            ("Cut", _cut(counts, snapshot.share_cut)),
+            ("Drift", self._drift()),
+            ("Changes", format_changes(changes) if changes else ""),
+            ("Search", f'sfr-batch search {self.table} "your question"'),
+            ("Read", f"sfr_batch.open_table({self.table!r}).to_arrow()"),
+            ("", f"duckdb: SELECT id, embedding FROM '{self.table}/{names.DATA}/*.parquet'" if self.plain else ""),
+            ("Rejects", f"sfr_batch.open_table({self.table!r}).current().rejects()" if counts.rejected else ""),
         ]
-        if self.plain:
-            lines.append(f"          duckdb: SELECT id, embedding FROM '{self.table}/{names.DATA}/*.parquet'")
-        if self.canaries:
-            told = f"1 - cosine at most {self.drift:.1e} between a text in a batch and by itself"
-            lines.insert(3, f"Drift     {told}, {self.canaries:,} canar{'y' if self.canaries == 1 else 'ies'}")
-        if counts.truncated:
-            what = f"{counts.truncated:,} document{'s' * (counts.truncated != 1)} truncated"
-            share = f"{self.snapshot.share_cut:.1%} of all tokens not embedded"
-            lines.insert(3, f"Cut       {what}, {share} (model.overflow)")
-        if self.losses:
-            lines.insert(1, f"Lost      {self.losses}; what they had in hand was done again elsewhere")
-        if self.repeated:
-            reasons = ", ".join(f"{reason} {number:,}" for reason, number in self.repeated.items())
-            lines.insert(1, f"Repeated  {sum(self.repeated.values()):,} requests to S3 ({reasons})")
-        if counts.rejected:
-            lines.append(f"Rejects   sfr_batch.open_table({self.table!r}).current().rejects()")
-        return "\n".join(lines)
+
+    def _repeated(self) -> str:
+        if not self.repeated:
+            return ""
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in self.repeated.items())
+        return f"{counted(sum(self.repeated.values()), 'request')} to S3 ({reasons})"
+
+    def _drift(self) -> str:
+        if not self.canaries:
+            return ""
+        canaries = counted(self.canaries, "canary", "canaries")
+        return f"1 - cosine at most {self.drift:.1e} between a text in a batch and by itself, {canaries}"
+
+
+def _rows(counts: Counts) -> str:
+    chunks = f"; {counts.vectors:,} chunks" if counts.vectors != counts.embedded + counts.reused + counts.kept else ""
+    kept = f"; {counts.kept:,} kept that are no longer in the corpus" if counts.kept else ""
+    return (
+        f"{counts.read:,} read = {counts.embedded:,} embedded + {counts.reused:,} reused + "
+        f"{counts.rejected:,} rejected{chunks}{kept}"
+    )
+
+
+def _cut(counts: Counts, share: float) -> str:
+    if not counts.truncated:
+        return ""
+    documents = counted(counts.truncated, "document")
+    return f"{documents} truncated, {share:.1%} of all tokens not embedded (model.overflow)"

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sfr_batch.config.settings import StorageSettings
@@ -21,6 +20,8 @@ from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.writing import commit_split, new_attempt
 
+_WORK_COLUMNS = ("encoded_tokens", "padded_tokens", "encode_seconds", "canaries", "drift")
+"""What the encode stage measures of a split, by the receipt's names."""
 UNIT_LENGTH_TOLERANCE = 1e-5
 """How far a float32 vector's length may be from 1 before its row is rejected."""
 
@@ -54,28 +55,18 @@ def _write(split: Split, row: pa.Table, job: Job) -> Receipt:
         rejects = pa.concat_tables([rejects, _without_vector(rows, document, bad, failed)])
         good = np.flatnonzero(~np.isin(document, document[bad]))  # a document is whole or not there
         rows, vectors = rows.take(pa.array(good)), vectors[good]
-    documents = documents_of(rows)
     rows = rows.append_column(names.EMBEDDING, vector_column(vectors, job.card.schema))
-    receipt = Receipt(
+    receipt = Receipt.of_rows(
+        rows,
         split_id=split.split_id,
         shard=split.shard,
         version=split.version,
         start=split.start,
         attempt=new_attempt(),
         run_id=job.run_id,
-        read=documents.num_rows + rejects.num_rows,
-        embedded=documents.num_rows,
-        rejected=rejects.num_rows,
-        vectors=rows.num_rows,
-        tokens=pc.sum(rows.column(names.N_TOKENS)).as_py() or 0,
-        tokens_full=pc.sum(documents.column(names.N_TOKENS_FULL)).as_py() or 0,
-        encoded_tokens=row.column("encoded_tokens")[0].as_py(),
-        padded_tokens=row.column("padded_tokens")[0].as_py(),
-        truncated=pc.sum(rows.column(names.TRUNCATED)).as_py() or 0,
-        encode_seconds=row.column("encode_seconds")[0].as_py(),
-        canaries=row.column("canaries")[0].as_py(),
-        drift=row.column("drift")[0].as_py(),
         generation=job.generation,
+        rejected=rejects.num_rows,
+        **{name: row.column(name)[0].as_py() for name in _WORK_COLUMNS},
     )
     return commit_split(
         table_store(job.table, job.table_storage.model_dump_json()),
@@ -84,11 +75,6 @@ def _write(split: Split, row: pa.Table, job: Job) -> Receipt:
         rows.select(job.card.schema.names),
         rejects,
     )
-
-
-def documents_of(rows: pa.Table) -> pa.Table:
-    """The first row of each document."""
-    return rows.filter(pc.equal(rows.column(names.CHUNK), 0)) if names.CHUNK in rows.column_names else rows
 
 
 def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:

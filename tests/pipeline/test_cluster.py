@@ -192,6 +192,6 @@ def assert_what_was_lost(run: Run, lost: Losses, finished: set[str], *in_hand: C
     assert {calls[split_id] for split_id in finished} == {1}, "a finished split was encoded again"
     assert summary.losses == lost
     assert f"lost {lost}," in repr(summary)
-    assert f"\nLost      {lost};" in summary.describe()
+    assert f"\nLost      {lost}; their splits were done again elsewhere\n" in summary.describe()
     report = json.loads(store.read(names.run_key(summary.snapshot.manifest.run_id, "report.json")))
     assert Losses(report["lost_nodes"], report["lost_actors"]) == lost

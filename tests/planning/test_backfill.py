@@ -172,7 +172,7 @@ def test_rows_that_are_nowhere_are_no_snapshot(three: tuple[Place, Writer]) -> N
     place = dataclasses.replace(place, table=f"{place.table}-new")
     done = runner.embed(place.config("select.ids=[nowhere]"))
     assert (done.published, done.snapshot) == (False, None)
-    assert "select means no row" in done.describe()
+    assert "select matches no row" in done.describe()
     with pytest.raises(ConfigError, match=r"there is no table yet, so nothing was rejected"):
         make_plan(place.config("table.generation=x", "select.rejects=true"))
 
@@ -219,12 +219,12 @@ def test_trial_embeds_some_rows_and_publishes_nothing(tiny: Path, tmp_path: Path
     settings = config(tiny, str(tmp_path), "run.rows_per_split=8", "run.min_splits=1", ray_address="none")
     trial = sfr.embed(settings, ["select.limit=10"])
     assert (trial.splits, trial.embedded, trial.published, trial.snapshot) == (2, 16, False, None)
-    assert "A trial: embedded 16 rows" in trial.describe()
+    assert "Trial: embedded 16 rows" in trial.describe()
     assert "no snapshot yet" in repr(trial)
     assert Table.open(open_store(settings.table.path)).latest() is None
     whole = sfr.embed(settings)
     assert whole.published
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents([f"text {n}" for n in range(39)]), row_group_size=8)
     nothing = sfr.embed(settings, ["select.limit=10"])
-    assert nothing.describe().startswith("A trial: embedded 0 rows"), "a document has gone, so it is not up to date"
+    assert nothing.describe().startswith("Trial: embedded 0 rows"), "a document has gone, so it is not up to date"
     assert whole.splits <= 3, "the trial's splits are not done again"

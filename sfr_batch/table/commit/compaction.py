@@ -242,24 +242,14 @@ def _rewrite(table: Table, group: FileGroup, run_id: str) -> Receipt:
         rows = read_data_file(table.store, source, table.schema.names, table.card.fingerprint)
         pieces.append(rows if mask.all() else rows.filter(pa.array(mask)))
     rows = pa.concat_tables(pieces)
-    first = rows.filter(pc.equal(rows.column(names.CHUNK), 0)) if names.CHUNK in rows.column_names else rows
-    receipt = Receipt(
+    receipt = Receipt.of_rows(
+        rows,
         split_id=group.split_id,
         shard=PACKED,
         version=PACKED,
         start=0,
         attempt=new_attempt(),
         run_id=run_id,
-        read=first.num_rows,
-        embedded=first.num_rows,
-        rejected=0,
-        vectors=rows.num_rows,
-        tokens=pc.sum(rows.column(names.N_TOKENS)).as_py() or 0,
-        tokens_full=pc.sum(first.column(names.N_TOKENS_FULL)).as_py() or 0,
-        encoded_tokens=0,
-        padded_tokens=0,
-        truncated=pc.sum(rows.column(names.TRUNCATED)).as_py() or 0,
-        encode_seconds=0.0,
         generation=group.sources[0].generation,
         copied=True,
     )
