@@ -1,59 +1,23 @@
-"""The columns of a corpus: which of them make the id, the text and what is carried, and whether they can.
+"""Decides which types the table's id and carried columns have, and refuses shards whose columns do not go with them.
 
-A column is named by its name or, inside a struct or a JSON object, by its path: `meta.title`. Pure functions over
-Arrow schemas; knows no files and no rows.
+To take in another kind of file, say in its `FileFormat` how far a survey knows its columns. To take in another type of
+id or text, see `_check_id` and `_check_text`. Works on surveyed schemas; reads no files and knows no rows.
 """
 
 import difflib
-import string
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from sfr_batch.config.settings import CorpusSettings
+from sfr_batch.corpus.column_paths import all_paths, find_type
+from sfr_batch.corpus.shards import settings_for
+from sfr_batch.corpus.survey import ShardStatistics
+from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import ConfigError, CorpusError
 from sfr_batch.format import names
-
-
-class TextTemplate:
-    """How a row's text is made: one column verbatim, or a template such as ``{title} {text}``.
-
-    A template's missing or null columns are empty, and its result is stripped: the rule by which the BEIR and MTEB
-    scores of models are made, ``(title + " " + text).strip()``. A single column is never altered.
-    """
-
-    def __init__(self, template: str) -> None:
-        try:
-            parsed = list(string.Formatter().parse(template))
-        except ValueError as error:
-            raise ConfigError(
-                f"corpus.text {template!r} is not a template: {error}. Write column names in braces, as in "
-                "'{title} {text}'."
-            ) from None
-        self.columns = list(dict.fromkeys(name for _, name, _, _ in parsed if name is not None))
-        if any(name == "" or spec or conversion for _, name, spec, conversion in parsed if name is not None):
-            raise ConfigError(
-                f"corpus.text {template!r}: write plain column names in braces, as in '{{title}} {{text}}'."
-            )
-        self._parts = parsed if self.columns else []
-        self.columns = self.columns or [template]
-
-    def render(self, values: Sequence[Any]) -> str | None:
-        """``values`` in the order of ``columns``; None if all of them are null."""
-        if all(value is None for value in values):
-            return None
-        if not self._parts:
-            return str(values[0])
-        given = dict(zip(self.columns, values, strict=True))
-        pieces = []
-        for literal, name, _, _ in self._parts:
-            pieces.append(literal)
-            if name is not None and given[name] is not None:
-                pieces.append(str(given[name]))
-        return "".join(pieces).strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,178 +25,209 @@ class Columns:
     """Types of the columns that the corpus gives to the table."""
 
     id_type: pa.DataType
+    """int64 or string."""
     carry: dict[str, pa.DataType]
+    """Path of a carried column -> its type."""
 
 
-def find_type(schema: pa.Schema, path: str) -> pa.DataType | None:
-    """The type of the column at ``path``; None where there is none. A name with dots in it comes before a path."""
-    if path in schema.names:
-        return schema.field(schema.names.index(path)).type  # the first of several with this name
-    name, *inside = path.split(".")
-    kind = schema.field(schema.names.index(name)).type if name in schema.names else None
-    for part in inside:
-        if kind is None or not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
-            return None
-        kind = kind.field(part).type
-    return kind
+def resolve_columns(
+    surveys: Sequence[ShardStatistics],
+    settings: CorpusSettings,
+    known: Columns | None = None,
+    elsewhere: frozenset[str] = frozenset(),
+) -> Columns | None:
+    """The types of the table's id and carried columns; None if they are not known and all shards are empty.
 
-
-def is_inside(leaf: str, paths: Sequence[str]) -> bool:
-    """Whether a Parquet leaf column, named by its path, is one of the columns at ``paths`` or a part of one."""
-    return any(leaf == path or leaf.startswith(f"{path}.") for path in paths)
-
-
-def find_column(batch: pa.RecordBatch, path: str) -> pa.Array:
-    """The column at ``path``, null where a struct on the way is."""
-    if path in batch.schema.names:
-        return batch.column(path)
-    name, *inside = path.split(".")
-    return pc.struct_field(batch.column(name), inside)
-
-
-def find_value(row: dict[str, Any], path: str) -> Any:
-    """The value at ``path`` of a JSON object, None where there is none."""
-    if path in row or "." not in path:
-        return row.get(path)
-    value: Any = row
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
-
-
-def lost_key(value: Any, kind: pa.DataType) -> str | None:
-    """A key of a JSON object, at whatever depth, that Arrow would silently leave out of a value of this type."""
-    if pa.types.is_struct(kind) and isinstance(value, dict):
-        known = {field.name: field.type for field in kind.fields}
-        inside = (key if key not in known else lost_key(part, known[key]) for key, part in value.items())
-        return next(filter(None, inside), None)
-    if pa.types.is_list(kind) and isinstance(value, list):
-        return next(filter(None, (lost_key(part, kind.value_type) for part in value)), None)
-    return None
-
-
-def column_types(schemas: Sequence[tuple[str, pa.Schema]], settings: CorpusSettings, *, guessed: bool) -> Columns:
-    """The table's id and carried column types, from schemas, each with its shard's URI, that `check_schema` has passed.
-
-    guessed: they come from samples, so that each knows a part of the truth, and together they know it better. Otherwise
-    they are equal, for `check_types` to see to. Raises CorpusError naming the shard that goes with no other.
+    known: the types that the table has already. elsewhere: columns that shards outside of ``surveys`` are known to
+    have. Raises CorpusError naming the shard that lacks a column or has one of an unfit type, or ConfigError.
     """
-    found: dict[str, pa.DataType] = {}
-    for uri, schema in schemas:
-        for name in filter(None, (settings.id, *settings.carry)):
-            kind = _readable(find_type(schema, name) or pa.null())
-            before = found.setdefault(name, kind)
-            if pa.types.is_null(before):
-                found[name] = kind
-            elif guessed and name in settings.carry:
-                merged = _merge(before, kind)
-                if merged is None:
-                    raise CorpusError(_differs(uri, name, kind, before))
-                found[name] = merged
-    id_type = found.get(settings.id) if settings.id is not None else None
-    return Columns(
-        id_type=pa.int64() if id_type is not None and pa.types.is_integer(id_type) else pa.string(),
-        carry={name: _change(found[name], {pa.null(): pa.string()}) for name in settings.carry},
-    )
+    # Shards mostly have one and the same schema, and may be 100,000.
+    distinct = {(survey.schema, survey.shard.format): survey for survey in reversed(surveys) if not survey.empty}
+    filled = sorted(distinct.values(), key=lambda survey: survey.shard.uri)
+    return ColumnResolver(settings, elsewhere).resolve(filled, known)
 
 
-def _merge(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """What holds the values of both; None if nothing does."""
-    schemas = [pa.schema([("value", kind)]) for kind in (one, other)]
-    try:
-        return pa.unify_schemas(schemas, promote_options="permissive").field("value").type
-    except pa.ArrowException:
-        return None
+class ColumnResolver:
+    """Resolves the columns that a corpus's settings name against the schemas of its shards."""
 
+    def __init__(self, settings: CorpusSettings, elsewhere: frozenset[str]) -> None:
+        self._settings = settings
+        self._text = TextTemplate(settings.text).columns
+        self._elsewhere = elsewhere
 
-def _readable(kind: pa.DataType) -> pa.DataType:
-    """Without views: a layout in memory that Arrow can neither take rows of nor, in all versions, write."""
-    return _change(kind, {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()})
+    def resolve(self, surveys: Sequence[ShardStatistics], known: Columns | None) -> Columns | None:
+        """See `resolve_columns`; ``surveys`` are of shards with rows."""
+        if not surveys:
+            return known
+        for name in self._settings.carry:
+            if name in names.RESERVED_COLUMNS:
+                raise ConfigError(f"corpus.carry: {name!r} is the table's own column; rename it in the corpus.")
+        shards = [(_TypedColumns if survey.exact else _SampledColumns)(survey, self._settings) for survey in surveys]
+        wanted = filter(None, (self._settings.id, *self._text, *self._settings.carry))
+        somewhere = self._elsewhere | {path for path in wanted if any(shard.has(path) for shard in shards)}
+        for shard in shards:
+            self._check_presence(shard, somewhere)
+            _check_id(shard)
+            for name in self._text:
+                _check_text(shard, name, alone=len(self._text) == 1)
+        columns = known or self._infer([shard for shard in shards if shard.exact] or shards)
+        for shard in shards:
+            shard.check_against(columns)
+        return columns
 
+    def _check_presence(self, shard: "_ShardColumns", somewhere: frozenset[str]) -> None:
+        """Raises CorpusError if the shard lacks a column or has two of one name.
 
-def _change(kind: pa.DataType, to: dict[pa.DataType, pa.DataType]) -> pa.DataType:
-    """The type with some types in it, at whatever depth, changed for others."""
-    if kind in to:
-        return to[kind]
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_change(field.type, to)) for field in kind.fields])
-    if pa.types.is_map(kind):
-        return pa.map_(_change(kind.key_type, to), _change(kind.item_type, to))
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        item = kind.value_field.with_type(_change(kind.value_type, to))
-        return pa.list_(item) if pa.types.is_list(kind) else pa.large_list(item)
-    return kind
+        A shard whose rows may leave columns out needs its id, one of the text's columns, and of the rest those that
+        no other shard has.
+        """
+        optional = somewhere if shard.rows_may_lack_columns else frozenset[str]()
+        if not any(shard.has(name) for name in self._text):
+            optional = optional.difference(self._text)
+        for setting, name in [
+            *([("id", shard.id_column)] if shard.id_column is not None else []),
+            *(("text", name) for name in self._text),
+            *(("carry", name) for name in self._settings.carry),
+        ]:
+            if any(len(shard.schema.get_all_field_indices(part)) > 1 for part in (name, name.split(".")[0])):
+                raise CorpusError(
+                    f"{shard.uri} has several columns {name!r} (corpus.{setting}); names must be unique. Rename one of "
+                    "them."
+                )
+            if not shard.has(name) and (name not in optional or setting == "id"):
+                raise CorpusError(
+                    f"{shard.uri} has no column {name!r} (corpus.{setting}).{_way_out(shard.schema, setting, name)}"
+                )
 
-
-def check_schema(
-    schema: pa.Schema, uri: str, settings: CorpusSettings, elsewhere: frozenset[str] = frozenset()
-) -> None:
-    """Raises CorpusError naming the shard if it lacks a column, or has one with an unfit type; or ConfigError.
-
-    elsewhere: columns that may be absent, for they are known to exist; rows of JSON leave out what they do not have.
-    Of a template's at least one must be there.
-    """
-    for name in settings.carry:
-        if name in names.RESERVED_COLUMNS:
-            raise ConfigError(f"corpus.carry: {name!r} is the table's own column; rename it in the corpus.")
-    template = TextTemplate(settings.text)
-    if not any(find_type(schema, name) for name in template.columns):
-        elsewhere = frozenset(elsewhere.difference(template.columns))
-    for setting, name in [
-        *([("id", settings.id)] if settings.id is not None else []),
-        *(("text", name) for name in template.columns),
-        *(("carry", name) for name in settings.carry),
-    ]:
-        if any(len(schema.get_all_field_indices(part)) > 1 for part in (name, name.split(".")[0])):
-            raise CorpusError(
-                f"{uri} has several columns {name!r} (corpus.{setting}); names must be unique. Rename one of them."
-            )
-        if find_type(schema, name) is None and (name not in elsewhere or setting == "id"):
-            raise CorpusError(f"{uri} has no column {name!r} (corpus.{setting}).{_way_out(schema, setting, name)}")
-    if settings.id is not None:
-        id_type = find_type(schema, settings.id)
-        if not (_is_text(id_type) or pa.types.is_integer(id_type) or pa.types.is_null(id_type)):
-            raise CorpusError(
-                f"{uri}: the id column {settings.id!r} is {id_type}; ids are strings or integers. Choose another "
-                "column, or number the rows: corpus.id=null."
-            )
-    for name in template.columns:
-        kind = find_type(schema, name) or pa.null()
-        number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-        if not (_is_text(kind) or pa.types.is_null(kind) or (number and len(template.columns) > 1)):
-            raise CorpusError(
-                f"{uri}: the text column {name!r} is {kind}; it must be a string. Choose another one by corpus.text."
-            )
-
-
-def check_types(schema: pa.Schema, uri: str, settings: CorpusSettings, expected: Columns, *, guessed: bool) -> None:
-    """Raises CorpusError if the columns of ``schema`` are not of the types that are ``expected``.
-
-    guessed: the schema comes from samples, so that types which have something in common are left to the rows.
-    """
-    id_type = find_type(schema, settings.id) if settings.id is not None else pa.string()
-    if not pa.types.is_null(id_type) and pa.types.is_integer(id_type) != pa.types.is_integer(expected.id_type):
-        what = f"the id column {settings.id!r} is {id_type}" if settings.id is not None else "its rows are numbered"
-        raise CorpusError(
-            f"{uri}: {what}, in other shards or in the table ids are {expected.id_type}. Make the shards alike, or "
-            "write to a new table: table.path=<another path>."
+    def _infer(self, shards: Sequence["_ShardColumns"]) -> Columns:
+        """The types as these shards have them."""
+        id_column = shards[0].id_column
+        found: dict[str, pa.DataType] = {}
+        for shard in shards:
+            for name in filter(None, (id_column, *self._settings.carry)):
+                before, kind = found.get(name, pa.null()), shard.type_of(name)
+                if pa.types.is_null(before):
+                    found[name] = kind
+                elif name in self._settings.carry:
+                    found[name] = shard.widen(name, before)
+        id_type = found[id_column] if id_column is not None else pa.string()
+        return Columns(
+            id_type=pa.int64() if pa.types.is_integer(id_type) else pa.string(),
+            carry={name: _replace(found[name], {pa.null(): pa.string()}) for name in self._settings.carry},
         )
-    for name, kind in expected.carry.items():
-        found = _readable(find_type(schema, name) or pa.null())
-        alike = _merge(found, kind) is not None if guessed else found.equals(kind)
-        if not alike and not pa.types.is_null(found):
-            raise CorpusError(_differs(uri, name, found, kind))
 
 
-def _differs(uri: str, name: str, found: pa.DataType, expected: pa.DataType) -> str:
-    return (
-        f"{uri}: the column {name!r} is {found}, in other shards or in the table it is {expected}. Make the shards "
-        "alike, or leave it out of corpus.carry."
-    )
+class _ShardColumns(ABC):
+    """The columns of one shard, as its survey found them."""
+
+    exact: bool
+    """Whether the types are the file's own, rather than those of a sample."""
+
+    def __init__(self, survey: ShardStatistics, settings: CorpusSettings) -> None:
+        self.uri = survey.shard.uri
+        self.schema = survey.schema
+        self.id_column = settings_for(survey.shard, settings).id
+        """None if the rows are numbered."""
+        self.rows_may_lack_columns = survey.rows_may_lack_columns
+
+    def has(self, name: str) -> bool:
+        return find_type(self.schema, name) is not None
+
+    def type_of(self, name: str) -> pa.DataType:
+        """The type that values of the column are read as; null if the shard lacks the column or has only nulls."""
+        return _readable(find_type(self.schema, name) or pa.null())
+
+    def check_against(self, columns: Columns) -> None:
+        """Raises CorpusError if the shard's columns do not have these types."""
+        id_type = find_type(self.schema, self.id_column) if self.id_column is not None else pa.string()
+        if not pa.types.is_null(id_type) and pa.types.is_integer(id_type) != pa.types.is_integer(columns.id_type):
+            what = f"the id column {self.id_column!r} is {id_type}" if self.id_column is not None else _NUMBERED
+            raise CorpusError(
+                f"{self.uri}: {what}, in other shards or in the table ids are {columns.id_type}. Make the shards "
+                "alike, or write to a new table: table.path=<another path>."
+            )
+        for name, expected in columns.carry.items():
+            found = self.type_of(name)
+            if not pa.types.is_null(found) and not self._fits(found, expected):
+                raise self._differs(name, expected)
+
+    @abstractmethod
+    def widen(self, name: str, before: pa.DataType) -> pa.DataType:
+        """The type that holds the values of the column here and values of type ``before``, found in other shards."""
+
+    @abstractmethod
+    def _fits(self, found: pa.DataType, expected: pa.DataType) -> bool: ...
+
+    def _differs(self, name: str, expected: pa.DataType) -> CorpusError:
+        return CorpusError(
+            f"{self.uri}: the column {name!r} is {self.type_of(name)}, in other shards or in the table it is "
+            f"{expected}. Make the shards alike, or leave it out of corpus.carry."
+        )
+
+
+_NUMBERED = "its rows are numbered"
+
+
+class _TypedColumns(_ShardColumns):
+    """A shard whose metadata states its types. Those of all such shards are equal."""
+
+    exact = True
+
+    def widen(self, name: str, before: pa.DataType) -> pa.DataType:
+        return before  # if this shard's differs, `check_against` says so
+
+    def _fits(self, found: pa.DataType, expected: pa.DataType) -> bool:
+        return bool(found.equals(expected))
+
+
+class _SampledColumns(_ShardColumns):
+    """A shard whose types come from a sample of its rows, so that each shard shows a part of the truth.
+
+    Types that have something in common are left to the rows: those that do not fit are rejected when they are read.
+    """
+
+    exact = False
+
+    def widen(self, name: str, before: pa.DataType) -> pa.DataType:
+        merged = _merge(before, self.type_of(name))
+        if merged is None:
+            raise self._differs(name, before)
+        return merged
+
+    def _fits(self, found: pa.DataType, expected: pa.DataType) -> bool:
+        return _merge(found, expected) is not None
+
+
+def _check_id(shard: _ShardColumns) -> None:
+    if shard.id_column is None:
+        return
+    kind = find_type(shard.schema, shard.id_column)
+    if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        raise CorpusError(
+            f"{shard.uri}: the id column {shard.id_column!r} is {kind}; ids are strings or integers. Choose another "
+            "column, or number the rows: corpus.id=null."
+        )
+
+
+def _check_text(shard: _ShardColumns, name: str, *, alone: bool) -> None:
+    """alone: whether the column is the whole text; numbers may only be a part of one."""
+    kind = find_type(shard.schema, name) or pa.null()
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    if not (_is_text(kind) or pa.types.is_null(kind) or (number and not alone)):
+        raise CorpusError(
+            f"{shard.uri}: the text column {name!r} is {kind}; it must be a string. Choose another one by corpus.text."
+        )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _way_out(schema: pa.Schema, setting: str, name: str) -> str:
-    have = _paths(schema)
+    """What to do about a column that is not there: the end of a message."""
+    have = all_paths(schema)
     close = difflib.get_close_matches(name, have, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     without = " If there are no ids, set corpus.id=null to number the rows." if setting == "id" else ""
@@ -241,18 +236,29 @@ def _way_out(schema: pa.Schema, setting: str, name: str) -> str:
     return f"{hint} It has: {', '.join(have)}.{without}"
 
 
-def _paths(schema: pa.Schema) -> list[str]:
-    found: list[str] = []
-    waiting = [(field.name, field.type) for field in reversed(schema)]
-    while waiting:
-        path, kind = waiting.pop()
-        found.append(path)
-        if pa.types.is_struct(kind):
-            waiting += [(f"{path}.{kind.field(i).name}", kind.field(i).type) for i in reversed(range(kind.num_fields))]
-    return found
+def _merge(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """The type that holds the values of both; None if there is no such type."""
+    schemas = [pa.schema([("value", kind)]) for kind in (one, other)]
+    try:
+        return pa.unify_schemas(schemas, promote_options="permissive").field("value").type
+    except pa.ArrowException:
+        return None
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+def _readable(kind: pa.DataType) -> pa.DataType:
+    """The type without views: Arrow cannot take rows of them, nor write them in all versions."""
+    return _replace(kind, {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()})
+
+
+def _replace(kind: pa.DataType, to: dict[pa.DataType, pa.DataType]) -> pa.DataType:
+    """The type with some types in it, at whatever depth, replaced by others."""
+    if kind in to:
+        return to[kind]
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_replace(field.type, to)) for field in kind.fields])
+    if pa.types.is_map(kind):
+        return pa.map_(_replace(kind.key_type, to), _replace(kind.item_type, to))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        item = kind.value_field.with_type(_replace(kind.value_type, to))
+        return pa.list_(item) if pa.types.is_list(kind) else pa.large_list(item)
+    return kind

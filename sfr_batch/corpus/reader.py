@@ -10,13 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sfr_batch.config.settings import CorpusSettings
-from sfr_batch.corpus.columns import Columns, TextTemplate, find_column, find_value, is_inside, lost_key
+from sfr_batch.corpus.column_paths import find_column, find_value, is_inside, lost_key
+from sfr_batch.corpus.columns import Columns
 from sfr_batch.corpus.file_formats import PARQUET, BadRecord, Row, decompressed, json_type, lines, parser, records
 from sfr_batch.corpus.read_ahead import Fetched, ranges_of
 from sfr_batch.corpus.rejects import Reject, Undecodable, cell_values
 from sfr_batch.corpus.rows import CollectedRows, Rows, finish_rows
 from sfr_batch.corpus.shards import Shard, delimiter_of, settings_for
 from sfr_batch.corpus.splits import ReadUnit, Split
+from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import CorpusError, ObjectNotFound
 from sfr_batch.storage.inputs import open_input, stat_input
 from sfr_batch.storage.store import is_s3

@@ -13,15 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sfr_batch.config.settings import CorpusSettings
-from sfr_batch.corpus.columns import (
-    Columns,
-    TextTemplate,
-    check_schema,
-    check_types,
-    column_types,
-    find_type,
-    is_inside,
-)
+from sfr_batch.corpus.column_paths import is_inside
 from sfr_batch.corpus.file_formats import (
     CSV,
     ENDINGS,
@@ -35,7 +27,8 @@ from sfr_batch.corpus.file_formats import (
     lines,
     too_long,
 )
-from sfr_batch.corpus.shards import Shard, delimiter_of, settings_for
+from sfr_batch.corpus.shards import Shard, delimiter_of
+from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import CorpusError
 from sfr_batch.storage.inputs import open_input, read_input_range
 
@@ -83,6 +76,11 @@ class ShardStatistics:
         return self.shard.format == PARQUET
 
     @property
+    def rows_may_lack_columns(self) -> bool:
+        """Whether rows may have columns that ``schema`` lacks, as JSON objects leave out what they do not have."""
+        return self.shard.format == JSONL
+
+    @property
     def empty(self) -> bool:
         """Without a row, which is known for certain in any format: then it needs no columns."""
         return not self.rows
@@ -98,38 +96,6 @@ def survey_shards(shards: Sequence[Shard], settings: CorpusSettings) -> list[Sha
 
     with ThreadPoolExecutor(_PARALLEL_SURVEYS) as pool:
         return list(pool.map(survey, shards))
-
-
-def resolve_columns(
-    surveys: Sequence[ShardStatistics],
-    settings: CorpusSettings,
-    known: Columns | None = None,
-    elsewhere: frozenset[str] = frozenset(),
-) -> Columns | None:
-    """The types of the table's id and carried columns: ``known``, or as the shards have them; None if all are empty.
-
-    elsewhere: columns that are known to exist. Raises CorpusError naming the shard that lacks a column or has one of
-    an unfit type, or ConfigError.
-    """
-    # What there is to see: shards mostly have one and the same schema, and may be 100,000.
-    seen = {(survey.schema, survey.shard.format): survey for survey in reversed(surveys) if not survey.empty}
-    filled = sorted(seen.values(), key=lambda survey: survey.shard.uri)
-    if not filled:
-        return known
-    paths = filter(None, (settings.id, *TextTemplate(settings.text).columns, *settings.carry))
-    elsewhere |= {path for path in paths if any(find_type(s.schema, path) is not None for s in filled)}
-    for survey in filled:
-        may_lack = elsewhere if survey.shard.format == JSONL else frozenset()
-        check_schema(survey.schema, survey.shard.uri, settings_for(survey.shard, settings), may_lack)
-    if known is None:
-        exact = [survey for survey in filled if survey.exact]
-        sources = exact or filled
-        own = settings_for(sources[0].shard, settings)
-        known = column_types([(s.shard.uri, s.schema) for s in sources], own, guessed=not exact)
-    for survey in filled:
-        own = settings_for(survey.shard, settings)
-        check_types(survey.schema, survey.shard.uri, own, known, guessed=not survey.exact)
-    return known
 
 
 _RowGroups = tuple[RowGroup, ...]

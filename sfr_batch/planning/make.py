@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import pyarrow.compute as pc
 
 from sfr_batch.config.settings import Config, CorpusSettings, SelectSettings, TableSettings
-from sfr_batch.corpus.columns import Columns, TextTemplate
+from sfr_batch.corpus.columns import Columns, resolve_columns
 from sfr_batch.corpus.shards import Shard, list_shards
 from sfr_batch.corpus.splits import cut, rows_per_split
-from sfr_batch.corpus.survey import resolve_columns, survey_shards
+from sfr_batch.corpus.survey import survey_shards
+from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import ConfigError, CorpusError, TableError, TableNotFound
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import digest

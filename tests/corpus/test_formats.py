@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from sfr_batch.config.settings import CorpusSettings, StorageSettings
 from sfr_batch.corpus import read_ahead, reader
+from sfr_batch.corpus.columns import resolve_columns
 from sfr_batch.corpus.reader import read_unit
 from sfr_batch.corpus.shards import list_shards
 from sfr_batch.corpus.splits import Split, Stream, cut
-from sfr_batch.corpus.survey import resolve_columns, survey_shards
+from sfr_batch.corpus.survey import survey_shards
 from sfr_batch.errors import ConfigError, CorpusError
 from sfr_batch.format.split_ids import missing_in_stream, stream_of
 from sfr_batch.pipeline.run_log import RunLog

@@ -1,0 +1,45 @@
+"""The template that makes a row's text from its columns. Knows names of columns and values, no files and no types."""
+
+import string
+from collections.abc import Sequence
+from typing import Any
+
+from sfr_batch.errors import ConfigError
+
+
+class TextTemplate:
+    """How a row's text is made: one column verbatim, or a template such as ``{title} {text}``.
+
+    A template's missing or null columns are empty, and its result is stripped: the rule by which the BEIR and MTEB
+    scores of models are made, ``(title + " " + text).strip()``. A single column is never altered.
+    """
+
+    def __init__(self, template: str) -> None:
+        try:
+            parsed = list(string.Formatter().parse(template))
+        except ValueError as error:
+            raise ConfigError(
+                f"corpus.text {template!r} is not a template: {error}. Write column names in braces, as in "
+                "'{title} {text}'."
+            ) from None
+        self.columns = list(dict.fromkeys(name for _, name, _, _ in parsed if name is not None))
+        if any(name == "" or spec or conversion for _, name, spec, conversion in parsed if name is not None):
+            raise ConfigError(
+                f"corpus.text {template!r}: write plain column names in braces, as in '{{title}} {{text}}'."
+            )
+        self._parts = parsed if self.columns else []
+        self.columns = self.columns or [template]
+
+    def render(self, values: Sequence[Any]) -> str | None:
+        """``values`` in the order of ``columns``; None if all of them are null."""
+        if all(value is None for value in values):
+            return None
+        if not self._parts:
+            return str(values[0])
+        given = dict(zip(self.columns, values, strict=True))
+        pieces = []
+        for literal, name, _, _ in self._parts:
+            pieces.append(literal)
+            if name is not None and given[name] is not None:
+                pieces.append(str(given[name]))
+        return "".join(pieces).strip()
