@@ -17,6 +17,7 @@ import pytest
 import sfr_batch
 from sfr_batch.config.loading import load_config
 from sfr_batch.planning.make import make_plan
+from sfr_batch.storage import local_files
 from tests.tables import do_plan, parquet, put
 
 ROOT = Path(__file__).parents[1]
@@ -260,6 +261,101 @@ def test_no_python_file_is_read_by_threads_of_arrow() -> None:
 
 def test_import_alone_loads_nothing_of_the_package() -> None:
     assert {name for name in loaded("import sfr_batch") if name.startswith("sfr_batch")} == {"sfr_batch"}
+
+
+# --- files
+
+
+OPENING = {
+    *("fdopen", "mkdir", "makedirs", "mkstemp", "mkdtemp", "read_bytes", "read_text", "write_bytes", "write_text"),
+    *("touch", "unlink", "rmdir", "rmtree", "removedirs", "rename", "renames", "link", "symlink", "hardlink_to"),
+    *("symlink_to", "copyfile", "copytree", "TemporaryFile", "NamedTemporaryFile", "SpooledTemporaryFile"),
+    *("TemporaryDirectory", "FileIO", "FileHandler", "fromfile", "tofile", "memmap", "open_memmap", "OSFile"),
+    *("memory_map", "ParquetFile", "ParquetDataset", "ParquetWriter", "read_table", "read_metadata", "write_table"),
+    *("write_dataset", "open_csv", "read_csv", "from_file", "from_pretrained", "save_pretrained", "safe_open"),
+    *("snapshot_download", "hf_hub_download", "load_file", "connect"),
+}
+"""Names of calls, whoever they are called on, that open, make or remove files where they are given a path."""
+OPEN_ON = {"store", "_store", "Table"}
+"""What may be asked to `open`: a store, which opens an object; and a table, which reads one."""
+PARQUET = {
+    *("format.parquet", "format.indexes", "corpus.reader", "corpus.survey", "table.commit.liveness"),
+    *("checks.audit.files", "checks.audit.indexes", "checks.audit.snapshots"),
+}
+"""Modules that read Parquet, from bytes and from files that a store or `open_input` has opened, never by path."""
+FILES = {
+    ("config.loading", "file.read_text"): "the config itself: config stands below storage, which takes its settings",
+    ("encoder.loading", "transformers.AutoModel.from_pretrained"): "the library maps the weights into memory",
+    ("format.parquet", "pq.write_table"): "into memory",
+    ("model.hub", "huggingface_hub.snapshot_download"): "the library fills its own cache",
+    ("model.tokenizer", "tokenizers.Tokenizer.from_file"): "the library takes a path",
+    ("pipeline.packing", "writer.write_table"): "an Arrow stream in memory",
+    ("table.engines", "duckdb.connect"): "a database in memory; it reads files through the store's file system",
+    **{(module, call): "" for module in PARQUET for call in ("pq.ParquetFile", "pq.read_metadata")},
+}
+"""Calls outside of storage that look as if they opened a file, and why they may stand there."""
+
+
+def opens(call: ast.Call) -> bool:
+    """Whether a call opens, makes or removes a file, by its name."""
+    if isinstance(call.func, ast.Name):
+        return call.func.id == "open" or (call.func.id in OPENING and not hasattr(local_files, call.func.id))
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    owner, name = ast.unparse(call.func.value), call.func.attr
+    if name == "open":
+        return owner.split(".")[-1] not in OPEN_ON
+    if name == "replace":  # of strings, with two arguments; of dataclasses and times, with named ones
+        return owner == "os" or (len(call.args) == 1 and not call.keywords)
+    return name in OPENING or (name == "remove" and owner == "os")
+
+
+def test_storage_alone_opens_files() -> None:
+    found = {}
+    for path in modules():
+        module = dotted(path).removeprefix("sfr_batch.")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if home(dotted(path)) != "storage" and isinstance(node, ast.Call) and opens(node):
+                found[module, ast.unparse(node.func)] = f"{module} line {node.lineno}: {ast.unparse(node)}"
+    assert [line for key, line in found.items() if key not in FILES] == []
+    assert {key for key, why in FILES.items() if why} <= found.keys(), "an exception that nothing needs any more"
+    assert {module for module, _ in FILES} <= {module for module, _ in found}, (
+        "an exception that nothing needs any more"
+    )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *(
+            "open(path)",
+            "io.open(path)",
+            "os.open(path, 0)",
+            "path.open('rb')",
+            "gzip.open(path)",
+            "Path(p).read_text()",
+        ),
+        *("os.replace(a, b)", "a.replace(b)", "os.remove(a)", "path.unlink()", "tempfile.TemporaryDirectory()"),
+        *("pq.ParquetFile(path)", "ParquetFile(path)", "np.memmap(path)", "shutil.rmtree(path)", "self._fs.open(path)"),
+    ],
+)
+def test_a_stray_open_is_found(code: str) -> None:
+    assert opens(ast.parse(code, mode="eval").body)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "store.open(key)",
+        "Table.open(x)",
+        "a.replace('b', 'c')",
+        "dataclasses.replace(a, b=1)",
+        "names.remove(a)",
+        "read_text(path)",
+    ],
+)
+def test_what_opens_no_file_is_not_found(code: str) -> None:
+    assert not opens(ast.parse(code, mode="eval").body)  # type: ignore[arg-type]
 
 
 # --- documentation and names

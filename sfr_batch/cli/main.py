@@ -20,6 +20,7 @@ from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError
 from sfr_batch.format import names
 from sfr_batch.pipeline import interrupt
+from sfr_batch.storage.local_files import write_text
 from sfr_batch.table.commit import lease
 from sfr_batch.table.commit import sweep as sweeping
 from sfr_batch.table.commit.expiry import parse_duration
@@ -173,7 +174,7 @@ def audit(
         click.echo(found.brief())
         if json_file:
             try:
-                Path(json_file).write_text(found.to_json(), encoding="utf-8")
+                write_text(Path(json_file), found.to_json())
             except OSError as error:
                 raise ConfigError(f"--json {json_file} cannot be written: {error.strerror}") from None
         sys.exit(0 if found.ok else 1)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.encoder import Encoder, FloatArray
 from sfr_batch.encoder.pooling import POOLINGS
-from sfr_batch.storage.local import read_text_file
+from sfr_batch.storage.local_files import read_text_file
 
 # They derive positions from ids that are not padding, on either side, and count from another number than 0.
 _OWN_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
@@ -73,10 +73,9 @@ def free_memory(device: str) -> int:
     if device == "cuda":
         unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return int(torch.cuda.mem_get_info()[0] + unused)
-    with open("/proc/meminfo", encoding="ascii") as lines:
-        for line in lines:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+    available = re.search(r"^MemAvailable:\s*(\d+)", read_text_file(Path("/proc/meminfo")) or "", re.MULTILINE)
+    if available:
+        return int(available[1]) * 1024
     return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 

@@ -3,21 +3,18 @@
 Knows files and hashes. It knows no tensor."""
 
 import contextlib
-import hashlib
 import json
 import os
-import secrets
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sfr_batch.errors import ModelError, StorageError
-from sfr_batch.storage.local import file_lock, read_text_file
+from sfr_batch.storage.local_files import file_lock, make_folder, read_text, read_text_file, sha256_of, write_atomically
 
 LOCK = "sfr-model.lock.json"
 """Beside the weights: {"files": {name: {"sha256": ..., "size": bytes}}}. See `lock_text`."""
-_CHUNK = 8 * 2**20
 
 
 def hashes(files: Sequence[Path]) -> dict[str, str]:
@@ -32,7 +29,7 @@ def hashes(files: Sequence[Path]) -> dict[str, str]:
             known = _remembered()
             unknown = [file for file in files if keys[file] not in known]
             with ThreadPoolExecutor(4) as pool:  # hashlib lets go of the interpreter while it works
-                found = dict(zip((keys[file] for file in unknown), pool.map(_sha256, unknown), strict=True))
+                found = dict(zip((keys[file] for file in unknown), pool.map(sha256_of, unknown), strict=True))
             if found:
                 _remember(found)
             known |= found
@@ -43,7 +40,7 @@ def hash_again(files: Sequence[Path]) -> dict[str, str]:
     """As `hashes`, but from the bytes as they are now; what was remembered of them is replaced."""
     with _remembering(), ThreadPoolExecutor(4) as pool:
         keys = [_key(file) for file in files]
-        found = list(pool.map(_sha256, files))
+        found = list(pool.map(sha256_of, files))
         _remember(dict(zip(keys, found, strict=True)))
     return {file.name: sha256 for file, sha256 in zip(files, found, strict=True)}
 
@@ -87,7 +84,7 @@ def _key(file: Path) -> str:
 
 def _remembered() -> dict[str, str]:
     try:
-        cache = json.loads(_cache_file().read_text(encoding="utf-8"))
+        cache = json.loads(read_text(_cache_file()))
     except (OSError, ValueError):
         return {}
     return cache if isinstance(cache, dict) else {}
@@ -106,23 +103,9 @@ def _remember(found: Mapping[str, str]) -> None:
     file = _cache_file()
     paths = {key.split("|")[0] for key in found}
     cache = {key: value for key, value in _remembered().items() if key.split("|")[0] not in paths}
-    temporary = file.with_name(f".{file.name}-{secrets.token_hex(8)}")
     with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(json.dumps({**cache, **found}, indent=1), encoding="utf-8")
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(_CHUNK))
-    with file.open("rb", buffering=0) as stream:
-        while size := stream.readinto(buffer):
-            digest.update(buffer[:size])
-    return digest.hexdigest()
+        make_folder(file.parent)
+        write_atomically(file, json.dumps({**cache, **found}, indent=1))
 
 
 def lock_text(files: Sequence[Path]) -> str:
@@ -135,12 +118,7 @@ def lock_text(files: Sequence[Path]) -> str:
 def write_lock(files: Sequence[Path]) -> Path:
     """Put the lock file beside the weight ``files`` of one folder, whole or not at all. Raises OSError."""
     file = files[0].parent / LOCK
-    temporary = file.with_name(f".{LOCK}-{secrets.token_hex(8)}")
-    try:
-        temporary.write_text(lock_text(files), encoding="utf-8")
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(file, lock_text(files))
     return file
 
 

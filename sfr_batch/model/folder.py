@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from sfr_batch.errors import ModelError
 from sfr_batch.model import weights as rules
-from sfr_batch.storage.local import read_text_file
+from sfr_batch.storage.local_files import read_text_file
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from sfr_batch.errors import ModelError
 from sfr_batch.model import room
 from sfr_batch.model import weights as rules
 from sfr_batch.model.folder import weight_files
-from sfr_batch.storage.local import file_lock, free_bytes
+from sfr_batch.storage.local_files import file_lock, free_bytes
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 

@@ -15,7 +15,7 @@ from sfr_batch.errors import ModelError, StorageError
 from sfr_batch.format.fingerprint import short_id
 from sfr_batch.model import checksums, room, weights
 from sfr_batch.storage.inputs import InputFile, fetch_input, list_inputs, read_input_range
-from sfr_batch.storage.local import file_lock, free_bytes, partial_name
+from sfr_batch.storage.local_files import file_lock, free_bytes, partial_name, read_text_file, remove
 from sfr_batch.storage.store import absolute_uri
 
 _log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def _ensure(folder: Path, files: Mapping[str, InputFile], settings: ModelSetting
     with file_lock(folder.with_name(f"{folder.name}.lock")):
         missing = _missing(folder, files)  # another process may have fetched them meanwhile
         for name in missing:
-            partial_name(folder / name).unlink(missing_ok=True)  # of a process that was killed
+            remove(partial_name(folder / name))  # of a process that was killed
         needed = sum(file.size for file in missing.values())
         room.check_disk(folder.parent, needed, free_bytes(folder.parent), uri)
         for name, file in missing.items():
@@ -118,6 +118,6 @@ def _ensure(folder: Path, files: Mapping[str, InputFile], settings: ModelSetting
 def _index(folder: Path) -> dict[str, object]:
     file = folder / weights.INDEX
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+        return dict(json.loads(read_text_file(file) or "{}"))
     except ValueError as error:
         raise ModelError(f"{file} is not valid JSON ({error}). Upload the model again.") from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sfr_batch.errors import TokenizerError
+from sfr_batch.storage.local_files import read_bytes
 
 FILE = "tokenizer.model"
 WAY_OUT = (
@@ -99,7 +100,7 @@ def _parse(file: Path) -> tuple[Any, list[str]]:
 
     model = _message_class()()
     try:
-        model.ParseFromString(file.read_bytes())
+        model.ParseFromString(read_bytes(file))
         if not model.pieces:
             raise ValueError("it holds no pieces")
         return model, [piece.piece.decode() for piece in model.pieces]

@@ -19,7 +19,7 @@ from sfr_batch.errors import ConfigError, TokenizerError
 from sfr_batch.model import sentencepiece as sentencepiece_model
 from sfr_batch.model.chunks import IntArray, chunk_spans
 from sfr_batch.model.recipe import LLAMA_MODELS, LLAMA_TOKENIZERS, Recipe
-from sfr_batch.storage.local import read_text_file
+from sfr_batch.storage.local_files import read_text_file
 
 SpecialTokensInText = Literal["parse", "plain"]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sfr_batch.errors import ModelError
+from sfr_batch.storage.local_files import read_bytes
 
 SMALL_FILES = [
     "config.json",
@@ -80,13 +81,12 @@ def check_shards(names: Sequence[str], index: Mapping[str, Any], where: str) -> 
 def check_whole(file: Path) -> None:
     """Raises ModelError if a safetensors file is shorter or longer than its own header says, or has no header."""
     size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        try:
-            header = json.loads(stream.read(min(length, size, _MAX_HEADER)))
-            ends = [value["data_offsets"][1] for key, value in header.items() if key != "__metadata__"]
-        except (ValueError, LookupError, TypeError, AttributeError):
-            ends = []
+    length = int.from_bytes(read_bytes(file, 8), "little")
+    try:
+        header = json.loads(read_bytes(file, 8 + min(length, size, _MAX_HEADER))[8:])
+        ends = [value["data_offsets"][1] for key, value in header.items() if key != "__metadata__"]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        ends = []
     if not ends:
         raise ModelError(
             f"{file} is damaged or no safetensors file: its header cannot be read. Remove it and fetch the model again."

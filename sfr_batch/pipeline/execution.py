@@ -10,7 +10,6 @@ import math
 import os
 import signal
 import sys
-import tempfile
 import threading
 import warnings
 from collections.abc import Generator, Iterator, Sequence
@@ -28,6 +27,7 @@ from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import encode_stage, losses, packing, placement, read_stage
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Failure, Losses, results
+from sfr_batch.storage.local_files import unnamed_file
 from sfr_batch.storage.store import is_s3
 
 _INPUT_BLOCKS = 200
@@ -91,7 +91,7 @@ def _quiet_start() -> Iterator[None]:
     """Keep what Ray's C++ core says on stderr while it starts, and show it only if the start fails."""
     sys.stderr.flush()
     terminal = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
+    with unnamed_file() as kept:
         os.dup2(kept.fileno(), 2)
         try:
             yield

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sfr_batch.config.settings import Config
 from sfr_batch.errors import ConfigError
-from sfr_batch.storage.local import read_text_file
+from sfr_batch.storage.local_files import read_text_file
 
 HERE = "none"
 """In this process, without Ray."""

@@ -14,7 +14,7 @@ from fsspec.utils import glob_translate
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import StorageError
 from sfr_batch.storage.failures import explained, s3_code
-from sfr_batch.storage.local import partial_name, walk
+from sfr_batch.storage.local_files import make_folder, partial_name, walk
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.s3 import filesystem, open_s3
 from sfr_batch.storage.store import absolute_uri, is_s3
@@ -163,7 +163,7 @@ def fetch_input(file: InputFile, target: Path, settings: StorageSettings) -> str
 
     digest, size, temporary = hashlib.sha256(), 0, partial_name(target)
     with explained("write", str(target)):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         with open(temporary, "wb") as stream:
             for data in in_parallel(read, starts, min(_FETCH_AT_ONCE, max(1, len(starts)))):
                 stream.write(data)

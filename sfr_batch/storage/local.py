@@ -1,17 +1,15 @@
-"""A store on a local disk: create-if-absent by hard link, durable by fsync; and helpers for local files."""
+"""A store on a local disk: create-if-absent by hard link, durable by fsync."""
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
-import shutil
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import IO
 
 from sfr_batch.errors import StorageError
 from sfr_batch.storage.failures import explained
+from sfr_batch.storage.local_files import walk
 from sfr_batch.storage.store import TEMPORARY, ObjectInfo, absolute_uri, path_parts
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
@@ -79,64 +77,6 @@ class LocalStore:
         for key in keys:
             with explained("delete", self._path(key)), contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path(key))
-
-
-def partial_name(target: Path) -> Path:
-    """Where a file is written before it is whole."""
-    return target.with_name(f".{target.name}.part")
-
-
-@contextlib.contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Held by one process, and by one thread of it, at a time; the others wait. It ends with its process.
-
-    Raises StorageError where the file system knows no locks.
-    """
-    with contextlib.ExitStack() as stack:
-        with explained("lock", str(path)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(stack.enter_context(open(path, "ab")), fcntl.LOCK_EX)
-        yield
-
-
-def free_bytes(folder: Path) -> int:
-    """Space that is left on the disk of a folder, which need not exist yet."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def read_text_file(path: Path) -> str | None:
-    """A small local text file, or None where there is none."""
-    return path.read_text(encoding="utf-8") if path.is_file() else None
-
-
-def walk(top: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Every file below a folder. A folder that cannot be read is an error: passing over it would lose documents."""
-
-    def refuse(error: OSError) -> None:
-        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):  # gone while we look, or never there
-            raise error
-
-    above: dict[str, set[tuple[int, int]]] = {}
-    for folder, folders, names in os.walk(top, onerror=refuse, followlinks=True):
-        # Links to folders are followed, for passing over one would lose documents; one that leads back up is an error.
-        status = os.stat(folder)
-        trail = above.get(os.path.dirname(folder), set()) | {(status.st_dev, status.st_ino)}
-        above[folder] = trail
-        for name in folders:
-            path = os.path.join(folder, name)
-            if os.path.islink(path) and ((status := os.stat(path)).st_dev, status.st_ino) in trail:
-                raise StorageError(f"{path} is a link to a folder that it lies in; remove it.")
-        for name in names:
-            path = os.path.join(folder, name)
-            try:
-                status = os.stat(path)
-            except FileNotFoundError:
-                if os.path.islink(path):  # passing over it would lose documents
-                    raise StorageError(f"{path} is a link to nothing; repair or remove it.") from None
-                continue  # deleted while we look
-            yield path, status
 
 
 def _make_folder(folder: str) -> None:

@@ -11,7 +11,6 @@ disk, and kept as a bit each, so memory is bounded. Hashes have 128 bits: equal 
 
 import dataclasses
 import hashlib
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from sfr_batch.errors import TableError
 from sfr_batch.format import names
 from sfr_batch.format.hashes import halves, hash_ids
+from sfr_batch.storage.local_files import temporary_folder
 from sfr_batch.storage.spill import Spill
 from sfr_batch.table.parquet_folder import ParquetFolder
 from sfr_batch.table.scan import LiveFile, Positions, Scan, key_columns
@@ -102,8 +102,8 @@ def changes(table: Table, from_snapshot: int, to_snapshot: int, *, partition_row
         return Changes(table.store.root, 0, to_snapshot, to.live, 0, 0, 0, 0, to, None)
     start = table.snapshot(from_snapshot).scan()
     before, after = _Side(start, to), _Side(to, start)
-    with tempfile.TemporaryDirectory(prefix="sfr-changes-") as folder:
-        counts = _join(before, after, Path(folder), partition_rows)
+    with temporary_folder("sfr-changes-") as folder:
+        counts = _join(before, after, folder, partition_rows)
     new, changed, deleted = counts
     return Changes(
         table=table.store.root,
@@ -212,8 +212,8 @@ def _joined(
     before: _Side, after: _Side, old: Scan, fresh: Scan, column: str, folder: Path, partition_rows: int
 ) -> Iterator[tuple[Records, Records, tuple[Records, Records]]]:
     """By partition: rows of the old side alone, of the new one alone, and those with one key in both, paired."""
-    with tempfile.TemporaryDirectory(dir=folder) as own:
-        spill = Spill(Path(own), _RECORD, old.live + fresh.live, partition_rows)
+    with temporary_folder("", folder) as own:
+        spill = Spill(own, _RECORD, old.live + fresh.live, partition_rows)
         for records in _in_large_pieces(before.records(old, column, is_to=False)):
             spill.add(records)
         for records in _in_large_pieces(after.records(fresh, column, is_to=True)):

@@ -32,7 +32,7 @@ from sfr_batch.model.recipe import read_recipe
 from sfr_batch.pipeline import encode_stage, packing, read_stage, write_stage
 from sfr_batch.pipeline.runner import make_job
 from sfr_batch.planning.card import model_inputs
-from sfr_batch.storage import local
+from sfr_batch.storage import local_files
 from sfr_batch.storage.inputs import fetch_input, list_inputs
 from tests.job_processes import ROOT, config, documents, put, put_parquet
 from tests.models import build_tiny_mistral, edit_json, minilm_folder, write_sfr_files
@@ -159,7 +159,7 @@ def test_fetching_in_ranges(s3_prefix: str, tmp_path: Path, size: int) -> None:
     [file] = list_inputs(s3_prefix, StorageSettings())
     sha256 = fetch_input(file, tmp_path / "a" / "file", StorageSettings())
     assert (tmp_path / "a" / "file").read_bytes() == data
-    assert sha256 == checksums._sha256(tmp_path / "a" / "file")
+    assert sha256 == local_files.sha256_of(tmp_path / "a" / "file")
     assert names_in(tmp_path / "a") == {"file"}
 
 
@@ -258,14 +258,14 @@ def test_killed_while_it_fetches(minilm_uri: str, s3: S3Server, cache_home: Path
 
 def test_threads_and_processes_of_a_node_hash_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lock is one of files, which threads do not share either; counted are calls of the function that reads."""
-    calls, hash_file = [], checksums._sha256
+    calls, hash_file = [], local_files.sha256_of
 
     def counted(file: Path) -> str:
         calls.append(file)
         time.sleep(0.1)
         return hash_file(file)
 
-    monkeypatch.setattr(checksums, "_sha256", counted)
+    monkeypatch.setattr(checksums, "sha256_of", counted)
     together = threading.Barrier(8)
 
     def hashed(_: int) -> dict[str, str]:
@@ -282,8 +282,8 @@ def test_what_was_fetched_needs_no_second_reading(
     folder: Path, s3_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = locate(settings_of(upload(folder, s3_prefix)), weights=True)
-    expected = checksums._sha256(folder / weights.WEIGHTS)
-    monkeypatch.delattr(weights, "_sha256")
+    expected = local_files.sha256_of(folder / weights.WEIGHTS)
+    monkeypatch.delattr(checksums, "sha256_of")
     assert checksums.hashes(weight_files(found)) == {weights.WEIGHTS: expected}
 
 
@@ -343,7 +343,7 @@ def test_a_lock_file_is_believed_by_the_plan_and_not_by_the_encoder(tiny: Path, 
     settings = settings_of(folder)
     believed = weight_hashes(settings, folder)
     assert believed == {weights.WEIGHTS: "ab" * 32}
-    real = checksums._sha256(folder / weights.WEIGHTS)
+    real = local_files.sha256_of(folder / weights.WEIGHTS)
     message = rf"{folder}/model.safetensors on node {socket.gethostname()} is not .* SHA-256 {real} instead of abab"
     with pytest.raises(ModelError, match=message):
         Encoder.load(settings, weight_hashes=believed)
@@ -385,7 +385,7 @@ def test_an_actor_refuses_another_model_than_the_plan_was_made_with(tiny: Path, 
             f"{folder}/model.safetensors",
             socket.gethostname(),
             before,
-            checksums._sha256(folder / weights.WEIGHTS),
+            local_files.sha256_of(folder / weights.WEIGHTS),
         ]
     elif change == "pooling":
         edit_json(folder / "1_Pooling" / "config.json", pooling_mode_lasttoken=False, pooling_mode_cls_token=True)
@@ -501,17 +501,17 @@ def test_too_small_a_disk(folder: Path, s3_prefix: str, monkeypatch: pytest.Monk
 
 def test_free_space_is_that_of_the_disk(tmp_path: Path) -> None:
     room = os.statvfs(tmp_path)
-    assert local.free_bytes(tmp_path / "not" / "yet") <= room.f_blocks * room.f_frsize
-    free = local.free_bytes(Path("/dev/shm/not/yet"))
+    assert local_files.free_bytes(tmp_path / "not" / "yet") <= room.f_blocks * room.f_frsize
+    free = local_files.free_bytes(Path("/dev/shm/not/yet"))
     assert free <= shutil.disk_usage("/dev/shm").total
     with pytest.raises(ModelError, match=r"1,048,576.0 GiB are needed"):
-        room.check_disk(tmp_path, 2**50, local.free_bytes(tmp_path), "a model")
+        room.check_disk(tmp_path, 2**50, local_files.free_bytes(tmp_path), "a model")
 
 
 def test_a_disk_that_is_full_all_the_same(s3_prefix: str, tmp_path: Path) -> None:
     put(f"{s3_prefix}/file", b"x" * MIB)
     [file] = list_inputs(s3_prefix, StorageSettings())
-    local.partial_name(tmp_path / "file").symlink_to("/dev/full")
+    local_files.partial_name(tmp_path / "file").symlink_to("/dev/full")
     with pytest.raises(StorageError, match=rf"Cannot write {tmp_path}/file: no space left; free some"):
         fetch_input(file, tmp_path / "file", StorageSettings())
     assert not (tmp_path / "file").exists()

@@ -1,9 +1,7 @@
 """The audit: what is checked, in order, and what is told of it."""
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -31,6 +29,7 @@ from sfr_batch.checks.audit.surroundings import check_plain, look_for_orphans, l
 from sfr_batch.errors import SfrBatchError
 from sfr_batch.format.expired import check_not_expired
 from sfr_batch.planning.plan import EmbedPlan
+from sfr_batch.storage.local_files import temporary_folder
 from sfr_batch.storage.spill import Spill
 from sfr_batch.table.commit.sweep import Orphans
 from sfr_batch.table.table import Snapshot, Table
@@ -110,9 +109,9 @@ class _Auditor:
             for name in (*WAYS_OUT, REJECTS, INDEXES, IDS, DUPLICATES, DELETES, CONDEMNED):
                 self._tell(Finding(name, "SKIP", why))
             return
-        with tempfile.TemporaryDirectory(prefix="sfr-audit-") as folder:
+        with temporary_folder("sfr-audit-") as folder:
             of_corpus = snapshot.manifest.counts.read if self._against else 0
-            spill = Spill(Path(folder), RECORD, contents.rows + of_corpus, self._partition_rows)
+            spill = Spill(folder, RECORD, contents.rows + of_corpus, self._partition_rows)
             self._check_contents(snapshots, contents, spill)
 
     def _check_contents(self, snapshots: Mapping[int, Snapshot], contents: Contents, spill: Spill) -> None:

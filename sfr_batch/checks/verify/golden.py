@@ -3,7 +3,6 @@
 A file, and what two of them differ in; computes no vector.
 """
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sfr_batch.errors import ConfigError
 from sfr_batch.format.fingerprint import canonical_json, differences
+from sfr_batch.storage.local_files import read_text, write_atomically
 
 FloatArray = NDArray[np.float32]
 
@@ -67,14 +67,10 @@ class Golden(BaseModel):
         head = self.model_dump(exclude={"texts"})
         lines = ",\n".join(canonical_json(text.model_dump()) for text in self.texts)
         content = f'{canonical_json(head)[:-1]},"texts":[\n{lines}\n]}}\n'
-        partial = file.with_name(f".{file.name}.{os.getpid()}")
         try:
-            partial.write_text(content, encoding="utf-8")
-            os.link(partial, file)
+            write_atomically(file, content, replace=False)
         except OSError as error:
             raise ConfigError(f"--record: {file} cannot be written: {error}.") from error
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def check_target(file: Path) -> None:
@@ -91,7 +87,7 @@ def check_target(file: Path) -> None:
 def read(file: Path) -> Golden:
     """Raises ConfigError that names the file."""
     try:
-        golden = Golden.model_validate_json(file.read_text(encoding="utf-8"))
+        golden = Golden.model_validate_json(read_text(file))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--golden: {file} cannot be read: {error}") from error
     except ValidationError as error:

@@ -31,7 +31,7 @@ from sfr_batch.errors import ObjectNotFound, TableError, TableInUse
 from sfr_batch.format import names
 from sfr_batch.format.names import FORMAT_VERSION
 from sfr_batch.format.records import Record, user, utc_now
-from sfr_batch.storage.local import read_text_file
+from sfr_batch.storage.local_files import read_text_file
 from sfr_batch.storage.store import Store
 
 _KEPT = 2

@@ -4,10 +4,8 @@ Reads ids from owned data files and hashes from indexes, in bounded memory: reco
 is sorted at a time, and a bit a vector says what is live. Knows no manifests; publishing is `commit`'s.
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +16,7 @@ from sfr_batch.errors import TableError
 from sfr_batch.format import names
 from sfr_batch.format.indexes import Entries, read_ahead, read_entries, read_owned
 from sfr_batch.format.records import KEPT, IndexPart, Receipt, rows_in
+from sfr_batch.storage.local_files import temporary_folder
 from sfr_batch.storage.spill import Spill
 from sfr_batch.storage.store import Store
 
@@ -109,8 +108,8 @@ def find_live(
     used = np.zeros(len(receipts), bool)
     is_new = np.array([receipt.split_id in new for receipt in receipts], bool)
     firsts, documents = [0], {"embedded": 0, "reused": 0, "kept": 0}
-    with tempfile.TemporaryDirectory(prefix="sfr-ids-") as folder:
-        spill = Spill(Path(folder), _RECORD, int(files.starts[-1]), PARTITION_ROWS)
+    with temporary_folder("sfr-ids-") as folder:
+        spill = Spill(folder, _RECORD, int(files.starts[-1]), PARTITION_ROWS)
         for (uri, source), entries in zip(sources, read_ahead(read, sources, rows), strict=True):
             number = _numbers(entries, files, source)
             records = np.empty(len(entries), _RECORD)
