@@ -13,7 +13,7 @@ from sfr_batch.pipeline.progress import Progress
 from sfr_batch.pipeline.summary import Summary
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.storage.parallel import read_many
-from sfr_batch.storage.retries import counted
+from sfr_batch.storage.retries import repeated_requests
 from sfr_batch.storage.store import ObjectInfo, Store
 from sfr_batch.table.table import Table
 
@@ -55,7 +55,7 @@ class RunLog:
         self._waiting: list[Receipt] = []
         self._files = 0
         self._flushed = time.monotonic()
-        self._repeated = counted()
+        self._repeated = repeated_requests()
         self._create("config.json", plan.config.to_json().encode())
         self._create("plan.parquet", encode_parquet(plan.to_arrow()))
 
@@ -74,7 +74,7 @@ class RunLog:
 
     def repeated(self) -> Mapping[str, int]:
         """Requests to S3 that this process has repeated since the run began, by reason, the most frequent first."""
-        return dict((counted() - self._repeated).most_common())
+        return dict((repeated_requests() - self._repeated).most_common())
 
     def report(self, summary: Summary, progress: Progress) -> None:
         """The run is over and published."""

@@ -13,7 +13,7 @@ from fsspec.utils import glob_translate
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import StorageError
-from sfr_batch.storage.failures import explained, s3_code
+from sfr_batch.storage.failures import RANGE_BEHIND_THE_END, explained, s3_code
 from sfr_batch.storage.local_files import make_folder, partial_name, walk
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.s3 import filesystem, open_s3
@@ -143,7 +143,7 @@ def read_input_range(uri: str, start: int, end: int, settings: StorageSettings) 
         try:
             return bytes(filesystem(uri, settings).cat_file(uri.removeprefix("s3://"), start=start, end=end))
         except OSError as error:
-            if s3_code(error) in ("InvalidRange", "416"):
+            if s3_code(error) in RANGE_BEHIND_THE_END:
                 return b""  # begins behind the end of the file
             raise
 

@@ -8,11 +8,9 @@ from collections.abc import Iterable, Iterator
 from typing import IO
 
 from sfr_batch.errors import StorageError
-from sfr_batch.storage.failures import explained
+from sfr_batch.storage.failures import NO_HARD_LINKS, explained
 from sfr_batch.storage.local_files import walk
 from sfr_batch.storage.store import TEMPORARY, ObjectInfo, absolute_uri, path_parts
-
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
 class LocalStore:
@@ -46,7 +44,7 @@ class LocalStore:
                 except FileExistsError:
                     return False
                 except OSError as error:
-                    if error.errno not in _NO_LINKS:
+                    if error.errno not in NO_HARD_LINKS:
                         raise
                     raise StorageError(
                         f"Cannot write {target}: this file system has no hard links ({error}), which creating a file "

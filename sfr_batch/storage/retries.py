@@ -41,7 +41,7 @@ class RetriesExhausted(OSError):
     """A bound is reached. The message says how often, over how long and why; the cause is the last failure."""
 
 
-def counted() -> Counter[str]:
+def repeated_requests() -> Counter[str]:
     """How often this process has repeated a request so far, by reason."""
     with _lock:
         return _counts.copy()

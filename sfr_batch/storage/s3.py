@@ -10,7 +10,7 @@ import fsspec
 
 from sfr_batch.config.settings import CREDENTIALS_IN_ENDPOINT, StorageSettings, secret
 from sfr_batch.errors import ConfigError, StorageError
-from sfr_batch.storage.failures import explained, s3_code
+from sfr_batch.storage.failures import ALREADY_DELETED, KEY_IS_TAKEN, WRITE_UNDER_WAY, explained, s3_code
 from sfr_batch.storage.parallel import PARALLEL_READS
 from sfr_batch.storage.retries import Bounds
 from sfr_batch.storage.store import ObjectInfo, absolute_uri, is_s3, path_parts
@@ -93,12 +93,12 @@ class S3Store:
                     return True
                 except OSError as error:
                     code = s3_code(error)
-                    if code == "PreconditionFailed" or isinstance(error, FileExistsError):
+                    if code in KEY_IS_TAKEN or isinstance(error, FileExistsError):
                         return False
                     # AWS answers 409 while another conditional write of the same key is under way: ask again, for a
                     # multipart upload from its beginning. An upload is gone when it was completed and the reply was
                     # lost, then beginning again finds its object; or when somebody aborted it.
-                    if code not in ("ConditionalRequestConflict", "NoSuchUpload") or attempt == _CONFLICT_ATTEMPTS - 1:
+                    if code not in WRITE_UNDER_WAY or attempt == _CONFLICT_ATTEMPTS - 1:
                         raise
                     time.sleep(0.1 * 2**attempt)
         raise AssertionError("unreachable")
@@ -133,7 +133,7 @@ class S3Store:
             with explained("delete from", self.root):
                 objects = [{"Key": name} for name in names[start : start + _DELETE_BATCH]]
                 answer = self._fs.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
-            refused = [error for error in answer.get("Errors", ()) if error.get("Code") != "NoSuchKey"]
+            refused = [error for error in answer.get("Errors", ()) if error.get("Code") not in ALREADY_DELETED]
             if refused:
                 first = refused[0]
                 raise StorageError(

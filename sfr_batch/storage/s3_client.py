@@ -1,4 +1,4 @@
-"""The S3 client: s3fs, but every request goes through `retries.persist`, and nowhere else is anything repeated.
+"""The S3 client: s3fs, but every request goes through `retries.retry`, the only place that repeats anything.
 
 s3fs and botocore each try once. A repetition is of one request: one page of a listing, one part of an upload, one range
 with its body, whose length is checked before anybody sees it. (aiohttp, below them, sends an idempotent request once
@@ -19,12 +19,9 @@ from botocore.parsers import ResponseParserError
 from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 
+from sfr_batch.storage.failures import BROKEN_ON_THE_WAY, THROTTLED, S3ClientError
 from sfr_batch.storage.retries import Bounds, retry
 
-_THROTTLED = {"SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "TooManyRequests"}
-_THROTTLED |= {"RequestLimitExceeded", "BandwidthLimitExceeded"}
-_BROKEN_ON_THE_WAY = {"IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "RequestTimeout"}
-"""What a store says of a request that did not arrive as it was sent."""
 _ABORT_ATTEMPTS = 2
 
 
@@ -53,13 +50,16 @@ class RetryingS3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
             return answer
 
         what = "/".join(str(named[part]) for part in ("Bucket", "Key", "Prefix") if part in named)
-        return await retry(once, bounds, transient_reason, f"{method} s3://{what}")
+        try:
+            return await retry(once, bounds, transient_reason, f"{method} s3://{what}")
+        except (client.BotoCoreError, aiohttp.ClientError, ValueError) as error:
+            raise S3ClientError(str(error)) from error
 
     call_s3 = sync_wrapper(_call_s3)  # the inherited one is bound to the inherited method
 
     async def _abort_mpu(self, bucket: str, key: str, mpu: str) -> None:
-        # What has led here is to be told, not this. Parts left behind cost space until a lifecycle rule removes them.
-        with contextlib.suppress(OSError, client.BotoCoreError):
+        # The error that led here is raised, not this one. Parts left behind cost space until a lifecycle rule ends it.
+        with contextlib.suppress(OSError):
             await super()._abort_mpu(bucket, key, mpu)
 
 
@@ -114,9 +114,9 @@ def transient_reason(error: Exception) -> str | None:
     if isinstance(response, dict):
         code = str(response.get("Error", {}).get("Code", ""))
         status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        if code in _THROTTLED or status in (429, 503):
+        if code in THROTTLED or status in (429, 503):
             return "throttled"
-        if code in _BROKEN_ON_THE_WAY:
+        if code in BROKEN_ON_THE_WAY:
             return "broken on the way"
         return "server error" if status >= 500 and status != 501 else None
     inner = getattr(error, "kwargs", {}).get("error")  # what botocore's exceptions were made of

@@ -500,8 +500,8 @@ def test_too_small_a_disk(folder: Path, s3_prefix: str, monkeypatch: pytest.Monk
 
 
 def test_free_space_is_that_of_the_disk(tmp_path: Path) -> None:
-    room = os.statvfs(tmp_path)
-    assert local_files.free_bytes(tmp_path / "not" / "yet") <= room.f_blocks * room.f_frsize
+    disk = os.statvfs(tmp_path)
+    assert local_files.free_bytes(tmp_path / "not" / "yet") <= disk.f_blocks * disk.f_frsize
     free = local_files.free_bytes(Path("/dev/shm/not/yet"))
     assert free <= shutil.disk_usage("/dev/shm").total
     with pytest.raises(ModelError, match=r"1,048,576.0 GiB are needed"):

@@ -28,7 +28,7 @@ from sfr_batch.format import names as schema
 from sfr_batch.pipeline.summary import Summary
 from sfr_batch.storage import parallel, retries, s3
 from sfr_batch.storage.inputs import fetch_input, list_inputs, open_input, read_input_range
-from sfr_batch.storage.retries import Bounds, RetriesExhausted, counted, retry
+from sfr_batch.storage.retries import Bounds, RetriesExhausted, repeated_requests, retry
 from sfr_batch.storage.s3 import S3Store
 from sfr_batch.storage.s3_client import Truncated, check_length, transient_reason
 from sfr_batch.storage.stores import open_store
@@ -95,9 +95,9 @@ def times(request: Any, bounds: Bounds, reason: str | None = "throttled") -> tup
 
 
 def test_a_request_is_tried_until_it_works() -> None:
-    before = counted()
+    before = repeated_requests()
     assert times(lambda n: OSError("busy") if n < 4 else "done", Bounds(9, 60)) == ("done", 4)
-    assert counted() - before == {"throttled": 3}
+    assert repeated_requests() - before == {"throttled": 3}
 
 
 def test_attempts_are_a_bound_and_the_error_tells_them() -> None:
@@ -123,10 +123,10 @@ def test_time_is_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_final_is_not_repeated() -> None:
-    before = counted()
+    before = repeated_requests()
     refused = PermissionError("no")
     assert times(lambda n: refused, Bounds(5, 60), reason=None) == (refused, 1)
-    assert counted() == before
+    assert repeated_requests() == before
 
 
 def test_pauses_grow_to_a_limit_and_sit_out_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +231,7 @@ def test_every_operation_is_right_under_faults(faulty: Relay, s3_prefix: str, tm
     settings = through(faulty)
     store = open_store(s3_prefix, settings)
     faulty.rates = {fault: 0.4}
-    before = counted()
+    before = repeated_requests()
     data = np.random.default_rng(0).bytes(300_000)
     for number in range(4):
         key, uri = f"data/{number}", f"{s3_prefix}/data/{number}"
@@ -260,7 +260,7 @@ def test_every_operation_is_right_under_faults(faulty: Relay, s3_prefix: str, tm
     store.delete(f"data/{n}" for n in range(4))
     assert not list(store.list("data"))
     assert faulty.done[fault] >= 5
-    repeated = counted() - before
+    repeated = repeated_requests() - before
     if fault == "slow":  # slow is not wrong
         assert not repeated
     elif fault in ("reset", "lost_reply"):  # aiohttp mends a connection that it had kept by itself
@@ -322,7 +322,7 @@ def test_an_object_that_shrinks_under_a_reader_is_told(s3_prefix: str, size: int
 def test_a_refusal_takes_one_request(faulty: Relay, s3_prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAD_KEY", "nobody")
     monkeypatch.setenv("BAD_SECRET", "wrong")
-    before = counted()
+    before = repeated_requests()
     settings = through(faulty, access_key_id="${BAD_KEY}", secret_access_key="${BAD_SECRET}")
     with pytest.raises(StorageError, match="access denied"):
         open_store(s3_prefix, settings).read("a")
@@ -331,22 +331,22 @@ def test_a_refusal_takes_one_request(faulty: Relay, s3_prefix: str, monkeypatch:
     assert len(faulty.requests) == 2
     with pytest.raises(ConfigError):
         open_store(s3_prefix, StorageSettings(endpoint_url="localhost:1"))
-    assert counted() == before
+    assert repeated_requests() == before
 
 
 def test_silence_is_a_timeout(faulty: Relay, s3_prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(s3._CLIENT, "read_timeout", 1)
     store = open_store(s3_prefix, through(faulty))
-    before = counted()
+    before = repeated_requests()
     store.create("a", b"x" * 1000)
     faulty.let_through = 0
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(store.read, "a")
-        while not counted() - before:
+        while not repeated_requests() - before:
             time.sleep(0.05)
         faulty.release()
         assert reading.result() == b"x" * 1000
-    assert set(counted() - before) == {"timeout"}
+    assert set(repeated_requests() - before) == {"timeout"}
 
 
 # ---- lost replies
@@ -511,7 +511,7 @@ def test_the_server_is_killed_and_comes_back_while_writers_and_readers_work(
         written: dict[str, bytes] = {}
         failures: list[Exception] = []
         stop = threading.Event()
-        before = counted()
+        before = repeated_requests()
 
         def work(name: str) -> None:
             store, rng, number = open_store(root, settings), np.random.default_rng(0), 0
@@ -541,7 +541,7 @@ def test_the_server_is_killed_and_comes_back_while_writers_and_readers_work(
         for thread in threads:
             thread.join()
         assert not failures
-        assert (counted() - before)["connection"]
+        assert (repeated_requests() - before)["connection"]
         store = open_store(root, settings)
         keys = {info.key for name in range(4) for info in store.list(f"w{name}")}
         assert keys == set(written)
@@ -573,7 +573,7 @@ def test_a_job_with_a_tenth_of_all_answers_faulty(number: int, faulty: Relay, s3
     usual = config(minilm_folder(), s3_prefix, "run.actors.torch_threads=1", rows_per_split=2, ray_address="none")
     calm = sfr.embed(usual)
     faulty.rates = dict.fromkeys(("slow_down", "reset", "lost_reply", "truncate", "slow"), 0.02)
-    before = counted()
+    before = repeated_requests()
     detour = [f"{section}.storage.endpoint_url={faulty.endpoint}" for section in ("corpus", "table")]
     summary = sfr.embed(usual, [f"table.path={s3_prefix}/faulty", *detour])
     assert summary.splits == calm.splits == number // 2
@@ -584,7 +584,7 @@ def test_a_job_with_a_tenth_of_all_answers_faulty(number: int, faulty: Relay, s3
     assert vectors.tobytes() == expected.tobytes()
     assert summary.snapshot.manifest.counts == calm.snapshot.manifest.counts
     assert faulty.done
-    assert 0 < sum(repeated(summary).values()) <= (counted() - before).total()
+    assert 0 < sum(repeated(summary).values()) <= (repeated_requests() - before).total()
     assert repeated(calm) == {}
     assert f"\nRepeated  {sum(repeated(summary).values())} requests to S3 (" in summary.describe()
     assert "Repeated" not in calm.describe()
