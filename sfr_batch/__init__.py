@@ -1,6 +1,7 @@
 """sfr-batch: turn a sharded corpus into a table of embeddings on your own GPUs.
 
     import sfr_batch as sfr
+
     report = sfr.verify("configs/demo.yaml")
     plan = sfr.plan("configs/demo.yaml")
     summary = sfr.embed("configs/demo.yaml")
@@ -8,55 +9,108 @@
     table.search("how do I read a Parquet file?", k=5)
     table.audit().ok
 
-Names are loaded when first used: importing the package, and planning, pull in neither torch nor ray.
+    function      returns          what it does
+    load_config   Config           reads a YAML config and applies overrides
+    verify        VerifyReport     checks the model of a config
+    plan          EmbedPlan        what embed would do; writes nothing
+    embed         Summary          embeds what is missing and publishes a snapshot
+    open_table    EmbeddingTable   opens a table, or the table behind a pointer
+    audit         AuditReport      checks every promise of a table
+    promote       Pointed          makes a pointer point to a table
+    promote_back  Pointed          moves a pointer back
+
+    type             where you meet it
+    Config           settings of a job; its parts include ModelSettings and StorageSettings
+    ModelSettings    Config.model; the argument of Encoder.load
+    StorageSettings  the argument `storage` of open_table, audit and promote
+    Encoder          texts to vectors, without a table: Encoder.load(settings).encode(texts)
+    EmbeddingTable   search, read and audit; .maintenance expires, compacts and sweeps
+    Snapshot         one published state of a table: table.current(), table.snapshots(), table.at(...)
+    Hit              one row that table.search found
+    Changes          table.changes(1, 2)
+    Exported         table.export(target)
+    Expiry           table.maintenance.expire(...)
+    Compaction       table.maintenance.compact(...)
+    Orphans          table.maintenance.sweep(...)
+    SfrBatchError    the base of all errors; the others are in `errors`
+
+Names are loaded when they are first used. Importing the package, planning and reading load neither torch nor ray.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sfr_batch.api import EmbeddingTable, embed, open_table, plan, promote, promote_back, verify
-    from sfr_batch.config.loading import load_config
-    from sfr_batch.config.settings import Config
-    from sfr_batch.encoder.encoder import Encoder
-    from sfr_batch.errors import SfrBatchError
+    from sfr_batch import errors as errors
+    from sfr_batch.api import EmbeddingTable as EmbeddingTable
+    from sfr_batch.api import audit as audit
+    from sfr_batch.api import embed as embed
+    from sfr_batch.api import open_table as open_table
+    from sfr_batch.api import plan as plan
+    from sfr_batch.api import promote as promote
+    from sfr_batch.api import promote_back as promote_back
+    from sfr_batch.api import verify as verify
+    from sfr_batch.checks.audit.report import AuditReport as AuditReport
+    from sfr_batch.checks.verify.report import VerifyReport as VerifyReport
+    from sfr_batch.config.loading import load_config as load_config
+    from sfr_batch.config.settings import Config as Config
+    from sfr_batch.config.settings import ModelSettings as ModelSettings
+    from sfr_batch.config.settings import StorageSettings as StorageSettings
+    from sfr_batch.encoder.encoder import Encoder as Encoder
+    from sfr_batch.errors import SfrBatchError as SfrBatchError
+    from sfr_batch.pipeline.summary import Summary as Summary
+    from sfr_batch.planning.plan import EmbedPlan as EmbedPlan
+    from sfr_batch.table.changes import Changes as Changes
+    from sfr_batch.table.commit.compaction import Compaction as Compaction
+    from sfr_batch.table.commit.expiry import Expiry as Expiry
+    from sfr_batch.table.commit.sweep import Orphans as Orphans
+    from sfr_batch.table.export import Exported as Exported
+    from sfr_batch.table.pointer import Pointed as Pointed
+    from sfr_batch.table.search import Hit as Hit
+    from sfr_batch.table.table import Snapshot as Snapshot
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Config": "sfr_batch.config.settings",
-    "EmbeddingTable": "sfr_batch.api",
-    "Encoder": "sfr_batch.encoder.encoder",
-    "SfrBatchError": "sfr_batch.errors",
-    "embed": "sfr_batch.api",
-    "load_config": "sfr_batch.config.loading",
-    "open_table": "sfr_batch.api",
-    "plan": "sfr_batch.api",
-    "promote": "sfr_batch.api",
-    "promote_back": "sfr_batch.api",
-    "verify": "sfr_batch.api",
+    "AuditReport": "checks.audit.report",
+    "Changes": "table.changes",
+    "Compaction": "table.commit.compaction",
+    "Config": "config.settings",
+    "EmbedPlan": "planning.plan",
+    "EmbeddingTable": "api",
+    "Encoder": "encoder.encoder",
+    "Expiry": "table.commit.expiry",
+    "Exported": "table.export",
+    "Hit": "table.search",
+    "ModelSettings": "config.settings",
+    "Orphans": "table.commit.sweep",
+    "Pointed": "table.pointer",
+    "SfrBatchError": "errors",
+    "Snapshot": "table.table",
+    "StorageSettings": "config.settings",
+    "Summary": "pipeline.summary",
+    "VerifyReport": "checks.verify.report",
+    "audit": "api",
+    "embed": "api",
+    "errors": "errors",
+    "load_config": "config.loading",
+    "open_table": "api",
+    "plan": "api",
+    "promote": "api",
+    "promote_back": "api",
+    "verify": "api",
 }
+"""The module of each public name; `errors` is one itself."""
 
-__all__ = [
-    "Config",
-    "EmbeddingTable",
-    "Encoder",
-    "SfrBatchError",
-    "embed",
-    "load_config",
-    "open_table",
-    "plan",
-    "promote",
-    "promote_back",
-    "verify",
-]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    module = import_module(f"{__name__}.{_HOMES[name]}")
+    return module if name == _HOMES[name] else getattr(module, name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted({*globals(), *_HOMES})

@@ -1,6 +1,11 @@
-"""Public functions: `plan`, `embed`, `verify`, `audit`, `open_table`, `promote`. A config is an object or a file."""
+"""The public functions, and the table that `open_table` returns.
+
+From arguments to the modules that do the work: a config is an object or a file, a path a table or a pointer to one.
+What needs torch or Ray is imported when it is called.
+"""
 
 import os
+import time
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +27,8 @@ from sfr_batch.storage.stores import open_store
 from sfr_batch.table import pointer as pointers
 from sfr_batch.table.changes import Changes, changes
 from sfr_batch.table.commit.compaction import MAX_UNNEEDED, ROWS_PER_FILE, Compaction, compact
-from sfr_batch.table.commit.expiry import Expiry, expire
+from sfr_batch.table.commit.expiry import Expiry, expire, parse_duration
+from sfr_batch.table.commit.sweep import Orphans, find_orphans, sweep
 from sfr_batch.table.pointer import Pointed
 from sfr_batch.table.search import Hit, top_k
 from sfr_batch.table.table import Snapshot, Table
@@ -38,10 +44,11 @@ ConfigOrPath = Config | str | os.PathLike[str]
 
 
 def plan(config: ConfigOrPath, overrides: Sequence[str] = (), *, compare: bool = False) -> EmbedPlan:
-    """What `embed` would do. Touches nothing.
+    """What `embed` would do. Writes nothing; needs no GPU.
 
-    compare: whether to read the changed shards, in this process, and find which of their rows have a vector already;
-    else the plan is an upper bound. Raises TooManyDeletes with it, as `embed` would.
+    overrides: settings as ``section.field=value``. compare: read the changed shards, in this process, to find rows that
+    already have a vector; without it the plan is an upper bound. Raises ConfigError, CorpusError, ModelError,
+    TableMismatch and StorageError; with compare also TooManyDeletes, as `embed` would.
     """
     made = make_plan(_load(config, overrides))
     return made.compare(InProcess()) if compare and made.has_to_compare else made
@@ -56,11 +63,11 @@ def verify(
     seconds: float = 5.0,
     each: "Callable[[CheckResult], None]" = lambda check: None,
 ) -> "VerifyReport":
-    """The preflight of the config's model on this machine's device; needs no corpus, no table and no Ray.
+    """Check the config's model on the device of this machine. Needs no corpus, no table and no Ray.
 
-    golden: a file of vectors to compare with. record: where to write one, if nothing failed. seconds: for measuring
-    throughput, 0 leaves it out. each: is given every check as soon as it is done. Raises ConfigError; all else that is
-    wrong is a failed check of the report.
+    golden: file of vectors to compare with. record: new file to write such vectors to, if no check failed. seconds: how
+    long to measure throughput; 0 skips it. each: is called with every check as soon as it is done. Raises ConfigError;
+    every other problem is a failed check of the report.
     """
     from sfr_batch.checks.verify import preflight  # loads what planning can do without
 
@@ -71,7 +78,11 @@ def verify(
 
 
 def embed(config: ConfigOrPath, overrides: Sequence[str] = ()) -> "Summary":
-    """Make the table what the config says; do only what is missing."""
+    """Bring the table up to date with the corpus: embed what is missing and publish one snapshot. Safe to repeat.
+
+    overrides: settings as ``section.field=value``. Raises RunFailed if splits failed (finished ones stay committed),
+    TooManyDeletes, TooManyRejects, TableInUse, SnapshotConflict, and what `plan` raises.
+    """
     from sfr_batch.pipeline import runner  # loads what planning can do without
 
     return runner.embed(_load(config, overrides))
@@ -86,12 +97,12 @@ def audit(
     storage: StorageSettings | None = None,
     each: "Callable[[Finding], None]" = lambda finding: None,
 ) -> "AuditReport":
-    """Whether the table at ``path`` keeps its promises. Reads all of it, changes nothing; needs no model and no Ray.
+    """Check every promise of the table at ``path``. Reads every byte of a snapshot, changes nothing; needs no model.
 
-    path: of the table, or of a pointer to it. against: a config whose corpus the table should hold; its table.path does
-    not matter, its table.storage is used unless ``storage`` is given. snapshot: its number, default the newest, or what
-    the pointer pins. each: is given every finding as soon as there is one. Raises TableNotFound, StorageError, and with
-    ``against`` what planning raises.
+    path: the table, or a pointer to it. against: a config whose corpus the table should hold; its table.path is
+    ignored, its table.storage is used unless ``storage`` is given. snapshot: its number; default: the newest, or the
+    one that the pointer pins. each: is called with every finding as soon as it is made. Raises TableNotFound and
+    StorageError, with ``against`` also what `plan` raises.
     """
     from sfr_batch.checks.audit.auditor import audit  # loads what planning can do without
 
@@ -106,10 +117,10 @@ def audit(
 
 
 def open_table(path: str, storage: StorageSettings | None = None, *, follow: bool = True) -> "EmbeddingTable":
-    """The table at a local folder or an s3:// prefix, or the one that a pointer there points to. Raises TableNotFound.
+    """The table at a local folder or an s3:// prefix, or the table that a pointer there points to.
 
-    It stays at that table, also if the pointer moves on; open it again to follow. follow: whether a pointer will do;
-    else it is a ConfigError.
+    The result stays with that table when the pointer moves; open the pointer again to follow it. follow: False refuses
+    a pointer with a ConfigError. Raises TableNotFound.
     """
     store = open_store(path, storage)
     pointed = None
@@ -133,10 +144,10 @@ def promote(
     expect_current: str | None = None,
     storage: StorageSettings | None = None,
 ) -> Pointed:
-    """Let a pointer, a folder or prefix of its own, point to a table from now on; made if there is none.
+    """Make a pointer, which is a folder or prefix of its own, point to a table. Creates the pointer if necessary.
 
-    Readers that open the pointer see the table before or this one, at once and whole. snapshot: the one to pin, default
-    whatever is the newest when it is read. expect_current: the table that it must point to now, else PointerMoved is
+    The switch is atomic: whoever opens the pointer gets the table before or this one. snapshot: the one to pin;
+    default: readers get the newest. expect_current: the table that the pointer must point to now, else PointerMoved is
     raised and nothing changes. Raises TableNotFound if nothing is published in the table.
     """
     store = open_store(pointer, storage)
@@ -146,35 +157,35 @@ def promote(
 
 
 def promote_back(pointer: str, *, storage: StorageSettings | None = None) -> Pointed:
-    """Let a pointer point to what it did before; again, and it is the one before that.
+    """Move a pointer back to where it pointed before. Each further call goes back one more step.
 
-    Raises ConfigError if there is none, PointerMoved if somebody else moves it meanwhile.
+    Raises ConfigError if there is nothing before, PointerMoved if somebody else moves the pointer meanwhile.
     """
     return pointers.back(open_store(pointer, storage))
 
 
 class EmbeddingTable(Table):
-    """A table that can encode a query with the model it was made with."""
+    """A table that can encode a query with the model it was made with. Made by `open_table`."""
 
     def __init__(self, store: Store, card: TableCard, pointed: Pointed | None = None) -> None:
         super().__init__(store, card)
         self.pointed = pointed
-        """By what pointer it was opened, if by one."""
+        """The pointer by which the table was opened; None if it was opened by its own path."""
 
     @property
     def pinned(self) -> int | None:
-        """The snapshot that the pointer wants to be read."""
+        """Number of the snapshot that the pointer pins; None without a pointer or a pin."""
         return self.pointed.snapshot if self.pointed else None
 
     def current(self) -> Snapshot:
-        """The newest snapshot, or the one that the pointer has pinned. Raises TableNotFound if there is none."""
+        """The newest snapshot, or the one that the pointer pins. Raises TableNotFound if there is none."""
         return super().current() if self.pinned is None else self.snapshot(self.pinned)
 
     @cached_property
     def encoder(self) -> "Encoder":
-        """The table's model, loaded on first use on the CPU or GPU that the table's config named, if there is one.
+        """The model of the table, loaded on first use: on a GPU if the table's config says so and there is one.
 
-        Raises TableMismatch if the model at that place is no longer the one that made the vectors.
+        Raises TableMismatch if the model at that path is no longer the one that made the vectors.
         """
         from sfr_batch.encoder.devices import has_gpu  # imports torch, which planning can do without
         from sfr_batch.encoder.encoder import Encoder
@@ -189,10 +200,17 @@ class EmbeddingTable(Table):
         return Encoder.load(settings, weight_hashes=made_with["weights"])
 
     def audit(self, against: EmbedPlan | None = None, snapshot: int | None = None) -> "AuditReport":
-        """Whether the table keeps its promises, see `checks.audit`; against a plan of its corpus if there is one."""
+        """Check every promise of the table, see `sfr_batch.audit`. against: a plan, to compare with its corpus too."""
         from sfr_batch.checks.audit.auditor import audit
 
         return audit(self, against, self.pinned if snapshot is None else snapshot)
+
+    @property
+    def maintenance(self) -> "Maintenance":
+        """Expire, compact and sweep. Raises ConfigError if the table was opened by a pointer."""
+        if self.pointed:
+            raise pointers.no_place_to_write(self.pointed)
+        return Maintenance(self)
 
     def expire(
         self,
@@ -202,41 +220,29 @@ class EmbeddingTable(Table):
         keep: Collection[int] = (),
         dry_run: bool = True,
     ) -> Expiry:
-        """Remove old snapshots, see `sfr_batch.table.commit.expiry.expire`; by default only say what would go.
-
-        Raises ConfigError if the table was opened by a pointer.
-        """
-        self._check_opened_by_name()
-        return expire(self, keep_last=keep_last, keep_for=keep_for, keep=keep, dry_run=dry_run)
+        """Short for `maintenance.expire`."""
+        return self.maintenance.expire(keep_last=keep_last, keep_for=keep_for, keep=keep, dry_run=dry_run)
 
     def compact(
         self, *, rows_per_file: int = ROWS_PER_FILE, max_unneeded: float = MAX_UNNEEDED, dry_run: bool = True
     ) -> Compaction:
-        """Make fewer data files of many small ones, see `table.commit.compaction`; by default only say which.
-
-        Raises ConfigError if the table was opened by a pointer.
-        """
-        self._check_opened_by_name()
-        return compact(self, rows_per_file=rows_per_file, max_unneeded=max_unneeded, dry_run=dry_run)
-
-    def _check_opened_by_name(self) -> None:
-        if self.pointed:
-            raise pointers.no_place_to_write(self.pointed)
+        """Short for `maintenance.compact`."""
+        return self.maintenance.compact(rows_per_file=rows_per_file, max_unneeded=max_unneeded, dry_run=dry_run)
 
     def changes(self, from_snapshot: int, to_snapshot: int) -> Changes:
-        """What to upsert and to delete to make of a copy of one snapshot the other, see `sfr_batch.table.changes`.
+        """Upserts and deletes that turn a copy of one snapshot into the other, see `sfr_batch.table.changes`.
 
-        from_snapshot: 0 for nothing at all. Raises TableNotFound if there is no such snapshot.
+        from_snapshot: 0 for an empty copy. Raises TableNotFound if there is no such snapshot.
         """
         return changes(self, from_snapshot, to_snapshot)
 
     def search(self, query: str, k: int = 10, columns: Sequence[str] = (), *, snapshot: int | None = None) -> list[Hit]:
-        """The ``k`` live rows nearest to ``query`` by cosine, best first, ties by id; exact, in bounded memory.
+        """The ``k`` live rows nearest to ``query`` by cosine, best first, ties by id. Exact, in bounded memory.
 
-        columns: carried columns to return with each hit. Where documents are cut into chunks (`model.overflow:
-        chunk`) each hit is one, its number and its span of the document's text are in ``Hit.row`` as ``chunk``,
-        ``chunk_start`` and ``chunk_end``, and a document may be found several times. snapshot: its number, default the
-        newest.
+        columns: to return with each hit, in ``Hit.row``. Where documents are cut into chunks (`model.overflow: chunk`),
+        each hit is a chunk, and a document may be found several times; ``Hit.row`` has its number ``chunk`` and its
+        span of the document's text, ``chunk_start`` to ``chunk_end``. snapshot: its number; default: the newest. Raises
+        ConfigError if the query is not valid Unicode, and what `encoder` raises.
         """
         try:
             query.encode()
@@ -247,6 +253,60 @@ class EmbeddingTable(Table):
         chunk = [name for name in names.CHUNK_COLUMNS if name in self.schema.names]
         shown = list(dict.fromkeys([*chunk, *columns]))
         return top_k(searched.batches([names.ID, names.EMBEDDING, *shown]), vector, k, shown)[0]
+
+
+class Maintenance:
+    """What changes the files of a table and never its rows; see `EmbeddingTable.maintenance`.
+
+    Each method only reports what it would do unless ``dry_run=False`` is given. Each may be killed at any moment: the
+    same call does the rest.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def expire(
+        self,
+        *,
+        keep_last: int | None = None,
+        keep_for: str | None = None,
+        keep: Collection[int] = (),
+        dry_run: bool = True,
+    ) -> Expiry:
+        """Remove old snapshots, and the files that only they need, see `sfr_batch.table.commit.expiry`.
+
+        A snapshot stays if any rule keeps it, and the newest always does. keep_last: number of states. keep_for: age
+        such as ``30d``, ``36h`` or ``90m``. keep: numbers of snapshots. Raises ConfigError, TableNotFound,
+        SnapshotConflict.
+        """
+        return expire(self._table, keep_last=keep_last, keep_for=keep_for, keep=keep, dry_run=dry_run)
+
+    def compact(
+        self,
+        *,
+        rows_per_file: int = ROWS_PER_FILE,
+        max_unneeded: float = MAX_UNNEEDED,
+        dry_run: bool = True,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> Compaction:
+        """Rewrite small data files, and those with many rows that nobody needs, as fewer; no model is needed.
+
+        rows_per_file: vectors of a new data file at most; files with at most half as many are joined. max_unneeded:
+        share, in 0 to 1, of unneeded rows above which a file is rewritten. say: is called once if it has to wait for a
+        run that may be dead. Raises TableNotFound, TableInUse, SnapshotConflict.
+        """
+        return compact(self._table, rows_per_file=rows_per_file, max_unneeded=max_unneeded, dry_run=dry_run, say=say)
+
+    def sweep(self, *, older_than: str = "7d", dry_run: bool = True) -> Orphans:
+        """Remove objects that no snapshot names: leftovers of runs that died or lost a race.
+
+        older_than: their least age, such as ``7d``, ``36h`` or ``90m``. Raises ConfigError, SnapshotConflict.
+        """
+        seconds = parse_duration(older_than, "--older-than")
+        if not dry_run:
+            return sweep(self._table, older_than_s=seconds)
+        base = self._table.latest()
+        return find_orphans(self._table, base, time.time() - seconds) if base else Orphans()
 
 
 def _load(config: ConfigOrPath, overrides: Sequence[str]) -> Config:

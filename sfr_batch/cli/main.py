@@ -6,7 +6,6 @@ is at; a second one ends it at once.
 """
 
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -22,8 +21,6 @@ from sfr_batch.format import names
 from sfr_batch.pipeline import interrupt
 from sfr_batch.storage.local_files import write_text
 from sfr_batch.table.commit import lease
-from sfr_batch.table.commit import sweep as sweeping
-from sfr_batch.table.commit.expiry import parse_duration
 
 _CONFIG = click.argument("config", type=click.Path(dir_okay=False))
 _OVERRIDES = click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")
@@ -196,16 +193,11 @@ def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -
     Exit codes: 0 done, 1 it failed, 2 the command is wrong.
     """
     with report_errors():
-        seconds = parse_duration(older_than, "--older-than")
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
-        base = opened.latest()
-        if base is None:
+        orphans = opened.maintenance.sweep(older_than=older_than, dry_run=not delete)
+        if opened.latest() is None:
             click.echo("Nothing is published yet, so nothing is left over; nothing was removed.")
             return
-        if delete:
-            orphans = sweeping.sweep(opened, older_than_s=seconds)
-        else:
-            orphans = sweeping.find_orphans(opened, base, time.time() - seconds)
         show_objects(orphans.objects)
         what = f"{len(orphans.objects):,} objects, {orphans.bytes:,} bytes, older than {older_than}"
         if not orphans.objects:

@@ -6,7 +6,6 @@ from sfr_batch import api
 from sfr_batch.cli.options import ENDPOINT, report_errors, show_objects
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError
-from sfr_batch.table.commit import compaction
 from sfr_batch.table.commit.compaction import MAX_UNNEEDED, ROWS_PER_FILE
 from sfr_batch.table.commit.expiry import Expiry
 
@@ -41,7 +40,7 @@ def expire(
     """
     with report_errors():
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
-        expiry = opened.expire(keep_last=keep_last, keep_for=keep_for, keep=keep, dry_run=not delete)
+        expiry = opened.maintenance.expire(keep_last=keep_last, keep_for=keep_for, keep=keep, dry_run=not delete)
         show_objects(expiry.objects)
         click.echo(_told(expiry, delete))
 
@@ -143,8 +142,7 @@ def compact(table: str, rows_per_file: int, max_unneeded: float, write: bool, en
     """
     with report_errors():
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
-        found = compaction.compact(
-            opened,
+        found = opened.maintenance.compact(
             rows_per_file=rows_per_file,
             max_unneeded=max_unneeded,
             dry_run=not write,
