@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 import pyarrow as pa
 
 from sfr_batch.checks.audit.contents import Contents
-from sfr_batch.checks.audit.corpus import Corpus
-from sfr_batch.checks.audit.counts import Counted, check_condemned, check_counts, check_deletes
-from sfr_batch.checks.audit.files import WAYS_OUT, DataFiles, is_chunked
-from sfr_batch.checks.audit.id_records import RECORD, IdGroups
-from sfr_batch.checks.audit.ids import Ids
-from sfr_batch.checks.audit.indexes import Indexes
+from sfr_batch.checks.audit.corpus import CorpusRows, check_shards, read_corpus
+from sfr_batch.checks.audit.counts import Sums, check_condemned, check_counts, check_deletes
+from sfr_batch.checks.audit.data_file import PROMISES, is_chunked
+from sfr_batch.checks.audit.files import file_findings, read_data_files, row_findings
+from sfr_batch.checks.audit.id_records import RECORD
+from sfr_batch.checks.audit.ids import check_ids
+from sfr_batch.checks.audit.indexes import index_finding, read_indexes
 from sfr_batch.checks.audit.rejects import read_rejects
 from sfr_batch.checks.audit.report import (
     CONDEMNED,
@@ -26,6 +27,7 @@ from sfr_batch.checks.audit.report import (
 )
 from sfr_batch.checks.audit.snapshots import check_sides, read_snapshots
 from sfr_batch.checks.audit.surroundings import check_plain, look_for_orphans, look_for_runs
+from sfr_batch.corpus.shards import list_shards
 from sfr_batch.errors import SfrBatchError
 from sfr_batch.format.expired import check_not_expired
 from sfr_batch.planning.plan import EmbedPlan
@@ -106,7 +108,7 @@ class _Auditor:
             contents = Contents.read(snapshot)
         except (SfrBatchError, pa.ArrowException) as error:
             why = f"snapshot {snapshot.number} cannot be read: {error}"
-            for name in (*WAYS_OUT, REJECTS, INDEXES, IDS, DUPLICATES, DELETES, CONDEMNED):
+            for name in (*PROMISES, REJECTS, INDEXES, IDS, DUPLICATES, DELETES, CONDEMNED):
                 self._tell(Finding(name, "SKIP", why))
             return
         with temporary_folder("sfr-audit-") as folder:
@@ -115,40 +117,33 @@ class _Auditor:
             self._check_contents(snapshots, contents, spill)
 
     def _check_contents(self, snapshots: Mapping[int, Snapshot], contents: Contents, spill: Spill) -> None:
-        files = DataFiles(self._table, contents)
-        files.read(snapshots, spill)
+        files = read_data_files(self._table, contents, snapshots, spill)
         self._rows, self._bytes = files.rows, files.bytes
-        self._tell(*files.file_findings())
-
+        self._tell(*file_findings(files))
         rejects = read_rejects(self._table, contents, spill)
         self._tell(rejects.finding)
-
-        indexes = Indexes(self._table, contents, files)
-        indexes.read(snapshots, spill)
-
-        self._tell(*files.row_findings())
+        indexes = read_indexes(self._table, contents, files, snapshots, spill)
+        self._tell(*row_findings(files))
         self._tell(check_deletes(contents))
         self._tell(check_condemned(contents))
+        corpus = self._read_corpus(self._against, contents, spill) if self._against else None
 
-        corpus = Corpus(self._against) if self._against else None
-        if corpus:
-            self._tell(corpus.check_shards(contents, self._table.card.fingerprint))
-            for records in corpus.records():
-                spill.add(records)
         unread = files.unread + rejects.unread + indexes.unread
-        ids = Ids(files, indexes, corpus, unread)
-        for records in spill.partitions():
-            ids.add(IdGroups(records))
-        self._tell(indexes.finding())
-
-        counted = Counted(
-            live=None if files.unread else files.live,
+        ids = check_ids(spill.partitions(), files, indexes, corpus, unread)
+        self._tell(index_finding(contents, ids.indexes))
+        sums = Sums(
+            live=None if files.unread else [file.live for file in files.files],
             kept=None if unread else ids.kept,
             duplicates=None if rejects.finding.problems else rejects.duplicates,
         )
         chunked = is_chunked(self._table)
-        self._tell(check_counts(files.promises[COUNTS], contents, snapshots, counted, chunked=chunked))
-        self._tell(*ids.findings())
+        self._tell(check_counts(files.problems[COUNTS], contents, snapshots, sums, chunked=chunked))
+        self._tell(*ids.findings)
+
+    def _read_corpus(self, against: EmbedPlan, contents: Contents, spill: Spill) -> CorpusRows:
+        shards = list_shards(against.config.corpus)
+        self._tell(check_shards(against, shards, contents, self._table.card.fingerprint))
+        return read_corpus(against, shards, spill)
 
     def _look_around(self, newest: Snapshot | None) -> tuple[Orphans, bool]:
         orphans, plain = None, False

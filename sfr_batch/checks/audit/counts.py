@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from sfr_batch.checks.audit.contents import Contents
-from sfr_batch.checks.audit.files import Live
-from sfr_batch.checks.audit.report import CONDEMNED, DELETES, REPORT, Finding, PromiseCheck
+from sfr_batch.checks.audit.data_file import Live
+from sfr_batch.checks.audit.promises import Problems, PromiseCheck
+from sfr_batch.checks.audit.report import CONDEMNED, COUNTS, DELETES, Finding
 from sfr_batch.errors import CountsDoNotClose, SfrBatchError, counted
 from sfr_batch.format import names
 from sfr_batch.format.records import KEPT, Receipt
@@ -17,11 +18,11 @@ from sfr_batch.table.table import Snapshot
 
 
 @dataclass(frozen=True)
-class Counted:
-    """What was found by reading; None where that could not be done in full.
+class Sums:
+    """What was found by reading; None where not all could be read.
 
-    live: what is live of each data file; kept: documents that are no longer in the corpus; duplicates: rows that
-    are rejected as such.
+    live: sums over the live rows of each data file. kept: number of documents that are no longer in the corpus.
+    duplicates: number of rows that are rejected as duplicates.
     """
 
     live: Sequence[Live] | None
@@ -30,13 +31,17 @@ class Counted:
 
 
 def check_counts(
-    promise: PromiseCheck, contents: Contents, snapshots: Mapping[int, Snapshot], counted: Counted, *, chunked: bool
+    found: Problems, contents: Contents, snapshots: Mapping[int, Snapshot], sums: Sums, *, chunked: bool
 ) -> Finding:
-    """snapshots: among them the parent, if it can be read."""
+    """Whether the counts of a snapshot agree with each other and with what was read.
+
+    found: the problems of single data files. snapshots: among them the parent, if it can be read.
+    """
+    promise = PromiseCheck(COUNTS, found)
     _check_receipts(promise, contents, chunked)
     _check_shards(promise, contents)
-    _check_sums(promise, contents, counted)
-    _check_new(promise, contents, snapshots, counted)
+    _check_sums(promise, contents, sums)
+    _check_new(promise, contents, snapshots, sums)
     counts = contents.snapshot.manifest.counts
     kept = f"; {counts.kept:,} kept that are not among these" if counts.kept else ""
     return promise.finding(
@@ -85,7 +90,7 @@ def _check_shards(promise: PromiseCheck, contents: Contents) -> None:
             promise.wrong(f"{record.uri} is covered in version {record.version}, a split of it is of another")
 
 
-def _check_sums(promise: PromiseCheck, contents: Contents, counted: Counted) -> None:
+def _check_sums(promise: PromiseCheck, contents: Contents, sums: Sums) -> None:
     counts = contents.snapshot.manifest.counts
     shards = [record for record in contents.shards if record.uri != KEPT]
 
@@ -94,22 +99,22 @@ def _check_sums(promise: PromiseCheck, contents: Contents, counted: Counted) -> 
         "rows of its shards": (counts.read, sum(record.read for record in shards)),
         "vectors": (counts.vectors, sum(receipt.vectors for receipt in contents.receipts) - contents.deleted),
     }
-    if counted.duplicates is not None:
-        held["rejects"] = (counts.rejected, sum(record.rejected for record in shards) + counted.duplicates)
-    if counted.live is not None:
+    if sums.duplicates is not None:
+        held["rejects"] = (counts.rejected, sum(record.rejected for record in shards) + sums.duplicates)
+    if sums.live is not None:
         documents = counts.embedded + counts.reused + counts.kept
-        held["documents"] = (documents, sum(live.documents for live in counted.live))
-        held["tokens"] = (counts.tokens, sum(live.tokens for live in counted.live))
-        held["tokens before truncation"] = (counts.tokens_full, sum(live.tokens_full for live in counted.live))
-        held["truncated rows"] = (counts.truncated, sum(live.truncated for live in counted.live))
-    if counted.kept is not None:
-        held["kept documents"] = (counts.kept, counted.kept)
+        held["documents"] = (documents, sum(live.documents for live in sums.live))
+        held["tokens"] = (counts.tokens, sum(live.tokens for live in sums.live))
+        held["tokens before truncation"] = (counts.tokens_full, sum(live.tokens_full for live in sums.live))
+        held["truncated rows"] = (counts.truncated, sum(live.truncated for live in sums.live))
+    if sums.kept is not None:
+        held["kept documents"] = (counts.kept, sums.kept)
     for what, (says, has) in held.items():
         if says != has:
             promise.wrong(f"snapshot {contents.snapshot.number} says {says:,} {what}, there are {has:,}")
 
 
-def _check_new(promise: PromiseCheck, contents: Contents, snapshots: Mapping[int, Snapshot], counted: Counted) -> None:
+def _check_new(promise: PromiseCheck, contents: Contents, snapshots: Mapping[int, Snapshot], sums: Sums) -> None:
     """Whether the documents that count as embedded are those of the data files that the parent has not."""
     manifest = contents.snapshot.manifest
     old: frozenset[str] = frozenset()
@@ -118,11 +123,11 @@ def _check_new(promise: PromiseCheck, contents: Contents, snapshots: Mapping[int
             old = frozenset(receipt.split_id for receipt in snapshots[manifest.parent].receipts)
         except (KeyError, SfrBatchError, pa.ArrowException):  # told as a manifest or a side file
             return
-    if counted.live is None:
+    if sums.live is None:
         return
     embedded = sum(
         live.documents
-        for receipt, live in zip(contents.receipts, counted.live, strict=True)
+        for receipt, live in zip(contents.receipts, sums.live, strict=True)
         if receipt.split_id not in old and not receipt.copied
     )
     if embedded != manifest.counts.embedded:
@@ -134,7 +139,7 @@ def _check_new(promise: PromiseCheck, contents: Contents, snapshots: Mapping[int
 
 def check_deletes(contents: Contents) -> Finding:
     """Whether deleted rows are rows."""
-    promise = PromiseCheck(DELETES, REPORT)
+    promise = PromiseCheck(DELETES)
     rows = {receipt.split_id: receipt.vectors for receipt in contents.receipts}
     for split_id, positions in contents.deletes.items():
         key = names.data_key(split_id)
@@ -150,7 +155,7 @@ def check_deletes(contents: Contents) -> Finding:
 
 def check_condemned(contents: Contents) -> Finding:
     """Whether no data file has a name that a sweep or an expiry has barred."""
-    promise = PromiseCheck(CONDEMNED, REPORT)
+    promise = PromiseCheck(CONDEMNED)
     for receipt in contents.receipts:
         if receipt.split_id in contents.condemned:
             promise.wrong(f"{names.data_key(receipt.split_id)} is live, and its name is condemned")

@@ -3,8 +3,6 @@
 Pure over arrays; knows no files.
 """
 
-from bisect import bisect_right
-from collections.abc import Sequence
 from enum import IntEnum
 
 import numpy as np
@@ -65,10 +63,10 @@ def places_of(rejects: pa.Table) -> list[str]:
     return [f"\0{shard}\0{position}" for shard, position in zip(shards, positions, strict=True)]
 
 
-def locate(starts: Sequence[int], row: int) -> tuple[int, int]:
-    """Which file has row ``row`` of all, and the row in it; starts: the first row of each file."""
-    number = bisect_right(starts, row) - 1
-    return number, row - starts[number]
+def locate(starts: IntArray, row: int) -> tuple[int, int]:
+    """The file that has row ``row`` of all, and the row in it. starts: [files + 1] the first row of each file."""
+    number = int(np.searchsorted(starts, row, side="right")) - 1
+    return number, row - int(starts[number])
 
 
 class IdGroups:

@@ -3,45 +3,64 @@
 With a corpus also that nothing is missing, nothing too much and that no text has changed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from sfr_batch.checks.audit.corpus import Corpus
+from sfr_batch.checks.audit.corpus import CorpusRows
 from sfr_batch.checks.audit.files import DataFiles
-from sfr_batch.checks.audit.id_records import IdGroups, RecordKind
-from sfr_batch.checks.audit.indexes import Indexes
-from sfr_batch.checks.audit.report import CORPUS, DUPLICATES, EMBED, IDS, REPORT, TEXTS, Finding, PromiseCheck
+from sfr_batch.checks.audit.id_records import IdGroups, IdRecords, RecordKind
+from sfr_batch.checks.audit.indexes import IndexFiles
+from sfr_batch.checks.audit.promises import PromiseCheck
+from sfr_batch.checks.audit.report import CORPUS, DUPLICATES, IDS, INDEXES, TEXTS, Finding
 from sfr_batch.errors import counted
 
 _PLACES = 3
 """Places of one id that are told."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Ids:
-    """All ids, of which partitions are added one by one.
+    """What all ids together show.
 
-    unread: files that could not be looked into, and if there are any, nothing is said of what is not there.
+    findings: about ids, duplicates and with a corpus its rows and texts. indexes: the check of index files, with the
+    entries that point to wrong rows. kept: number of ids that are only in the table, because documents are kept.
     """
 
-    files: DataFiles
-    indexes: Indexes
-    corpus: Corpus | None
-    unread: int
+    findings: tuple[Finding, ...]
+    indexes: PromiseCheck
+    kept: int
 
-    def __post_init__(self) -> None:
-        self._ids, self._duplicates = PromiseCheck(IDS, REPORT), PromiseCheck(DUPLICATES, REPORT)
-        self._rows, self._texts = PromiseCheck(CORPUS, EMBED), PromiseCheck(TEXTS, EMBED)
-        for promise in (self._ids, self._duplicates, self._rows, self._texts, self.indexes.promise):
-            promise.unchecked = self.unread
+
+def check_ids(
+    partitions: Iterable[IdRecords], files: DataFiles, indexes: IndexFiles, corpus: CorpusRows | None, unread: int
+) -> Ids:
+    """Check all records of ids, a partition at a time.
+
+    files, indexes, corpus: where the records are from, all read. unread: number of files that could not be read; if
+    there are any, nothing is reported as missing.
+    """
+    checks = _IdChecks(files, indexes, corpus, unread)
+    for records in partitions:
+        checks.add(IdGroups(records))
+    return Ids(tuple(checks.findings()), checks.pointers, checks.kept)
+
+
+class _IdChecks:
+    """The checks of `check_ids`, to which partitions are added one by one."""
+
+    def __init__(self, files: DataFiles, indexes: IndexFiles, corpus: CorpusRows | None, unread: int) -> None:
+        self._files, self._indexes, self._corpus, self._unread = files, indexes, corpus, unread
+        self._ids, self._duplicates, self._rows, self._texts = (
+            PromiseCheck(name, unchecked=unread) for name in (IDS, DUPLICATES, CORPUS, TEXTS)
+        )
+        self.pointers = PromiseCheck(INDEXES, indexes.problems, unread)
         self._live = self._duplicate = self._also = 0
         self.kept = 0
-        """Ids that are in the table alone because they are kept."""
 
     def add(self, groups: IdGroups) -> None:
-        """Look at one partition."""
+        """Check one partition."""
         n = groups.counts
         live = n[RecordKind.LIVE]
         self._live += int(live.sum())
@@ -50,18 +69,18 @@ class Ids:
         self.kept += int(((n[RecordKind.KEPT] > 0) & (groups.candidates == 0)).sum())
         for group in self._ids.some(groups.where(live > 1)):
             self._ids.wrong(self._tell_repeated(groups, group))
-        if not self.unread:
+        if not self._unread:
             self._check(groups)
-        if self.corpus:
-            self._compare(groups, self.corpus)
+        if self._corpus:
+            self._compare(groups, self._corpus)
 
     def _check(self, groups: IdGroups) -> None:
-        """Which row lives, and how many are rejected for it."""
+        """Which row of each id is live, and how many rows are rejected because of it."""
         n, candidates = groups.counts, groups.candidates
         live, duplicate = n[RecordKind.LIVE], n[RecordKind.DUPLICATE]
         strays, unsound = groups.strays()
-        for record in self.indexes.promise.some(strays):
-            self.indexes.promise.wrong(self._tell_stray(groups, record))
+        for record in self.pointers.some(strays):
+            self.pointers.wrong(self._tell_stray(groups, record))
         first, lives = groups.first_rows(), groups.live_rows()
         has = candidates + n[RecordKind.KEPT] > 0
         right = np.where(has, (live > 0) & (lives == first), live == 0)
@@ -71,67 +90,67 @@ class Ids:
             self._duplicates.wrong(self._tell_duplicate(groups, group))
 
     def findings(self) -> Iterator[Finding]:
-        """What was found in all of them; of the indexes their own finding tells."""
+        """The findings about all partitions, except that about indexes."""
         also = f"; {counted(self._also, 'id')} also rejected, in another row" if self._also else ""
         documents = f"{self._live:,} live documents"
         yield self._ids.finding(documents, f"each id once, in the first row that has it{also}")
         what = f"{self._duplicate:,} rows with an earlier row's id"
         yield self._duplicates.finding(what, "that one lives, they do not")
-        if self.corpus:
-            what = f"{self.corpus.rows:,} rows of the corpus"
+        if self._corpus:
+            what = f"{self._corpus.rows:,} rows of the corpus"
             kept = f"; {counted(self.kept, 'document')} kept that it has no more" if self.kept else ""
             yield self._rows.finding(what, f"each live or rejected, and nothing else is{kept}")
             yield self._texts.finding(documents, "the hashes of text and row are those of the corpus")
 
     def _tell_repeated(self, groups: IdGroups, group: int) -> str:
         rows = groups.rows(group, RecordKind.LIVE)
-        places = [self.files.place(row) for row in rows[:_PLACES]]
+        places = [self._files.place(row) for row in rows[:_PLACES]]
         more = f" and {len(rows) - _PLACES:,} more" if len(rows) > _PLACES else ""
         return f"id {places[0].id!r} is live {len(rows)} times: {', '.join(p.where for p in places)}{more}"
 
     def _tell_life(self, lives: int, first: int) -> str:
         """lives, first: the live row of an id and the one that should be, negative if there is none."""
         if lives < 0:
-            return f"{self.files.place(first)} is deleted, and should be live"
+            return f"{self._files.place(first)} is deleted, and should be live"
         if first < 0:
-            return f"{self.files.place(lives)} is live, and no shard has it"
-        return f"{self.files.place(lives)} is live, and {self.files.place(first).where} comes before it"
+            return f"{self._files.place(lives)} is live, and no shard has it"
+        return f"{self._files.place(lives)} is live, and {self._files.place(first).where} comes before it"
 
     def _tell_stray(self, groups: IdGroups, record: int) -> str:
         group, order, row = groups.entry(record)
-        told = f"{self.indexes.place(order)} points to {self.files.place(row)} which has "
+        told = f"{self._indexes.place(order)} points to {self._files.place(row)} which has "
         own = [*groups.rows(group, RecordKind.LIVE), *groups.rows(group, RecordKind.DEAD)]
         if row in own:
             return f"{told}other hashes of text and row"
-        return f"{told}another id" + (f" than {self.files.place(own[0]).id!r}" if own else "")
+        return f"{told}another id" + (f" than {self._files.place(own[0]).id!r}" if own else "")
 
     def _tell_duplicate(self, groups: IdGroups, group: int) -> str:
         rejected, candidates = int(groups.counts[RecordKind.DUPLICATE][group]), int(groups.candidates[group])
         rows = [*groups.rows(group, RecordKind.LIVE), *groups.rows(group, RecordKind.DEAD)]
-        where = f"id {self.files.place(rows[0]).id!r}" if rows else "an id that no data file has"
+        where = f"id {self._files.place(rows[0]).id!r}" if rows else "an id that no data file has"
         return f"{where}: {rejected} rejected as duplicate_id, and {counted(candidates, 'row')} of the shards have it"
 
-    def _compare(self, groups: IdGroups, corpus: Corpus) -> None:
+    def _compare(self, groups: IdGroups, corpus: CorpusRows) -> None:
         n, wrong = groups.counts, self._rows.wrong
         kept = np.where((groups.candidates == 0) & (n[RecordKind.KEPT] > 0), n[RecordKind.LIVE], 0)
         by_id = (
             n[RecordKind.IN_CORPUS] - (n[RecordKind.LIVE] - kept) - n[RecordKind.DUPLICATE] - n[RecordKind.REJECTED_ID]
         )
         by_row = n[RecordKind.BAD_IN_CORPUS] - n[RecordKind.REJECTED_ROW]
-        if not self.unread:
+        if not self._unread:
             for kind, missing in ((RecordKind.IN_CORPUS, by_id), (RecordKind.BAD_IN_CORPUS, by_row)):
                 for group in self._rows.some(groups.where(missing > 0)):
                     place, _ = corpus.place(groups.rows(group, kind)[-1])
                     wrong(f"{place} is neither live nor rejected", int(missing[group]))
-        if not self.indexes.unread:  # which may say that it is kept
+        if not self._indexes.unread:  # which may say that it is kept
             for group in self._rows.some(groups.where(by_id < 0)):
                 live = groups.rows(group, RecordKind.LIVE)
-                what = str(self.files.place(live[0])) if live else "a rejected id"
+                what = str(self._files.place(live[0])) if live else "a rejected id"
                 wrong(f"{what} is not in the corpus", -int(by_id[group]))
         for group in self._rows.some(groups.where(by_row < 0)):
             wrong("a rejected row is not in the corpus, or not rejected in it", -int(by_row[group]))
         for group in self._texts.some(groups.stale()):
             of, content_hash = corpus.place(groups.rows(group, RecordKind.IN_CORPUS)[0])
-            row = self.files.place(groups.rows(group, RecordKind.LIVE)[0])
+            row = self._files.place(groups.rows(group, RecordKind.LIVE)[0])
             has = "other carried columns" if row.content_hash == content_hash else "the vector of another text"
             self._texts.wrong(f"{row} has {has} than {of}")

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 
 from sfr_batch.checks.audit.contents import AHEAD, Contents, difference, look_into
 from sfr_batch.checks.audit.id_records import IdRecords, IntArray, RecordKind, make_records, places_of
-from sfr_batch.checks.audit.report import REJECTS, WRITE_ANEW, Finding, PromiseCheck
+from sfr_batch.checks.audit.promises import PromiseCheck
+from sfr_batch.checks.audit.report import REJECTS, Finding
 from sfr_batch.errors import ObjectNotFound, counted
 from sfr_batch.format import names
 from sfr_batch.format.hashes import halves, hash_ids
@@ -21,8 +22,11 @@ from sfr_batch.table.table import Table
 
 
 @dataclass(frozen=True)
-class Rejects:
-    """What was found. duplicates: rows of the file of duplicates; unread: files that could not be read."""
+class RejectsFiles:
+    """The rejects files of a snapshot, all read.
+
+    duplicates: number of rows in the file of duplicates. unread: number of files that could not be read.
+    """
 
     finding: Finding
     duplicates: int
@@ -38,9 +42,9 @@ class _Expected:
     shard: str | None = None
 
 
-def read_rejects(table: Table, contents: Contents, spill: Spill) -> Rejects:
-    """Check the rejects files, and put into ``spill`` whom they reject."""
-    promise = PromiseCheck(REJECTS, WRITE_ANEW)
+def read_rejects(table: Table, contents: Contents, spill: Spill) -> RejectsFiles:
+    """Check the rejects files. The records of the ids that they reject are added to ``spill``."""
+    promise = PromiseCheck(REJECTS)
     owned = [receipt for receipt in contents.receipts if receipt.owned and receipt.rejected]
     expected = [_Expected(names.rejects_key(r.split_id, r.attempt), r.rejected, r.shard) for r in owned]
     if contents.snapshot.manifest.duplicates:
@@ -59,7 +63,7 @@ def read_rejects(table: Table, contents: Contents, spill: Spill) -> Rejects:
             spill.add(records)
         total += found.num_rows
     what = f"{counted(total, 'row')} in {counted(len(expected), 'file')}"
-    return Rejects(promise.finding(what, "as many as the receipts say"), duplicates, unread)
+    return RejectsFiles(promise.finding(what, "as many as the receipts say"), duplicates, unread)
 
 
 def _read(store: Store, key: str) -> pa.Table | str:

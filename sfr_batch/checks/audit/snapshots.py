@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import pyarrow.parquet as pq
 
 from sfr_batch.checks.audit.contents import AHEAD
-from sfr_batch.checks.audit.report import SIDES, SNAPSHOTS, WRITE_ANEW, Finding, PromiseCheck
+from sfr_batch.checks.audit.promises import PromiseCheck
+from sfr_batch.checks.audit.report import SIDES, SNAPSHOTS, Finding
 from sfr_batch.errors import ObjectNotFound, TableError, TableNotFound, counted
 from sfr_batch.format import names
 from sfr_batch.format.expired import check_not_expired
@@ -24,7 +25,7 @@ def read_snapshots(table: Table, newest: int | None) -> tuple[Finding, dict[int,
     """
     if newest is None:
         return Finding(SNAPSHOTS, "SKIP", "nothing is published yet"), {}
-    promise = PromiseCheck(SNAPSHOTS, WRITE_ANEW)
+    promise = PromiseCheck(SNAPSHOTS)
     # Listed again: what is there now and up to the newest one is what it follows from.
     keys = [info.key for info in table.store.list(names.SNAPSHOTS)]
     manifests = Counter(number for key in keys if (number := names.number_of_manifest_key(key)) is not None)
@@ -71,7 +72,7 @@ def expired_since(table: Table, number: int) -> bool:
 
 def check_sides(table: Table, snapshots: Mapping[int, Snapshot]) -> Finding:
     """Side files of all snapshots: older ones can be read too."""
-    promise = PromiseCheck(SIDES, WRITE_ANEW)
+    promise = PromiseCheck(SIDES)
     sides = {side.name: (number, side) for number, s in snapshots.items() for side in s.manifest.sides}
     for wrong in in_parallel(lambda numbered: _check_side(table, *numbered), list(sides.values()), AHEAD):
         if wrong:
