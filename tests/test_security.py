@@ -176,6 +176,7 @@ def test_secrets_are_left_nowhere(
     give(s3.secret_key)
     code, output = run_job(file, environment, f"run.ray_address={ray_address}")
     assert code == 0, output
+    assert "core_worker" not in output, "Ray's own lines, on which nobody can act"
     missing = run_job(file, environment, f"run.ray_address={ray_address}", "table.path=s3://there-is-no-such-bucket/t")
     assert missing[0] == 1
     give(WRONG)

@@ -214,8 +214,8 @@ def _settings() -> Iterator[None]:
     context.target_max_block_size = 1
     # Waiting for GPU capacity counts as no progress, and may well take hours.
     context.execution_no_progress_timeout_s = _PATIENCE_S
-    # Loading a model takes a minute, in which the machine may be lost like at any other time; by default that would be
-    # the end of the run.
+    # What loading a model raises and is not ours, as when a file system or network fails, is tried again on a fresh
+    # actor; by default it would be the end of the run. A process that dies Ray starts again anyway.
     context.max_consecutive_actor_init_deaths = _LOST_WORKERS
     context.enable_progress_bars = False
     loggers = [logging.getLogger(name) for name in ("ray.data", "ray")]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokenizers.processors import TemplateProcessing
 
 from sfr_batch.config.settings import ModelSettings
-from sfr_batch.encoder import batching, pooling
+from sfr_batch.encoder import batching, pooling, probe
 from sfr_batch.encoder.encoder import MOST_FAILED, Encoder
 from sfr_batch.encoder.loading import load_model
 from sfr_batch.errors import ConfigError, DeviceError, ModelError
@@ -314,6 +314,32 @@ def test_out_of_memory_halves_the_batch_and_is_remembered(mistral: Encoder, erro
         memory.seen.clear()
         encoder.encode(texts)
         assert not [size for size in memory.seen if size > fits], "the smaller budget is remembered"
+
+
+def test_memory_that_a_failed_batch_leaves_is_given_back_before_the_next(
+    mistral: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch keeps freed blocks of a GPU, in sizes that the smaller batches may have no use for. The device is only
+    said to be one."""
+    texts = [text for text in docstrings(2000) if len(text) < 2000][:120]
+    fits = int(mistral.tokenizer.encode(texts).lengths.max())
+    encoder = Encoder(mistral._model, mistral.tokenizer, mistral.recipe, max_batch_tokens=8 * fits)
+    monkeypatch.setattr(encoder, "_device", torch.device("cuda"))
+    with SmallMemory(encoder, fits) as memory:
+        given_back: list[int] = []
+        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given_back.append(len(memory.seen)))
+        encoder.encode(texts)
+        assert given_back == [number for number, size in enumerate(memory.seen, 1) if size > fits] != []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_memory_of_models_that_are_no_more_is_given_back() -> None:
+    model = torch.empty(2**26, device="cuda")
+    model.cycle = model  # type: ignore[attr-defined]
+    held = torch.cuda.memory_reserved()
+    del model
+    probe.release()
+    assert torch.cuda.memory_reserved() <= held - 2**28
 
 
 def test_a_row_that_does_not_fit_is_an_error(mistral: Encoder) -> None:

@@ -15,9 +15,10 @@ import pyarrow as pa
 import pytest
 
 import sfr_batch as sfr
-from sfr_batch.errors import RunFailed, TooManyRejects
+from sfr_batch.errors import RunFailed, SnapshotConflict, TooManyRejects
+from sfr_batch.format import names
 from sfr_batch.format.records import Receipt
-from sfr_batch.pipeline import encode_stage, local, placement, read_stage, runner, write_stage
+from sfr_batch.pipeline import encode_stage, local, placement, read_stage, run_log, runner, write_stage
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Failure
 from sfr_batch.pipeline.runner import make_job
@@ -324,3 +325,41 @@ def test_a_run_that_ends_while_another_plans_is_not_done_again(
     summary = runner.embed(job)
     assert not summary.published
     assert len(encoded) == 1
+
+
+def test_a_run_that_is_overtaken_each_time_gives_up(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others keep adding documents and publish them first."""
+    job = config(tiny, str(tmp_path), ray_address="none")
+    make_plan, plans = runner.make_plan, 0
+
+    def overtaken(own: Any) -> EmbedPlan:
+        nonlocal plans
+        plans += 1
+        put_parquet(f"{tmp_path}/corpus/{plans}.parquet", documents(["one", "two"], str(plans)))
+        plan = make_plan(own)
+        with pytest.MonkeyPatch.context() as another:
+            another.setattr(runner, "make_plan", make_plan)
+            assert runner.embed(own).published
+        return plan
+
+    monkeypatch.setattr(runner, "make_plan", overtaken)
+    monkeypatch.setattr(runner, "_ATTEMPTS", 3)
+    with pytest.raises(SnapshotConflict, match="Gave up after 3 snapshot conflicts"):
+        runner.embed(job)
+    assert plans == 3
+    assert sfr.open_table(job.table.path).num_rows == 6
+
+
+@pytest.mark.parametrize(("seconds", "files"), [(0.0, SPLITS), (3600.0, 1)])
+def test_receipts_are_logged_now_and_then_and_in_the_end(
+    seconds: float, files: int, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a run that is killed has logged by then, the next one need not read out of footers."""
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents([f"text {n}" for n in range(5 * SPLITS)]))
+    monkeypatch.setattr(run_log, "_RECEIPT_FILE_EVERY_S", seconds)
+    table = sfr.open_table(sfr.embed(config(tiny, str(tmp_path), rows_per_split=5, ray_address="none")).table)
+    logs = [table.store.read(info.key) for info in table.store.list(names.RUNS) if info.key.endswith(".jsonl")]
+    assert len(logs) == files
+    assert {Receipt.from_json(line).split_id for log in logs for line in log.splitlines()} == set(table.committed())

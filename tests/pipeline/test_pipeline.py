@@ -285,6 +285,27 @@ def test_a_device_that_fails_costs_its_actor_and_not_the_run(
     assert (summary.splits, summary.embedded) == (8, len(TEXTS))
 
 
+class LoadsAtTheSecondTime(encode_stage.Encode):
+    """An encode stage on a machine whose file system fails when a model is loaded for the first time."""
+
+    def __init__(self, job: Job) -> None:
+        mark = Path(job.table).with_name("failed")
+        if not mark.exists():
+            mark.touch()
+            raise OSError(116, "Stale file handle")
+        super().__init__(job)
+
+
+def test_a_failure_that_is_not_the_models_does_not_end_the_run_while_it_is_loaded(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Data would end it."""
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
+    monkeypatch.setattr(encode_stage, "Encode", LoadsAtTheSecondTime)
+    assert sfr.embed(config(tiny, str(tmp_path), ray_address="local")).embedded == 5
+    assert (tmp_path / "failed").exists()
+
+
 def test_a_run_that_waits_in_vain_ends(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For a GPU that nobody has."""
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
