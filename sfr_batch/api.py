@@ -18,6 +18,7 @@ from sfr_batch.format import names
 from sfr_batch.format.fingerprint import differences
 from sfr_batch.format.records import TableCard
 from sfr_batch.model.prompts import QUERY
+from sfr_batch.planning import comparison
 from sfr_batch.planning.card import model_inputs
 from sfr_batch.planning.executor import InProcess
 from sfr_batch.planning.make import make_plan
@@ -51,7 +52,7 @@ def plan(config: ConfigOrPath, overrides: Sequence[str] = (), *, compare: bool =
     TableMismatch and StorageError; with compare also TooManyDeletes, as `embed` would.
     """
     made = make_plan(_load(config, overrides))
-    return made.compare(InProcess()) if compare and made.has_to_compare else made
+    return comparison.compare(made, InProcess()).plan if compare and made.has_to_compare else made
 
 
 def verify(

@@ -19,6 +19,8 @@ from sfr_batch.format.records import Receipt, ShardRecord, TableCard
 from sfr_batch.pipeline.copy_vectors import copy
 from sfr_batch.pipeline.runner import make_job
 from sfr_batch.pipeline.write_stage import vector_column
+from sfr_batch.planning.comparison import ComparisonRun, compare
+from sfr_batch.planning.drafting import draft
 from sfr_batch.planning.executor import InProcess
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.storage.store import Store
@@ -179,18 +181,18 @@ def do_splits(
     return receipts
 
 
-def do_copies(plan: EmbedPlan) -> list[Receipt]:
+def do_copies(comparison: ComparisonRun | None) -> list[Receipt]:
     """Commit the splits of a compared plan whose vectors are copied."""
-    if plan.difference is None:
+    if comparison is None:
         return []
-    known = plan.sources()
-    return [copy(split, known, make_job(plan, "run")) for split in plan.difference.copies]
+    known, job = comparison.sources(), make_job(comparison.plan, "run")
+    return [copy(split, known, job) for split in comparison.difference.copies]
 
 
 def do_plan(plan: EmbedPlan, encode: Callable[[list[str]], Any] | None = None) -> Snapshot:
     """All that is to do, and the snapshot: a run without Ray."""
-    if plan.has_to_compare:
-        plan = plan.compare(InProcess())
-    new = [*do_splits(plan, encode=encode), *do_copies(plan)]
+    comparison = compare(plan, InProcess()) if plan.has_to_compare else None
+    plan = comparison.plan if comparison else plan
+    new = [*do_splits(plan, encode=encode), *do_copies(comparison)]
     receipts = [*(read_receipt(plan.store, split_id) for split_id in plan.done), *new]
-    return publish(Table.open(plan.store), plan.base, plan.draft(new_run_id(), receipts))
+    return publish(Table.open(plan.store), plan.base, draft(plan, new_run_id(), receipts, comparison))

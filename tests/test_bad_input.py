@@ -482,16 +482,16 @@ ROWS = [
         overrides=("corpus.carry=[embedding]",), files={"a.jsonl": jsonl([{"id": "a", "text": "x", "embedding": 1}])}),
     Row("table inside the corpus",
         "corpus.path {root}/corpus covers table.path {root}/corpus/table: the next run would embed the table's "
-        "own files. Set one of them to another place.", code=2, overrides=("table.path={root}/corpus/table",)),
+        "own files. Change one of the two paths.", code=2, overrides=("table.path={root}/corpus/table",)),
     Row("table is the corpus",
         "corpus.path {root}/corpus covers table.path {root}/corpus: the next run would embed the table's own "
-        "files. Set one of them to another place.", code=2, overrides=("table.path={root}/corpus",)),
+        "files. Change one of the two paths.", code=2, overrides=("table.path={root}/corpus",)),
     Row("table under a glob",
         "corpus.path {root}/**/*.* covers table.path {root}/table: the next run would embed the table's own "
-        "files. Set one of them to another place.", code=2, overrides=("corpus.path={root}/**/*.*",)),
+        "files. Change one of the two paths.", code=2, overrides=("corpus.path={root}/**/*.*",)),
     Row("corpus inside the table",
-        "corpus.path {root}/corpus lies inside table.path {root}, which is the table's alone. Set one of them to "
-        "another place.", code=2, overrides=("table.path={root}",)),
+        "corpus.path {root}/corpus is inside table.path {root}, where only the table may have files. Change one of "
+        "the two paths.", code=2, overrides=("table.path={root}",)),
     Row("no GPU here",
         "model.device is cuda, but PyTorch sees no GPU here. Set model.device=cpu and run.actors.gpus=0, or "
         "check the driver and that PyTorch is a CUDA build.", code=2,
@@ -541,17 +541,17 @@ ROWS = [
         "{root}/corpus/a.parquet.gz. Supported: {supported}. For files with other endings set corpus.format.",
         files={"a.parquet.gz": gzip.compress(table(id=["a"], text=["x"]))}),
     Row("no rows in Parquet",
-        "The corpus {root}/corpus has no rows: its 1 shard(s) are empty, e.g. {root}/corpus/a.parquet. Fill "
-        "them, or correct corpus.path.",
+        "The corpus {root}/corpus has no rows, only 1 empty shard, e.g. {root}/corpus/a.parquet. Add rows, or "
+        "correct corpus.path.",
         files={"a.parquet": table(id=pa.array([], pa.string()), text=pa.array([], pa.string()))}),
     Row("no rows in lines",
-        "The corpus {root}/corpus has no rows: its 2 shard(s) are empty, e.g. {root}/corpus/a.jsonl. Fill them, "
-        "or correct corpus.path.", files={"a.jsonl": b"\n\n", "b.jsonl.gz": gzip.compress(b"")}),
+        "The corpus {root}/corpus has no rows, only 2 empty shards, e.g. {root}/corpus/a.jsonl. Add rows, or "
+        "correct corpus.path.", files={"a.jsonl": b"\n\n", "b.jsonl.gz": gzip.compress(b"")}),
     Row("a header alone",
-        "The corpus {root}/corpus has no rows: its 1 shard(s) are empty, e.g. {root}/corpus/a.csv. Fill them, or "
+        "The corpus {root}/corpus has no rows, only 1 empty shard, e.g. {root}/corpus/a.csv. Add rows, or "
         "correct corpus.path.", files={"a.csv": b"id,text\n"}),
     Row("no rows in the plan",
-        "The corpus {root}/corpus has no rows: its 1 shard(s) are empty, e.g. {root}/corpus/a.txt. Fill them, or "
+        "The corpus {root}/corpus has no rows, only 1 empty shard, e.g. {root}/corpus/a.txt. Add rows, or "
         "correct corpus.path.", command="plan {root}/job.yaml", files={"a.txt": b""}),
     # Columns and types
     Row("no text column",
@@ -728,8 +728,8 @@ ROWS = [
         "Cannot read {root}/job.yaml/table/_sfr/table.json: a file is where a folder should be; correct the path.",
         overrides=("table.path={root}/job.yaml/table",)),
     Row("others' files in data/",
-        "There is no table at {root}/table yet, but 1 other file(s) are where its data would be, e.g. "
-        "data/others.parquet. Set table.path to an empty place.", prepare=put("table/data/others.parquet", b"x")),
+        "There is no table at {root}/table yet, but data/ has 1 other file, e.g. data/others.parquet. Set "
+        "table.path to an empty folder or prefix.", prepare=put("table/data/others.parquet", b"x")),
     Row("a snapshot damaged",
         "{root}/table/_sfr/snapshots/00000001.json is damaged: {*}. Restore it from a copy, or write to a new "
         "table: table.path=<another path>.", prepare=both(embedded, put("table/_sfr/snapshots/00000001.json", b"{"))),

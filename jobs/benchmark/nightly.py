@@ -33,7 +33,9 @@ from sfr_batch.corpus.reader import read_unit
 from sfr_batch.errors import RunFailed
 from sfr_batch.format import names
 from sfr_batch.format.records import Receipt
-from sfr_batch.planning import plan as planning
+from sfr_batch.planning import card
+from sfr_batch.planning.comparison import compare
+from sfr_batch.planning.drafting import draft
 from sfr_batch.planning.executor import InProcess
 from sfr_batch.planning.make import make_plan
 from sfr_batch.storage.stores import open_store
@@ -197,7 +199,7 @@ def write_corpus(folder: Path, rows: int, seed: int | None) -> None:
 def write_table(folder: Path, rows: int) -> None:
     """The first night, without a model."""
     write_corpus(folder, rows, None)
-    with mock.patch.object(planning, "model_inputs", return_value=_INPUTS):
+    with mock.patch.object(card, "model_inputs", return_value=_INPUTS):
         plan = make_plan(_config(folder))
     table = create_or_open(plan.store, plan.card)
     kind = plan.card.schema.field(names.EMBEDDING).type
@@ -222,7 +224,7 @@ def write_table(folder: Path, rows: int) -> None:
             )  # fmt: skip
             data = pa.table(list(columns.values()), schema=plan.card.schema)
             receipts.append(commit_split(plan.store, plan.card, receipt, data, found.rejects))
-    publish(table, None, plan.draft(new_run_id(), receipts))
+    publish(table, None, draft(plan, new_run_id(), receipts))
     for shard in (folder / "corpus").iterdir():
         shard.unlink()
     write_corpus(folder, rows, 1)
@@ -236,7 +238,7 @@ def measure(address: str, rows: int, folder: Path) -> dict[str, Any]:
     if writer.exitcode:
         raise RunFailed(f"The table was not written: exit code {writer.exitcode}.")
     config = _config(folder)
-    with contextlib.ExitStack() as stack, mock.patch.object(planning, "model_inputs", return_value=_INPUTS):
+    with contextlib.ExitStack() as stack, mock.patch.object(card, "model_inputs", return_value=_INPUTS):
         executor: Any = InProcess()
         if address != "none":
             from sfr_batch.pipeline import execution, tasks
@@ -244,9 +246,11 @@ def measure(address: str, rows: int, folder: Path) -> dict[str, Any]:
             stack.enter_context(execution.cluster(config, address))
             executor = tasks.OnRay()
         begin = time.time()
-        plan = make_plan(config).compare(executor)
+        comparison = compare(make_plan(config), executor)
+        plan = comparison.plan
         compared = time.time()
-        snapshot = publish(Table.open(open_store(config.table.path)), plan.base, plan.draft(new_run_id(), []))
+        prepared = draft(plan, new_run_id(), [], comparison)
+        snapshot = publish(Table.open(open_store(config.table.path)), plan.base, prepared)
         end = time.time()
     counts, changes = snapshot.manifest.counts, snapshot.manifest.changes
     if plan.todo or changes is None or (changes.unchanged, counts.vectors) != (rows, rows):

@@ -19,6 +19,8 @@ from sfr_batch.pipeline.progress import Progress
 from sfr_batch.pipeline.results import Failure, Losses
 from sfr_batch.pipeline.run_log import RunLog, recover_receipts
 from sfr_batch.pipeline.summary import Summary
+from sfr_batch.planning.comparison import ComparisonRun, compare
+from sfr_batch.planning.drafting import draft
 from sfr_batch.planning.executor import Executor, InProcess
 from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan, format_changes
@@ -68,17 +70,19 @@ def _attempt(config: Config) -> Summary | None:
         if held.waited or superseded(table, plan.base):
             return None  # the holder before has committed or published since the plan was made: do not pay twice
         try:
+            comparison = None
             if plan.has_to_compare:
-                plan, place = _compare(plan, place, stack)
+                comparison, place = _compare(plan, place, stack)
+                plan = comparison.plan
             if plan.changes_nothing:
                 return Summary.of(plan, time.monotonic() - started)
             run = RunLog(table.store, plan, run_id)
             progress = Progress(len(plan.todo_splits), plan.rows, config.run.progress_every_s)
-            receipts = _run(plan, table, run, progress, place, held)
+            receipts = [*_run(plan, table, run, progress, place, held), *_copy(comparison, run)]
             if config.select.limit:
                 return Summary.of(plan, time.monotonic() - started, progress)
             held.confirm()
-            snapshot = publish(table, plan.base, plan.draft(run_id, receipts))
+            snapshot = publish(table, plan.base, draft(plan, run_id, receipts, comparison))
         except (TableError, StorageError, RunFailed):
             if not superseded(table, plan.base):
                 raise
@@ -92,17 +96,16 @@ def _attempt(config: Config) -> Summary | None:
 def _run(
     plan: EmbedPlan, table: Table, run: RunLog, progress: Progress, place: str, held: lease.Lease
 ) -> list[Receipt]:
-    """Receipts of all splits of the plan: found, embedded and copied ones."""
+    """Receipts of all splits of the plan that are encoded: by an earlier run, or by this one."""
     interrupt.progress = progress
     return [
         *recover_receipts(table, plan),
         *_embed_missing(plan, run, progress, place, held),
-        *_copy(plan, run),
     ]
 
 
-def _compare(plan: EmbedPlan, place: str, stack: contextlib.ExitStack) -> tuple[EmbedPlan, str]:
-    """The plan after the comparison, and where to embed; a large one is made on Ray, until ``stack`` ends."""
+def _compare(plan: EmbedPlan, place: str, stack: contextlib.ExitStack) -> tuple[ComparisonRun, str]:
+    """The comparison, and where to embed. A large one runs on Ray, which ends with ``stack``."""
     executor: Executor = InProcess()
     if plan.rows_to_compare > _ROWS_HERE or plan.bytes_to_compare > _BYTES_HERE:
         from sfr_batch.pipeline import execution, tasks  # imports ray, which takes seconds
@@ -111,22 +114,21 @@ def _compare(plan: EmbedPlan, place: str, stack: contextlib.ExitStack) -> tuple[
         placement.check(place, plan.config)
         stack.enter_context(execution.cluster(plan.config, place))
         executor = tasks.OnRay()
-    plan = plan.compare(executor)
-    assert plan.difference is not None
-    _say(f"Compared the changed shards with the table: {format_changes(plan.difference.found.changes)}")
-    if plan.todo:
+    comparison = compare(plan, executor)
+    _say(f"Compared the changed shards with the table: {format_changes(comparison.difference.changes)}")
+    if comparison.plan.todo:
         placement.check(place, plan.config)
-    return plan, place
+    return comparison, place
 
 
-def _copy(plan: EmbedPlan, run: RunLog) -> list[Receipt]:
+def _copy(comparison: ComparisonRun | None, run: RunLog) -> list[Receipt]:
     """Commit the splits whose vectors are copied."""
-    if plan.difference is None or not plan.difference.copies:
+    if comparison is None or not comparison.difference.copies:
         return []
-    executor, job = plan.difference.found.executor, make_job(plan, run.run_id)
-    known = plan.sources()
+    executor, job = comparison.executor, make_job(comparison.plan, run.run_id)
+    known = comparison.sources()
     handles = []
-    for split in plan.difference.copies:
+    for split in comparison.difference.copies:
         files = split.sources.column("split_id").unique().to_pylist()
         handles += executor.submit(copy, split, {split_id: known[split_id] for split_id in files}, job)
     receipts = list(executor.get(handles))

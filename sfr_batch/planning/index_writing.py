@@ -1,112 +1,145 @@
-"""The last round of a comparison: writes index files once every vector has its place."""
+"""The last round of a comparison: writes index files once the place of every vector is known."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
 from sfr_batch.format import names
 from sfr_batch.format.hashes import whole
-from sfr_batch.format.indexes import (
-    Located,
-    index_table,
-    write_index,
-)
+from sfr_batch.format.indexes import Located, index_table, write_index
 from sfr_batch.format.records import IndexPart
-from sfr_batch.planning.comparison import Comparison
-from sfr_batch.planning.join import (
-    Decision,
-    Records,
-)
-from sfr_batch.planning.scan import Scanned, Source
+from sfr_batch.planning.join import Decision, Decisions, Documents
+from sfr_batch.planning.located import LateReject, LocatedRows
+from sfr_batch.planning.scan import ScannedUnit, TaskContext
+from sfr_batch.planning.selection import Coverage
 from sfr_batch.storage.stores import open_store
 
 
-def write_indexes(
-    found: Comparison, shards: frozenset[str], snapshot: int, run_id: str
-) -> tuple[dict[str, list[IndexPart]], dict[str, tuple[int, int]]]:
-    """Write the indexes of some of the shards, once every row of theirs has a vector or is among ``found.failed``.
+@dataclass
+class WrittenIndexes:
+    """What was written, by the URI of the shard."""
 
-    Returns the parts of each shard, and how many rows and rejects it has.
+    parts: dict[str, list[IndexPart]] = field(default_factory=dict)
+    coverage: dict[str, Coverage] = field(default_factory=dict)
+
+    def add(self, part: IndexPart, rejected: int) -> None:
+        """Append a part, of whose rows ``rejected`` are rejects."""
+        self.parts.setdefault(part.shard, []).append(part)
+        before = self.coverage.get(part.shard, Coverage(0, 0, 0))
+        self.coverage[part.shard] = Coverage(before.read + part.rows, before.rejected + rejected, 0)
+
+
+def write_indexes(
+    located: LocatedRows, shards: frozenset[str], others: Sequence[Located], snapshot: int, run_id: str
+) -> WrittenIndexes:
+    """Write the indexes of some shards as files of a run that will publish ``snapshot``.
+
+    shards: URIs of shards that were compared; their rows are taken from the comparison. others: further rows of any
+    shards; what has no rows is not written. Raises StorageError, TableError.
     """
-    executor, shared = found.executor, found.executor.share((found.source, found.files))
+    found = located.found
+    executor, shared = found.executor, found.executor.share((found.context, located.files))
     handles = []
-    for number, (first, end, scanned) in enumerate(found.tasks):
-        wanted = [unit for unit in range(first, end) if found.units[unit].shard.uri in shards]
+    for number, task in enumerate(found.scans):
+        wanted = frozenset(unit for unit in range(task.first, task.end) if found.units[unit].shard.uri in shards)
         if not wanted:
             continue
-        a, b = int(found.starts[first]), int(found.starts[end])
-        failed = {row - a: why for row, why in found.failed.items() if a <= row < b}
+        a, b = int(found.starts[task.first]), int(found.starts[task.end])
+        failed = {row - a: reject for row, reject in located.failed.items() if a <= row < b}
         key = names.index_key(snapshot, run_id, number)
-        handles += executor.submit(_write_index, scanned, wanted, found.decisions[a:b], failed, key, shared)
-    parts: dict[str, list[IndexPart]] = {}
-    counts: dict[str, tuple[int, int]] = {}
-    for written in executor.get(handles):
-        for part, rejected in written:
-            parts.setdefault(part.shard, []).append(part)
-            rows, rejects = counts.get(part.shard, (0, 0))
-            counts[part.shard] = rows + part.rows, rejects + rejected
-    return parts, counts
+        handles += executor.submit(_write_scanned, task.scanned, wanted, located.decisions(a, b), failed, key, shared)
+    written = WrittenIndexes()
+    for parts in executor.get(handles):
+        for part, rejected in parts:
+            written.add(part, rejected)
+    pieces = [piece for piece in others if piece.index.num_rows]
+    if pieces:
+        key = names.index_key(snapshot, run_id, len(found.scans))
+        for part, rejected in _write(found.context, key, pieces):
+            written.add(part, rejected)
+    return written
 
 
-def _write_index(
-    scanned: Sequence[Scanned],
-    wanted: Sequence[int],
-    decisions: Records,
-    failed: Mapping[int, tuple[str | None, str, str]],
-    key: str,
-    shared: tuple[Source, list[str]],
-) -> list[tuple[IndexPart, int]]:
-    source, files = shared
-    located, start = [], 0
-    chosen = frozenset(wanted)
-    for unit in scanned:
-        end = start + unit.hashes.num_rows
-        if unit.unit in chosen:
-            lost = {row - start: why for row, why in failed.items() if start <= row < end}
-            located.append(_locate(unit, decisions[start:end], files, lost))
-        start = end
-    parts = write_index(open_store(source.table, source.table_storage), key, located)
+def _write(context: TaskContext, key: str, located: Sequence[Located]) -> list[tuple[IndexPart, int]]:
+    """Write one index file: each part of it, and how many rows of the part are rejects."""
+    parts = write_index(open_store(context.table, context.table_storage), key, located)
     return [(part, piece.rejected) for part, piece in zip(parts, located, strict=True)]
 
 
-def _locate(
-    unit: Scanned, decisions: Records, files: Sequence[str], lost: Mapping[int, tuple[str | None, str, str]]
+def _write_scanned(
+    scanned: Sequence[ScannedUnit],
+    wanted: frozenset[int],
+    decisions: Decisions,
+    failed: Mapping[int, LateReject],
+    key: str,
+    shared: tuple[TaskContext, Sequence[str]],
+) -> list[tuple[IndexPart, int]]:
+    """A task: the indexes of the ``wanted`` units of a scan.
+
+    decisions: [rows] of all units of the scan; failed: by number among these rows; key: of the file.
+    """
+    context, files = shared
+    located, start = [], 0
+    for unit in scanned:
+        end = start + unit.hashes.num_rows
+        if unit.unit in wanted:
+            lost = {row - start: reject for row, reject in failed.items() if start <= row < end}
+            located.append(_index_of_unit(unit, decisions[start:end], files, lost))
+        start = end
+    return _write(context, key, located)
+
+
+def _index_of_unit(
+    unit: ScannedUnit, decisions: Decisions, files: Sequence[str], failed: Mapping[int, LateReject]
 ) -> Located:
     rejects, good = unit.rejects, decisions["kind"] != Decision.SKIP
-    if lost:
-        good[list(lost)] = False
-        rows = sorted(lost)
+    if failed:
+        good[list(failed)] = False
+        rows = sorted(failed)
         more = {
-            names.ID: [lost[row][0] for row in rows],
+            names.ID: [failed[row].id for row in rows],
             "shard": [unit.shard] * len(rows),
             "position": unit.hashes.column("position").take(pa.array(rows)),
-            "reason": [lost[row][1] for row in rows],
-            "message": [lost[row][2] for row in rows],
+            "reason": [failed[row].reason for row in rows],
+            "message": [failed[row].message for row in rows],
         }
         rejects = pa.concat_tables([rejects, pa.table(more, schema=names.REJECTS_SCHEMA)])
         rejects = rejects.sort_by("position")
     hashes = unit.hashes if good.all() else unit.hashes.filter(pa.array(good))
     taken = decisions[good]
-    index = index_table(hashes, split_ids_of(taken, files), taken["first"], taken["vectors"], rejects)
+    index = index_table(hashes, _split_ids(taken, files), taken["first"], taken["vectors"], rejects)
     return Located(unit.shard, index)
 
 
-def split_ids_of(records: Records, files: Sequence[str]) -> pa.Array:
-    """[n] the split id of the file of each."""
+def index_of_documents(documents: Documents, files: Sequence[str]) -> pa.Table:
+    """Documents [n] as index rows; files: split ids, by number. Their positions in the shard are lost, and 0."""
+    hashes = {
+        "id_hash": whole(documents["id"]),
+        "row_hash": whole(documents["row"]),
+        "position": pa.array(np.zeros(len(documents), np.int64)),
+    }
+    hashes |= {"content_hash": whole(documents["content"])} if "content" in (documents.dtype.names or ()) else {}
+    return index_table(
+        pa.table(hashes),
+        _split_ids(documents, files),
+        documents["first"],
+        documents["vectors"],
+        names.REJECTS_SCHEMA.empty_table(),
+    )
+
+
+def index_of_rejects(rejects: pa.Table) -> pa.Table:
+    """Rejects, columns of `names.REJECTS_SCHEMA`, as index rows."""
+    none = np.empty(0, np.int64)
+    return index_table(
+        names.INDEX_SCHEMA.empty_table(), pa.array([], pa.string()), none, none.astype(np.int32), rejects
+    )
+
+
+def _split_ids(records: Decisions | Documents, files: Sequence[str]) -> pa.Array:
+    """[n] the split id of the data file of each record."""
     used, which = np.unique(records["file"], return_inverse=True)
     chosen = pa.array([files[number] for number in used.tolist()], pa.string())
     return pa.DictionaryArray.from_arrays(pa.array(which.astype(np.int32)), chosen).dictionary_decode()
-
-
-def index_of_left(left: Records, files: Sequence[str]) -> pa.Table:
-    """Documents of the table as rows of an index; where they were in their shard is not known any more."""
-    hashes = {
-        "id_hash": whole(np.stack([left["hash"], left["more"]], axis=1)),
-        "row_hash": whole(left["row"]),
-        "position": pa.array(np.zeros(len(left), np.int64)),
-    }
-    hashes |= {"content_hash": whole(left["content"])} if "content" in (left.dtype.names or ()) else {}
-    return index_table(
-        pa.table(hashes), split_ids_of(left, files), left["first"], left["vectors"], names.REJECTS_SCHEMA.empty_table()
-    )

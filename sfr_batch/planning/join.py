@@ -1,9 +1,10 @@
-"""What the rows of a corpus have in common with the rows of a table: by partition of ids, over hashes alone.
+"""The join: which rows of the corpus have a vector in the table, for one partition of the ids, over hashes alone.
 
-Pure functions over arrays. Rows with equal ids are in the same partition, so partitions are joined one by one, wherever
-they are; rows may have moved between shards at will. Knows no files, no tables and no Ray.
+Pure functions over arrays. Rows with equal ids are in the same partition, so partitions are joined one by one, on any
+machine; rows may have moved between shards. Knows no files, no tables and no Ray.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -13,106 +14,109 @@ from numpy.typing import NDArray
 from sfr_batch.format.hashes import Hashes
 from sfr_batch.format.records import ChangeCounts
 
-Records = NDArray[np.void]
+CorpusRows = NDArray[np.void]
+"""[n] rows of the corpus as hashes, of `corpus_dtype`."""
+Documents = NDArray[np.void]
+"""[m] documents of the table as hashes, of `document_dtype`."""
+Decisions = NDArray[np.void]
+"""[n] what is done for each row of the corpus, of `DECISION_DTYPE`."""
 
-_KEY = [("hash", np.uint64), ("more", np.uint64), ("row", np.uint64, 2)]
+_HASHES = [("id", np.uint64, 2), ("row", np.uint64, 2)]
 _TEXT = [("content", np.uint64, 2)]
-_NEW = [("unit", np.int32), ("at", np.int32), ("size", np.uint32)]
-_OLD = [("shard", np.int32), ("file", np.int32), ("first", np.int32), ("vectors", np.int32), ("was", np.uint8)]
+_CORPUS = [("unit", np.int32), ("at", np.int32), ("size", np.uint32)]
+_PLACE = [("file", np.int32), ("first", np.int32), ("vectors", np.int32)]
+PLACE_DTYPE = np.dtype(_PLACE)
+"""Where a document has its vectors: the number of a data file, the first row there, and the number of rows."""
 
 
-def new_dtype(*, carry: bool) -> np.dtype[np.void]:
-    """A row of the corpus: id, row and text by their hashes; the unit that it was read in, its number there, and the
-    bytes of its text. Without carried columns row and text are one, and the text is left out."""
-    return np.dtype([*_KEY, *(_TEXT if carry else []), *_NEW])
+def corpus_dtype(*, carry: bool) -> np.dtype[np.void]:
+    """A row of the corpus: hashes of its id, of the whole row and of its text; the number of its read unit, its number
+    among the good rows of that unit, and the bytes of its text. ``carry``: whether there are carried columns; without
+    them row and text are the same, and there is no ``content``."""
+    return np.dtype([*_HASHES, *(_TEXT if carry else []), *_CORPUS])
 
 
-def old_dtype(*, carry: bool) -> np.dtype[np.void]:
-    """A document of the table: the number of its shard, and of its data file, its first row there and how many it has;
-    `Was`."""
-    return np.dtype([*_KEY, *(_TEXT if carry else []), *_OLD])
+def document_dtype(*, carry: bool) -> np.dtype[np.void]:
+    """A document of the table: hashes as in `corpus_dtype`; the number of its shard, where its vectors are
+    (`PLACE_DTYPE`), and its `Origin`."""
+    return np.dtype([*_HASHES, *(_TEXT if carry else []), ("shard", np.int32), *_PLACE, ("origin", np.uint8)])
 
 
-DECISION = np.dtype(
-    [("unit", np.int32), ("at", np.int32), ("kind", np.uint8), ("file", np.int32), ("first", np.int32),
-     ("vectors", np.int32), ("size", np.uint32)]
-)  # fmt: skip
-"""What becomes of a row of the corpus: `Decision`, and where its vector is, if there is one."""
+DECISION_DTYPE = np.dtype([("unit", np.int32), ("at", np.int32), ("kind", np.uint8), *_PLACE, ("size", np.uint32)])
+"""What is done for a row of the corpus: its unit, its number there and its size as in `corpus_dtype`, a `Decision`, and
+where the vectors are that it takes; file -1 if there are none."""
 
 
-class Was(IntEnum):
-    """What a document of the table was before. All but `OTHER_GENERATION` may give their vector to a row."""
+class Origin(IntEnum):
+    """Where a document of the table comes from. All but `OTHER_GENERATION` may give their vectors to a row."""
 
-    THERE = 0
-    """Part of the last snapshot."""
+    PUBLISHED = 0
+    """Part of the base snapshot."""
     OTHER_GENERATION = 1
-    """The same, but embedded under another generation label than the one that is asked for."""
+    """Part of the base snapshot, but embedded under another `table.generation` than the run asks for."""
     UNPUBLISHED = 2
-    """In a data file that no snapshot has: a run that was interrupted has paid for it."""
+    """In a data file of an interrupted run, which no snapshot contains."""
 
 
 class Decision(IntEnum):
-    """What has to be done for a row."""
+    """What is done for a row."""
 
     REUSE = 0
-    """Nothing: text and carried columns are those of a vector's row."""
+    """Nothing: a document with the same text and the same carried columns has its vectors."""
     COPY = 1
-    """Its vector is there, with other carried columns."""
+    """The vectors are copied: the text is the same, the carried columns are not."""
     ENCODE = 2
     SKIP = 3
-    """Nothing: it is not among the rows that are meant."""
+    """Nothing: the row is not selected."""
 
 
 @dataclass(frozen=True)
-class Joined:
-    """The result of joining one partition.
+class JoinResult:
+    """The result of joining one partition."""
 
-    decisions: [n] `DECISION`, one a new row, in no order. left: documents whose id is no longer in the corpus, in the
-    order in which they came.
-    """
-
-    decisions: Records
-    left: Records
+    decisions: Decisions
+    """[n] one for each row of the corpus, in no order."""
+    left: Documents
+    """[k] documents whose id is no longer in the corpus, in the order of the input."""
     changes: ChangeCounts
 
 
 def partition_of(ids: Hashes, partitions: int) -> NDArray[np.int64]:
-    """[n] which partition each id belongs to. Ids of one partition are spread over the partitions of `spill`."""
+    """[n] the partition, 0 to ``partitions`` - 1, of each of the ``ids`` [n, 2]."""
     return ((ids[:, 1] >> np.uint64(32)) % np.uint64(partitions)).astype(np.int64)
 
 
-def make_records(dtype: np.dtype[np.void], ids: Hashes, rows: Hashes, contents: Hashes) -> Records:
-    """Records [n] with their hashes, the rest zero."""
+def make_records(dtype: np.dtype[np.void], ids: Hashes, rows: Hashes, contents: Hashes) -> NDArray[np.void]:
+    """[n] records of ``dtype`` (`corpus_dtype` or `document_dtype`) with these hashes [n, 2]; other fields are 0."""
     records = np.zeros(len(ids), dtype)
-    records["hash"], records["more"] = ids[:, 0], ids[:, 1]
-    records["row"] = rows
+    records["id"], records["row"] = ids, rows
     if "content" in (dtype.names or ()):
         records["content"] = contents
     return records
 
 
-def join(new: Records, old: Records) -> Joined:
-    """Compare rows of the corpus, ``new`` [n], with documents of the table, ``old`` [m], of the dtypes above.
+def join(new: CorpusRows, old: Documents) -> JoinResult:
+    """Decide for each row of the corpus, ``new`` [n], which of the documents, ``old`` [m], gives it its vectors.
 
-    A row takes the vector of a document with its id and its row hash, else of one with its id and text; of several the
-    one of the lowest file and row. Every row gets its fate, also one whose id an earlier row has: which of these lives
-    is found when all shards are seen together.
+    A row takes the vectors of a document with the same id and row hash, else of one with the same id and text; of
+    several the one with the lowest file and first row. Every row gets a decision, also if its id occurs twice in the
+    corpus: which of the rows is live is decided when the snapshot is published.
     """
     n = len(new)
-    group = _groups(np.concatenate([new["hash"], old["hash"]]), np.concatenate([new["more"], old["more"]]))
+    group = _groups(np.concatenate([new["id"], old["id"]]))
     of_new, of_old = group[:n], group[n:]
     groups = int(group.max(initial=-1)) + 1
-    there = old["was"] != Was.UNPUBLISHED
+    there = old["origin"] != Origin.UNPUBLISHED
     was_there = np.zeros(groups, bool)
     was_there[of_old[there]] = True
     is_there = np.zeros(groups, bool)
     is_there[of_new] = True
 
-    decisions = np.zeros(n, DECISION)
+    decisions = np.zeros(n, DECISION_DTYPE)
     for name in ("unit", "at", "size"):
         decisions[name] = new[name]
     decisions["kind"], decisions["file"] = Decision.ENCODE, -1
-    usable = np.flatnonzero(old["was"] != Was.OTHER_GENERATION)
+    usable = np.flatnonzero(old["origin"] != Origin.OTHER_GENERATION)
     usable = usable[np.lexsort((old["first"][usable], old["file"][usable]))]
     same = _find(of_new, new["row"], of_old[usable], old["row"][usable])
     _take(decisions, Decision.REUSE, same, old[usable])
@@ -133,33 +137,35 @@ def join(new: Records, old: Records) -> Joined:
         unchanged=count[Decision.REUSE],
         deleted=len(np.unique(of_old[gone])),
     )
-    return Joined(decisions, old[gone], changes)
+    return JoinResult(decisions, old[gone], changes)
 
 
-def total(changes: list[ChangeCounts]) -> ChangeCounts:
-    """The sum of what several partitions say."""
+def total(changes: Sequence[ChangeCounts]) -> ChangeCounts:
+    """The sum of the counts of several partitions."""
     return ChangeCounts(**{name: sum(getattr(part, name) for part in changes) for name in ChangeCounts.model_fields})
 
 
-def _take(decisions: Records, kind: Decision, found: NDArray[np.int64], old: Records) -> None:
+def _take(decisions: Decisions, kind: Decision, found: NDArray[np.int64], old: Documents) -> None:
+    """Let each row take the vectors of document ``found`` [n] of ``old``; -1: none, the row stays as it is."""
     rows = np.flatnonzero(found >= 0)
     decisions["kind"][rows] = kind
-    for name in ("file", "first", "vectors"):
+    for name in PLACE_DTYPE.names or ():
         decisions[name][rows] = old[name][found[rows]]
 
 
-def _groups(hash_: NDArray[np.uint64], more: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """[n] the number of the id of each record, from 0."""
-    order = np.lexsort((more, hash_))
+def _groups(ids: Hashes) -> NDArray[np.int64]:
+    """[n] a number for each of the ``ids`` [n, 2], from 0; equal ids have equal numbers."""
+    order = np.lexsort((ids[:, 1], ids[:, 0]))
+    ordered = ids[order]
     first = np.ones(len(order), bool)
-    first[1:] = (hash_[order][1:] != hash_[order][:-1]) | (more[order][1:] != more[order][:-1])
+    first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
     group = np.empty(len(order), np.int64)
     group[order] = np.cumsum(first) - 1
     return group
 
 
 def _find(group: NDArray[np.int64], wanted: Hashes, old_group: NDArray[np.int64], there: Hashes) -> NDArray[np.int64]:
-    """[n] the first old record with the same group and the same hash, -1 where there is none."""
+    """[n] the first old record with the same group and the same hash, -1 if there is none."""
     m = len(old_group)
     groups = np.concatenate([old_group, group])
     hashes = np.concatenate([there, wanted])

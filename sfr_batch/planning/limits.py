@@ -1,28 +1,40 @@
-"""Limits of splits and of deletes: how many rows and bytes a split may hold, how many documents may leave."""
+"""Limits of a run: rows and bytes of a split, and how many documents may be deleted."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from sfr_batch.config.settings import Config, RunSettings
+from sfr_batch.config.settings import Config, RunSettings, TableSettings
+from sfr_batch.errors import TooManyDeletes
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import digest
 from sfr_batch.format.records import TableCard
-from sfr_batch.planning.difference import Limits
 
 BYTES_PER_TOKEN = 4.0
 """English prose under a 32,000-piece vocabulary; code and other languages have fewer. Estimates carry a ``~``."""
+FEW_DELETES = 100
+"""Deleted documents that are always allowed, whatever their share of a small table."""
+
+
+@dataclass(frozen=True)
+class SplitLimits:
+    """The largest split, in rows and in bytes of text, and the number of splits that a small corpus is cut into."""
+
+    rows: int
+    bytes: int
+    min_splits: int
 
 
 def split_identity(config: Config, card: TableCard, row_recipe: dict[str, Any]) -> tuple[str, ...]:
-    """What names a split beside its place in a shard."""
+    """What the name of a split depends on, beside its place in a shard."""
     return digest(row_recipe), card.fingerprint, config.table.generation
 
 
-def limits_of_a_split(run: RunSettings, card: TableCard) -> Limits:
-    """Rows and bytes of text that a split holds at most, so that its vectors stay within what they may take.
+def limits_of_a_split(run: RunSettings, card: TableCard) -> SplitLimits:
+    """The limits of a split, such that its vectors take at most ``run.vector_bytes_per_split`` bytes.
 
-    With chunks the bytes of text decide how many vectors there are.
+    With chunks the number of vectors is estimated from the bytes of text.
     """
     vectors = max(1, run.vector_bytes_per_split // _vector_bytes(card.schema))
     inputs = card.fingerprint_inputs
@@ -30,9 +42,22 @@ def limits_of_a_split(run: RunSettings, card: TableCard) -> Limits:
     if inputs["overflow"] == "chunk":
         new_tokens = inputs["chunk_tokens"] - inputs["chunk_overlap"]
         size = min(size, int(vectors * new_tokens * BYTES_PER_TOKEN))
-    return Limits(min(run.rows_per_split, vectors), size, run.min_splits)
+    return SplitLimits(min(run.rows_per_split, vectors), size, run.min_splits)
 
 
 def _vector_bytes(schema: pa.Schema) -> int:
     vector = schema.field(names.EMBEDDING).type
     return int(vector.list_size * vector.value_type.bit_width // 8)
+
+
+def check_deletes(deleted: int, documents: int, settings: TableSettings, table: str) -> None:
+    """Raises TooManyDeletes if a run would delete more than ``settings`` allow of the ``documents`` in ``table``."""
+    share = settings.max_delete_share
+    if settings.delete != "refuse-above-share" or deleted <= max(FEW_DELETES, share * documents):
+        return
+    raise TooManyDeletes(
+        f"{deleted:,} of the {documents:,} documents of {table} ({deleted / documents:.1%}) are no longer in the "
+        f"corpus, and table.max_delete_share allows {share:.0%}. The corpus may be incomplete, so nothing was embedded "
+        "or published. Correct the corpus. If the documents were removed on purpose: table.delete=mirror deletes them "
+        "in this run, table.delete=keep keeps them."
+    )

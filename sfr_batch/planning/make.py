@@ -1,25 +1,27 @@
-"""`make_plan`: compares the corpus with the table. Reads metadata only, writes nothing.
+"""`make_plan`: compares the corpus with the table. Select shards, diff, survey, cut into splits.
 
-Needs no GPU, no Ray and no torch."""
+Reads metadata only, writes nothing. Needs no GPU, no Ray and no torch."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow.compute as pc
 
 from sfr_batch.config.settings import Config, CorpusSettings, SelectSettings, TableSettings
 from sfr_batch.corpus.columns import Columns, resolve_columns
 from sfr_batch.corpus.shards import Shard, list_shards
-from sfr_batch.corpus.splits import cut, rows_per_split
-from sfr_batch.corpus.survey import survey_shards
+from sfr_batch.corpus.splits import ReadUnit, cut, rows_per_split
+from sfr_batch.corpus.survey import ShardStatistics, survey_shards
 from sfr_batch.corpus.text_template import TextTemplate
-from sfr_batch.errors import ConfigError, CorpusError, TableError, TableNotFound
+from sfr_batch.errors import ConfigError, CorpusError, TableError, TableNotFound, counted
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import digest
 from sfr_batch.format.records import KEPT, ShardRecord
 from sfr_batch.planning.card import make_card, make_row_recipe
-from sfr_batch.planning.limits import limits_of_a_split, split_identity
+from sfr_batch.planning.limits import SplitLimits, limits_of_a_split, split_identity
 from sfr_batch.planning.plan import EmbedPlan
-from sfr_batch.planning.selection import covers, row_filter
+from sfr_batch.planning.selection import covers, selection_of
 from sfr_batch.storage.inputs import would_list
 from sfr_batch.storage.store import Store, absolute_uri, is_s3
 from sfr_batch.storage.stores import open_store
@@ -28,79 +30,141 @@ from sfr_batch.table.pointer import refuse_to_write
 from sfr_batch.table.table import Snapshot, Table
 
 
+@dataclass(frozen=True)
+class _Selected:
+    """Shards of the corpus that are selected, and records of the base snapshot that are not."""
+
+    shards: list[Shard]
+    outside: list[ShardRecord]
+
+
+@dataclass(frozen=True)
+class _ShardDiff:
+    """The selected shards against the base snapshot."""
+
+    unchanged: list[ShardRecord]
+    changed: list[Shard]
+    """Changed and new shards."""
+    vanished: list[ShardRecord]
+    """Shards that leave the table."""
+    left_alone: list[ShardRecord]
+    """Shards that stay in the table although the corpus may no longer have them: they are not selected."""
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """Statistics of the changed shards, and the columns of the table."""
+
+    shards: list[ShardStatistics]
+    columns: Columns
+
+
 def make_plan(config: Config) -> EmbedPlan:
     """Compare the corpus with the table. Reads metadata only; writes nothing.
 
-    Raises ConfigError, CorpusError, ModelError, StorageError, or TableMismatch if the table was made otherwise.
+    Raises ConfigError, CorpusError, ModelError, StorageError, or TableMismatch if the table was made with other
+    settings.
     """
     store = open_store(config.table.path, config.table.storage)
     _check_apart(config.corpus, config.table, store.root)
     table = _open(store)
-    if table is None:
-        refuse_to_write(store)
-        _check_unused(store)
     base = table.latest() if table is not None else None
-    shards = list_shards(config.corpus)
     row_recipe = make_row_recipe(config.corpus)
-    shards, outside = _select(config.select, shards, base)
-    if config.select.rejects:
-        carried, changed = _only_rejected(base, shards, config.table.generation)
-    else:
-        carried, changed = carry_over(base, shards, digest(row_recipe), config.table.generation)
-    keep_kept = config.table.delete == "keep" or not config.select.everything
-    not_meant = {record.uri for record in outside}
-    vanished = [r for r in find_vanished(base, shards, keep=keep_kept) if r.uri not in not_meant]
-    if config.select.by_rows:
-        outside, vanished = [*outside, *vanished], []
-    surveys = survey_shards(changed or shards[:1], config.corpus)
-    known = _columns(table, config.corpus)
-    same_recipe = base is not None and base.manifest.row_recipe == row_recipe
-    elsewhere = _all_columns(config.corpus) if same_recipe else frozenset[str]()
-    columns = resolve_columns(surveys, config.corpus, known, elsewhere)
-    if columns is None:
-        raise CorpusError(
-            f"The corpus {config.corpus.path} has no rows: its {len(shards)} shard(s) are empty, e.g. {shards[0].uri}. "
-            "Fill them, or correct corpus.path."
-        )
-    row_filter(config.select, columns, {})  # also where nothing has changed, so that it is never applied
-    card = make_card(config, columns)
+    # Select before the diff: a shard outside the selection is neither changed nor vanished.
+    selected = _select(config.select, list_shards(config.corpus), base)
+    diff = _diff(config, selected, base, row_recipe)
+    # Survey after the diff: only changed shards are opened. Settings are checked even if nothing has changed.
+    known, proven = _known_columns(table, config.corpus), _proven_columns(base, config.corpus, row_recipe)
+    survey = _survey(config, selected, diff, known, proven)
+    card = make_card(config, survey.columns)
     if table is not None:
         check_same_table(table, card)
-    surveys = surveys if changed else []
-    total = sum(record.read for record in carried) + sum(survey.rows for survey in surveys)
     limits = limits_of_a_split(config.run, card)
-    identity = split_identity(config, card, row_recipe)
-    condemned = base.condemned if base else frozenset()  # read from storage each time
-    units = [
-        unit
-        for survey in surveys
-        for unit in cut(
-            survey,
-            rows_per_split(total, limits.rows, limits.min_splits),
-            limits.bytes,
-            identity,
-            condemned,
-        )
-    ]
+    units = _cut(survey, diff, limits, split_identity(config, card, row_recipe), base)
     return EmbedPlan(
         config=config,
         card=card,
         store=store,
-        columns=columns,
+        columns=survey.columns,
         row_recipe=row_recipe,
         base=base,
-        carried=(*carried, *outside),
-        changed=tuple((survey.shard, survey.rows if survey.exact else None) for survey in surveys),
-        vanished=tuple(vanished),
+        carried=(*diff.unchanged, *diff.left_alone),
+        changed=tuple((shard.shard, shard.rows if shard.exact else None) for shard in survey.shards),
+        vanished=tuple(diff.vanished),
         units=tuple(units),
         committed=table.committed() if table is not None and units else {},
-        surveys=tuple(surveys),
+        surveys=tuple(survey.shards),
         limits=limits,
     )
 
 
+def _open(store: Store) -> Table | None:
+    """The table, if there is one. Raises ConfigError or TableError if none can be created at this place."""
+    try:
+        return Table.open(store)
+    except TableNotFound:
+        refuse_to_write(store)
+        _check_unused(store)
+        return None
+
+
+def _diff(config: Config, selected: _Selected, base: Snapshot | None, row_recipe: dict[str, Any]) -> _ShardDiff:
+    """Which selected shards the base snapshot has as they are, which have changed, and which have vanished."""
+    selection, generation = selection_of(config), config.table.generation
+    if config.select.rejects:
+        unchanged, changed = _only_rejected(base, selected.shards, generation)
+    else:
+        unchanged, changed = carry_over(base, selected.shards, digest(row_recipe), generation)
+    outside = {record.uri for record in selected.outside}
+    missing = find_vanished(base, selected.shards, keep=selection.keeps_kept)
+    vanished = [record for record in missing if record.uri not in outside]
+    leaving = selection.leaving(vanished)
+    uris = {record.uri for record in leaving}
+    staying = [record for record in vanished if record.uri not in uris]
+    return _ShardDiff(unchanged, changed, leaving, [*selected.outside, *staying])
+
+
+def _survey(
+    config: Config, selected: _Selected, diff: _ShardDiff, known: Columns | None, proven: frozenset[str]
+) -> _Survey:
+    """Survey the changed shards; if there are none, the first shard, to check the columns that the config names.
+
+    known: types of the table's columns; proven: columns that the corpus is known to have.
+    """
+    corpus, shards = config.corpus, selected.shards
+    surveys = survey_shards(diff.changed or shards[:1], corpus)
+    columns = resolve_columns(surveys, corpus, known, proven)
+    if columns is None and not shards:
+        raise ConfigError(
+            "select matches only shards that are no longer in the corpus, and corpus.carry names a column that the "
+            "table does not have. Set corpus.carry back, or correct select."
+        )
+    if columns is None:
+        raise CorpusError(
+            f"The corpus {corpus.path} has no rows, only {counted(len(shards), 'empty shard')}, e.g. "
+            f"{shards[0].uri}. Add rows, or correct corpus.path."
+        )
+    # A wrong select.where is an error even if nothing has changed, so that the filter is never used.
+    selection_of(config).row_filter(columns, [])
+    return _Survey(surveys if diff.changed else [], columns)
+
+
+def _cut(
+    survey: _Survey, diff: _ShardDiff, limits: SplitLimits, identity: Sequence[str], base: Snapshot | None
+) -> list[ReadUnit]:
+    """Cut the changed shards into splits.
+
+    The size of a split follows from the rows of the whole corpus, unchanged shards included: so a shard is always cut
+    the same way, whatever else is carried over.
+    """
+    total = sum(record.read for record in diff.unchanged) + sum(shard.rows for shard in survey.shards)
+    rows = rows_per_split(total, limits.rows, limits.min_splits)
+    condemned = base.condemned if base else frozenset[str]()
+    return [unit for shard in survey.shards for unit in cut(shard, rows, limits.bytes, identity, condemned)]
+
+
 def _check_apart(corpus: CorpusSettings, table: TableSettings, root: str) -> None:
-    """Raises ConfigError if the corpus would come to hold the table's files, or lies among them."""
+    """Raises ConfigError if the corpus would include the table's files, or is inside the table's folder."""
     for path in [corpus.path] if isinstance(corpus.path, str) else corpus.path:
         uri = absolute_uri(path)
         if is_s3(uri) and corpus.storage != table.storage:
@@ -108,45 +172,46 @@ def _check_apart(corpus: CorpusSettings, table: TableSettings, root: str) -> Non
         if would_list(path, f"{root}/{names.data_key('0' * 32)}"):
             raise ConfigError(
                 f"corpus.path {path} covers table.path {table.path}: the next run would embed the table's own files. "
-                "Set one of them to another place."
+                "Change one of the two paths."
             )
         if uri.startswith(f"{root}/"):
             raise ConfigError(
-                f"corpus.path {path} lies inside table.path {table.path}, which is the table's alone. Set one of them "
-                "to another place."
+                f"corpus.path {path} is inside table.path {table.path}, where only the table may have files. Change "
+                "one of the two paths."
             )
 
 
 def _check_unused(store: Store) -> None:
-    """Raises TableError if a new table's data folder holds files that readers would take for the table's."""
+    """Raises TableError if the data folder of a new table has files that readers would take for the table's."""
     others = [info.key for info in store.list(names.DATA) if names.split_of_data_key(info.key) is None]
     if others:
         raise TableError(
-            f"There is no table at {store.root} yet, but {len(others)} other file(s) are where its data would be, e.g. "
-            f"{others[0]}. Set table.path to an empty place."
+            f"There is no table at {store.root} yet, but {names.DATA}/ has {counted(len(others), 'other file')}, e.g. "
+            f"{others[0]}. Set table.path to an empty folder or prefix."
         )
 
 
-def _select(
-    select: SelectSettings, shards: Sequence[Shard], base: Snapshot | None
-) -> tuple[list[Shard], list[ShardRecord]]:
-    """Shards that are meant, and the records of those that are not. Raises ConfigError if none is meant."""
-    if select.everything:
-        return list(shards), []
-    meant = [shard for shard in shards if covers(select, shard.uri)]
+def _select(settings: SelectSettings, shards: Sequence[Shard], base: Snapshot | None) -> _Selected:
+    """Apply `select.shards` and `select.partitions`. Raises ConfigError if they match no shard of corpus or table."""
+    if settings.everything:
+        return _Selected(list(shards), [])
+    inside = [shard for shard in shards if covers(settings, shard.uri)]
     records = base.shards if base else []
-    if not meant and not any(covers(select, record.uri) for record in records):
+    if not inside and not any(covers(settings, record.uri) for record in records):
         raise ConfigError(
-            f"select means none of the {len(shards):,} shards of the corpus, e.g. {shards[0].uri}. Correct "
+            f"select matches none of the {counted(len(shards), 'shard')} of the corpus, e.g. {shards[0].uri}. Correct "
             "select.shards or select.partitions."
         )
-    return meant, [record for record in records if record.uri != KEPT and not covers(select, record.uri)]
+    return _Selected(inside, [r for r in records if r.uri != KEPT and not covers(settings, r.uri)])
 
 
 def _only_rejected(base: Snapshot | None, shards: Sequence[Shard], label: str) -> tuple[list[ShardRecord], list[Shard]]:
-    """The shards that have rejects to try again, and the records of all others: what else has changed is not meant."""
+    """Records of the shards without rejects to try again, even if they have changed; and the shards with such rejects.
+
+    label: the `table.generation`, under which rejects are tried again once.
+    """
     if base is None:
-        raise ConfigError("select.rejects: there is no table yet, so nothing was rejected. Leave it out.")
+        raise ConfigError("select.rejects: there is no table yet, so no row was rejected. Remove select.rejects.")
     rejects = base.rejects().filter(pc.field("reason").isin(names.AFTER_READING))
     rejected = set(rejects["shard"].unique().to_pylist())
     rejected -= {record.uri for record in base.shards if record.retried == label}
@@ -158,9 +223,9 @@ def _only_rejected(base: Snapshot | None, shards: Sequence[Shard], label: str) -
 def carry_over(
     base: Snapshot | None, shards: Sequence[Shard], recipe: str, generation: str
 ) -> tuple[list[ShardRecord], list[Shard]]:
-    """Which shards the base snapshot covers as they are, and which have to be read.
+    """Records of the shards that the base snapshot has as they are, and the shards that have to be read.
 
-    generation: the label that their vectors must have been made under, "" for any.
+    recipe: digest of the row recipe; generation: the label that the vectors must have, "" for any.
     """
     covered = {record.uri: record for record in base.shards} if base else {}
     carried, changed = [], []
@@ -175,24 +240,21 @@ def carry_over(
 
 
 def find_vanished(base: Snapshot | None, shards: Sequence[Shard], *, keep: bool) -> list[ShardRecord]:
-    """What the base snapshot covers and the corpus has not; ``keep``: but for what is kept nevertheless."""
+    """Shards of the base snapshot that are not among ``shards``. keep: whether kept documents are left out."""
     there = {shard.uri for shard in shards} | ({KEPT} if keep else set())
     return [record for record in base.shards if record.uri not in there] if base else []
 
 
-def _open(store: Store) -> Table | None:
-    try:
-        return Table.open(store)
-    except TableNotFound:
-        return None
-
-
-def _columns(table: Table | None, corpus: CorpusSettings) -> Columns | None:
+def _known_columns(table: Table | None, corpus: CorpusSettings) -> Columns | None:
+    """The types of id and carried columns in the table; None if there is no table, or it lacks one of them."""
     if table is None or any(name not in table.schema.names for name in corpus.carry):
         return None
     schema = table.schema
     return Columns(schema.field(names.ID).type, {name: schema.field(name).type for name in corpus.carry})
 
 
-def _all_columns(corpus: CorpusSettings) -> frozenset[str]:
+def _proven_columns(base: Snapshot | None, corpus: CorpusSettings, row_recipe: dict[str, Any]) -> frozenset[str]:
+    """Columns that the corpus is known to have, because the base snapshot was read with the same row recipe."""
+    if base is None or base.manifest.row_recipe != row_recipe:
+        return frozenset()
     return frozenset((*TextTemplate(corpus.text).columns, *corpus.carry))

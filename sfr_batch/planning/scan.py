@@ -1,8 +1,8 @@
-"""Tasks of a comparison: scan shards, read what the table has of them, join one partition of ids."""
+"""The tasks of a comparison: scan shards, read what the table has of them, join one partition of the ids."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,29 +13,28 @@ from sfr_batch.corpus.columns import Columns
 from sfr_batch.corpus.reader import read_unit
 from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.errors import ObjectNotFound, TableError
-from sfr_batch.format.hashes import halves, hash_ids
-from sfr_batch.format.indexes import (
-    read_entries,
-    read_owned,
-)
-from sfr_batch.format.records import IndexPart, Receipt
+from sfr_batch.format.hashes import Hashes, halves, hash_ids
+from sfr_batch.format.indexes import Entries, read_entries, read_owned
+from sfr_batch.format.records import IndexPart, Receipt, ShardRecord
 from sfr_batch.planning.join import (
-    Joined,
-    Records,
-    Was,
+    CorpusRows,
+    Documents,
+    JoinResult,
+    Origin,
+    corpus_dtype,
+    document_dtype,
     join,
     make_records,
-    new_dtype,
-    old_dtype,
     partition_of,
 )
-from sfr_batch.planning.selection import RowFilter
+from sfr_batch.planning.row_filter import RowFilter
+from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
 
 
 @dataclass(frozen=True)
-class Source:
-    """What tasks need to know of corpus and table. Secrets in it are references."""
+class TaskContext:
+    """What every task needs to know of corpus and table. Secrets in it are references, not values."""
 
     corpus: CorpusSettings
     columns: Columns
@@ -43,8 +42,8 @@ class Source:
     table_storage: StorageSettings
     schema: pa.Schema
     fingerprint: str
-    rows: RowFilter | None = None
-    """Which rows of the corpus are meant; None: all."""
+    row_filter: RowFilter | None = None
+    """The filter for the rows to compare; None: all rows."""
 
     @property
     def carry(self) -> bool:
@@ -52,80 +51,119 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Scanned:
-    """What a task keeps of a unit: rows that can be embedded, in order, and rejects.
+class OldShard:
+    """A shard in the base snapshot: its record, and the data files or parts of indexes that list its documents."""
 
-    hashes: id_hash, row_hash, position, and content_hash if columns are carried; rejects: `schema.REJECTS_SCHEMA`.
-    """
+    record: ShardRecord
+    sources: tuple[Receipt | IndexPart, ...]
+
+
+class OldSource(NamedTuple):
+    """Documents of the table to compare with; shard: the number of their `OldShard`, -1 if they are unpublished."""
+
+    shard: int
+    documents: Receipt | IndexPart
+    origin: Origin
+
+
+class FileNumber(NamedTuple):
+    """The number of a data file in this comparison, and whether its vectors are of another generation than wanted."""
+
+    number: int
+    other_generation: bool
+
+
+@dataclass(frozen=True)
+class ScannedUnit:
+    """What a scan keeps of a read unit."""
 
     unit: int
     shard: str
     hashes: pa.Table
+    """[n] id_hash, row_hash and position of the good rows, in order; content_hash if columns are carried."""
     rejects: pa.Table
+    """Rows that cannot be embedded: columns of `names.REJECTS_SCHEMA`."""
 
 
-OldRows = tuple[int, Receipt | IndexPart, Was]
+def scan(units: Sequence[ReadUnit], first: int, context: TaskContext, partitions: int) -> tuple[Any, ...]:
+    """Read units, of which ``first`` is the number of the first one.
 
-
-def scan(units: Sequence[ReadUnit], first: int, source: Source, partitions: int) -> tuple[Any, ...]:
-    """Read units: ([units, 2] counts of good rows and rejects, list of `Scanned`, new records by partition ...)."""
-    dtype = new_dtype(carry=source.carry)
-    scanned, counts = [], np.zeros((len(units), 2), np.int64)
-    parts: list[list[Records]] = [[] for _ in range(partitions)]
+    Returns [units] counts of the good rows, a list of `ScannedUnit`, then `CorpusRows` for each partition.
+    """
+    dtype = corpus_dtype(carry=context.carry)
+    scanned, counts = [], np.zeros(len(units), np.int64)
+    parts: list[list[CorpusRows]] = [[] for _ in range(partitions)]
     for number, unit in enumerate(units):
         tables, rejects, good = [], [], 0
-        for _, rows in read_unit(unit, source.corpus, source.columns):
+        for _, rows in read_unit(unit, context.corpus, context.columns):
             id_hash = hash_ids(rows.ids.to_pylist())
             ids = halves(id_hash)
             records = make_records(dtype, ids, halves(rows.row_hash), halves(rows.content_hash))
             records["unit"], records["at"] = first + number, np.arange(good, good + len(records))
             records["size"] = np.fromiter(map(len, rows.texts), np.uint32, len(rows.texts))
-            if source.rows is None:
+            if context.row_filter is None:
                 _deal(records, ids, parts)
                 rejects.append(rows.rejects)
             else:
-                chosen = source.rows.mask(unit.shard.uri, rows)
+                chosen = context.row_filter.mask(unit.shard.uri, rows)
                 _deal(records[chosen], ids[chosen], parts)
                 rejects.append(rows.rejects.slice(0, 0))
             kept = {"id_hash": id_hash, "row_hash": rows.row_hash, "position": rows.positions}
-            tables.append(pa.table(kept | ({"content_hash": rows.content_hash} if source.carry else {})))
+            tables.append(pa.table(kept | ({"content_hash": rows.content_hash} if context.carry else {})))
             good += len(records)
         hashes = pa.concat_tables(tables).combine_chunks()
-        scanned.append(Scanned(first + number, unit.shard.uri, hashes, pa.concat_tables(rejects).combine_chunks()))
-        counts[number] = good, scanned[-1].rejects.num_rows
-    return counts, scanned, *(_joined(part, dtype) for part in parts)
+        scanned.append(ScannedUnit(first + number, unit.shard.uri, hashes, pa.concat_tables(rejects).combine_chunks()))
+        counts[number] = good
+    return counts, scanned, *(_concatenated(part, dtype) for part in parts)
 
 
 def read_old(
-    sources: Sequence[OldRows], numbers: Mapping[str, tuple[int, bool]], source: Source, partitions: int
+    sources: Sequence[OldSource], files: Mapping[str, FileNumber], context: TaskContext, partitions: int
 ) -> tuple[Any, ...]:
-    """What the table has of some shards: (None, old records by partition ...)."""
-    store = open_store(source.table, source.table_storage)
-    dtype = old_dtype(carry=source.carry)
-    parts: list[list[Records]] = [[] for _ in range(partitions)]
-    for shard, where, was in sources:
-        if isinstance(where, IndexPart):
-            entries = read_entries(store, where)
-        else:
-            try:
-                entries = read_owned(store, where, source.schema, source.fingerprint)
-            except (TableError, ObjectNotFound):
-                if was == Was.UNPUBLISHED:
-                    continue  # damaged, or swept meanwhile: nobody needs it
-                raise
+    """Read documents of the table. files: by split id.
+
+    Returns None, then `Documents` for each partition. Raises TableError, ObjectNotFound.
+    """
+    store = open_store(context.table, context.table_storage)
+    dtype = document_dtype(carry=context.carry)
+    parts: list[list[Documents]] = [[] for _ in range(partitions)]
+    for source in sources:
+        entries = _read_entries(store, source, context)
+        if entries is None:
+            continue
+        of_file = [files[split_id] for split_id in entries.split_ids]
+        origins = [Origin.OTHER_GENERATION if file.other_generation else source.origin for file in of_file]
         records = make_records(dtype, entries.ids, entries.rows, entries.contents)
-        of_file = [numbers[split_id] for split_id in entries.split_ids]
-        records["shard"] = shard
-        records["file"] = np.array([number for number, _ in of_file], np.int32)[entries.files]
+        records["shard"] = source.shard
+        records["file"] = np.array([file.number for file in of_file], np.int32)[entries.files]
         records["first"], records["vectors"] = entries.row, entries.vectors
-        records["was"] = np.array([Was.OTHER_GENERATION if barred else was for _, barred in of_file], np.uint8)[
-            entries.files
-        ]
+        records["origin"] = np.array(origins, np.uint8)[entries.files]
         _deal(records, entries.ids, parts)
-    return None, *(_joined(part, dtype) for part in parts)
+    return None, *(_concatenated(part, dtype) for part in parts)
 
 
-def _deal(records: Records, ids: NDArray[np.uint64], parts: list[list[Records]]) -> None:
+def _read_entries(store: Store, source: OldSource, context: TaskContext) -> Entries | None:
+    """None if an unpublished data file is damaged or was swept meanwhile: its vectors are then not reused."""
+    if isinstance(source.documents, IndexPart):
+        return read_entries(store, source.documents)
+    try:
+        return read_owned(store, source.documents, context.schema, context.fingerprint)
+    except (TableError, ObjectNotFound):
+        if source.origin == Origin.UNPUBLISHED:
+            return None
+        raise
+
+
+def join_partition(new: int, context: TaskContext, *parts: NDArray[np.void]) -> JoinResult:
+    """Join one partition: the first ``new`` parts are rows of the corpus, the others documents of the table."""
+    return join(
+        _concatenated(parts[:new], corpus_dtype(carry=context.carry)),
+        _concatenated(parts[new:], document_dtype(carry=context.carry)),
+    )
+
+
+def _deal(records: NDArray[np.void], ids: Hashes, parts: list[list[NDArray[np.void]]]) -> None:
+    """Append to each partition those of the records [n] whose ids [n, 2] belong to it."""
     if len(parts) == 1:
         parts[0].append(records)
         return
@@ -136,13 +174,5 @@ def _deal(records: Records, ids: NDArray[np.uint64], parts: list[list[Records]])
         part.append(some)
 
 
-def _joined(records: list[Records], dtype: np.dtype[np.void]) -> Records:
+def _concatenated(records: Sequence[NDArray[np.void]], dtype: np.dtype[np.void]) -> NDArray[np.void]:
     return np.concatenate(records) if records else np.empty(0, dtype)
-
-
-def join_partition(new: int, source: Source, *parts: Records) -> Joined:
-    """The first ``new`` parts are of the corpus, the others of the table."""
-    return join(
-        _joined(list(parts[:new]), new_dtype(carry=source.carry)),
-        _joined(list(parts[new:]), old_dtype(carry=source.carry)),
-    )

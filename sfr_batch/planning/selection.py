@@ -1,29 +1,240 @@
-"""What a backfill is about: shards by name or partition, rows by id, by a filter, or because they were rejected.
+"""What a run is about (`select`): whole shards, or some rows of them.
 
-A selection of shards is as good as a smaller corpus: what is outside is neither read nor deleted. A selection of rows
-adds and replaces rows and deletes none. Knows settings, URIs and rows, no table.
+Whole shards: the selected shards are treated like a smaller corpus; shards outside are neither read nor deleted. Some
+rows: rows are added and replaced, none is deleted. `WholeShards` and `SomeRows` answer whatever differs between the
+two, so that planning, comparison and drafting ask them instead of the settings. Reads at most the rejects of a
+snapshot; writes nothing.
 """
 
+import dataclasses
 import fnmatch
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from sfr_batch.config.settings import SelectSettings
+from sfr_batch.config.settings import Config, SelectSettings, TableSettings
 from sfr_batch.corpus.columns import Columns
-from sfr_batch.corpus.rows import Rows
+from sfr_batch.corpus.shards import Shard
 from sfr_batch.format import names
-from sfr_batch.table.filter_parser import parse
-from sfr_batch.table.filters import Filter
+from sfr_batch.format.records import KEPT, ChangeCounts, ShardRecord
+from sfr_batch.planning.row_filter import RowFilter
+from sfr_batch.table.table import Snapshot
 
 _RANGE = ".."
+RejectRow = dict[str, Any]
+"""A rejected row: the columns of `names.REJECTS_SCHEMA`."""
+
+
+class Coverage(NamedTuple):
+    """What the next snapshot has of a shard: rows read, those of them that are rejected, and own splits."""
+
+    read: int
+    rejected: int
+    splits: int
+
+
+@dataclass(frozen=True)
+class Selection(ABC):
+    """The answers of `select`. ``old`` below: records of the compared shards in the base snapshot; ``indexed``: URIs
+    of the shards that get an index."""
+
+    select: SelectSettings
+    table: TableSettings
+
+    @property
+    def keeps_kept(self) -> bool:
+        """Whether documents that earlier runs have kept (`table.delete: keep`) stay in the table."""
+        return self.table.delete == "keep" or not self.select.everything
+
+    @property
+    def operation(self) -> Literal["embed", "backfill"]:
+        """The operation that the manifest names."""
+        return "embed" if self.select.everything and not self.table.generation else "backfill"
+
+    # --- planning
+
+    @abstractmethod
+    def leaving(self, vanished: Sequence[ShardRecord]) -> list[ShardRecord]:
+        """Those of the vanished shards that leave the table."""
+
+    @property
+    @abstractmethod
+    def always_compares(self) -> bool:
+        """Whether rows must be compared even if the table has nothing to compare with."""
+
+    # --- comparison
+
+    @abstractmethod
+    def old_rejects(self, base: Snapshot | None) -> list[RejectRow]:
+        """The rejects of the base snapshot that may stay or be tried again."""
+
+    @abstractmethod
+    def row_filter(self, columns: Columns, rejects: Sequence[RejectRow]) -> RowFilter | None:
+        """The filter for the rows to compare; None: all rows. rejects: of `old_rejects`.
+
+        Raises ConfigError if ``select.where`` is wrong.
+        """
+
+    @property
+    @abstractmethod
+    def keeps_own_splits(self) -> bool:
+        """Whether a shard without any known row keeps its own splits; else its rows are packed."""
+
+    @abstractmethod
+    def changes(self, found: ChangeCounts) -> ChangeCounts:
+        """The changes that the run makes, of those that the comparison found."""
+
+    @abstractmethod
+    def is_done(self, changes: ChangeCounts) -> bool:
+        """Whether, after the comparison, there is nothing to publish."""
+
+    # --- drafting
+
+    @abstractmethod
+    def untouched(self, old: Sequence[ShardRecord], indexed: frozenset[str]) -> list[ShardRecord]:
+        """Records of compared shards that stay as they are, because no row of them is selected."""
+
+    @abstractmethod
+    def covers_anew(self, uri: str, indexed: frozenset[str]) -> bool:
+        """Whether a changed shard gets a new record."""
+
+    @abstractmethod
+    def record(self, shard: Shard, recipe: str, covered: Coverage, before: ShardRecord | None) -> ShardRecord:
+        """The new record of a shard. recipe: digest of the row recipe; before: its record in the base snapshot."""
+
+    @abstractmethod
+    def staying(
+        self, shard_of: NDArray[np.int32], old: Sequence[ShardRecord], indexed: frozenset[str]
+    ) -> dict[str, NDArray[np.bool_]]:
+        """Which documents stay in the table although the comparison did not find their ids in the corpus.
+
+        shard_of: [m] of each such document the number of its shard in ``old``. Returns masks [m] by the URI of the
+        shard that owns the documents from now on.
+        """
+
+
+class WholeShards(Selection):
+    """All rows of the selected shards."""
+
+    def leaving(self, vanished: Sequence[ShardRecord]) -> list[ShardRecord]:
+        return list(vanished)
+
+    @property
+    def always_compares(self) -> bool:
+        return False
+
+    def old_rejects(self, base: Snapshot | None) -> list[RejectRow]:
+        return []  # every row is read again, so every reject is found again
+
+    def row_filter(self, columns: Columns, rejects: Sequence[RejectRow]) -> RowFilter | None:
+        return None
+
+    @property
+    def keeps_own_splits(self) -> bool:
+        return True
+
+    def changes(self, found: ChangeCounts) -> ChangeCounts:
+        return found
+
+    def is_done(self, changes: ChangeCounts) -> bool:
+        return False  # the shards have other versions, which the next snapshot must name
+
+    def untouched(self, old: Sequence[ShardRecord], indexed: frozenset[str]) -> list[ShardRecord]:
+        return []
+
+    def covers_anew(self, uri: str, indexed: frozenset[str]) -> bool:
+        return True
+
+    def record(self, shard: Shard, recipe: str, covered: Coverage, before: ShardRecord | None) -> ShardRecord:
+        return ShardRecord(
+            uri=shard.uri,
+            version=shard.version,
+            size=shard.size,
+            recipe=recipe,
+            generation=self.table.generation,
+            read=covered.read,
+            splits=covered.splits,
+            rejected=covered.rejected,
+        )
+
+    def staying(
+        self, shard_of: NDArray[np.int32], old: Sequence[ShardRecord], indexed: frozenset[str]
+    ) -> dict[str, NDArray[np.bool_]]:
+        if self.table.delete == "keep":
+            return {KEPT: np.ones(len(shard_of), bool)}
+        kept = [number for number, record in enumerate(old) if record.uri == KEPT]
+        return {KEPT: shard_of == kept[0]} if kept and self.keeps_kept else {}
+
+
+class SomeRows(Selection):
+    """Rows that a filter selects; all other rows of the table stay as they are."""
+
+    def leaving(self, vanished: Sequence[ShardRecord]) -> list[ShardRecord]:
+        return []
+
+    @property
+    def always_compares(self) -> bool:
+        return True  # only reading tells which rows are selected
+
+    def old_rejects(self, base: Snapshot | None) -> list[RejectRow]:
+        return base.rejects().to_pylist() if base else []
+
+    def row_filter(self, columns: Columns, rejects: Sequence[RejectRow]) -> RowFilter | None:
+        return RowFilter.make(self.select, columns, _ids_to_retry(rejects) if self.select.rejects else None)
+
+    @property
+    def keeps_own_splits(self) -> bool:
+        return False
+
+    def changes(self, found: ChangeCounts) -> ChangeCounts:
+        return found.model_copy(update={"deleted": 0})
+
+    def is_done(self, changes: ChangeCounts) -> bool:
+        return not (changes.new or changes.changed or changes.copied)
+
+    def untouched(self, old: Sequence[ShardRecord], indexed: frozenset[str]) -> list[ShardRecord]:
+        return [record for record in old if record.uri not in indexed and record.uri != KEPT]
+
+    def covers_anew(self, uri: str, indexed: frozenset[str]) -> bool:
+        return uri in indexed
+
+    def record(self, shard: Shard, recipe: str, covered: Coverage, before: ShardRecord | None) -> ShardRecord:
+        # Without a record, a version that no shard has: the next whole run then reads all of it.
+        known = before or ShardRecord(shard.uri, "", shard.size, recipe, "", 0, 0)
+        retried = self.table.generation if self.select.rejects else known.retried
+        return dataclasses.replace(known, read=covered.read, splits=0, rejected=covered.rejected, retried=retried)
+
+    def staying(
+        self, shard_of: NDArray[np.int32], old: Sequence[ShardRecord], indexed: frozenset[str]
+    ) -> dict[str, NDArray[np.bool_]]:
+        return {
+            record.uri: shard_of == number
+            for number, record in enumerate(old)
+            if record.uri in indexed or record.uri == KEPT
+        }
+
+
+def selection_of(config: Config) -> Selection:
+    """The selection that a config asks for."""
+    kind = SomeRows if config.select.by_rows else WholeShards
+    return kind(config.select, config.table)
+
+
+def _ids_to_retry(rejects: Sequence[RejectRow]) -> dict[str, frozenset[str]]:
+    """Ids, as text and by shard, of the documents that were rejected after they had been read."""
+    found: dict[str, set[str]] = {}
+    for row in rejects:
+        if row["reason"] in names.AFTER_READING:
+            found.setdefault(row["shard"], set()).add(row[names.ID])
+    return {uri: frozenset(ids) for uri, ids in found.items()}
 
 
 def covers(settings: SelectSettings, uri: str) -> bool:
-    """Whether a shard is in the selection."""
+    """Whether the shard ``uri`` is selected by name (`select.shards`) and partition (`select.partitions`)."""
     if settings.shards and not any(_matches(uri, pattern) for pattern in settings.shards):
         return False
     found = dict(part.split("=", 1) for part in uri.split("/")[:-1] if "=" in part)
@@ -31,7 +242,7 @@ def covers(settings: SelectSettings, uri: str) -> bool:
 
 
 def _matches(uri: str, pattern: str) -> bool:
-    """A pattern without a slash is of file names; any other of the end of a path."""
+    """Match the file name if the pattern has no slash, else the end of the path."""
     if "/" not in pattern:
         return fnmatch.fnmatchcase(uri.rsplit("/", 1)[-1], pattern)
     return fnmatch.fnmatchcase(uri, pattern) or fnmatch.fnmatchcase(uri, f"*/{pattern.lstrip('/')}")
@@ -42,39 +253,3 @@ def _within(value: str, wanted: str) -> bool:
     if not range_:
         return fnmatch.fnmatchcase(value, wanted)
     return (not first or value >= first) and (not last or value <= last)
-
-
-@dataclass(frozen=True)
-class RowFilter:
-    """Which rows of the corpus are meant; all conditions must hold. rejected: ids, as text, by shard."""
-
-    ids: frozenset[str] | None = None
-    where: Filter | None = None
-    rejected: Mapping[str, frozenset[str]] | None = None
-
-    def mask(self, uri: str, rows: Rows) -> NDArray[np.bool_]:
-        """[n] which rows of a shard are meant."""
-        found = np.ones(len(rows.texts), bool)
-        if self.ids is not None or self.rejected is not None:
-            ids = [str(id_) for id_ in rows.ids.to_pylist()]
-            for wanted in (self.ids, None if self.rejected is None else self.rejected.get(uri, frozenset())):
-                if wanted is not None:
-                    found &= np.fromiter((id_ in wanted for id_ in ids), bool, len(ids))
-        if self.where is not None:
-            table = pa.table(
-                {names.ID: rows.ids, **{name: rows.carry.column(name) for name in rows.carry.column_names}}
-            )
-            found &= self.where.mask(table).to_numpy()
-        return found
-
-
-def row_filter(settings: SelectSettings, columns: Columns, rejected: Mapping[str, frozenset[str]]) -> RowFilter | None:
-    """None if whole shards are meant. Raises ConfigError if ``select.where`` is wrong."""
-    if not settings.by_rows:
-        return None
-    schema = pa.schema([(names.ID, columns.id_type), *columns.carry.items()])
-    return RowFilter(
-        ids=frozenset(map(str, settings.ids)) if settings.ids else None,
-        where=parse(settings.where, schema) if settings.where else None,
-        rejected=rejected if settings.rejects else None,
-    )

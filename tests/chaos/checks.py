@@ -12,6 +12,7 @@ from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.config.settings import Config
 from sfr_batch.format import names
 from sfr_batch.format.split_ids import missing_in_stream, stream_of
+from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.executor import InProcess
 from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
@@ -54,7 +55,7 @@ def splits_in(objects: Objects) -> set[str]:
 def plan_of(config: Config) -> EmbedPlan:
     """What a run would do now, with the comparison that it makes first."""
     plan = make_plan(config)
-    return plan.compare(InProcess()) if plan.has_to_compare else plan
+    return compare(plan, InProcess()).plan if plan.has_to_compare else plan
 
 
 def check_unchanged(before: Objects, after: Objects) -> None:

@@ -29,6 +29,7 @@ from sfr_batch.model.tokenizer import Tokenizer
 from sfr_batch.pipeline import encode_stage, packing, read_stage, write_stage
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.runner import make_job
+from sfr_batch.planning.drafting import draft
 from sfr_batch.table.commit.publish import publish
 from sfr_batch.table.commit.writing import create_or_open
 from tests.job_processes import config, documents, put_jsonl, put_parquet
@@ -362,7 +363,7 @@ def test_one_bad_chunk_rejects_its_document(tiny: Path, tmp_path: Path) -> None:
     receipt = Receipt.from_json(result["receipt"])
     assert (receipt.read, receipt.embedded, receipt.rejected) == (3, 2, 1)
     assert receipt.vectors == per_document[0] + per_document[2]
-    snapshot = publish(table, plan.base, plan.draft("run", [receipt]))
+    snapshot = publish(table, plan.base, draft(plan, "run", [receipt]))
     assert set(snapshot.to_arrow(["id"])["id"].to_pylist()) == {"doc-00000", "doc-00002"}
     [reject] = snapshot.rejects().to_pylist()
     assert (reject["id"], reject["position"], reject["reason"]) == ("doc-00001", 1, "bad_vector")

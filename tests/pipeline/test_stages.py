@@ -14,6 +14,7 @@ from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import encode_stage, packing, read_stage, write_stage
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.runner import make_job
+from sfr_batch.planning.drafting import draft
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.table.commit.publish import publish
 from sfr_batch.table.commit.writing import create_or_open
@@ -63,7 +64,7 @@ def test_a_vector_that_is_no_unit_vector_is_rejected(tmp_path: Path, tiny: Path,
     )
     receipt = result_of(write_stage.write(encoded, job))
     assert (receipt.read, receipt.embedded, receipt.rejected) == (3, 2, 1)
-    snapshot = publish(table, plan.base, plan.draft("run", [receipt]))
+    snapshot = publish(table, plan.base, draft(plan, "run", [receipt]))
     assert audit(table, plan).ok
     assert snapshot.to_arrow(["id"])["id"].to_pylist() == ["doc-00000", "doc-00002"]
     [reject] = snapshot.rejects().to_pylist()
@@ -83,7 +84,7 @@ def test_a_row_that_the_model_fails_on_is_rejected_with_what_it_says(tmp_path: P
     encoder._model.embed_tokens.register_forward_pre_hook(check)
     receipt = result_of(write_stage.write(encode(tokenized(plan, job)), job))
     assert (receipt.read, receipt.embedded, receipt.rejected) == (3, 2, 1)
-    [reject] = publish(table, plan.base, plan.draft("run", [receipt])).rejects().to_pylist()
+    [reject] = publish(table, plan.base, draft(plan, "run", [receipt])).rejects().to_pylist()
     assert audit(table, plan).ok
     assert (reject["id"], reject["position"], reject["reason"]) == ("doc-00001", 1, "encoder_failed")
     assert reject["message"] == "the model fails on this text: IndexError: index out of range in self"

@@ -152,7 +152,10 @@ def test_backfill_begins_a_table(nights: tuple[Place, Writer]) -> None:
 
 def test_selection_that_means_nothing_is_refused(three: tuple[Place, Writer]) -> None:
     place, _ = three
-    with pytest.raises(ConfigError, match=r"select means none of the 3 shards .*a\.parquet\. Correct select\.shards"):
+    with pytest.raises(
+        ConfigError,
+        match=r"select matches none of the 3 shards of the corpus, e\.g\. .*a\.parquet\. Correct select\.shards",
+    ):
         make_plan(place.config("select.shards=[x]"))
     with pytest.raises(ConfigError, match=r"select\.rejects needs a label"):
         place.config("select.rejects=true")
@@ -173,7 +176,7 @@ def test_rows_that_are_nowhere_are_no_snapshot(three: tuple[Place, Writer]) -> N
     done = runner.embed(place.config("select.ids=[nowhere]"))
     assert (done.published, done.snapshot) == (False, None)
     assert "select matches no row" in done.describe()
-    with pytest.raises(ConfigError, match=r"there is no table yet, so nothing was rejected"):
+    with pytest.raises(ConfigError, match=r"there is no table yet, so no row was rejected"):
         make_plan(place.config("table.generation=x", "select.rejects=true"))
 
 

@@ -22,8 +22,9 @@ from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.errors import TableError, TooManyDeletes
 from sfr_batch.format import names
 from sfr_batch.format.parquet import encode_parquet, read_parquet
+from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.executor import InProcess
-from sfr_batch.planning.join import Decision, Was, join, make_records, new_dtype, old_dtype
+from sfr_batch.planning.join import Decision, Origin, corpus_dtype, document_dtype, join, make_records
 from sfr_batch.planning.make import make_plan
 from sfr_batch.storage.local import LocalStore
 from sfr_batch.storage.stores import open_store
@@ -68,18 +69,18 @@ def _records(dtype: np.dtype[np.void], rows: Sequence[Row]) -> Any:
 @settings(max_examples=300)
 @given(
     new=st.lists(st.tuples(*[st.integers(0, 4)] * 3), max_size=12),
-    old=st.lists(st.tuples(*[st.integers(0, 4)] * 3, st.sampled_from(Was)), max_size=12),
+    old=st.lists(st.tuples(*[st.integers(0, 4)] * 3, st.sampled_from(Origin)), max_size=12),
 )
-def test_join_is_what_a_dictionary_says(new: list[Row], old: list[tuple[int, int, int, Was]]) -> None:
-    mine = _records(new_dtype(carry=True), new)
+def test_join_is_what_a_dictionary_says(new: list[Row], old: list[tuple[int, int, int, Origin]]) -> None:
+    mine = _records(corpus_dtype(carry=True), new)
     mine["at"] = np.arange(len(new))
-    theirs = _records(old_dtype(carry=True), [row[:3] for row in old])
+    theirs = _records(document_dtype(carry=True), [row[:3] for row in old])
     theirs["file"], theirs["vectors"] = np.arange(len(old)), 1
-    theirs["was"] = [row[3] for row in old]
+    theirs["origin"] = [row[3] for row in old]
     found = join(mine, theirs)
 
-    there = {row[0] for row in old if row[3] != Was.UNPUBLISHED}
-    usable = [(at, row) for at, row in enumerate(old) if row[3] != Was.OTHER_GENERATION]
+    there = {row[0] for row in old if row[3] != Origin.UNPUBLISHED}
+    usable = [(at, row) for at, row in enumerate(old) if row[3] != Origin.OTHER_GENERATION]
     expected, counts = [], Counter[str]()
     for id_, text, carried in new:
         same = [at for at, row in usable if row[:3] == (id_, text, carried)]
@@ -91,7 +92,7 @@ def test_join_is_what_a_dictionary_says(new: list[Row], old: list[tuple[int, int
     decisions = found.decisions[np.argsort(found.decisions["at"])]
     assert list(zip(decisions["kind"].tolist(), decisions["file"].tolist(), strict=True)) == expected
     ids = {row[0] for row in new}
-    gone = [at for at, row in enumerate(old) if row[3] != Was.UNPUBLISHED and row[0] not in ids]
+    gone = [at for at, row in enumerate(old) if row[3] != Origin.UNPUBLISHED and row[0] not in ids]
     assert sorted(found.left["file"].tolist()) == gone
     assert found.changes.model_dump() == {
         "new": counts["new"], "changed": counts["changed"], "copied": counts["copied"],
@@ -147,10 +148,10 @@ def some_nights(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, m
         writer.write(shards)
         for _ in range(data.draw(st.integers(0, 2))):  # runs that die
             plan = make_plan(place.config())
-            plan = plan.compare(InProcess()) if plan.has_to_compare else plan
+            comparison = compare(plan, InProcess()) if plan.has_to_compare else None
             if data.draw(st.booleans()):
-                do_copies(plan)
-            do_splits(plan, only=data.draw(st.integers(0, 2)), encode=Counting())
+                do_copies(comparison)
+            do_splits(comparison.plan if comparison else plan, only=data.draw(st.integers(0, 2)), encode=Counting())
         snapshot = do_plan(make_plan(place.config()), encode=Counting())
         assert make_plan(place.config()).up_to_date
         if data.draw(st.booleans()):
@@ -223,7 +224,7 @@ def test_vectors_of_a_run_that_died_are_used_though_the_corpus_went_on(nights: t
     night(place)
     a = [Doc(doc.id, f"new {doc.text}") for doc in a]
     writer.write({"a.parquet": [*a, Doc("x", "so that it is mixed")]})
-    plan = make_plan(place.config()).compare(InProcess())
+    plan = compare(make_plan(place.config()), InProcess()).plan
     done = do_splits(plan, only=2, encode=Counting())
     writer.write({"a.parquet": [Doc("y", "first"), *a]})
     snapshot, texts = night(place)

@@ -127,7 +127,7 @@ def test_description(here: tuple[str, str]) -> None:
     lines = plan_of(here).describe().splitlines()
     assert lines[:3] == [
         f"table     {here[0]}/table (no snapshot yet)",
-        "corpus    1 shards, 0 of them unchanged",
+        "corpus    1 shard, 0 unchanged",
         "splits    3 in the changed shards, 0 done, 3 to embed",
     ]
     assert lines[3].startswith("to embed  25 rows, 0.0 MB of text, ~")
@@ -273,7 +273,7 @@ def test_condemned_splits_get_another_name(here: tuple[str, str]) -> None:
 def test_empty_shards_do_not_matter(here: tuple[str, str]) -> None:
     put(here[0], "corpus/0.jsonl", b"")
     put(here[0], "corpus/1.parquet", parquet(pa.table({"x": pa.nulls(0)})))
-    with pytest.raises(CorpusError, match=r"The corpus .*/corpus has no rows: its 2 shard\(s\) are empty"):
+    with pytest.raises(CorpusError, match=r"The corpus .*/corpus has no rows, only 2 empty shards"):
         plan_of(here)
     put(here[0], "corpus/2.jsonl", jsonl([{"id": "a", "text": "x"}]))
     assert do_plan(plan_of(here)).manifest.counts.read == 1

@@ -1,0 +1,116 @@
+"""Assigns compared rows to splits: encode, copy or reuse.
+
+A shard without any known row keeps its own splits. The rows of the others that need a vector are packed into splits, in
+the order of the corpus, so that each shard is read about once. Rows of which only carried columns have changed are
+packed apart, because they need no model. Knows no Ray and no config.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sfr_batch.corpus.splits import ReadUnit, pack, rows_per_split
+from sfr_batch.format.records import ChangeCounts
+from sfr_batch.planning.difference import Copy, Difference
+from sfr_batch.planning.join import Decision
+from sfr_batch.planning.limits import SplitLimits
+from sfr_batch.planning.row_comparison import RowComparison, RowNumbers
+
+
+@dataclass(frozen=True)
+class SplitNames:
+    """What the names of packed splits depend on, beside their rows."""
+
+    identity: Sequence[str]
+    condemned: frozenset[str]
+    """Split ids that must never be used again."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The difference, and the rows behind it."""
+
+    difference: Difference
+    rows: Mapping[str, RowNumbers]
+    """The rows of each packed and copied split, in order, by split id."""
+
+
+def assign_work(
+    found: RowComparison, changes: ChangeCounts, limits: SplitLimits, split_names: SplitNames, *, keep_own_splits: bool
+) -> Assignment:
+    """Decide which rows are read and encoded as which split.
+
+    changes: what the difference reports. keep_own_splits: whether a shard without any known row keeps its own splits.
+    """
+    decisions = found.decisions
+    encode = decisions["kind"] == Decision.ENCODE
+    max_rows = rows_per_split(int(encode.sum()), limits.rows, limits.min_splits)
+    of_shard = _rows_by_shard(found)
+    fresh = frozenset(
+        uri
+        for uri, its in of_shard.items()
+        if keep_own_splits and encode[its].all() and not 0 < its.stop - its.start < max_rows
+    )
+    indexed = frozenset(
+        uri for uri, its in of_shard.items() if uri not in fresh and (decisions["kind"][its] != Decision.SKIP).any()
+    )
+    in_indexed = np.zeros(len(decisions), bool)  # [rows]
+    for uri in indexed:
+        in_indexed[of_shard[uri]] = True
+
+    rows: dict[str, RowNumbers] = {}
+
+    def pack_rows(chosen: RowNumbers, *identity: str) -> ReadUnit:
+        size = int(decisions["size"][chosen].sum())
+        unit = pack(found.choose(chosen), size, (*identity, *split_names.identity), split_names.condemned)
+        rows[unit.splits[0].split_id] = chosen
+        return unit
+
+    encoded = np.flatnonzero(in_indexed & encode)
+    packed = [pack_rows(chosen) for chosen in _cut(encoded, decisions["size"], max_rows, limits.bytes)]
+    copied = np.flatnonzero(in_indexed & (decisions["kind"] == Decision.COPY))
+    copies = [
+        Copy(pack_rows(chosen, "copy"), _sources(found, chosen))
+        for chosen in _cut(copied, decisions["size"], rows_per_split(len(copied), limits.rows, 1), limits.bytes)
+    ]
+    return Assignment(Difference(changes, fresh, indexed, tuple(packed), tuple(copies)), rows)
+
+
+def _rows_by_shard(found: RowComparison) -> dict[str, slice]:
+    """The range of the rows of each shard, whose units follow each other."""
+    ranges: dict[str, slice] = {}
+    for number, uri in enumerate(found.shards):
+        start, end = found.starts[number : number + 2].tolist()
+        ranges[uri] = slice(ranges[uri].start if uri in ranges else start, end)
+    return ranges
+
+
+def _sources(found: RowComparison, rows: RowNumbers) -> pa.Table:
+    """[rows] where the vectors are that the rows take, see `Copy.sources`."""
+    decisions = found.decisions[rows]
+    return pa.table(
+        {
+            "split_id": [found.files[number] for number in decisions["file"].tolist()],
+            "row": decisions["first"].astype(np.int64),
+            "vectors": decisions["vectors"],
+        }
+    )
+
+
+def _cut(rows: RowNumbers, sizes: NDArray[np.uint32], max_rows: int, max_bytes: int) -> list[RowNumbers]:
+    """Runs of ``rows`` of at most ``max_rows`` rows and ``max_bytes`` bytes of text; a larger row is a run by itself.
+
+    sizes: bytes of text of every compared row.
+    """
+    pieces, start = [], 0
+    ends = np.cumsum(sizes[rows], dtype=np.int64)
+    while start < len(rows):
+        before = ends[start - 1] if start else 0
+        fit = int(np.searchsorted(ends, before + max_bytes, side="right"))
+        end = min(start + max_rows, max(fit, start + 1))
+        pieces.append(rows[start:end])
+        start = end
+    return pieces

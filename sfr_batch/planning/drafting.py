@@ -1,0 +1,115 @@
+"""`draft`: what to publish once every split of a plan is committed. Writes the index files that the draft names.
+
+Index files carry the run's name, so that a draft that is never published harms nobody; a sweep removes them.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+import pyarrow as pa
+
+from sfr_batch.format import names
+from sfr_batch.format.fingerprint import digest
+from sfr_batch.format.indexes import Located
+from sfr_batch.format.records import KEPT, PACKED, Receipt, ShardRecord
+from sfr_batch.planning.comparison import ComparisonRun
+from sfr_batch.planning.index_writing import WrittenIndexes, index_of_documents, index_of_rejects, write_indexes
+from sfr_batch.planning.located import LocatedRows, locate
+from sfr_batch.planning.plan import EmbedPlan, by_shard
+from sfr_batch.planning.selection import Coverage, RejectRow
+from sfr_batch.table.commit.draft import Draft
+from sfr_batch.table.commit.publish import next_number
+
+
+def draft(plan: EmbedPlan, run_id: str, receipts: Iterable[Receipt], comparison: ComparisonRun | None = None) -> Draft:
+    """The next snapshot. Writes its index files.
+
+    receipts: of every split of the plan, in any order; comparison: the one that made the plan, if it was compared.
+    Raises TableError, StorageError.
+    """
+    done = list(receipts)
+    located = _locate(comparison, done) if comparison else None
+    written = _write_indexes(comparison, located, run_id) if comparison and located else WrittenIndexes()
+    difference = plan.difference
+    indexed = difference.indexed if difference else frozenset[str]()
+    untouched = plan.selection.untouched(plan.old_records, indexed) if difference else []
+    carried = [*plan.carried, *untouched]
+    uris = {record.uri for record in carried}
+    parts = {uri: its for uri, its in plan.base_indexes.items() if uri in uris} | written.parts
+    records = _new_records(plan, done, indexed, written.coverage)
+    owners = frozenset(uri for uri in uris if uri not in parts)
+    adopted = [r for r in comparison.unpublished if r.split_id in located.used] if comparison and located else []
+    files = {r.split_id: dataclasses.replace(r, owned=r.owned and r.shard in owners) for r in plan.base_receipts}
+    known = frozenset(files)
+    files |= {r.split_id: r for r in adopted}
+    files |= {r.split_id: dataclasses.replace(r, owned=r.shard != PACKED and r.shard not in indexed) for r in done}
+    return Draft(
+        run_id=run_id,
+        generation=plan.config.table.generation,
+        row_recipe=plan.row_recipe,
+        receipts=sorted(files.values(), key=lambda r: (not r.owned, r.shard, r.start)),
+        shards=[*sorted([*carried, *records], key=lambda s: s.uri), *_kept_record(plan, written.coverage)],
+        new=frozenset(r.split_id for r in files.values() if r.split_id not in known and not r.copied),
+        indexes=parts,
+        visited=frozenset(shard.uri for shard, _ in plan.changed),
+        changes=difference.changes if difference else None,
+        operation=plan.selection.operation,
+        duplicate_ids=plan.config.table.duplicate_ids,
+        max_reject_share=plan.config.run.max_reject_share,
+    )
+
+
+def _locate(comparison: ComparisonRun, done: Sequence[Receipt]) -> LocatedRows:
+    plan, by_id = comparison.plan, {receipt.split_id: receipt for receipt in done}
+    card = plan.card
+    return locate(comparison.rows, comparison.assigned, by_id, plan.store, card.schema, card.fingerprint)
+
+
+def _write_indexes(comparison: ComparisonRun, located: LocatedRows, run_id: str) -> WrittenIndexes:
+    """Write the indexes of the compared shards: their rows, and documents and rejects that stay in the table."""
+    plan, indexed, left = comparison.plan, comparison.difference.indexed, comparison.rows.left
+    staying = plan.selection.staying(left["shard"], plan.old_records, indexed)
+    others = [Located(uri, index_of_documents(left[mask], comparison.rows.files)) for uri, mask in staying.items()]
+    others += [Located(uri, index_of_rejects(rejects)) for uri, rejects in _staying_rejects(comparison).items()]
+    return write_indexes(located, indexed, others, next_number(plan.base), run_id)
+
+
+def _staying_rejects(comparison: ComparisonRun) -> dict[str, pa.Table]:
+    """By indexed shard, the rejects of the base snapshot that are not among the selected rows.
+
+    Duplicates are left out: which rows are duplicates is found anew when the snapshot is published.
+    """
+    if not comparison.old_rejects:
+        return {}
+    selected = comparison.rows.selected_positions()
+    found: dict[str, list[RejectRow]] = {}
+    for row in comparison.old_rejects:
+        again = (row["shard"], row["position"]) in selected
+        if row["shard"] in comparison.difference.indexed and row["reason"] != "duplicate_id" and not again:
+            found.setdefault(row["shard"], []).append(row)
+    return {uri: pa.Table.from_pylist(rows, schema=names.REJECTS_SCHEMA) for uri, rows in found.items()}
+
+
+def _new_records(
+    plan: EmbedPlan, done: Sequence[Receipt], indexed: frozenset[str], coverage: Mapping[str, Coverage]
+) -> list[ShardRecord]:
+    """The records of the changed shards. coverage: of the shards that have an index."""
+    recipe, before = digest(plan.row_recipe), {record.uri: record for record in plan.old_records}
+    own = by_shard(receipt for receipt in done if receipt.shard != PACKED)
+    return [
+        plan.selection.record(
+            shard, recipe, coverage.get(shard.uri) or _coverage_of(own.get(shard.uri, [])), before.get(shard.uri)
+        )
+        for shard, _ in plan.changed
+        if plan.selection.covers_anew(shard.uri, indexed)
+    ]
+
+
+def _coverage_of(own: Sequence[Receipt]) -> Coverage:
+    return Coverage(sum(r.read for r in own), sum(r.rejected for r in own), len(own))
+
+
+def _kept_record(plan: EmbedPlan, coverage: Mapping[str, Coverage]) -> list[ShardRecord]:
+    """The record of documents that are kept although they have left the corpus, if there are any."""
+    kept = coverage.get(KEPT)
+    return [ShardRecord(KEPT, "", 0, digest(plan.row_recipe), "", kept.read, 0, kept.rejected)] if kept else []

@@ -1,0 +1,106 @@
+"""Where the vectors of all compared rows are, once every split is committed. Reads rejects and chunk numbers only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sfr_batch.format import names
+from sfr_batch.format.indexes import first_rows
+from sfr_batch.format.parquet import read_data_file, read_parquet
+from sfr_batch.format.records import Receipt
+from sfr_batch.planning.join import PLACE_DTYPE, Decision, Decisions
+from sfr_batch.planning.row_comparison import RowComparison, RowNumbers
+from sfr_batch.storage.store import Store
+
+
+class LateReject(NamedTuple):
+    """A row that was to be encoded and got no vector: columns of `names.REJECTS_SCHEMA`."""
+
+    id: str | None
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class LocatedRows:
+    """The decisions of a comparison, with the places of the vectors that the run has made."""
+
+    found: RowComparison
+    files: tuple[str, ...]
+    """Split ids of the data files that decisions name by number: those of the comparison, then those of the run."""
+    rows: RowNumbers
+    """[k] rows whose vectors the run has made, ascending."""
+    places: NDArray[np.void]
+    """[k] where they are, of `PLACE_DTYPE`."""
+    failed: Mapping[int, LateReject]
+    """By row number."""
+
+    def decisions(self, start: int, end: int) -> Decisions:
+        """A copy of the decisions for the rows ``start`` to before ``end``: the run's own vectors count as reused."""
+        part = self.found.decisions[start:end].copy()
+        a, b = np.searchsorted(self.rows, [start, end])
+        at = self.rows[a:b] - start
+        part["kind"][at] = Decision.REUSE
+        for name in PLACE_DTYPE.names or ():
+            part[name][at] = self.places[name][a:b]
+        return part
+
+    @cached_property
+    def used(self) -> frozenset[str]:
+        """Split ids of the older data files that hold vectors of compared rows, or of documents that were not found."""
+        decisions = self.found.decisions
+        reused = np.isin(decisions["kind"], (Decision.REUSE, Decision.COPY))
+        reused[self.rows] = False
+        numbers = np.union1d(decisions["file"][reused], self.found.left["file"])
+        return frozenset(self.found.files[number] for number in numbers.tolist() if number >= 0)
+
+
+def locate(
+    found: RowComparison,
+    assigned: Mapping[str, RowNumbers],
+    receipts: Mapping[str, Receipt],
+    store: Store,
+    schema: pa.Schema,
+    fingerprint: str,
+) -> LocatedRows:
+    """Find the vectors that the run has made.
+
+    assigned: the rows of each packed and copied split, in order, by split id; receipts: of at least these splits, by
+    split id. Raises TableError, StorageError.
+    """
+    files = list(found.files)
+    failed: dict[int, LateReject] = {}
+    rows, places = [np.empty(0, np.int64)], [np.empty(0, PLACE_DTYPE)]
+    for split_id, its in assigned.items():
+        receipt = receipts[split_id]
+        survived = its
+        if receipt.rejected:
+            lost = _failed_rows(found, store, receipt, its)
+            failed |= lost
+            survived = its[~np.isin(its, list(lost))]
+        place = np.empty(len(survived), PLACE_DTYPE)
+        place["file"], place["first"], place["vectors"] = len(files), np.arange(len(survived)), 1
+        if names.CHUNK in schema.names:
+            data = read_data_file(store, receipt, [names.CHUNK], fingerprint)
+            place["first"], place["vectors"] = first_rows(data)
+        rows.append(survived)
+        places.append(place)
+        files.append(split_id)
+    all_rows = np.concatenate(rows)
+    order = np.argsort(all_rows)
+    return LocatedRows(found, tuple(files), all_rows[order], np.concatenate(places)[order], failed)
+
+
+def _failed_rows(found: RowComparison, store: Store, receipt: Receipt, rows: RowNumbers) -> dict[int, LateReject]:
+    """Those of the rows of a split that were rejected, by row number."""
+    rejects = read_parquet(store.read(names.rejects_key(receipt.split_id, receipt.attempt))).to_pylist()
+    number = found.by_position(rows)
+    return {
+        number[reject["shard"], reject["position"]]: LateReject(reject[names.ID], reject["reason"], reject["message"])
+        for reject in rejects
+    }

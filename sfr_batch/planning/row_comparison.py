@@ -1,0 +1,238 @@
+"""Which rows of the corpus have a vector already: three rounds of tasks.
+
+Scan: read the changed and new shards, keep ids and hashes. Read: get what the table has of the changed and vanished
+shards: ids, hashes, and where the vectors are. Join: one partition of the ids at a time. Tasks run where the executor
+runs them: in this process, or on Ray (`pipeline.tasks`), where ids and hashes stay in the object store and only the
+decisions come to the driver. Knows no plan and no settings of a run.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sfr_batch.corpus.splits import Chosen, ReadUnit
+from sfr_batch.format.indexes import ROWS_A_TASK
+from sfr_batch.format.records import ChangeCounts, Receipt, rows_in
+from sfr_batch.planning.executor import Executor
+from sfr_batch.planning.join import DECISION_DTYPE, Decision, Decisions, Documents, JoinResult, Origin, total
+from sfr_batch.planning.scan import (
+    FileNumber,
+    OldShard,
+    OldSource,
+    ScannedUnit,
+    TaskContext,
+    join_partition,
+    read_old,
+    scan,
+)
+
+RowNumbers = NDArray[np.int64]
+"""[k] numbers of compared rows: rows are numbered over all read units, in order."""
+
+ROWS_A_PARTITION = 2**20
+BYTES_A_TASK = 128 * 2**20
+UNIT_ROWS, UNIT_BYTES = 2**16, 32 * 2**20
+"""Rows, and bytes of text, of a read unit: what a task holds in memory at a time."""
+
+
+@dataclass(frozen=True)
+class KnownVectors:
+    """The documents of the table that rows are compared with."""
+
+    old: Sequence[OldShard]
+    """The changed and vanished shards."""
+    receipts: Sequence[Receipt]
+    """Receipts of the data files that ``old`` points into."""
+    unpublished: Sequence[Receipt]
+    """Receipts of data files of interrupted runs."""
+    generation: str
+    """The `table.generation` that a vector must have to be reused; "" for any."""
+
+    @property
+    def usable(self) -> list[Receipt]:
+        """Those of the unpublished data files whose vectors may be reused."""
+        return [receipt for receipt in self.unpublished if not self.is_other(receipt)]
+
+    def is_other(self, receipt: Receipt) -> bool:
+        """Whether a data file is of another generation than wanted."""
+        return self.generation not in ("", receipt.generation)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Handles of a scan task: the units from ``first`` to before ``end``."""
+
+    first: int
+    end: int
+    counts: Any
+    """Handle of [end - first] counts of good rows: those that can be embedded."""
+    scanned: Any
+    """Handle of a list of `ScannedUnit`."""
+
+
+@dataclass(frozen=True)
+class RowComparison:
+    """The decision for every row, and the executor with handles of what was scanned.
+
+    Rows are numbered over all units, in order: unit u has the rows starts[u] to before starts[u + 1].
+    """
+
+    context: TaskContext
+    executor: Executor
+    units: Sequence[ReadUnit]
+    files: Sequence[str]
+    """Split ids of the data files that vectors may be in; decisions name files by their number here."""
+    changes: ChangeCounts
+    starts: NDArray[np.int64]
+    """[units + 1]"""
+    decisions: Decisions
+    """[rows]"""
+    left: Documents
+    """[m] documents of the table whose ids were not found in the corpus."""
+    scans: Sequence[Scan]
+
+    @property
+    def shards(self) -> list[str]:
+        """[units] URI of the shard of each unit."""
+        return [unit.shard.uri for unit in self.units]
+
+    def choose(self, rows: RowNumbers) -> tuple[Chosen, ...]:
+        """Rows, ascending, as parts of a packed split."""
+        unit = np.searchsorted(self.starts, rows, side="right") - 1
+        bounds = np.flatnonzero(np.diff(unit, prepend=-1))
+        return tuple(
+            Chosen(self.units[u], tuple((part - self.starts[u]).tolist()))
+            for u, part in zip(unit[bounds].tolist(), np.split(rows, bounds[1:]), strict=True)
+        )
+
+    def by_position(self, rows: RowNumbers) -> dict[tuple[str, int], int]:
+        """The row numbers by shard and position in the shard. Fetches what was scanned of their units."""
+        found: dict[tuple[str, int], int] = {}
+        unit = np.searchsorted(self.starts, rows, side="right") - 1
+        for task in self.scans:
+            some = rows[(unit >= task.first) & (unit < task.end)]
+            if not len(some):
+                continue
+            units: list[ScannedUnit] = next(iter(self.executor.get([task.scanned])))
+            for scanned in units:
+                start, stop = self.starts[scanned.unit : scanned.unit + 2].tolist()
+                its = some[(some >= start) & (some < stop)]
+                positions = scanned.hashes.column("position").take(pa.array(its - start)).to_pylist()
+                found |= {(scanned.shard, at): row for at, row in zip(positions, its.tolist(), strict=True)}
+        return found
+
+    def selected_positions(self) -> frozenset[tuple[str, int]]:
+        """Shard and position of every selected row."""
+        return frozenset(self.by_position(np.flatnonzero(self.decisions["kind"] != Decision.SKIP)))
+
+
+def compare_rows(
+    executor: Executor, context: TaskContext, units: Sequence[ReadUnit], known: KnownVectors
+) -> RowComparison:
+    """Read and join. units: those of the changed and new shards, in order.
+
+    Raises what reading the corpus and the table raises.
+    """
+    usable = known.usable
+    rows = sum(estimate(unit)[0] for unit in units) + sum(receipt.vectors for receipt in usable)
+    rows += sum(rows_in(documents) for shard in known.old for documents in shard.sources)
+    partitions = max(1, -(-rows // ROWS_A_PARTITION))
+    shared = executor.share(context)
+
+    scans: list[Scan] = []
+    new_parts: list[list[Any]] = []
+    for first, end in _batches(units):
+        counts, scanned, *parts = executor.submit(
+            scan, list(units[first:end]), first, shared, partitions, returns=2 + partitions
+        )
+        scans.append(Scan(first, end, counts, scanned))
+        new_parts.append(parts)
+    files = [*known.receipts, *usable]
+    numbers = executor.share({file.split_id: FileNumber(n, known.is_other(file)) for n, file in enumerate(files)})
+    old_parts = [
+        executor.submit(read_old, batch, numbers, shared, partitions, returns=1 + partitions)[1:]
+        for batch in _old_batches(known.old, usable)
+    ]
+    joined = [
+        executor.submit(
+            join_partition, len(new_parts), shared, *(h[number] for h in new_parts), *(h[number] for h in old_parts)
+        )[0]
+        for number in range(partitions)
+    ]
+    del new_parts, old_parts  # handles keep results in memory
+
+    starts = _starts(executor, scans, len(units))
+    decisions, left, changes = _collect(executor.get(joined), starts)
+    return RowComparison(
+        context=context,
+        executor=executor,
+        units=units,
+        files=[file.split_id for file in files],
+        changes=changes,
+        starts=starts,
+        decisions=decisions,
+        left=left,
+        scans=scans,
+    )
+
+
+def _starts(executor: Executor, scans: Sequence[Scan], units: int) -> NDArray[np.int64]:
+    """[units + 1] number of the first row of each unit, then the number of all rows."""
+    good = np.zeros(units, np.int64)
+    for task, counts in zip(scans, executor.get([task.counts for task in scans]), strict=True):
+        good[task.first : task.end] = counts
+    return np.concatenate([[0], np.cumsum(good)])
+
+
+def _collect(parts: Iterable[JoinResult], starts: NDArray[np.int64]) -> tuple[Decisions, Documents, ChangeCounts]:
+    """The decisions [rows] in the order of the corpus, the documents that were not found, and the counts."""
+    decisions = np.zeros(starts[-1], DECISION_DTYPE)
+    decisions["kind"] = Decision.SKIP
+    changes, left = [], []
+    for part in parts:
+        decisions[starts[part.decisions["unit"]] + part.decisions["at"]] = part.decisions
+        changes.append(part.changes)
+        left.append(part.left)
+    return decisions, np.concatenate(left), total(changes)
+
+
+def estimate(unit: ReadUnit) -> tuple[int, int]:
+    """Rows, and bytes of text, that the metadata of its shard lets expect of a unit."""
+    if unit.stream:
+        return unit.stream.rows, unit.stream.text_bytes
+    return sum(split.rows for split in unit.splits), sum(split.text_bytes for split in unit.splits)
+
+
+def _batches(units: Sequence[ReadUnit]) -> Iterator[tuple[int, int]]:
+    """The first unit of each task, and the one behind its last."""
+    first = rows = size = 0
+    for number, unit in enumerate(units):
+        more_rows, more_bytes = estimate(unit)
+        if number > first and (rows + more_rows > ROWS_A_TASK or size + more_bytes > BYTES_A_TASK):
+            yield first, number
+            first, rows, size = number, 0, 0
+        rows, size = rows + more_rows, size + more_bytes
+    if len(units) > first:
+        yield first, len(units)
+
+
+def _old_batches(old: Sequence[OldShard], unpublished: Sequence[Receipt]) -> Iterator[list[OldSource]]:
+    sources = itertools.chain(
+        (OldSource(n, source, Origin.PUBLISHED) for n, shard in enumerate(old) for source in shard.sources),
+        (OldSource(-1, receipt, Origin.UNPUBLISHED) for receipt in unpublished),
+    )
+    batch: list[OldSource] = []
+    rows = 0
+    for source in sources:
+        batch.append(source)
+        rows += rows_in(source.documents)
+        if rows >= ROWS_A_TASK:
+            yield batch
+            batch, rows = [], 0
+    if batch:
+        yield batch
