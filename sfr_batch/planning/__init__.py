@@ -1,1 +1,1 @@
-"""What a run would do, as a value: `make.make_plan` compares corpus and table; `comparison` finds reusable vectors."""
+"""What a run would do: `make` builds a plan, `comparison` makes it exact, `drafting` prepares what is published."""
