@@ -72,13 +72,23 @@ def state_of(snapshot: Any) -> Values:
         "schema": {field.name: str(field.type) for field in snapshot.schema},
         "rows": by_column(rows_of(snapshot.to_arrow())),
         "rejects": by_column(snapshot.rejects().to_pylist()),
-        "receipts": by_column(map(dataclasses.asdict, snapshot.receipts)),
-        "shards": by_column(map(dataclasses.asdict, snapshot.shards)),
-        "indexes": by_column(dataclasses.asdict(part) for parts in snapshot.indexes.values() for part in parts),
-        "deletes": {name: positions.tolist() for name, positions in sorted(snapshot.deletes().items())},
-        "condemned": sorted(snapshot.condemned),
+        "receipts": by_column(map(dataclasses.asdict, _read(snapshot, "receipts"))),
+        "shards": by_column(map(dataclasses.asdict, _read(snapshot, "shards"))),
+        "indexes": by_column(
+            dataclasses.asdict(part) for parts in _read(snapshot, "indexes").values() for part in parts
+        ),
+        "deletes": {name: positions.tolist() for name, positions in sorted(_read(snapshot, "deletes").items())},
+        "condemned": sorted(_read(snapshot, "condemned")),
         "needs": sorted(snapshot.needs()),
     }
+
+
+def _read(snapshot: Any, side: str) -> Any:
+    """What a side file holds. In the release that wrote the tables these were properties, and a method."""
+    if hasattr(snapshot, f"read_{side}"):
+        return getattr(snapshot, f"read_{side}")()
+    value = getattr(snapshot, side)
+    return value() if callable(value) else value
 
 
 def outcome_of(snapshot: Any) -> Values:

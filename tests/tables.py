@@ -122,7 +122,7 @@ def commit_rows(
 
 def draft_of(receipts: Sequence[Receipt], base: Snapshot | None = None, **changes: Any) -> Draft:
     """A draft of these splits and no others; those that ``base`` does not have are new."""
-    known = {receipt.split_id for receipt in base.receipts} if base else set()
+    known = {receipt.split_id for receipt in base.read_receipts()} if base else set()
     live = sorted(receipts, key=lambda r: (r.shard, r.start))
     of_shard = {uri: [r for r in live if r.shard == uri] for uri in sorted({receipt.shard for receipt in live})}
     shards = [

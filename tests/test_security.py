@@ -292,7 +292,7 @@ def test_odd_ids_and_shard_names_are_harmless(place: str, request: pytest.Fixtur
     arrow = sfr.open_table(f"{place}/table").to_arrow(["id", "lang"])
     assert set(arrow["id"].to_pylist()) == expected
     assert set(arrow["lang"].to_pylist()) == set(IDS)
-    assert {Path(shard.uri).name for shard in summary.snapshot.shards} == set(SHARDS)
+    assert {Path(shard.uri).name for shard in summary.snapshot.read_shards()} == set(SHARDS)
     everything = {info.key for info in open_store(place).list("")}
     assert {key.split("/")[0] for key in everything} == {"corpus", "table"}
     ours = {key.removeprefix("table/").split("/")[0] for key in everything if key.startswith("table/")}

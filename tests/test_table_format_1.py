@@ -177,7 +177,7 @@ def test_the_next_night_continues_it(saved: Saved) -> None:
         name = (*key_of(row), row["content_hash"])
         assert name in computed or row["embedding"] in known[name], "a vector that was there is not what it was"
     # What interrupted runs have paid for is used: by name where their split is one of the night's, else row by row.
-    used = {receipt.split_id for receipt in snapshot.receipts}
+    used = {receipt.split_id for receipt in snapshot.read_receipts()}
     if saved.case.name == "nights":
         assert used & set(plan.done)
         assert used & set(plan.unpublished)

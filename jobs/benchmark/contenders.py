@@ -111,7 +111,7 @@ def _data_files(job: Job) -> list[Event]:
     times = {info.key: info.modified for info in store.list(names.DATA)}
     return [
         Event(times[names.data_key(receipt.split_id)], receipt.tokens, receipt.encoded_tokens, receipt.padded_tokens)
-        for receipt in Table.open(store).current().receipts
+        for receipt in Table.open(store).current().read_receipts()
     ]
 
 

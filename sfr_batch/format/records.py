@@ -209,8 +209,17 @@ def to_table(cls: type[Any], records: list[Any]) -> pa.Table:
 def from_table(cls: type[Any], table: pa.Table) -> list[Any]:
     """The inverse of `to_table`; what an older table does not have is left at its default."""
     names = [field.name for field in dataclasses.fields(cls) if field.name in table.column_names]
-    columns = [table.column(name).to_pylist() for name in names]
+    columns = [_values(table.column(name)) for name in names]
     return [cls(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """The values as Python objects. A text that occurs often is one object: the receipts of a shard all name it."""
+    if not pa.types.is_string(column.type):
+        return list(column.to_pylist())
+    coded = column.combine_chunks().dictionary_encode()
+    texts = coded.dictionary.to_pylist()
+    return [texts[at] for at in coded.indices.to_pylist()]
 
 
 class Record(BaseModel):

@@ -148,7 +148,7 @@ def _say(text: str) -> None:
 
 
 def _is_plain(table: Table, snapshot: Snapshot) -> bool:
-    return snapshot.manifest.deletes is None and set(table.committed()) == {r.split_id for r in snapshot.receipts}
+    return snapshot.manifest.deletes is None and set(table.committed()) == set(snapshot.split_ids())
 
 
 def _embed_missing(plan: EmbedPlan, run: RunLog, progress: Progress, place: str, held: lease.Lease) -> list[Receipt]:

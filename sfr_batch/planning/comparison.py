@@ -83,7 +83,7 @@ def compare(plan: EmbedPlan, executor: Executor) -> ComparisonRun:
         counts = base.manifest.counts
         documents = counts.embedded + counts.reused + counts.kept
         check_deletes(changes.deleted, documents, plan.config.table, plan.store.root)
-    condemned = base.condemned if base else frozenset[str]()
+    condemned = base.read_condemned() if base else frozenset[str]()
     split_names = SplitNames(split_identity(plan.config, plan.card, plan.row_recipe), condemned)
     assignment = assign_work(found, changes, plan.limits, split_names, keep_own_splits=selection.keeps_own_splits)
     difference = assignment.difference

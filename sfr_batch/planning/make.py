@@ -159,7 +159,7 @@ def _cut(
     """
     total = sum(record.read for record in diff.unchanged) + sum(shard.rows for shard in survey.shards)
     rows = rows_per_split(total, limits.rows, limits.min_splits)
-    condemned = base.condemned if base else frozenset[str]()
+    condemned = base.read_condemned() if base else frozenset[str]()
     return [unit for shard in survey.shards for unit in cut(shard, rows, limits.bytes, identity, condemned)]
 
 
@@ -196,7 +196,7 @@ def _select(settings: SelectSettings, shards: Sequence[Shard], base: Snapshot | 
     if settings.everything:
         return _Selected(list(shards), [])
     inside = [shard for shard in shards if covers(settings, shard.uri)]
-    records = base.shards if base else []
+    records = base.read_shards() if base else []
     if not inside and not any(covers(settings, record.uri) for record in records):
         raise ConfigError(
             f"select matches none of the {counted(len(shards), 'shard')} of the corpus, e.g. {shards[0].uri}. Correct "
@@ -214,10 +214,10 @@ def _only_rejected(base: Snapshot | None, shards: Sequence[Shard], label: str) -
         raise ConfigError("select.rejects: there is no table yet, so no row was rejected. Remove select.rejects.")
     rejects = base.rejects().filter(pc.field("reason").isin(names.AFTER_READING))
     rejected = set(rejects["shard"].unique().to_pylist())
-    rejected -= {record.uri for record in base.shards if record.retried == label}
+    rejected -= {record.uri for record in base.read_shards() if record.retried == label}
     again = [shard for shard in shards if shard.uri in rejected]
     there = {shard.uri for shard in shards} - rejected
-    return [record for record in base.shards if record.uri in there], again
+    return [record for record in base.read_shards() if record.uri in there], again
 
 
 def carry_over(
@@ -227,7 +227,7 @@ def carry_over(
 
     recipe: digest of the row recipe; generation: the label that the vectors must have, "" for any.
     """
-    covered = {record.uri: record for record in base.shards} if base else {}
+    covered = {record.uri: record for record in base.read_shards()} if base else {}
     carried, changed = [], []
     for shard in shards:
         record = covered.get(shard.uri)
@@ -242,7 +242,7 @@ def carry_over(
 def find_vanished(base: Snapshot | None, shards: Sequence[Shard], *, keep: bool) -> list[ShardRecord]:
     """Shards of the base snapshot that are not among ``shards``. keep: whether kept documents are left out."""
     there = {shard.uri for shard in shards} | ({KEPT} if keep else set())
-    return [record for record in base.shards if record.uri not in there] if base else []
+    return [record for record in base.read_shards() if record.uri not in there] if base else []
 
 
 def _known_columns(table: Table | None, corpus: CorpusSettings) -> Columns | None:

@@ -6,7 +6,7 @@ upper bound until `comparison.compare` has read the changed shards. `make` build
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -154,14 +154,14 @@ class EmbedPlan:
     # --- what the comparison starts from
 
     @property
-    def base_receipts(self) -> list[Receipt]:
+    def base_receipts(self) -> Sequence[Receipt]:
         """Receipts of the data files of the base snapshot."""
-        return self.base.receipts if self.base else []
+        return self.base.read_receipts() if self.base else []
 
     @property
     def base_indexes(self) -> Mapping[str, list[IndexPart]]:
         """The indexes of the base snapshot, by the URI of the shard."""
-        return self.base.indexes if self.base else {}
+        return self.base.read_indexes() if self.base else {}
 
     @cached_property
     def old(self) -> list[OldShard]:
@@ -172,7 +172,7 @@ class EmbedPlan:
         indexes, owned = self.base_indexes, by_shard(r for r in self.base_receipts if r.owned)
         return [
             OldShard(record, tuple(indexes[record.uri] if record.uri in indexes else owned.get(record.uri, ())))
-            for record in self.base.shards
+            for record in self.base.read_shards()
             if record.uri in uris
         ]
 
@@ -190,7 +190,7 @@ class EmbedPlan:
         """
         if self.base is None:
             return []
-        known = {receipt.split_id for receipt in self.base_receipts} | self.base.condemned | self.done.keys()
+        known = {*self.base.split_ids(), *self.base.read_condemned(), *self.done}
         since = moment(self.base.manifest.created_at).timestamp() - SWEEP_AFTER_S
         return sorted(s for s, info in self.committed.items() if s not in known and info.modified >= since)
 

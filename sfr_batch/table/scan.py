@@ -7,7 +7,7 @@ above all, only if a row of it is taken; statistics in the footer spare even the
 
 import bisect
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,6 @@ from sfr_batch.errors import ConfigError, TableError
 from sfr_batch.format import names
 from sfr_batch.format.expired import expiry_explained
 from sfr_batch.format.parquet import check_data_file, damage_explained, open_parquet
-from sfr_batch.format.records import Manifest, Receipt
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.store import Store
 from sfr_batch.table import filter_parser, filters
@@ -66,7 +65,7 @@ class LiveFile:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scan:
-    """What is to be read. `scan_of` makes it."""
+    """What is to be read. `Snapshot.scan` makes it: all live rows, then `restrict`."""
 
     store: Store
     table_schema: pa.Schema
@@ -77,8 +76,8 @@ class Scan:
     deletes: str | None
     """Key of the side file with the dead rows of all files."""
     columns: Sequence[str]
-    where: str | None
-    ids: pa.Array | None
+    where: str | None = None
+    ids: pa.Array | None = None
 
     def __repr__(self) -> str:
         rows = f"{'some of ' * self.filtered}{self.live:,} rows in {len(self.files):,} files"
@@ -98,6 +97,19 @@ class Scan:
     def live(self) -> int:
         """Live rows of its files; without a filter so many come."""
         return sum(file.live for file in self.files)
+
+    def restrict(
+        self, columns: Sequence[str] | None = None, where: str | None = None, ids: Iterable[Any] | None = None
+    ) -> "Scan":
+        """Of the same rows, those that ``where`` (see `table.filters`) takes and whose id is among ``ids``.
+
+        columns: default as before. Raises TableError for an unknown column, ConfigError for a wrong filter.
+        """
+        if where is not None:
+            filter_parser.parse(where, self.table_schema)
+        wanted = None if ids is None else _array_of_ids(ids, self.table_schema.field(names.ID).type)
+        restricted = dataclasses.replace(self, where=where, ids=wanted)
+        return restricted if columns is None else restricted.select(columns)
 
     def select(self, columns: Sequence[str]) -> "Scan":
         """The same rows with these columns, each once. Raises TableError if there is no such column."""
@@ -150,38 +162,6 @@ def _scan_from(fields: dict[str, Any]) -> Scan:
 def key_columns(table_schema: pa.Schema) -> list[str]:
     """The columns that name a row: the id, and where documents are cut the number of the chunk."""
     return [name for name in (names.ID, names.CHUNK) if name in table_schema.names]
-
-
-def scan_of(
-    store: Store,
-    table_schema: pa.Schema,
-    manifest: Manifest,
-    receipts: Iterable[Receipt],
-    dead: Mapping[str, Positions],
-    columns: Sequence[str] | None = None,
-    where: str | None = None,
-    ids: Iterable[Any] | None = None,
-) -> Scan:
-    """A scan of the live rows of the data files of ``receipts``; ``dead``: positions in them, by split id.
-
-    columns: default all. where: see `table.filters`. ids: of the rows to read. Raises TableError for an unknown
-    column, ConfigError for a wrong filter.
-    """
-    if where is not None:
-        filter_parser.parse(where, table_schema)
-    files = [LiveFile(r.split_id, r.vectors, r.size, dead.get(r.split_id)) for r in receipts]
-    scan = Scan(
-        store,
-        table_schema,
-        manifest.snapshot,
-        manifest.fingerprint,
-        [file for file in files if file.live],
-        manifest.deletes.name if manifest.deletes else None,
-        table_schema.names,
-        where,
-        None if ids is None else _array_of_ids(ids, table_schema.field(names.ID).type),
-    )
-    return scan if columns is None else scan.select(columns)
 
 
 def _array_of_ids(ids: Iterable[Any], kind: pa.DataType) -> pa.Array:

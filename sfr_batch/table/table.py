@@ -4,10 +4,13 @@ A reader sees a snapshot or nothing. Writing is `commit`'s; encoding a query is 
 """
 
 import hashlib
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sfr_batch.errors import ConfigError, ObjectNotFound, TableError, TableNotFound
 from sfr_batch.format import history, names
@@ -19,8 +22,10 @@ from sfr_batch.storage.parallel import read_many
 from sfr_batch.storage.store import ObjectInfo, Store
 from sfr_batch.table import duckdb_sql
 from sfr_batch.table.readers import Columns, Ids, Readers
+from sfr_batch.table.scan import LiveFile, Scan
 from sfr_batch.table.scan import Positions as Positions  # others know it from here
-from sfr_batch.table.scan import Scan, scan_of
+
+_R = TypeVar("_R", Receipt, ShardRecord, IndexPart)
 
 
 class Table(Readers):
@@ -153,6 +158,7 @@ class Snapshot(Readers):
         self.schema = schema
         # Not functools.cached_property: before Python 3.12 it holds a lock of the whole class while it reads.
         self._sides: dict[str, pa.Table] = {}
+        self._records: dict[type, tuple[Any, ...]] = {}
 
     @property
     def number(self) -> int:
@@ -167,54 +173,65 @@ class Snapshot(Readers):
         return f"<Snapshot {self.store.root}: {self.brief()}>"
 
     @property
-    def receipts(self) -> list[Receipt]:
-        """Receipts of the data files that this state needs, in order; some of their rows may not be live."""
-        return from_table(Receipt, self._side(self.manifest.files))
-
-    @property
     def share_cut(self) -> float:
         """Share of all tokens that no vector has seen, because rows were truncated, in 0 to 1."""
         counts = self.manifest.counts
         return max(0.0, 1 - counts.tokens / counts.tokens_full) if counts.truncated and counts.tokens_full else 0.0
 
-    @property
-    def shards(self) -> list[ShardRecord]:
-        """The shards that this state covers."""
-        return from_table(ShardRecord, self._side(self.manifest.shards))
+    def read_receipts(self) -> tuple[Receipt, ...]:
+        """Receipts of the data files that this snapshot needs, in order. Some of their rows may not be live.
 
-    @property
-    def condemned(self) -> frozenset[str]:
+        They are kept in memory with the snapshot: a million take about 10 s and 1 GB. Where a few fields of them will
+        do, `receipt_columns` takes a hundredth of that.
+        """
+        return self._decoded(Receipt, self.manifest.files)
+
+    def receipt_columns(self, fields: Sequence[str]) -> pa.Table:
+        """These fields of the receipts, a column each, in the order of `read_receipts`. No receipt is decoded."""
+        return self._side(self.manifest.files).select(fields)
+
+    def split_ids(self) -> list[str]:
+        """Split ids of the data files that this snapshot needs, in order."""
+        return cast("list[str]", self.receipt_columns(["split_id"]).column(0).to_pylist())
+
+    def read_shards(self) -> tuple[ShardRecord, ...]:
+        """The shards that this snapshot covers."""
+        return self._decoded(ShardRecord, self.manifest.shards)
+
+    def read_indexes(self) -> dict[str, list[IndexPart]]:
+        """Parts of index files, in order, by the URI of their shard. Shards that own their data files have none."""
+        grouped: dict[str, list[IndexPart]] = {}
+        for part in self._decoded(IndexPart, self.manifest.indexes) if self.manifest.indexes else ():
+            grouped.setdefault(part.shard, []).append(part)
+        return grouped
+
+    def index_keys(self) -> set[str]:
+        """Keys of the index files that this snapshot needs."""
+        side = self.manifest.indexes
+        return set(self._side(side).column("key").unique().to_pylist()) if side else set()
+
+    def read_condemned(self) -> frozenset[str]:
         """Split ids that must never be used again."""
         side = self.manifest.condemned
         return frozenset(self._side(side).column("split_id").to_pylist()) if side else frozenset()
 
-    @property
-    def indexes(self) -> dict[str, list[IndexPart]]:
-        """Parts of index files, in order, by the URI of the shard whose rows they are; of owned data files none."""
-        grouped: dict[str, list[IndexPart]] = {}
-        for part in from_table(IndexPart, self._side(self.manifest.indexes)) if self.manifest.indexes else ():
-            grouped.setdefault(part.shard, []).append(part)
-        return grouped
-
     def attached(self) -> set[str]:
         """Keys of the side files, the indexes and the duplicates, which an earlier snapshot may have made."""
-        keys = {side.name for side in self.manifest.sides}
-        keys |= {part.key for parts in self.indexes.values() for part in parts}
+        keys = {side.name for side in self.manifest.sides} | self.index_keys()
         return keys | {self.manifest.duplicates} if self.manifest.duplicates else keys
 
     def needs(self) -> set[str]:
-        """Keys of all objects without which this state cannot be read or built upon, but for its manifest.
+        """Keys of all objects without which this snapshot cannot be read or built upon, except its manifest.
 
         The rejects of a data file stay as long as the file, whoever owns it now: it may be a shard's own again.
         """
-        receipts = self.receipts
         return {
             *self.attached(),
-            *(names.data_key(receipt.split_id) for receipt in receipts),
-            *(names.rejects_key(receipt.split_id, receipt.attempt) for receipt in receipts if receipt.rejected),
+            *map(names.data_key, self.split_ids()),
+            *self._keys_of_rejects(owned=False),
         }
 
-    def deletes(self) -> dict[str, Positions]:
+    def read_deletes(self) -> dict[str, Positions]:
         """Positions in data files, by split id, that are not live."""
         if self.manifest.deletes is None:
             return {}
@@ -227,20 +244,33 @@ class Snapshot(Readers):
 
     def rejects(self) -> pa.Table:
         """Every row that is not in the table, with its reason: columns of `schema.REJECTS_SCHEMA`."""
-        rejected = {record.uri for record in self.shards if record.rejected}
-        keys = [names.rejects_key(r.split_id, r.attempt) for r in self.receipts if r.rejected and r.owned]
+        rejected = {record.uri for record in self.read_shards() if record.rejected}
+        keys = self._keys_of_rejects(owned=True)
         keys += [self.manifest.duplicates] if self.manifest.duplicates else []
         tables = []
         with expiry_explained(self.store, self.number):
             for key, data in zip(keys, read_many(self.store, keys), strict=True):
                 with damage_explained(self.store, key):
                     tables.append(read_parquet(data))
-            for shard, parts in self.indexes.items():
+            for shard, parts in self.read_indexes().items():
                 tables += [rejects_of(read_part(self.store, part), shard) for part in parts if shard in rejected]
         return pa.concat_tables(tables) if tables else names.REJECTS_SCHEMA.empty_table()
 
     def scan(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> Scan:
-        return scan_of(self.store, self.schema, self.manifest, self.receipts, self.deletes(), columns, where, ids)
+        dead = self.read_deletes()
+        columns_of_files = self.receipt_columns(["split_id", "vectors", "size"]).columns
+        files = zip(*(column.to_pylist() for column in columns_of_files), strict=True)
+        live = [LiveFile(split_id, rows, size, dead.get(split_id)) for split_id, rows, size in files]
+        everything = Scan(
+            store=self.store,
+            table_schema=self.schema,
+            snapshot=self.number,
+            fingerprint=self.manifest.fingerprint,
+            files=[file for file in live if file.live],
+            deletes=self.manifest.deletes.name if self.manifest.deletes else None,
+            columns=self.schema.names,
+        )
+        return everything.restrict(columns, where, ids)
 
     def duckdb_view(self, name: str = "embeddings") -> str:
         """SQL that creates a view of this state in DuckDB, which then reads it without sfr-batch; vectors are FLOAT[d].
@@ -248,6 +278,19 @@ class Snapshot(Readers):
         Raises ConfigError if a column has a name that DuckDB takes for itself.
         """
         return duckdb_sql.view(self.scan(), name, self.brief())
+
+    def _keys_of_rejects(self, *, owned: bool) -> list[str]:
+        """Keys of the rejects of all data files, or of those that are owned by their shard."""
+        receipts = self.receipt_columns(["split_id", "attempt", "rejected", "owned"])
+        chosen = pc.greater(receipts.column("rejected"), 0)
+        chosen = pc.and_(chosen, receipts.column("owned")) if owned else chosen
+        rejected = receipts.filter(chosen).to_pydict()
+        return list(map(names.rejects_key, rejected["split_id"], rejected["attempt"]))
+
+    def _decoded(self, cls: type[_R], side: SideFile) -> tuple[_R, ...]:
+        if cls not in self._records:
+            self._records[cls] = tuple(from_table(cls, self._side(side)))
+        return self._records[cls]
 
     def _side(self, side: SideFile) -> pa.Table:
         if side.name in self._sides:

@@ -223,7 +223,7 @@ class Campaign:
         if not plan.up_to_date:
             check_report(table, len(splits_in(after) - splits_in(before)))
         for snapshot in table.snapshots()[:-1]:
-            covered = {record.uri: record.version for record in snapshot.shards}
+            covered = {record.uri: record.version for record in snapshot.read_shards()}
             states = [state for state in self._states if state.versions == covered]
             check(bool(states), f"snapshot {snapshot.number} is a mixture of corpora")
             check_snapshot(snapshot, states[0].rows, self._chaos.reference(states[0]))

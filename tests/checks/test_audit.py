@@ -99,7 +99,7 @@ def forge(table: Table, receipts: Sequence[Receipt] | None = None, **changes: An
 
 def rewrite(table: Table, label: str, rows: pa.Table, fingerprint: str | None = None, **changes: Any) -> None:
     """A data file with other rows, and the manifest changed with it, as if it had been published so."""
-    receipts = {receipt.split_id: receipt for receipt in table.current().receipts}
+    receipts = {receipt.split_id: receipt for receipt in table.current().read_receipts()}
     receipt = dataclasses.replace(receipts[split_name(label)], **changes)
     metadata = {
         names.RECEIPT_KEY: dataclasses.replace(receipt, size=0).to_json(),
@@ -171,7 +171,7 @@ def with_history(store: Store) -> Table:
     table = make_table(store, {"a": ["x"], "b": ["x", "y"]})
     base = table.current()
     more = commit_rows(store, table.card, "c", ["z"], start=2)
-    base = publish(table, base, draft_of([*base.receipts[1:], more], base))
+    base = publish(table, base, draft_of([*base.read_receipts()[1:], more], base))
     condemn(table, base, [split_name("never")])
     return table
 
@@ -201,8 +201,8 @@ def test_healthy_table_passes_and_stays_as_it_is(store: Store, make: Callable[[S
     assert failed(found) == set()
     assert told == [finding.name for finding in found.checks]
     assert ("chunks" in told) == (make is chunked)
-    assert found.rows == sum(receipt.vectors for receipt in table.current().receipts)
-    assert found.bytes == sum(receipt.size for receipt in table.current().receipts)
+    assert found.rows == sum(receipt.vectors for receipt in table.current().read_receipts())
+    assert found.bytes == sum(receipt.size for receipt in table.current().read_receipts())
     assert found.plain == (table.current().manifest.deletes is None and make is not with_history)
     assert json.loads(found.to_json())["ok"]
     assert everything(store) == before
@@ -266,7 +266,7 @@ def test_other_writers_raise_no_alarm() -> None:
                 self.acted = True
                 base = table.current()
                 more = commit_rows(store, table.card, "more", ["more", "x"], start=5)
-                publish(table, base, draft_of([*base.receipts, more], base))
+                publish(table, base, draft_of([*base.read_receipts(), more], base))
                 commit_rows(store, table.card, "under way", ["x"])
                 assert sweep(table, older_than_s=0, now=100).keys
             return store.read(key)
@@ -309,7 +309,7 @@ def other_receipt(table: Table) -> None:
     data = table.store.read(names.data_key(other.split_id))
     table.store.delete([names.data_key(other.split_id)])
     replace(table.store, A, data)
-    receipts = table.current().receipts
+    receipts = table.current().read_receipts()
     forge(table, [dataclasses.replace(receipts[0], size=len(data)), *receipts[1:]])
 
 
@@ -326,12 +326,12 @@ def sides_damaged(table: Table) -> None:
 
 
 def no_rejects(table: Table) -> None:
-    receipt = table.current().receipts[0]
+    receipt = table.current().read_receipts()[0]
     table.store.delete([names.rejects_key(receipt.split_id, receipt.attempt)])
 
 
 def fewer_rejects(table: Table) -> None:
-    receipt = table.current().receipts[0]
+    receipt = table.current().read_receipts()[0]
     key = names.rejects_key(receipt.split_id, receipt.attempt)
     replace(table.store, key, encode_parquet(pq.read_table(in_memory(table.store.read(key))).slice(1)))
 
@@ -343,16 +343,16 @@ def broken_chunks(table: Table) -> None:
 
 
 def delete_half_a_document(table: Table) -> None:
-    old = table.current().deletes()
+    old = table.current().read_deletes()
     pairs = [(split, at) for split, positions in old.items() for at in positions.tolist()][:-1]
     pairs.append((split_name("a"), 1))
     forge(table, deletes={"split_id": [split for split, _ in pairs], "position": [at for _, at in pairs]})
 
 
 def version_of(table: Table) -> None:
-    receipts = table.current().receipts
+    receipts = table.current().read_receipts()
     rewrite(table, "a", rows_of(["x", "y"]), version="2")
-    assert receipts != table.current().receipts
+    assert receipts != table.current().read_receipts()
 
 
 def manifest_twice(table: Table) -> None:
@@ -460,7 +460,7 @@ PLANTS: list[tuple[str, Callable[[Store], Table], Plant, dict[str, str]]] = [
     (
         "split twice",
         without_rows,
-        lambda t: forge(t, t.current().receipts * 2),
+        lambda t: forge(t, t.current().read_receipts() * 2),
         {"counts": f"split {split_name('a')} is 2 times in snapshot 1"},
     ),
     (
@@ -679,7 +679,7 @@ def test_row_recipe_and_fingerprint_are_compared(mistral: str, root: str) -> Non
 def test_damage_hides_no_more_than_it_must(mistral: str, root: str) -> None:
     """Rows that cannot be read are not called missing; what is in the table and not in the corpus still is told."""
     config, table = finished(mistral, root)
-    split_id = next(r.split_id for r in table.current().receipts if r.shard.endswith("a.parquet"))
+    split_id = next(r.split_id for r in table.current().read_receipts() if r.shard.endswith("a.parquet"))
     table.store.delete([names.data_key(split_id)])
     edit(f"{root}/corpus/b.jsonl", '"b-003"', '"b-new"')
     found = audit(table, make_plan(config))
@@ -710,11 +710,11 @@ def test_audit_command(mistral: str, root: str) -> None:
     assert (read["ok"], read["snapshot"], read["table"], len(read["checks"])) == (True, 1, path, 20)
     assert run("audit", path, "--against", file, "corpus.text='{lang}'").exit_code == 1
 
-    gone = names.data_key(table.current().receipts[0].split_id)
+    gone = names.data_key(table.current().read_receipts()[0].split_id)
     table.store.delete([gone])
     result = run("audit", path, "--json", report)
     assert result.exit_code == 1
-    files = len(table.current().receipts)
+    files = len(table.current().read_receipts())
     assert (
         f"FAIL  data files    {files} data files: 1 problem\n        {gone} is missing\n        Restore"
         in result.output
@@ -760,7 +760,7 @@ def test_sweep_command(tmp_path: Path) -> None:
         f"Removed 1 objects, {orphan.size:,} bytes, older than 0m; 1 names of splits are barred from now on."
     )
     assert key not in everything(table.store)
-    assert table.current().condemned == {orphan.split_id}
+    assert table.current().read_condemned() == {orphan.split_id}
     assert audit(table).plain
     for wrong in ("7", "d", "-1d", "1w", ""):
         result = run("sweep", path, "--older-than", wrong)

@@ -26,7 +26,7 @@ SECOND = [Row("b", "2!", package="scipy"), Row("d", "4", package="torch")]
 def table_at(root: str) -> Table:
     """Snapshot 1 has a, b, c; snapshot 2 another b and d, and no c."""
     table = state_of(open_store(root), {"first": FIRST})
-    receipts = [*table.current().receipts, commit_file(table, "second", SECOND)]
+    receipts = [*table.current().read_receipts(), commit_file(table, "second", SECOND)]
     publish_state(table, receipts, {split_name("first"): [1, 2]}, by="you@vm")
     return table
 

@@ -223,7 +223,7 @@ def test_documents_become_chunks(tiny: Path, tmp_path: Path, encoder: Encoder) -
     ends = [PROSE[: row["chunk_end"]] for row in rows["doc-00001"][:-1]]
     assert all(end.endswith(" ") for end in ends), "prose is cut after words"
     assert any(end.endswith(". ") for end in ends), "and after sentences"
-    receipts = table.current().receipts
+    receipts = table.current().read_receipts()
     assert sum(r.tokens_full for r in receipts) == sum(chunks[0]["n_tokens_full"] for chunks in rows.values())
     assert sum(r.vectors for r in receipts) == vectors
     assert counts.tokens == sum(row["n_tokens"] for chunks in rows.values() for row in chunks)
@@ -338,7 +338,7 @@ def test_a_later_document_with_the_same_id_loses_all_its_chunks(tiny: Path, tmp_
     assert [(row["id"], row["reason"]) for row in rejects] == [
         (id_, "duplicate_id") for id_ in ("long", "short", "other")
     ]
-    receipts = {names.data_key(r.split_id): r for r in table.current().receipts}
+    receipts = {names.data_key(r.split_id): r for r in table.current().read_receipts()}
     for reject in rejects:
         key = reject["message"].split(" of ")[-1]
         data = read_data_file(table.store, receipts[key], ["id", "chunk", "lang"], table.card.fingerprint).to_pylist()

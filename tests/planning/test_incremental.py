@@ -213,8 +213,8 @@ def test_shard_of_new_rows_keeps_its_own_files(nights: tuple[Place, Writer]) -> 
     writer.write({"a.parquet": docs_of("a", 8), "b.parquet": docs_of("b", 9)})
     snapshot, texts = night(place)
     assert sorted(texts) == sorted(doc.text for doc in docs_of("b", 9))
-    assert {record.uri.rsplit("/")[-1]: record.splits for record in snapshot.shards}["b.parquet"] > 0
-    assert [uri.rsplit("/")[-1] for uri in snapshot.indexes] == ["a.parquet"]
+    assert {record.uri.rsplit("/")[-1]: record.splits for record in snapshot.read_shards()}["b.parquet"] > 0
+    assert [uri.rsplit("/")[-1] for uri in snapshot.read_indexes()] == ["a.parquet"]
 
 
 def test_vectors_of_a_run_that_died_are_used_though_the_corpus_went_on(nights: tuple[Place, Writer]) -> None:
@@ -292,7 +292,7 @@ def test_old_files_that_nobody_needs_are_not_looked_into(nights: tuple[Place, Wr
     night(place)
     writer.write({"a.parquet": docs_of("a", 8), "b.parquet": docs_of("b", 8)})
     plan = make_plan(place.config())
-    files = {r.split_id for r in first.receipts if r.shard.endswith("b.parquet")}
+    files = {r.split_id for r in first.read_receipts() if r.shard.endswith("b.parquet")}
     assert set(plan.unpublished) == files
     for split_id in files:
         os.utime(Path(place.table) / names.data_key(split_id), (1e9, 1e9))
@@ -355,7 +355,7 @@ def test_generation_embeds_rows_again_that_are_not_of_it(nights: tuple[Place, Wr
 
 def forged(snapshot: Snapshot, change: Callable[[pa.Table], pa.Table]) -> None:
     """An index file with other rows, under the same name."""
-    key = next(iter(snapshot.indexes.values()))[0].key
+    key = next(iter(snapshot.read_indexes().values()))[0].key
     data = encode_parquet(change(read_parquet(snapshot.store.read(key))))
     snapshot.store.delete([key])
     snapshot.store.create(key, data)
@@ -397,7 +397,7 @@ def test_a_damaged_index_is_named_with_a_way_out(nights: tuple[Place, Writer]) -
     night(place)
     writer.write({"a.parquet": [*a, Doc("b", "new")]})
     snapshot, _ = night(place)
-    ((part, *_),) = snapshot.indexes.values()
+    ((part, *_),) = snapshot.read_indexes().values()
     file = Path(place.table) / part.key
     file.write_bytes(file.read_bytes()[:300])
     writer.write({"a.parquet": a})

@@ -290,7 +290,7 @@ def test_rejects_are_counted_by_rows_of_the_shard(here: tuple[str, str]) -> None
     snapshot = do_plan(plan_of(here, "run.max_reject_share=1"))
     counts = snapshot.manifest.counts
     assert (counts.read, counts.embedded, counts.rejected) == (6, 2, 4)
-    assert [(Path(r.uri).name, r.read) for r in snapshot.shards] == [("a.parquet", 3), ("b.jsonl", 3)]
+    assert [(Path(r.uri).name, r.read) for r in snapshot.read_shards()] == [("a.parquet", 3), ("b.jsonl", 3)]
     assert sorted(snapshot.rejects().column("reason").to_pylist()) == [
         "bad_json",
         "duplicate_id",

@@ -69,7 +69,7 @@ def test_view_of_a_file_is_kept_by_duckdb(tmp_path: Path) -> None:
 def test_view_stays_at_its_snapshot(tmp_path: Path) -> None:
     table = table_at(str(tmp_path))
     old = table.duckdb_view("old")
-    publish_state(table, [commit_file(table, "c", [Row("c0")]), *table.current().receipts[1:2]], {})
+    publish_state(table, [commit_file(table, "c", [Row("c0")]), *table.current().read_receipts()[1:2]], {})
     assert old == table.at(snapshot=1).duckdb_view("old")
     with run(table, old + table.duckdb_view("new")) as connection:
         assert sorted(connection.sql("SELECT id FROM old").fetchall()) == [(id_,) for id_ in LIVE]
@@ -113,7 +113,7 @@ def test_names_that_duckdb_takes_are_refused(tmp_path: Path) -> None:
     first = publish(table, None, draft_of([commit_rows(table.store, card, "a", ["x", "y"], carry=carry)]))
     with run(table, table.duckdb_view()) as connection:
         assert len(connection.sql("SELECT file_row_number FROM embeddings").fetchall()) == 2
-    publish_state(table, first.receipts, {first.receipts[0].split_id: [0]})
+    publish_state(table, first.read_receipts(), {first.read_receipts()[0].split_id: [0]})
     with pytest.raises(ConfigError, match=r"is called file_row_number .* use `sfr-batch export`"):
         table.duckdb_view()
 
@@ -138,7 +138,7 @@ def test_s3_says_what_duckdb_needs_and_no_secrets(s3_prefix: str) -> None:
 def test_thousands_of_files_are_one_statement(tmp_path: Path) -> None:
     """Written as what they are to DuckDB: names; so a few real files stand for all."""
     table = table_at(str(tmp_path))
-    receipts = table.current().receipts
+    receipts = table.current().read_receipts()
     many = [receipt for receipt in receipts for _ in range(2500)]
     publish_state(table, many, {})
     with run(table, table.duckdb_view()) as connection:

@@ -74,7 +74,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     do_plan(sfr.plan(settings("table")), encode)
     table = sfr.open_table(f"{root}/table")
     assert table.num_rows == 110
-    assert sum(map(len, table.current().deletes().values())) > 0
+    assert sum(map(len, table.current().read_deletes().values())) > 0
     return Made(table, sfr.open_table(f"{root}/plain"), encoder.encode(QUERIES))
 
 

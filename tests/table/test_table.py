@@ -218,12 +218,12 @@ def test_publish_and_read(store: Store) -> None:
     assert re.fullmatch(rf"<Table {re.escape(store.root)}: snapshot 1 of .*, 3 vectors, 0 rejects>", repr(table))
     base = table.current()
     more = commit_rows(store, table.card, "c", ["new"], start=2)
-    second = publish(table, base, draft_of([*base.receipts, more], base))
+    second = publish(table, base, draft_of([*base.read_receipts(), more], base))
     counts = second.manifest.counts
     assert (second.number, second.manifest.parent) == (2, 1)
     assert (counts.read, counts.embedded, counts.reused, counts.vectors) == (4, 1, 3, 4)
     assert [len(s.to_arrow()) for s in table.snapshots()] == [3, 4], "older snapshots stay as they were"
-    assert [r.split_id for r in second.receipts] == [split_name(label) for label in "abc"]
+    assert [r.split_id for r in second.read_receipts()] == [split_name(label) for label in "abc"]
     with pytest.raises(TableNotFound, match=r"has no snapshot 3\. Snapshots: 1, 2\."):
         table.snapshot(3)
 
@@ -339,17 +339,17 @@ def test_a_run_of_bad_rows_is_refused_however_large_the_table(local: Store) -> N
     few = commit_rows(local, table.card, "few", [], many[:100], shard="few")
     more = commit_rows(local, table.card, "more", [], many, shard="more")
     with pytest.raises(TooManyRejects, match=r"101 of 101 rows \(100\.0%\) cannot be embedded"):
-        publish(table, base, draft_of([*base.receipts, more], base, max_reject_share=0.1))
-    publish(table, base, draft_of([*base.receipts, few], base, max_reject_share=0.1))
+        publish(table, base, draft_of([*base.read_receipts(), more], base, max_reject_share=0.1))
+    publish(table, base, draft_of([*base.read_receipts(), few], base, max_reject_share=0.1))
 
 
 def test_condemned_split_refuses_to_publish(local: Store) -> None:
     table = make_table(local, {"a": ["x"]})
     base = condemn(table, table.current(), [split_name("b")])
-    assert base.condemned == {split_name("b")}
+    assert base.read_condemned() == {split_name("b")}
     receipt = commit_rows(local, table.card, "b", ["y"], start=1)
     with pytest.raises(TableError, match="is condemned and must not be published"):
-        publish(table, base, draft_of([*base.receipts, receipt], base))
+        publish(table, base, draft_of([*base.read_receipts(), receipt], base))
 
 
 # --- rejects and duplicates
@@ -369,14 +369,14 @@ def test_duplicates_are_rejected_and_not_read(store: Store) -> None:
     counts = snapshot.manifest.counts
     assert (counts.read, counts.embedded, counts.rejected, counts.vectors) == (6, 4, 2, 4)
     assert table.to_arrow().equals(pa.concat_tables([rows_of(["x", "y"]), rows_of(["z", "w"])]))
-    assert {split: at.tolist() for split, at in snapshot.deletes().items()} == {
+    assert {split: at.tolist() for split, at in snapshot.read_deletes().items()} == {
         split_name("a"): [2],
         split_name("b"): [1],
     }
     rejects = snapshot.rejects().to_pylist()
     assert [(r["id"], r["reason"]) for r in rejects] == [("x", "duplicate_id"), ("y", "duplicate_id")]
     assert rejects[1]["message"] == (f"an earlier row has this id; this one is row 1 of data/{split_name('b')}.parquet")
-    without_a = [r for r in snapshot.receipts if r.split_id != split_name("a")]
+    without_a = [r for r in snapshot.read_receipts() if r.split_id != split_name("a")]
     publish(table, snapshot, draft_of(without_a, snapshot))
     assert table.to_arrow(["id"]).column("id").to_pylist() == ["z", "y", "w"], "y lives again: the other y is gone"
 
@@ -458,7 +458,7 @@ def test_damaged_side_file_is_seen(store: Store) -> None:
         replace(store, side.name, data[:-9] + b"!" + data[-8:])
         snapshot = table.current()
         with pytest.raises(TableError, match=rf"{side.name} is not the file that snapshot 1 was published with"):
-            _ = (snapshot.receipts, snapshot.shards, snapshot.deletes())
+            _ = (snapshot.read_receipts(), snapshot.read_shards(), snapshot.read_deletes())
         replace(store, side.name, data)
 
 
@@ -521,7 +521,7 @@ def test_sweep_removes_what_nobody_needs(store: Store) -> None:
 
     swept = table.current()
     assert (swept.number, swept.manifest.operation, swept.manifest.parent) == (2, "sweep", 1)
-    assert swept.condemned == {orphan.split_id}
+    assert swept.read_condemned() == {orphan.split_id}
     assert swept.manifest.counts.embedded == 0
     assert swept.manifest.counts.reused == base.manifest.counts.embedded
     assert swept.to_arrow().equals(base.to_arrow())
@@ -544,7 +544,7 @@ def test_sweep_keeps_what_older_snapshots_need() -> None:
     store = MemoryStore()
     table = make_table(store, {"a": ["x"], "b": ["x", "y"]})
     base = table.current()
-    publish(table, base, draft_of([r for r in base.receipts if r.split_id == split_name("a")], base))
+    publish(table, base, draft_of([r for r in base.read_receipts() if r.split_id == split_name("a")], base))
     assert sweep(table, older_than_s=0, now=LATER).keys == []
     assert table.snapshot(1).to_arrow(["id"]).column("id").to_pylist() == ["x", "y"]
     assert table.snapshot(1).rejects().num_rows == 1

@@ -1,7 +1,7 @@
 """What one snapshot names, and how its files are read: whatever is wrong with one comes back as a sentence."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,10 +22,10 @@ class Contents:
     """A snapshot, all that its side files say read once."""
 
     snapshot: Snapshot
-    receipts: list[Receipt]
+    receipts: Sequence[Receipt]
     deletes: dict[str, Positions]
     """Positions in data files that are not live, by split id."""
-    shards: list[ShardRecord]
+    shards: Sequence[ShardRecord]
     indexes: dict[str, list[IndexPart]]
     """Parts of index files, in order, by the URI of the shard whose rows they are."""
     condemned: frozenset[str]
@@ -34,7 +34,12 @@ class Contents:
     def read(snapshot: Snapshot) -> "Contents":
         """Raises TableError, StorageError or ArrowException if a side file cannot be read."""
         return Contents(
-            snapshot, snapshot.receipts, snapshot.deletes(), snapshot.shards, snapshot.indexes, snapshot.condemned
+            snapshot,
+            snapshot.read_receipts(),
+            snapshot.read_deletes(),
+            snapshot.read_shards(),
+            snapshot.read_indexes(),
+            snapshot.read_condemned(),
         )
 
     @property

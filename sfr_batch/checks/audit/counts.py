@@ -120,7 +120,7 @@ def _check_new(promise: PromiseCheck, contents: Contents, snapshots: Mapping[int
     old: frozenset[str] = frozenset()
     if manifest.parent is not None:
         try:
-            old = frozenset(receipt.split_id for receipt in snapshots[manifest.parent].receipts)
+            old = frozenset(snapshots[manifest.parent].split_ids())
         except (KeyError, SfrBatchError, pa.ArrowException):  # told as a manifest or a side file
             return
     if sums.live is None:

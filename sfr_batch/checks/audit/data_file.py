@@ -98,12 +98,12 @@ def is_chunked(table: Table) -> bool:
     return names.CHUNK in table.schema.names
 
 
-def listed_wrong(receipt: Receipt, committed: Mapping[str, ObjectInfo]) -> str | None:
-    """What is wrong with a data file according to the listing; ``committed``: by split id."""
-    key, info = names.data_key(receipt.split_id), committed.get(receipt.split_id)
+def listed_wrong(split_id: str, size: int, committed: Mapping[str, ObjectInfo]) -> str | None:
+    """What is wrong with a data file of ``size`` bytes according to the listing; ``committed``: by split id."""
+    key, info = names.data_key(split_id), committed.get(split_id)
     if info is None:
         return f"{key} is missing"
-    return None if info.size == receipt.size else f"{key} has {info.size:,} bytes instead of {receipt.size:,}"
+    return None if info.size == size else f"{key} has {info.size:,} bytes instead of {size:,}"
 
 
 def examine(table: Table, receipt: Receipt, committed: Mapping[str, ObjectInfo], dead: IntArray) -> Examined:
@@ -112,7 +112,7 @@ def examine(table: Table, receipt: Receipt, committed: Mapping[str, ObjectInfo],
     committed: the listed data files by split id. dead: [n] rows that are deleted.
     """
     key = names.data_key(receipt.split_id)
-    if wrong := listed_wrong(receipt, committed):
+    if wrong := listed_wrong(receipt.split_id, receipt.size, committed):
         return _failed(DataFile(receipt), FILES, wrong)
     try:
         found = look_into(table.store, key, _decode)

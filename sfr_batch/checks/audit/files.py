@@ -160,15 +160,15 @@ def _missing_elsewhere(
         if snapshot is contents.snapshot:
             continue
         try:
-            receipts = snapshot.receipts
+            files = snapshot.receipt_columns(["split_id", "size"]).to_pydict()
         except (SfrBatchError, pa.ArrowException):  # reported as a side file
             continue
-        others = [receipt for receipt in receipts if receipt.split_id not in seen]
-        absent = [wrong for receipt in others if (wrong := listed_wrong(receipt, committed))]
+        sizes = {s: size for s, size in zip(files["split_id"], files["size"], strict=True) if s not in seen}
+        absent = [wrong for split_id, size in sizes.items() if (wrong := listed_wrong(split_id, size, committed))]
         if absent and expired_since(table, number):
             continue
         yield from (Problem(f"{wrong}; snapshot {number} needs it") for wrong in absent)
-        seen.update(receipt.split_id for receipt in others)
+        seen.update(sizes)
 
 
 def file_findings(found: DataFiles) -> Iterator[Finding]:

@@ -90,7 +90,7 @@ def _find_missing(
         if snapshot is contents.snapshot:
             continue
         try:
-            keys = {part.key for parts in snapshot.indexes.values() for part in parts} - seen
+            keys = snapshot.index_keys() - seen
         except (SfrBatchError, pa.ArrowException):  # reported as a side file
             continue
         if keys and not present:

@@ -44,7 +44,7 @@ def check_plain(table: Table, base: Snapshot, *, sound: bool) -> tuple[Finding, 
 
 def _why_not_plain(table: Table, base: Snapshot) -> str:
     """What keeps `data/` from being the table as it is; empty if nothing does."""
-    live = {names.data_key(receipt.split_id) for receipt in base.receipts}
+    live = set(map(names.data_key, base.split_ids()))
     others = {info.key for info in table.store.list(names.DATA) if info.key.endswith(".parquet")} - live
     deleted = base.manifest.deletes.rows if base.manifest.deletes else 0
     reasons = [

@@ -89,7 +89,7 @@ class Compaction:
     def describe(self) -> str:
         """One or two lines for a person."""
         if not self.groups:
-            return f"Nothing to compact: none of {len(self.base.receipts):,} data files ({self.base.brief()})."
+            return f"Nothing to compact: none of {self.base.manifest.files.rows:,} data files ({self.base.brief()})."
         what = f"{self.files:,} data files ({self.bytes:,} bytes) as {len(self.groups):,}"
         what += f", without {self.dropped:,} rows that nobody needs" if self.dropped else ""
         if self.snapshot is None:
@@ -107,17 +107,17 @@ def find_compaction(
     rows_per_file: vectors of a new data file at most; files of at most half as many are joined. max_unneeded: share, in
     0 to 1, of rows that nobody needs above which a file is rewritten in any case. Raises TableError.
     """
-    receipts = base.receipts
+    receipts = base.read_receipts()
     needed = {r.split_id: np.full(r.vectors, r.owned) for r in receipts}
     users: dict[str, set[str]] = {r.split_id: {r.shard} if r.owned else set() for r in receipts}
-    parts = [part for its in base.indexes.values() for part in its]
+    parts = [part for its in base.read_indexes().values() for part in its]
     rows = [part.rows for part in parts]
     read = read_ahead(lambda part: read_entries(base.store, part, hashes=False), parts, rows)
     for part, entries in zip(parts, read, strict=True):
         for split_id, mine in _by_file(entries.split_ids, entries.files):
             needed[split_id][rows_of_documents(entries.row[mine], entries.vectors[mine])] = True
             users[split_id].add(part.shard)
-    condemned = base.condemned
+    condemned = base.read_condemned()
     groups = [
         _group(base, some, [needed[receipt.split_id] for receipt in some], condemned)
         for some in _choose(receipts, needed, rows_per_file, max_unneeded)
@@ -166,7 +166,7 @@ def carry_out(table: Table, found: Compaction, confirm: Callable[[], None] = lam
         receipts = [dataclasses.replace(r, owned=False) for r in new]
         receipts += [
             dataclasses.replace(r, owned=r.owned and r.shard not in found.shards)
-            for r in base.receipts
+            for r in base.read_receipts()
             if r.split_id not in gone
         ]
         draft = Draft(
@@ -174,9 +174,9 @@ def carry_out(table: Table, found: Compaction, confirm: Callable[[], None] = lam
             generation=base.manifest.generation,
             row_recipe=base.manifest.row_recipe,
             receipts=sorted(receipts, key=lambda r: (not r.owned, r.shard, r.start)),
-            shards=[dataclasses.replace(s, splits=0) if s.uri in found.shards else s for s in base.shards],
+            shards=[dataclasses.replace(s, splits=0) if s.uri in found.shards else s for s in base.read_shards()],
             new=frozenset(),
-            indexes=base.indexes | indexes,
+            indexes=base.read_indexes() | indexes,
             visited=frozenset(),
             operation="compact",
         )
@@ -278,8 +278,8 @@ def _move(table: Table, found: Compaction, run_id: str) -> dict[str, list[IndexP
     """Write new indexes of the shards that have rows in rewritten files."""
     base, moves = found.base, _moves(found.groups)
     sources: list[tuple[str, Receipt | IndexPart]] = [
-        *((receipt.shard, receipt) for receipt in sorted(base.receipts, key=lambda r: r.start) if receipt.owned),
-        *((uri, part) for uri, parts in base.indexes.items() for part in parts),
+        *((receipt.shard, receipt) for receipt in sorted(base.read_receipts(), key=lambda r: r.start) if receipt.owned),
+        *((uri, part) for uri, parts in base.read_indexes().items() for part in parts),
     ]
     sources = [(uri, source) for uri, source in sources if uri in found.shards]
 

@@ -127,17 +127,18 @@ def _plan(table: Table, base: Snapshot, keep_last: int, since: float, keep: Coll
     gone |= _left_behind(table, base, {info.key for info in objects} - needed)
     gone -= needed
     barred = {split_id for key in gone if (split_id := names.split_of_data_key(key))}
+    condemned = base.read_condemned()
     # Under names that were barred before there may be files too: a crash has left them, or a task that woke up since.
     removed = [
         info
         for info in objects
-        if info.key not in needed and (info.key in gone or _split_of(info.key) in barred | base.condemned)
+        if info.key not in needed and (info.key in gone or _split_of(info.key) in barred | condemned)
     ]
     return Expiry(
         snapshots=tuple(snapshot.number for snapshot in going),
         kept=tuple(snapshot.number for snapshot in kept),
         expired=expired,
-        condemn=frozenset(barred - base.condemned),
+        condemn=frozenset(barred - condemned),
         contents=tuple(info for info in removed if not info.key.startswith(names.SNAPSHOTS)),
         sides=tuple(info for info in removed if info.key.startswith(names.SNAPSHOTS)),
     )

@@ -151,7 +151,7 @@ def _check_files(table: Table, base: Snapshot | None, draft: Draft) -> None:
     indexes = {info.key for info in table.store.list(names.INDEX)} if draft.indexes else set()
     for key in {part.key for parts in draft.indexes.values() for part in parts} - indexes:
         raise TableError(f"{table.store.root}/{key} is missing; run the command again.")
-    condemned = base.condemned if base else frozenset()
+    condemned = base.read_condemned() if base else frozenset()
     for receipt in draft.receipts:
         receipt.check()
         info = committed.get(receipt.split_id)
@@ -220,7 +220,7 @@ def condemn(
     expired: snapshots that can no longer be read, default those of ``base``. Raises SnapshotConflict.
     """
     run_id = new_run_id()
-    everything = sorted(base.condemned | set(split_ids))
+    everything = sorted(base.read_condemned() | set(split_ids))
     side = _side(
         table.store, base.number + 1, run_id, "condemned", pa.table([everything], schema=names.CONDEMNED_SCHEMA)
     )

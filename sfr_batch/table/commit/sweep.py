@@ -49,9 +49,12 @@ def find_orphans(table: Table, base: Snapshot, cutoff: float) -> Orphans:
     """
     # Also those after base: one that is no more may have handed a side file on to them.
     snapshots = table.snapshots()
-    live = {r.split_id: r.attempt for snapshot in snapshots for r in snapshot.receipts}
+    live: dict[str, str] = {}
+    for snapshot in snapshots:
+        receipts = snapshot.receipt_columns(["split_id", "attempt"]).to_pydict()
+        live.update(zip(receipts["split_id"], receipts["attempt"], strict=True))
     named = {key for snapshot in snapshots for key in snapshot.attached()}
-    orphans = Orphans()
+    orphans, condemned = Orphans(), base.read_condemned()
     unpublished: dict[str, list[ObjectInfo]] = {}
     for info in table.store.list(names.DATA):
         split_id = names.split_of_data_key(info.key)
@@ -66,7 +69,7 @@ def find_orphans(table: Table, base: Snapshot, cutoff: float) -> Orphans:
     for split_id, objects in unpublished.items():
         if max(info.modified for info in objects) <= cutoff:
             orphans.objects += objects
-            if split_id not in base.condemned:
+            if split_id not in condemned:
                 orphans.condemn.add(split_id)
     for folder in (names.SNAPSHOTS, names.REJECTS, names.INDEX):
         for info in table.store.list(folder):

@@ -48,14 +48,14 @@ def test_the_same_rows_in_fewer_files(used: tuple[Place, Writer, Table]) -> None
     place, writer, table = used
     before = table.current()
     found = find_compaction(before, rows_per_file=100)
-    assert found.files == len(before.receipts) > 5
+    assert found.files == len(before.read_receipts()) > 5
     assert found.dropped > 0
     done = carry_out(table, found)
     after = healthy(table, place)
     assert done.snapshot is not None
     assert (after.number, after.manifest.operation) == (before.number + 1, "compact")
-    assert len(after.receipts) == 1
-    assert after.receipts[0].vectors == rows_of(found)
+    assert len(after.read_receipts()) == 1
+    assert after.read_receipts()[0].vectors == rows_of(found)
     assert state_of(after) == state_of(before)
     assert rejects_of(after) == rejects_of(before)
     then, now = before.manifest.counts.model_dump(), after.manifest.counts.model_dump()
@@ -78,7 +78,7 @@ def test_large_files_without_waste_are_left_alone(used: tuple[Place, Writer, Tab
     found = find_compaction(base, rows_per_file=1, max_unneeded=1.0)
     assert found.groups == ()
     wasteful = find_compaction(base, rows_per_file=1, max_unneeded=0.2)
-    assert 0 < wasteful.files < len(base.receipts)
+    assert 0 < wasteful.files < len(base.read_receipts())
     for group in wasteful.groups:
         for source, needed in zip(group.sources, group.needed, strict=True):
             assert needed.sum() < 0.8 * source.vectors
@@ -91,7 +91,7 @@ def test_files_of_two_generations_stay_apart(nights: tuple[Place, Writer]) -> No
     snapshot, _ = night(place, "table.generation=x", "select.shards=[a.parquet]")
     table = Table.open(snapshot.store)
     assert carry_out(table, find_compaction(table.current(), rows_per_file=100)).snapshot is not None
-    assert sorted((r.generation, r.vectors) for r in table.current().receipts) == [("", 6), ("x", 6)]
+    assert sorted((r.generation, r.vectors) for r in table.current().read_receipts()) == [("", 6), ("x", 6)]
     assert night(place, "table.generation=x", "select.shards=[a.parquet]")[1] == []
 
 

@@ -76,8 +76,8 @@ def nights(tmp_path_factory: pytest.TempPathFactory, mistral: str) -> Nights:
     table = Table.open(store)
     assert table.snapshot_numbers() == [1, 2, 3, 4, 5]
     assert [s.manifest.duplicates is not None for s in table.snapshots()] == [False, True, False, False, False]
-    assert any(shard.uri == KEPT for shard in table.current().shards)
-    indexes = [{part.key for parts in s.indexes.values() for part in parts} for s in table.snapshots()]
+    assert any(shard.uri == KEPT for shard in table.current().read_shards())
+    indexes = [{part.key for parts in s.read_indexes().values() for part in parts} for s in table.snapshots()]
     assert indexes[3] & indexes[4], "an index that two snapshots share"
     return Nights(place, writer, {info.key: store.read(info.key) for info in store.list("")}, states)
 
@@ -311,7 +311,7 @@ def test_time_travel_to_what_is_gone(store: Store) -> None:
     """Also by a reader that has opened the snapshot before."""
     table = two_states(store)
     opened, reading = table.snapshot(1), table.snapshot(1)
-    assert reading.receipts
+    assert reading.read_receipts()
     expire(table, keep_last=1, dry_run=False)
     when = table.current().manifest.created_at
     told = (
@@ -320,7 +320,7 @@ def test_time_travel_to_what_is_gone(store: Store) -> None:
     for read in (
         lambda: table.snapshot(1),
         lambda: table.at(1),
-        lambda: opened.receipts,
+        opened.read_receipts,
         lambda: reading.to_arrow(),
         lambda: audit(table, snapshot=1),
     ):
@@ -329,10 +329,10 @@ def test_time_travel_to_what_is_gone(store: Store) -> None:
         assert when in str(caught.value)
     assert table.to_arrow(["id"]).column(0).to_pylist() == ["z"]
     assert table.at(2).to_arrow(["id"]).column(0).to_pylist() == ["z"]
-    assert table.committed().keys() == {receipt.split_id for receipt in table.current().receipts}
-    condemned = table.current().condemned
+    assert table.committed().keys() == {receipt.split_id for receipt in table.current().read_receipts()}
+    condemned = table.current().read_condemned()
     assert condemn(table, table.current(), []).manifest.expired == table.snapshot(3).manifest.expired
-    assert table.current().condemned == condemned, "what is barred stays so"
+    assert table.current().read_condemned() == condemned, "what is barred stays so"
     assert audit(table).ok
 
 
@@ -340,7 +340,7 @@ def test_expire_and_snapshots_on_the_command_line(tmp_path: Path) -> None:
     table = two_states(open_store(str(tmp_path / "table")))
     root = table.store.root
     dry = run("expire", root, "--keep-last", 1).output
-    assert f"  data/{table.snapshot(1).receipts[0].split_id}.parquet  " in dry
+    assert f"  data/{table.snapshot(1).read_receipts()[0].split_id}.parquet  " in dry
     objects = len(dry.splitlines()) - 1
     assert f"Would remove snapshot 1 with {objects} objects, " in dry
     assert dry.endswith(" bytes; snapshot 2 stays. Nothing was removed; --delete does it.\n")

@@ -198,7 +198,7 @@ def write(store: Any, contents: Contents, run_id: str, picky: bool) -> Snapshot:
             if base is not None and not changed and not find_vanished(base, shards_of(contents), keep=False):
                 return base
             committed = table.committed()
-            condemned = base.condemned if base else frozenset()
+            condemned = base.read_condemned() if base else frozenset()
             receipts = []
             for piece in (piece for shard in changed for piece in pieces_of(contents, shard)):
                 split_id = name_split(piece.shard, piece.start, piece.start + len(piece.ids), ["recipe"], condemned)
@@ -207,7 +207,7 @@ def write(store: Any, contents: Contents, run_id: str, picky: bool) -> Snapshot:
                 else:
                     receipts.append(write_piece(store, split_id, piece, run_id, picky))
             kept = {record.uri for record in carried}
-            live = [r for r in base.receipts if r.shard in kept] if base else []
+            live = [r for r in base.read_receipts() if r.shard in kept] if base else []
             rejected = Counter({s.uri: sum(r.rejected for r in receipts if r.shard == s.uri) for s in changed})
             records = [
                 ShardRecord(
@@ -257,7 +257,7 @@ def expire_old(table: Table, keep_last: int) -> None:
 
 def check_snapshot(snapshot: Snapshot, history: list[Contents]) -> None:
     """It accounts for every row of one corpus of ``history``, exactly once."""
-    covered = {f"{record.uri}@{record.version}" for record in snapshot.shards}
+    covered = {f"{record.uri}@{record.version}" for record in snapshot.read_shards()}
     assert any(covered == set(contents) for contents in history), "a mixture of corpora"
     contents = next(c for c in history if covered == set(c))
     expected = Counter(id_ for ids in contents.values() for id_ in ids)
@@ -270,7 +270,7 @@ def check_snapshot(snapshot: Snapshot, history: list[Contents]) -> None:
     snapshot.manifest.counts.check()
     assert snapshot.manifest.counts.vectors == len(rows)
     assert snapshot.manifest.counts.read == sum(expected.values())
-    assert not snapshot.condemned & {receipt.split_id for receipt in snapshot.receipts}
+    assert not snapshot.read_condemned() & {receipt.split_id for receipt in snapshot.read_receipts()}
 
 
 def files_of(store: Any, snapshot: Snapshot) -> dict[str, str]:
@@ -393,7 +393,7 @@ class Protocol(RuleBasedStateMachine):
                 actor.step("die before")
             self._note_snapshots()
             last = Actor("last run", lambda store: write(store, self.contents, "last", False), self.objects).finish()
-            shards = Table.open(self.objects).snapshot(last.number).shards  # not through the store of the actor
+            shards = Table.open(self.objects).snapshot(last.number).read_shards()  # not through the store of the actor
             assert {f"{record.uri}@{record.version}" for record in shards} == set(self.contents)
             self._expire_at_last()
             Actor("last sweep", lambda store: clean(store, type(self).sweep_once), self.objects).finish()
