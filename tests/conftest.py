@@ -1,6 +1,9 @@
-"""Fixtures shared by all tests: one real S3 server, and the places and stores that a test is repeated on."""
+"""Fixtures shared by all tests: one real S3 server, two Ray clusters, and the places and stores that a test is repeated
+on. How tests are dealt out when several processes share them, as in continuous integration."""
 
+import functools
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from sfr_batch.planning import card
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
+from tests.clusters import ray_cluster, remove_nodes
 from tests.memory_store import MemoryStore
 from tests.models import write_sfr_files
 from tests.nights import Place, Writer
@@ -34,6 +38,57 @@ settings.register_profile(
     "sfr-batch", settings(), deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("sfr-batch")
+
+
+ROOT = Path(__file__).parents[1]
+LONG = [
+    f"tests/{module}.py"
+    for module in (
+        "chaos/test_writers",
+        "table/commit/test_lease",
+        "table/commit/test_protocol",
+        "test_bad_input",
+        "cli/test_signals",
+        "test_security",
+        "checks/test_verify",
+        "planning/test_incremental",
+    )
+]
+"""What takes longest beside Ray's tests, about in this order."""
+
+
+@functools.cache
+def piece_of(module: str) -> str:
+    """What `pytest -n 2` deals out as one piece: all modules that use Ray, every other module for itself.
+
+    Several Rays that start at once fight for the cores, and one process starts its clusters once.
+    """
+    text = (ROOT / module).read_text(encoding="utf-8")
+    return "ray" if re.search(r"^pytestmark = .*mark\.ray\b", text, re.MULTILINE) else module
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In the processes of `pytest -n`, the longest pieces come first, so that all end at about the same time."""
+    if hasattr(config, "workerinput"):
+        order = {piece: number for number, piece in enumerate(["ray", *LONG])}
+        items.sort(key=lambda item: order.get(piece_of(module_of(item.nodeid)), len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Pieces as above, in the order that the processes have them in."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Pieces(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return piece_of(module_of(nodeid))
+
+    config.option.loadscopereorder = False
+    return Pieces(config, log)
+
+
+def module_of(nodeid: str) -> str:
+    return nodeid.split("::")[0]
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +136,39 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "local":
         return open_store(str(tmp_path / "store"))
     return open_store(request.getfixturevalue("s3_prefix"))
+
+
+@pytest.fixture(scope="session")
+def _ray_nodes(s3: S3Server) -> Iterator[Any]:
+    with ray_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def ray_nodes(_ray_nodes: Any) -> Iterator[Any]:
+    """A Ray cluster of a head without CPUs, for a test to add nodes to. Its workers know the S3 server."""
+    yield _ray_nodes
+    remove_nodes(_ray_nodes)
+
+
+@pytest.fixture(scope="session")
+def _ray_machine(s3: S3Server) -> Iterator[Any]:
+    with ray_cluster(num_cpus=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def ray_session(_ray_machine: Any) -> Iterator[None]:
+    """This process has joined a Ray of one machine with two CPUs, whose workers know the S3 server."""
+    import ray
+    import ray.data
+
+    ray.init(address=_ray_machine.address, log_to_driver=False, logging_level="ERROR")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_ADDRESS", "local")
+        yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,9 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from click.testing import CliRunner
 
+from sfr_batch.cli.main import main
 from sfr_batch.config.loading import config_from_dict
 from sfr_batch.config.settings import Config
 from sfr_batch.format import names
@@ -109,6 +111,12 @@ def start_python(*arguments: Path | str) -> subprocess.Popen[str]:
 
 
 def finish_job(config_file: Path, ray_address: str, *overrides: str) -> str:
+    """What the same command prints when it is left in peace: in this process, which may have imported torch already,
+    unless it starts a Ray of its own."""
+    if ray_address == "none":
+        done = CliRunner().invoke(main, ["embed", str(config_file), f"run.ray_address={ray_address}", *overrides])
+        assert done.exit_code == 0, done.output
+        return done.output
     job = start_job(config_file, ray_address, *overrides)
     output, _ = job.communicate(timeout=200)
     assert job.returncode == 0, output
@@ -120,6 +128,16 @@ def wait_for_commits(job: subprocess.Popen[str], store: Store, count: int) -> No
     while len(list(store.list(names.DATA))) < count:
         assert job.poll() is None, job.communicate()[0]
         time.sleep(0.05)
+
+
+def says_what_is_committed(line: str, number: signal.Signals, store: Store, todo: int) -> None:
+    """The driver may not have heard of the very last commits."""
+    name, _, rest = line.partition(": ")
+    assert name == f"stopped by {number.name}"
+    done, of, splits = rest.split()[:3]
+    assert (of, splits) == ("of", str(todo))
+    assert int(done) <= len(data_files(store))
+    assert rest.endswith(f"{todo} splits of this run are committed and stay so; the same command continues from there")
 
 
 def data_files(store: Store) -> dict[str, str]:
@@ -159,3 +177,11 @@ def wait_until_gone(tree: dict[int, int]) -> None:
     """Returns when none of these processes is alive any more; that it does not last for ever is the test's timeout."""
     while any(alive[process][1] == began for process, began in tree.items() if process in (alive := processes())):
         time.sleep(0.1)
+
+
+def command(process: int) -> bytes:
+    """Its command line, or the title that it has given itself; empty if it is gone."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return b""

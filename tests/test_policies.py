@@ -18,6 +18,7 @@ import sfr_batch
 from sfr_batch.config.loading import load_config
 from sfr_batch.planning.make import make_plan
 from sfr_batch.storage import local_files
+from tests.conftest import LONG, piece_of
 from tests.tables import do_plan, parquet, put
 
 ROOT = Path(__file__).parents[1]
@@ -493,3 +494,20 @@ def test_no_environment_is_read_at_import() -> None:
                 read = {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)} & {"environ", "getenv"}
                 assert not read, f"{dotted(path)} line {node.lineno}"
     assert os.environ["HF_HUB_OFFLINE"] == "1", "no test may ask a hub"
+
+
+# --- tests
+
+
+def test_tests_that_use_ray_are_marked() -> None:
+    """`pytest -n 2` gives them all to one process."""
+    ways = re.compile(r'\bray_(session|nodes)\b|\bray\.init\(|"start", "--head"')
+    modules = [str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
+    using = {module for module in modules if ways.search((ROOT / module).read_text(encoding="utf-8"))}
+    assert len(using) > 3
+    assert using == {module for module in modules if piece_of(module) == "ray"}
+
+
+def test_the_longest_tests_exist() -> None:
+    """Those that `pytest -n 2` begins with."""
+    assert [module for module in LONG if not (ROOT / module).is_file()] == []

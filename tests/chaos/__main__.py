@@ -58,12 +58,13 @@ def writers(kills: int, seed: int | None, place: str) -> None:
 def jobs(kills: int, seed: int | None) -> None:
     """Kill parts of real Ray jobs."""
     from tests.chaos.test_jobs import kill
+    from tests.clusters import ray_cluster
 
     seed = _told(seed)
     with tempfile.TemporaryDirectory(prefix="sfr-chaos-") as name, s3_server(Path(name) / "s3") as server:
         os.environ |= server.env
-        with _judged():
-            print(kill(kills, seed, server, server.create_bucket("chaos"), Path(name) / "jobs"))
+        with ray_cluster() as cluster, _judged():
+            print(kill(kills, seed, cluster, server, server.create_bucket("chaos"), Path(name) / "jobs"))
 
 
 def _told(seed: int | None) -> int:

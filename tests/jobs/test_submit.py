@@ -7,7 +7,9 @@ import contextlib
 import json
 import os
 import secrets
+import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -24,7 +26,19 @@ import pytest
 import sfr_batch as sfr
 from sfr_batch.format import names
 from sfr_batch.storage.stores import open_store
-from tests.job_processes import DOCUMENTS, ROOT, SPLITS, data_files, kill_tree, prepare
+from tests.job_processes import (
+    DOCUMENTS,
+    ROOT,
+    SPLITS,
+    command,
+    data_files,
+    kill_tree,
+    prepare,
+    process_tree,
+    says_what_is_committed,
+)
+
+pytestmark = pytest.mark.ray
 
 RAY = str(Path(sys.executable).with_name("ray"))
 
@@ -84,6 +98,11 @@ class Head:
     def log(self, submission_id: str) -> str:
         return str(self._get(f"/api/jobs/{submission_id}/logs")["logs"])
 
+    def stage_workers(self) -> list[bytes]:
+        """Titles of the workers that are busy with a stage; others of Ray Data's outlive every job."""
+        titles = [command(process) for process in process_tree(self._process.pid)]
+        return [title for title in titles if title.startswith((b"ray::Map", b"ray::_Map"))]
+
     def _run(self, *arguments: str, **environment: str) -> tuple[int, str]:
         done = subprocess.run(
             [RAY, "job", *arguments],
@@ -130,18 +149,27 @@ def embed_command(config_file: Path, *overrides: str) -> list[str]:
 
 @pytest.mark.timeout(400)
 def test_stop_and_submit_again(head: Head, tmp_path: Path) -> None:
-    """`ray job stop` in the middle keeps what is committed; the same job does the rest, and says what it did."""
+    """`ray job stop` in the middle keeps what is committed, and the cluster does not go on without its job. The same
+    job does the rest, and says what it did."""
     config_file = prepare(tmp_path, str(tmp_path))
     store = open_store(f"{tmp_path}/table")
-    code, output = head.submit(*embed_command(config_file), submission_id="first", wait=False)
+    # Ray forgets the exit code of a job that it stops, so a shell keeps it.
+    keep = f"trap : TERM\n{shlex.join(embed_command(config_file))}\necho $? > {tmp_path}/exit-code\n"
+    (tmp_path / "job.sh").write_text(keep)
+    code, output = head.submit("bash", str(tmp_path / "job.sh"), submission_id="first", wait=False)
     assert code == 0, output
     while len(data_files(store)) < 3:
         assert head.job("first")["status"] in ("PENDING", "RUNNING"), head.log("first")
         time.sleep(0.1)
     assert head.job("first")["driver_info"], "it did not join the cluster that it was submitted to"
+    assert head.stage_workers()
     head.stop("first")
     assert head.job("first")["status"] == "STOPPED"
-    assert "stopped by SIGTERM" in head.log("first").splitlines()[-1]
+    says_what_is_committed(head.log("first").splitlines()[-1], signal.SIGTERM, store, todo=SPLITS)
+    assert "Traceback" not in head.log("first")
+    assert (tmp_path / "exit-code").read_text() == f"{128 + signal.SIGTERM}\n"
+    while head.stage_workers():
+        time.sleep(0.1)
     before = data_files(store)
     assert 3 <= len(before) < SPLITS, "the stop came too late to show anything"
     assert not list(store.list(names.SNAPSHOTS))

@@ -10,7 +10,6 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,10 @@ from sfr_batch.pipeline import encode_stage, run_log, summary
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Losses
 from sfr_batch.storage.stores import open_store
-from tests.clusters import ray_cluster
 from tests.job_processes import config, documents, put_parquet
 from tests.models import build_tiny_mistral
+
+pytestmark = pytest.mark.ray
 
 SPLITS, ROWS = 16, 4
 """Splits of a run, and rows of a split."""
@@ -114,22 +114,6 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> "Iterator[ray.cluster_utils.Cluster]":  # noqa: F821
-    with ray_cluster() as nodes:
-        yield nodes
-
-
-@pytest.fixture(autouse=True)
-def _own_nodes(cluster: "ray.cluster_utils.Cluster") -> Iterator[None]:  # noqa: F821
-    """Each test begins with the head alone."""
-    yield
-    for node in list(cluster.worker_nodes):
-        cluster.remove_node(node, allow_graceful=False)
-    while sum(node["Alive"] for node in cluster.global_state.node_table()) > 1:
-        time.sleep(0.05)
-
-
-@pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_mistral(tmp_path_factory.mktemp("model") / "tiny")
 
@@ -145,35 +129,35 @@ def gpu_job(model: Path, folder: Path, address: str) -> Config:
 
 
 def test_nodes_and_actors_come_and_go(
-    cluster: "ray.cluster_utils.Cluster",  # noqa: F821
+    ray_nodes: "ray.cluster_utils.Cluster",  # noqa: F821
     tiny: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The pool waits for the first node and grows onto the second. That one is lost and the actor on the first killed:
     the first does the rest."""
-    run = Run(gpu_job(tiny, tmp_path, cluster.address), monkeypatch)
+    run = Run(gpu_job(tiny, tmp_path, ray_nodes.address), monkeypatch)
     run.wait_until_connected()
-    first = cluster.add_node(**NODE)
+    first = ray_nodes.add_node(**NODE)
     to_be_killed = run.wait_for_pause(first.node_id)
-    second = cluster.add_node(**NODE)
+    second = ray_nodes.add_node(**NODE)
     to_be_lost = run.wait_for_pause(second.node_id)
     finished = set(run.finished)
-    cluster.remove_node(second, allow_graceful=False)
+    ray_nodes.remove_node(second, allow_graceful=False)
     os.kill(to_be_killed.pid, signal.SIGKILL)
     assert_what_was_lost(run, Losses(nodes=1, actors=2), finished, to_be_killed, to_be_lost)
 
 
 @pytest.mark.slow
 def test_an_actor_is_killed(
-    cluster: "ray.cluster_utils.Cluster",  # noqa: F821
+    ray_nodes: "ray.cluster_utils.Cluster",  # noqa: F821
     tiny: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As the kernel does when memory is short."""
-    node = cluster.add_node(**NODE)
-    run = Run(gpu_job(tiny, tmp_path, cluster.address), monkeypatch)
+    node = ray_nodes.add_node(**NODE)
+    run = Run(gpu_job(tiny, tmp_path, ray_nodes.address), monkeypatch)
     in_hand = run.wait_for_pause(node.node_id)
     finished = set(run.finished)
     os.kill(in_hand.pid, signal.SIGKILL)

@@ -1,5 +1,6 @@
 """The whole job, on a real local Ray where nothing else is asked for, on local disk and on S3."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -20,7 +21,8 @@ from sfr_batch.pipeline.job import Job
 from sfr_batch.table.search import vectors_of
 from tests.job_processes import ROOT, config, documents, put, put_jsonl, put_parquet, remove, settings
 from tests.models import build_tiny_mistral
-from tests.s3server import S3Server
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
 TEXTS = [
     f"{subject} {verb} {number} times"
@@ -28,18 +30,6 @@ TEXTS = [
     for subject in ("cat", "dog")
     for verb in ("runs", "sleeps")
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_session(s3: S3Server) -> Iterator[None]:
-    """One Ray for all tests here; started after the S3 server, so that its workers know the endpoint."""
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RAY_ADDRESS", "local")
-        yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +40,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def vectors_by_id(table: "sfr.EmbeddingTable") -> dict[str, np.ndarray]:
     arrow = table.to_arrow(["id", "embedding"]).combine_chunks()
     return dict(zip(arrow["id"].to_pylist(), vectors_of(arrow["embedding"].chunk(0)), strict=True))
+
+
+@contextlib.contextmanager
+def keeps_its_settings_of_ray_data() -> Iterator[None]:
+    """A notebook that calls `embed` goes on with its own."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    size = context.target_max_block_size
+    yield
+    assert ray.data.DataContext.get_current() is context
+    assert context.target_max_block_size == size != 1
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,9 @@ def test_first_run_nothing_to_do_and_changes(
 
     plan = sfr.plan(job)
     assert "splits" in repr(plan)
-    summary = sfr.embed(job)
+    with keeps_its_settings_of_ray_data():
+        summary = sfr.embed(job)
+    job = config(tiny, place, ray_address="none")  # a Ray once is enough
     assert summary.splits == len(plan.splits) >= 3
     assert "duckdb" in summary.describe()
     counts = summary.snapshot.manifest.counts
@@ -321,14 +325,3 @@ def test_actors_that_leave_no_cpu_for_reading_are_refused(tmp_path: Path, tiny: 
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
     with pytest.raises(ConfigError, match=r"run\.actors\.min=99 actors of run\.actors\.cpus=1 leave none of the"):
         sfr.embed(config(tiny, str(tmp_path), "run.actors.min=99", ray_address="local"))
-
-
-def test_a_notebook_keeps_its_settings_of_ray_data(tmp_path: Path, tiny: Path) -> None:
-    import ray.data
-
-    context = ray.data.DataContext.get_current()
-    size = context.target_max_block_size
-    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
-    assert sfr.embed(config(tiny, str(tmp_path), ray_address="local")).embedded == 5
-    assert ray.data.DataContext.get_current() is context
-    assert context.target_max_block_size == size != 1

@@ -2,7 +2,6 @@
 and the data/ folder of a plain one, read by the engines themselves. Vectors are MiniLM's; what is nearest is the same
 everywhere."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from sfr_batch.format import names
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.search import top_k, vectors_of
 from tests.models import docstrings, minilm_folder
-from tests.s3server import S3Server
 from tests.states import Row, state_of
 from tests.tables import do_plan, parquet, put
+
+pytestmark = pytest.mark.ray
 
 DIM = 384
 QUERIES = ["open a file", "a random sample of an array", "the gradient of a loss", "convert to a string"]
@@ -210,18 +210,6 @@ def test_lancedb(made: Made, tmp_path: Path) -> None:
 
 
 # --- Ray Data
-
-
-@pytest.fixture(scope="module")
-def ray_session(s3: S3Server) -> Iterator[None]:
-    """Started after the S3 server, so that its workers know the endpoint."""
-    import ray
-    import ray.data
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    yield
-    ray.shutdown()
 
 
 def ids_of(dataset: Any) -> list[str]:
