@@ -16,6 +16,8 @@ import pytest
 
 import sfr_batch
 from sfr_batch.config.loading import load_config
+from sfr_batch.format import names
+from sfr_batch.format.records import Manifest
 from sfr_batch.planning.make import make_plan
 from sfr_batch.storage import local_files
 from tests.conftest import LONG, piece_of
@@ -281,7 +283,7 @@ OPEN_ON = {"store", "_store", "Table"}
 """What may be asked to `open`: a store, which opens an object; and a table, which reads one."""
 PARQUET = {
     *("format.parquet", "format.indexes", "corpus.reader", "corpus.survey", "table.commit.liveness"),
-    *("checks.audit.files", "checks.audit.indexes", "checks.audit.snapshots"),
+    *("checks.audit.data_file", "checks.audit.index_file", "checks.audit.snapshots"),
 }
 """Modules that read Parquet, from bytes and from files that a store or `open_input` has opened, never by path."""
 FILES = {
@@ -359,6 +361,66 @@ def test_what_opens_no_file_is_not_found(code: str) -> None:
     assert not opens(ast.parse(code, mode="eval").body)  # type: ignore[arg-type]
 
 
+# --- names on storage
+
+
+COLUMNS = {field.name for schema in (names.REJECTS_SCHEMA, names.INDEX_SCHEMA) for field in schema} | {
+    *names.RESERVED_COLUMNS,
+    names.SPLIT_ID,
+}
+ORDINARY = {"id", "shard", "row", "vectors", "chunk", "truncated"}
+"""Columns whose names are ordinary words: these may stand elsewhere, but not where a column is asked for."""
+OF_COLUMNS = {"column", "field", "sort_by", "append_column", "select", "drop_columns"}
+REASONS = {names.DUPLICATE_ID, names.NULL_ID, names.BAD_ID, names.NULL_TEXT, names.EMPTY_TEXT, names.BAD_TEXT}
+REASONS |= {names.BAD_JSON, *names.AFTER_READING}
+UNMISTAKABLE = (COLUMNS - ORDINARY) | REASONS | {names.RUN_PLAN, names.RUN_REPORT, names.RECEIPT_KEY}
+UNMISTAKABLE |= {names.FINGERPRINT_KEY}
+FOLDERS = ("_sfr", f"{names.REJECTS}/")
+SPELLED = {
+    ("storage.store", "_sfr/tmp"): "storage stands below format",
+    ("pipeline.write_stage", "vectors"): "a column of the batches between stages",
+}
+"""Names on storage that are spelled outside of format, and why."""
+
+
+def spelled(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, text) of every string that is a name on storage; docstrings and other sentences are none."""
+    asked = {
+        id(argument)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in OF_COLUMNS
+        for argument in (part for whole in node.args for part in ast.walk(whole))
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text, known = node.value, COLUMNS if id(node) in asked else set()
+            if text in UNMISTAKABLE | known or (text.startswith(FOLDERS) and " " not in text):
+                yield node.lineno, text
+
+
+def test_names_on_storage_are_spelled_in_format_alone() -> None:
+    found = {}
+    for path in modules():
+        module = dotted(path).removeprefix("sfr_batch.")
+        if home(dotted(path)) != "format":
+            for line, text in spelled(ast.parse(path.read_text(encoding="utf-8"))):
+                found[module, text] = f"{module} line {line}: {text!r}"
+    assert [line for key, line in found.items() if key not in SPELLED] == []
+    assert SPELLED.keys() <= found.keys(), "an exception that nothing needs any more"
+
+
+@pytest.mark.parametrize(
+    "code", ['row["split_id"]', 'table.column("row")', 'key = "_sfr/runs"', "f\"{row['reason']}\"", '"report.json"']
+)
+def test_a_name_that_is_spelled_anew_is_found(code: str) -> None:
+    assert list(spelled(ast.parse(code)))
+
+
+def test_names_of_side_files_are_fields_of_the_manifest() -> None:
+    kinds = {names.FILES, names.SHARDS, names.INDEXES, names.DELETES, names.CONDEMNED}
+    assert kinds <= Manifest.model_fields.keys()
+
+
 # --- documentation and names
 
 
@@ -427,8 +489,8 @@ PUBLIC = {
 def test_public_names_are_these() -> None:
     """No more, no fewer; each is what its module has, is documented, and stands in the table of the package."""
     assert sfr_batch.__all__ == sorted(name for names in PUBLIC.values() for name in names)
-    for module, names in PUBLIC.items():
-        for name in names:
+    for module, public_names in PUBLIC.items():
+        for name in public_names:
             value = getattr(sfr_batch, name)
             home = importlib.import_module(f"sfr_batch.{module}")
             assert value is (home if name == module else getattr(home, name))

@@ -14,6 +14,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from sfr_batch.errors import CorpusError
+from sfr_batch.format import names
 
 PARQUET = "parquet"
 JSONL = "jsonl"
@@ -202,9 +203,9 @@ def _parse_json(line: bytes) -> Row:
     try:
         row = json.loads(line.decode())  # given bytes, it would guess at UTF-16 and UTF-32
     except (ValueError, RecursionError) as error:
-        return BadRecord("bad_json", f"the line is not JSON: {error}")
+        return BadRecord(names.BAD_JSON, f"the line is not JSON: {error}")
     if not isinstance(row, dict):
-        return BadRecord("bad_json", f"the line is a JSON {json_type(row)}, not an object")
+        return BadRecord(names.BAD_JSON, f"the line is a JSON {json_type(row)}, not an object")
     return row
 
 
@@ -213,7 +214,7 @@ def _parse_text(line: bytes) -> Row:
     try:
         return {TEXT_COLUMN: line.decode().rstrip("\r\n")}
     except UnicodeDecodeError as error:
-        return BadRecord("bad_text", f"bytes that are not UTF-8: {error}")
+        return BadRecord(names.BAD_TEXT, f"bytes that are not UTF-8: {error}")
 
 
 def _parse_csv(header: list[str], fields: list[str]) -> Row:

@@ -20,6 +20,7 @@ from sfr_batch.corpus.shards import Shard, delimiter_of, settings_for
 from sfr_batch.corpus.splits import ReadUnit, Split
 from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import CorpusError, ObjectNotFound
+from sfr_batch.format import names
 from sfr_batch.storage.inputs import open_input, stat_input
 from sfr_batch.storage.store import is_s3
 
@@ -196,7 +197,7 @@ class _Reader:
         for name, value in zip(self._template.columns, values, strict=True):
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not (value is None or isinstance(value, str) or (number and len(values) > 1)):
-                return reject(id_, "bad_text", f"{name} is a JSON {json_type(value)}, not a string")
+                return reject(id_, names.BAD_TEXT, f"{name} is a JSON {json_type(value)}, not a string")
         into.positions.append(position)
         into.ids.append(id_)
         into.texts.append(self._template.render(values))

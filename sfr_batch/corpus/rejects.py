@@ -49,25 +49,25 @@ def cell_value(scalar: pa.Scalar) -> Any:
 def text_problem(id_: Any, text: str | None, wanted_id: type) -> tuple[str, str] | None:
     """Reason and message of a reject, or None if the row can be embedded."""
     if id_ is None:
-        return "null_id", "the id is null"
+        return names.NULL_ID, "the id is null"
     if id_ == "":  # how a CSV spells null
-        return "null_id", "the id is empty"
+        return names.NULL_ID, "the id is empty"
     if isinstance(id_, Undecodable):
-        return "bad_id", f"the id is {id_}"
+        return names.BAD_ID, f"the id is {id_}"
     if isinstance(id_, bool) or not isinstance(id_, wanted_id):
-        return "bad_id", f"the id is of type {type(id_).__name__}, the table's ids are {wanted_id.__name__}"
+        return names.BAD_ID, f"the id is of type {type(id_).__name__}, the table's ids are {wanted_id.__name__}"
     if isinstance(id_, int) and not -(2**63) <= id_ < 2**63:
-        return "bad_id", "the id does not fit into 64 bits"
+        return names.BAD_ID, "the id does not fit into 64 bits"
     if surrogate := _surrogate(id_):
-        return "bad_id", f"the id is {surrogate}"
+        return names.BAD_ID, f"the id is {surrogate}"
     if text is None:
-        return "null_text", "the text is null"
+        return names.NULL_TEXT, "the text is null"
     if isinstance(text, Undecodable):
-        return "bad_text", str(text)
+        return names.BAD_TEXT, str(text)
     if not text.strip():
-        return "empty_text", "the text is empty or only white space"
+        return names.EMPTY_TEXT, "the text is empty or only white space"
     if surrogate := _surrogate(text):
-        return "bad_text", f"the text is {surrogate}"
+        return names.BAD_TEXT, f"the text is {surrogate}"
     return None
 
 
@@ -89,10 +89,10 @@ def rejects_table(rejects: Sequence[Reject], shard: str) -> pa.Table:
     return pa.table(
         {
             names.ID: ids,
-            "shard": [r.shard or shard for r in rejects],
-            "position": [r.position for r in rejects],
-            "reason": [r.reason for r in rejects],
-            "message": [r.message for r in rejects],
+            names.SHARD: [r.shard or shard for r in rejects],
+            names.POSITION: [r.position for r in rejects],
+            names.REASON: [r.reason for r in rejects],
+            names.MESSAGE: [r.message for r in rejects],
         },
         schema=names.REJECTS_SCHEMA,
     )

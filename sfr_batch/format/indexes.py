@@ -32,7 +32,7 @@ ROWS_AHEAD = 2**19
 ROWS_A_TASK = 2**18
 _ROWS_A_GROUP = 2**16
 """Rows of a row group of an index file: a part is read without much of what is beside it."""
-_WHERE = ["id_hash", "split_id", "row", "vectors"]
+_WHERE = [names.ID_HASH, names.SPLIT_ID, names.ROW, names.VECTORS]
 """Columns that say whose vectors are where."""
 
 
@@ -114,35 +114,35 @@ def read_entries(store: Store, part: IndexPart, *, hashes: bool = True) -> Entri
 
     Raises ObjectNotFound, or TableError.
     """
-    columns = [*_WHERE, *(["row_hash", "content_hash"] if hashes else [])]
+    columns = [*_WHERE, *([names.ROW_HASH, names.CONTENT_HASH] if hashes else [])]
     return entries_of(read_part(store, part, columns))
 
 
 def entries_of(index: pa.Table) -> Entries:
     """The documents with vectors among the rows of an index; hashes that are not among its columns are those of ids."""
-    if index.column("split_id").null_count:
-        index = index.filter(pc.is_valid(index.column("split_id")))
-    files = index.column("split_id").dictionary_encode().combine_chunks()
-    ids = halves(index.column("id_hash"))
-    with_hashes = "row_hash" in index.column_names
-    rows = halves(index.column("row_hash")) if with_hashes else ids
-    carry = with_hashes and not index.column("content_hash").null_count
+    if index.column(names.SPLIT_ID).null_count:
+        index = index.filter(pc.is_valid(index.column(names.SPLIT_ID)))
+    files = index.column(names.SPLIT_ID).dictionary_encode().combine_chunks()
+    ids = halves(index.column(names.ID_HASH))
+    with_hashes = names.ROW_HASH in index.column_names
+    rows = halves(index.column(names.ROW_HASH)) if with_hashes else ids
+    carry = with_hashes and not index.column(names.CONTENT_HASH).null_count
     return Entries(
         split_ids=files.dictionary.to_pylist(),
         ids=ids,
         rows=rows,
-        contents=halves(index.column("content_hash")) if carry else rows,
+        contents=halves(index.column(names.CONTENT_HASH)) if carry else rows,
         files=files.indices.to_numpy().astype(np.int32),
-        row=index.column("row").to_numpy(),
-        vectors=index.column("vectors").to_numpy(),
+        row=index.column(names.ROW).to_numpy(),
+        vectors=index.column(names.VECTORS).to_numpy(),
     )
 
 
 def rejects_of(index: pa.Table, shard: str) -> pa.Table:
     """The rejects among the rows of an index, columns of `schema.REJECTS_SCHEMA`."""
-    index = index.filter(pc.is_valid(index.column("reason")))
-    columns = {"shard": pa.repeat(pa.scalar(shard), index.num_rows)}
-    columns |= {name: index.column(name) for name in (names.ID, "position", "reason", "message")}
+    index = index.filter(pc.is_valid(index.column(names.REASON)))
+    columns = {names.SHARD: pa.repeat(pa.scalar(shard), index.num_rows)}
+    columns |= {name: index.column(name) for name in (names.ID, names.POSITION, names.REASON, names.MESSAGE)}
     return pa.table([columns[field.name] for field in names.REJECTS_SCHEMA], schema=names.REJECTS_SCHEMA)
 
 
@@ -163,7 +163,7 @@ class Located:
 
     @property
     def rejected(self) -> int:
-        return int(self.index.num_rows - pc.count(self.index.column("split_id")).as_py())
+        return int(self.index.num_rows - pc.count(self.index.column(names.SPLIT_ID)).as_py())
 
 
 def index_table(
@@ -176,12 +176,16 @@ def index_table(
     """
     empty = {field.name: pa.nulls(hashes.num_rows, field.type) for field in names.INDEX_SCHEMA}
     given = {name: hashes.column(name) for name in hashes.column_names}
-    given |= {"split_id": split_ids, "row": pa.array(row, pa.int64()), "vectors": pa.array(vectors, pa.int32())}
+    given |= {
+        names.SPLIT_ID: split_ids,
+        names.ROW: pa.array(row, pa.int64()),
+        names.VECTORS: pa.array(vectors, pa.int32()),
+    }
     good = pa.table({name: (empty | given)[name] for name in names.INDEX_SCHEMA.names}).cast(names.INDEX_SCHEMA)
     if not rejects.num_rows:
         return good
     empty = {field.name: pa.nulls(rejects.num_rows, field.type) for field in names.INDEX_SCHEMA}
-    given = {name: rejects.column(name) for name in (names.ID, "position", "reason", "message")}
+    given = {name: rejects.column(name) for name in (names.ID, names.POSITION, names.REASON, names.MESSAGE)}
     bad = pa.table({name: (empty | given)[name] for name in names.INDEX_SCHEMA.names}).cast(names.INDEX_SCHEMA)
     return pa.concat_tables([good, bad])
 

@@ -1,20 +1,22 @@
-"""Every column, key and file name of a table, spelled once.
+"""The names of a table on storage: keys of objects, columns of Parquet files, keys of their metadata, reject reasons.
 
-Pure names and Arrow schemas; opens nothing. A table is a folder:
+Each is spelled here and nowhere else; the fields of JSON records and side files are those of the classes in `records`
+(a lease's are in `table.commit.lease`, a pointer's in `table.pointer`). Pure names and Arrow schemas; opens nothing.
 
-    data/<split_id>.parquet                      embeddings, one immutable file a split; nothing else lives here
+    data/<split_id>.parquet                      vectors: one immutable file per split
     _rejects/<split_id>-<attempt>.parquet        rows that could not be embedded
     _rejects/duplicates-<n>-<run_id>.parquet     rows that lost to an earlier row with the same id
-    _sfr/table.json                              what the table is; created once
-    _sfr/snapshots/<n>.json                      manifest of a published state, created last
+    _sfr/table.json                              the table card; created once
+    _sfr/snapshots/<n>.json                      manifest of a published snapshot; created last
     _sfr/snapshots/<n>-<run_id>.<kind>.parquet   its side files
-    _sfr/index/<n>-<run_id>-<number>.parquet     which rows some shard versions consist of, and where their vectors are
+    _sfr/index/<n>-<run_id>-<number>.parquet     which rows some shards consist of, and where their vectors are
     _sfr/runs/<run_id>/…                         config, plan, receipts and report of a run
-    _sfr/leases/<n>.json                         who is writing now; the highest number counts
+    _sfr/leases/<n>.json                         who is writing; the highest number counts
+    _sfr/tmp/…                                   temporary files of local stores, see `storage.store`
 
 A pointer is a folder beside the tables:
 
-    _sfr/pointer/<n>.json                        which table is the current one; the highest number counts
+    _sfr/pointer/<n>.json                        the current table; the highest number counts
 """
 
 import re
@@ -30,17 +32,29 @@ N_TOKENS = "n_tokens"
 N_TOKENS_FULL = "n_tokens_full"
 TRUNCATED = "truncated"
 CONTENT_HASH = "content_hash"
-"""Of the whole rendered text of the document, without a prompt."""
+"""Hash of the rendered text of the whole document, without a prompt."""
 ROW_HASH = "row_hash"
-"""Of the text and the carried columns; only where there are any, else it is the content hash."""
+"""Hash of the text and the carried columns; a column only if there are any, otherwise equal to the content hash."""
 CHUNK = "chunk"
 CHUNK_START = "chunk_start"
 CHUNK_END = "chunk_end"
 CHUNK_COLUMNS = (CHUNK, CHUNK_START, CHUNK_END)
-"""Number of the chunk in its document, from 0, and the characters of the rendered text that it is, half-open."""
+"""Number of the chunk in its document, from 0, and its half-open range of characters of the rendered text."""
 RESERVED_COLUMNS = frozenset(
     {ID, EMBEDDING, N_TOKENS, N_TOKENS_FULL, TRUNCATED, CONTENT_HASH, ROW_HASH, *CHUNK_COLUMNS}
 )
+
+SPLIT_ID = "split_id"
+SHARD = "shard"
+POSITION = "position"
+"""In rejects and indexes the position of the row in its shard, in deletes the row in the data file."""
+REASON = "reason"
+MESSAGE = "message"
+ID_HASH = "id_hash"
+ROW = "row"
+"""First row of a document in its data file."""
+VECTORS = "vectors"
+"""Rows of a document in its data file."""
 
 RECEIPT_KEY = "sfr.receipt"
 FINGERPRINT_KEY = "sfr.fingerprint"
@@ -53,6 +67,11 @@ RUNS = "_sfr/runs"
 LEASES = "_sfr/leases"
 POINTER = "_sfr/pointer"
 TABLE_JSON = "_sfr/table.json"
+
+RUN_CONFIG, RUN_PLAN, RUN_REPORT = "config.json", "plan.parquet", "report.json"
+"""Files of a run, see `run_key`; its receipts: `run_receipts`."""
+FILES, SHARDS, INDEXES, DELETES, CONDEMNED = "files", "shards", "indexes", "deletes", "condemned"
+"""Kinds of side files, see `side_key`."""
 
 _DATA_KEY = re.compile(r"data/([0-9a-f]{32})\.parquet")
 _REJECTS_KEY = re.compile(r"_rejects/([0-9a-f]{32})-([0-9a-f]+)\.parquet")
@@ -91,6 +110,15 @@ def index_key(snapshot: int, run_id: str, number: int) -> str:
 
 def run_key(run_id: str, name: str) -> str:
     return f"{RUNS}/{run_id}/{name}"
+
+
+def run_receipts(number: int) -> str:
+    """Name of a file of receipts of a run, for `run_key`."""
+    return f"receipts/{number:06d}.jsonl"
+
+
+def is_run_receipts(key: str) -> bool:
+    return key.startswith(f"{RUNS}/") and key.endswith(".jsonl")
 
 
 def split_of_data_key(key: str) -> str | None:
@@ -159,38 +187,41 @@ def table_schema(
 REJECTS_SCHEMA = pa.schema(
     [
         pa.field(ID, pa.string()),
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field("position", pa.int64(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("message", pa.string(), nullable=False),
+        pa.field(SHARD, pa.string(), nullable=False),
+        pa.field(POSITION, pa.int64(), nullable=False),
+        pa.field(REASON, pa.string(), nullable=False),
+        pa.field(MESSAGE, pa.string(), nullable=False),
     ]
 )
-"""``position``: number of the row in a Parquet or CSV shard, from 0; byte offset of the line in a file of lines, as it
-is uncompressed; of a duplicate, its row in the data file that the message names."""
+"""``position``: number of the row in a Parquet or CSV shard, from 0; in a file of lines the byte offset of the line,
+uncompressed; of a duplicate, its row in the data file that the message names."""
 
+NULL_ID, BAD_ID, DUPLICATE_ID = "null_id", "bad_id", "duplicate_id"
+NULL_TEXT, EMPTY_TEXT, BAD_TEXT, BAD_JSON = "null_text", "empty_text", "bad_text", "bad_json"
 BAD_VECTOR, ENCODER_FAILED, TOO_LONG = "bad_vector", "encoder_failed", "too_long"
 AFTER_READING = (BAD_VECTOR, ENCODER_FAILED, TOO_LONG)
-"""Reasons that a row gets when it has been read: its id is good, and its text."""
+"""Reasons of rows that were read without an error: id and text are good."""
 
-DELETES_SCHEMA = pa.schema([pa.field("split_id", pa.string()), pa.field("position", pa.int64())])
+DELETES_SCHEMA = pa.schema([pa.field(SPLIT_ID, pa.string()), pa.field(POSITION, pa.int64())])
 """``position``: row number in the data file of the split."""
 
-CONDEMNED_SCHEMA = pa.schema([pa.field("split_id", pa.string())])
+CONDEMNED_SCHEMA = pa.schema([pa.field(SPLIT_ID, pa.string())])
 
 INDEX_SCHEMA = pa.schema(
     [
-        pa.field("id_hash", pa.binary(16)),
-        pa.field("row_hash", pa.binary(16)),
-        pa.field("content_hash", pa.binary(16)),
-        pa.field("position", pa.int64(), nullable=False),
-        pa.field("split_id", pa.string()),
-        pa.field("row", pa.int64()),
-        pa.field("vectors", pa.int32()),
-        pa.field("id", pa.string()),
-        pa.field("reason", pa.string()),
-        pa.field("message", pa.string()),
+        pa.field(ID_HASH, pa.binary(16)),
+        pa.field(ROW_HASH, pa.binary(16)),
+        pa.field(CONTENT_HASH, pa.binary(16)),
+        pa.field(POSITION, pa.int64(), nullable=False),
+        pa.field(SPLIT_ID, pa.string()),
+        pa.field(ROW, pa.int64()),
+        pa.field(VECTORS, pa.int32()),
+        pa.field(ID, pa.string()),
+        pa.field(REASON, pa.string()),
+        pa.field(MESSAGE, pa.string()),
     ]
 )
-"""Rows of a shard: those with vectors in order, and its rejects. ``position``: of the row in its shard, as in the
-rejects; ``split_id``, ``row``: the data file with its vector, and the first of its ``vectors`` rows there, null for a
-reject, which has the last three instead. Hashes are those of `sfr_batch.format.hashes`."""
+"""Rows of a shard: those with vectors in order, then its rejects. ``position``: of the row in its shard, as in the
+rejects. ``split_id``, ``row``, ``vectors``: the data file with its vectors, their first row there and their number;
+null for a reject, which has ``id``, ``reason`` and ``message`` instead. For the hashes see `sfr_batch.format.hashes`.
+"""

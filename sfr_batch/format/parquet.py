@@ -35,7 +35,7 @@ def encode_parquet(table: pa.Table, metadata: dict[str, str] | None = None, row_
         sink,
         row_group_size=row_group_size or max(1, table.num_rows),
         compression={**dict.fromkeys(plain, "zstd"), f"{names.EMBEDDING}.list.element": "none"},
-        use_dictionary=[name for name in plain if name == "split_id"],
+        use_dictionary=[name for name in plain if name == names.SPLIT_ID],
         write_statistics=plain,
         write_page_checksum=True,
     )

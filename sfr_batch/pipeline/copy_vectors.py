@@ -26,7 +26,7 @@ def copy(split: Copy, receipts: Mapping[str, Receipt], job: Job) -> Receipt:
     _, documents = next(iter(read_unit(split.unit, job.corpus, job.columns)))
     store = table_store(job.table, job.table_storage.model_dump_json())
     stored = gather_rows(store, split.sources, receipts, _stored_columns(job), job.card.fingerprint)
-    vectors = split.sources.column("vectors").to_numpy()  # [documents] rows of each
+    vectors = split.sources.column(names.VECTORS).to_numpy()  # [documents] rows of each
     document = np.repeat(np.arange(len(vectors)), vectors)  # [rows] number of the document of each row
     columns = {
         names.ID: documents.ids,
@@ -67,12 +67,12 @@ def gather_rows(
     sources: [documents] columns split_id, row (the document's first row in that data file) and vectors (its rows
     there), as in an index. receipts: of these data files, by split id. Each file is read once.
     """
-    vectors = sources.column("vectors").to_numpy()  # [documents]
+    vectors = sources.column(names.VECTORS).to_numpy()  # [documents]
     document = np.repeat(np.arange(len(vectors)), vectors)  # [rows] number of the document of each row
     first = np.cumsum(vectors) - vectors  # [documents] where the rows of each begin in the result
     within = np.arange(len(document)) - first[document]  # [rows] position within the document: 0, 1, ...
-    at = sources.column("row").to_numpy()[document] + within  # [rows] row in the data file
-    files = sources.column("split_id").combine_chunks().dictionary_encode()  # [documents]
+    at = sources.column(names.ROW).to_numpy()[document] + within  # [rows] row in the data file
+    files = sources.column(names.SPLIT_ID).combine_chunks().dictionary_encode()  # [documents]
     file_of = files.indices.to_numpy()[document]  # [rows] number of the data file
     pieces: list[pa.Table] = []  # of each file, the rows that are wanted
     places: list[np.ndarray[tuple[int], np.dtype[np.intp]]] = []  # of each piece, where its rows go in the result

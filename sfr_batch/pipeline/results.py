@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from sfr_batch.format import names
 from sfr_batch.format.records import Receipt
 
 
@@ -41,6 +42,6 @@ def results(batch: pa.Table) -> Iterator[Receipt | Failure]:
     """The results in what `write_stage.write` returns."""
     for row in batch.to_pylist():
         if row["receipt"] is None:
-            yield Failure(row["split_id"], row["shard"], row["error"])
+            yield Failure(row[names.SPLIT_ID], row["shard"], row["error"])
         else:
             yield Receipt.from_json(row["receipt"])

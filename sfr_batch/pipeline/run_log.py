@@ -38,7 +38,7 @@ def _is_of(receipt: Receipt, info: ObjectInfo | None) -> bool:
 
 def _logged_receipts(store: Store, since: str) -> Iterator[Receipt]:
     """What runs that began after run ``since`` have logged; older logs are of splits that are published."""
-    logs = [info.key for info in store.list(names.RUNS) if info.key.endswith(".jsonl")]
+    logs = [info.key for info in store.list(names.RUNS) if names.is_run_receipts(info.key)]
     for data in read_many(store, [key for key in logs if key > names.run_key(since, "")]):
         yield from map(Receipt.from_json, data.splitlines())
 
@@ -56,8 +56,8 @@ class RunLog:
         self._files = 0
         self._flushed = time.monotonic()
         self._repeated = repeated_requests()
-        self._create("config.json", plan.config.to_json().encode())
-        self._create("plan.parquet", encode_parquet(plan.to_arrow()))
+        self._create(names.RUN_CONFIG, plan.config.to_json().encode())
+        self._create(names.RUN_PLAN, encode_parquet(plan.to_arrow()))
 
     def add(self, receipt: Receipt) -> None:
         self._waiting.append(receipt)
@@ -68,7 +68,7 @@ class RunLog:
         """Write what waits."""
         if self._waiting:
             lines = "".join(receipt.to_json() + "\n" for receipt in self._waiting)
-            self._create(f"receipts/{self._files:06d}.jsonl", lines.encode())
+            self._create(names.run_receipts(self._files), lines.encode())
             self._files += 1
         self._waiting, self._flushed = [], time.monotonic()
 
@@ -101,7 +101,7 @@ class RunLog:
             "changes": changes.model_dump() if (changes := snapshot.manifest.changes) else None,
             "share_cut": snapshot.share_cut,
         }
-        self._create("report.json", json.dumps(report, indent=1).encode())
+        self._create(names.RUN_REPORT, json.dumps(report, indent=1).encode())
 
     def _create(self, name: str, data: bytes) -> None:
         self._store.create(names.run_key(self.run_id, name), data)

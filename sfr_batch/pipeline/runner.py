@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from sfr_batch.config.settings import Config
 from sfr_batch.errors import RunFailed, SnapshotConflict, StorageError, TableError
+from sfr_batch.format import names
 from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import interrupt, local, placement
 from sfr_batch.pipeline.copy_vectors import copy
@@ -129,7 +130,7 @@ def _copy(comparison: ComparisonRun | None, run: RunLog) -> list[Receipt]:
     known = comparison.sources()
     handles = []
     for split in comparison.difference.copies:
-        files = split.sources.column("split_id").unique().to_pylist()
+        files = split.sources.column(names.SPLIT_ID).unique().to_pylist()
         handles += executor.submit(copy, split, {split_id: known[split_id] for split_id in files}, job)
     receipts = list(executor.get(handles))
     for receipt in receipts:

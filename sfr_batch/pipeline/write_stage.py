@@ -32,7 +32,7 @@ def write(batch: pa.Table, job: Job) -> pa.Table:
     for number in range(batch.num_rows):
         row = batch.slice(number, 1)
         split = Split(**json.loads(row.column("split")[0].as_py()))
-        result = {"split_id": split.split_id, "shard": split.shard, "receipt": None, "error": None}
+        result = {names.SPLIT_ID: split.split_id, "shard": split.shard, "receipt": None, "error": None}
         try:
             error = row.column("error")[0].as_py()
             result["error"] = error
@@ -40,7 +40,7 @@ def write(batch: pa.Table, job: Job) -> pa.Table:
         except Exception as failure:
             result["error"] = explain(failure)
         results.append(result)
-    kinds = pa.schema([(name, pa.string()) for name in ("split_id", "shard", "receipt", "error")])
+    kinds = pa.schema([(name, pa.string()) for name in (names.SPLIT_ID, "shard", "receipt", "error")])
     return pa.Table.from_pylist(results, schema=kinds)
 
 

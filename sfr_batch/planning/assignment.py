@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sfr_batch.corpus.splits import ReadUnit, pack, rows_per_split
+from sfr_batch.format import names
 from sfr_batch.format.records import ChangeCounts
 from sfr_batch.planning.difference import Copy, Difference
 from sfr_batch.planning.join import Decision
@@ -93,7 +94,7 @@ def _sources(found: RowComparison, rows: RowNumbers) -> pa.Table:
     decisions = found.decisions[rows]
     return pa.table(
         {
-            "split_id": [found.files[number] for number in decisions["file"].tolist()],
+            names.SPLIT_ID: [found.files[number] for number in decisions["file"].tolist()],
             "row": decisions["first"].astype(np.int64),
             "vectors": decisions["vectors"],
         }

@@ -84,9 +84,9 @@ def _staying_rejects(comparison: ComparisonRun) -> dict[str, pa.Table]:
     selected = comparison.rows.selected_positions()
     found: dict[str, list[RejectRow]] = {}
     for row in comparison.old_rejects:
-        again = (row["shard"], row["position"]) in selected
-        if row["shard"] in comparison.difference.indexed and row["reason"] != "duplicate_id" and not again:
-            found.setdefault(row["shard"], []).append(row)
+        again = (row[names.SHARD], row[names.POSITION]) in selected
+        if row[names.SHARD] in comparison.difference.indexed and row[names.REASON] != names.DUPLICATE_ID and not again:
+            found.setdefault(row[names.SHARD], []).append(row)
     return {uri: pa.Table.from_pylist(rows, schema=names.REJECTS_SCHEMA) for uri, rows in found.items()}
 
 

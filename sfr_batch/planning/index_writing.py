@@ -100,13 +100,13 @@ def _index_of_unit(
         rows = sorted(failed)
         more = {
             names.ID: [failed[row].id for row in rows],
-            "shard": [unit.shard] * len(rows),
-            "position": unit.hashes.column("position").take(pa.array(rows)),
-            "reason": [failed[row].reason for row in rows],
-            "message": [failed[row].message for row in rows],
+            names.SHARD: [unit.shard] * len(rows),
+            names.POSITION: unit.hashes.column(names.POSITION).take(pa.array(rows)),
+            names.REASON: [failed[row].reason for row in rows],
+            names.MESSAGE: [failed[row].message for row in rows],
         }
         rejects = pa.concat_tables([rejects, pa.table(more, schema=names.REJECTS_SCHEMA)])
-        rejects = rejects.sort_by("position")
+        rejects = rejects.sort_by(names.POSITION)
     hashes = unit.hashes if good.all() else unit.hashes.filter(pa.array(good))
     taken = decisions[good]
     index = index_table(hashes, _split_ids(taken, files), taken["first"], taken["vectors"], rejects)
@@ -116,11 +116,11 @@ def _index_of_unit(
 def index_of_documents(documents: Documents, files: Sequence[str]) -> pa.Table:
     """Documents [n] as index rows; files: split ids, by number. Their positions in the shard are lost, and 0."""
     hashes = {
-        "id_hash": whole(documents["id"]),
-        "row_hash": whole(documents["row"]),
-        "position": pa.array(np.zeros(len(documents), np.int64)),
+        names.ID_HASH: whole(documents["id"]),
+        names.ROW_HASH: whole(documents["row"]),
+        names.POSITION: pa.array(np.zeros(len(documents), np.int64)),
     }
-    hashes |= {"content_hash": whole(documents["content"])} if "content" in (documents.dtype.names or ()) else {}
+    hashes |= {names.CONTENT_HASH: whole(documents["content"])} if "content" in (documents.dtype.names or ()) else {}
     return index_table(
         pa.table(hashes),
         _split_ids(documents, files),

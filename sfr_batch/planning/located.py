@@ -101,6 +101,8 @@ def _failed_rows(found: RowComparison, store: Store, receipt: Receipt, rows: Row
     rejects = read_parquet(store.read(names.rejects_key(receipt.split_id, receipt.attempt))).to_pylist()
     number = found.by_position(rows)
     return {
-        number[reject["shard"], reject["position"]]: LateReject(reject[names.ID], reject["reason"], reject["message"])
+        number[reject[names.SHARD], reject[names.POSITION]]: LateReject(
+            reject[names.ID], reject[names.REASON], reject[names.MESSAGE]
+        )
         for reject in rejects
     }

@@ -212,8 +212,8 @@ def _only_rejected(base: Snapshot | None, shards: Sequence[Shard], label: str) -
     """
     if base is None:
         raise ConfigError("select.rejects: there is no table yet, so no row was rejected. Remove select.rejects.")
-    rejects = base.rejects().filter(pc.field("reason").isin(names.AFTER_READING))
-    rejected = set(rejects["shard"].unique().to_pylist())
+    rejects = base.rejects().filter(pc.field(names.REASON).isin(names.AFTER_READING))
+    rejected = set(rejects[names.SHARD].unique().to_pylist())
     rejected -= {record.uri for record in base.read_shards() if record.retried == label}
     again = [shard for shard in shards if shard.uri in rejected]
     there = {shard.uri for shard in shards} - rejected

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sfr_batch.corpus.splits import Chosen, ReadUnit
+from sfr_batch.format import names
 from sfr_batch.format.indexes import ROWS_A_TASK
 from sfr_batch.format.records import ChangeCounts, Receipt, rows_in
 from sfr_batch.planning.executor import Executor
@@ -122,7 +123,7 @@ class RowComparison:
             for scanned in units:
                 start, stop = self.starts[scanned.unit : scanned.unit + 2].tolist()
                 its = some[(some >= start) & (some < stop)]
-                positions = scanned.hashes.column("position").take(pa.array(its - start)).to_pylist()
+                positions = scanned.hashes.column(names.POSITION).take(pa.array(its - start)).to_pylist()
                 found |= {(scanned.shard, at): row for at, row in zip(positions, its.tolist(), strict=True)}
         return found
 

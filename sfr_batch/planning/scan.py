@@ -13,6 +13,7 @@ from sfr_batch.corpus.columns import Columns
 from sfr_batch.corpus.reader import read_unit
 from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.errors import ObjectNotFound, TableError
+from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes, halves, hash_ids
 from sfr_batch.format.indexes import Entries, read_entries, read_owned
 from sfr_batch.format.records import IndexPart, Receipt, ShardRecord
@@ -108,8 +109,8 @@ def scan(units: Sequence[ReadUnit], first: int, context: TaskContext, partitions
                 chosen = context.row_filter.mask(unit.shard.uri, rows)
                 _deal(records[chosen], ids[chosen], parts)
                 rejects.append(rows.rejects.slice(0, 0))
-            kept = {"id_hash": id_hash, "row_hash": rows.row_hash, "position": rows.positions}
-            tables.append(pa.table(kept | ({"content_hash": rows.content_hash} if context.carry else {})))
+            kept = {names.ID_HASH: id_hash, names.ROW_HASH: rows.row_hash, names.POSITION: rows.positions}
+            tables.append(pa.table(kept | ({names.CONTENT_HASH: rows.content_hash} if context.carry else {})))
             good += len(records)
         hashes = pa.concat_tables(tables).combine_chunks()
         scanned.append(ScannedUnit(first + number, unit.shard.uri, hashes, pa.concat_tables(rejects).combine_chunks()))

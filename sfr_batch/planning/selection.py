@@ -228,8 +228,8 @@ def _ids_to_retry(rejects: Sequence[RejectRow]) -> dict[str, frozenset[str]]:
     """Ids, as text and by shard, of the documents that were rejected after they had been read."""
     found: dict[str, set[str]] = {}
     for row in rejects:
-        if row["reason"] in names.AFTER_READING:
-            found.setdefault(row["shard"], set()).add(row[names.ID])
+        if row[names.REASON] in names.AFTER_READING:
+            found.setdefault(row[names.SHARD], set()).add(row[names.ID])
     return {uri: frozenset(ids) for uri, ids in found.items()}
 
 

@@ -192,7 +192,7 @@ class Snapshot(Readers):
 
     def split_ids(self) -> list[str]:
         """Split ids of the data files that this snapshot needs, in order."""
-        return cast("list[str]", self.receipt_columns(["split_id"]).column(0).to_pylist())
+        return cast("list[str]", self.receipt_columns([names.SPLIT_ID]).column(0).to_pylist())
 
     def read_shards(self) -> tuple[ShardRecord, ...]:
         """The shards that this snapshot covers."""
@@ -213,7 +213,7 @@ class Snapshot(Readers):
     def read_condemned(self) -> frozenset[str]:
         """Split ids that must never be used again."""
         side = self.manifest.condemned
-        return frozenset(self._side(side).column("split_id").to_pylist()) if side else frozenset()
+        return frozenset(self._side(side).column(names.SPLIT_ID).to_pylist()) if side else frozenset()
 
     def attached(self) -> set[str]:
         """Keys of the side files, the indexes and the duplicates, which an earlier snapshot may have made."""
@@ -236,8 +236,8 @@ class Snapshot(Readers):
         if self.manifest.deletes is None:
             return {}
         table = self._side(self.manifest.deletes).combine_chunks()
-        positions = table.column("position").to_numpy()
-        files = table.column("split_id").combine_chunks().dictionary_encode()
+        positions = table.column(names.POSITION).to_numpy()
+        files = table.column(names.SPLIT_ID).combine_chunks().dictionary_encode()
         order = np.argsort(files.indices.to_numpy(), kind="stable")
         bounds = np.cumsum(np.bincount(files.indices.to_numpy(), minlength=len(files.dictionary)))
         return dict(zip(files.dictionary.to_pylist(), np.split(positions[order], bounds[:-1]), strict=True))
@@ -258,7 +258,7 @@ class Snapshot(Readers):
 
     def scan(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> Scan:
         dead = self.read_deletes()
-        columns_of_files = self.receipt_columns(["split_id", "vectors", "size"]).columns
+        columns_of_files = self.receipt_columns([names.SPLIT_ID, "vectors", "size"]).columns
         files = zip(*(column.to_pylist() for column in columns_of_files), strict=True)
         live = [LiveFile(split_id, rows, size, dead.get(split_id)) for split_id, rows, size in files]
         everything = Scan(
@@ -281,11 +281,11 @@ class Snapshot(Readers):
 
     def _keys_of_rejects(self, *, owned: bool) -> list[str]:
         """Keys of the rejects of all data files, or of those that are owned by their shard."""
-        receipts = self.receipt_columns(["split_id", "attempt", "rejected", "owned"])
+        receipts = self.receipt_columns([names.SPLIT_ID, "attempt", "rejected", "owned"])
         chosen = pc.greater(receipts.column("rejected"), 0)
         chosen = pc.and_(chosen, receipts.column("owned")) if owned else chosen
         rejected = receipts.filter(chosen).to_pydict()
-        return list(map(names.rejects_key, rejected["split_id"], rejected["attempt"]))
+        return list(map(names.rejects_key, rejected[names.SPLIT_ID], rejected["attempt"]))
 
     def _decoded(self, cls: type[_R], side: SideFile) -> tuple[_R, ...]:
         if cls not in self._records:

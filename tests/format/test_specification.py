@@ -19,7 +19,7 @@ from pydantic import BaseModel
 import sfr_batch
 from sfr_batch.format import fingerprint, hashes, names
 from sfr_batch.format.records import (
-    Changes,
+    ChangeCounts,
     Counts,
     Expired,
     IndexPart,
@@ -37,7 +37,7 @@ from tests.tables import make_table
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "sfr_batch" / "format" / "README.md").read_text(encoding="utf-8")
 TABLES = ROOT / "tests" / "fixtures" / "table_format_1"
-RECORDS = (Changes, Counts, Expired, Manifest, SideFile, TableCard, Entry, Holder, Step)
+RECORDS = (ChangeCounts, Counts, Expired, Manifest, SideFile, TableCard, Entry, Holder, Step)
 SCHEMAS = (names.REJECTS_SCHEMA, names.DELETES_SCHEMA, names.CONDEMNED_SCHEMA, names.INDEX_SCHEMA)
 
 

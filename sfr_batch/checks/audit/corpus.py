@@ -23,6 +23,7 @@ from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import ReadUnit, cut
 from sfr_batch.corpus.survey import survey_shards
 from sfr_batch.errors import counted
+from sfr_batch.format import names
 from sfr_batch.format.fingerprint import digest
 from sfr_batch.format.hashes import halves, hash_ids
 from sfr_batch.format.records import KEPT
@@ -119,4 +120,4 @@ def _place(unit: ReadUnit, rows: Rows, row: int) -> str:
     good = len(rows.texts)
     if row < good:
         return f"position {rows.positions[row]} of {unit.shard.uri}, id {rows.ids[row].as_py()!r},"
-    return f"position {rows.rejects.column('position')[row - good]} of {unit.shard.uri}"
+    return f"position {rows.rejects.column(names.POSITION)[row - good]} of {unit.shard.uri}"

@@ -160,10 +160,10 @@ def _missing_elsewhere(
         if snapshot is contents.snapshot:
             continue
         try:
-            files = snapshot.receipt_columns(["split_id", "size"]).to_pydict()
+            files = snapshot.receipt_columns([names.SPLIT_ID, "size"]).to_pydict()
         except (SfrBatchError, pa.ArrowException):  # reported as a side file
             continue
-        sizes = {s: size for s, size in zip(files["split_id"], files["size"], strict=True) if s not in seen}
+        sizes = {s: size for s, size in zip(files[names.SPLIT_ID], files["size"], strict=True) if s not in seen}
         absent = [wrong for split_id, size in sizes.items() if (wrong := listed_wrong(split_id, size, committed))]
         if absent and expired_since(table, number):
             continue

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes
 
 IntArray = NDArray[np.int64]
@@ -59,7 +60,7 @@ def contents_of(content_hash: Hashes, row_hash: Hashes) -> NDArray[np.uint64]:
 
 def places_of(rejects: pa.Table) -> list[str]:
     """Keys of rows that have no id to go by. An id cannot be equal to one but by hashing alike."""
-    shards, positions = rejects.column("shard").to_pylist(), rejects.column("position").to_pylist()
+    shards, positions = rejects.column(names.SHARD).to_pylist(), rejects.column(names.POSITION).to_pylist()
     return [f"\0{shard}\0{position}" for shard, position in zip(shards, positions, strict=True)]
 
 

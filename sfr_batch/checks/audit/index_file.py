@@ -33,7 +33,7 @@ from sfr_batch.format.records import KEPT, IndexPart
 from sfr_batch.storage.store import Store
 
 _NO_PART = -1
-_NEEDED = ("id_hash", "row_hash", "row", "vectors")
+_NEEDED = (names.ID_HASH, names.ROW_HASH, names.ROW, names.VECTORS)
 """Columns that are not null in an entry, beside that of its file."""
 
 
@@ -159,8 +159,8 @@ def examine_row_group(group: IndexRowGroup, files: DataFiles, snapshot: int) -> 
     if isinstance(found, str):
         return ExaminedRowGroup([Problem(found)], damaged=True)
     rows = _with_parts(group, found)
-    is_entry = pc.is_valid(found.column("split_id")).to_numpy()
-    is_reject = pc.is_valid(found.column("reason")).to_numpy()
+    is_entry = pc.is_valid(found.column(names.SPLIT_ID)).to_numpy()
+    is_reject = pc.is_valid(found.column(names.REASON)).to_numpy()
     whole = np.logical_and.reduce([pc.is_valid(found.column(name)).to_numpy() for name in _NEEDED])
     ours = rows.part_of != _NO_PART
     neither = ours & ((is_entry == is_reject) | (is_entry & ~whole))
@@ -274,14 +274,14 @@ def _are_documents(entries: Entries, files: DataFiles, file: IntArray, mask: Mas
 
 
 def _check_rejects(rows: _Selected) -> list[Problem]:
-    duplicates = pc.equal(rows.table.column("reason"), "duplicate_id").to_numpy()
+    duplicates = pc.equal(rows.table.column(names.REASON), names.DUPLICATE_ID).to_numpy()
     return sample(np.flatnonzero(duplicates), lambda at: f"{rows.place(at)} is rejected as duplicate_id", rows.rest)
 
 
 def _reject_records(rows: _Selected) -> Iterator[IdRecords]:
     shards = np.array([numbered.part.shard for numbered in rows.group.parts], object)[rows.part_of]
-    columns = {"shard": pa.array(shards, pa.string())}
-    columns |= {name: rows.table.column(name) for name in (names.ID, "position", "reason", "message")}
+    columns = {names.SHARD: pa.array(shards, pa.string())}
+    columns |= {name: rows.table.column(name) for name in (names.ID, names.POSITION, names.REASON, names.MESSAGE)}
     rejects = pa.table([columns[column.name] for column in names.REJECTS_SCHEMA], schema=names.REJECTS_SCHEMA)
     return reject_records(rejects, rows.orders)
 

@@ -85,17 +85,17 @@ def _decode(data: bytes) -> pa.Table:
 def _problems(file: _Expected, found: pa.Table) -> Iterator[str]:
     if file.rows is not None and found.num_rows != file.rows:
         yield f"{file.key} has {found.num_rows:,} rows, the receipt of its split says {file.rows:,}"
-    if file.shard is not None and set(found.column("shard").to_pylist()) - {file.shard}:
+    if file.shard is not None and set(found.column(names.SHARD).to_pylist()) - {file.shard}:
         yield f"{file.key} has rejects of another shard than {file.shard}"
-    reasons = set(found.column("reason").to_pylist())
-    if (file.shard is None) != ("duplicate_id" in reasons) and reasons:
+    reasons = set(found.column(names.REASON).to_pylist())
+    if (file.shard is None) != (names.DUPLICATE_ID in reasons) and reasons:
         yield f"{file.key} has the reasons {', '.join(sorted(reasons))}"
 
 
 def reject_records(rejects: pa.Table, numbers: IntArray) -> Iterator[IdRecords]:
     """Whom rejects reject. numbers: [n] one for each, by which they are put in order."""
-    reasons = rejects.column("reason")
-    duplicate = pc.equal(reasons, "duplicate_id").to_numpy()
+    reasons = rejects.column(names.REASON)
+    duplicate = pc.equal(reasons, names.DUPLICATE_ID).to_numpy()
     after = pc.is_in(reasons, pa.array(names.AFTER_READING)).to_numpy()
     masks = {
         RecordKind.DUPLICATE: duplicate,

@@ -314,10 +314,10 @@ def _batches(pieces: Iterable[Located]) -> Iterator[list[Located]]:
 def _index_of_owned(table: Table, receipt: Receipt) -> pa.Table:
     """The rows of a shard's own data file, and its rejects, as those of an index."""
     entries = read_owned(table.store, receipt, table.schema, table.card.fingerprint)
-    hashes = {"id_hash": whole(entries.ids), "row_hash": whole(entries.rows)}
-    hashes["position"] = pa.array(np.zeros(len(entries), np.int64))  # among the rejects: nobody asks for it
+    hashes = {names.ID_HASH: whole(entries.ids), names.ROW_HASH: whole(entries.rows)}
+    hashes[names.POSITION] = pa.array(np.zeros(len(entries), np.int64))  # among the rejects: nobody asks for it
     if names.ROW_HASH in table.schema.names:
-        hashes["content_hash"] = whole(entries.contents)
+        hashes[names.CONTENT_HASH] = whole(entries.contents)
     rejects = names.REJECTS_SCHEMA.empty_table()
     if receipt.rejected:
         key = names.rejects_key(receipt.split_id, receipt.attempt)
@@ -329,10 +329,10 @@ def _index_of_owned(table: Table, receipt: Receipt) -> pa.Table:
 
 def _moved_index(index: pa.Table, moves: Mapping[str, _Move]) -> pa.Table:
     """The same rows, where they are now. Raises CountsDoNotClose if one would be lost."""
-    files = index.column("split_id").combine_chunks().dictionary_encode()
+    files = index.column(names.SPLIT_ID).combine_chunks().dictionary_encode()
     known = files.dictionary.to_pylist()
     which = files.indices.fill_null(-1).to_numpy()
-    row = index.column("row").fill_null(-1).to_numpy().copy()
+    row = index.column(names.ROW).fill_null(-1).to_numpy().copy()
     for split_id, mine in _by_file(known, which):
         if split_id in moves:
             row[mine] = moves[split_id].rows[row[mine]]
@@ -343,6 +343,6 @@ def _moved_index(index: pa.Table, moves: Mapping[str, _Move]) -> pa.Table:
                 )
     renamed = pa.array([moves[s].split_id if s in moves else s for s in known], pa.string())
     columns = {name: index.column(name) for name in index.column_names}
-    columns["split_id"] = pa.DictionaryArray.from_arrays(files.indices, renamed).dictionary_decode()
-    columns["row"] = pc.if_else(pc.is_valid(index.column("row")), pa.array(row), None)
+    columns[names.SPLIT_ID] = pa.DictionaryArray.from_arrays(files.indices, renamed).dictionary_decode()
+    columns[names.ROW] = pc.if_else(pc.is_valid(index.column(names.ROW)), pa.array(row), None)
     return pa.table(columns).cast(names.INDEX_SCHEMA)

@@ -90,11 +90,11 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
         row_recipe=draft.row_recipe,
         generation=draft.generation,
         counts=counts,
-        files=_side(store, number, draft.run_id, "files", to_table(Receipt, receipts)),
-        shards=_side(store, number, draft.run_id, "shards", to_table(ShardRecord, list(draft.shards))),
-        indexes=_side(store, number, draft.run_id, "indexes", to_table(IndexPart, indexes)) if indexes else None,
+        files=_side(store, number, draft.run_id, names.FILES, to_table(Receipt, receipts)),
+        shards=_side(store, number, draft.run_id, names.SHARDS, to_table(ShardRecord, list(draft.shards))),
+        indexes=_side(store, number, draft.run_id, names.INDEXES, to_table(IndexPart, indexes)) if indexes else None,
         changes=draft.changes,
-        deletes=_side(store, number, draft.run_id, "deletes", live.deletes) if live.deletes.num_rows else None,
+        deletes=_side(store, number, draft.run_id, names.DELETES, live.deletes) if live.deletes.num_rows else None,
         condemned=base.manifest.condemned if base else None,
         expired=base.manifest.expired if base else None,
         duplicates=key,
@@ -173,8 +173,8 @@ _COUNTED = (names.N_TOKENS, names.N_TOKENS_FULL, names.TRUNCATED)
 def _dead_tokens(table: Table, receipts: Sequence[Receipt], deletes: pa.Table) -> NDArray[np.int64]:
     """Tokens, tokens before truncation or chunking, and truncated rows, of the rows that are not live."""
     dead = {receipt.split_id: receipt for receipt in receipts}
-    files = deletes.column("split_id").combine_chunks().dictionary_encode()
-    position, number = deletes.column("position").to_numpy(), files.indices.to_numpy()
+    files = deletes.column(names.SPLIT_ID).combine_chunks().dictionary_encode()
+    position, number = deletes.column(names.POSITION).to_numpy(), files.indices.to_numpy()
     bounds = np.flatnonzero(np.diff(number)) + 1  # they come by file
 
     def count(split_id: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -222,7 +222,7 @@ def condemn(
     run_id = new_run_id()
     everything = sorted(base.read_condemned() | set(split_ids))
     side = _side(
-        table.store, base.number + 1, run_id, "condemned", pa.table([everything], schema=names.CONDEMNED_SCHEMA)
+        table.store, base.number + 1, run_id, names.CONDEMNED, pa.table([everything], schema=names.CONDEMNED_SCHEMA)
     )
     counts = base.manifest.counts
     manifest = base.manifest.model_copy(

@@ -39,10 +39,10 @@ def duplicate_rejects(losers: Sequence[DuplicateRow]) -> pa.Table:
     return pa.table(
         {
             names.ID: [str(loser.id) for loser in losers],
-            "shard": [loser.shard for loser in losers],
-            "position": [loser.row for loser in losers],
-            "reason": ["duplicate_id"] * len(losers),
-            "message": [
+            names.SHARD: [loser.shard for loser in losers],
+            names.POSITION: [loser.row for loser in losers],
+            names.REASON: [names.DUPLICATE_ID] * len(losers),
+            names.MESSAGE: [
                 f"an earlier row has this id; this one is row {loser.row} of {names.data_key(loser.split_id)}"
                 for loser in losers
             ],
@@ -90,11 +90,11 @@ def too_many_rejects(
     tables = [read_parquet(data) for data in read_many(store, keys)]
     tables += [rejects_of(read_part(store, part), part.shard) for part in parts[: _FILES_FOR_REASONS - len(tables)]]
     rows = [row for found in tables for row in found.to_pylist()]
-    first = {row["reason"]: row for row in reversed(rows)}
+    first = {row[names.REASON]: row for row in reversed(rows)}
     reasons = [
-        f"  {reason}: {number:,}, e.g. at {first[reason]['position']} of {first[reason]['shard']}: "
-        f"{first[reason]['message']}"
-        for reason, number in Counter(row["reason"] for row in rows).most_common(3)
+        f"  {reason}: {number:,}, e.g. at {first[reason][names.POSITION]} of {first[reason][names.SHARD]}: "
+        f"{first[reason][names.MESSAGE]}"
+        for reason, number in Counter(row[names.REASON] for row in rows).most_common(3)
     ]
     if duplicates:
         reasons.append(f"  duplicate_id: {duplicates:,}")

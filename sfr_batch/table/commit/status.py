@@ -26,16 +26,16 @@ class RunStatus:
 def unfinished_runs(table: Table) -> list[RunStatus]:
     """Runs without a report that began after the last published one, oldest first."""
     files = [info.key.removeprefix(f"{names.RUNS}/").split("/", 1) for info in table.store.list(names.RUNS)]
-    planned = {parts[0] for parts in files if parts[1:] == ["plan.parquet"]}
-    reported = {parts[0] for parts in files if parts[1:] == ["report.json"]}
+    planned = {parts[0] for parts in files if parts[1:] == [names.RUN_PLAN]}
+    reported = {parts[0] for parts in files if parts[1:] == [names.RUN_REPORT]}
     latest = table.latest()
     published = {latest.manifest.run_id} if latest else set()
     newest = max(reported | published, default="")
     committed = set(map(without_last_flag, table.committed()))
     found = []
     for run_id in sorted(run_id for run_id in planned - reported if run_id > newest):
-        plan = read_parquet(table.store.read(names.run_key(run_id, "plan.parquet")))
-        ids = list(map(without_last_flag, plan.column("split_id").to_pylist()))
+        plan = read_parquet(table.store.read(names.run_key(run_id, names.RUN_PLAN)))
+        ids = list(map(without_last_flag, plan.column(names.SPLIT_ID).to_pylist()))
         found.append(
             RunStatus(run_id, len(ids), sum(i in committed for i in ids), sum(plan.column("rows").to_pylist()))
         )
@@ -81,7 +81,7 @@ def _last_report(table: Table) -> str | None:
     if latest is None:
         return None
     try:
-        report = json.loads(table.store.read(names.run_key(latest.manifest.run_id, "report.json")))
+        report = json.loads(table.store.read(names.run_key(latest.manifest.run_id, names.RUN_REPORT)))
     except ObjectNotFound:  # a sweep has no report, and a run may have died before it wrote one
         return None
     return f"{report['run_id']}: {report['embedded']:,} rows, {report['tokens']:,} tokens in {report['seconds']:,.0f} s"

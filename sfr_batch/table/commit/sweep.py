@@ -51,8 +51,8 @@ def find_orphans(table: Table, base: Snapshot, cutoff: float) -> Orphans:
     snapshots = table.snapshots()
     live: dict[str, str] = {}
     for snapshot in snapshots:
-        receipts = snapshot.receipt_columns(["split_id", "attempt"]).to_pydict()
-        live.update(zip(receipts["split_id"], receipts["attempt"], strict=True))
+        receipts = snapshot.receipt_columns([names.SPLIT_ID, "attempt"]).to_pydict()
+        live.update(zip(receipts[names.SPLIT_ID], receipts["attempt"], strict=True))
     named = {key for snapshot in snapshots for key in snapshot.attached()}
     orphans, condemned = Orphans(), base.read_condemned()
     unpublished: dict[str, list[ObjectInfo]] = {}
