@@ -136,7 +136,3 @@ def test_the_ray_of_image_and_packages_is_the_ray_of_pyproject(cluster: dict[str
 def test_boto3_matches_the_botocore_of_s3fs(cluster: dict[str, Any]) -> None:
     found = pins(cluster)
     assert found["boto3"].specifier == found["botocore"].specifier
-
-
-def test_the_top_says_that_it_was_never_launched() -> None:
-    assert "NOT been launched" in "\n".join(TEXT.splitlines()[:8])

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
+from ray.scripts.scripts import start
 
 from sfr_batch.cli import main as cli
 from sfr_batch.config.loading import config_from_dict, load_config
 from sfr_batch.config.settings import Config
+from sfr_batch.pipeline import execution
 
 ROOT = Path(__file__).parents[2]
 CRON = (ROOT / "configs" / "nightly.cron").read_text(encoding="utf-8")
@@ -55,7 +58,6 @@ def test_all_schedules_run_the_same_entry_point(rayjob: dict[str, Any]) -> None:
     for line in nights:
         (config,) = re.findall(r"python jobs/embed\.py (\S+)", line)
         assert load_config(ROOT / config).model.path == "Salesforce/SFR-Embedding-Mistral"
-    assert len([line for line in CRON.splitlines() if line and line[0].isdigit()]) == 1, "the others are examples"
 
 
 def test_a_cron_line_is_a_line(rayjob: dict[str, Any]) -> None:
@@ -63,6 +65,7 @@ def test_a_cron_line_is_a_line(rayjob: dict[str, Any]) -> None:
     for line in lines():
         assert "%" not in line
         assert not line.endswith("\\")
+        subprocess.run(["bash", "-n", "-c", line], check=True)  # its syntax
 
 
 def test_what_is_done_once_a_week_is_understood() -> None:
@@ -86,16 +89,26 @@ def test_the_config_is_where_the_entry_point_looks(rayjob: dict[str, Any], job: 
     assert job.model == mistral.model
 
 
-def test_no_gpu_before_there_is_work_and_enough_then(rayjob: dict[str, Any], job: Config) -> None:
+def test_the_workers_hold_the_actors(rayjob: dict[str, Any], job: Config) -> None:
+    """All of them at most, and each beside something that reads for it."""
+    (group,) = rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    resources = group["template"]["spec"]["containers"][0]["resources"]
+    gpus, actors = int(resources["limits"]["nvidia.com/gpu"]), job.run.actors
+    assert actors.max == group["maxReplicas"] * gpus / actors.gpus
+    assert int(resources["requests"]["cpu"]) >= gpus / actors.gpus * actors.cpus + execution._READ_CPUS
+
+
+def test_a_cluster_without_workers_gets_some_and_only_then(rayjob: dict[str, Any]) -> None:
+    """No GPU is paid for before there is work; nothing would ever run if nobody added a worker, or if KubeRay made
+    something else of the options than `ray start` knows."""
     cluster = rayjob["spec"]["rayClusterSpec"]
-    assert cluster["enableInTreeAutoscaling"]
-    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     (group,) = cluster["workerGroupSpecs"]
-    assert (group["replicas"], group["minReplicas"]) == (0, 0)
-    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-    actors = job.run.actors
-    assert actors.max == group["maxReplicas"] * int(limits["nvidia.com/gpu"]) / actors.gpus
-    assert rayjob["spec"]["shutdownAfterJobFinishes"]
+    assert group["minReplicas"] == group["replicas"] < group["maxReplicas"]
+    assert cluster["enableInTreeAutoscaling"] or group["replicas"] > 0
+    known = {option for parameter in start.params for option in parameter.opts}
+    for options in (cluster["headGroupSpec"]["rayStartParams"], group["rayStartParams"]):
+        assert {f"--{name}" for name in options} <= known
+        assert all(isinstance(value, str) for value in options.values()), "KubeRay refuses others"
 
 
 def test_versions_are_those_of_the_project(rayjob: dict[str, Any]) -> None:
@@ -106,18 +119,39 @@ def test_versions_are_those_of_the_project(rayjob: dict[str, Any]) -> None:
 
 
 def test_it_is_closed_to_strangers(rayjob: dict[str, Any]) -> None:
-    assert rayjob["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
-    assert of_kind("Role")["rules"] == [{"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create"]}]
-    cron = of_kind("CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-    assert cron["serviceAccountName"] == of_kind("ServiceAccount")["metadata"]["name"]
-    assert cron["serviceAccountName"] not in {pod["serviceAccountName"] for pod in pods(rayjob)}
+    """Who reaches the ports needs a token; and what creates the job may do that and no more, least of all read data."""
+    assert rayjob["spec"]["rayClusterSpec"]["authOptions"]["mode"] == "token"
+    (rule,) = of_kind("Role")["rules"]
+    assert rule["apiGroups"] == [rayjob["apiVersion"].split("/")[0]]
+    assert rule["resources"] == [f"{rayjob['kind'].lower()}s"]
+    assert rule["verbs"] == [container()["command"][1]]
+    binding, account = of_kind("RoleBinding"), of_kind("ServiceAccount")["metadata"]["name"]
+    assert binding["roleRef"]["name"] == of_kind("Role")["metadata"]["name"]
+    assert [subject["name"] for subject in binding["subjects"]] == [account]
+    assert of_kind("CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["serviceAccountName"] == account
+    assert account not in {pod["serviceAccountName"] for pod in pods(rayjob)}
 
 
-def test_nights_do_not_pile_up(rayjob: dict[str, Any]) -> None:
-    spec = of_kind("CronJob")["spec"]
-    assert spec["concurrencyPolicy"] == "Forbid"
-    assert rayjob["spec"]["activeDeadlineSeconds"] < 24 * 3600
-    assert rayjob["spec"]["backoffLimit"] == 0
-    (container,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    assert container["command"] == ["kubectl", "create", "-f", "/etc/sfr-batch/rayjob.yaml"]
+def container() -> dict[str, Any]:
+    """What the CronJob runs."""
+    (found,) = of_kind("CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    return dict(found)
+
+
+def test_the_job_is_created_from_what_is_mounted(rayjob: dict[str, Any]) -> None:
+    (mount,), pod = container()["volumeMounts"], of_kind("CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (volume,) = pod["volumes"]
+    assert mount["name"] == volume["name"]
+    assert volume["configMap"]["name"] == of_kind("ConfigMap")["metadata"]["name"]
+    assert container()["command"][-1] in {f"{mount['mountPath']}/{key}" for key in of_kind("ConfigMap")["data"]}
     assert "generateName" in rayjob["metadata"], "a second night with the same name would be refused by Kubernetes"
+
+
+def test_a_night_ends_before_the_next_one_begins(rayjob: dict[str, Any]) -> None:
+    """Also one that began as late as it may. They are a day apart: the schedule has one hour, of every day."""
+    spec = of_kind("CronJob")["spec"]
+    minute, hour, *days = spec["schedule"].split()
+    assert minute.isdigit()
+    assert hour.isdigit()
+    assert days == ["*", "*", "*"]
+    assert spec["startingDeadlineSeconds"] + rayjob["spec"]["activeDeadlineSeconds"] <= 24 * 3600
