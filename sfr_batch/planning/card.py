@@ -15,7 +15,7 @@ from sfr_batch.model.tokenizer import Tokenizer
 
 
 def make_row_recipe(corpus: CorpusSettings) -> dict[str, Any]:
-    """What decides which rows and columns come out of a shard."""
+    """The settings that decide which rows and columns a shard gives."""
     recipe = {"id": corpus.id, "text": corpus.text, "carry": list(corpus.carry)}
     # Only where they are not the default: a setting that is added later must not make all shards count as changed.
     reading = {"format": corpus.format, "delimiter": corpus.delimiter, "quote": corpus.quote}
@@ -24,7 +24,10 @@ def make_row_recipe(corpus: CorpusSettings) -> dict[str, Any]:
 
 
 def make_card(config: Config, columns: Columns) -> TableCard:
-    """The card of the table that this config makes. Reads the model's small files and the hashes of its weights."""
+    """The metadata of the table that the config makes. Reads the model's small files and the hashes of its weights.
+
+    Raises ConfigError, ModelError.
+    """
     inputs = model_inputs(config.model, config.table.vector_dtype)
     chunks = config.model.overflow == "chunk"
     schema = names.table_schema(columns.id_type, inputs["dim"], config.table.vector_dtype, columns.carry, chunks=chunks)
@@ -32,7 +35,7 @@ def make_card(config: Config, columns: Columns) -> TableCard:
 
 
 def model_inputs(settings: ModelSettings, vector_dtype: str) -> dict[str, Any]:
-    """What the fingerprint is made of, read from the model as it is now."""
+    """The inputs of the fingerprint, read from the model as it is now. Raises ConfigError, ModelError."""
     folder = location.locate(settings, weights=False)
     recipe = model.read_recipe(folder, settings)
     tokenizer = Tokenizer.load(recipe, special_tokens_in_text=settings.special_tokens_in_text)

@@ -1,27 +1,30 @@
-"""Where the tasks of a comparison run: the protocol, and the executor of this process. Ray's is in `pipeline.tasks`."""
+"""Executors, which run the tasks of a comparison: the protocol, and one for this process. `pipeline.tasks` uses Ray."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 
 class Executor(Protocol):
-    """Runs functions somewhere. Handles stand for results, and may be arguments of other calls."""
+    """Runs functions. A handle stands for a result, and may be an argument of another call."""
 
     def share(self, value: Any) -> Any:
-        """A handle for a value that many calls take."""
+        """A handle for a value that is an argument of many calls."""
         ...
 
     def submit(self, function: Callable[..., Any], *args: Any, returns: int = 1) -> list[Any]:
-        """Run it, with handles resolved; the handles of its ``returns`` results, a tuple if they are several."""
+        """Run the function, whose arguments may be handles. Returns a handle for each of its ``returns`` results.
+
+        If there are several results, the function returns them as a tuple.
+        """
         ...
 
     def get(self, handles: Sequence[Any]) -> Iterator[Any]:
-        """The results, in order, one at a time."""
+        """The results of the handles, in order, one at a time. Raises what the function raised."""
         ...
 
 
 class InProcess:
-    """Runs everything at once, in the calling thread; a handle is the result."""
+    """Runs every function immediately, in the calling thread; a handle is the result itself."""
 
     def share(self, value: Any) -> Any:
         return value

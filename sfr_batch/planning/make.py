@@ -2,6 +2,7 @@
 
 Reads metadata only, writes nothing. Needs no GPU, no Ray and no torch."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,12 +101,11 @@ def make_plan(config: Config) -> EmbedPlan:
 
 def _open(store: Store) -> Table | None:
     """The table, if there is one. Raises ConfigError or TableError if none can be created at this place."""
-    try:
+    with contextlib.suppress(TableNotFound):
         return Table.open(store)
-    except TableNotFound:
-        refuse_to_write(store)
-        _check_unused(store)
-        return None
+    refuse_to_write(store)
+    _check_unused(store)
+    return None
 
 
 def _diff(config: Config, selected: _Selected, base: Snapshot | None, row_recipe: dict[str, Any]) -> _ShardDiff:

@@ -65,7 +65,7 @@ class KnownVectors:
 
 
 @dataclass(frozen=True)
-class Scan:
+class ScanTask:
     """Handles of a scan task: the units from ``first`` to before ``end``."""
 
     first: int
@@ -95,7 +95,7 @@ class RowComparison:
     """[rows]"""
     left: Documents
     """[m] documents of the table whose ids were not found in the corpus."""
-    scans: Sequence[Scan]
+    scans: Sequence[ScanTask]
 
     @property
     def shards(self) -> list[str]:
@@ -140,18 +140,18 @@ def compare_rows(
     Raises what reading the corpus and the table raises.
     """
     usable = known.usable
-    rows = sum(estimate(unit)[0] for unit in units) + sum(receipt.vectors for receipt in usable)
+    rows = sum(expected_size(unit)[0] for unit in units) + sum(receipt.vectors for receipt in usable)
     rows += sum(rows_in(documents) for shard in known.old for documents in shard.sources)
     partitions = max(1, -(-rows // ROWS_A_PARTITION))
     shared = executor.share(context)
 
-    scans: list[Scan] = []
+    scans: list[ScanTask] = []
     new_parts: list[list[Any]] = []
     for first, end in _batches(units):
         counts, scanned, *parts = executor.submit(
             scan, list(units[first:end]), first, shared, partitions, returns=2 + partitions
         )
-        scans.append(Scan(first, end, counts, scanned))
+        scans.append(ScanTask(first, end, counts, scanned))
         new_parts.append(parts)
     files = [*known.receipts, *usable]
     numbers = executor.share({file.split_id: FileNumber(n, known.is_other(file)) for n, file in enumerate(files)})
@@ -182,7 +182,7 @@ def compare_rows(
     )
 
 
-def _starts(executor: Executor, scans: Sequence[Scan], units: int) -> NDArray[np.int64]:
+def _starts(executor: Executor, scans: Sequence[ScanTask], units: int) -> NDArray[np.int64]:
     """[units + 1] number of the first row of each unit, then the number of all rows."""
     good = np.zeros(units, np.int64)
     for task, counts in zip(scans, executor.get([task.counts for task in scans]), strict=True):
@@ -202,7 +202,7 @@ def _collect(parts: Iterable[JoinResult], starts: NDArray[np.int64]) -> tuple[De
     return decisions, np.concatenate(left), total(changes)
 
 
-def estimate(unit: ReadUnit) -> tuple[int, int]:
+def expected_size(unit: ReadUnit) -> tuple[int, int]:
     """Rows, and bytes of text, that the metadata of its shard lets expect of a unit."""
     if unit.stream:
         return unit.stream.rows, unit.stream.text_bytes
@@ -213,7 +213,7 @@ def _batches(units: Sequence[ReadUnit]) -> Iterator[tuple[int, int]]:
     """The first unit of each task, and the one behind its last."""
     first = rows = size = 0
     for number, unit in enumerate(units):
-        more_rows, more_bytes = estimate(unit)
+        more_rows, more_bytes = expected_size(unit)
         if number > first and (rows + more_rows > ROWS_A_TASK or size + more_bytes > BYTES_A_TASK):
             yield first, number
             first, rows, size = number, 0, 0

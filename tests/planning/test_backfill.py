@@ -161,6 +161,15 @@ def test_selection_that_means_nothing_is_refused(three: tuple[Place, Writer]) ->
         place.config("select.rejects=true")
 
 
+def test_a_column_that_only_vanished_shards_could_have_is_named(three: tuple[Place, Writer]) -> None:
+    place, writer = three
+    writer.write({"a.parquet": writer.now["a.parquet"]})
+    with pytest.raises(
+        ConfigError, match=r"no longer in the corpus, and corpus\.carry names a column .* Set corpus\.carry"
+    ):
+        make_plan(place.config("select.shards=[b.parquet]", "corpus.carry=[lang, title]"))
+
+
 def test_rows_that_are_nowhere_are_no_snapshot(three: tuple[Place, Writer]) -> None:
     place, _ = three
     before = Table.open(open_store(place.table)).current().number
