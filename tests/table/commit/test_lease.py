@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
@@ -47,6 +47,7 @@ from tests.job_processes import (
 )
 from tests.memory_store import MemoryStore
 from tests.models import minilm_folder
+from tests.state_machines import MACHINE, find_bug
 from tests.table.commit.test_protocol import Actor, SteppedStore
 from tests.tables import make_table
 
@@ -482,9 +483,6 @@ def no_margin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "_KEPT", 1)
 
 
-MACHINE = settings(max_examples=60, stateful_step_count=40, suppress_health_check=list(HealthCheck))
-
-
 @pytest.mark.usefixtures("no_margin")
 def test_contest() -> None:
     run_state_machine_as_test(Contest, settings=MACHINE)
@@ -495,23 +493,6 @@ def test_contest() -> None:
 @pytest.mark.usefixtures("no_margin")
 def test_contest_at_length() -> None:
     run_state_machine_as_test(Contest, settings=settings(MACHINE, max_examples=5000))
-
-
-def find_bug(symptom: str, start: int) -> None:
-    """Short searches from one seed after the other; ``start`` is one that was seen to find this bug soon."""
-    hunt = settings(
-        MACHINE,
-        max_examples=60,
-        phases=[Phase.generate],
-        database=None,
-        print_blob=False,
-        verbosity=Verbosity.quiet,
-        report_multiple_bugs=False,
-    )
-    with pytest.raises(AssertionError, match=symptom):  # noqa: PT012
-        for number in range(start, start + 100):
-            seed(number)(Contest)
-            run_state_machine_as_test(Contest, settings=hunt)
 
 
 def plant_trust_in_create(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -574,7 +555,7 @@ def test_the_machine_finds(
     plant: Callable[[pytest.MonkeyPatch], None], symptom: str, start: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
-    find_bug(symptom, start)
+    find_bug(Contest, symptom, start)
 
 
 def test_trust_in_renewal_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ undisturbed expiry removes what is left of the snapshots that are gone.
 
 import contextlib
 import hashlib
-import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
@@ -27,7 +26,7 @@ from sfr_batch.corpus.file_formats import PARQUET
 from sfr_batch.corpus.rejects import Reject, rejects_table
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import name_split
-from sfr_batch.errors import SfrBatchError, SnapshotConflict, StorageError, TableError, TableNotFound
+from sfr_batch.errors import SnapshotConflict, StorageError, TableError, TableNotFound
 from sfr_batch.format import indexes, names
 from sfr_batch.format.parquet import read_receipt
 from sfr_batch.format.records import Receipt, ShardRecord, TableCard
@@ -43,6 +42,7 @@ from sfr_batch.table.commit.sweep import find_orphans, sweep
 from sfr_batch.table.commit.writing import commit_split, create_or_open, new_attempt
 from sfr_batch.table.table import Snapshot, Table
 from tests.memory_store import MemoryStore
+from tests.state_machines import MACHINE, find_bug
 
 SCHEMA = names.table_schema(pa.int64(), 2, "float32", {})
 CARD = TableCard.make(SCHEMA, "f" * 64, {}, {})
@@ -460,9 +460,6 @@ def one_operation_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(indexes, "PARALLEL_READS", 1)
 
 
-MACHINE = settings(max_examples=80, stateful_step_count=40, suppress_health_check=list(HealthCheck))
-
-
 def test_every_snapshot_accounts_for_every_row() -> None:
     run_state_machine_as_test(Expiring, settings=MACHINE)
 
@@ -522,28 +519,6 @@ def expire_what_others_need(table: Table, keep_last: int) -> None:
         needed = {key for number in expiry.snapshots for key in table.snapshot(number).needs()}
         condemn(table, base, expiry.condemn, "expire", expiry.expired)
         table.store.delete(needed)
-
-
-def find_bug(machine: type[Protocol], symptom: str, start: int = 0) -> None:
-    """The machine must fail, and for the planted reason: ``symptom`` is a pattern for what it says.
-
-    Short searches from one seed after the other. ``start`` is a seed that was seen to find this bug at once; from any
-    other it is found too, in up to two minutes.
-    """
-    hunt = settings(
-        MACHINE,
-        max_examples=60,
-        phases=[Phase.generate],
-        database=None,
-        print_blob=False,
-        verbosity=Verbosity.quiet,
-        report_multiple_bugs=False,
-    )
-    with pytest.raises((AssertionError, SfrBatchError)) as caught:  # noqa: PT012
-        for number in range(start, start + 100):
-            seed(number)(machine)
-            run_state_machine_as_test(machine, settings=hunt)
-    assert re.search(symptom, str(caught.value)), caught.value
 
 
 def test_machine_finds_overwrite_instead_of_create() -> None:

@@ -1,0 +1,31 @@
+"""How state machines of Hypothesis are run here, and how one has to find a bug that is planted in what it tests."""
+
+import pytest
+from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+
+from sfr_batch.errors import SfrBatchError
+
+MACHINE = settings(max_examples=80, stateful_step_count=40, suppress_health_check=list(HealthCheck))
+_HUNT = settings(
+    MACHINE,
+    max_examples=60,
+    phases=[Phase.generate],
+    database=None,
+    print_blob=False,
+    verbosity=Verbosity.quiet,
+    report_multiple_bugs=False,
+)
+
+
+def find_bug(machine: type[RuleBasedStateMachine], symptom: str, start: int = 0) -> None:
+    """The machine must fail, and for the planted reason: ``symptom`` is a pattern for what it says.
+
+    Short searches from one seed after the other. ``start`` is a seed that was seen to find this bug at once; from any
+    other it is found too, in up to two minutes.
+    """
+    hunted = type(machine.__name__, (machine,), {})  # which keeps the seed; the machine itself stays without one
+    with pytest.raises((AssertionError, SfrBatchError), match=symptom):  # noqa: PT012
+        for number in range(start, start + 100):
+            seed(number)(hunted)
+            run_state_machine_as_test(hunted, settings=_HUNT)
