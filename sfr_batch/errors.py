@@ -3,29 +3,28 @@
     SfrBatchError                 catch this one to catch them all
     ├── ConfigError               a setting is wrong: correct the config and run again
     ├── CorpusError               the corpus is not what the config says: correct one of them
-    ├── ModelError                the model folder is unfit, or contradicts the config
+    ├── ModelError                the model folder is incomplete, or contradicts the config
     │   └── TokenizerError        the tokenizer does not produce what the model was trained on
     ├── DeviceError               the GPU failed: no row is to blame; run again, elsewhere if it happens again
     ├── StorageError              the store refused or failed: check credentials, endpoint, space
-    │   └── ObjectNotFound        there is nothing under that name
-    ├── TableError                the table on storage is not what it should be
+    │   └── ObjectNotFound        the object or file does not exist
+    ├── TableError                the table on storage is damaged or incomplete
     │   ├── TableNotFound         there is no table at that path (yet)
-    │   ├── TableMismatch         the table was made with other settings: see the ways out in the message
-    │   ├── TableInUse            another run is at work on it: wait for it, or stop it
-    │   ├── PointerMoved          a pointer points elsewhere than expected: look where, and decide anew
+    │   ├── TableMismatch         the table was made with other settings: the message says what to do
+    │   ├── TableInUse            another run is writing the table: wait for it, or stop it
+    │   ├── PointerMoved          a pointer points elsewhere than expected: look where, then decide again
     │   ├── CountsDoNotClose      rows would be lost or doubled: nothing was published
-    │   └── SnapshotConflict      somebody else published first: plan again on the newer snapshot
+    │   └── SnapshotConflict      another writer published first: plan again on the newer snapshot
     ├── TooManyRejects            more rows than the config allows cannot be embedded: nothing was published
     ├── TooManyDeletes            more documents left the corpus than the config allows: nothing was embedded
     └── RunFailed                 some splits failed; what succeeded is committed, running again continues
 
-Messages name the file, row or setting, and the way out; `counted` spells the numbers in them. This module knows nothing
-else of the project.
+Messages name the file, row or setting, and what to do; `counted` spells their numbers. Imports nothing of the package.
 """
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """The number and its noun: ``1 row``, ``2,000 rows``. plural: where it is more than an added s."""
+    """The number and its noun: ``1 row``, ``2,000 rows``. plural: unless it is the noun with an s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
@@ -38,7 +37,7 @@ class ConfigError(SfrBatchError):
 
 
 class CorpusError(SfrBatchError):
-    """The corpus cannot be read the way the config says."""
+    """The corpus cannot be read as the config says."""
 
 
 class ModelError(SfrBatchError):
@@ -46,11 +45,11 @@ class ModelError(SfrBatchError):
 
 
 class TokenizerError(ModelError):
-    """The tokenizer does not yield the special tokens that the recipe asks for."""
+    """The tokenizer does not produce the special tokens that the recipe requires."""
 
 
 class DeviceError(SfrBatchError):
-    """The device failed while it computed; its process has to be started anew."""
+    """The device failed during a computation; its process must be restarted."""
 
 
 class StorageError(SfrBatchError):
@@ -58,7 +57,7 @@ class StorageError(SfrBatchError):
 
 
 class ObjectNotFound(StorageError):
-    """No object has this name."""
+    """An object or file that was asked for does not exist."""
 
 
 class TableError(SfrBatchError):
@@ -78,7 +77,7 @@ class TableInUse(TableError):
 
 
 class PointerMoved(TableError):
-    """A pointer points elsewhere than whoever wants to move it expects."""
+    """A pointer points elsewhere than its mover expected."""
 
 
 class CountsDoNotClose(TableError):
@@ -98,4 +97,4 @@ class TooManyDeletes(SfrBatchError):
 
 
 class RunFailed(SfrBatchError):
-    """At least one split failed for good; everything that succeeded is committed."""
+    """At least one split failed permanently; all others are committed."""

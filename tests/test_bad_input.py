@@ -522,7 +522,7 @@ ROWS = [
         "corpus.path {root}/empty has no files that can be read: there is nothing at this path. Correct it; "
         "names that begin with _ or . are skipped.", prepare=lambda bench: (bench.root / "empty").mkdir(),
         overrides=("corpus.path={root}/empty",)),
-    Row("a link to nothing", "{root}/corpus/gone.jsonl is a link to nothing; repair or remove it.",
+    Row("a link to nothing", "{root}/corpus/gone.jsonl is a broken link; repair or remove it.",
         prepare=lambda bench: (bench.root / "corpus/gone.jsonl").symlink_to("nowhere")),
     Row("unsupported files",
         "corpus.path {root}/corpus has no files that can be read; it holds 2 file(s), e.g. {root}/corpus/a.docx. "
@@ -715,7 +715,7 @@ ROWS = [
         "{root}/table/_sfr/table.json is damaged: {*}. Restore it from a copy, or write to a new table: "
         "table.path=<another path>.", prepare=put("table/_sfr/table.json", b'{"format_ver')),
     Row("table.json of somebody else",
-        "{root}/table/_sfr/table.json is not what it should be: created_at: Field required; fingerprint: Field "
+        "{root}/table/_sfr/table.json is not a valid record: created_at: Field required; fingerprint: Field "
         "required; fingerprint_inputs: Field required. Restore it from a copy, or write to a new table: "
         "table.path=<another path>.", prepare=put("table/_sfr/table.json", b'{"name": "x"}')),
     Row("table.json is newer",
@@ -773,7 +773,7 @@ ROWS = [
     Row("nobody at the endpoint",
         "Cannot list {bucket}/corpus: tried 2 times over {*} s, the last time: connection ({*}http://127.0.0.1:{port}/"
         "{*}). Check endpoint, region and network, and run the command again; storage.attempts (2) and "
-        "storage.give_up_after_s (120) say how long it is tried.", prepare=both(s3(), closed_port),
+        "storage.give_up_after_s (120) limit the retries.", prepare=both(s3(), closed_port),
         overrides=(*S3_CORPUS, "corpus.storage={endpoint_url: 'http://127.0.0.1:{port}', attempts: 2}")),
     Row("may list but not read",
         "Cannot read {bucket}/corpus/good.jsonl: access denied ({*}); check the credentials, the bucket policy "
@@ -1026,7 +1026,7 @@ ROWS = [
         "UTF-8.", files={"a.jsonl": '{"id": "a", "text": "x"}\n'.encode("utf-16")}),
     Row("UTF-16 in a CSV", "{root}/corpus/a.csv is UTF-16, which is not supported. Convert it to UTF-8: iconv -f "
         "UTF-16 -t UTF-8.", files={"a.csv": "id,text\na,x\n".encode("utf-16")}),
-    Row("a folder in itself", "{root}/corpus/sub/up is a link to a folder that it lies in; remove it.",
+    Row("a folder in itself", "{root}/corpus/sub/up is a link to a folder that contains it; remove it.",
         prepare=lambda bench: ((bench.root / "corpus/sub").mkdir(), (bench.root / "corpus/sub/up").symlink_to(".."))),
     Row("a file name that is not UTF-8", "{root}/corpus/?.csv: the name of this file is not UTF-8; rename it.",
         prepare=lambda bench: (bench.root / "corpus/\udcff.csv").write_bytes(b"id,text\n")),

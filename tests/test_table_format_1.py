@@ -123,7 +123,7 @@ def test_every_snapshot_is_read_as_it_was(saved: Saved) -> None:
         assert differences(state, plain(state_of(table.snapshot(int(number)))) | {"rows": {}}), "nothing is compared"
     assert table.published_numbers() == sorted([*frozen["expired"], *map(int, frozen["snapshots"])])
     for number in frozen["expired"]:
-        with pytest.raises(sfr.SfrBatchError, match=f"Snapshot {number} of .* is no more"):
+        with pytest.raises(sfr.SfrBatchError, match=f"Snapshot {number} of .* was removed by"):
             table.snapshot(number)
 
 

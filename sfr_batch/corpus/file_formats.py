@@ -220,5 +220,5 @@ def _parse_text(line: bytes) -> Row:
 def _parse_csv(header: list[str], fields: list[str]) -> Row:
     """The row of a CSV record."""
     if len(fields) != len(header):
-        return BadRecord("bad_csv", f"the record has {len(fields)} fields, the header {len(header)}")
+        return BadRecord(names.BAD_CSV, f"the record has {len(fields)} fields, the header {len(header)}")
     return dict(zip(header, fields, strict=True))

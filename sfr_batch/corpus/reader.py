@@ -190,9 +190,9 @@ class _Reader:
                 value = find_value(row, name)
                 carried[name] = pa.scalar(value, kind)
                 if lost := lost_key(value, kind):
-                    return reject(id_, "bad_column", f"{name} has {lost!r}, which {kind} has no place for")
+                    return reject(id_, names.BAD_COLUMN, f"{name} has {lost!r}, which {kind} has no place for")
             except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-                return reject(id_, "bad_column", f"{name} is not {kind}: {error}")
+                return reject(id_, names.BAD_COLUMN, f"{name} is not {kind}: {error}")
         values = [find_value(row, name) for name in self._template.columns]
         for name, value in zip(self._template.columns, values, strict=True):
             number = isinstance(value, int | float) and not isinstance(value, bool)

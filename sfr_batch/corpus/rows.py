@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from sfr_batch.corpus.columns import Columns
 from sfr_batch.corpus.rejects import Reject, Undecodable, cell_value, rejects_table, text_problem
+from sfr_batch.format import names
 from sfr_batch.format.hashes import hash_rows, hash_texts
 
 
@@ -90,7 +91,7 @@ def finish_rows(collected: CollectedRows, columns: Columns, shard: str) -> Rows:
     for number, (id_, text) in enumerate(zip(collected.ids, collected.texts, strict=True)):
         problem = text_problem(id_, text, wanted_id)
         if problem is None and number in undecodable:
-            problem = "bad_column", f"{undecodable[number]} holds bytes that are not UTF-8"
+            problem = names.BAD_COLUMN, f"{undecodable[number]} holds bytes that are not UTF-8"
         if problem:
             rejects.append(Reject(id_, collected.positions[number], *problem))
         else:

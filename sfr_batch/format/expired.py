@@ -1,4 +1,4 @@
-"""Which published snapshots are no more, and telling a reader so whose files have gone. Deleting is `retention`'s."""
+"""Published and expired snapshots, and the error for a reader whose files were removed. Deletes nothing."""
 
 import bisect
 import contextlib
@@ -17,7 +17,7 @@ def published_numbers(store: Store) -> list[int]:
 
 
 def check_not_expired(store: Store, number: int) -> None:
-    """Raises TableNotFound, which says when, if a published snapshot has expired."""
+    """Raises TableNotFound, with the date, if a published snapshot has expired."""
 
     def manifest(number: int) -> Manifest:
         key = names.manifest_key(number)
@@ -27,18 +27,18 @@ def check_not_expired(store: Store, number: int) -> None:
     newest = manifest(numbers[-1]) if numbers and numbers[-1] > number else None
     if newest is None or not newest.has_expired(number):
         return
-    later = [n for n in numbers if n > number]  # what has expired stays so: from one of them on all say it
+    later = [n for n in numbers if n > number]  # expired once, expired in all later ones: bisect
     first = later[bisect.bisect_left(later, True, key=lambda n: manifest(n).has_expired(number))]
     known = ", ".join(str(n) for n in numbers if not newest.has_expired(n))
     raise TableNotFound(
-        f"Snapshot {number} of {store.root} is no more: `sfr-batch expire` removed it on {manifest(first).created_at}. "
-        f"Read one that is there: {known}."
+        f"Snapshot {number} of {store.root} was removed by `sfr-batch expire` on {manifest(first).created_at}. "
+        f"Available: {known}."
     )
 
 
 @contextlib.contextmanager
 def expiry_explained(store: Store, number: int) -> Iterator[None]:
-    """Turn a file that is not there into a TableNotFound, if its snapshot has expired since it was opened."""
+    """Turn ObjectNotFound into TableNotFound if the snapshot has expired since it was opened."""
     try:
         yield
     except ObjectNotFound:

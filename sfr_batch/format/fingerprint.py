@@ -1,7 +1,7 @@
-"""Fingerprints: one hash over everything that can change a vector, and one over everything that can change a row.
+"""Fingerprints: a hash over everything that can change a vector, and ids made of what they stand for.
 
-Pure functions over plain dictionaries; knows neither configs nor storage. Two tables with equal fingerprints hold
-interchangeable vectors.
+Pure functions over plain dictionaries; knows neither configs nor storage. Vectors of tables with equal fingerprints are
+interchangeable.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ def digest(value: Any) -> str:
 
 
 def short_id(*parts: Any) -> str:
-    """32 hexadecimal characters (128 bits) that name ``parts``: used for splits, where a name stands for content."""
+    """32 hexadecimal digits (128 bits) that identify ``parts``: the id of a split says what is in it."""
     return hashlib.blake2b(canonical_json(list(parts)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """One line for each key that differs, e.g. ``max_length: 256 in the table, 512 in the config``."""
+    """One line per key that differs, e.g. ``max_length: 256 in the table, 512 in the config``."""
     lines = []
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)

@@ -1,4 +1,4 @@
-"""Hashes by which rows are recognised from one night to the next: of an id, of a text, of a whole row.
+"""Hashes that recognise a row from one run to the next: of its id, its text, and the whole row.
 
 Pure functions over Arrow arrays and Python values, the same in every process and on every machine. 128 bits each, so
 that equal hashes mean equal values.
@@ -23,12 +23,12 @@ def hash_texts(texts: Iterable[str]) -> pa.Array:
 
 
 def hash_ids(ids: Sequence[str | int]) -> pa.Array:
-    """[n] hash of each id, binary(16). A table's ids are all of one type, so 1 and "1" may be one."""
+    """[n] hash of each id, binary(16). 1 and "1" have one hash: the ids of a table are all of one type."""
     return hash_texts(map(str, ids))
 
 
 def hash_rows(content_hash: pa.Array, carry: pa.Table) -> pa.Array:
-    """[n] hash of each row: of its text, by ``content_hash`` [n], and of its carried columns; without any the first.
+    """[n] hash of each row: its ``content_hash`` and its carried columns. Without carried columns ``content_hash``.
 
     Values are hashed as Python spells them, so NaN equals NaN and 0.0 is not -0.0.
     """

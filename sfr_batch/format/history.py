@@ -1,4 +1,4 @@
-"""The states of a table as lines for a person, and which of them was the newest at a time. Pure."""
+"""The snapshots of a table as lines of text, and times as users write them. Pure."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ _NUMBERS = {"number", "vectors", "new", "reused", "rejected"}
 
 
 def listing(manifests: Sequence[Manifest]) -> str:
-    """A line a snapshot under a head: new and reused count documents, rejected those of the whole state."""
+    """A header and one line per snapshot: new and reused count documents, rejected those of the whole snapshot."""
     if not manifests:
         return "no snapshot yet"
     rows = [_HEAD, *map(_row, manifests)]
@@ -34,10 +34,10 @@ def _row(manifest: Manifest) -> tuple[str, ...]:
 
 
 def moment(time: str | datetime) -> datetime:
-    """A time, given as ISO 8601 or as an object; without a zone it is UTC. Raises ConfigError."""
+    """A time, given in ISO 8601 or as an object; UTC unless it names a zone. Raises ConfigError."""
     if isinstance(time, str):
         try:
             time = datetime.fromisoformat(time)
         except ValueError:
-            raise ConfigError(f"{time!r} is no time; write 2026-11-24T23:00, or 2026-11-24T23:00+01:00.") from None
+            raise ConfigError(f"Invalid time {time!r}. Use 2026-11-24T23:00 or 2026-11-24T23:00+01:00.") from None
     return time if time.tzinfo else time.replace(tzinfo=UTC)

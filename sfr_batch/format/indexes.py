@@ -1,7 +1,7 @@
-"""Which rows a shard version consists of, and where their vectors are: read from data files and indexes, and written.
+"""Index files: which rows a shard consists of, and where their vectors are. Reads data files as if they were indexes.
 
-A shard whose rows are just those of its own data files has no index: they are it. Any other has parts of index files,
-in order. Knows stores, receipts and hashes; what two snapshots have in common is `incremental`'s.
+If the rows of a shard are exactly those of its own data files, it has no index. Every other shard has parts of index
+files, in order. Knows stores, receipts and hashes; `planning` compares snapshots.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,22 +26,22 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 PARALLEL_READS = 32
-"""Files whose documents are read at a time, as long as these are few."""
+"""Files that are read at a time, if they have few documents."""
 ROWS_AHEAD = 2**19
-"""Documents that are read ahead, at about 200 bytes each, unless one file has more."""
+"""Limit of documents that are read ahead, about 200 bytes each. A single file may have more."""
 ROWS_A_TASK = 2**18
 _ROWS_A_GROUP = 2**16
-"""Rows of a row group of an index file: a part is read without much of what is beside it."""
+"""Rows of a row group of an index file: reading a part reads little else."""
 _WHERE = [names.ID_HASH, names.SPLIT_ID, names.ROW, names.VECTORS]
-"""Columns that say whose vectors are where."""
+"""Columns that locate the vectors of a document."""
 
 
 @dataclass(frozen=True)
 class Entries:
     """Documents that have vectors, in the order of their shard.
 
-    ids, rows, contents: [n, 2] hashes, see `identity`; files: [n] which of ``split_ids`` has the vectors; row, vectors:
-    [n] the first row of each there, and how many it has.
+    ids, rows, contents: [n, 2] hashes, see `hashes`; files: [n] index into ``split_ids`` of the data file with the
+    vectors; row, vectors: [n] first row in that file, and number of rows.
     """
 
     split_ids: list[str]
@@ -57,7 +57,7 @@ class Entries:
 
 
 def read_owned(store: Store, receipt: Receipt, schema: pa.Schema, fingerprint: str, *, hashes: bool = True) -> Entries:
-    """All documents of a data file, in order. ``hashes``: whether those of rows and texts are needed.
+    """All documents of a data file, in order. ``hashes``: whether the hashes of rows and texts are needed.
 
     Raises TableError, CountsDoNotClose, as `read_data_file`.
     """
@@ -88,7 +88,7 @@ def first_rows(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
 
 
 def read_part(store: Store, part: IndexPart, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a part of an index, ``columns`` of `schema.INDEX_SCHEMA`, default all.
+    """The rows of a part of an index, ``columns`` of `names.INDEX_SCHEMA`, default all.
 
     Raises ObjectNotFound, or TableError.
     """
@@ -110,7 +110,7 @@ def read_part(store: Store, part: IndexPart, columns: Sequence[str] | None = Non
 
 
 def read_entries(store: Store, part: IndexPart, *, hashes: bool = True) -> Entries:
-    """The documents with vectors of a part of an index. ``hashes``: whether those of rows and texts are needed.
+    """The documents with vectors in a part of an index. ``hashes``: whether the hashes of rows and texts are needed.
 
     Raises ObjectNotFound, or TableError.
     """
@@ -119,7 +119,7 @@ def read_entries(store: Store, part: IndexPart, *, hashes: bool = True) -> Entri
 
 
 def entries_of(index: pa.Table) -> Entries:
-    """The documents with vectors among the rows of an index; hashes that are not among its columns are those of ids."""
+    """The documents with vectors among the rows of an index. If it has no ``row_hash``, ``rows`` equals ``ids``."""
     if index.column(names.SPLIT_ID).null_count:
         index = index.filter(pc.is_valid(index.column(names.SPLIT_ID)))
     files = index.column(names.SPLIT_ID).dictionary_encode().combine_chunks()
@@ -139,7 +139,7 @@ def entries_of(index: pa.Table) -> Entries:
 
 
 def rejects_of(index: pa.Table, shard: str) -> pa.Table:
-    """The rejects among the rows of an index, columns of `schema.REJECTS_SCHEMA`."""
+    """The rejects among the rows of an index, columns of `names.REJECTS_SCHEMA`."""
     index = index.filter(pc.is_valid(index.column(names.REASON)))
     columns = {names.SHARD: pa.repeat(pa.scalar(shard), index.num_rows)}
     columns |= {name: index.column(name) for name in (names.ID, names.POSITION, names.REASON, names.MESSAGE)}
@@ -147,15 +147,15 @@ def rejects_of(index: pa.Table, shard: str) -> pa.Table:
 
 
 def read_ahead(read: Callable[[T], R], sources: Sequence[T], rows: Sequence[int]) -> Iterator[R]:
-    """``read`` of each of some sources, in their order, in bounded memory. rows: [sources] documents of each, about."""
+    """``read(source)`` of each source, in order, in bounded memory. rows: [sources] approximate number of documents."""
     return in_parallel(read, sources, PARALLEL_READS, rows, ROWS_AHEAD)
 
 
 @dataclass(frozen=True)
 class Located:
-    """The rows of a shard, or of a piece of it, as an index will have them.
+    """The rows of a shard, or of a piece of it, in the form of an index.
 
-    index: columns of `schema.INDEX_SCHEMA`, those with vectors first, in order.
+    index: columns of `names.INDEX_SCHEMA`, those with vectors first, in order.
     """
 
     shard: str
@@ -171,8 +171,8 @@ def index_table(
 ) -> pa.Table:
     """Rows of an index.
 
-    hashes: [n] id_hash, row_hash, content_hash and position of rows with vectors; split_ids, row, vectors: [n] where;
-    rejects: columns of `schema.REJECTS_SCHEMA` of rows without.
+    hashes: [n] id_hash, row_hash, content_hash and position of rows with vectors; split_ids, row, vectors: [n] their
+    place; rejects: columns of `names.REJECTS_SCHEMA` of rows without.
     """
     empty = {field.name: pa.nulls(hashes.num_rows, field.type) for field in names.INDEX_SCHEMA}
     given = {name: hashes.column(name) for name in hashes.column_names}
@@ -191,7 +191,7 @@ def index_table(
 
 
 def write_index(store: Store, key: str, located: Sequence[Located]) -> list[IndexPart]:
-    """Write rows of shards as one index file, under a name that is nobody else's. Returns where they are in it."""
+    """Write rows of shards as one index file, under a name that no other writer uses. Returns their parts."""
     parts, start = [], 0
     for piece in located:
         parts.append(IndexPart(piece.shard, key, start, piece.index.num_rows))
@@ -202,13 +202,16 @@ def write_index(store: Store, key: str, located: Sequence[Located]) -> list[Inde
 
 
 def create_own(store: Store, key: str, data: bytes) -> None:
-    """Create a file under a name that nobody else can have; finding it there means a lost reply, or a bug."""
+    """Create a file under a name that no other writer uses. Raises TableError if it exists with other content."""
     if not store.create(key, data) and store.read(key) != data:
-        raise TableError(f"{store.root}/{key} exists with other content; its name should be this run's alone.")
+        raise TableError(
+            f"{store.root}/{key} exists with other content, although no other run uses this name. This is a bug: "
+            "please report it."
+        )
 
 
 def joined(parts: Sequence[IndexPart]) -> Iterator[IndexPart]:
-    """Parts of one shard, those that follow each other in a file as one."""
+    """Parts, with those merged that follow each other in a file and belong to one shard."""
     last: IndexPart | None = None
     for part in parts:
         if last and (last.key, last.shard, last.start + last.rows) == (part.key, part.shard, part.start):

@@ -197,7 +197,8 @@ REJECTS_SCHEMA = pa.schema(
 uncompressed; of a duplicate, its row in the data file that the message names."""
 
 NULL_ID, BAD_ID, DUPLICATE_ID = "null_id", "bad_id", "duplicate_id"
-NULL_TEXT, EMPTY_TEXT, BAD_TEXT, BAD_JSON = "null_text", "empty_text", "bad_text", "bad_json"
+NULL_TEXT, EMPTY_TEXT, BAD_TEXT = "null_text", "empty_text", "bad_text"
+BAD_COLUMN, BAD_JSON, BAD_CSV = "bad_column", "bad_json", "bad_csv"
 BAD_VECTOR, ENCODER_FAILED, TOO_LONG = "bad_vector", "encoder_failed", "too_long"
 AFTER_READING = (BAD_VECTOR, ENCODER_FAILED, TOO_LONG)
 """Reasons of rows that were read without an error: id and text are good."""

@@ -1,6 +1,6 @@
-"""Parquet as a table's files are written and read: whole files in memory, page checksums, receipts in footers.
+"""Writing and reading the Parquet files of a table: whole files in memory, page checksums, receipts in footers.
 
-Knows stores and receipts; which files are live is `table`'s.
+Knows stores and receipts; does not know which files are live.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sfr_batch.errors import CountsDoNotClose, StorageError, TableError
+from sfr_batch.errors import CountsDoNotClose, StorageError, TableError, counted
 from sfr_batch.format import names
 from sfr_batch.format.records import WAYS_OUT, Receipt
 from sfr_batch.storage.store import Store, in_memory
@@ -23,10 +23,10 @@ _FOOTERS_A_TASK = 64
 
 
 def encode_parquet(table: pa.Table, metadata: dict[str, str] | None = None, row_group_size: int | None = None) -> bytes:
-    """A whole Parquet file in memory: an open Parquet stream that an exception closes would publish what it has.
+    """A whole Parquet file in memory: a stream to storage that an exception closes would publish an incomplete file.
 
-    Page checksums let a reader see a flipped bit. Vectors are float noise: neither dictionaries, statistics nor
-    compression pay for them. ``row_group_size``: rows, default all.
+    Page checksums let a reader detect a flipped bit. Vectors are noise: dictionaries, statistics and compression would
+    not make them smaller. ``row_group_size``: rows, default all.
     """
     sink = pa.BufferOutputStream()
     plain = [name for name in table.column_names if name != names.EMBEDDING]
@@ -44,18 +44,18 @@ def encode_parquet(table: pa.Table, metadata: dict[str, str] | None = None, row_
 
 
 def open_parquet(data: bytes | IO[bytes]) -> pq.ParquetFile:
-    """A Parquet file whose page checksums are verified as it is read; that no threads read it is its reader's part.
+    """A Parquet file whose page checksums are verified as it is read. Read it with ``use_threads=False``.
 
-    Not `pq.read_table`, and not with pre_buffer, its default: these read ahead in threads of Arrow's, and one of these
-    that still holds a Python object when the process ends brings it down (pyarrow 26 on Linux: one in six processes
-    that end right after `pq.read_table`, one in eighty with pre_buffer).
+    Not `pq.read_table`, and not with pre_buffer, its default: these read ahead in threads of Arrow, and a process ends
+    with SIGABRT if one of them still holds a Python object then (pyarrow 26 on Linux: one in six processes that end
+    right after `pq.read_table`, one in eighty with pre_buffer).
     """
     file = in_memory(data) if isinstance(data, bytes) else data
     return pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
 
 
 def read_parquet(data: bytes | IO[bytes], columns: Sequence[str] | None = None) -> pa.Table:
-    """A Parquet file, or columns of it, its page checksums verified, decoded in the calling thread."""
+    """A Parquet file, or columns of it, decoded in the calling thread. Page checksums are verified."""
     table = open_parquet(data).read(columns=columns, use_threads=False)
     # A column named "a.b" is also read where "a" is asked for.
     return table if columns is None else table.select(columns)
@@ -63,7 +63,7 @@ def read_parquet(data: bytes | IO[bytes], columns: Sequence[str] | None = None) 
 
 @contextlib.contextmanager
 def damage_explained(store: Store, key: str) -> Iterator[None]:
-    """Turn what Parquet says of a damaged file into a TableError that names it."""
+    """Turn errors of Parquet on a damaged file into a TableError that names the file."""
     try:
         yield
     except (OSError, KeyError, pa.ArrowException) as error:
@@ -72,7 +72,7 @@ def damage_explained(store: Store, key: str) -> Iterator[None]:
 
 
 def check_fingerprint(store: Store, key: str, found: str | None, expected: str) -> None:
-    """Raises TableError if a file of the table has another fingerprint than the table; then it is not the table's."""
+    """Raises TableError if a file has another fingerprint than the table: it was made for another table."""
     if found != expected:
         raise TableError(
             f"{store.root}/{key} has the fingerprint {(found or 'none')[:12]}, the table {expected[:12]}: its vectors "
@@ -81,19 +81,21 @@ def check_fingerprint(store: Store, key: str, found: str | None, expected: str) 
 
 
 def check_data_file(store: Store, key: str, file: pq.ParquetFile, rows: int, fingerprint: str) -> None:
-    """Raises TableError if a data file's footer has not the table's ``fingerprint``, CountsDoNotClose if it has not as
-    many rows as its receipt says."""
+    """Raises TableError if the footer of a data file does not have the table's ``fingerprint``, CountsDoNotClose if the
+    number of rows differs from ``rows``, that of its receipt."""
     found = (file.metadata.metadata or {}).get(names.FINGERPRINT_KEY.encode())
     check_fingerprint(store, key, found.decode(errors="replace") if found else None, fingerprint)
     if file.metadata.num_rows != rows:
-        raise CountsDoNotClose(f"{store.root}/{key} has {file.metadata.num_rows} rows, its receipt says {rows}.")
+        raise CountsDoNotClose(
+            f"{store.root}/{key} has {counted(file.metadata.num_rows, 'row')}, its receipt says {rows:,}."
+        )
 
 
 def read_data_file(store: Store, receipt: Receipt, columns: list[str], fingerprint: str) -> pa.Table:
-    """Columns of a split's data file, dead rows included, its page checksums verified.
+    """Columns of a split's data file, including dead rows. Page checksums are verified.
 
-    Raises TableError if it is damaged or its footer has not the table's ``fingerprint``, CountsDoNotClose if it has not
-    as many rows as its receipt says.
+    Raises TableError if the file is damaged or its footer does not have the table's ``fingerprint``, CountsDoNotClose
+    if its number of rows differs from the receipt.
     """
     key = names.data_key(receipt.split_id)
     with damage_explained(store, key), store.open(key) as stream:
@@ -121,7 +123,7 @@ def read_receipt(store: Store, split_id: str) -> Receipt:
 
 def read_receipts(store: Store, split_ids: Sequence[str]) -> list[Receipt]:
     """The receipts of many data files, in order, see `read_receipt`."""
-    # A few at a time where they are many: handing one to a thread costs as much as reading a footer on a local disk.
+    # Several per task: handing over a task costs as much as reading a footer from a local disk.
     at_once = max(1, min(_FOOTERS_A_TASK, len(split_ids) // (4 * _PARALLEL_FOOTERS)))
     parts = [split_ids[start : start + at_once] for start in range(0, len(split_ids), at_once)]
     with ThreadPoolExecutor(_PARALLEL_FOOTERS) as pool:

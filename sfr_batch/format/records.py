@@ -245,7 +245,7 @@ class Record(BaseModel):
             return cls.model_validate_json(data)
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:3])
-            raise TableError(f"{source} is not what it should be: {wrong}. {WAYS_OUT}") from error
+            raise TableError(f"{source} is not a valid record: {wrong}. {WAYS_OUT}") from error
 
 
 class Counts(Record):

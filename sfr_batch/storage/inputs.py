@@ -21,12 +21,12 @@ from sfr_batch.storage.store import absolute_uri, is_s3
 
 _MAGIC = "*?["
 _FETCH_RANGE = 16 * 2**20
-_FETCH_AT_ONCE = 8  # ranges: what fetching a file holds in memory
+_FETCH_AT_ONCE = 8  # ranges, held in memory
 
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """One file of a corpus: absolute ``uri``, ``size`` in bytes, and a ``version`` that changes with its content."""
+    """One file of a corpus: absolute ``uri``, ``size`` in bytes, and a ``version`` that changes with the content."""
 
     uri: str
     size: int
@@ -34,10 +34,10 @@ class InputFile:
 
 
 def list_inputs(path: str, settings: StorageSettings) -> list[InputFile]:
-    """The files that a file name, a folder or prefix, or a glob stands for, sorted by URI.
+    """The files that a file name, a folder or prefix, or a glob names, sorted by URI; empty if there are none.
 
-    Names that begin with ``_`` or ``.`` below the given path are skipped, as every engine does. Raises StorageError
-    if the path cannot be listed; an empty list means that it holds nothing.
+    Names below the given path that begin with ``_`` or ``.`` are skipped, as every engine does. Raises StorageError if
+    the path cannot be listed.
     """
     uri = absolute_uri(path)
     plain, base, pattern = _parse_inputs(uri)
@@ -72,16 +72,16 @@ def would_list(path: str, uri: str) -> bool:
 
 
 def _parse_inputs(uri: str) -> tuple[str, str, bool]:
-    """(name without scheme, the folder or file below which names are looked for, whether the name is a pattern)."""
+    """(name without scheme, folder or file below which to look, whether the name is a pattern)."""
     plain = uri.removeprefix("s3://")
-    # A local name may hold these characters itself; whoever gives an existing one means it.
+    # A local name may contain these characters itself: an existing one is no pattern.
     pattern = any(char in plain for char in _MAGIC) and (is_s3(uri) or not os.path.lexists(plain))
     base = os.path.dirname(plain[: min(plain.index(char) for char in _MAGIC if char in plain)]) if pattern else plain
     return plain, base, pattern
 
 
 def _s3_glob(fs: Any, pattern: str, base: str) -> dict[str, Any]:
-    """As fs.glob, in one listing. fs.glob passes over what it cannot list, and so over documents."""
+    """As fs.glob, in one listing, but what cannot be listed is an error: skipping it would lose documents."""
     stem = pattern[len(base) + 1 : min(pattern.index(char) for char in _MAGIC if char in pattern)]
     matches = re.compile(glob_translate(pattern)).match
     return {name: info for name, info in fs.find(base, prefix=stem, detail=True).items() if matches(name)}
@@ -96,7 +96,7 @@ def _check_name(uri: str) -> None:
 
 
 def _inputs_at(name: str, deep: bool) -> Iterator[tuple[str, os.stat_result]]:
-    """The file itself, or, if ``deep``, the files of a folder; nothing where there is neither."""
+    """The file itself, or the files of a folder if ``deep``; nothing if it does not exist."""
     if os.path.isfile(name):
         yield name, os.stat(name)
     elif deep:
@@ -116,7 +116,7 @@ def _local_input(name: str, status: os.stat_result) -> InputFile:
 
 
 def stat_input(uri: str, settings: StorageSettings) -> InputFile:
-    """The file as it is now. Raises ObjectNotFound."""
+    """The current size and version of a file. Raises ObjectNotFound."""
     with explained("read", uri):
         if not is_s3(uri):
             return _local_input(uri, os.stat(uri))
@@ -149,10 +149,10 @@ def read_input_range(uri: str, start: int, end: int, settings: StorageSettings) 
 
 
 def fetch_input(file: InputFile, target: Path, settings: StorageSettings) -> str:
-    """Copy a file to a local path, several ranges at a time; returns the SHA-256 of what came, 64 hex digits.
+    """Download a file to a local path, several ranges at a time; returns the SHA-256 of the bytes, 64 hex digits.
 
-    ``target`` gets its name when it is whole; until then, and after a crash, it is `partial_name`. One process at a
-    time may fetch a target. Raises ObjectNotFound, and StorageError also if the file is no longer ``file``.
+    The copy has the name `partial_name` until it is whole. Only one process at a time may fetch a target. Raises
+    ObjectNotFound, and StorageError if the file has changed.
     """
     starts = range(0, file.size, _FETCH_RANGE)
     fs, name = filesystem(file.uri, settings), file.uri.removeprefix("s3://")
@@ -169,8 +169,8 @@ def fetch_input(file: InputFile, target: Path, settings: StorageSettings) -> str
                 stream.write(data)
                 digest.update(data)
                 size += len(data)
-        # The ranges were read one by one: only an unchanged version says that they are of one file.
+        # The ranges were read one by one: only an unchanged version proves that they are of one file.
         if size != file.size or stat_input(file.uri, settings).version != file.version:
-            raise StorageError(f"{file.uri} was replaced while it was fetched; run the command again.")
+            raise StorageError(f"{file.uri} changed while it was downloaded; run the command again.")
         os.replace(temporary, target)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""A store on a local disk: create-if-absent by hard link, durable by fsync."""
+"""`Store` on a local disk: creates objects by hard link, durable by fsync."""
 
 import contextlib
 import errno
@@ -48,7 +48,7 @@ class LocalStore:
                         raise
                     raise StorageError(
                         f"Cannot write {target}: this file system has no hard links ({error}), which creating a file "
-                        "in one piece needs; use another local disk, or s3://."
+                        "atomically needs. Use another local disk, or s3://."
                     ) from error
                 _sync_folder(os.path.dirname(target))
                 return True

@@ -118,7 +118,7 @@ def free_bytes(folder: Path) -> int:
 def walk(top: str) -> Iterator[tuple[str, os.stat_result]]:
     """Every file below a folder. Links to folders are followed.
 
-    Raises StorageError for a link to nothing and for a link to a folder that contains it, OSError for a folder that
+    Raises StorageError for a broken link and for a link to a folder that contains it, OSError for a folder that
     cannot be read: to pass over one of them would lose documents.
     """
 
@@ -134,13 +134,13 @@ def walk(top: str) -> Iterator[tuple[str, os.stat_result]]:
         for name in folders:
             path = os.path.join(folder, name)
             if os.path.islink(path) and ((status := os.stat(path)).st_dev, status.st_ino) in trail:
-                raise StorageError(f"{path} is a link to a folder that it lies in; remove it.")
+                raise StorageError(f"{path} is a link to a folder that contains it; remove it.")
         for name in names:
             path = os.path.join(folder, name)
             try:
                 status = os.stat(path)
             except FileNotFoundError:
                 if os.path.islink(path):
-                    raise StorageError(f"{path} is a link to nothing; repair or remove it.") from None
+                    raise StorageError(f"{path} is a broken link; repair or remove it.") from None
                 continue  # deleted while we look
             yield path, status

@@ -1,4 +1,4 @@
-"""Many reads at once, in order, in bounded memory."""
+"""Parallel reads that return in order, in bounded memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +15,9 @@ R = TypeVar("R")
 def in_parallel(
     read: Callable[[T], R], things: Sequence[T], at_once: int, sizes: Sequence[int] = (), at_most: int = 0
 ) -> Iterator[R]:
-    """``read`` of each of ``things``, in their order, ``at_once`` of them ahead of the consumer.
+    """``read(thing)`` of each thing, in order, up to ``at_once`` of them ahead of the consumer.
 
-    sizes: [things] of what is read, in any unit; then what is ahead is together at most ``at_most``, or a single thing.
+    sizes: [things] sizes of the results, in any unit; the results ahead are then at most ``at_most`` in total, or one.
     """
     if at_once == 1:
         yield from map(read, things)
@@ -37,6 +37,6 @@ def in_parallel(
 
 
 def read_many(store: Store, keys: list[str]) -> list[bytes]:
-    """Whole objects, many at a time, in the order of ``keys``."""
+    """Whole objects, in the order of ``keys``; 32 are read at a time."""
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
         return list(pool.map(store.read, keys))

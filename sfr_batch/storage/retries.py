@@ -1,8 +1,8 @@
-"""Trying again: a request to a store is repeated until it works, a bound is reached, or repeating cannot help.
+"""Retries: a request to a store is repeated until it succeeds, a limit is reached, or the failure is permanent.
 
-The one place that repeats requests, so that the bounds are those of the settings and not products of layers. What was
-repeated is counted, by reason and for this process, and logged. Knows no client: what is transient is said by a
-function, see `sfr_batch.storage.s3_client`.
+The only place that repeats requests, so the limits are those of the settings and not multiplied by layers. Repeated
+requests are logged and counted, by reason, for this process. Knows no client: a function says which failures are
+transient, see `s3_client`.
 """
 
 import asyncio
@@ -30,27 +30,26 @@ _last_logged = float("-inf")
 
 @dataclass(frozen=True)
 class Bounds:
-    """At most ``attempts`` tries of one request, none of which begins later than ``give_up_after_s`` seconds after the
-    first."""
+    """Limits of one request: ``attempts`` tries, the last begun within ``give_up_after_s`` seconds of the first."""
 
     attempts: int
     give_up_after_s: float
 
 
 class RetriesExhausted(OSError):
-    """A bound is reached. The message says how often, over how long and why; the cause is the last failure."""
+    """A limit was reached. The message has the number of tries, their duration and the last reason."""
 
 
 def repeated_requests() -> Counter[str]:
-    """How often this process has repeated a request so far, by reason."""
+    """Number of requests that this process has repeated so far, by reason."""
     with _lock:
         return _counts.copy()
 
 
 def backoff(repetition: int) -> float:
-    """Seconds to wait before the ``repetition``-th repetition (from 1): doubled each time, half of it random.
+    """Seconds to wait before the ``repetition``-th repetition (from 1): exponential, with 50 % jitter.
 
-    Random, so that many clients whom a store turned away do not come back together.
+    Jitter, so that many clients that were throttled do not come back together.
     """
     full = min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2.0 ** min(repetition - 1, 32))
     return full * random.uniform(0.5, 1)
@@ -59,9 +58,9 @@ def backoff(repetition: int) -> float:
 async def retry(
     request: Callable[[], Awaitable[T]], bounds: Bounds, reason_of: Callable[[Exception], str | None], what: str
 ) -> T:
-    """The result of ``request``, tried within ``bounds``; ``what`` names it in the log.
+    """The result of ``request``, repeated within ``bounds``; ``what`` names it in the log.
 
-    ``reason_of`` says in a word or two why a failure is transient, or None if it is final: then it is raised as it is.
+    ``reason_of``: why a failure is transient, in a word or two, or None if it is permanent: it is raised unchanged.
     Raises RetriesExhausted.
     """
     began = time.monotonic()
@@ -84,8 +83,8 @@ def _last_words(tried: int, passed: float, bounds: Bounds, reason: str, error: E
     times = "once" if tried == 1 else f"{tried} times over {passed:.0f} s"
     return (
         f"tried {times}, the last time: {reason} ({error}). Check endpoint, region and network, and run the command "
-        f"again; storage.attempts ({bounds.attempts}) and storage.give_up_after_s ({bounds.give_up_after_s:g}) say how "
-        "long it is tried."
+        f"again; storage.attempts ({bounds.attempts}) and storage.give_up_after_s ({bounds.give_up_after_s:g}) limit "
+        "the retries."
     )
 
 

@@ -1,4 +1,4 @@
-"""A store on S3: create-if-absent by conditional PUT."""
+"""`Store` on S3: creates objects by conditional PUT. Also the file system that `inputs` reads through."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from sfr_batch.storage.parallel import PARALLEL_READS
 from sfr_batch.storage.retries import Bounds
 from sfr_batch.storage.store import ObjectInfo, absolute_uri, is_s3, path_parts
 
-# It tries once: what is repeated, `storage.retries` repeats. Both timeouts are of silence, not of a whole transfer.
+# The client tries once: only `storage.retries` repeats. Both timeouts are of silence, not of a whole transfer.
 _CLIENT = {
     "connect_timeout": 5,
     "read_timeout": 30,
@@ -69,12 +69,12 @@ class S3Store:
         return f"<S3Store {self.root}>"
 
     def filesystem(self) -> Any:
-        """For libraries that read through fsspec, with the retries and the keys of this store."""
+        """The fsspec file system, with the retries and the keys of this store, for libraries that read through one."""
         return self._fs
 
     @property
     def endpoint_url(self) -> str | None:
-        """Where the store is, if it is not AWS."""
+        """URL of the store; None for AWS."""
         return _endpoint(self._settings)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -126,7 +126,7 @@ class S3Store:
 
     def delete(self, keys: Iterable[str]) -> None:
         """As `Store.delete`, up to 1,000 keys a request."""
-        # Not fs.rm: it reads patterns and folders into names, and passes over the keys that the store refused.
+        # Not fs.rm: it takes names for patterns and folders, and ignores keys that the store refused to delete.
         bucket = self._path("").split("/", 1)[0]
         names = [self._path(key).split("/", 1)[1] for key in keys]
         for start in range(0, len(names), _DELETE_BATCH):
@@ -144,7 +144,7 @@ class S3Store:
 
 
 class _S3Reader(io.RawIOBase):
-    """An open S3 object. s3fs reads lazily, so the errors of reading are explained too, not only those of opening."""
+    """An open S3 object. s3fs reads lazily, so errors of reading are explained here, beside those of opening."""
 
     def __init__(self, file: Any, uri: str) -> None:
         self._file = file

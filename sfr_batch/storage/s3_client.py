@@ -1,9 +1,9 @@
 """The S3 client: s3fs, but every request goes through `retries.retry`, the only place that repeats anything.
 
-s3fs and botocore each try once. A repetition is of one request: one page of a listing, one part of an upload, one range
-with its body, whose length is checked before anybody sees it. (aiohttp, below them, sends an idempotent request once
-more at once when the connection that it had kept from before turns out to be closed.) Importing this loads the clients,
-which takes a second: `storage` does it when the first s3:// is opened.
+s3fs and botocore each try once. What is repeated is one request: one page of a listing, one part of an upload, one
+range with its body, whose length is checked before anyone reads it. (aiohttp, below them, immediately resends an
+idempotent request if its kept-alive connection turns out to be closed.) Importing this loads the clients, which takes a
+second: `s3` imports it when the first s3:// URI is opened.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ _ABORT_ATTEMPTS = 2
 
 
 class Truncated(Exception):
-    """A body is not as long as it has to be."""
+    """A body has another length than its headers say."""
 
 
 class RetryingS3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
-    """``options``: those of S3FileSystem, whose client must be told to try once."""
+    """``options``: of S3FileSystem; they must configure the client to try once. Raises S3ClientError, else OSError."""
 
     retries = 1
 
@@ -64,7 +64,7 @@ class RetryingS3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
 
 
 class _Body:
-    """A body that has been read, in the shape of one that has not."""
+    """A body that was read already, with the interface of one that was not."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -87,10 +87,10 @@ async def _read(answer: Mapping[str, Any], asked: str | None) -> bytes:
 
 
 def check_length(length: int, content_length: int | None, asked: str | None, content_range: str | None) -> None:
-    """Raises Truncated if ``length`` bytes are not what the headers promise, or these not what was ``asked`` for.
+    """Raises Truncated if ``length`` is not what the headers say, or the range not the one that was ``asked`` for.
 
     asked: the Range header of the request, ``bytes=2-5`` or ``bytes=2-``; content_range: the Content-Range of the
-    answer, ``bytes 2-5/100``, see RFC 9110, 14.4. A range may end behind the object's end, not elsewhere.
+    answer, ``bytes 2-5/100``, see RFC 9110, 14.4. A range may end behind the end of the object.
     """
     if content_length is not None and length != content_length:
         raise Truncated(f"{length:,} bytes instead of {content_length:,}")
@@ -109,7 +109,7 @@ def check_length(length: int, content_length: int | None, asked: str | None, con
 
 
 def transient_reason(error: Exception) -> str | None:
-    """Why it may help to repeat a request that failed so, in a word or two; None if it will not help."""
+    """Why a failure is transient, in a word or two; None if it is permanent."""
     response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
     if isinstance(response, dict):
         code = str(response.get("Error", {}).get("Code", ""))
@@ -119,7 +119,7 @@ def transient_reason(error: Exception) -> str | None:
         if code in BROKEN_ON_THE_WAY:
             return "broken on the way"
         return "server error" if status >= 500 and status != 501 else None
-    inner = getattr(error, "kwargs", {}).get("error")  # what botocore's exceptions were made of
+    inner = getattr(error, "kwargs", {}).get("error")  # the cause, as botocore passes it on
     if isinstance(error, client.SSLError):  # a wrong certificate stays wrong; a handshake may be cut off
         return "connection" if "EOF" in str(error) else None
     if isinstance(error, client.ReadTimeoutError | client.ConnectTimeoutError | asyncio.TimeoutError):

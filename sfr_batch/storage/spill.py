@@ -1,4 +1,4 @@
-"""Records by hash in bounded memory: kept in memory while they are few, else on disk, and given back by partition."""
+"""Records partitioned by hash, in bounded memory: kept in memory if they are few, else on disk."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 
 class Spill:
-    """Records with a field ``hash`` (uint64), in memory while one partition is enough, else in a file a partition.
+    """Records with a field ``hash`` (uint64); in memory if one partition is enough, else in one file per partition.
 
-    Records with equal hashes are in the same partition.
+    Records with equal hashes are in the same partition. total_rows: expected records; partition_rows: records of a
+    partition, on average at most.
     """
 
     def __init__(self, folder: Path, dtype: np.dtype[np.void], total_rows: int, partition_rows: int) -> None:
@@ -31,7 +32,7 @@ class Spill:
                     some.tofile(file)
 
     def partitions(self) -> Iterator[NDArray[np.void]]:
-        """All records, a partition at a time."""
+        """All records, one partition at a time."""
         if self._n == 1:
             yield np.concatenate(self._memory) if self._memory else np.empty(0, dtype=self._dtype)
             return

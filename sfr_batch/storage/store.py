@@ -1,7 +1,12 @@
-"""The `Store` protocol: objects under a root, written whole and never changed.
+"""The `Store` protocol: objects below a root, written whole and never changed.
 
-Its one strong operation is `create`: make this object if no object has that name, and say who won. Everything that a
-table promises rests on it. Knows nothing of tables and Parquet."""
+Implementations: `local.LocalStore` (hard links) and `s3.S3Store` (conditional PUT); tests have `MemoryStore`. Another
+kind of store, such as GCS, is one more class with these five methods and one more line in `stores.open_store`; a corpus
+on it needs `inputs` too. `tests/storage/test_storage.py` has the contract as tests that run on every implementation.
+
+The guarantees of a table need one operation: `create`, which makes an object only if no object has that key, and
+returns whether it did. Knows nothing of tables and Parquet.
+"""
 
 import io
 import os
@@ -12,12 +17,12 @@ from typing import IO, Protocol
 from sfr_batch.errors import ConfigError, StorageError
 
 TEMPORARY = "_sfr/tmp"
-"""Local stores write here before an object gets its name; a crash may leave something, which a sweep removes."""
+"""Folder where local stores write an object before it gets its name. A sweep removes what a crash leaves there."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One object: ``key`` below the store's root, ``size`` in bytes, ``modified`` in seconds since the epoch."""
+    """One object: ``key`` relative to the root, ``size`` in bytes, ``modified`` in seconds since the epoch."""
 
     key: str
     size: int
@@ -25,15 +30,18 @@ class ObjectInfo:
 
 
 class Store(Protocol):
-    """Objects under one root. Keys are relative, with ``/`` between their parts."""
+    """Objects below one root. Keys are relative to it, with ``/`` between their parts.
+
+    Every method raises StorageError if the store refuses or fails, and for a key that leads out of the root.
+    """
 
     root: str
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write ``data`` under ``key`` if nothing is there, atomically and durably; False if something was.
+        """Create an object if none has this key, atomically and durably. False if one has.
 
-        After a lost reply the repeated request also gives False: the caller looks at what is there to learn whether
-        it is its own. Raises StorageError; then too the object may be there, if the last reply was lost.
+        After a lost reply the repeated request also returns False: the caller reads the object to learn whether it is
+        its own. If StorageError is raised, the object may exist all the same.
         """
         ...
 
@@ -46,11 +54,11 @@ class Store(Protocol):
         ...
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Every object whose key begins with the folder ``prefix``, in one pass, in no particular order."""
+        """Every object in the folder ``prefix`` and below, in one pass, in no particular order."""
         ...
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Remove objects; those already gone are no error."""
+        """Remove objects. One that does not exist is no error."""
         ...
 
 
@@ -59,13 +67,13 @@ def is_s3(uri: str) -> bool:
 
 
 def absolute_uri(path: str) -> str:
-    """S3 URIs without a trailing slash; anything else as an absolute local path."""
+    """An s3:// URI without a trailing slash, or an absolute local path. Raises ConfigError."""
     if is_s3(path):
         inside = path.split("://", 1)[1].strip("/")
         if "@" in inside.split("/")[0]:
             raise ConfigError(
-                "An s3:// path has credentials before its bucket; remove them: they come from the AWS chain or the "
-                "section's storage settings."
+                "An s3:// path has credentials before its bucket. Remove them: credentials come from the AWS chain or "
+                "from the section's storage settings."
             )
         if not inside:
             raise ConfigError(f"{path} names no bucket; write s3://bucket/prefix.")
@@ -77,12 +85,12 @@ def absolute_uri(path: str) -> str:
 
 
 def path_parts(root: str, key: str) -> list[str]:
-    """Of a key. Raises StorageError if it would leave the root: keys also come from files that strangers have made."""
+    """The parts of a key. Raises StorageError if it leads out of the root: keys also come from files of strangers."""
     parts = key.split("/")
     if key.startswith("/") or "\0" in key or not {".", ".."}.isdisjoint(parts):
         raise StorageError(
-            f"{key!r} is no name of an object in {root}: it leads elsewhere. Whatever names it is damaged, or was made "
-            "to do harm; do not trust this table."
+            f"The key {key!r} leads out of {root}. The file that contains it is damaged or malicious: do not trust "
+            "this table."
         )
     return parts
 

@@ -1,4 +1,4 @@
-"""Opens the store of a URI, local or S3."""
+"""Opens the store of a URI, local or S3. The one place that knows which implementations of `Store` there are."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from sfr_batch.storage.store import TEMPORARY, Store, absolute_uri, is_s3
 
 
 def tidy(store: Store) -> None:
-    """Remove the empty folder in which a local store has put objects together; nothing else."""
+    """Remove the empty temporary folder of a local store. Does nothing on other stores."""
     if isinstance(store, LocalStore):
         folder = os.path.join(store.root, TEMPORARY)
         with contextlib.suppress(OSError):
@@ -18,6 +18,6 @@ def tidy(store: Store) -> None:
 
 
 def open_store(uri: str, settings: StorageSettings | None = None) -> Store:
-    """The store rooted at a local folder or an s3:// prefix."""
+    """The store whose root is a local folder or an s3:// prefix. Raises ConfigError."""
     uri = absolute_uri(uri)
     return S3Store(uri, settings or StorageSettings()) if is_s3(uri) else LocalStore(uri)

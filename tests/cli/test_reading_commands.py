@@ -56,7 +56,7 @@ def test_at_a_number_or_a_time() -> None:
         table.at(time="2026-11-01T09:59")
     with pytest.raises(TableNotFound, match=r"has no snapshot 4\. Snapshots: 1, 2, 3\."):
         table.at(snapshot=4)
-    with pytest.raises(ConfigError, match="'yesterday' is no time; write 2026-11-24T23:00"):
+    with pytest.raises(ConfigError, match=r"Invalid time 'yesterday'\. Use 2026-11-24T23:00"):
         table.at(time="yesterday")
     for arguments in ({}, {"snapshot": 1, "time": "2026-11-01"}):
         with pytest.raises(ConfigError, match="Give the number of a snapshot or a time, one of the two"):

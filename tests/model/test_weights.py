@@ -147,7 +147,7 @@ def test_a_file_that_is_replaced_while_it_is_fetched(s3_prefix: str, tmp_path: P
     [file] = list_inputs(s3_prefix, StorageSettings())
     for data in (b"two", b"three", b"1"):
         put(file.uri, data)
-        with pytest.raises(StorageError, match="file was replaced while it was fetched; run the command again"):
+        with pytest.raises(StorageError, match="file changed while it was downloaded; run the command again"):
             fetch_input(file, tmp_path / "file", StorageSettings())
         assert not (tmp_path / "file").exists()
 

@@ -106,7 +106,7 @@ def test_attempts_are_a_bound_and_the_error_tells_them() -> None:
     assert isinstance(error, RetriesExhausted)
     assert re.fullmatch(
         r"tried 5 times over \d+ s, the last time: throttled \(busy\)\. Check endpoint, region and network, and run "
-        r"the command again; storage\.attempts \(5\) and storage\.give_up_after_s \(60\) say how long it is tried\.",
+        r"the command again; storage\.attempts \(5\) and storage\.give_up_after_s \(60\) limit the retries\.",
         str(error),
     )
     error, made = times(lambda n: OSError("busy"), Bounds(1, 60))

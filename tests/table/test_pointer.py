@@ -150,7 +150,7 @@ def test_what_cannot_be_promoted(tmp_path: Path) -> None:
     assert list(open_store(current).list("")) == []
     sfr.promote(current, green, snapshot=1)
     expire(table, keep_last=1, dry_run=False)
-    with pytest.raises(TableNotFound, match=r"Snapshot 1 of .*green is no more"):
+    with pytest.raises(TableNotFound, match=r"Snapshot 1 of .*green was removed by"):
         sfr.open_table(current).to_arrow()
 
 

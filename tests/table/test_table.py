@@ -426,7 +426,7 @@ def test_data_file_that_is_another_is_seen(local: Store) -> None:
     table = make_table(local, {"a": ["x", "y"], "b": ["z"]})
     a, b = names.data_key(split_name("a")), names.data_key(split_name("b"))
     replace(local, a, local.read(b))
-    with pytest.raises(CountsDoNotClose, match=rf"{a} has 1 rows, its receipt says 2"):
+    with pytest.raises(CountsDoNotClose, match=rf"{a} has 1 row, its receipt says 2"):
         table.to_arrow()
     with pytest.raises(TableError, match=rf"{a} holds the receipt of another split, {split_name('b')}"):
         read_receipt(local, split_name("a"))
@@ -479,7 +479,7 @@ def test_damaged_or_newer_records_are_refused(key: str) -> None:
     for change, text in [
         ({"format_version": 2}, "has table format 2; this sfr-batch reads up to 1: upgrade"),
         ({"format_version": "new"}, "is damaged"),
-        ({"surprise": 1}, "is not what it should be: .*surprise"),
+        ({"surprise": 1}, "is not a valid record: .*surprise"),
     ]:
         replace(store, key, json.dumps({**record, **change}).encode())
         with pytest.raises(TableError, match=f"(?s){key} {text}"):

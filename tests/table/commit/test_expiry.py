@@ -314,9 +314,7 @@ def test_time_travel_to_what_is_gone(store: Store) -> None:
     assert reading.read_receipts()
     expire(table, keep_last=1, dry_run=False)
     when = table.current().manifest.created_at
-    told = (
-        rf"Snapshot 1 of {store.root} is no more: `sfr-batch expire` removed it on .*\. Read one that is there: 2, 3\."
-    )
+    told = rf"Snapshot 1 of {store.root} was removed by `sfr-batch expire` on .*\. Available: 2, 3\."
     for read in (
         lambda: table.snapshot(1),
         lambda: table.at(1),
@@ -360,7 +358,7 @@ def test_expire_and_snapshots_on_the_command_line(tmp_path: Path) -> None:
     assert third.endswith(f"  {getpass.getuser()}@{socket.gethostname()}")
     for command in (["export", root, tmp_path / "x"], ["view", root], ["audit", root], ["search", root, "q"]):
         assert "Snapshot 1 of " in complaint(1, *command, "--snapshot", 1)
-    assert "is no more" in complaint(1, "changes", root, 1, 2)
+    assert "was removed by" in complaint(1, "changes", root, 1, 2)
     assert "expired   1 earlier snapshot\n" in run("status", root).output
     assert run("audit", root).exit_code == 0
     assert [s.number for s in sfr.open_table(root).snapshots()] == [2, 3]

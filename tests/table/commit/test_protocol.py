@@ -448,7 +448,7 @@ class Expiring(Protocol):
         kept = table.snapshot_numbers()
         needed = {key for number in kept for key in self.published[number]}
         for number in self.published.keys() - set(kept):
-            with pytest.raises(TableNotFound, match=f"Snapshot {number} of .* is no more"):
+            with pytest.raises(TableNotFound, match=f"Snapshot {number} of .* was removed by"):
                 table.snapshot(number)
             left = (set(self.published[number]) - needed) & {info.key for info in self.objects.list("")}
             assert left == {names.manifest_key(number)}, f"of snapshot {number} something is left"
