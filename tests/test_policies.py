@@ -379,9 +379,7 @@ COLUMNS = {field.name for schema in (names.REJECTS_SCHEMA, names.INDEX_SCHEMA) f
 ORDINARY = {"id", "shard", "row", "vectors", "chunk", "truncated"}
 """Columns whose names are ordinary words: these may stand elsewhere, but not where a column is asked for."""
 OF_COLUMNS = {"column", "field", "sort_by", "append_column", "select", "drop_columns"}
-REASONS = {names.DUPLICATE_ID, names.NULL_ID, names.BAD_ID, names.NULL_TEXT, names.EMPTY_TEXT, names.BAD_TEXT}
-REASONS |= {names.BAD_COLUMN, names.BAD_JSON, names.BAD_CSV, *names.AFTER_READING}
-UNMISTAKABLE = (COLUMNS - ORDINARY) | REASONS | {names.RUN_PLAN, names.RUN_REPORT, names.RECEIPT_KEY}
+UNMISTAKABLE = (COLUMNS - ORDINARY) | {*names.REASONS} | {names.RUN_PLAN, names.RUN_REPORT, names.RECEIPT_KEY}
 UNMISTAKABLE |= {names.FINGERPRINT_KEY}
 FOLDERS = ("_sfr", f"{names.REJECTS}/")
 SPELLED = {

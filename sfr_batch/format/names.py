@@ -202,6 +202,18 @@ BAD_COLUMN, BAD_JSON, BAD_CSV = "bad_column", "bad_json", "bad_csv"
 BAD_VECTOR, ENCODER_FAILED, TOO_LONG = "bad_vector", "encoder_failed", "too_long"
 AFTER_READING = (BAD_VECTOR, ENCODER_FAILED, TOO_LONG)
 """Reasons of rows that were read without an error: id and text are good."""
+REASONS = (
+    DUPLICATE_ID,
+    NULL_ID,
+    BAD_ID,
+    NULL_TEXT,
+    EMPTY_TEXT,
+    BAD_TEXT,
+    BAD_COLUMN,
+    BAD_JSON,
+    BAD_CSV,
+    *AFTER_READING,
+)
 
 DELETES_SCHEMA = pa.schema([pa.field(SPLIT_ID, pa.string()), pa.field(POSITION, pa.int64())])
 """``position``: row number in the data file of the split."""

@@ -1,6 +1,7 @@
-"""The records a table keeps: receipts of splits, counts, shards, manifests of snapshots, the table's own card.
+"""The records of a table: receipts, shard records, index parts, manifests with their counts, and the table card.
 
-Immutable values with their JSON and Arrow forms. Knows nothing of stores: `table` reads them, `commit` writes them.
+Immutable values with their JSON and Arrow forms; a field's name is its key or column on storage. The records of a lease
+and of a pointer are in `table.commit.lease` and `table.pointer`. Knows nothing of stores.
 """
 
 import base64
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sfr_batch.errors import CountsDoNotClose, TableError
+from sfr_batch.errors import CountsDoNotClose, TableError, counted
 from sfr_batch.format import names
 from sfr_batch.format.names import FORMAT_VERSION
 
@@ -27,12 +28,12 @@ _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_
 
 
 def utc_now() -> str:
-    """The time as ISO 8601 with seconds, in UTC."""
+    """The time in ISO 8601, in UTC, with seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def user() -> str:
-    """Whose process this is."""
+    """Name of the user of this process, or the number of one without a name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container whose user has no name
@@ -46,12 +47,12 @@ def who() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What finishing one split reports. It stands in the footer of the split's data file, so the file proves itself.
+    """What committing one split reports. It is in the footer of the split's data file, so no second log can disagree.
 
-    Counts are documents, but for ``vectors`` (rows of the data file) and the token counts: ``tokens`` of the rows
-    after truncation, ``tokens_full`` of their documents before truncation or chunking, ``encoded_tokens`` with
-    repeated texts counted once, ``padded_tokens`` as the device computed them. ``start`` is the position of the
-    split's first row in its shard, as in the rejects; ``attempt`` names the try whose rejects count.
+    Counts are documents, except ``vectors`` (rows of the data file) and token counts: ``tokens`` of the rows after
+    truncation, ``tokens_full`` of their documents before truncation or chunking, ``encoded_tokens`` without repeated
+    texts, ``padded_tokens`` as the device computed them. ``start``: position of the split's first row in its shard, as
+    in the rejects; ``attempt``: names the rejects file that counts.
     """
 
     split_id: str
@@ -71,18 +72,18 @@ class Receipt:
     truncated: int
     encode_seconds: float
     canaries: int = 0
-    """Fixed texts that were encoded along with the rows."""
+    """Number of fixed texts that were encoded with the rows."""
     drift: float = 0.0
-    """Largest 1 - cosine between a canary's vector among the rows and the one it has by itself."""
+    """Largest 1 - cosine between the vector of a canary encoded among the rows and encoded alone."""
     generation: str = ""
-    """The label under which its rows were embedded."""
+    """Label of the run that embedded the rows."""
     copied: bool = False
-    """Whether its vectors are copies, made because only carried columns had changed."""
+    """Whether the vectors are copies, because only carried columns changed."""
     size: int = 0
-    """Bytes of the data file; not in the footer, which is part of it."""
+    """Bytes of the data file. 0 in the footer, which is part of the file."""
     owned: bool = True
-    """Whether the rows of ``shard`` are just those of its owned data files; else an index says which rows of which
-    files they are. Not in the footer: it depends on the snapshot."""
+    """Whether ``shard`` has no index: its rows are exactly those of the data files that it owns. True in the footer,
+    because it depends on the snapshot."""
 
     @classmethod
     def of_rows(
@@ -136,16 +137,16 @@ class Receipt:
         )
 
     def check(self) -> None:
-        """Raises CountsDoNotClose unless every row read is embedded or rejected."""
+        """Raises CountsDoNotClose unless every row that was read is embedded or rejected."""
         if self.read != self.embedded + self.rejected:
             raise CountsDoNotClose(
-                f"Split {self.split_id} of {self.shard}: {self.read} rows read, but {self.embedded} embedded and "
-                f"{self.rejected} rejected."
+                f"Split {self.split_id} of {self.shard}: {counted(self.read, 'row')} read, but {self.embedded} "
+                f"embedded and {self.rejected} rejected."
             )
 
     @property
     def footer(self) -> "Receipt":
-        """The receipt as the data file's footer has it."""
+        """The receipt in the form that the footer of the data file has."""
         return dataclasses.replace(self, size=0, owned=True)
 
     def to_json(self) -> str:
@@ -154,16 +155,16 @@ class Receipt:
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         values = json.loads(text)
-        # The splits of a shard and of a run name it thousands of times over: once in memory is enough.
+        # Thousands of receipts name the same shard and run: intern the strings.
         return cls(**values | {key: sys.intern(values[key]) for key in ("shard", "version", "run_id")})
 
 
 @dataclass(frozen=True, slots=True)
 class ShardRecord:
-    """One shard as a snapshot covers it: which version, under which row recipe and generation, and its rows.
+    """One shard in a snapshot: its version, row recipe, generation and number of rows.
 
-    ``rejected``: of the ``read`` rows, but for those that lost to an earlier row with the same id. ``splits``: its
-    owned data files. ``retried``: the label under which its rejects were last tried again.
+    ``rejected``: rejected rows among the ``read`` rows, without duplicates of an id. ``splits``: number of owned data
+    files. ``retried``: label under which its rejects were last tried again.
     """
 
     uri: str
@@ -178,14 +179,14 @@ class ShardRecord:
 
 
 KEPT = ""
-"""The URI of the record of all rows that are no longer in the corpus and stay in the table nevertheless."""
+"""URI of the shard record for documents that left the corpus and stay in the table."""
 PACKED = ""
-"""The shard, and the shard version, in the receipt of a split whose rows come from many shards."""
+"""Shard and version in the receipt of a split whose rows come from several shards."""
 
 
 @dataclass(frozen=True, slots=True)
 class IndexPart:
-    """Some rows of a shard: ``rows`` rows of the index file ``key``, from row ``start`` on. Parts are in order."""
+    """Some rows of a shard: ``rows`` rows of the index file ``key``, from row ``start``. Parts are in order."""
 
     shard: str
     key: str
@@ -194,12 +195,12 @@ class IndexPart:
 
 
 def rows_in(source: Receipt | IndexPart) -> int:
-    """Rows that are read where the documents of a shard are: of its data file, or of its part of an index."""
+    """Number of rows of a data file or of a part of an index."""
     return source.vectors if isinstance(source, Receipt) else source.rows
 
 
 def to_table(cls: type[Any], records: list[Any]) -> pa.Table:
-    """Records of one of the dataclasses above as an Arrow table, a column a field."""
+    """Records of one of the dataclasses above as an Arrow table, one column per field."""
     fields = dataclasses.fields(cls)
     schema = pa.schema([pa.field(f.name, _ARROW[f.type], nullable=False) for f in fields])  # type: ignore[index]
     arrays = [pa.array([getattr(r, f.name) for r in records], schema.field(f.name).type) for f in fields]
@@ -207,7 +208,7 @@ def to_table(cls: type[Any], records: list[Any]) -> pa.Table:
 
 
 def from_table(cls: type[Any], table: pa.Table) -> list[Any]:
-    """The inverse of `to_table`; what an older table does not have is left at its default."""
+    """The inverse of `to_table`. A field that an older table does not have gets its default."""
     names = [field.name for field in dataclasses.fields(cls) if field.name in table.column_names]
     columns = [_values(table.column(name)) for name in names]
     return [cls(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
@@ -232,7 +233,7 @@ class Record(BaseModel):
 
     @classmethod
     def from_json(cls, data: bytes, source: str) -> Self:
-        """Raises TableError that names ``source`` if the record is damaged or of a newer format."""
+        """The record. Raises TableError that names ``source`` if it is damaged or of a newer format."""
         try:
             version = int(json.loads(data).get("format_version", FORMAT_VERSION))
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -249,20 +250,20 @@ class Record(BaseModel):
 
 
 class Counts(Record):
-    """Documents of a snapshot: ``read`` are all rows of the corpus, each of them in exactly one of the next three.
+    """Counts of a snapshot, in documents. ``read`` has all rows of the corpus, each in exactly one of the next three.
 
-    ``vectors`` are as many as documents with vectors, but where `model.overflow` is chunk, and documents have several.
+    ``vectors`` equals the documents with vectors, unless these have several (`model.overflow: chunk`).
     """
 
     read: int
     embedded: int
-    """Rows whose vectors are new in this snapshot."""
+    """Documents whose vectors are new in this snapshot."""
     reused: int
-    """Rows whose vectors an earlier snapshot made."""
+    """Documents whose vectors are from an earlier snapshot."""
     rejected: int
-    """Rows in the rejects, duplicates of an id included."""
+    """Rejected rows, duplicates of an id included."""
     vectors: int
-    """Live vectors."""
+    """Live rows."""
     tokens: int
     """Tokens of the live rows, after truncation."""
     truncated: int
@@ -270,34 +271,35 @@ class Counts(Record):
     tokens_full: int = 0
     """Tokens of the live documents before truncation or chunking."""
     kept: int = 0
-    """Documents that are no longer in the corpus and are kept (`table.delete: keep`); not among those read."""
+    """Documents that left the corpus and stay (`table.delete: keep`); not part of ``read``."""
 
     def check(self) -> None:
-        """Raises CountsDoNotClose unless every document has exactly one fate."""
+        """Raises CountsDoNotClose unless every document was embedded, reused or rejected."""
         if self.read != self.embedded + self.reused + self.rejected:
             raise CountsDoNotClose(
-                f"{self.read} rows read, but {self.embedded} embedded, {self.reused} reused and {self.rejected} "
-                "rejected. Nothing was published; this is a bug, please report it with the run's receipts."
+                f"{counted(self.read, 'row')} read, but {self.embedded} embedded, {self.reused} reused and "
+                f"{self.rejected} rejected. Nothing was published; this is a bug, please report it with the run's "
+                "receipts."
             )
 
 
 class ChangeCounts(Record):
-    """What a run found in the shards that it read, compared with its parent snapshot: documents, but for ``moved``."""
+    """What a run found in the shards that it read, compared with its parent snapshot, in documents."""
 
     new: int = 0
-    """Ids that were not there before."""
+    """Ids that the parent does not have."""
     changed: int = 0
-    """Ids whose text is another one, or that are embedded again under a label."""
+    """Ids with another text, or embedded again under another label."""
     copied: int = 0
-    """Ids with the same text and other carried columns: their vectors are copied."""
+    """Ids with the same text and other carried columns; their vectors are copied."""
     unchanged: int = 0
-    """Ids with the same row, wherever it stands now."""
+    """Ids with the same row, in whichever place."""
     deleted: int = 0
-    """Ids that are gone, those that are kept nevertheless included."""
+    """Ids that left the corpus, including those that stay in the table."""
 
 
 class SideFile(Record):
-    """A file that belongs to a manifest."""
+    """A Parquet file that a manifest names, with its hash and number of rows."""
 
     name: str
     sha256: str
@@ -305,19 +307,18 @@ class SideFile(Record):
 
 
 class Expired(Record):
-    """Snapshots that are no more. Their manifests stay, so that no number becomes free and can be won again."""
+    """Which snapshots have expired. Their manifests stay, so that no number becomes free and can be won again."""
 
     before: int
-    """All with a lower number,"""
+    """Snapshots with a lower number have expired, except those in ``keep``."""
     keep: tuple[int, ...] = ()
-    """but for these."""
 
     def covers(self, number: int) -> bool:
         return number < self.before and number not in self.keep
 
 
 class Manifest(Record):
-    """A published state of the table. Readers see this and nothing else."""
+    """A published snapshot. Readers see what it names and nothing else."""
 
     format_version: int = FORMAT_VERSION
     snapshot: int
@@ -334,33 +335,33 @@ class Manifest(Record):
     files: SideFile
     """Receipts of the live data files."""
     shards: SideFile
-    """The corpus that this state covers."""
+    """Shard records of the corpus that this snapshot covers."""
     indexes: SideFile | None = None
-    """Which parts of which index files the shards consist of that are not just their owned data files."""
+    """Index parts of the shards that consist of more than their owned data files."""
     changes: ChangeCounts | None = None
-    """What was compared with the parent; None where nothing had to be."""
+    """Result of the comparison with the parent; None if nothing was compared."""
     deletes: SideFile | None = None
-    """Rows of live data files that are not part of this state."""
+    """Rows of the data files in ``files`` that are not part of this snapshot."""
     condemned: SideFile | None = None
-    """Splits whose names must never be used again, because a sweep or an expiry deletes their files."""
+    """Split ids that must never be used again, because a sweep or an expiry deletes their files."""
     duplicates: str | None = None
     """Key of the rejects file of the duplicates."""
     expired: Expired | None = None
-    """Earlier snapshots that can no longer be read. In the newest manifest this holds for all of the table."""
+    """Earlier snapshots that can no longer be read. The newest manifest decides for the whole table."""
 
     @property
     def sides(self) -> list[SideFile]:
-        """The side files that the manifest names; an earlier snapshot may have made them."""
+        """The side files that the manifest names; earlier snapshots may have written them."""
         sides = (self.files, self.shards, self.indexes, self.deletes, self.condemned)
         return [side for side in sides if side is not None]
 
     def has_expired(self, number: int) -> bool:
-        """Whether an earlier snapshot is no more."""
+        """Whether an earlier snapshot has expired."""
         return self.expired is not None and self.expired.covers(number)
 
 
 class TableCard(Record):
-    """What the table is; created once. A run whose own card differs in substance is refused."""
+    """The table card: fingerprint and schema. Created once; a run with another fingerprint or schema is refused."""
 
     format_version: int = FORMAT_VERSION
     created_at: str
@@ -369,7 +370,7 @@ class TableCard(Record):
     arrow_schema: str = Field(repr=False)
     """The schema of the data files, as base64 of its Arrow IPC form."""
     columns: dict[str, str]
-    """The same for people."""
+    """The schema for people: column name to type."""
     model: dict[str, Any]
     """The model settings of the run that created the table, for encoding queries."""
 

@@ -42,8 +42,8 @@ SCHEMAS = (names.REJECTS_SCHEMA, names.DELETES_SCHEMA, names.CONDEMNED_SCHEMA, n
 
 
 def missing(text: str) -> set[str]:
-    """Fields, columns and reserved names that a specification does not name."""
-    wanted = {*names.RESERVED_COLUMNS, names.RECEIPT_KEY, names.FINGERPRINT_KEY}
+    """Fields, columns, reserved names and reject reasons that a specification does not name."""
+    wanted = {*names.RESERVED_COLUMNS, names.RECEIPT_KEY, names.FINGERPRINT_KEY, *names.REASONS}
     wanted |= {name for schema in SCHEMAS for name in schema.names}
     wanted |= {field.name for kind in (Receipt, ShardRecord, IndexPart) for field in dataclasses.fields(kind)}
     models: tuple[type[BaseModel], ...] = RECORDS
