@@ -1,10 +1,10 @@
-"""A backfill as a Ray job: embed a part of the corpus, or embed it again under a label.
+"""A backfill as a Ray job: embed a part of the corpus, or embed again under a label.
 
     ray job submit --working-dir . -- python jobs/backfill.py configs/x.yaml select.partitions='{date: 2026-11-01..}'
     python jobs/backfill.py configs/x.yaml table.generation=2026-11 select.where="lang = 'de'" --dry-run
 
-The same as `sfr-batch embed` with these settings, but for what it refuses: a backfill without a selection, a label or a
-limit, which would be the nightly run.
+The same as `sfr-batch embed` with these settings, but it refuses a command without a selection, a label or a limit:
+that would be the nightly run.
 """
 
 import sys
@@ -24,16 +24,16 @@ from sfr_batch.errors import ConfigError
 @click.command(help=__doc__, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("config", type=click.Path(dir_okay=False))
 @click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")
-@click.option("--dry-run", is_flag=True, help="Only say what would be done; reads the shards that are meant.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be done; reads the selected shards.")
 def main(config: str, overrides: tuple[str, ...], dry_run: bool) -> None:
-    """Backfill."""
+    """Check that there is something to backfill, then embed."""
     with report_errors():
         settings = load_config(config, overrides)
         if settings.select.everything and not settings.table.generation and settings.select.limit is None:
             raise ConfigError(
-                "Nothing says what to backfill: set select.shards, select.partitions, select.ids, select.where, "
-                "select.rejects or select.limit, or a label for embedding again, table.generation. For all that has "
-                "changed run jobs/embed.py."
+                "Nothing to backfill: set select.shards, select.partitions, select.ids, select.where, select.rejects "
+                "or select.limit, or set table.generation to embed again. To embed everything that changed, run "
+                "jobs/embed.py."
             )
     if dry_run:
         with report_errors():

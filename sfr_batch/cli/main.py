@@ -1,8 +1,8 @@
-"""The command line: from arguments to a library call, and from exceptions to a sentence and an exit code.
+"""The command line: from arguments to a library call, and from exceptions to a message and an exit code.
 
-Exit codes: 0 done, 1 it failed and the message says why, 2 the command itself is wrong, 130 left on SIGINT (Ctrl-C),
-143 left on SIGTERM (`ray job stop`, `kubectl delete`). `embed` leaves within two seconds of either signal, whatever it
-is at; a second one ends it at once.
+Exit codes: 0 done, 1 failed, 2 the command or config is wrong, 130 stopped by SIGINT (Ctrl-C), 143 stopped by SIGTERM
+(`ray job stop`, `kubectl delete`). `embed` stops within two seconds of either signal at any moment; a second signal
+stops it at once.
 """
 
 import sys
@@ -16,7 +16,7 @@ from sfr_batch.cli.options import ENDPOINT, report_errors, show_objects
 from sfr_batch.cli.reading import READING
 from sfr_batch.cli.signals import leaving
 from sfr_batch.config.settings import StorageSettings
-from sfr_batch.errors import ConfigError
+from sfr_batch.errors import ConfigError, counted
 from sfr_batch.format import names
 from sfr_batch.pipeline import interrupt
 from sfr_batch.storage.local_files import write_text
@@ -30,25 +30,27 @@ _FILE = click.Path(dir_okay=False)
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="sfr-batch")
 def main() -> None:
-    """Turn a sharded corpus into a table of embeddings on your own GPUs.
+    """Turn a sharded corpus into a table of embeddings, on your own GPUs.
 
-    One command does the first run, the resume after a crash and the refresh:
+    First run, resume after a crash and nightly refresh are the same command:
 
         sfr-batch embed configs/demo.yaml
 
-    It is safe to repeat and safe to kill. Readers see finished states only.
+    It is safe to repeat and safe to kill. Readers see finished snapshots only.
     """
 
 
 @main.command()
 @_CONFIG
 @_OVERRIDES
-@click.option("--compare", is_flag=True, help="Read the changed shards and find which rows have a vector already.")
+@click.option("--compare", is_flag=True, help="Read the changed shards, to find rows that already have a vector.")
 def plan(config: str, overrides: tuple[str, ...], compare: bool) -> None:
-    """Show what `embed` would do: splits, rows, tokens. Touches nothing, needs no GPU.
+    """Show what `embed` would do: splits, rows, tokens. Writes nothing, needs no GPU.
 
-    On a corpus that has changed this is an upper bound: --compare reads the changed shards, in this process, and says
-    how many rows are new, changed or deleted.
+    If the corpus has changed, the numbers are an upper bound. --compare reads the changed shards, in this process, and
+    shows how many rows are new, changed or deleted.
+
+    Exit codes: 0 done, 1 failed, 2 the command or config is wrong.
     """
     with report_errors():
         click.echo(api.plan(config, overrides, compare=compare).describe())
@@ -60,11 +62,11 @@ def plan(config: str, overrides: tuple[str, ...], compare: bool) -> None:
 def embed(config: str, overrides: tuple[str, ...]) -> None:
     """Embed what is missing and publish one new snapshot.
 
-    Running it again does only what is missing: after a crash the rest, on a finished table nothing. Settings can be
-    overridden, e.g. `table.path=s3://bucket/other`.
+    Run it again at any time: after a crash it continues, on a finished table it does nothing. Overrides replace
+    settings of CONFIG, e.g. `table.path=s3://bucket/other`.
 
-    SIGTERM and Ctrl-C stop it within 2 seconds, at any moment: the last line says what is committed, and the same
-    command continues from there.
+    SIGTERM and Ctrl-C stop it within 2 seconds, at any moment. The last line says what is committed; the same command
+    continues from there.
 
     Exit codes: 0 done, 1 failed, 2 the command or config is wrong, 130 stopped by Ctrl-C, 143 by SIGTERM.
     """
@@ -75,18 +77,22 @@ def embed(config: str, overrides: tuple[str, ...]) -> None:
 @main.command()
 @_CONFIG
 @_OVERRIDES
-@click.option("--golden", type=_FILE, help="Compare with the ids and vectors in this file.")
-@click.option("--record", type=_FILE, help="Write ids and vectors to this new file, if nothing failed.")
+@click.option("--golden", type=_FILE, help="Compare the model with the ids and vectors in this file.")
+@click.option("--record", type=_FILE, help="Write ids and vectors to this new file if no check failed.")
 @click.option(
-    "--seconds", default=5.0, show_default=True, type=click.FloatRange(0), help="For throughput; 0: leave out."
+    "--seconds",
+    default=5.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Time to measure throughput; 0: skip.",
 )
 def verify(config: str, overrides: tuple[str, ...], golden: str | None, record: str | None, seconds: float) -> None:
-    """Check the model before money is spent: weights, tokenizer, prompts, vectors, speed.
+    """Check the model before a long run: weights, tokenizer, prompts, vectors, speed.
 
-    Prints one line a check, PASS, FAIL or SKIP. Loads the model on model.device of this machine; needs no corpus, no
-    table and no Ray. If nothing failed, a local model folder without a lock file gets one.
+    Prints one line per check: PASS, FAIL or SKIP. Loads the model on model.device of this machine. Needs no corpus, no
+    table and no Ray. If no check failed, a local model folder without a lock file gets one.
 
-    Exit codes: 0 nothing failed, 1 something failed, 2 the command or config is wrong.
+    Exit codes: 0 no check failed, 1 a check failed, 2 the command or config is wrong.
     """
     with report_errors():
         report = api.verify(
@@ -99,16 +105,18 @@ def verify(config: str, overrides: tuple[str, ...], golden: str | None, record: 
 @main.command()
 @click.argument("table")
 @click.argument("query")
-@click.option("-k", "k", default=10, show_default=True, type=click.IntRange(1), help="How many rows to return.")
-@click.option("--show", multiple=True, metavar="COLUMN", help="Carried column to print with each hit; repeatable.")
+@click.option("-k", "k", default=10, show_default=True, type=click.IntRange(1), help="Number of rows to return.")
+@click.option("--show", multiple=True, metavar="COLUMN", help="Column to print with each hit; repeatable.")
 @click.option("--snapshot", type=click.IntRange(1), help="Number of the snapshot to search; default: the newest.")
 @ENDPOINT
 def search(
     table: str, query: str, k: int, show: tuple[str, ...], snapshot: int | None, endpoint_url: str | None
 ) -> None:
-    """Find the rows of TABLE nearest to QUERY: exact, by cosine, over one snapshot.
+    """Find the rows of TABLE that are nearest to QUERY: exact, by cosine, in one snapshot.
 
-    Prints score and id, and the number of the chunk, `id [2]`, where documents are cut into chunks.
+    Prints score and id. Where documents are cut into chunks, the number of the chunk follows the id: `id [2]`.
+
+    Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
     with report_errors():
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url))
@@ -123,7 +131,10 @@ def search(
 @click.argument("table")
 @ENDPOINT
 def status(table: str, endpoint_url: str | None) -> None:
-    """Show the last snapshots of TABLE, and how far an unfinished run is."""
+    """Show the last snapshots of TABLE, and the progress of an unfinished run.
+
+    Exit codes: 0 done, 1 failed, 2 the command is wrong.
+    """
     from sfr_batch.table.commit import status as table_status
 
     with report_errors():
@@ -135,10 +146,10 @@ def status(table: str, endpoint_url: str | None) -> None:
 
 @main.command()
 @click.argument("table")
-@click.option("--against", type=_FILE, metavar="CONFIG", help="Also compare with the corpus of this config.")
+@click.option("--against", type=_FILE, metavar="CONFIG", help="Compare with the corpus of this config, too.")
 @_OVERRIDES
 @click.option("--snapshot", type=click.IntRange(1), help="Number of the snapshot to audit; default: the newest.")
-@click.option("--json", "json_file", type=_FILE, help="Write all that was found to this file.")
+@click.option("--json", "json_file", type=_FILE, help="Write all findings to this file.")
 @ENDPOINT
 def audit(
     table: str,
@@ -148,21 +159,22 @@ def audit(
     json_file: str | None,
     endpoint_url: str | None,
 ) -> None:
-    """Check that TABLE keeps its promises: reads every byte of a snapshot, changes nothing.
+    """Check every promise of TABLE: read every byte of a snapshot, change nothing.
 
-    Prints one line a promise, PASS, FAIL or SKIP. Below a FAIL stand examples, files and rows and ids by name, and the
-    way out. It may run while `embed` does: what is not published yet counts as an orphan, which is no failure.
+    Prints one line per promise: PASS, FAIL or SKIP. Below a FAIL are examples, with file, row and id, and what to do.
+    It may run beside `embed`: files that are not published yet are reported as orphans, which is no failure.
 
-    With --against every row of the corpus is read too: each must be in the table or in its rejects, with a vector of
-    the text that it has today, and nothing else may be there. Overrides are settings of that config; its table.path
-    does not matter. A corpus that has changed since the last `embed` fails, and says so.
+    --against also reads every row of the corpus: each must be in the table, with a vector of today's text, or in the
+    rejects, and the table must contain nothing else. Overrides apply to that config; its table.path is ignored. If the
+    corpus has changed since the last `embed`, the audit fails and says so.
 
-    Exit codes: 0 every promise is kept, 1 one is not (or the table cannot be read), 2 the command or config is wrong.
+    Exit codes: 0 every promise is kept, 1 a promise is broken or the table cannot be read, 2 the command or config is
+    wrong.
     """
     storage = StorageSettings(endpoint_url=endpoint_url) if endpoint_url else None
     with report_errors():
         if overrides and not against:
-            raise ConfigError(f"{overrides[0]}: settings are of a config, and there is none; name it with --against.")
+            raise ConfigError(f"{overrides[0]}: overrides need --against CONFIG.")
         if json_file and not Path(json_file).absolute().parent.is_dir():
             raise ConfigError(f"--json {json_file}: there is no folder {Path(json_file).absolute().parent}.")
         found = api.audit(
@@ -179,32 +191,35 @@ def audit(
 
 @main.command()
 @click.argument("table")
-@click.option("--older-than", default="7d", show_default=True, help="Age of what may go: 7d, 36h or 90m.")
-@click.option("--delete/--dry-run", default=False, help="Remove it, or only say what would go (default).")
+@click.option("--older-than", default="7d", show_default=True, help="Least age of what is removed: 7d, 36h or 90m.")
+@click.option("--delete/--dry-run", default=False, help="Remove the leftovers, or only list them (default).")
 @ENDPOINT
 def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -> None:
-    """Remove from TABLE what no snapshot names: leftovers of runs that died or lost a race.
+    """Remove objects of TABLE that no snapshot needs: leftovers of runs that died or lost a race.
 
-    Only says what it would remove unless --delete is given. Data files of a run that is not finished count as
-    leftovers once they are older than --older-than: finish it first, with the same `sfr-batch embed`, if they are
-    wanted. Before anything is deleted a snapshot is published that bars the names of these files, so that a run under
-    way cannot come to rely on them: it plans again instead. Nothing that a snapshot names is ever removed.
+    Without --delete it only lists them. Nothing that a snapshot needs is ever removed.
 
-    Exit codes: 0 done, 1 it failed, 2 the command is wrong.
+    Data files of an unfinished run count as leftovers when they are older than --older-than. If you want its work,
+    finish that run first, with the same `sfr-batch embed`.
+
+    Before it deletes, it publishes a snapshot that bars the names of these files. A run that planned to use them then
+    plans again.
+
+    Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
     with report_errors():
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
         orphans = opened.maintenance.sweep(older_than=older_than, dry_run=not delete)
         if opened.latest() is None:
-            click.echo("Nothing is published yet, so nothing is left over; nothing was removed.")
+            click.echo("Nothing is published yet. Nothing was removed.")
             return
         show_objects(orphans.objects)
-        what = f"{len(orphans.objects):,} objects, {orphans.bytes:,} bytes, older than {older_than}"
+        what = f"{counted(len(orphans.objects), 'object')}, {counted(orphans.bytes, 'byte')}, older than {older_than}"
         if not orphans.objects:
-            click.echo(f"Nothing older than {older_than} is left over.")
+            click.echo(f"No leftovers older than {older_than}.")
         elif delete:
-            barred = f"; {len(orphans.condemn):,} names of splits are barred from now on" if orphans.condemn else ""
-            click.echo(f"Removed {what}{barred}.")
+            barred = f" Barred {counted(len(orphans.condemn), 'split name')} from reuse." if orphans.condemn else ""
+            click.echo(f"Removed {what}.{barred}")
         else:
             click.echo(f"Would remove {what}. Nothing was removed; --delete does it.")
 

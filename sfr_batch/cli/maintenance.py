@@ -1,11 +1,11 @@
-"""Commands that keep tables in order over time: `compact`, `expire`, `promote`."""
+"""Commands that maintain tables: `compact`, `expire`, `promote`."""
 
 import click
 
 from sfr_batch import api
 from sfr_batch.cli.options import ENDPOINT, report_errors, show_objects
 from sfr_batch.config.settings import StorageSettings
-from sfr_batch.errors import ConfigError
+from sfr_batch.errors import ConfigError, counted
 from sfr_batch.table.commit.compaction import MAX_UNNEEDED, ROWS_PER_FILE
 from sfr_batch.table.commit.expiry import Expiry
 
@@ -13,9 +13,9 @@ from sfr_batch.table.commit.expiry import Expiry
 @click.command()
 @click.argument("table")
 @click.option("--keep-last", type=click.IntRange(1), metavar="N", help="Keep the last N states.")
-@click.option("--keep-for", metavar="AGE", help="Keep what was the newest state within this time: 30d, 36h or 90m.")
+@click.option("--keep-for", metavar="AGE", help="Keep states that were the newest within this time: 30d, 36h or 90m.")
 @click.option("--keep", multiple=True, type=int, metavar="NUMBER", help="Keep this snapshot too; repeatable.")
-@click.option("--delete/--dry-run", default=False, help="Remove them, or only say what would go (default).")
+@click.option("--delete/--dry-run", default=False, help="Remove them, or only list them (default).")
 @ENDPOINT
 def expire(
     table: str,
@@ -25,34 +25,34 @@ def expire(
     delete: bool,
     endpoint_url: str | None,
 ) -> None:
-    """Remove old snapshots of TABLE, with the files that only they need.
+    """Remove old snapshots of TABLE, and the files that only they need.
 
-    Only says what it would remove unless --delete is given. A snapshot stays if --keep-last or --keep-for says so, and
-    the newest state always does. A state is what one `embed` or compaction has published; it is as old as the state
-    after it, for until then it was the newest and may have been opened. --keep holds for this command alone: a nightly
-    one must name the snapshot every time.
+    Without --delete it only lists them. Nothing that a remaining snapshot needs is ever removed.
 
-    Before anything is deleted a snapshot is published that says which ones are gone, so that readers are told and a
-    run under way plans again. It may be killed: the same command does the rest. Nothing that a snapshot that stays
-    needs is ever removed.
+    A snapshot stays if any option keeps it, and the newest state always stays. A state is what one `embed` or
+    compaction has published. Its age counts from the moment when the next state replaced it. --keep applies to this
+    command only: a nightly command must name the snapshot every time.
 
-    Exit codes: 0 done, 1 it failed, 2 the command is wrong.
+    Before it deletes, it publishes a snapshot that lists the removed ones: readers get a clear error, and a run in
+    progress plans again. It may be killed at any moment: the same command does the rest.
+
+    Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
     with report_errors():
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
         expiry = opened.maintenance.expire(keep_last=keep_last, keep_for=keep_for, keep=keep, dry_run=not delete)
         show_objects(expiry.objects)
-        click.echo(_told(expiry, delete))
+        click.echo(_format_expiry(expiry, delete))
 
 
-def _told(expiry: Expiry, delete: bool) -> str:
+def _format_expiry(expiry: Expiry, delete: bool) -> str:
     if not expiry.kept:
-        return "Nothing is published yet, so there is nothing to expire."
+        return "Nothing is published yet. There is nothing to expire."
     stay = f"{_numbers(expiry.kept)} {'stay' if len(expiry.kept) > 1 else 'stays'}"
-    what = f"{len(expiry.objects):,} objects, {expiry.bytes:,} bytes"
+    what = f"{counted(len(expiry.objects), 'object')}, {counted(expiry.bytes, 'byte')}"
     if not expiry.snapshots and not expiry.objects:
         return f"No snapshot is old enough to expire: {stay}."
-    which = f"{_numbers(expiry.snapshots)} with " if expiry.snapshots else "what an earlier expiry had left: "
+    which = f"{_numbers(expiry.snapshots)} with " if expiry.snapshots else "leftovers of an earlier expire, "
     if delete:
         return f"Removed {which}{what}; {stay}."
     return f"Would remove {which}{what}; {stay}. Nothing was removed; --delete does it."
@@ -73,9 +73,9 @@ def _numbers(numbers: tuple[int, ...]) -> str:
 @click.command()
 @click.argument("pointer")
 @click.argument("table", required=False)
-@click.option("--snapshot", type=click.IntRange(1), help="Pin this snapshot; default: whatever is the newest.")
-@click.option("--expect-current", metavar="TABLE", help="Only if the pointer points to this table now.")
-@click.option("--back", "go_back", is_flag=True, help="Instead: return to where it pointed before.")
+@click.option("--snapshot", type=click.IntRange(1), help="Pin this snapshot; default: readers get the newest.")
+@click.option("--expect-current", metavar="TABLE", help="Fail if the pointer does not point to this table now.")
+@click.option("--back", "go_back", is_flag=True, help="Move POINTER back to where it pointed before.")
 @ENDPOINT
 def promote(
     pointer: str,
@@ -85,30 +85,31 @@ def promote(
     go_back: bool,
     endpoint_url: str | None,
 ) -> None:
-    """Let POINTER point to TABLE: readers that are given POINTER read that table from now on.
+    """Make POINTER point to TABLE: whoever opens POINTER reads TABLE from now on.
 
-    POINTER is a folder or s3:// prefix of its own, beside the tables; it is made if there is none. status, search,
-    snapshots, export, changes, view, audit and sfr_batch.open_table follow it. Each sees the table before or TABLE, and
-    one that is reading stays with what it has opened. Whoever writes (embed, sweep, expire) names the table itself.
+    POINTER is a folder or s3:// prefix of its own, beside the tables. It is created if necessary. status, search,
+    snapshots, export, changes, view, audit and sfr_batch.open_table follow it. The switch is atomic: a reader gets the
+    table before or TABLE, and keeps what it has opened. Commands that write (embed, sweep, expire, compact) need the
+    path of the table itself.
 
     \b
         sfr-batch promote s3://bucket/current s3://bucket/green
-        sfr-batch promote s3://bucket/current --back       # and again: to the one before that
+        sfr-batch promote s3://bucket/current --back       # repeat it to go back further
 
-    If two promote at once, the later one wins; with --expect-current it is told instead, and nothing changes. A
-    snapshot that is pinned here is not protected from `expire`: give that --keep NUMBER.
+    If two commands promote at the same time, the later one wins. With --expect-current it fails instead, and nothing
+    changes. `expire` does not know pinned snapshots: give it --keep NUMBER.
 
-    Exit codes: 0 done, 1 it failed or the pointer points elsewhere than expected, 2 the command is wrong.
+    Exit codes: 0 done, 1 failed or the pointer points elsewhere than expected, 2 the command is wrong.
     """
     with report_errors():
         storage = StorageSettings(endpoint_url=endpoint_url)
         if go_back:
             if table or snapshot or expect_current:
-                raise ConfigError("--back goes with POINTER alone.")
+                raise ConfigError("--back takes no argument but POINTER.")
             click.echo(f"{api.promote_back(pointer, storage=storage).describe()}.")
             return
         if table is None:
-            raise ConfigError("Name the TABLE to point to, or --back. `sfr-batch status POINTER` says where it points.")
+            raise ConfigError("Give TABLE or --back. `sfr-batch status POINTER` shows where it points now.")
         moved = api.promote(pointer, table, snapshot=snapshot, expect_current=expect_current, storage=storage)
         click.echo(f"{moved.describe()}.")
 
@@ -120,25 +121,27 @@ def promote(
     default=ROWS_PER_FILE,
     show_default=True,
     type=click.IntRange(1),
-    help="Vectors of a new data file at most; files with at most half as many are joined.",
+    help="Maximum vectors in a new data file; files with at most half as many are joined.",
 )
 @click.option(
     "--max-unneeded",
     default=MAX_UNNEEDED,
     show_default=True,
     type=click.FloatRange(0, 1),
-    help="A file with a larger share of rows that nobody needs is rewritten in any case.",
+    help="A file with a larger share of unneeded rows is always rewritten.",
 )
-@click.option("--write/--dry-run", default=False, help="Do it, or only say what would be done (default).")
+@click.option("--write/--dry-run", default=False, help="Rewrite the files, or only show what would be done (default).")
 @ENDPOINT
 def compact(table: str, rows_per_file: int, max_unneeded: float, write: bool, endpoint_url: str | None) -> None:
-    """Write the small data files of TABLE, and those with many rows that nobody needs, as fewer; no model is needed.
+    """Rewrite small data files of TABLE, and files with many unneeded rows, as fewer files. Needs no model.
 
-    Only says what it would do unless --write is given. Publishes a snapshot with the same rows; whoever reads an older
-    one is not disturbed. The old files stay for the older snapshots: `expire` removes them. It holds the table's lease,
-    so a run at the same time is refused, and may be killed: the same command does the rest.
+    Without --write it only shows what it would do. It publishes a snapshot with the same rows; readers of older
+    snapshots are not disturbed. The old files stay until `expire` removes the snapshots that need them.
 
-    Exit codes: 0 done, 1 it failed, 2 the command is wrong.
+    It holds the lease of the table, so a run at the same time is refused. It may be killed at any moment: the same
+    command does the rest.
+
+    Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
     with report_errors():
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
@@ -152,4 +155,3 @@ def compact(table: str, rows_per_file: int, max_unneeded: float, write: bool, en
 
 
 KEEPING = (compact, expire, promote)
-"""All of them."""

@@ -1,4 +1,4 @@
-"""What the commands share: options, lists of objects, and how errors are told."""
+"""What the commands share: an option, lists of objects, and how an error becomes a message and an exit code."""
 
 import contextlib
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from sfr_batch.errors import ConfigError, SfrBatchError
+from sfr_batch.errors import ConfigError, SfrBatchError, counted
 from sfr_batch.storage.store import ObjectInfo
 
 ENDPOINT = click.option("--endpoint-url", help="S3 endpoint of the table; default: the AWS environment variables.")
@@ -14,21 +14,21 @@ _SHOWN = 20
 
 
 def show_objects(objects: Sequence[ObjectInfo]) -> None:
-    """The first few of them with their sizes, and how many more there are."""
+    """Print the first few objects with their sizes, and the number of the others."""
     for info in objects[:_SHOWN]:
-        click.echo(f"  {info.key}  {info.size:,} bytes")
+        click.echo(f"  {info.key}  {counted(info.size, 'byte')}")
     if len(objects) > _SHOWN:
         click.echo(f"  and {len(objects) - _SHOWN:,} more")
 
 
 @contextlib.contextmanager
 def report_errors() -> Iterator[None]:
-    """Our own errors become a sentence on stderr and an exit code."""
+    """Turn our errors into a message on stderr and an exit code."""
     try:
         yield
     except SfrBatchError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
-        click.echo("interrupted: what is committed stays; the same command continues with the rest", err=True)
+        click.echo("interrupted: finished splits stay committed; the same command continues with the rest", err=True)
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""Commands for whoever reads a table: its snapshots, an export, what changed between two of them, a view for DuckDB."""
+"""Commands that read a table: `snapshots`, `export`, `changes`, `view`."""
 
 import json
 
@@ -20,9 +20,11 @@ _TABLE = click.argument("table")
 def snapshots(table: str, endpoint_url: str | None) -> None:
     """List the snapshots of TABLE, oldest first.
 
-    One line each: number, time (UTC), operation, run, live vectors, documents (new ones and reused ones of that
-    snapshot, and all of its rejects), and who published it. Any number can be given to search, audit, export, changes
-    and view. Snapshots that `sfr-batch expire` has removed are not listed.
+    One line per snapshot: number, time (UTC), operation, run, live vectors, new and reused documents, rejects, and who
+    published it. search, audit, export, changes and view accept any of these numbers. Snapshots that `sfr-batch expire`
+    has removed are not listed.
+
+    Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
     with report_errors():
         click.echo(repr(api.open_table(table, StorageSettings(endpoint_url=endpoint_url)).snapshots()))
@@ -32,8 +34,8 @@ def snapshots(table: str, endpoint_url: str | None) -> None:
 @_TABLE
 @click.argument("target")
 @click.option("--snapshot", type=click.IntRange(1), help="Number of the snapshot to export; default: the newest.")
-@click.option("--partition-by", metavar="COLUMN", help="A folder for each value of this column, COLUMN=value/.")
-@click.option("--columns", metavar="A,B,…", help="Columns to export; default: all. The id is always among them.")
+@click.option("--partition-by", metavar="COLUMN", help="Write a folder COLUMN=value/ for each value of this column.")
+@click.option("--columns", metavar="A,B,…", help="Columns to export; default: all. The id is always included.")
 @click.option("--where", metavar="CONDITION", help="Rows to export, e.g. \"package = 'numpy' and n_tokens > 20\".")
 @ENDPOINT
 def export(
@@ -45,14 +47,14 @@ def export(
     where: str | None,
     endpoint_url: str | None,
 ) -> None:
-    """Write the live rows of TABLE to TARGET, as Parquet files that any engine reads.
+    """Write the live rows of TABLE to TARGET, as Parquet files for any engine.
 
-    TARGET is a local folder or an s3:// prefix. It has to be empty or not there yet: nothing is ever overwritten. The
-    last file written is TARGET/_SUCCESS; where it is missing, the export broke off: remove it and export again.
+    TARGET is a local folder or an s3:// prefix. It must be empty or not exist: nothing is ever overwritten.
+    TARGET/_SUCCESS is written last. If it is missing, the export is incomplete: remove TARGET and export again.
 
     CONDITION is a small part of SQL: =, !=, <, <=, >, >=, in (…), is null, like 'a%', and, or, not, parentheses.
 
-    Exit codes: 0 done, 1 it failed, 2 the command is wrong.
+    Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
     with report_errors():
         storage = StorageSettings(endpoint_url=endpoint_url)
@@ -73,18 +75,20 @@ def export(
 def changes(
     table: str, from_snapshot: int, to_snapshot: int, output: str | None, as_lines: bool, endpoint_url: str | None
 ) -> None:
-    """Say what to do to a copy of snapshot FROM of TABLE to make it snapshot TO; FROM 0 is an empty copy.
+    """Show what turns a copy of snapshot FROM of TABLE into snapshot TO. FROM 0 is an empty copy.
 
-    Rows are upserts if their id is new, or their text, carried columns or vector are others. Ids that are gone are
-    deletes; where documents are cut into chunks, both are of (id, chunk). No key is in both, so their order does not
-    matter. Prints the counts; the rows themselves go to --output DIR, whose last file is _SUCCESS, or with --json to
-    the output, the counts then to stderr.
+    A row is an upsert if its id is new, or if its text, carried columns or vector differ. An id that is gone is a
+    delete. Where documents are cut into chunks, the key of both is (id, chunk). No key is in both, so their order does
+    not matter.
 
-    Exit codes: 0 done, 1 it failed, 2 the command is wrong.
+    Prints the counts. --output writes the rows to DIR, where _SUCCESS is written last. --json prints the rows, and the
+    counts on stderr.
+
+    Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
     with report_errors():
         if output and as_lines:
-            raise ConfigError("--output and --json: choose one of the two.")
+            raise ConfigError("Give --output or --json, not both.")
         storage = StorageSettings(endpoint_url=endpoint_url)
         opened = api.open_table(table, storage)
         folder = ParquetFolder(output, opened.store.root, storage) if output else None
@@ -101,16 +105,18 @@ def changes(
 
 @click.command()
 @_TABLE
-@click.option("--engine", type=click.Choice(["duckdb"]), default="duckdb", show_default=True, help="Whose SQL it is.")
+@click.option("--engine", type=click.Choice(["duckdb"]), default="duckdb", show_default=True, help="SQL dialect.")
 @click.option("--snapshot", type=click.IntRange(1), help="Number of the snapshot to view; default: the newest.")
 @click.option("--name", default="embeddings", show_default=True, help="Name of the view.")
 @ENDPOINT
 def view(table: str, engine: str, snapshot: int | None, name: str, endpoint_url: str | None) -> None:
-    """Print SQL with which another engine reads TABLE, without sfr-batch: CREATE VIEW over its live rows.
+    """Print SQL with which another engine reads TABLE without sfr-batch: CREATE VIEW over its live rows.
 
-    The view is of one snapshot and stays so; print it again after the next run.
+    The view stays at one snapshot: print it again after the next run.
 
         sfr-batch view demo/table | duckdb embeddings.duckdb
+
+    Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
     with report_errors():
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url))
@@ -119,4 +125,3 @@ def view(table: str, engine: str, snapshot: int | None, name: str, endpoint_url:
 
 
 READING = (snapshots, export, changes, view)
-"""All of them."""

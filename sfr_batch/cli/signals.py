@@ -1,8 +1,8 @@
-"""Leaving when told to: SIGTERM and SIGINT end the process within two seconds, after its last words.
+"""Stopping by a signal: SIGTERM and SIGINT end the process within two seconds, after its last words.
 
-For entry points alone: a library leaves the handlers to its caller. Nothing is unwound, for what this project commits
-is safe at any moment, and unwinding may take as long as the store, the device or Ray that it waits for. Knows nothing
-of what the process is doing.
+Only for entry points: a library leaves the handlers to its caller. The stack is not unwound: what this project commits
+is safe at any moment, and unwinding could take as long as the store, the device or Ray that it waits for. Does not know
+what the process is doing.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ _OVER = 0  # no signal has this number
 
 @contextlib.contextmanager
 def leaving(last_words: Callable[[str], str], afterwards: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Within this context SIGTERM and SIGINT end the process with exit code 143 and 130, a second one at once.
+    """Within this context SIGTERM ends the process with exit code 143 and SIGINT with 130; a second signal at once.
 
-    last_words: is given the signal's name and returns what to say on stderr; called in a thread of its own.
-    afterwards: called when that is said, for what is worth a try but no delay: it too is cut off after LEAVE_WITHIN_S.
-    A signal that the process was started to ignore (`nohup`, `&` in a script) stays ignored.
+    last_words: from the name of the signal to a line for stderr; called in its own thread. afterwards: called then, for
+    work that may be lost; it is also cut off after LEAVE_WITHIN_S. A signal that the process was started to ignore
+    (`nohup`, `&` in a script) stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():  # Python lets no other thread set handlers
         yield
@@ -38,8 +38,8 @@ def leaving(last_words: Callable[[str], str], afterwards: Callable[[], None] = l
     terminal = os.dup(2)  # while Ray starts, 2 is not the terminal
     watcher = threading.Thread(target=_watch, args=(heard, terminal, last_words, afterwards), daemon=True)
     watcher.start()
-    # Handlers written in Python wait until the main thread is done with its call to a store or a device, and Ray
-    # replaces them. The number of a signal is written here at once, by whatever thread the signal meets.
+    # Python handlers wait until the main thread returns from its call to a store or a device, and Ray replaces them.
+    # The wakeup descriptor gets the number of a signal at once, in any thread.
     wakeup_before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
     handled = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, _leave_it_to_the_watcher) for number in handled}
@@ -50,13 +50,13 @@ def leaving(last_words: Callable[[str], str], afterwards: Callable[[], None] = l
             signal.signal(number, handler)
         signal.set_wakeup_fd(wakeup_before)
         os.write(tell, bytes([_OVER]))
-        watcher.join()  # a signal that came first is read first: then this does not return
+        watcher.join()  # a signal that came earlier is read earlier: then this does not return
         for end in (heard, tell, terminal):
             os.close(end)
 
 
 def _leave_it_to_the_watcher(number: int, frame: FrameType | None) -> None:
-    """Without a handler there would be no wake-up."""
+    """Does nothing; without a Python handler the wakeup descriptor gets nothing."""
 
 
 def _watch(heard: int, terminal: int, last_words: Callable[[str], str], afterwards: Callable[[], None]) -> None:
@@ -68,7 +68,7 @@ def _watch(heard: int, terminal: int, last_words: Callable[[str], str], afterwar
 
 
 def _speak(number: int, terminal: int, last_words: Callable[[str], str], afterwards: Callable[[], None]) -> None:
-    """Say the last words and leave. Whoever reads them may be slow or gone: the watcher does not wait for ever."""
+    """Print the last words and exit. Their reader may be slow or gone: the watcher does not wait forever."""
     try:
         words = last_words(signal.Signals(number).name) + "\n"
         for stream in (sys.stdout, sys.stderr):

@@ -1,6 +1,6 @@
 """Reads a YAML config with overrides into a `Config`, and explains what is wrong with it.
 
-Knows the shape of a config file and the errors of pydantic. It knows no single setting: those are in `settings`."""
+Knows the shape of a config file and the errors of pydantic. The settings themselves are in `settings`."""
 
 import copy
 import difflib
@@ -16,11 +16,11 @@ from pydantic import (
 )
 
 from sfr_batch.config.settings import TAGS, Config
-from sfr_batch.errors import ConfigError
+from sfr_batch.errors import ConfigError, counted
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe subset, but a key that stands twice is an error: plain YAML silently takes the last one."""
+    """YAML's safe subset. A repeated key is an error: plain YAML silently takes the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -29,7 +29,9 @@ class _Loader(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise yaml.MarkedYAMLError(problem=f"{key!r} is no name", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key!r} must be a string", problem_mark=key_node.start_mark
+                )
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"{key!r} is set twice", problem_mark=key_node.start_mark)
             seen.add(key)
@@ -37,9 +39,9 @@ class _Loader(yaml.SafeLoader):
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML config and apply ``section.field=value`` overrides, whose values are YAML too.
+    """Read a YAML config and apply overrides, each ``section.field=value`` with a YAML value.
 
-    Raises ConfigError that names the file and each wrong setting.
+    Raises ConfigError, which names the file and every wrong setting.
     """
     file = Path(path)
     try:
@@ -48,7 +50,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         raise ConfigError(f"There is no config {file}.{_similar_files(file)}") from None
     except UnicodeDecodeError as error:
         reason = f"{error.reason} at byte {error.start}"
-        raise ConfigError(f"The config {file} is not UTF-8 ({reason}); save it so.") from error
+        raise ConfigError(f"The config {file} is not valid UTF-8 ({reason}). Save the file as UTF-8.") from error
     except OSError as error:
         raise ConfigError(f"The config {file} cannot be read: {error}") from error
     except yaml.YAMLError as error:
@@ -68,7 +70,7 @@ def _load_yaml(text: str, source: str) -> Any:
 
 
 def config_from_dict(raw: dict[str, Any], overrides: Sequence[str] = (), source: str = "config") -> Config:
-    """Build a Config from plain values, which stay as they are; ``source`` names them in errors."""
+    """A Config from plain values, which are not modified. source: their name in errors. Raises ConfigError."""
     raw = copy.deepcopy(raw)
     for override in overrides:
         _apply(raw, override)
@@ -79,7 +81,7 @@ def config_from_dict(raw: dict[str, Any], overrides: Sequence[str] = (), source:
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
-    # Messages name the field and not the value: somebody may have tried to give a secret.
+    # Messages name the field and not the value: it may be a secret.
     dotted, equals, value = override.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
@@ -94,16 +96,16 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     try:
         node[keys[-1]] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or "it cannot be read"
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
         raise ConfigError(
             f"The value of the override {dotted} is not valid YAML: {problem}. Quote it twice: {dotted}='\"…\"'."
         ) from None
 
 
 def _explain(error: ValidationError, source: str) -> str:
-    lines = [f"{source} has {error.error_count()} wrong setting(s):"]
+    lines = [f"{source} has {counted(error.error_count(), 'wrong setting')}:"]
     for item in error.errors(include_url=False):
-        empty = item["input"] is None  # nothing else is told of an input: it may be a secret
+        empty = item["input"] is None  # messages show nothing else of an input: it may be a secret
         loc = tuple(part for part in item["loc"] if part not in TAGS)
         place = ".".join(map(str, loc)) or "config"
         message = item["msg"].removeprefix("Value error, ")
@@ -112,15 +114,15 @@ def _explain(error: ValidationError, source: str) -> str:
         elif item["type"] == "missing":
             message = "missing, and it has no default"
         elif item["type"] in _WHAT:
-            message = f"must {_WHAT[item['type']]}{_range(loc)}"
+            message = f"must {_with_range(_WHAT[item['type']], loc)}"
         elif item["type"] == "literal_error":
             message = f"must be {item['ctx']['expected']}"
         elif item["type"] == "string_type" and empty:
             message = "must not be empty"
         elif item["type"] == "string_type":
-            message = f"must be text; a number or a date needs quotes, on the command line two kinds: {place}='\"…\"'"
+            message = f"must be a string: quote numbers and dates, on the command line twice: {place}='\"…\"'"
         elif item["type"] == "model_type":
-            message = "must be a section, with its settings below it"
+            message = "must be a section that contains settings"
         lines.append(f"  {place}: {message}")
     return "\n".join(lines)
 
@@ -134,12 +136,12 @@ _WHAT = {
     **dict.fromkeys(("dict_type",), "be a mapping, such as {query: 'search: '}"),
     **dict.fromkeys(("string_too_short", "too_short"), "not be empty"),
 }
-"""What is asked of a value, by pydantic's types of errors."""
+"""The requirement on a value, by pydantic's type of error."""
 _LIMITS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
 
-def _range(loc: tuple[int | str, ...]) -> str:
-    """All that limits a number, not only the limit that was broken."""
+def _with_range(requirement: str, loc: tuple[int | str, ...]) -> str:
+    """The requirement and all limits of the number at ``loc``, not only the limit that was broken."""
     section = _section(loc)
     field = section.model_fields.get(str(loc[-1])) if section else None
     limits = [
@@ -148,11 +150,14 @@ def _range(loc: tuple[int | str, ...]) -> str:
         for name, words in _LIMITS.items()
         if hasattr(limit, name)
     ]
-    return f" {' and '.join(limits)}" if limits else ""
+    if not limits:
+        return requirement
+    comma = "," if requirement != "be" else ""
+    return f"{requirement}{comma} {' and '.join(limits)}"
 
 
 def _section(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """The section that the setting at ``loc`` stands in, None if it is no section."""
+    """The section that contains the setting at ``loc``; None inside lists and mappings."""
     section: type[BaseModel] | None = Config
     for part in loc[:-1]:
         field = section.model_fields.get(str(part)) if section else None
@@ -167,10 +172,10 @@ def _near(loc: tuple[int | str, ...]) -> str:
         return ""
     names = list(section.model_fields)
     close = difflib.get_close_matches(str(loc[-1]), names, n=1)
-    return f" Did you mean {close[0]}?" if close else f" Known here: {', '.join(names)}."
+    return f" Did you mean {close[0]}?" if close else f" Known settings: {', '.join(names)}."
 
 
 def _similar_files(file: Path) -> str:
     folder = file.parent
     names = sorted(str(p) for p in folder.glob("*.y*ml")) if folder.is_dir() else []
-    return f" In {folder} there are: {', '.join(names)}." if names else ""
+    return f" Configs in {folder}: {', '.join(names)}." if names else ""

@@ -1,4 +1,4 @@
-"""The encode stage: one model an actor, token ids in, vectors out. Never touches storage."""
+"""The encode stage: token ids in, vectors out, with one model per actor. Never touches storage."""
 
 import json
 import socket
@@ -18,15 +18,15 @@ from sfr_batch.pipeline.packing import binary_column, from_ipc, ipc_buffer
 
 
 class Encode:
-    """An actor that holds the model. Returns tables and never yields: one call at a time is on the device."""
+    """An actor that holds the model. Returns tables and never yields, so that one call at a time uses the device."""
 
     def __init__(self, job: Job) -> None:
-        # torch is for encode actors alone; readers and writers do without
+        # only encode actors need torch; readers and writers do not
         from sfr_batch.encoder.canaries import Canaries
         from sfr_batch.encoder.encoder import Encoder
 
         self.problem: str | None = None
-        """Why the model cannot be used; then every split has this as its error."""
+        """The reason why the model cannot be used, which is then the error of every split; None if it can."""
         try:
             self._encoder = Encoder.load(
                 job.model,
@@ -39,12 +39,14 @@ class Encode:
             _check_recipe(self._encoder.recipe, self._encoder.tokenizer, job)
             self._canaries = Canaries(self._encoder)
         except SfrBatchError as error:
-            # An exception here would look like a lost machine and be tried again; as a result it ends the run.
+            # An exception here would look like a lost machine and be retried; as a result it ends the run.
             self.problem = explain(error)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """One split in, the same with vectors instead of token ids out. Raises DeviceError, which no split is to blame
-        for: this process is then of no use any more."""
+        """One split in; out comes the same with vectors instead of token ids.
+
+        Raises DeviceError, which is no fault of the split: this process must then be replaced.
+        """
         error = batch.column("error")[0].as_py() or self.problem
         vectors, tokens, padded = np.empty(0, dtype=np.float32), 0, 0
         canaries, drift = 0, 0.0
@@ -80,11 +82,11 @@ class Encode:
 
 
 def _check_recipe(recipe: Recipe, tokenizer: Tokenizer, job: Job) -> None:
-    """Raises ModelError if the model's small files on this node make other vectors than those on the driver's."""
+    """Raises ModelError if the model's small files on this node make other vectors than those on the driver's node."""
     planned = job.card.fingerprint_inputs
     here = fingerprint_inputs(job.model, recipe, tokenizer.golden_ids(), planned["weights"], job.card.vector_dtype)
     if differing := sorted(key for key in here if here[key] != planned[key]):
         raise ModelError(
-            f"{recipe.folder} on node {socket.gethostname()} is not the model that was planned with: it differs in "
+            f"{recipe.folder} on node {socket.gethostname()} is not the model of the plan: it differs in "
             f"{', '.join(differing)}. Copy the same model to all nodes."
         )

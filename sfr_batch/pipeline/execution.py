@@ -1,7 +1,7 @@
 """Splits through Ray Data: the dataset, its settings, and the Ray that it runs on.
 
-Knows the stages and how to spread them; what a receipt means is the runner's. The settings were each learnt the hard
-way on Ray 2.60, and each says why.
+Knows the stages and how to distribute them; what a receipt means is the runner's. Each setting of Ray says why it is
+there; all were found on Ray 2.60.
 """
 
 import contextlib
@@ -31,19 +31,22 @@ from sfr_batch.storage.local_files import unnamed_file
 from sfr_batch.storage.store import is_s3
 
 _INPUT_BLOCKS = 200
-"""Tasks that read units are dealt to. `from_items` with 20,000 blocks takes 25 s, with 200 half a second."""
+"""Maximum number of input blocks. `from_items` takes 25 s for 20,000 blocks, half a second for 200."""
 _READ_CPUS = 0.5
-"""A reader waits for storage half of the time."""
+"""CPUs that Ray counts for a reader, which waits for storage half of the time."""
 _PATIENCE_S = 6 * 3600.0
-"""How long a run waits for anything to happen, a GPU that becomes free above all."""
+"""Seconds without progress before a run gives up. Waiting for a free GPU is no progress."""
 _LOST_WORKERS = 5
-"""Workers and nodes that one task may lose. Ray Data's default is without end: a split that kills its worker each time
-would keep the job busy for ever."""
+"""Workers and nodes that one task may lose. Ray Data's default has no limit: a split that kills its worker every time
+would keep the job busy forever."""
 
 
 @contextlib.contextmanager
 def cluster(config: Config, address: str) -> Iterator[None]:
-    """Join the Ray cluster at ``address``, or for placement.LOCAL start one here and stop it in the end."""
+    """Join the Ray cluster at ``address``; for placement.LOCAL start one here, and stop it at the end.
+
+    Raises ConfigError if no cluster answers, or if the table or the CPUs do not suit it.
+    """
     with _own_signals():
         started = _connect(address, config)
     try:
@@ -65,9 +68,9 @@ def _connect(address: str, config: Config) -> bool:
             raise ConfigError(f"No Ray cluster answers at {address} (run.ray_address, RAY_ADDRESS).")
         ray.init(address=address, **quiet)
         return True
-    # Ray Data's own actors make the core worker warn about their arguments, in lines that no user can act on.
+    # The core worker warns about arguments of Ray Data's own actors; users can do nothing about these lines.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # CPUs are numbers here, which keep nobody from a core. Beside the actors one must be free, or nothing is ever read.
+    # CPUs are only numbers to Ray. Beside the actors one must be free, or nothing is ever read.
     actors = config.run.actors
     cpus = max(os.cpu_count() or 1, math.ceil(actors.cpus * (actors.max or actors.min)) + 1)
     with _quiet_start():
@@ -77,7 +80,7 @@ def _connect(address: str, config: Config) -> bool:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Give SIGTERM back to whom it belonged: `ray.init` takes it for itself."""
+    """Restore the handler of SIGTERM, which `ray.init` replaces."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -88,7 +91,7 @@ def _own_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_start() -> Iterator[None]:
-    """Keep what Ray's C++ core says on stderr while it starts, and show it only if the start fails."""
+    """Hold back what Ray's C++ core prints on stderr while it starts, and show it only if the start fails."""
     sys.stderr.flush()
     terminal = os.dup(2)
     with unnamed_file() as kept:
@@ -114,26 +117,26 @@ def check_paths(config: Config, nodes: int) -> None:
 
 
 def _check_cpus(config: Config) -> None:
-    """Raises ConfigError if the encode actors would take all CPUs, so that nothing is ever read for them.
+    """Raises ConfigError if the encode actors would take all CPUs of a cluster, so that nothing could be read.
 
-    Of a cluster that may grow nothing is certain.
+    A cluster without CPUs may still grow: it passes.
     """
     actors, cpus = config.run.actors, ray.cluster_resources().get("CPU", 0)
     if not actors.gpus and 0 < cpus < actors.min * actors.cpus + _READ_CPUS:
         raise ConfigError(
             f"run.actors.min={actors.min} actors of run.actors.cpus={actors.cpus:g} leave none of the cluster's "
-            f"{cpus:g} CPUs for reading. Lower one of them."
+            f"{cpus:g} CPUs for reading. Lower one of the two."
         )
 
 
 def execute(units: Sequence[ReadUnit], job: Job, config: Config) -> Generator[Receipt | Failure | Losses, None, None]:
-    """Read, tokenize, encode and write; yields each split's receipt or failure as it comes, in no order.
+    """Read, tokenize, encode and write: yields the receipt or failure of each split, in no particular order.
 
-    Lost workers, actors and nodes are Ray's to retry; now and then comes how many they are by now. Raises RunFailed
-    when Ray gives up. Stop iterating to stop.
+    Ray retries the work of lost workers, actors and nodes; their total is yielded when it changes. Raises RunFailed
+    when Ray gives up. Stop iterating to stop the work.
     """
     with warnings.catch_warnings():
-        # `max_retries` and its like have no named argument yet that could take their place, as the warning asks.
+        # The warning asks for named arguments, which do not exist yet for `max_retries` and the like.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         dataset = _dataset(units, job, config)
     watch = losses.Watch()
@@ -141,18 +144,18 @@ def execute(units: Sequence[ReadUnit], job: Job, config: Config) -> Generator[Re
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from results(batch)
             yield from watch.news(batch)
-            check_paths(config, watch.nodes)  # others may have joined meanwhile
+            check_paths(config, watch.nodes)  # nodes may have joined
     except ray.data.exceptions.ExecutionTimeoutError as error:
         raise RunFailed(
-            f"Nothing was done for {_PATIENCE_S / 3600:g} hours, so the run ends. What is committed stays, and the "
-            "same command continues. Mostly the cluster has no node with the GPUs and CPUs that run.actors asks for, "
-            "or the actors leave no CPU for reading: see `ray status`."
+            f"No progress for {_PATIENCE_S / 3600:g} hours: the run was stopped. Finished splits stay committed; the "
+            "same command continues. Usually no node has the GPUs and CPUs that run.actors asks for, or the actors "
+            "leave no CPU for reading. See `ray status`."
         ) from error
     except ray.exceptions.RayError as error:  # ours come as results; this is Ray, after its own retries
         last = (str(error).strip().splitlines() or [""])[-1]
         raise RunFailed(
-            f"Ray gave up: {type(error).__name__}: {last}\nWhat is committed stays, and the same command continues. "
-            "Workers that die again and again are mostly out of memory: lower run.rows_per_split."
+            f"Ray gave up: {type(error).__name__}: {last}\nFinished splits stay committed; the same command continues. "
+            "If workers die repeatedly, they are usually out of memory: lower run.rows_per_split."
         ) from error
     yield from watch.news()
 
@@ -198,24 +201,24 @@ def _max_actors(units: Sequence[ReadUnit], config: Config) -> int:
         return actors.max
     if not actors.gpus:
         return actors.min
-    # Not the GPUs that there are now: a cluster that starts without any would never get beyond `min`. Ray starts no
-    # actor before there is a GPU for it, and asks an autoscaler for more as long as this bound allows.
+    # Not the present number of GPUs: a cluster that starts without any would never exceed `min`. Ray starts an actor
+    # only when there is a GPU for it, and asks an autoscaler for more up to this bound.
     splits = sum(unit.stream.expected_splits() if unit.stream else len(unit.splits) for unit in units)
     return max(actors.min, splits)
 
 
 @contextlib.contextmanager
 def _settings() -> Iterator[None]:
-    """Ray Data's settings for a run; a notebook has its own back afterwards."""
+    """Ray Data's settings for a run; restored afterwards, for notebooks."""
     before = ray.data.DataContext.get_current()
     context = before.copy()
-    # Every split becomes a block and a task of its own; larger blocks would give one actor a dozen splits at once,
-    # and a lost actor would repeat them all.
+    # Every split becomes its own block and task. Larger blocks would give one actor a dozen splits at once, and all of
+    # them would be repeated if the actor is lost.
     context.target_max_block_size = 1
-    # Waiting for GPU capacity counts as no progress, and may well take hours.
+    # Waiting for GPU capacity counts as no progress, and may take hours.
     context.execution_no_progress_timeout_s = _PATIENCE_S
-    # What loading a model raises and is not ours, as when a file system or network fails, is tried again on a fresh
-    # actor; by default it would be the end of the run. A process that dies Ray starts again anyway.
+    # An error of a file system or a network while a model is loaded is retried on a fresh actor; by default it would end
+    # the run. Ray restarts a process that dies in any case.
     context.max_consecutive_actor_init_deaths = _LOST_WORKERS
     context.enable_progress_bars = False
     loggers = [logging.getLogger(name) for name in ("ray.data", "ray")]

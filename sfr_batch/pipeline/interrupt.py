@@ -25,8 +25,8 @@ def last_words(signal_name: str) -> str:
     if progress is None:
         return f"stopped by {signal_name}: nothing was started; the same command starts again"
     if progress.splits_done >= progress.splits:
-        return f"stopped by {signal_name}: all splits are committed and stay so; the same command publishes them"
+        return f"stopped by {signal_name}: all splits are committed; the same command publishes them"
     return (
-        f"stopped by {signal_name}: {progress.splits_done:,} of {progress.splits:,} splits of this run are committed "
-        "and stay so; the same command continues from there"
+        f"stopped by {signal_name}: {progress.splits_done:,} of {progress.splits:,} splits of this run are committed; "
+        "the same command continues from there"
     )

@@ -1,4 +1,4 @@
-"""What the workers need to know about a run, and how an error of theirs is told."""
+"""The description of a run that travels to the workers, and the text of an error that travels back. Knows no stage."""
 
 import traceback
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from sfr_batch.format.records import TableCard
 
 @dataclass(frozen=True)
 class Job:
-    """All that the stages need to know; travels to the workers. Secrets in it are references, not values."""
+    """Everything that the stages need to know about a run. Secrets in it are references, not values."""
 
     run_id: str
     generation: str
@@ -28,7 +28,7 @@ class Job:
 
 
 def explain(error: BaseException) -> str:
-    """Our own errors by their message; anything else is a bug, and keeps its traceback."""
+    """The message of one of our errors. Any other exception is a bug and keeps its traceback."""
     if isinstance(error, SfrBatchError):
         return str(error)
     return "".join(traceback.format_exception(error)).rstrip()

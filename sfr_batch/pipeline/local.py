@@ -1,8 +1,8 @@
-"""Splits through the stages in this process: one thread reads ahead, the caller's encodes, two write.
+"""Splits through the stages in this process: one thread reads ahead, the caller's thread encodes, two threads write.
 
-The same stages as on Ray, and the same results. Nothing here waits in a queue: a thread is given one split to read
-or to write at a time, so memory holds a handful of splits however large the corpus is, and stopping means to wait for
-what is in hand and to ask for no more. Knows no Ray; what a result means is the runner's.
+The same stages and the same results as on Ray. There is no queue: a thread gets one split at a time, so memory holds a
+handful of splits however large the corpus is, and stopping only waits for the splits in progress. Knows no Ray; what a
+result means is the runner's.
 """
 
 from collections import deque
@@ -19,16 +19,16 @@ from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Failure, results
 
 _READ_AHEAD = 2
-"""Splits that are tokenized before they can be encoded: the second bridges the start of the next unit."""
+"""Splits that are tokenized in advance: the second one bridges the start of the next unit."""
 _WRITERS = 2
 """Splits that are written while the next one is encoded."""
 
 
 def execute(units: Sequence[ReadUnit], job: Job) -> Generator[Receipt | Failure, None, None]:
-    """Read, tokenize, encode and write; yields each split's receipt or failure as it comes.
+    """Read, tokenize, encode and write: yields the receipt or failure of each split as it comes.
 
-    Raises RunFailed if the model cannot be loaded. Close the iterator to stop: it returns when the threads have
-    ended, and what was encoded by then is written.
+    Raises RunFailed if the model cannot be loaded. Close the iterator to stop: it returns when the threads have ended
+    and all encoded splits are written.
     """
     rows = (row for unit in units for row in read_stage.read_and_tokenize(_one_unit(unit), job))
     reader = ThreadPoolExecutor(1, thread_name_prefix="sfr-read")

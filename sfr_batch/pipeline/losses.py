@@ -1,7 +1,7 @@
-"""What a run loses on a cluster: nodes, and encode actors that died and were started again.
+"""Counts what a run loses on a cluster: nodes, and encode actors that died and were restarted.
 
-Ray does their work again elsewhere; here it is only counted, so that a run on spot machines, or one whose actors run
-out of memory, says so. The results of restarted actors carry their mark, nodes are asked for. Knows no splits.
+Ray repeats their work elsewhere. The count lets a run on spot machines, or one whose actors run out of memory, report
+it. Restarted actors mark their results; nodes are asked for. Knows no splits.
 """
 
 import os
@@ -21,11 +21,11 @@ from sfr_batch.pipeline.results import Losses
 _MARK = "restarted"
 _ASK_EVERY_S = 5.0
 _IDLE = 4
-"""Ray's NodeDeathInfo.AUTOSCALER_DRAIN_IDLE: the autoscaler gave back a node that had nothing to do. No loss."""
+"""Ray's NodeDeathInfo.AUTOSCALER_DRAIN_IDLE: the autoscaler removed an idle node, which is no loss."""
 
 
 class WatchedEncode:
-    """The encode stage on Ray: marks the results of an actor that has died before, and dies when its device fails."""
+    """The encode stage on Ray: marks the results of a restarted actor, and ends its process when the device fails."""
 
     def __init__(self, job: Job, stage: type[encode_stage.Encode]) -> None:
         self._encode = stage(job)
@@ -36,31 +36,31 @@ class WatchedEncode:
         try:
             encoded = self._encode(batch)
         except DeviceError as error:
-            # An exception would be the split's end. A dead process is what Ray starts anew, with a fresh context of the
-            # device or on another node, and gives the split to again.
+            # An exception would fail the split. A dead process is restarted by Ray, with a fresh context of the device
+            # or on another node, and gets the split again.
             print(error, file=sys.stderr, flush=True)
             os._exit(1)
         return encoded.append_column(_MARK, pa.array([self._mark], pa.string()))
 
 
 def write(batch: pa.Table, job: Job) -> pa.Table:
-    """`stages.write`, with the marks passed on."""
+    """`write_stage.write` that passes the marks on."""
     return write_stage.write(batch, job).append_column(_MARK, batch.column(_MARK))
 
 
 class Watch:
-    """Counts what is lost from its creation on."""
+    """Counts losses from its creation on."""
 
     def __init__(self) -> None:
         self._known = Losses()
         self._dead_before = _dead_nodes()
         self.nodes = living_nodes()
-        """Nodes that there are, as last heard."""
+        """Number of living nodes when the cluster was last asked."""
         self._restarts: set[str] = set()
         self._asked = time.monotonic()
 
     def news(self, results: pa.Table | None = None) -> Iterator[Losses]:
-        """All losses so far, if there are more than were told before; without ``results`` it asks for nodes at once."""
+        """All losses so far, if they have changed. results: those to look for marks in; None asks for nodes at once."""
         nodes = self._known.nodes
         if results is None or time.monotonic() - self._asked > _ASK_EVERY_S:
             nodes = len(_dead_nodes() - self._dead_before)
@@ -75,7 +75,7 @@ class Watch:
 
 
 def living_nodes() -> int:
-    """How many nodes the cluster has."""
+    """Number of living nodes of the cluster."""
     return sum(node["Alive"] for node in ray.nodes())
 
 

@@ -1,6 +1,6 @@
-"""How a split travels between stages: read units as JSON, tables as Arrow IPC bytes in one row of a block.
+"""How a split travels between stages: a read unit as JSON, a table as Arrow IPC bytes in one row of a block.
 
-Ray cuts blocks between rows, never inside one, so a packed split is never cut or merged."""
+Ray cuts blocks between rows, never inside a row, so a packed split is never cut or merged. Knows no stage."""
 
 import dataclasses
 import json

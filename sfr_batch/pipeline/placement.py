@@ -1,7 +1,7 @@
-"""Where splits are embedded: in this process, on a Ray of its own, or on a cluster. Decides and probes.
+"""Decides where splits are embedded: in this process, on a Ray of its own, or on a cluster.
 
-Ray costs some fifteen seconds of start-up and part of the CPUs, which one encode actor on one machine never earns
-back. Knows Ray only by what it leaves on a disk and a port, and never imports it.
+Ray costs fifteen seconds of start-up and part of the CPUs; with one encode actor on one machine it is never worth that.
+Never imports Ray: it looks for the file and the port that a running Ray has.
 """
 
 import json
@@ -18,11 +18,11 @@ from sfr_batch.storage.local_files import read_text_file
 HERE = "none"
 """In this process, without Ray."""
 LOCAL = "local"
-"""On the Ray of this process: the one that it has, else a new one that ends with the run."""
+"""On the Ray that this process is connected to, else on a new one that ends with the run."""
 
 
 def choose(config: Config) -> str:
-    """HERE, LOCAL, or the address of a cluster, which need not answer."""
+    """HERE, LOCAL, or the address of a cluster, which may not answer."""
     address = config.run.ray_address or os.environ.get("RAY_ADDRESS") or "auto"
     if address != "auto":
         return address
@@ -32,14 +32,14 @@ def choose(config: Config) -> str:
 
 
 def check(place: str, config: Config) -> None:
-    """Raises ConfigError where it is certain, before anything is written, that nothing can be embedded at ``place``."""
+    """Raises ConfigError, before anything is written, if nothing can be embedded at ``place``."""
     if place not in (HERE, LOCAL):
         if not answers(place):
             raise ConfigError(
                 f"No Ray cluster answers at {place} (run.ray_address, RAY_ADDRESS). Start it, correct the address, or "
                 "embed in this process: run.ray_address=none."
             )
-    elif config.model.device == "cuda" and not _has_ray():  # that one may have joined a cluster
+    elif config.model.device == "cuda" and not _has_ray():  # a connected Ray may be a cluster with GPUs
         from sfr_batch.encoder.devices import has_gpu  # imports torch, which takes seconds
 
         if not has_gpu():
@@ -50,7 +50,7 @@ def check(place: str, config: Config) -> None:
 
 
 def one_actor_is_enough(config: Config) -> bool:
-    """Whether this machine would run one encode actor and no more. Imports torch if it has to count GPUs."""
+    """Whether this machine would run only one encode actor. Imports torch if it has to count GPUs."""
     actors = config.run.actors
     if actors.min > 1 or actors.max is not None:
         return actors.max == 1
@@ -62,7 +62,7 @@ def one_actor_is_enough(config: Config) -> bool:
 
 
 def submission_id() -> str | None:
-    """Of the Ray job whose driver this process is; None if it is none."""
+    """Submission id of the Ray job whose driver this process is; None if it is not a driver."""
     try:
         job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
         return str(job["metadata"]["job_submission_id"])
@@ -71,9 +71,9 @@ def submission_id() -> str | None:
 
 
 def running_cluster() -> str | None:
-    """Address of the Ray that was started on this machine, where `ray start` leaves it; None if nobody answers there.
+    """Address of the Ray that `ray start` started on this machine; None if there is none or it does not answer.
 
-    `ray.init(address="auto")` trusts that file even if its cluster died long ago.
+    `ray.init(address="auto")` trusts the file with the address even if that cluster died long ago.
     """
     folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     address = (read_text_file(Path(folder) / "ray" / "ray_current_cluster") or "").strip()
@@ -81,7 +81,7 @@ def running_cluster() -> str | None:
 
 
 def answers(address: str) -> bool:
-    """Whether somebody listens at ``address``, `host:port` with or without a scheme."""
+    """Whether anything listens at ``address``, `host:port` with or without a scheme."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
@@ -91,6 +91,6 @@ def answers(address: str) -> bool:
 
 
 def _has_ray() -> bool:
-    """Whether somebody has called `ray.init` in this process, as notebooks do."""
+    """Whether this process is connected to a Ray already, as notebooks are."""
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())

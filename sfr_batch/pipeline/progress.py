@@ -1,4 +1,4 @@
-"""Progress of a run: a live display on a terminal, plain lines in a log. Knows receipts, not how they come about."""
+"""Progress of a run: a live display on a terminal, plain lines in a log. Knows receipts, not who makes them."""
 
 import sys
 import threading
@@ -17,12 +17,12 @@ from sfr_batch.pipeline.results import Losses
 
 @dataclass
 class Progress:
-    """Counts what is done of a run and shows it until it is closed. A context manager."""
+    """Counts the finished splits of a run, and shows the counts until it is closed. A context manager."""
 
     splits: int
     """Splits to embed in this run."""
     rows: int
-    """Rows to embed in this run, estimated for JSONL."""
+    """Rows to embed in this run; an estimate for formats of lines."""
     every_s: float = 5.0
     stream: IO[str] = field(default_factory=lambda: sys.stderr)
 
@@ -83,7 +83,7 @@ class Progress:
         self.drift = max(self.drift, receipt.drift)
 
     def fail(self) -> None:
-        """Count a split that failed for good."""
+        """Count a failed split."""
         self.failed += 1
 
     @property
@@ -103,7 +103,7 @@ class Progress:
 
     @property
     def left(self) -> float | None:
-        """Seconds that the rest will take at the pace since the first split came; None before there is a pace."""
+        """Estimated seconds for the remaining splits, from the pace since the first one; None while unknown."""
         rest = self.splits - self.splits_done - self.failed
         if not rest:
             return 0.0

@@ -1,7 +1,7 @@
 """The read stage: reads a unit of the corpus and tokenizes it into splits. Never touches a device.
 
-An error in one split does not abort the others: it travels in the `error` column and becomes the split's result.
-Knows no driver and calls no Ray."""
+An error in one split does not abort the others: it travels in the `error` column and becomes the result of the split.
+Knows no driver and no Ray."""
 
 import dataclasses
 import json
@@ -29,13 +29,13 @@ from sfr_batch.pipeline.job import Job, explain
 from sfr_batch.pipeline.packing import binary_column, to_ipc, unit_from_json
 
 _REPEATED_BYTES = 2**30
-"""Bytes of a carried column in a split at most, once it is repeated in every chunk."""
+"""Maximum bytes of a carried column in a split, after it is repeated in every chunk."""
 _SHARD, _POSITION = "#shard", "#position"
-"""Where a row stands in the corpus: travels for the sake of rejects, and is not stored."""
+"""Columns with the place of a row in the corpus: rejects need it, and it is not stored."""
 
 
 def read_and_tokenize(batch: pa.Table, job: Job) -> Iterator[pa.Table]:
-    """Read units in, one row for each of their splits out, texts replaced by token ids."""
+    """Read units in; out comes one row for each of their splits, with token ids instead of texts."""
     for text in batch.column("unit").to_pylist():
         unit = unit_from_json(text)
         waiting = list(unit.splits)
@@ -51,7 +51,7 @@ def read_and_tokenize(batch: pa.Table, job: Job) -> Iterator[pa.Table]:
 
 
 def _rest_of(unit: ReadUnit) -> Split:
-    """Stands for the splits of a stream that were never reached."""
+    """A stand-in for the splits of a stream that were not reached."""
     return Split(unit.stream.prefix if unit.stream else "", unit.shard.uri, unit.shard.version, 0, 0, 0, 0)
 
 
@@ -105,7 +105,7 @@ def _tokenize(split: Split, rows: Rows, job: Job) -> pa.Table:
 def _check_repeats(carry: pa.Table, of_document: NDArray[np.int64], split: Split) -> None:
     """Raises CorpusError if carried texts, repeated in every chunk of their document, would fill the memory.
 
-    A carried text itself grows with the square of its length: 10 MB of it in 10,000 chunks.
+    Carrying the text itself takes the square of its length: 10 MB, repeated in 10,000 chunks.
     """
     chunks = np.bincount(of_document, minlength=carry.num_rows)
     for name in carry.column_names:
@@ -116,8 +116,8 @@ def _check_repeats(carry: pa.Table, of_document: NDArray[np.int64], split: Split
         if (size := int(sizes @ chunks)) > _REPEATED_BYTES:
             raise CorpusError(
                 f"{split.shard}: the column {name} (corpus.carry), repeated in each chunk of its document, takes "
-                f"{size / 2**30:.1f} GiB in one split of {len(of_document):,} chunks. Take it out of corpus.carry "
-                "(chunk_start and chunk_end say where in the text a chunk is), or lower run.bytes_per_split."
+                f"{size / 2**30:.1f} GiB in one split of {len(of_document):,} chunks. Remove it from corpus.carry "
+                "(chunk_start and chunk_end give the place of a chunk in the text), or lower run.bytes_per_split."
             )
 
 
@@ -127,7 +127,7 @@ def _too_long(documents: pa.Table, tokenized: Tokenized, limit: int) -> pa.Table
         {
             row: (
                 names.TOO_LONG,
-                f"the document has {tokenized.full_lengths[row]:,} tokens, a row at most {limit:,} (model.overflow)",
+                f"the document has {tokenized.full_lengths[row]:,} tokens, the limit is {limit:,} (model.overflow)",
             )
             for row in np.flatnonzero(tokenized.truncated).tolist()
         },
@@ -135,7 +135,7 @@ def _too_long(documents: pa.Table, tokenized: Tokenized, limit: int) -> pa.Table
 
 
 def rejected_rows(rows: pa.Table, why: Mapping[int, tuple[str, str]]) -> pa.Table:
-    """Rejects for some rows, by number, with reason and message."""
+    """Rejects for some rows. why: reason and message by the number of the row."""
     some = rows.select([names.ID, _POSITION, _SHARD]).take(pa.array(list(why), pa.int64())).to_pylist()
     return rejects_table(
         [
@@ -148,7 +148,7 @@ def rejected_rows(rows: pa.Table, why: Mapping[int, tuple[str, str]]) -> pa.Tabl
 
 @lru_cache(maxsize=2)
 def _tokenizer(model_json: str) -> tuple[Tokenizer, str]:
-    """Once a process: tasks come and go, their worker stays."""
+    """Loaded once per process: tasks come and go, their worker stays."""
     settings = ModelSettings.model_validate_json(model_json)
     recipe: Recipe = read_recipe(locate(settings, weights=False), settings)
     tokenizer = Tokenizer.load(recipe, special_tokens_in_text=settings.special_tokens_in_text)

@@ -1,10 +1,11 @@
-"""What comes back of a run: of each split the receipt of what was committed, or the reason why nothing was; losses."""
+"""The results of a run: a receipt or a failure for each split, and the losses of the cluster. Plain values."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
 
+from sfr_batch.errors import counted
 from sfr_batch.format import names
 from sfr_batch.format.records import Receipt
 
@@ -20,26 +21,22 @@ class Failure:
 
 @dataclass(frozen=True)
 class Losses:
-    """What a run has lost so far, and has done or will do again elsewhere; False if nothing."""
+    """Nodes and actors that a run has lost so far, and whose work is done again elsewhere; false if there are none."""
 
     nodes: int = 0
     actors: int = 0
-    """Times that an encode actor died and was started again."""
+    """Number of restarts of encode actors."""
 
     def __bool__(self) -> bool:
         return self != Losses()
 
     def __str__(self) -> str:
-        found = (_count(self.nodes, "node"), _count(self.actors, "encode actor"))
-        return " and ".join(filter(None, found)) or "nothing"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}" if number else ""
+        lost = ((self.nodes, "node"), (self.actors, "encode actor"))
+        return " and ".join(counted(number, noun) for number, noun in lost if number) or "nothing"
 
 
 def results(batch: pa.Table) -> Iterator[Receipt | Failure]:
-    """The results in what `write_stage.write` returns."""
+    """The results in a batch that `write_stage.write` has returned."""
     for row in batch.to_pylist():
         if row["receipt"] is None:
             yield Failure(row[names.SPLIT_ID], row["shard"], row["error"])

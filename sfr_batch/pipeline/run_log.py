@@ -1,6 +1,6 @@
-"""What a run leaves under `_sfr/runs/`: config, plan, receipts and report; and how the next run reads them back.
+"""The log of a run under `_sfr/runs/`: config, plan, receipts and report; and how the next run reads it.
 
-A cache and a record for people: no correctness rests on it."""
+A record for people and a cache for the next run: correctness never depends on it."""
 
 import json
 import time
@@ -22,7 +22,7 @@ _RECEIPT_FILE_EVERY_S = 30.0
 
 
 def recover_receipts(table: Table, plan: EmbedPlan) -> list[Receipt]:
-    """Receipts of the plan's splits that were committed before: from the logs of runs, else from the footers."""
+    """Receipts of the plan's splits that are committed already: from the logs of runs, else from the footers."""
     wanted = plan.done
     if not wanted:
         return []
@@ -37,17 +37,14 @@ def _is_of(receipt: Receipt, info: ObjectInfo | None) -> bool:
 
 
 def _logged_receipts(store: Store, since: str) -> Iterator[Receipt]:
-    """What runs that began after run ``since`` have logged; older logs are of splits that are published."""
+    """Receipts in the logs of runs that began after run ``since``. Older logs are about published splits."""
     logs = [info.key for info in store.list(names.RUNS) if names.is_run_receipts(info.key)]
     for data in read_many(store, [key for key in logs if key > names.run_key(since, "")]):
         yield from map(Receipt.from_json, data.splitlines())
 
 
 class RunLog:
-    """What a run leaves under `_sfr/runs/<run_id>/`: config, plan, receipts as they come, and the report.
-
-    A convenience for people and a cache for the next run: no correctness rests on it.
-    """
+    """Writes the log of one run, `_sfr/runs/<run_id>/`: config and plan at once, receipts as they come, the report."""
 
     def __init__(self, store: Store, plan: EmbedPlan, run_id: str) -> None:
         self.run_id = run_id
@@ -65,7 +62,7 @@ class RunLog:
             self.close()
 
     def close(self) -> None:
-        """Write what waits."""
+        """Write the receipts that are still in memory."""
         if self._waiting:
             lines = "".join(receipt.to_json() + "\n" for receipt in self._waiting)
             self._create(names.run_receipts(self._files), lines.encode())
@@ -77,7 +74,7 @@ class RunLog:
         return dict((repeated_requests() - self._repeated).most_common())
 
     def report(self, summary: Summary, progress: Progress) -> None:
-        """The run is over and published."""
+        """Write the report of a run that has published."""
         snapshot = summary.snapshot
         assert snapshot is not None
         report = {

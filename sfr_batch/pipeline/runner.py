@@ -1,7 +1,7 @@
-"""`embed`: plan, run what is missing, publish. Running it again is the resume.
+"""`embed`: plan, run what is missing, publish. Repeating it resumes it.
 
-The table of contents of a run. Where splits are embedded is decided only when there are some, and Ray is imported
-only when they are embedded on Ray: on a finished table nothing starts.
+The table of contents of a run. It knows no stage and no device. Where to embed is decided only if there are splits to
+embed, and Ray is imported only if they run on Ray: on a finished table nothing starts.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 from sfr_batch.config.settings import Config
-from sfr_batch.errors import RunFailed, SnapshotConflict, StorageError, TableError
+from sfr_batch.errors import RunFailed, SnapshotConflict, StorageError, TableError, counted
 from sfr_batch.format import names
 from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import interrupt, local, placement
@@ -185,9 +185,9 @@ def _embed_missing(plan: EmbedPlan, run: RunLog, progress: Progress, place: str,
 
 
 def _too_many_rejects(plan: EmbedPlan, progress: Progress) -> bool:
-    """Whether publishing is bound to refuse, whatever the rest holds; where rows are estimates, twice as many may come.
+    """Whether `publish` will refuse however good the rest is: this ends the run hours earlier.
 
-    Hours before `publish` would find it.
+    Numbers of rows may be estimates; then twice as many are assumed to come.
     """
     rest = max(0, plan.rows - progress.read) * (1 if all(rows is not None for _, rows in plan.changed) else 2)
     allowed = plan.config.run.max_reject_share * (progress.read + rest)
@@ -196,7 +196,7 @@ def _too_many_rejects(plan: EmbedPlan, progress: Progress) -> bool:
 
 @contextlib.contextmanager
 def _results(plan: EmbedPlan, run_id: str, place: str) -> Iterator[Iterator[Receipt | Failure | Losses]]:
-    """The results of what is to do, embedded at ``place``; the work stops when the context is left."""
+    """The results of the splits to embed, as they come from ``place``. Leaving the context stops the work."""
     job = make_job(plan, run_id)
     if place == placement.HERE:
         with contextlib.closing(local.execute(plan.todo, job)) as results:
@@ -215,13 +215,13 @@ def _failure_text(done: int, missing: int, errors: list[str]) -> str:
     texts = list(dict.fromkeys(errors))
     shown = "\n".join(f"  {text}" for text in texts[:3])
     return (
-        f"{missing:,} of {done + missing:,} splits are not done. Nothing was published; the {done:,} that are done "
-        f"stay committed, and the same command continues with the rest.\n{shown}"
+        f"{missing:,} of {counted(done + missing, 'split')} did not finish. Nothing was published. Finished splits "
+        f"stay committed; the same command continues with the rest.\n{shown}"
     )
 
 
 def make_job(plan: EmbedPlan, run_id: str) -> Job:
-    """What the workers need to know of a plan."""
+    """The part of a plan that travels to the workers."""
     config = plan.config
     return Job(
         run_id=run_id,

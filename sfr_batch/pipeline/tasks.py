@@ -1,4 +1,4 @@
-"""Functions as Ray tasks: what a comparison of corpus and table runs on when it is large.
+"""Functions as Ray tasks: the executor of a large comparison of corpus and table.
 
 Results stay in Ray's object store, which spills to disk; the driver takes one at a time. Knows no corpus and no table.
 """
@@ -33,7 +33,7 @@ class OnRay:
             except ray.exceptions.RayError as error:
                 last = (str(error).strip().splitlines() or [""])[-1]
                 raise RunFailed(
-                    f"Ray gave up while it compared the corpus with the table: {type(error).__name__}: {last}\nNothing "
-                    "was published, and the same command tries again. Workers that die again and again are mostly out "
-                    "of memory."
+                    f"Ray gave up while comparing the corpus with the table: {type(error).__name__}: {last}\nNothing "
+                    "was published; the same command tries again. If workers die repeatedly, they are usually out of "
+                    "memory."
                 ) from error

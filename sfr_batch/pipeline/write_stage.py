@@ -1,4 +1,4 @@
-"""The write stage: checks vectors, rejects what is not a unit vector, commits the split. Never touches a device."""
+"""The write stage: checks vectors, rejects those that are not unit vectors, commits the split. Knows no device."""
 
 import json
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ from sfr_batch.table.commit.writing import commit_split, new_attempt
 _WORK_COLUMNS = ("encoded_tokens", "padded_tokens", "encode_seconds", "canaries", "drift")
 """What the encode stage measures of a split, by the receipt's names."""
 UNIT_LENGTH_TOLERANCE = 1e-5
-"""How far a float32 vector's length may be from 1 before its row is rejected."""
+"""Maximum distance of a float32 vector's length from 1; beyond it the row is rejected."""
 
 
 def write(batch: pa.Table, job: Job) -> pa.Table:
-    """Commit splits; out come their results: a receipt, or an error."""
+    """Commit splits; out come their results, a receipt or an error each."""
     results: list[dict[str, Any]] = []
     for number in range(batch.num_rows):
         row = batch.slice(number, 1)
@@ -53,7 +53,7 @@ def _write(split: Split, row: pa.Table, job: Job) -> Receipt:
         failed = {int(at): why for at, why in json.loads(row.column("failed")[0].as_py()).items()}
         document = _document_numbers(rows)
         rejects = pa.concat_tables([rejects, _without_vector(rows, document, bad, failed)])
-        good = np.flatnonzero(~np.isin(document, document[bad]))  # a document is whole or not there
+        good = np.flatnonzero(~np.isin(document, document[bad]))  # a document is stored whole or not at all
         rows, vectors = rows.take(pa.array(good)), vectors[good]
     rows = rows.append_column(names.EMBEDDING, vector_column(vectors, job.card.schema))
     receipt = Receipt.of_rows(
@@ -78,7 +78,7 @@ def _write(split: Split, row: pa.Table, job: Job) -> Receipt:
 
 
 def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """[n] whether each row of ``vectors`` [n, d] is finite and of length 1 within UNIT_LENGTH_TOLERANCE."""
+    """[n] whether each of ``vectors`` [n, d] is finite and of length 1 within UNIT_LENGTH_TOLERANCE."""
     with np.errstate(invalid="ignore", over="ignore"):
         lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
         good: NDArray[np.bool_] = np.abs(lengths - 1) <= UNIT_LENGTH_TOLERANCE  # False for NaN and infinity
@@ -86,7 +86,7 @@ def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def vector_column(vectors: NDArray[np.float32], schema: pa.Schema) -> pa.Array:
-    """``vectors`` [n, d] as the schema's embedding column, from the contiguous buffer and not through lists."""
+    """``vectors`` [n, d] as the embedding column of the schema, made from the buffer without Python lists."""
     kind = schema.field(names.EMBEDDING).type
     numbers = np.ascontiguousarray(vectors).reshape(-1)
     flat = pa.array(numbers.astype(np.float16) if kind.value_type == pa.float16() else numbers)
@@ -94,7 +94,7 @@ def vector_column(vectors: NDArray[np.float32], schema: pa.Schema) -> pa.Array:
 
 
 def _document_numbers(rows: pa.Table) -> NDArray[np.int64]:
-    """[rows] which document each row is of, from 0; the rows of a document follow each other."""
+    """[rows] number of the document of each row, from 0; the rows of a document stand together."""
     if names.CHUNK not in rows.column_names:
         return np.arange(rows.num_rows)
     return np.cumsum(rows.column(names.CHUNK).to_numpy() == 0) - 1
@@ -103,10 +103,14 @@ def _document_numbers(rows: pa.Table) -> NDArray[np.int64]:
 def _without_vector(
     rows: pa.Table, document: NDArray[np.int64], bad: NDArray[np.int64], failed: Mapping[int, str]
 ) -> pa.Table:
-    """Rejects for the documents of the rows ``bad``, those that the model ``failed`` on with what it said."""
+    """Rejects for the documents that have one of the rows ``bad``.
+
+    document: [rows] number of the document of each row. bad: numbers of rows. failed: error messages of the model, by
+    row.
+    """
     why: dict[int, tuple[str, str]] = {}
     for number, row in zip(document[bad].tolist(), bad.tolist(), strict=True):
-        reason, message = names.BAD_VECTOR, "the model gave a vector that is not finite or not of unit length"
+        reason, message = names.BAD_VECTOR, "the model returned a vector that is not finite or not of unit length"
         if row in failed:
             reason, message = names.ENCODER_FAILED, f"the model fails on this text: {failed[row]}"
         why.setdefault(number, (reason, message))

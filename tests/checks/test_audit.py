@@ -727,7 +727,7 @@ def test_wrong_audit_commands(mistral: str, root: str) -> None:
     config, _ = finished(mistral, root)
     path = config.table.path
     for code, text, arguments in [
-        (2, "settings are of a config, and there is none; name it with --against", [path, "run.x=1"]),
+        (2, "run.x=1: overrides need --against CONFIG.", [path, "run.x=1"]),
         (2, "There is no config", [path, "--against", f"{root}/no.yaml"]),
         (2, "there is no folder /no/where", [path, "--json", "/no/where/x.json"]),
         (1, "has no snapshot 9. Snapshots: 1.", [path, "--snapshot", "9"]),
@@ -748,16 +748,16 @@ def test_sweep_command(tmp_path: Path) -> None:
     old = table.store.list(key.rsplit("/", 1)[0])
     assert key in {info.key for info in old}
     before = everything(table.store)
-    assert run("sweep", path).output == "Nothing older than 7d is left over.\n"
+    assert run("sweep", path).output == "No leftovers older than 7d.\n"
     result = run("sweep", path, "--older-than", "0m")
     assert result.output.splitlines() == [
         f"  {key}  {orphan.size:,} bytes",
-        f"Would remove 1 objects, {orphan.size:,} bytes, older than 0m. Nothing was removed; --delete does it.",
+        f"Would remove 1 object, {orphan.size:,} bytes, older than 0m. Nothing was removed; --delete does it.",
     ]
     assert everything(table.store) == before
     result = run("sweep", path, "--older-than", "0m", "--delete")
     assert result.output.splitlines()[-1] == (
-        f"Removed 1 objects, {orphan.size:,} bytes, older than 0m; 1 names of splits are barred from now on."
+        f"Removed 1 object, {orphan.size:,} bytes, older than 0m. Barred 1 split name from reuse."
     )
     assert key not in everything(table.store)
     assert table.current().read_condemned() == {orphan.split_id}
@@ -767,7 +767,7 @@ def test_sweep_command(tmp_path: Path) -> None:
         assert result.exit_code == 2
         assert "write a number of days, hours or minutes" in result.stderr
     fresh = create_or_open(open_store(str(tmp_path / "fresh")), card_of())
-    assert "Nothing is published yet" in run("sweep", fresh.store.root, "--delete").output
+    assert "Nothing is published yet. Nothing was removed." in run("sweep", fresh.store.root, "--delete").output
 
 
 def test_audit_of_an_opened_table(tmp_path: Path) -> None:

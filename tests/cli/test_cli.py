@@ -116,7 +116,9 @@ def test_usage_errors_are_clicks() -> None:
 def test_wrong_config_exits_with_2(tmp_path: Path) -> None:
     config = write_config(tmp_path, str(tmp_path))
     for command in ("plan", "embed"):
-        assert complaint(2, command, tmp_path / "smal.yaml").startswith(f"There is no config {tmp_path}/smal.yaml. In ")
+        assert complaint(2, command, tmp_path / "smal.yaml").startswith(
+            f"There is no config {tmp_path}/smal.yaml. Configs in "
+        )
         text = complaint(2, command, config, "run.rows_per_splits=3")
         assert "run.rows_per_splits: unknown setting. Did you mean rows_per_split?" in text
         assert "is not of the form section.field=value" in complaint(2, command, config, "nonsense")
@@ -152,7 +154,7 @@ def test_interrupt_says_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr("sfr_batch.api.plan", interrupted)
     result = run("plan", write_config(tmp_path, str(tmp_path)))
     assert result.exit_code == 130
-    assert result.stderr.startswith("interrupted: what is committed stays")
+    assert result.stderr.startswith("interrupted: finished splits stay committed; the same command continues")
 
 
 def test_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_changes(place: str) -> None:
     assert "is not empty" in complaint(2, "changes", table, 1, 2, "--output", f"{place}/feed")
     assert "lies in the table itself" in complaint(2, "changes", table, 1, 2, "--output", f"{table}/feed")
     assert run("changes", table, 0, 1).output.endswith("3 upserts (3 new, 0 changed), 0 deletes, 0 unchanged\n")
-    assert "choose one of the two" in complaint(2, "changes", table, 1, 2, "--json", "--output", "x")
+    assert "Give --output or --json, not both." in complaint(2, "changes", table, 1, 2, "--json", "--output", "x")
     assert "has no snapshot 3" in complaint(1, "changes", table, 1, 3)
 
 

@@ -121,7 +121,7 @@ def test_stop_while_publishing(tmp_path: Path) -> None:
     assert job.stdout is not None
     assert job.stdout.readline() == "publishing\n"
     line = stop(job, signal.SIGTERM)
-    assert line == "stopped by SIGTERM: all splits are committed and stay so; the same command publishes them"
+    assert line == "stopped by SIGTERM: all splits are committed; the same command publishes them"
     finish_job(tmp_path / "job.yaml", "none")
     assert sfr.open_table(str(tmp_path / "table")).num_rows == 3
 

@@ -85,7 +85,7 @@ def test_config_is_a_value(file: Path) -> None:
 
 def test_unknown_setting_suggests_the_near_one() -> None:
     assert complaint("run.rows_per_splits=3") == (
-        "small.yaml has 1 wrong setting(s):\n  run.rows_per_splits: unknown setting. Did you mean rows_per_split?"
+        "small.yaml has 1 wrong setting:\n  run.rows_per_splits: unknown setting. Did you mean rows_per_split?"
     )
     assert "run.actors.mni: unknown setting. Did you mean min?" in complaint("run.actors.mni=3")
     assert "corpus.storage.endpoint: unknown setting. Did you mean endpoint_url?" in complaint(
@@ -94,7 +94,7 @@ def test_unknown_setting_suggests_the_near_one() -> None:
 
 
 def test_unknown_setting_without_a_near_one_lists_what_there_is() -> None:
-    assert "resume: unknown setting. Known here: corpus, model, table, select, run." in complaint("resume=true")
+    assert "resume: unknown setting. Known settings: corpus, model, table, select, run." in complaint("resume=true")
 
 
 def test_missing_sections_are_all_named(file: Path) -> None:
@@ -102,7 +102,7 @@ def test_missing_sections_are_all_named(file: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(file)
     assert str(caught.value) == (
-        f"{file} has 2 wrong setting(s):\n"
+        f"{file} has 2 wrong settings:\n"
         "  model: missing, and it has no default\n"
         "  table: missing, and it has no default"
     )
@@ -112,19 +112,22 @@ def test_missing_sections_are_all_named(file: Path) -> None:
     ("override", "text"),
     [
         ("run.rows_per_split=0", "run.rows_per_split: must be at least 1$"),
-        ("run.rows_per_split=many", "run.rows_per_split: must be a whole number at least 1$"),
+        ("run.rows_per_split=many", "run.rows_per_split: must be a whole number, at least 1$"),
         ("run.bytes_per_split=10", "run.bytes_per_split: must be at least 1024$"),
         ("run.actors={min: 3, max: 2, gpus: 0}", r"run.actors: max \(2\) must be at least min \(3\)"),
-        ("run.actors.cpus=.inf", "run.actors.cpus: must be a number more than 0$"),
+        ("run.actors.cpus=.inf", "run.actors.cpus: must be a number, more than 0$"),
         ("run.actors.cpus=0", "run.actors.cpus: must be more than 0$"),
         ("model.dtype=bf16", "model.dtype: must be 'bfloat16', 'float16', 'float32' or 'fp8'"),
         ("model.max_length=3", "model.max_length: must be at least 4$"),
-        ("table.generation=2", "table.generation: must be text; a number or a date needs quotes, .*generation='\"…\"'"),
-        ("table.generation=2026-01-01", "table.generation: must be text"),
+        (
+            "table.generation=2",
+            "table.generation: must be a string: quote numbers and dates, .*twice: .*generation='\"…\"'",
+        ),
+        ("table.generation=2026-01-01", "table.generation: must be a string: quote numbers and dates"),
         ("corpus.carry=text", "corpus.carry: must be a list, such as "),
-        ("run=5", "run: must be a section, with its settings below it"),
-        ("corpus.path=3", r"1 wrong setting\(s\):\n  corpus.path: must be text"),
-        ("corpus.path=[a, 3]", r"1 wrong setting\(s\):\n  corpus.path.1: must be text"),
+        ("run=5", "run: must be a section that contains settings"),
+        ("corpus.path=3", r"1 wrong setting:\n  corpus.path: must be a string"),
+        ("corpus.path=[a, 3]", r"1 wrong setting:\n  corpus.path.1: must be a string"),
         ("corpus.path=[]", "corpus.path: must not be empty$"),
         ("corpus.path=", "corpus.path: must not be empty$"),
         ("table.path=''", "table.path: must not be empty$"),
@@ -137,8 +140,11 @@ def test_impossible_value_is_refused(override: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "text"),
     [
-        (["run.actors.gpus=1"], "model.device is cpu but run.actors.gpus is 1: set it to 0"),
-        (["model.device=cuda"], "model.device is cuda but run.actors.gpus is 0: set one GPU an actor, or device cpu"),
+        (["run.actors.gpus=1"], "model.device is cpu but run.actors.gpus is 1: set run.actors.gpus=0"),
+        (
+            ["model.device=cuda"],
+            "model.device is cuda but run.actors.gpus is 0: set run.actors.gpus=1 or model.device=cpu",
+        ),
     ],
 )
 def test_device_and_gpus_must_agree(overrides: list[str], text: str) -> None:
@@ -146,7 +152,7 @@ def test_device_and_gpus_must_agree(overrides: list[str], text: str) -> None:
 
 
 def test_missing_file_names_those_that_are_there(file: Path) -> None:
-    with pytest.raises(ConfigError, match=rf"There is no config .*big.yaml. In {file.parent} there are: {file}"):
+    with pytest.raises(ConfigError, match=rf"There is no config .*big.yaml. Configs in {file.parent}: {file}"):
         load_config(file.with_name("big.yaml"))
 
 
@@ -156,7 +162,7 @@ def test_missing_file_names_those_that_are_there(file: Path) -> None:
         (b"corpus: [", "is not valid YAML"),
         (b"- a\n- b\n", "must be a mapping with the sections corpus, model, table, select, run"),
         (b"", "must be a mapping"),
-        (b"corpus: \xff\xfe", r"is not UTF-8 \(.* at byte 8\); save it so"),
+        (b"corpus: \xff\xfe", r"is not valid UTF-8 \(.* at byte 8\). Save the file as UTF-8"),
     ],
 )
 def test_file_that_is_no_config_is_refused(file: Path, content: bytes, text: str) -> None:
@@ -247,7 +253,7 @@ def test_literal_secret_is_refused_and_not_repeated(override: str) -> None:
 
 def test_literal_secret_is_told_what_to_do() -> None:
     text = complaint("corpus.storage.secret_access_key=hunter2")
-    assert "a secret never stands in a config: write ${NAME} and set the environment variable NAME" in text
+    assert "a config must not contain secrets: write ${NAME} and set the environment variable NAME" in text
 
 
 def test_one_key_alone_is_refused() -> None:
@@ -259,7 +265,7 @@ def test_one_key_alone_is_refused() -> None:
     ["corpus.path=s3://${BUCKET}/x", "table.generation=${DAY}", "model.prompts.query='${PROMPT}: '", "corpus.id=${ID}"],
 )
 def test_reference_outside_secrets_is_refused(override: str) -> None:
-    assert "${NAME} is for secrets only; vary this setting by an override" in complaint(override)
+    assert "${NAME} works only for secrets; to vary this setting, use an override" in complaint(override)
 
 
 def test_dump_holds_the_reference_and_never_the_value(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,5 +313,5 @@ def test_anchors_and_merges_are_yaml(tmp_path: Path) -> None:
 def test_a_key_that_is_no_name_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     file.write_text("? [a]\n: b\n")
-    with pytest.raises(ConfigError, match=r"job.yaml is not valid YAML: \['a'\] is no name"):
+    with pytest.raises(ConfigError, match=r"job.yaml is not valid YAML: the key \['a'\] must be a string"):
         load_config(file)

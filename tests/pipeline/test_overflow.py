@@ -82,7 +82,7 @@ def by_document(table: pa.Table) -> dict[str, list[dict[str, Any]]]:
 def test_settings_of_chunks_need_chunks() -> None:
     for wrong in ({"chunk_tokens": 64}, {"chunk_overlap": 8}, {"overflow": "reject", "chunk_tokens": 64}):
         raw = {"corpus": {"path": "c"}, "model": {"path": "m", "device": "cpu", **wrong}, "table": {"path": "t"}}
-        with pytest.raises(ConfigError, match="chunk_tokens and chunk_overlap mean nothing with overflow"):
+        with pytest.raises(ConfigError, match="chunk_tokens and chunk_overlap have no effect with overflow"):
             config_from_dict(raw, ["run.actors.gpus=0"])
 
 
@@ -282,7 +282,7 @@ def test_a_document_longer_than_the_model_is_rejected(tiny: Path, tmp_path: Path
     tokens = own.tokenizer.encode([PROSE]).full_lengths[0]
     first, _ = table.current().rejects().to_pylist()
     assert (first["id"], first["position"], first["reason"]) == ("doc-00001", 1, "too_long")
-    assert first["message"] == f"the document has {tokens:,} tokens, a row at most 128 (model.overflow)"
+    assert first["message"] == f"the document has {tokens:,} tokens, the limit is 128 (model.overflow)"
 
     with pytest.raises(TooManyRejects, match=r"(?s)2 of 4 rows .* too_long: 2, e\.g\. at 1 of .*a\.parquet"):
         sfr.embed(

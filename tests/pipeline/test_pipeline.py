@@ -177,7 +177,7 @@ def test_a_failing_split_does_not_stop_the_others(tmp_path: Path, tiny: Path) ->
     broken[4:200] = bytes(196)  # the footer is sound, the data is not
     put(f"{tmp_path}/corpus/b.parquet", bytes(broken))
     job = config(tiny, str(tmp_path))
-    with pytest.raises(RunFailed, match=r"(?s)1 of 2 splits are not done.*b\.parquet"):
+    with pytest.raises(RunFailed, match=r"(?s)1 of 2 splits did not finish.*b\.parquet"):
         sfr.embed(job)
     assert sfr.open_table(job.table.path).latest() is None
     put(f"{tmp_path}/corpus/b.parquet", whole)
@@ -257,7 +257,7 @@ def test_workers_that_always_die_end_the_run(tmp_path: Path, tiny: Path, monkeyp
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
     monkeypatch.setattr(read_stage, "read_and_tokenize", dying_reader)
     monkeypatch.setattr(execution, "_LOST_WORKERS", 1)
-    with pytest.raises(RunFailed, match=r"Ray gave up: .*\nWhat is committed stays"):
+    with pytest.raises(RunFailed, match=r"Ray gave up: .*\nFinished splits stay committed; the same command continues"):
         sfr.embed(config(tiny, str(tmp_path), ray_address="local"))
 
 
@@ -317,7 +317,7 @@ def test_a_run_that_waits_in_vain_ends(tmp_path: Path, tiny: Path, monkeypatch: 
     job = config(tiny, str(tmp_path), ray_address="local")
     actors = job.run.actors.model_copy(update={"gpus": 1})
     job = job.model_copy(update={"run": job.run.model_copy(update={"actors": actors})})
-    with pytest.raises(RunFailed, match=r"^Nothing was done for .* hours, so the run ends\. What is committed stays"):
+    with pytest.raises(RunFailed, match=r"^No progress for .* hours: the run was stopped\. Finished splits stay"):
         sfr.embed(job)
 
 

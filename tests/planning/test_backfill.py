@@ -194,7 +194,7 @@ def test_job_wants_to_know_what_to_backfill(tmp_path: Path) -> None:
     config.write_text("{corpus: {path: x}, model: {path: y, device: cpu}, table: {path: z}, run: {actors: {gpus: 0}}}")
     result = CliRunner().invoke(backfill.main, [str(config)])
     assert result.exit_code == 2
-    assert "Nothing says what to backfill" in result.output
+    assert "Nothing to backfill: set select.shards" in result.output
     assert config_from_dict({"corpus": {"path": "x"}, "model": {"path": "y"}, "table": {"path": "z"}}).select.everything
 
 

@@ -104,8 +104,10 @@ def test_commands_follow_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert run("promote", current, "--back").output.startswith(f"{current} points to {blue}, since 20")
     assert "there is nothing before it" in complaint(2, "promote", current, "--back")
     assert "is no pointer; `sfr-batch promote" in complaint(2, "promote", blue, "--back")
-    assert "--back goes with POINTER alone" in complaint(2, "promote", current, blue, "--back")
-    assert "Name the TABLE to point to, or --back" in complaint(2, "promote", current)
+    assert "--back takes no argument but POINTER" in complaint(2, "promote", current, blue, "--back")
+    assert "Give TABLE or --back. `sfr-batch status POINTER` shows where it points now." in complaint(
+        2, "promote", current
+    )
 
 
 def test_who_writes_names_the_table(tmp_path: Path, mistral: str) -> None:
