@@ -217,7 +217,7 @@ def _settings() -> Iterator[None]:
     context.target_max_block_size = 1
     # Waiting for GPU capacity counts as no progress, and may take hours.
     context.execution_no_progress_timeout_s = _PATIENCE_S
-    # An error of a file system or a network while a model is loaded is retried on a fresh actor; by default it would end
+    # An error of a file system or network while a model is loaded is retried on a fresh actor; by default it would end
     # the run. Ray restarts a process that dies in any case.
     context.max_consecutive_actor_init_deaths = _LOST_WORKERS
     context.enable_progress_bars = False
