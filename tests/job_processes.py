@@ -137,7 +137,7 @@ def says_what_is_committed(line: str, number: signal.Signals, store: Store, todo
     done, of, splits = rest.split()[:3]
     assert (of, splits) == ("of", str(todo))
     assert int(done) <= len(data_files(store))
-    assert rest.endswith(f"{todo} splits of this run are committed and stay so; the same command continues from there")
+    assert rest.endswith(f"{todo} splits of this run are committed; the same command continues from there")
 
 
 def data_files(store: Store) -> dict[str, str]:
