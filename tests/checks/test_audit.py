@@ -237,7 +237,7 @@ def test_what_is_not_published_is_an_orphan_and_no_failure(store: Store) -> None
     assert (found.orphans, found.plain) == (2, False)
     assert found.orphan_bytes == receipt.size + len(store.read(rejects))
     assert found["orphans"].measured.startswith(f"2 objects in no snapshot, {found.orphan_bytes:,} bytes, the oldest ")
-    assert "2 files in data/ not of snapshot 1" in found["plain"].measured
+    assert "2 files not in snapshot 1" in found["plain"].measured
 
 
 def test_unfinished_run_is_told() -> None:
@@ -245,7 +245,7 @@ def test_unfinished_run_is_told() -> None:
     plan = pa.table({"split_id": [split_name("a"), split_name("new")], "rows": [2, 2]})
     table.store.create(names.run_key("2999-run", "plan.parquet"), encode_parquet(plan))
     found = audit(table)
-    assert found["runs"].measured == "under way or interrupted: 2999-run (1 of 2 splits)"
+    assert found["runs"].measured == "in progress or interrupted: 2999-run (1 of 2 splits)"
     assert found.ok
 
 
@@ -367,12 +367,12 @@ Plant = Callable[[Table], Any]
 PLANTS: list[tuple[str, Callable[[Store], Table], Plant, dict[str, str]]] = [
     ("bit in a vector", plain, lambda t: flipped(t.store, "embedding"), {"pages": f"{A} is damaged: "}),
     ("bit in an id", plain, lambda t: flipped(t.store, "id"), {"pages": f"{A} is damaged: "}),
-    ("longer vector", plain, longer_vector, {"vectors": f"row 1 of {A}, id 'y': of length 1.0000"}),
+    ("longer vector", plain, longer_vector, {"vectors": f"row 1 of {A} (id 'y'): length 1.0000"}),
     (
         "NaN",
         plain,
         lambda t: rewrite(t, "a", with_vector(["x", "y"], 0, [np.nan, 0, 0])),
-        {"vectors": f"row 0 of {A}, id 'x': not finite"},
+        {"vectors": f"row 0 of {A} (id 'x'): not finite"},
     ),
     (
         "infinity",
@@ -385,9 +385,9 @@ PLANTS: list[tuple[str, Callable[[Store], Table], Plant, dict[str, str]]] = [
             .append_column(t.schema.field("id.x"), pa.array(["p"])),
         ),
         {
-            "vectors": f"row 0 of {A}, id 1: not finite",
+            "vectors": f"row 0 of {A} (id 1): not finite",
             "counts": "vectors",
-            "duplicates": "1 rejected as duplicate_id",
+            "duplicates": "1 row rejected as duplicate_id",
             "chunks": "",
         },
     ),
@@ -414,7 +414,7 @@ PLANTS: list[tuple[str, Callable[[Store], Table], Plant, dict[str, str]]] = [
         "another fingerprint",
         plain,
         lambda t: rewrite(t, "a", rows_of(["x", "y"]), "f" * 64),
-        {"footers": f"{A} has the fingerprint ffffffffffff, the table "},
+        {"footers": f"{A} has the fingerprint ffffffffffff, the table has "},
     ),
     ("another split's receipt", plain, other_receipt, {"footers": f"{A} has a receipt with split_id "}),
     (
@@ -423,21 +423,21 @@ PLANTS: list[tuple[str, Callable[[Store], Table], Plant, dict[str, str]]] = [
         lambda t: rewrite(t, "a", rows_of(["x", "y"]).drop_columns([names.TRUNCATED])),
         {"schema": f"{A} has no column truncated"},
     ),
-    ("fewer rows", plain, fewer_rows, {"counts": f"{A} has 1 vectors, its receipt says 2"}),
+    ("fewer rows", plain, fewer_rows, {"counts": f"{A}: the number of vectors is 1, its receipt says 2"}),
     (
         "id twice in a file",
         plain,
         lambda t: rewrite(t, "a", rows_of(["x", "x"])),
-        {"ids": f"id 'x' is live 2 times: row 0 of {A}, row 1 of {A}", "duplicates": "id 'x': 0 rejected"},
+        {"ids": f"id 'x' is live 2 times: row 0 of {A}, row 1 of {A}", "duplicates": "id 'x': 0 rows rejected"},
     ),
     (
         "id in two files",
         plain,
         lambda t: rewrite(t, "b", rows_of(["y"])),
-        {"ids": f"id 'y' is live 2 times: row 1 of {A}, row 0 of {B}", "duplicates": "id 'y': 0 rejected"},
+        {"ids": f"id 'y' is live 2 times: row 1 of {A}, row 0 of {B}", "duplicates": "id 'y': 0 rows rejected"},
     ),
     ("missing rejects", with_rejects, no_rejects, {"rejects": "is missing"}),
-    ("fewer rejects", with_rejects, fewer_rejects, {"rejects": "has 1 rows, the receipt of its split says 2"}),
+    ("fewer rejects", with_rejects, fewer_rejects, {"rejects": "has 1 row, the receipt of its split says 2"}),
     (
         "missing duplicates",
         with_duplicates,
@@ -448,26 +448,34 @@ PLANTS: list[tuple[str, Callable[[Store], Table], Plant, dict[str, str]]] = [
         "wrong counts",
         plain,
         lambda t: forge(t, counts={"vectors": 4, "tokens": 7}),
-        {"counts": "snapshot 1 says 4 vectors, there are 3\nsnapshot 1 says 7 tokens, there are 15"},
+        {
+            "counts": "snapshot 1: the number of vectors is 3, the manifest says 4\n"
+            "snapshot 1: the number of tokens is 15, the manifest says 7"
+        },
     ),
     (
         "counts that do not close",
         plain,
         lambda t: forge(t, counts={"read": 4}),
-        {"counts": "snapshot 1 says 4 rows read, there are 3"},
+        {"counts": "snapshot 1: the number of rows read is 3, the manifest says 4"},
     ),
-    ("another version", plain, version_of, {"counts": "shard is covered in version 1, a split of it is of another"}),
+    (
+        "another version",
+        plain,
+        version_of,
+        {"counts": "shard is covered in version 1, but one of its splits has another version"},
+    ),
     (
         "split twice",
         without_rows,
         lambda t: forge(t, t.current().read_receipts() * 2),
-        {"counts": f"split {split_name('a')} is 2 times in snapshot 1"},
+        {"counts": f"split {split_name('a')} appears 2 times in snapshot 1"},
     ),
     (
         "shard lost",
         plain,
         lambda t: forge(t, shards=[]),
-        {"counts": "shard has splits, and is not among the shards of snapshot 1"},
+        {"counts": "shard has splits, but is not among the shards of snapshot 1"},
     ),
     (
         "damaged side file",
@@ -477,7 +485,7 @@ PLANTS: list[tuple[str, Callable[[Store], Table], Plant, dict[str, str]]] = [
     ),
     ("missing manifest", plain, missing_in_the_middle, {"snapshots": "has no snapshot 2. Snapshots: 1, 3."}),
     ("two manifests", plain, manifest_twice, {"snapshots": "snapshot 1 has 2 manifests"}),
-    ("wrong parent", plain, lambda t: forge(t, parent=7), {"snapshots": "follows snapshot 7, and should follow None"}),
+    ("wrong parent", plain, lambda t: forge(t, parent=7), {"snapshots": "has the parent 7 instead of None"}),
     (
         "manifest of another table",
         plain,
@@ -488,32 +496,40 @@ PLANTS: list[tuple[str, Callable[[Store], Table], Plant, dict[str, str]]] = [
         "delete out of range",
         with_duplicates,
         lambda t: forge(t, deletes={"split_id": [split_name("a"), split_name("b")], "position": [2, 3]}),
-        {"deletes": f"row 3 of {B} is deleted, it has 3 rows", "ids": "'y' is live 2 times", "counts": "there are 5"},
+        {
+            "deletes": f"row 3 of {B} is deleted, but the file has 3 rows",
+            "ids": "'y' is live 2 times",
+            "counts": "the number of documents is 5, the manifest says 4",
+        },
     ),
     (
         "delete in no file",
         with_duplicates,
         lambda t: forge(t, deletes={"split_id": [split_name("a"), "0" * 32], "position": [2, 1]}),
-        {"deletes": "which snapshot 1 does not have", "ids": "'y' is live 2 times", "counts": "there are 5"},
+        {
+            "deletes": "which is not part of snapshot 1",
+            "ids": "'y' is live 2 times",
+            "counts": "the number of documents is 5, the manifest says 4",
+        },
     ),
     (
         "wrong row deleted",
         with_duplicates,
         lambda t: forge(t, deletes={"split_id": [split_name("a"), split_name("b")], "position": [2, 2]}),
-        {"ids": "id 'w', is deleted, and should be live"},
+        {"ids": "(id 'w') is deleted, but should be live"},
     ),
-    ("chunk out of order", chunked, broken_chunks, {"chunks": f"row 1 of {A}, id 'x': chunk 2 does not follow"}),
+    ("chunk out of order", chunked, broken_chunks, {"chunks": f"row 1 of {A} (id 'x'): chunk 2 does not follow"}),
     (
         "half a document deleted",
         chunked,
         delete_half_a_document,
-        {"chunks": f"row 1 of {A}, id 'x': chunk 1 does not follow"},
+        {"chunks": f"row 1 of {A} (id 'x'): chunk 1 does not follow"},
     ),
     (
         "condemned name is live",
         plain,
         lambda t: condemn(t, t.current(), [split_name("a")]),
-        {"condemned": f"{A} is live, and its name is condemned"},
+        {"condemned": f"{A} is live, but its name is condemned"},
     ),
 ]
 
@@ -612,9 +628,11 @@ def test_table_holds_its_corpus(mistral: str, root: str) -> None:
     config, table = finished(mistral, root)
     found = audit(table, make_plan(config))
     assert {finding.verdict for finding in found.checks} == {"PASS"}, found.describe()
-    assert found["shards"].measured == "3 shards: covered as they are"
-    assert found["corpus rows"].measured == "494 rows of the corpus: each live or rejected, and nothing else is"
-    assert found["texts"].measured == "490 live documents: the hashes of text and row are those of the corpus"
+    assert found["shards"].measured == "3 shards: the table covers their current versions"
+    assert (
+        found["corpus rows"].measured == "494 rows of the corpus: each is live or rejected, and the table has no others"
+    )
+    assert found["texts"].measured == "490 live documents: hashes of text and row match the corpus"
     assert audit(table, make_plan(config), partition_rows=10).describe() == found.describe()
 
 
@@ -624,8 +642,8 @@ def test_text_of_today_is_another(mistral: str, root: str) -> None:
     found = audit(table, make_plan(config))
     assert failed(found) == {"texts"}
     text = examples(found, "texts")
-    assert "id 'b-003', has the vector of another text than position " in text
-    assert text.endswith(f"of {root}/corpus/b.jsonl, id 'b-003',")
+    assert "(id 'b-003') has the vector of another text than position " in text
+    assert text.endswith(f"of {root}/corpus/b.jsonl (id 'b-003')")
 
 
 def test_row_of_today_is_another(mistral: str, root: str) -> None:
@@ -634,8 +652,8 @@ def test_row_of_today_is_another(mistral: str, root: str) -> None:
     found = audit(table, make_plan(config))
     assert failed(found) == {"corpus rows"}
     text = examples(found, "corpus rows")
-    assert f"of {root}/corpus/b.jsonl, id 'b-new', is neither live nor rejected" in text
-    assert ".parquet, id 'b-003', is not in the corpus" in text
+    assert f"of {root}/corpus/b.jsonl (id 'b-new') is neither live nor rejected" in text
+    assert ".parquet (id 'b-003') is not in the corpus" in text
 
 
 def test_row_that_cannot_be_embedded_any_more(mistral: str, root: str) -> None:
@@ -644,7 +662,7 @@ def test_row_that_cannot_be_embedded_any_more(mistral: str, root: str) -> None:
     found = audit(table, make_plan(config))
     assert failed(found) == {"corpus rows"}
     assert f"of {root}/corpus/b.jsonl is neither live nor rejected" in examples(found, "corpus rows")
-    assert "id 'b-003', is not in the corpus" in examples(found, "corpus rows")
+    assert "(id 'b-003') is not in the corpus" in examples(found, "corpus rows")
 
 
 def test_corpus_has_gone_on(mistral: str, root: str) -> None:
@@ -671,7 +689,7 @@ def test_row_recipe_and_fingerprint_are_compared(mistral: str, root: str) -> Non
     other = job_processes.config(mistral, root, "corpus.text='{text} {lang}'")
     found = audit(table, make_plan(other))
     assert {"shards", "texts"} <= failed(found)
-    assert "was read with other settings of corpus" in examples(found, "shards")
+    assert "was read with other corpus settings" in examples(found, "shards")
     with pytest.raises(TableMismatch, match="max_length"):
         api.audit(config.table.path, config, ["model.max_length=64"])
 
@@ -685,7 +703,7 @@ def test_damage_hides_no_more_than_it_must(mistral: str, root: str) -> None:
     found = audit(table, make_plan(config))
     assert failed(found) == {"data files", "corpus rows"}
     assert "b-new" not in examples(found, "corpus rows")
-    assert "id 'b-003', is not in the corpus" in examples(found, "corpus rows")
+    assert "(id 'b-003') is not in the corpus" in examples(found, "corpus rows")
 
 
 # --- the command line

@@ -63,7 +63,7 @@ def check_shards(plan: EmbedPlan, shards: Sequence[Shard], contents: Contents, f
     """Whether the snapshot covers the shards as they are now. fingerprint: of the table's vectors."""
     promise = PromiseCheck(SHARDS)
     if plan.card.fingerprint != fingerprint:
-        promise.wrong(f"the config makes vectors of fingerprint {plan.card.fingerprint[:12]}")
+        promise.wrong(f"the config has the fingerprint {plan.card.fingerprint[:12]}, the table {fingerprint[:12]}")
     recipe, generation = digest(plan.row_recipe), plan.config.table.generation
     covered = {record.uri: record for record in contents.shards}
     for shard in carry_over(contents.snapshot, shards, recipe, generation)[1]:
@@ -73,12 +73,12 @@ def check_shards(plan: EmbedPlan, shards: Sequence[Shard], contents: Contents, f
         elif record.version != shard.version:
             promise.wrong(f"{shard.uri} has changed")
         elif record.recipe != recipe:
-            promise.wrong(f"{shard.uri} was read with other settings of corpus")
+            promise.wrong(f"{shard.uri} was read with other corpus settings")
         else:
-            promise.wrong(f"{shard.uri} is of generation {record.generation!r}, the config of {generation!r}")
+            promise.wrong(f"{shard.uri} has the generation {record.generation!r}, the config {generation!r}")
     for uri in sorted(covered.keys() - {KEPT} - {shard.uri for shard in shards}):
         promise.wrong(f"{uri} is no longer in the corpus")
-    return promise.finding(counted(len(shards), "shard"), "covered as they are")
+    return promise.finding(counted(len(shards), "shard"), "the table covers their current versions")
 
 
 def read_corpus(plan: EmbedPlan, shards: Sequence[Shard], spill: Spill) -> CorpusRows:
@@ -119,5 +119,5 @@ def _records(rows: Rows, start: int) -> Iterator[IdRecords]:
 def _place(unit: ReadUnit, rows: Rows, row: int) -> str:
     good = len(rows.texts)
     if row < good:
-        return f"position {rows.positions[row]} of {unit.shard.uri}, id {rows.ids[row].as_py()!r},"
+        return f"position {rows.positions[row]} of {unit.shard.uri} (id {rows.ids[row].as_py()!r})"
     return f"position {rows.rejects.column(names.POSITION)[row - good]} of {unit.shard.uri}"

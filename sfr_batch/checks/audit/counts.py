@@ -43,7 +43,7 @@ def check_counts(
     _check_sums(promise, contents, sums)
     _check_new(promise, contents, snapshots, sums)
     counts = contents.snapshot.manifest.counts
-    kept = f"; {counts.kept:,} kept that are not among these" if counts.kept else ""
+    kept = f"; {counts.kept:,} documents kept in addition" if counts.kept else ""
     return promise.finding(
         f"{counts.read:,} rows read",
         f"{counts.embedded:,} embedded + {counts.reused:,} reused + {counts.rejected:,} rejected; "
@@ -54,14 +54,15 @@ def check_counts(
 def _check_receipts(promise: PromiseCheck, contents: Contents, chunked: bool) -> None:
     for split_id, times in Counter(receipt.split_id for receipt in contents.receipts).items():
         if times > 1:
-            promise.wrong(f"split {split_id} is {times} times in snapshot {contents.snapshot.number}")
+            promise.wrong(f"split {split_id} appears {times} times in snapshot {contents.snapshot.number}")
     for receipt in contents.receipts:
         try:
             receipt.check()
         except CountsDoNotClose as error:
             promise.wrong(str(error))
         if receipt.vectors < receipt.embedded or (receipt.vectors > receipt.embedded and not chunked):
-            promise.wrong(f"split {receipt.split_id} has {receipt.vectors} vectors of {receipt.embedded} documents")
+            vectors, documents = counted(receipt.vectors, "vector"), counted(receipt.embedded, "document")
+            promise.wrong(f"split {receipt.split_id} has {vectors} of {documents}")
 
 
 def _check_shards(promise: PromiseCheck, contents: Contents) -> None:
@@ -70,24 +71,26 @@ def _check_shards(promise: PromiseCheck, contents: Contents) -> None:
         if receipt.owned:
             splits[receipt.shard].append(receipt)
     for shard in sorted(splits.keys() - {record.uri for record in contents.shards}):
-        promise.wrong(f"{shard} has splits, and is not among the shards of snapshot {contents.snapshot.number}")
+        promise.wrong(f"{shard} has splits, but is not among the shards of snapshot {contents.snapshot.number}")
     for record in contents.shards:
         its = splits[record.uri]
         if record.uri in contents.indexes:  # which says what its rows are
             if its or record.splits:
                 promise.wrong(
-                    f"{record.uri} has an index, and {counted(len(its) or record.splits, 'split')} of its own"
+                    f"{record.uri} has both an index and {counted(len(its) or record.splits, 'split')} of its own"
                 )
             continue
         read, rejected = sum(receipt.read for receipt in its), sum(receipt.rejected for receipt in its)
         if (read, rejected, len(its)) != (record.read, record.rejected, record.splits):
             promise.wrong(
-                f"{record.uri or 'what is kept'} has {record.read:,} rows and {record.rejected:,} rejects in "
-                f"{counted(record.splits, 'split')}, the receipts of its splits say {read:,} and {rejected:,} in "
-                f"{len(its):,}"
+                f"{record.uri or 'the kept documents'}: {counted(record.read, 'row')}, "
+                f"{counted(record.rejected, 'reject')} and {counted(record.splits, 'split')}, but the receipts of its "
+                f"splits say {read:,}, {rejected:,} and {len(its):,}"
             )
         if {receipt.version for receipt in its} - {record.version}:
-            promise.wrong(f"{record.uri} is covered in version {record.version}, a split of it is of another")
+            promise.wrong(
+                f"{record.uri} is covered in version {record.version}, but one of its splits has another version"
+            )
 
 
 def _check_sums(promise: PromiseCheck, contents: Contents, sums: Sums) -> None:
@@ -96,7 +99,7 @@ def _check_sums(promise: PromiseCheck, contents: Contents, sums: Sums) -> None:
 
     held = {
         "rows read": (counts.read, counts.embedded + counts.reused + counts.rejected),
-        "rows of its shards": (counts.read, sum(record.read for record in shards)),
+        "rows in its shards": (counts.read, sum(record.read for record in shards)),
         "vectors": (counts.vectors, sum(receipt.vectors for receipt in contents.receipts) - contents.deleted),
     }
     if sums.duplicates is not None:
@@ -109,9 +112,10 @@ def _check_sums(promise: PromiseCheck, contents: Contents, sums: Sums) -> None:
         held["truncated rows"] = (counts.truncated, sum(live.truncated for live in sums.live))
     if sums.kept is not None:
         held["kept documents"] = (counts.kept, sums.kept)
+    number = contents.snapshot.number
     for what, (says, has) in held.items():
         if says != has:
-            promise.wrong(f"snapshot {contents.snapshot.number} says {says:,} {what}, there are {has:,}")
+            promise.wrong(f"snapshot {number}: the number of {what} is {has:,}, the manifest says {says:,}")
 
 
 def _check_new(promise: PromiseCheck, contents: Contents, snapshots: Mapping[int, Snapshot], sums: Sums) -> None:
@@ -132,8 +136,8 @@ def _check_new(promise: PromiseCheck, contents: Contents, snapshots: Mapping[int
     )
     if embedded != manifest.counts.embedded:
         promise.wrong(
-            f"snapshot {manifest.snapshot} says {manifest.counts.embedded:,} documents embedded, its new data files "
-            f"have {embedded:,}"
+            f"snapshot {manifest.snapshot}: its new data files have {counted(embedded, 'document')}, the manifest says "
+            f"{manifest.counts.embedded:,} embedded"
         )
 
 
@@ -144,13 +148,13 @@ def check_deletes(contents: Contents) -> Finding:
     for split_id, positions in contents.deletes.items():
         key = names.data_key(split_id)
         if split_id not in rows:
-            promise.wrong(f"rows of {key} are deleted, which snapshot {contents.snapshot.number} does not have")
+            promise.wrong(f"rows are deleted from {key}, which is not part of snapshot {contents.snapshot.number}")
             continue
         for position in positions[(positions < 0) | (positions >= rows[split_id])].tolist():
-            promise.wrong(f"row {position} of {key} is deleted, it has {rows[split_id]:,} rows")
+            promise.wrong(f"row {position} of {key} is deleted, but the file has {counted(rows[split_id], 'row')}")
         if len(np.unique(positions)) < len(positions):
             promise.wrong(f"a row of {key} is deleted twice")
-    return promise.finding(f"{contents.deleted:,} deleted rows", "each in a live data file")
+    return promise.finding(counted(contents.deleted, "deleted row"), "each in a live data file")
 
 
 def check_condemned(contents: Contents) -> Finding:
@@ -158,5 +162,5 @@ def check_condemned(contents: Contents) -> Finding:
     promise = PromiseCheck(CONDEMNED)
     for receipt in contents.receipts:
         if receipt.split_id in contents.condemned:
-            promise.wrong(f"{names.data_key(receipt.split_id)} is live, and its name is condemned")
+            promise.wrong(f"{names.data_key(receipt.split_id)} is live, but its name is condemned")
     return promise.finding(counted(len(contents.condemned), "condemned name"), "none is live")

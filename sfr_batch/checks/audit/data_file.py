@@ -170,7 +170,7 @@ def _check_footer(metadata: Mapping[bytes, bytes], table: Table, receipt: Receip
     key, ours, problems = names.data_key(receipt.split_id), table.card.fingerprint, []
     fingerprint = metadata.get(names.FINGERPRINT_KEY.encode(), b"none").decode(errors="replace")
     if fingerprint != ours:
-        problems.append(Problem(f"{key} has the fingerprint {fingerprint[:12]}, the table {ours[:12]}"))
+        problems.append(Problem(f"{key} has the fingerprint {fingerprint[:12]}, the table has {ours[:12]}"))
     try:
         written = Receipt.from_json(metadata[names.RECEIPT_KEY.encode()])
     except (KeyError, ValueError, TypeError) as error:
@@ -208,8 +208,8 @@ def _vector_problems(
     """bad: [n] numbers of ``vectors`` [m, dim], of which the first is row ``first``. off: [m] length minus 1."""
 
     def example(at: int) -> str:
-        what = f"of length {off[at] + 1:.6g}" if np.isfinite(vectors[at]).all() else "not finite"
-        return f"row {first + at} of {key}, id {ids[first + at]!r}: {what}"
+        what = f"length {off[at] + 1:.6g}" if np.isfinite(vectors[at]).all() else "not finite"
+        return f"row {first + at} of {key} (id {ids[first + at]!r}): {what}"
 
     return sample(bad, example, f"more of {key}")
 
@@ -227,7 +227,7 @@ def _find_documents(rows: _Rows, table: Table, key: str, dead: IntArray) -> tupl
     follows[1:] &= (hashes[1:] == hashes[:-1]).all(axis=1)
     problems = sample(
         np.flatnonzero(~follows & (chunk != 0)),
-        lambda at: f"row {at} of {key}, id {rows.ids[at]!r}: chunk {chunk[at]} does not follow the one before",
+        lambda at: f"row {at} of {key} (id {rows.ids[at]!r}): chunk {chunk[at]} does not follow the previous chunk",
         f"more of {key}",
     )
     return _Documents(hashes, live, np.flatnonzero(chunk == 0)), problems
@@ -246,7 +246,7 @@ def _count(table: pa.Table, documents: _Documents, receipt: Receipt) -> tuple[li
         "truncated rows": (truncated.sum(), receipt.truncated),
     }
     problems = [
-        Problem(f"{key} has {has:,} {what}, its receipt says {says:,}")
+        Problem(f"{key}: the number of {what} is {has:,}, its receipt says {says:,}")
         for what, (has, says) in held.items()
         if has != says
     ]

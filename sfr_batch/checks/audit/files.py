@@ -45,7 +45,7 @@ class Place:
     content_hash: bytes
 
     def __str__(self) -> str:
-        return f"{self.where}, id {self.id!r},"
+        return f"{self.where} (id {self.id!r})"
 
 
 @dataclass(frozen=True)
@@ -175,10 +175,10 @@ def file_findings(found: DataFiles) -> Iterator[Finding]:
     """The findings about files as such."""
     table, files = found.table, counted(len(found.files), "data file")
     held = {
-        FILES: (files, f"there in full, {found.bytes:,} bytes"),
-        PAGES: (f"the pages of {found.rows:,} rows", "their checksums are right"),
-        FOOTERS: (files, f"fingerprint {table.card.fingerprint[:12]}, and the receipt of the manifest"),
-        SCHEMA: (files, f"the table's {counted(len(table.schema), 'column')}"),
+        FILES: (files, f"all present, {found.bytes:,} bytes"),
+        PAGES: (f"pages of {counted(found.rows, 'row')}", "checksums match"),
+        FOOTERS: (files, f"fingerprint {table.card.fingerprint[:12]}, receipts as in the manifest"),
+        SCHEMA: (files, f"the same {counted(len(table.schema), 'column')} as the table"),
     }
     for name, told in held.items():
         yield PromiseCheck(name, found.problems[name]).finding(*told)
@@ -188,8 +188,8 @@ def row_findings(found: DataFiles) -> Iterator[Finding]:
     """The findings about rows, each by itself."""
     tolerance = TOLERANCE[found.table.card.vector_dtype]
     worst = max((file.worst_length for file in found.files), default=0.0)
-    holds = f"finite, lengths off 1 by {worst:.1e} (at most {tolerance:g})"
-    yield PromiseCheck(VECTORS, found.problems[VECTORS]).finding(f"{found.rows:,} vectors", holds)
+    holds = f"finite, lengths differ from 1 by at most {worst:.1e} (limit {tolerance:g})"
+    yield PromiseCheck(VECTORS, found.problems[VECTORS]).finding(counted(found.rows, "vector"), holds)
     if is_chunked(found.table):
-        holds = "those of a document follow each other from 0, all live or none"
-        yield PromiseCheck(CHUNKS, found.problems[CHUNKS]).finding(f"{found.rows:,} chunks", holds)
+        holds = "numbered from 0 without gaps in each document, all live or all deleted"
+        yield PromiseCheck(CHUNKS, found.problems[CHUNKS]).finding(counted(found.rows, "chunk"), holds)

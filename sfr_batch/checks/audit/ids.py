@@ -91,16 +91,16 @@ class _IdChecks:
 
     def findings(self) -> Iterator[Finding]:
         """The findings about all partitions, except that about indexes."""
-        also = f"; {counted(self._also, 'id')} also rejected, in another row" if self._also else ""
-        documents = f"{self._live:,} live documents"
-        yield self._ids.finding(documents, f"each id once, in the first row that has it{also}")
-        what = f"{self._duplicate:,} rows with an earlier row's id"
-        yield self._duplicates.finding(what, "that one lives, they do not")
+        also = f"; {counted(self._also, 'id')} also rejected in another row" if self._also else ""
+        documents = counted(self._live, "live document")
+        yield self._ids.finding(documents, f"each id is live once, in the first row that has it{also}")
+        what = counted(self._duplicate, "duplicate row")
+        yield self._duplicates.finding(what, "each repeats the id of an earlier row, which is live instead")
         if self._corpus:
-            what = f"{self._corpus.rows:,} rows of the corpus"
-            kept = f"; {counted(self.kept, 'document')} kept that it has no more" if self.kept else ""
-            yield self._rows.finding(what, f"each live or rejected, and nothing else is{kept}")
-            yield self._texts.finding(documents, "the hashes of text and row are those of the corpus")
+            what = f"{counted(self._corpus.rows, 'row')} of the corpus"
+            kept = f"; {counted(self.kept, 'document')} kept that left the corpus" if self.kept else ""
+            yield self._rows.finding(what, f"each is live or rejected, and the table has no others{kept}")
+            yield self._texts.finding(documents, "hashes of text and row match the corpus")
 
     def _tell_repeated(self, groups: IdGroups, group: int) -> str:
         rows = groups.rows(group, RecordKind.LIVE)
@@ -111,24 +111,27 @@ class _IdChecks:
     def _tell_life(self, lives: int, first: int) -> str:
         """lives, first: the live row of an id and the one that should be, negative if there is none."""
         if lives < 0:
-            return f"{self._files.place(first)} is deleted, and should be live"
+            return f"{self._files.place(first)} is deleted, but should be live"
         if first < 0:
-            return f"{self._files.place(lives)} is live, and no shard has it"
-        return f"{self._files.place(lives)} is live, and {self._files.place(first).where} comes before it"
+            return f"{self._files.place(lives)} is live, but no shard has it"
+        return (
+            f"{self._files.place(lives)} is live, but {self._files.place(first).where} has the same id and comes first"
+        )
 
     def _tell_stray(self, groups: IdGroups, record: int) -> str:
         group, order, row = groups.entry(record)
-        told = f"{self._indexes.place(order)} points to {self._files.place(row)} which has "
+        told = f"{self._indexes.place(order)} points to {self._files.place(row)}, which has "
         own = [*groups.rows(group, RecordKind.LIVE), *groups.rows(group, RecordKind.DEAD)]
         if row in own:
-            return f"{told}other hashes of text and row"
+            return f"{told}different hashes of text and row"
         return f"{told}another id" + (f" than {self._files.place(own[0]).id!r}" if own else "")
 
     def _tell_duplicate(self, groups: IdGroups, group: int) -> str:
         rejected, candidates = int(groups.counts[RecordKind.DUPLICATE][group]), int(groups.candidates[group])
         rows = [*groups.rows(group, RecordKind.LIVE), *groups.rows(group, RecordKind.DEAD)]
         where = f"id {self._files.place(rows[0]).id!r}" if rows else "an id that no data file has"
-        return f"{where}: {rejected} rejected as duplicate_id, and {counted(candidates, 'row')} of the shards have it"
+        shards = f"{counted(candidates, 'row')} with this id in the shards"
+        return f"{where}: {counted(rejected, 'row')} rejected as duplicate_id, but {shards}"
 
     def _compare(self, groups: IdGroups, corpus: CorpusRows) -> None:
         n, wrong = groups.counts, self._rows.wrong
@@ -148,7 +151,7 @@ class _IdChecks:
                 what = str(self._files.place(live[0])) if live else "a rejected id"
                 wrong(f"{what} is not in the corpus", -int(by_id[group]))
         for group in self._rows.some(groups.where(by_row < 0)):
-            wrong("a rejected row is not in the corpus, or not rejected in it", -int(by_row[group]))
+            wrong("a rejected row is not in the corpus, or is not rejected any more", -int(by_row[group]))
         for group in self._texts.some(groups.stale()):
             of, content_hash = corpus.place(groups.rows(group, RecordKind.IN_CORPUS)[0])
             row = self._files.place(groups.rows(group, RecordKind.LIVE)[0])

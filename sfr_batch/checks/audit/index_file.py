@@ -26,7 +26,7 @@ from sfr_batch.checks.audit.id_records import (
 )
 from sfr_batch.checks.audit.promises import Problem, sample
 from sfr_batch.checks.audit.rejects import reject_records
-from sfr_batch.errors import ObjectNotFound
+from sfr_batch.errors import ObjectNotFound, counted
 from sfr_batch.format import names
 from sfr_batch.format.indexes import Entries, entries_of
 from sfr_batch.format.records import KEPT, IndexPart
@@ -104,12 +104,12 @@ class _Selected:
 
 
 def shard_of(part: IndexPart) -> str:
-    return part.shard if part.shard != KEPT else "what is kept"
+    return part.shard if part.shard != KEPT else "the kept documents"
 
 
 def place_in(part: IndexPart, row: int) -> str:
     """row: its number in the file."""
-    return f"row {row} of {part.key}, of {shard_of(part)},"
+    return f"row {row} of {part.key} (of {shard_of(part)})"
 
 
 def read_sizes(store: Store, key: str) -> list[int] | str:
@@ -130,7 +130,7 @@ def read_sizes(store: Store, key: str) -> list[int] | str:
 def overlaps(key: str, parts: Sequence[NumberedPart]) -> list[Problem]:
     """Rows that two of the parts, which are in order, have in common."""
     return [
-        Problem(f"row {other.part.start} of {key} is both of {shard_of(one.part)} and of {shard_of(other.part)}")
+        Problem(f"row {other.part.start} of {key} belongs to both {shard_of(one.part)} and {shard_of(other.part)}")
         for one, other in pairwise(parts)
         if one.end > other.part.start
     ]
@@ -222,17 +222,19 @@ def _check_entries(rows: _Selected, files: DataFiles, snapshot: int) -> tuple[li
     problems = [
         *sample(
             np.flatnonzero(~known),
-            lambda at: f"{points_to(at)}{key(at)}, which snapshot {snapshot} does not have",
+            lambda at: f"{points_to(at)}{key(at)}, which is not part of snapshot {snapshot}",
             rows.rest,
         ),
         *sample(
             np.flatnonzero(known & ~inside),
-            lambda at: f"{points_to(at)}{_rows_of(entries, at)} of {key(at)}, which has {room[at]:,} rows",
+            lambda at: (
+                f"{points_to(at)}{_rows_of(entries, at)} of {key(at)}, which has {counted(int(room[at]), 'row')}"
+            ),
             rows.rest,
         ),
         *sample(
             np.flatnonzero(known & inside & ~whole),
-            lambda at: f"{points_to(at)}{_rows_of(entries, at)} of {key(at)}, which are not those of a document",
+            lambda at: f"{points_to(at)}{_rows_of(entries, at)} of {key(at)}, which are not the rows of one document",
             rows.rest,
         ),
     ]

@@ -75,7 +75,7 @@ def index_finding(contents: Contents, check: PromiseCheck) -> Finding:
     """check: with all problems of indexes, also those that only ids show."""
     rows, files = sum(part.rows for part in contents.parts), len({part.key for part in contents.parts})
     what = f"{counted(rows, 'row')} in {counted(files, 'index file')}"
-    return check.finding(what, "as many as their shards have, each document with its own row")
+    return check.finding(what, "counts match the shards, each document points to its own row")
 
 
 def _find_missing(
@@ -122,8 +122,8 @@ def _find_row_groups(
         its = sorted(by_file[key], key=lambda numbered: numbered.part.start)
         if its[-1].end > sum(sizes):
             damaged.add(key)
-            needed = f"{shard_of(its[-1].part)} is of rows up to {its[-1].end:,}"
-            problems.append(Problem(f"{key} has {sum(sizes):,} rows, {needed}"))
+            needed = f"{shard_of(its[-1].part)} needs rows up to {its[-1].end:,}"
+            problems.append(Problem(f"{key} has {counted(sum(sizes), 'row')}, but {needed}"))
         problems += overlaps(key, its)
         groups += row_groups(key, its, sizes)
     return groups, problems, damaged
@@ -135,10 +135,10 @@ def _check_shards(contents: Contents, rejected: Mapping[str, int], unread: Set[s
     for uri, parts in contents.indexes.items():
         record, shard = records.get(uri), shard_of(parts[0])
         if record is None:
-            yield Problem(f"{shard} has an index, and is not among the shards")
+            yield Problem(f"{shard} has an index, but is not among the shards")
             continue
         rows = sum(part.rows for part in parts)
         if rows != record.read:
-            yield Problem(f"{shard} has {record.read:,} rows, its index has {rows:,}")
+            yield Problem(f"{shard} has {counted(record.read, 'row')}, its index has {rows:,}")
         if unread.isdisjoint(part.key for part in parts) and rejected.get(uri, 0) != record.rejected:
-            yield Problem(f"{shard} has {record.rejected:,} rejects, its index has {rejected.get(uri, 0):,}")
+            yield Problem(f"{shard} has {counted(record.rejected, 'reject')}, its index has {rejected.get(uri, 0):,}")

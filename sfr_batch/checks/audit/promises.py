@@ -77,7 +77,7 @@ class PromiseCheck:
 
     def finding(self, what: str, holds: str) -> Finding:
         """what: what was checked, with its number. holds: what is true of it if there is no problem."""
-        more = f"; {counted(self.unchecked, 'file')} could not be looked into" if self.unchecked else ""
+        more = f"; {counted(self.unchecked, 'file')} could not be checked" if self.unchecked else ""
         if not self._number:
             return Finding(self._name, "SKIP" if self.unchecked else "PASS", f"{what}: {holds}{more}")
         told = f"{what}: {counted(self._number, 'problem')}{more}"

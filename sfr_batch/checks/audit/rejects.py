@@ -63,7 +63,7 @@ def read_rejects(table: Table, contents: Contents, spill: Spill) -> RejectsFiles
             spill.add(records)
         total += found.num_rows
     what = f"{counted(total, 'row')} in {counted(len(expected), 'file')}"
-    return RejectsFiles(promise.finding(what, "as many as the receipts say"), duplicates, unread)
+    return RejectsFiles(promise.finding(what, "counts match the receipts"), duplicates, unread)
 
 
 def _read(store: Store, key: str) -> pa.Table | str:
@@ -84,12 +84,12 @@ def _decode(data: bytes) -> pa.Table:
 
 def _problems(file: _Expected, found: pa.Table) -> Iterator[str]:
     if file.rows is not None and found.num_rows != file.rows:
-        yield f"{file.key} has {found.num_rows:,} rows, the receipt of its split says {file.rows:,}"
+        yield f"{file.key} has {counted(found.num_rows, 'row')}, the receipt of its split says {file.rows:,}"
     if file.shard is not None and set(found.column(names.SHARD).to_pylist()) - {file.shard}:
-        yield f"{file.key} has rejects of another shard than {file.shard}"
+        yield f"{file.key} has rejects of a shard other than {file.shard}"
     reasons = set(found.column(names.REASON).to_pylist())
     if (file.shard is None) != (names.DUPLICATE_ID in reasons) and reasons:
-        yield f"{file.key} has the reasons {', '.join(sorted(reasons))}"
+        yield f"{file.key} has unexpected reasons: {', '.join(sorted(reasons))}"
 
 
 def reject_records(rejects: pa.Table, numbers: IntArray) -> Iterator[IdRecords]:

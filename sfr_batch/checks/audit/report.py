@@ -16,9 +16,9 @@ SNAPSHOTS, SIDES, ORPHANS, PLAIN, RUNS = "snapshots", "side files", "orphans", "
 SHARDS, CORPUS, TEXTS = "shards", "corpus rows", "texts"
 """Names of findings."""
 
-_RESTORE = "Restore what is named from a copy, or write to a new table: table.path=<another path>."
+_RESTORE = "Restore what is named above from a backup, or write to a new table: table.path=<another path>."
 _EMBED = "Run `sfr-batch embed` with this config, then audit again."
-_REPORT = "No crash leaves this behind; restore the table from a copy, and please report it."
+_REPORT = "No crash can cause this. Restore the table from a backup, and please report it as a bug."
 WAYS_OUT = {
     **dict.fromkeys((SNAPSHOTS, SIDES, FILES, PAGES, FOOTERS, SCHEMA, REJECTS, VECTORS), _RESTORE),
     **dict.fromkeys((SHARDS, CORPUS, TEXTS), _EMBED),

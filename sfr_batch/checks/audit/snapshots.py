@@ -43,11 +43,11 @@ def read_snapshots(table: Table, newest: int | None) -> tuple[Finding, dict[int,
         if manifest.snapshot != number:
             promise.wrong(f"{key} is the manifest of snapshot {manifest.snapshot}")
         if manifest.parent != parent:
-            promise.wrong(f"{key} follows snapshot {manifest.parent}, and should follow {parent}")
+            promise.wrong(f"{key} has the parent {manifest.parent} instead of {parent}")
     expired = [n for n in snapshots if snapshots[max(snapshots)].manifest.has_expired(n)]
-    told = f"numbers 1 to {newest}, each follows the one before"
+    told = f"numbers 1 to {newest}, each follows the previous one"
     if expired:
-        told += f"; {counted(len(expired), 'expired snapshot')} among them, with nothing but a manifest"
+        told += f"; {counted(len(expired), 'expired snapshot')}, of which only the manifest is left"
     finding = promise.finding(counted(newest, "snapshot"), told)
     return finding, {number: snapshot for number, snapshot in snapshots.items() if number not in expired}
 
@@ -77,7 +77,7 @@ def check_sides(table: Table, snapshots: Mapping[int, Snapshot]) -> Finding:
     for wrong in in_parallel(lambda numbered: _check_side(table, *numbered), list(sides.values()), AHEAD):
         if wrong:
             promise.wrong(wrong)
-    return promise.finding(counted(len(sides), "side file"), "SHA-256 and rows are those of the manifests")
+    return promise.finding(counted(len(sides), "side file"), "SHA-256 and number of rows match the manifests")
 
 
 def _check_side(table: Table, number: int, side: SideFile) -> str | None:
@@ -88,4 +88,6 @@ def _check_side(table: Table, number: int, side: SideFile) -> str | None:
     if hashlib.sha256(data).hexdigest() != side.sha256:
         return f"{side.name} is not the file that snapshot {number} was published with"
     rows = pq.read_metadata(in_memory(data)).num_rows
-    return None if rows == side.rows else f"{side.name} has {rows:,} rows, snapshot {number} says {side.rows:,}"
+    return (
+        None if rows == side.rows else f"{side.name} has {counted(rows, 'row')}, snapshot {number} says {side.rows:,}"
+    )

@@ -20,7 +20,7 @@ def look_for_orphans(table: Table, base: Snapshot) -> tuple[Finding, Orphans | N
     try:
         orphans = find_orphans(table, base, np.inf)
     except _DAMAGE as error:
-        return Finding(ORPHANS, "SKIP", f"cannot be told apart: {error}"), None
+        return Finding(ORPHANS, "SKIP", f"cannot be determined: {error}"), None
     return Finding(ORPHANS, "PASS", _tell(orphans)), orphans
 
 
@@ -30,16 +30,16 @@ def _tell(orphans: Orphans) -> str:
     oldest = max(0.0, time.time() - min(info.modified for info in orphans.objects))
     return (
         f"{counted(len(orphans.objects), 'object')} in no snapshot, {orphans.bytes:,} bytes, "
-        f"the oldest of {oldest / 3600:,.1f} hours ago: of a run under way, or left behind for `sfr-batch sweep`"
+        f"the oldest {oldest / 3600:,.1f} hours old: from a run in progress, or leftovers for `sfr-batch sweep`"
     )
 
 
 def check_plain(table: Table, base: Snapshot, *, sound: bool) -> tuple[Finding, bool]:
     """Whether any engine may read `data/`; sound: whether the snapshots can be read."""
-    why = _why_not_plain(table, base) if sound else "its snapshot is damaged"
+    why = _why_not_plain(table, base) if sound else "the snapshot is damaged"
     if why:
-        return Finding(PLAIN, "PASS", f"not a plain directory: {why}; read it with sfr_batch.open_table"), False
-    return Finding(PLAIN, "PASS", "data/*.parquet is the newest snapshot and nothing else: any engine reads it"), True
+        return Finding(PLAIN, "PASS", f"data/ alone is not the table: {why}; read it with sfr_batch.open_table"), False
+    return Finding(PLAIN, "PASS", "data/*.parquet is exactly the newest snapshot: any engine can read it"), True
 
 
 def _why_not_plain(table: Table, base: Snapshot) -> str:
@@ -48,8 +48,8 @@ def _why_not_plain(table: Table, base: Snapshot) -> str:
     others = {info.key for info in table.store.list(names.DATA) if info.key.endswith(".parquet")} - live
     deleted = base.manifest.deletes.rows if base.manifest.deletes else 0
     reasons = [
-        f"{counted(deleted, 'row')} of it deleted" if deleted else "",
-        f"{counted(len(others), 'file')} in data/ not of snapshot {base.number}" if others else "",
+        f"{counted(deleted, 'row')} deleted" if deleted else "",
+        f"{counted(len(others), 'file')} not in snapshot {base.number}" if others else "",
     ]
     return ", ".join(filter(None, reasons))
 
@@ -59,5 +59,5 @@ def look_for_runs(table: Table) -> Finding:
     try:
         runs = [f"{run.run_id} ({run.committed:,} of {run.splits:,} splits)" for run in unfinished_runs(table)]
     except _DAMAGE as error:
-        return Finding(RUNS, "SKIP", f"cannot be told: {error}")
-    return Finding(RUNS, "PASS", f"under way or interrupted: {', '.join(runs)}" if runs else "none is unfinished")
+        return Finding(RUNS, "SKIP", f"cannot be determined: {error}")
+    return Finding(RUNS, "PASS", f"in progress or interrupted: {', '.join(runs)}" if runs else "no unfinished run")

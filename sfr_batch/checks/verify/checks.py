@@ -80,16 +80,16 @@ def check_weights(subject: Subject) -> Outcome:
     shown = ", ".join(f"{name} {sha256[:12]}…" for name, sha256 in hashes.items())
     told = location.published_hashes(settings, folder)
     if told is None:
-        who = "no lock file" if is_local(settings.path) or settings.path.startswith("s3:") else "no word from the hub"
+        who = "no lock file" if is_local(settings.path) or settings.path.startswith("s3:") else "no hashes from the hub"
         return passed(f"SHA-256 of {size} ({shown}); {who} to compare with")
     expected, place = told
     for name in sorted({*hashes, *expected}):
         if hashes.get(name) != expected.get(name):
             return failed(
-                f"{folder / name} is damaged or another file: SHA-256 {hashes.get(name)}, but {place} says "
-                f"{expected.get(name)}. Fetch it again, or make the lock file anew if the model was replaced on purpose"
+                f"{folder / name} is damaged or a different file: SHA-256 {hashes.get(name)}, but {place} says "
+                f"{expected.get(name)}. Fetch it again, or recreate the lock file if the model was replaced on purpose"
             )
-    return passed(f"SHA-256 of {size} ({shown}) as {place} says")
+    return passed(f"SHA-256 of {size} ({shown}) matches {place}")
 
 
 def check_recipe(subject: Subject) -> Outcome:
@@ -125,8 +125,8 @@ def check_tokenizer(subject: Subject) -> Outcome:
     known_ids = {text: ids for text, ids in known.MISTRAL_IDS.items() if len(ids) <= recipe.max_length}
     for (text, right), ids in zip(known_ids.items(), ids_of(tokenizer.encode(list(known_ids))), strict=True):
         if ids.tolist() != right:
-            return failed(f"{text[:40]!r} gives {ids.tolist()}, but Mistral-7B-v0.1's tokenizer {right}")
-    return passed(f"{around}; {len(known_ids)} texts have the ids of Mistral-7B-v0.1's tokenizer")
+            return failed(f"{text[:40]!r} gives {ids.tolist()}, but the tokenizer of Mistral-7B-v0.1 gives {right}")
+    return passed(f"{around}; {len(known_ids)} texts have the same ids as with the tokenizer of Mistral-7B-v0.1")
 
 
 def check_model(subject: Subject) -> Outcome:
@@ -155,9 +155,11 @@ def check_vectors(subject: Subject) -> Outcome:
     off = float(np.abs(np.linalg.norm(vectors.astype(np.float64), axis=1) - 1).max())
     if not np.isfinite(vectors).all():
         bad = int((~np.isfinite(vectors).all(axis=1)).sum())
-        return failed(f"{bad} of {len(vectors)} vectors are not finite: damaged weights, or a model.dtype too small")
+        return failed(
+            f"{bad} of {len(vectors)} vectors are not finite: the weights are damaged, or model.dtype is too small"
+        )
     return judged(
-        off <= UNIT, f"{len(vectors)} vectors are finite, their lengths off 1 by {off:.1e} (at most {UNIT:g})"
+        off <= UNIT, f"{len(vectors)} vectors are finite, lengths differ from 1 by at most {off:.1e} (limit {UNIT:g})"
     )
 
 
@@ -181,13 +183,15 @@ def check_instruction(subject: Subject) -> Outcome:
     for side, prompt in ((QUERY, query), (DOCUMENT, document)):
         bare, full = (subject.encoder.encode(known.QUERIES, prompt=name) for name in (None, side))
         moved[side] = max(0.0, float(np.min(1 - _cosines(bare, full))))
-        least = CHANGED if prompt else 0.0
+        least = f"at least {CHANGED:g}" if prompt else "0"
         if not (moved[side] >= CHANGED if prompt else np.array_equal(bare, full)):
-            return failed(f"the {side} prompt {prompt!r} moves vectors by 1 - cosine {moved[side]:.1e}, not {least:g}")
+            return failed(
+                f"the {side} prompt {prompt!r} changes vectors by 1 - cosine {moved[side]:.1e} instead of {least}"
+            )
     shown = " and ".join(
-        f"the {side} prompt {prompt!r} moves vectors by {moved[side]:.3f} (at least {CHANGED:g})"
+        f"the {side} prompt {prompt!r} changes vectors by {moved[side]:.3f} (at least {CHANGED:g})"
         if prompt
-        else f"{side} prompt none"
+        else f"no {side} prompt"
         for side, prompt in ((QUERY, query), (DOCUMENT, document))
     )
     return passed(f"1 - cosine: {shown}")
@@ -196,7 +200,7 @@ def check_instruction(subject: Subject) -> Outcome:
 def check_scores(subject: Subject) -> Outcome:
     """The 2x2 scores that the card of SFR-Embedding-Mistral prints."""
     if not _is_sfr(subject):
-        return skipped("no scores are published for this model; record a golden file of it (--record)")
+        return skipped("no published scores for this model; record a golden file instead (--record)")
     return card_scores(subject)
 
 
@@ -205,7 +209,7 @@ def card_scores(subject: Subject) -> Outcome:
     texts = [*(instruct(known.TASK) + query for query in known.QUERIES), *known.PASSAGES]
     tokenized = subject.tokenizer.encode(texts)
     if tokenized.truncated.any():
-        return skipped(f"model.max_length {subject.recipe.max_length} cuts the texts of the model card")
+        return skipped(f"model.max_length {subject.recipe.max_length} truncates the texts of the model card")
     vectors = subject.encoder.encode_tokens(tokenized.lengths, tokenized.flat_ids).vectors
     return compare_scores(vectors[:2], vectors[2:], CARD_POINTS[subject.settings.compute_dtype])
 
@@ -215,7 +219,9 @@ def compare_scores(queries: FloatArray, passages: FloatArray, points: float) -> 
     scores = queries.astype(np.float64) @ passages.astype(np.float64).T * 100
     off = float(np.abs(scores - known.SCORES).max())
     here, card = (" ".join(f"{score:.2f}" for score in np.ravel(s)) for s in (scores, known.SCORES))
-    return judged(off <= points, f"{here} here, {card} on the model card: off by {off:.2f} (at most {points:g})")
+    return judged(
+        off <= points, f"{here} here, {card} on the model card: largest difference {off:.2f} (limit {points:g})"
+    )
 
 
 def compare_golden(subject: Subject, golden: Golden) -> Outcome:
@@ -227,7 +233,7 @@ def compare_golden(subject: Subject, golden: Golden) -> Outcome:
     if other:
         text = texts[other[0]]
         problems.append(
-            f"{len(other)} of {len(texts)} texts have other ids, first the {text.side} {text.text[:30]!r}: "
+            f"{len(other)} of {len(texts)} texts have different ids, first the {text.side} {text.text[:30]!r}: "
             f"{_ends(ids[other[0]])} here, {_ends(text.ids)} recorded"
         )
     then, now = str(golden.inputs.get("compute_dtype")), subject.settings.compute_dtype
@@ -235,7 +241,7 @@ def compare_golden(subject: Subject, golden: Golden) -> Outcome:
     recorded = golden.vectors()
     if recorded.shape == vectors.shape:
         away = distance(vectors, recorded)
-        measured = f"1 - cosine {away:.1e} (at most {bound:g}) to {len(texts)} vectors"
+        measured = f"1 - cosine at most {away:.1e} (limit {bound:g}) to {len(texts)} vectors"
         if not away <= bound:
             problems.append(f"vectors differ: {measured}")
     if problems:
@@ -268,7 +274,7 @@ def check_drift(subject: Subject) -> Outcome:
         "the configured batches": (subject.config.max_batch_tokens, subject.rows),
         "one padded batch": (1 << 20, subject.rows),
         "small batches": (64, subject.rows),
-        "other company": (1 << 20, subject.rows[::2]),
+        "batches with other texts": (1 << 20, subject.rows[::2]),
     }
     found = {}
     for name, (budget, rows) in compositions.items():
@@ -276,7 +282,7 @@ def check_drift(subject: Subject) -> Outcome:
             together = subject.encoder.encode_tokens(*rows_of(subject.probes, list(rows))).vectors
         found[name] = distance(together, subject.alone[list(rows)])
     worst = max(found, key=lambda name: found[name] if np.isfinite(found[name]) else np.inf)
-    return _within(found[worst], subject, f"alone against {len(found)} batchings, most in {worst}")
+    return _within(found[worst], subject, f"alone against {len(found)} kinds of batches, largest difference in {worst}")
 
 
 def check_padding(subject: Subject) -> Outcome:
@@ -293,12 +299,12 @@ def check_reference(subject: Subject) -> Outcome:
     """The compute dtype against float32, on the same device if that has room, else on the CPU."""
     settings = subject.settings
     if settings.compute_dtype == "float32":
-        return skipped("the compute dtype is float32 itself")
+        return skipped("the compute dtype is already float32")
     needed = 4 * probe.parameters(subject.encoder)
     places: list[Literal["cuda", "cpu"]] = [settings.device, "cpu"]
     device = next((place for place in places if 1.2 * needed <= probe.free_memory(place)), None)
     if device is None:
-        return skipped(f"float32 takes {room.gib(needed)}, more than is free on {settings.device} and on the CPU")
+        return skipped(f"float32 needs {room.gib(needed)}, more than is free on {' or '.join(dict.fromkeys(places))}")
     threads = subject.config.run.actors.torch_threads if device == settings.device else None
     reference = Encoder.load(settings.model_copy(update={"dtype": "float32", "device": device}), torch_threads=threads)
     expected = reference.encode_tokens(subject.probes.lengths, subject.probes.flat_ids).vectors
@@ -307,7 +313,7 @@ def check_reference(subject: Subject) -> Outcome:
     away, bound = distance(subject.alone, expected), AGAINST_FLOAT32[settings.compute_dtype]
     return judged(
         away <= bound,
-        f"{settings.compute_dtype} against float32 on {device}: cosine at least {1 - away:.5f} (bound {1 - bound:g})",
+        f"{settings.compute_dtype} against float32 on {device}: cosine at least {1 - away:.5f} (limit {1 - bound:g})",
     )
 
 
@@ -317,25 +323,25 @@ def check_reference(subject: Subject) -> Outcome:
 def write_lock(subject: Subject, ok: bool) -> Outcome:
     """Pin the model by a lock file beside its weights, where it has none and may have one."""
     if not ok:
-        return skipped("left as it is, for something failed")
+        return skipped("not written, because a check failed")
     settings, place = subject.settings, location.lock_place(subject.settings, subject.folder)
     told = location.published_hashes(settings, subject.folder)
     if told is not None and told[1] == place:
-        return skipped(f"it is there: {place}")
+        return skipped(f"already exists: {place}")
     if not is_local(settings.path):
-        return skipped(f"not ours to write; it would be {place}, made by verifying a local copy")
+        return skipped(f"written only beside local models; verify a local copy and upload its lock file to {place}")
     if location.is_carried(settings.path):
         return skipped(f"not written into an installed package; it would be {place}")
     try:
         checksums.write_lock([Path(subject.folder) / name for name in subject.hashes])
     except OSError as error:
-        return skipped(f"cannot be written ({error.strerror}); it would be {place}")
+        return skipped(f"{place} cannot be written: {error.strerror}")
     return passed(f"written: {place}")
 
 
 def _within(away: float, subject: Subject, what: str) -> Outcome:
     bound = SAME_MODEL[subject.settings.compute_dtype]
-    return judged(away <= bound, f"{what}: 1 - cosine {away:.1e} (at most {bound:g})")
+    return judged(away <= bound, f"{what}: 1 - cosine at most {away:.1e} (limit {bound:g})")
 
 
 def _is_mistral_embedder(subject: Subject) -> bool:

@@ -60,7 +60,7 @@ class Golden(BaseModel):
         ]
         before, now = self.inputs.get("weights", {}), inputs["weights"]
         files = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-        return lines + [f"{', '.join(files)}: other bytes than when it was recorded"] * bool(files)
+        return lines + [f"{', '.join(files)}: different content than when it was recorded"] * bool(files)
 
     def write(self, file: Path) -> None:
         """Create ``file``, whole or not at all, a line a text. Raises ConfigError if it is there or cannot be."""
@@ -77,11 +77,11 @@ def check_target(file: Path) -> None:
     """Raises ConfigError unless ``file`` can be recorded: a golden file is never overwritten."""
     if file.exists():
         raise ConfigError(
-            f"--record: {file} is there already. Compare with it by --golden, or give another name; a golden file is "
-            "not overwritten, for the model that is here now may be the wrong one."
+            f"--record: {file} already exists. Compare with it (--golden), or give another name. A golden file is "
+            "never overwritten, because the current model may be the wrong one."
         )
     if not file.absolute().parent.is_dir():
-        raise ConfigError(f"--record: there is no folder {file.absolute().parent}.")
+        raise ConfigError(f"--record: the folder {file.absolute().parent} does not exist.")
 
 
 def read(file: Path) -> Golden:
@@ -94,8 +94,8 @@ def read(file: Path) -> Golden:
         what = error.errors(include_url=False)[0]
         place = ".".join(map(str, what["loc"])) or "the file"
         raise ConfigError(
-            f"--golden: {file} is no golden file ({place}: {what['msg']}). Record one with --record."
+            f"--golden: {file} is not a golden file ({place}: {what['msg']}). Record one with --record."
         ) from None
     if len({len(text.vector) for text in golden.texts}) != 1:
-        raise ConfigError(f"--golden: {file} is damaged: it holds no vectors of one length. Record it again.")
+        raise ConfigError(f"--golden: {file} is damaged: its vectors differ in length. Record it again.")
     return golden

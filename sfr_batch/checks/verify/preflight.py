@@ -78,7 +78,7 @@ def _find(check: Callable[[Subject], Outcome], subject: Subject) -> Outcome:
 
 def _record(subject: Subject, file: Path, ok: bool) -> Outcome:
     if not ok:
-        return skipped(f"{file} is not written, for something failed")
+        return skipped(f"{file} is not written, because a check failed")
     made = checks.record(subject)
     made.write(file)
     return passed(f"written: {file}, {len(made.texts)} texts, fingerprint {made.fingerprint[:12]}")

@@ -29,7 +29,7 @@ TokenRows = tuple[NDArray[np.int32], NDArray[np.int32]]
 def check_throughput(subject: Subject, seconds: float) -> Outcome:
     """Tokens a second, free memory on a GPU, and the `run.max_batch_tokens` that follows."""
     if seconds <= 0:
-        return skipped("not asked for")
+        return skipped("not requested (--seconds 0)")
     _rate(subject.encoder, _rows(subject, SHORTEST))  # the first pass builds what later ones reuse
     first, tokens, took = 0.0, SHORTEST, 0.0
     while took < seconds / 20 and tokens < 1 << 20:  # a short pass says little
@@ -60,7 +60,7 @@ def _on_cpu(subject: Subject, seconds: float, first: float) -> Outcome:
     measured = f"{_mixed(rows, rates[configured])} at run.max_batch_tokens={configured}"
     dtype = _other_dtype(subject.settings.compute_dtype)
     if not others:
-        return passed(f"{measured}; too slow to try others in {seconds:g} s{dtype}")
+        return passed(f"{measured}; too slow to try other budgets in {seconds:g} s{dtype}")
     return passed(f"{measured} ({others}); suggested: {best}{_other_batches(subject, rows)}{dtype}")
 
 
@@ -80,8 +80,8 @@ def _on_gpu(subject: Subject, seconds: float, first: float) -> Outcome:
     suggested = max(1024, min(fits, _LARGEST_BUDGET))
     return judged(
         encoder.max_batch_tokens >= configured,
-        f"{_mixed(rows, rate)}; run.max_batch_tokens={configured} took {room.gib(needed)} of {room.gib(free)} "
-        f"that are free beside the model; suggested, for half of them: {suggested}{_other_batches(subject, rows)}",
+        f"{_mixed(rows, rate)}; run.max_batch_tokens={configured} needs {room.gib(needed)} of {room.gib(free)} "
+        f"free beside the model; suggested, for half of it: {suggested}{_other_batches(subject, rows)}",
     )
 
 
@@ -103,9 +103,9 @@ def _other_dtype(dtype: str) -> str:
     """A hint where the CPU suits another one; other vectors, so it is no setting to change under a table."""
     fast = probe.has_bfloat16()
     if dtype == "float32" and fast:
-        return "; this CPU has bfloat16: model.dtype=bfloat16 is faster, for a table of its own"
+        return "; this CPU has bfloat16: model.dtype=bfloat16 is faster, but needs a table of its own"
     if dtype == "bfloat16" and fast is False:
-        return "; this CPU has no bfloat16: model.dtype=float32 may be faster, for a table of its own"
+        return "; this CPU has no bfloat16: model.dtype=float32 may be faster, but needs a table of its own"
     return ""
 
 

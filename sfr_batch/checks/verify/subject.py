@@ -41,7 +41,7 @@ class Unavailable(Exception):
     """What a check needs is not there, because the check ``by`` did not find it."""
 
     def __init__(self, by: str) -> None:
-        super().__init__(f"it needs '{by}', which did not pass")
+        super().__init__(f"needs '{by}', which did not pass")
 
 
 class Subject:
