@@ -16,8 +16,8 @@
     embed         Summary          embeds what is missing and publishes a snapshot
     open_table    EmbeddingTable   opens a table, or the table behind a pointer
     audit         AuditReport      checks every promise of a table
-    promote       Pointed          makes a pointer point to a table
-    promote_back  Pointed          moves a pointer back
+    promote       PointerTarget    makes a pointer point to a table
+    promote_back  PointerTarget    moves a pointer back
 
     type             where you meet it
     Config           settings of a job; its parts include ModelSettings and StorageSettings
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from sfr_batch.table.commit.expiry import Expiry as Expiry
     from sfr_batch.table.commit.sweep import Orphans as Orphans
     from sfr_batch.table.export import Exported as Exported
-    from sfr_batch.table.pointer import Pointed as Pointed
+    from sfr_batch.table.pointer import PointerTarget as PointerTarget
     from sfr_batch.table.search import Hit as Hit
     from sfr_batch.table.table import Snapshot as Snapshot
 
@@ -84,7 +84,7 @@ _HOMES = {
     "Hit": "table.search",
     "ModelSettings": "config.settings",
     "Orphans": "table.commit.sweep",
-    "Pointed": "table.pointer",
+    "PointerTarget": "table.pointer",
     "SfrBatchError": "errors",
     "Snapshot": "table.table",
     "StorageSettings": "config.settings",

@@ -30,7 +30,7 @@ from sfr_batch.table.changes import Changes, changes
 from sfr_batch.table.commit.compaction import MAX_UNNEEDED, ROWS_PER_FILE, Compaction, compact
 from sfr_batch.table.commit.expiry import Expiry, expire, parse_duration
 from sfr_batch.table.commit.sweep import Orphans, find_orphans, sweep
-from sfr_batch.table.pointer import Pointed
+from sfr_batch.table.pointer import PointerTarget
 from sfr_batch.table.search import Hit, top_k
 from sfr_batch.table.table import Snapshot, Table
 
@@ -144,7 +144,7 @@ def promote(
     snapshot: int | None = None,
     expect_current: str | None = None,
     storage: StorageSettings | None = None,
-) -> Pointed:
+) -> PointerTarget:
     """Make a pointer, which is a folder or prefix of its own, point to a table. Creates the pointer if necessary.
 
     The switch is atomic: whoever opens the pointer gets the table before or this one. snapshot: the one to pin;
@@ -157,7 +157,7 @@ def promote(
     return pointers.promote(store, opened, snapshot, expect=expect)
 
 
-def promote_back(pointer: str, *, storage: StorageSettings | None = None) -> Pointed:
+def promote_back(pointer: str, *, storage: StorageSettings | None = None) -> PointerTarget:
     """Move a pointer back to where it pointed before. Each further call goes back one more step.
 
     Raises ConfigError if there is nothing before, PointerMoved if somebody else moves the pointer meanwhile.
@@ -168,7 +168,7 @@ def promote_back(pointer: str, *, storage: StorageSettings | None = None) -> Poi
 class EmbeddingTable(Table):
     """A table that can encode a query with the model it was made with. Made by `open_table`."""
 
-    def __init__(self, store: Store, card: TableCard, pointed: Pointed | None = None) -> None:
+    def __init__(self, store: Store, card: TableCard, pointed: PointerTarget | None = None) -> None:
         super().__init__(store, card)
         self.pointed = pointed
         """The pointer by which the table was opened; None if it was opened by its own path."""

@@ -879,8 +879,8 @@ ROWS = [
         "Cannot write {root}/table/_sfr/table.json: the file system is read-only; choose another path, or mount "
         "it for writing.", "plan", prepare=read_only),
     Row("duplicates are errors",
-        "1 rows have an id that an earlier row has, e.g. 'one', and table.duplicate_ids is 'error'. Correct the "
-        "corpus, or set it to 'reject' to keep the first row of each id.", "run",
+        "Duplicate ids in 1 row, e.g. 'one', and table.duplicate_ids is 'error'. Correct the corpus, or set "
+        "table.duplicate_ids to 'reject' to keep the first row of each id.", "run",
         files=lines({"id": "one", "text": "x"}), overrides=("table.duplicate_ids=error",),
         repair=("table.duplicate_ids=reject", "run.max_reject_share=1"),
         rejects=[("one", 0, "duplicate_id", DUPLICATE.format(0))]),

@@ -482,7 +482,7 @@ PUBLIC = {
     "table.export": ["Exported"],
     "table.search": ["Hit"],
     "table.commit.sweep": ["Orphans"],
-    "table.pointer": ["Pointed"],
+    "table.pointer": ["PointerTarget"],
     "errors": ["SfrBatchError", "errors"],
     "table.table": ["Snapshot"],
     "pipeline.summary": ["Summary"],

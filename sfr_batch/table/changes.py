@@ -33,7 +33,7 @@ from sfr_batch.table.table import Table
 PARTITION_ROWS = 2**22
 """Rows that are joined in memory at a time, at about 150 bytes each."""
 _ADD_ROWS = 2**18
-_RECORD = np.dtype(
+_ROW = np.dtype(
     [
         *(("hash", np.uint64), ("hash_2", np.uint64), ("chunk", np.int32)),
         *(("is_to", np.bool_), ("row", np.int64), ("content", np.uint64), ("content_2", np.uint64)),
@@ -41,7 +41,7 @@ _RECORD = np.dtype(
 )
 """A row of either side: the hash of its id, its number on its side, and a hash of what is compared."""
 
-Records = NDArray[np.void]
+HashedRows = NDArray[np.void]
 
 
 @dataclass(frozen=True)
@@ -150,11 +150,11 @@ class _Side:
                 files.append(dataclasses.replace(file, only=only))
         return dataclasses.replace(self.scan, files=files)
 
-    def records(self, scan: Scan, column: str, *, is_to: bool) -> Iterator[Records]:
+    def records(self, scan: Scan, column: str, *, is_to: bool) -> Iterator[HashedRows]:
         """Of the rows of ``scan``, some of ours; ``column`` is what is compared."""
         number_of = {file.split_id: number for number, file in enumerate(self.scan.files)}
         for file, rows in scan.select([*self.key, column]).by_file():
-            records = np.empty(rows.num_rows, dtype=_RECORD)
+            records = np.empty(rows.num_rows, dtype=_ROW)
             id_hash, content = halves(hash_ids(rows.column(names.ID).to_pylist())), _hashes(rows.column(column))
             records["hash"], records["hash_2"] = id_hash.T
             records["content"], records["content_2"] = content.T
@@ -210,10 +210,10 @@ def _join(before: _Side, after: _Side, folder: Path, partition_rows: int) -> tup
 
 def _joined(
     before: _Side, after: _Side, old: Scan, fresh: Scan, column: str, folder: Path, partition_rows: int
-) -> Iterator[tuple[Records, Records, tuple[Records, Records]]]:
+) -> Iterator[tuple[HashedRows, HashedRows, tuple[HashedRows, HashedRows]]]:
     """By partition: rows of the old side alone, of the new one alone, and those with one key in both, paired."""
     with temporary_folder("", folder) as own:
-        spill = Spill(own, _RECORD, old.live + fresh.live, partition_rows)
+        spill = Spill(own, _ROW, old.live + fresh.live, partition_rows)
         for records in _in_large_pieces(before.records(old, column, is_to=False)):
             spill.add(records)
         for records in _in_large_pieces(after.records(fresh, column, is_to=True)):
@@ -238,9 +238,9 @@ def _joined(
             yield rest[~rest["is_to"]], rest[rest["is_to"]], (ordered[first], ordered[first + 1])
 
 
-def _in_large_pieces(parts: Iterable[Records]) -> Iterator[Records]:
+def _in_large_pieces(parts: Iterable[HashedRows]) -> Iterator[HashedRows]:
     """The same, many small ones together: each piece is written to every partition."""
-    waiting: list[Records] = []
+    waiting: list[HashedRows] = []
     for part in parts:
         waiting.append(part)
         if sum(map(len, waiting)) >= _ADD_ROWS:

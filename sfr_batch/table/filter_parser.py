@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import pyarrow as pa
 
 from sfr_batch.errors import ConfigError
-from sfr_batch.table.filters import COMPARE, All, Any_, Column, Compare, Filter, In, IsNull, Like, Node, Not, is_float
+from sfr_batch.table.filters import COMPARE, Column, Combined, Compare, Filter, In, IsNull, Like, Node, Not, is_float
 
 _WORDS = frozenset({"and", "or", "not", "in", "is", "null", "like", "true", "false"})
 """What cannot be a column's name without quotes."""
@@ -128,13 +128,13 @@ class _Parser:
         nodes = [self._all()]
         while self._took("or"):
             nodes.append(self._all())
-        return nodes[0] if len(nodes) == 1 else Any_(tuple(nodes))
+        return nodes[0] if len(nodes) == 1 else Combined("or", tuple(nodes))
 
     def _all(self) -> Node:
         nodes = [self._one()]
         while self._took("and"):
             nodes.append(self._one())
-        return nodes[0] if len(nodes) == 1 else All(tuple(nodes))
+        return nodes[0] if len(nodes) == 1 else Combined("and", tuple(nodes))
 
     def _one(self) -> Node:
         self._depth += 1

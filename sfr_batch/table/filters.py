@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -244,44 +244,29 @@ class Not:
 
 
 @dataclass(frozen=True)
-class All:
-    """``node and node and …``"""
+class Combined:
+    """``node and node and …``, or the same with ``or``"""
 
+    op: Literal["and", "or"]
     nodes: "tuple[Node, ...]"
 
     def columns(self) -> Iterator[Column]:
         return (column for node in self.nodes for column in node.columns())
 
     def on(self, rows: "FilterInput") -> Any:
-        return functools.reduce(pc.and_kleene, (node.on(rows) for node in self.nodes))
+        # Kleene's logic, as in SQL: `false and null` is false, `true or null` is true, else null makes it null.
+        kernel = pc.and_kleene if self.op == "and" else pc.or_kleene
+        return functools.reduce(kernel, (node.on(rows) for node in self.nodes))
 
     def sql(self) -> str:
-        return f"({' AND '.join(node.sql() for node in self.nodes)})"
+        return f"({f' {self.op.upper()} '.join(node.sql() for node in self.nodes)})"
 
     def may_match(self, bounds: Bounds) -> bool:
-        return all(node.may_match(bounds) for node in self.nodes)
+        may = (node.may_match(bounds) for node in self.nodes)
+        return all(may) if self.op == "and" else any(may)
 
 
-@dataclass(frozen=True)
-class Any_:
-    """``node or node or …``"""
-
-    nodes: "tuple[Node, ...]"
-
-    def columns(self) -> Iterator[Column]:
-        return (column for node in self.nodes for column in node.columns())
-
-    def on(self, rows: "FilterInput") -> Any:
-        return functools.reduce(pc.or_kleene, (node.on(rows) for node in self.nodes))
-
-    def sql(self) -> str:
-        return f"({' OR '.join(node.sql() for node in self.nodes)})"
-
-    def may_match(self, bounds: Bounds) -> bool:
-        return any(node.may_match(bounds) for node in self.nodes)
-
-
-Node = Compare | In | IsNull | Like | Not | All | Any_
+Node = Compare | In | IsNull | Like | Not | Combined
 
 
 def _regex_of(pattern: str) -> str:

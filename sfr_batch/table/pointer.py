@@ -23,7 +23,7 @@ _ATTEMPTS = 10
 _BESIDE = "../"
 
 
-class Step(Record):
+class PointerRecord(Record):
     """What stands under a number."""
 
     format_version: int = FORMAT_VERSION
@@ -40,7 +40,7 @@ class Step(Record):
 
 
 @dataclass(frozen=True)
-class Pointed:
+class PointerTarget:
     """Where a pointer points."""
 
     root: str
@@ -49,7 +49,7 @@ class Pointed:
     table: str
     """URI."""
     snapshot: int | None
-    step: Step
+    record: PointerRecord
 
     def __str__(self) -> str:
         """The table and the snapshot that is pinned, if one is."""
@@ -57,18 +57,18 @@ class Pointed:
 
     def describe(self) -> str:
         """With when, and by whom."""
-        by = "".join(char if char.isprintable() else "?" for char in self.step.by)
-        return f"{self.root} points to {self}, since {self.step.created_at}, by {by}"
+        by = "".join(char if char.isprintable() else "?" for char in self.record.by)
+        return f"{self.root} points to {self}, since {self.record.created_at}, by {by}"
 
 
-def read_pointer(store: Store) -> Pointed | None:
+def read_pointer(store: Store) -> PointerTarget | None:
     """Where the pointer at ``store`` points; None if there is no pointer. Raises TableError if it is damaged."""
     numbers = (names.number_of_pointer_key(info.key) for info in store.list(names.POINTER))
     newest = max((number for number in numbers if number is not None), default=None)
     return None if newest is None else _read(store, newest)
 
 
-def promote(store: Store, table: Table, snapshot: int | None = None, *, expect: str | None = None) -> Pointed:
+def promote(store: Store, table: Table, snapshot: int | None = None, *, expect: str | None = None) -> PointerTarget:
     """Let the pointer at ``store`` point to a table. If others promote meanwhile, the last one wins.
 
     snapshot: the one to pin. expect: URI of the table that it must point to now, else PointerMoved is raised. Raises
@@ -93,7 +93,7 @@ def promote(store: Store, table: Table, snapshot: int | None = None, *, expect: 
     raise PointerMoved(f"{store.root}: others promote all the time; run the command again.")
 
 
-def back(store: Store) -> Pointed:
+def back(store: Store) -> PointerTarget:
     """Return to where the pointer pointed before; again, and it is the one before that.
 
     Raises PointerMoved if somebody else has promoted meanwhile, ConfigError if there is nothing before.
@@ -101,9 +101,9 @@ def back(store: Store) -> Pointed:
     now = read_pointer(store)
     if now is None:
         raise ConfigError(f"{store.root} is no pointer; `sfr-batch promote {store.root} TABLE` makes one.")
-    if now.step.before is None:
+    if now.record.before is None:
         raise ConfigError(f"{now.describe()}; there is nothing before it to go back to.")
-    before = _read(store, now.step.before).step
+    before = _read(store, now.record.before).record
     made = _create(store, now, before.table, before.snapshot, before=before.before)
     if made is None:
         raise PointerMoved(f"{store.root} was moved meanwhile, and nothing was changed; look at it with `status`.")
@@ -117,32 +117,34 @@ def refuse_to_write(store: Store) -> None:
         raise no_place_to_write(pointed)
 
 
-def no_place_to_write(pointed: Pointed) -> ConfigError:
+def no_place_to_write(pointed: PointerTarget) -> ConfigError:
     """What a writer is told who came by a pointer."""
     return ConfigError(
         f"{pointed.root} is a pointer, for readers; who writes names the table itself. It points to {pointed}."
     )
 
 
-def _create(store: Store, now: Pointed | None, table: str, snapshot: int | None, before: int | None) -> Pointed | None:
+def _create(
+    store: Store, now: PointerTarget | None, table: str, snapshot: int | None, before: int | None
+) -> PointerTarget | None:
     """The next step; None if somebody else has made it."""
     number = now.number + 1 if now else 1
-    step = Step(
+    record = PointerRecord(
         token=secrets.token_hex(16), table=table, snapshot=snapshot, before=before, created_at=utc_now(), by=who()
     )
-    if store.create(names.pointer_key(number), step.to_json()):
-        return _pointed(store, number, step)
+    if store.create(names.pointer_key(number), record.to_json()):
+        return _pointed(store, number, record)
     found = _read(store, number)
-    return found if found.step.token == step.token else None  # equal: our own, whose reply was lost
+    return found if found.record.token == record.token else None  # equal: our own, whose reply was lost
 
 
-def _read(store: Store, number: int) -> Pointed:
+def _read(store: Store, number: int) -> PointerTarget:
     key = names.pointer_key(number)
-    return _pointed(store, number, Step.from_json(store.read(key), f"{store.root}/{key}"))
+    return _pointed(store, number, PointerRecord.from_json(store.read(key), f"{store.root}/{key}"))
 
 
-def _pointed(store: Store, number: int, step: Step) -> Pointed:
-    return Pointed(store.root, number, _as_uri(store.root, step.table), step.snapshot, step)
+def _pointed(store: Store, number: int, record: PointerRecord) -> PointerTarget:
+    return PointerTarget(store.root, number, _as_uri(store.root, record.table), record.snapshot, record)
 
 
 def _check_no_table(store: Store) -> None:

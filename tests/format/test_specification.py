@@ -30,14 +30,14 @@ from sfr_batch.format.records import (
     TableCard,
 )
 from sfr_batch.storage.stores import open_store
-from sfr_batch.table.commit.lease import Entry, Holder
-from sfr_batch.table.pointer import Step
+from sfr_batch.table.commit.lease import Holder, LeaseRecord
+from sfr_batch.table.pointer import PointerRecord
 from tests.tables import make_table
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "sfr_batch" / "format" / "README.md").read_text(encoding="utf-8")
 TABLES = ROOT / "tests" / "fixtures" / "table_format_1"
-RECORDS = (ChangeCounts, Counts, Expired, Manifest, SideFile, TableCard, Entry, Holder, Step)
+RECORDS = (ChangeCounts, Counts, Expired, Manifest, SideFile, TableCard, LeaseRecord, Holder, PointerRecord)
 SCHEMAS = (names.REJECTS_SCHEMA, names.DELETES_SCHEMA, names.CONDEMNED_SCHEMA, names.INDEX_SCHEMA)
 
 

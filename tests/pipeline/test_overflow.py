@@ -321,7 +321,7 @@ def test_a_later_document_with_the_same_id_loses_all_its_chunks(tiny: Path, tmp_
     put(f"{tmp_path}/corpus/a.{column_type}", once)
     put(f"{tmp_path}/corpus/b.{column_type}", again)
     job = job_of(tiny, tmp_path, *CHUNKING, rows_per_split=4)
-    with pytest.raises(TableError, match=r"3 rows have an id that an earlier row has, e\.g\. 'long', 'short', 'other'"):
+    with pytest.raises(TableError, match=r"Duplicate ids in 3 rows, e\.g\. 'long', 'short', 'other'"):
         sfr.embed(job_of(tiny, tmp_path, *CHUNKING, "table.duplicate_ids=error", rows_per_split=4))
     summary = sfr.embed(job)
     counts = summary.snapshot.manifest.counts

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sfr_batch.errors import ConfigError
 from sfr_batch.table.filter_parser import parse
-from sfr_batch.table.filters import All, Any_, Compare, In, IsNull, Like, Not
+from sfr_batch.table.filters import Combined, Compare, In, IsNull, Like, Not
 
 SCHEMA = pa.schema(
     [
@@ -133,9 +133,11 @@ def test_null_is_neither_taken_nor_not_taken(text: str) -> None:
 
 def test_and_binds_closer_than_or_and_not_closest() -> None:
     one, two, three = (parse(f"n = {n}", SCHEMA).node for n in (1, 2, 3))
-    assert parse("n = 1 or n = 2 and n = 3", SCHEMA).node == Any_((one, All((two, three))))
-    assert parse("not n = 1 and n = 2 or n = 3", SCHEMA).node == Any_((All((Not(one), two)), three))
-    assert parse("n = 1 and (n = 2 or n = 3)", SCHEMA).node == All((one, Any_((two, three))))
+    assert parse("n = 1 or n = 2 and n = 3", SCHEMA).node == Combined("or", (one, Combined("and", (two, three))))
+    assert parse("not n = 1 and n = 2 or n = 3", SCHEMA).node == Combined(
+        "or", (Combined("and", (Not(one), two)), three)
+    )
+    assert parse("n = 1 and (n = 2 or n = 3)", SCHEMA).node == Combined("and", (one, Combined("or", (two, three))))
 
 
 @pytest.mark.parametrize(
@@ -433,7 +435,8 @@ def test_pruning_prunes() -> None:
 
 def test_nodes_say_what_they_are() -> None:
     where = parse("n = 1 and n in (2) and n is null and package like 'x'", SCHEMA)
-    assert isinstance(where.node, All)
+    assert isinstance(where.node, Combined)
+    assert where.node.op == "and"
     assert [type(node) for node in where.node.nodes] == [Compare, In, IsNull, Like]
 
 

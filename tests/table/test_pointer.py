@@ -161,7 +161,7 @@ def test_tables_and_pointer_move_together(tmp_path: Path) -> None:
     sfr.promote(str(tmp_path / "here/current"), str(tmp_path / "here/blue"))
     (tmp_path / "here").rename(tmp_path / "there")
     assert ids_at(str(tmp_path / "there/current")) == ["b1"]
-    assert sfr.promote(str(tmp_path / "there/current"), str(tmp_path / "far")).step.table == str(tmp_path / "far")
+    assert sfr.promote(str(tmp_path / "there/current"), str(tmp_path / "far")).record.table == str(tmp_path / "far")
     assert ids_at(str(tmp_path / "there/current")) == ["f1"]
 
 
@@ -188,7 +188,7 @@ def test_relative_where_it_lies_beside(root: str, table: str, stored: str) -> No
 @pytest.mark.parametrize("table", ["../../etc", "../a/../../b", "..", "../", "blue", "", "http://x/y", "file:///etc"])
 def test_a_strangers_pointer_leads_nowhere_else(table: str) -> None:
     store = MemoryStore("/a/current")
-    step = pointer.Step(token="t", table=table, snapshot=None, before=None, created_at="2026", by="x\x1b[2J@y")
+    step = pointer.PointerRecord(token="t", table=table, snapshot=None, before=None, created_at="2026", by="x\x1b[2J@y")
     store.create(schema.pointer_key(1), step.to_json())
     with pytest.raises(TableError, match=r"The pointer /a/current names .*, which is no table's place"):
         pointer.read_pointer(store)
@@ -212,7 +212,7 @@ class Racing(MemoryStore):
 
 
 def entry(table: str) -> bytes:
-    step = pointer.Step(token=table, table=table, snapshot=None, before=None, created_at="2026", by="other")
+    step = pointer.PointerRecord(token=table, table=table, snapshot=None, before=None, created_at="2026", by="other")
     return step.to_json()
 
 
@@ -222,7 +222,9 @@ def test_the_later_one_wins_or_is_told() -> None:
     assert pointer.promote(store, table).number == 1
     store.others = [entry("/a/red"), entry("/a/pink")]
     last = pointer.promote(store, table, 1)
-    assert (last.number, last.step.before, str(last)) == (4, 3, "/a/green, snapshot 1"), "on top of what the others did"
+    assert (last.number, last.record.before, str(last)) == (4, 3, "/a/green, snapshot 1"), (
+        "on top of what the others did"
+    )
     store.others = [entry("/a/red")]
     with pytest.raises(PointerMoved, match=r"points to /a/red, since 2026, by other, and not to /a/green, as expected"):
         pointer.promote(store, table, expect="/a/green")

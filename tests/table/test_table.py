@@ -385,7 +385,7 @@ def test_duplicates_may_be_an_error(local: Store) -> None:
     table = create_or_open(local, card_of())
     draft = draft_of([commit_rows(local, table.card, "s", ["x", "x", "y", "y"])], duplicate_ids="error")
     with pytest.raises(
-        TableError, match=r"2 rows have an id that an earlier row has, e.g. 'x', 'y', and .* set it to 'rej"
+        TableError, match=r"Duplicate ids in 2 rows, e.g. 'x', 'y', and .* set table.duplicate_ids to 'rej"
     ):
         publish(table, None, draft)
     assert table.snapshot_numbers() == []

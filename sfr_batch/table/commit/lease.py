@@ -46,7 +46,7 @@ _READS = 10
 _PATIENCE_S = 5.0
 
 Clock = Callable[[], float]
-Sign = Literal["alive", "dead", "unknown"]
+ProcessState = Literal["alive", "dead", "unknown"]
 
 _held: "dict[str, Lease | None]" = {}
 """The leases of this process, by token, None while it is being taken: a lease of this process that is not among them is
@@ -98,7 +98,7 @@ class Holder(Record):
         """A command for a shell."""
         return f"`ray job stop {self.ray_job}`" if self.ray_job else f"`kill {self.pid}` on {self.host}"
 
-    def sign_of_life(self) -> Sign:
+    def process_state(self) -> ProcessState:
         """Of the process; unknown if it is not on this machine."""
         if self.machine is None or self.machine != _machine():
             return "unknown"
@@ -116,7 +116,7 @@ class Holder(Record):
         return "alive" if started == self.started else "dead"
 
 
-class Entry(Record):
+class LeaseRecord(Record):
     """What stands under a number."""
 
     format_version: int = FORMAT_VERSION
@@ -127,9 +127,9 @@ class Entry(Record):
 
 
 @dataclass(frozen=True)
-class _State:
+class _Leases:
     numbers: list[int]
-    entry: Entry | None
+    newest: LeaseRecord | None
     """Under the highest number; None if there is none or it cannot be understood."""
 
     @property
@@ -137,7 +137,7 @@ class _State:
         return self.numbers[-1] if self.numbers else 0
 
 
-def _look(store: Store) -> _State:
+def _read_leases(store: Store) -> _Leases:
     numbers: list[int] = []
     for _ in range(_READS):
         found = (names.number_of_lease_key(info.key) for info in store.list(names.LEASES))
@@ -146,17 +146,17 @@ def _look(store: Store) -> _State:
             break
         key = names.lease_key(numbers[-1])
         try:
-            return _State(numbers, Entry.from_json(store.read(key), f"{store.root}/{key}"))
+            return _Leases(numbers, LeaseRecord.from_json(store.read(key), f"{store.root}/{key}"))
         except ObjectNotFound:
             continue  # renewed several times since it was listed
         except TableError:
             break  # damaged, or of a version to come
-    return _State(numbers, None)
+    return _Leases(numbers, None)
 
 
 def read_holder(store: Store) -> Holder | None:
     """Who holds the lease, dead or alive; None if nobody does, or none can tell."""
-    entry = _look(store).entry
+    entry = _read_leases(store).newest
     return entry.holder if entry and not entry.released else None
 
 
@@ -205,7 +205,7 @@ class Lease:
 
     def _create(self, *, released: bool) -> None:
         """The next number, and away with old ones; if somebody else has it, or a higher one, the lease is lost."""
-        entry = Entry(holder=self.holder, lifetime_s=self._lifetime_s, released=released)
+        entry = LeaseRecord(holder=self.holder, lifetime_s=self._lifetime_s, released=released)
         created = self._store.create(names.lease_key(self._number + 1), entry.to_json())
         numbers = self._see()  # what was not created may still be ours: the reply to an earlier try may have been lost
         if self._lost is None:
@@ -215,17 +215,17 @@ class Lease:
 
     def _see(self) -> list[int]:
         """All numbers there are, the highest of which must be ours."""
-        state = _look(self._store)
-        if state.entry and state.entry.holder.token == self.holder.token:
-            self._number = state.top
+        leases = _read_leases(self._store)
+        if leases.newest and leases.newest.holder.token == self.holder.token:
+            self._number = leases.top
         else:
-            who = f"it was taken over by {state.entry.holder}" if state.entry else "somebody else took over"
+            who = f"it was taken over by {leases.newest.holder}" if leases.newest else "somebody else took over"
             self._lost = TableInUse(
                 f"This run has lost the lease of {self._store.root}: it was paused, or cut off from the store, for "
                 f"{self._lifetime_s:g} s (run.lease_s), and {who}. What is committed stays, and counts for that run "
                 "too. When it is done, run the same command again."
             )
-        return state.numbers
+        return leases.numbers
 
     def keep_renewing(self) -> None:
         """From a thread of its own, until `close`."""
@@ -260,30 +260,30 @@ class Challenger:
 
         Raises TableInUse if the holder is alive, and StorageError.
         """
-        state = _look(self._store)
+        leases = _read_leases(self._store)
         now = self._clock()  # after the listing: what it shows may be no older than that
-        moved = self._seen is not None and self._seen[0] != state.top
+        moved = self._seen is not None and self._seen[0] != leases.top
         if self._seen is None or moved:
-            self._seen = state.top, now
-        entry = state.entry
+            self._seen = leases.top, now
+        entry = leases.newest
         self.waiting_for = entry.holder if entry else None
-        if not state.numbers or (entry and (entry.released or entry.holder.sign_of_life() == "dead")):
-            return self._take(state.top)
-        if moved or (entry and entry.holder.sign_of_life() == "alive"):
+        if not leases.numbers or (entry and (entry.released or entry.holder.process_state() == "dead")):
+            return self._take(leases.top)
+        if moved or (entry and entry.holder.process_state() == "alive"):
             raise _in_use(self._store, self.waiting_for)
         lifetime = min(entry.lifetime_s if entry else self._lifetime_s, _LONGEST_S)
         left = lifetime - (now - self._seen[1])
-        return left if left > 0 else self._take(state.top)
+        return left if left > 0 else self._take(leases.top)
 
     def _take(self, top: int) -> Lease | float:
-        entry = Entry(holder=self._me, lifetime_s=self._lifetime_s)
+        entry = LeaseRecord(holder=self._me, lifetime_s=self._lifetime_s)
         key = names.lease_key(top + 1)
         _held[self._me.token] = None  # before others can see it: they ask whether it is alive
         try:
             created = self._store.create(key, entry.to_json())
-            state = _look(self._store)
-            if state.entry and state.entry.holder.token == self._me.token:  # also after a lost reply
-                return Lease(self._store, self._me, self._lifetime_s, state.top)
+            leases = _read_leases(self._store)
+            if leases.newest and leases.newest.holder.token == self._me.token:  # also after a lost reply
+                return Lease(self._store, self._me, self._lifetime_s, leases.top)
             if created:  # an old number that had been deleted
                 self._store.delete([key])
             return 0.0

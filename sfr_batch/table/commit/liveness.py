@@ -1,10 +1,11 @@
-"""Which documents of a table are live: over all shards in order, the first of each id. The rest of its files is dead.
+"""Finds the live documents of a draft: in the order of the shards, the first one with each id. All others are dead.
 
-Reads ids from owned data files and hashes from indexes, in bounded memory: records spill to disk by hash, a partition
-is sorted at a time, and a bit a vector says what is live. Knows no manifests; publishing is `commit`'s.
+Ids of owned data files and hashes of indexes are read in bounded memory: records spill to disk by hash, one partition
+is sorted at a time, and one bool a vector says whether it is live. Knows no manifests; `publish` writes them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,17 +20,20 @@ from sfr_batch.format.records import KEPT, IndexPart, Receipt, rows_in
 from sfr_batch.storage.local_files import temporary_folder
 from sfr_batch.storage.spill import Spill
 from sfr_batch.storage.store import Store
+from sfr_batch.table.commit.draft import Draft
+from sfr_batch.table.table import Table
 
 PARTITION_ROWS = 2**20
 _RECORD = np.dtype(
     [("hash", np.uint64), ("more", np.uint64), ("order", np.int64), ("at", np.int64), ("vectors", np.int32)]
 )
-"""An id, the document's number in order, the number of its first vector among those of all files, and how many."""
+"""A document: the hash of its id, its number in order, the number of its first vector among the vectors of all files,
+and the number of its vectors."""
 
 
 @dataclass(frozen=True, slots=True)
 class DuplicateRow:
-    """A document whose id an earlier document has; ``row``: its first row in the data file of ``split_id``."""
+    """A document whose id an earlier document has too. row: its first row in the data file of ``split_id``."""
 
     shard: str
     split_id: str
@@ -39,118 +43,114 @@ class DuplicateRow:
 
 @dataclass
 class Liveness:
-    """What is live. deletes: columns of `schema.DELETES_SCHEMA`, by file and position."""
+    """Which rows are live. deletes: the dead ones, columns of `names.DELETES_SCHEMA`, by file and position."""
 
-    losers: list[DuplicateRow]
-    """In order; of rows that are kept although they left the corpus none: such a one is silently dropped."""
+    duplicates: list[DuplicateRow]
+    """In order. Documents that are kept although they left the corpus are not among them: these are just dropped."""
     embedded: int
-    """Live documents in ``new`` data files."""
+    """Live documents in new data files."""
     reused: int
-    """Live documents in others."""
+    """Live documents in other data files."""
     kept: int
     """Live documents that are no longer in the corpus."""
     vectors: int
     deletes: pa.Table
     needed: frozenset[str]
-    """Split ids that some document points into, live or not."""
+    """Split ids of the data files that have the vectors of some document, live or not."""
 
 
 @dataclass
 class _Files:
-    """Data files by number, with the number of the first vector of each among those of all."""
+    """Data files by number. ``starts``: [files + 1] number of the first vector of each among the vectors of all."""
 
     receipts: Sequence[Receipt]
+    new: frozenset[str]
     numbers: dict[str, int] = field(init=False)
     starts: NDArray[np.int64] = field(init=False)
+    is_new: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
         self.numbers = {receipt.split_id: number for number, receipt in enumerate(self.receipts)}
         self.starts = np.concatenate([[0], np.cumsum([r.vectors for r in self.receipts], dtype=np.int64)])
+        self.is_new = np.array([receipt.split_id in self.new for receipt in self.receipts], bool)
 
-    def locate(self, at: int) -> tuple[Receipt, int]:
+    def locate(self, at: int) -> tuple[int, int]:
+        """Number of the file of a vector, and its row there."""
         number = int(np.searchsorted(self.starts, at, side="right")) - 1
-        return self.receipts[number], at - int(self.starts[number])
+        return number, at - int(self.starts[number])
 
 
-def find_live(
-    store: Store,
-    schema: pa.Schema,
-    fingerprint: str,
-    shards: Sequence[str],
-    receipts: Sequence[Receipt],
-    indexes: Mapping[str, Sequence[IndexPart]],
-    new: frozenset[str],
-) -> Liveness:
-    """What is live of the data files of ``receipts``.
+def find_live(table: Table, draft: Draft) -> Liveness:
+    """Find out which rows of the draft's data files are live.
 
-    shards: URIs in order, `KEPT` last if it is among them; indexes: of those that own no data files. new: split ids
-    whose documents count as embedded, others as reused. Raises TableError if a file is damaged or an index points to
-    what is not there.
+    Raises TableError if a file is damaged or an index points to rows that do not exist.
     """
-    files = _Files(receipts)
-    owned: dict[str, list[Receipt]] = {}
-    for receipt in receipts:
-        if receipt.owned:
-            owned.setdefault(receipt.shard, []).append(receipt)
-    sources: list[tuple[str, Receipt | IndexPart]] = [
-        (uri, source)
-        for uri in shards
-        for source in (indexes[uri] if uri in indexes else sorted(owned.get(uri, ()), key=lambda r: r.start))
-    ]
-
-    def read(source: tuple[str, Receipt | IndexPart]) -> Entries:
-        if isinstance(source[1], Receipt):
-            return read_owned(store, source[1], schema, fingerprint, hashes=False)
-        return read_entries(store, source[1], hashes=False)
-
-    rows = [rows_in(source) for _, source in sources]
+    files, sources = _Files(draft.receipts, draft.new), _sources(draft)
     live = np.zeros(files.starts[-1], bool)
-    used = np.zeros(len(receipts), bool)
-    is_new = np.array([receipt.split_id in new for receipt in receipts], bool)
-    firsts, documents = [0], {"embedded": 0, "reused": 0, "kept": 0}
+    used = np.zeros(len(draft.receipts), bool)
+    firsts, counts = [0], Counter({"embedded": 0, "reused": 0, "kept": 0})
     with temporary_folder("sfr-ids-") as folder:
         spill = Spill(folder, _RECORD, int(files.starts[-1]), PARTITION_ROWS)
-        for (uri, source), entries in zip(sources, read_ahead(read, sources, rows), strict=True):
-            number = _numbers(entries, files, source)
-            records = np.empty(len(entries), _RECORD)
-            records["hash"], records["more"] = entries.ids[:, 0], entries.ids[:, 1]
-            records["order"] = np.arange(firsts[-1], firsts[-1] + len(entries))
-            records["at"] = files.starts[number] + entries.row
-            records["vectors"] = entries.vectors
+        for (uri, source), entries in _read(table, sources):
+            number = _file_numbers(entries, files, source)
+            records = _records_of(entries, files.starts[number], firsts[-1])
             spill.add(records)
             live[rows_of_documents(records["at"], records["vectors"])] = True
             used[number] = True
-            fresh = int(is_new[number].sum())
-            for kind, count in _kinds(uri, fresh, len(entries)).items():
-                documents[kind] += count
+            counts.update(_counts(uri, int(files.is_new[number].sum()), len(entries)))
             firsts.append(firsts[-1] + len(entries))
-        lost: list[tuple[int, int]] = []
-        for partition in spill.partitions():
-            lost += _lose(partition, live)
-    lost.sort()
-    losers = []
-    for order, at in lost:
+        repeats = sorted(found for partition in spill.partitions() for found in _drop_repeats(partition, live))
+    duplicates = []
+    for order, at in repeats:
         uri = sources[int(np.searchsorted(firsts, order, side="right")) - 1][0]
-        receipt, row = files.locate(at)
-        for kind, count in _kinds(uri, int(receipt.split_id in new), 1).items():
-            documents[kind] -= count
+        file, row = files.locate(at)
+        counts.subtract(_counts(uri, int(files.is_new[file]), 1))
         if uri != KEPT:
-            losers.append((uri, receipt.split_id, row))
+            duplicates.append((uri, files.receipts[file].split_id, row))
     return Liveness(
-        losers=_with_ids(store, losers),
+        duplicates=_with_ids(table.store, duplicates),
         vectors=int(live.sum()),
         deletes=_deletes(files, live, used),
-        needed=frozenset(r.split_id for r, used_ in zip(receipts, used.tolist(), strict=True) if used_),
-        **documents,
+        needed=frozenset(files.receipts[number].split_id for number in np.flatnonzero(used).tolist()),
+        **counts,
     )
 
 
-def _kinds(uri: str, new: int, documents: int) -> dict[str, int]:
+def _sources(draft: Draft) -> list[tuple[str, Receipt | IndexPart]]:
+    """(shard, where its documents are), in order."""
+    owned: dict[str, list[Receipt]] = {}
+    for receipt in draft.receipts:
+        if receipt.owned:
+            owned.setdefault(receipt.shard, []).append(receipt)
+    return [
+        (uri, source)
+        for uri in (shard.uri for shard in draft.shards)
+        for source in (
+            draft.indexes[uri] if uri in draft.indexes else sorted(owned.get(uri, ()), key=lambda r: r.start)
+        )
+    ]
+
+
+def _read(
+    table: Table, sources: Sequence[tuple[str, Receipt | IndexPart]]
+) -> Iterator[tuple[tuple[str, Receipt | IndexPart], Entries]]:
+    """Each source with its documents, in order."""
+
+    def read(source: tuple[str, Receipt | IndexPart]) -> Entries:
+        if isinstance(source[1], Receipt):
+            return read_owned(table.store, source[1], table.schema, table.card.fingerprint, hashes=False)
+        return read_entries(table.store, source[1], hashes=False)
+
+    return zip(sources, read_ahead(read, sources, [rows_in(source) for _, source in sources]), strict=True)
+
+
+def _counts(uri: str, new: int, documents: int) -> dict[str, int]:
+    """How documents of a shard are counted, ``new`` of them being in new data files."""
     return {"kept": documents} if uri == KEPT else {"embedded": new, "reused": documents - new}
 
 
-def _numbers(entries: Entries, files: _Files, source: Receipt | IndexPart) -> NDArray[np.int64]:
-    """[n] the number of the file of each entry, which must be there and have such rows."""
+def _file_numbers(entries: Entries, files: _Files, source: Receipt | IndexPart) -> NDArray[np.int64]:
+    """[n] number of each entry's file. Raises TableError if the file is unknown or has no such rows."""
     what = source.key if isinstance(source, IndexPart) else names.data_key(source.split_id)
     unknown = [split_id for split_id in entries.split_ids if split_id not in files.numbers]
     if unknown:
@@ -162,16 +162,26 @@ def _numbers(entries: Entries, files: _Files, source: Receipt | IndexPart) -> ND
     return number
 
 
+def _records_of(entries: Entries, starts: NDArray[np.int64], first: int) -> NDArray[np.void]:
+    """[n] of _RECORD. starts: [n] number of the first vector of each entry's file; first: number of the first entry."""
+    records = np.empty(len(entries), _RECORD)
+    records["hash"], records["more"] = entries.ids[:, 0], entries.ids[:, 1]
+    records["order"] = np.arange(first, first + len(entries))
+    records["at"] = starts + entries.row
+    records["vectors"] = entries.vectors
+    return records
+
+
 def rows_of_documents(at: NDArray[np.int64], vectors: NDArray[np.int32]) -> NDArray[np.int64]:
-    """All vectors of documents that begin ``at`` and have so many."""
+    """Numbers of all vectors of documents. at: [n] number of the first vector of each; vectors: [n] how many."""
     if (vectors == 1).all():
         return at
     ends = np.cumsum(vectors)
     return np.repeat(at - (ends - vectors), vectors) + np.arange(ends[-1] if len(ends) else 0)
 
 
-def _lose(records: NDArray[np.void], live: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """(order, at) of each document that is not the first of its id; its vectors are no longer ``live``."""
+def _drop_repeats(records: NDArray[np.void], live: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """(order, at) of each document that is not the first one with its id. Its vectors are marked as dead."""
     order = np.argsort(records["hash"], kind="stable")
     ordered = records["hash"][order]
     same = ordered[1:] == ordered[:-1]
@@ -184,14 +194,14 @@ def _lose(records: NDArray[np.void], live: NDArray[np.bool_]) -> list[tuple[int,
     some = some[np.lexsort((some["order"], some["more"], some["hash"]))]
     repeats = np.zeros(len(some), bool)
     repeats[1:] = (some["hash"][1:] == some["hash"][:-1]) & (some["more"][1:] == some["more"][:-1])
-    winner = np.maximum.accumulate(np.where(repeats, 0, np.arange(len(some))))
-    elsewhere = some[repeats & (some["at"] != some["at"][winner])]  # two rows with one vector: it stays
+    first = np.maximum.accumulate(np.where(repeats, 0, np.arange(len(some))))
+    elsewhere = some[repeats & (some["at"] != some["at"][first])]  # two rows with one vector: it stays
     live[rows_of_documents(elsewhere["at"], elsewhere["vectors"])] = False
     return list(zip(some["order"][repeats].tolist(), some["at"][repeats].tolist(), strict=True))
 
 
 def _deletes(files: _Files, live: NDArray[np.bool_], used: NDArray[np.bool_]) -> pa.Table:
-    """Rows of the files in use that are not live."""
+    """Dead rows of the files in use."""
     ids: list[pa.Array] = []
     positions: list[NDArray[np.int64]] = []
     for number, receipt in enumerate(files.receipts):
@@ -206,10 +216,10 @@ def _deletes(files: _Files, live: NDArray[np.bool_], used: NDArray[np.bool_]) ->
     return pa.table([pa.concat_arrays(ids), np.concatenate(positions)], schema=names.DELETES_SCHEMA)
 
 
-def _with_ids(store: Store, losers: Sequence[tuple[str, str, int]]) -> list[DuplicateRow]:
-    """``losers``: (shard, split id, row); the id columns of their files are read again."""
+def _with_ids(store: Store, rows: Sequence[tuple[str, str, int]]) -> list[DuplicateRow]:
+    """The ids of rows (shard, split id, row), read from their files."""
     ids: dict[str, pa.ChunkedArray] = {}
-    for split_id in dict.fromkeys(split_id for _, split_id, _ in losers):
+    for split_id in dict.fromkeys(split_id for _, split_id, _ in rows):
         with store.open(names.data_key(split_id)) as file:
             ids[split_id] = pq.ParquetFile(file, pre_buffer=False).read([names.ID], use_threads=False).column(names.ID)
-    return [DuplicateRow(shard, split_id, row, ids[split_id][row].as_py()) for shard, split_id, row in losers]
+    return [DuplicateRow(shard, split_id, row, ids[split_id][row].as_py()) for shard, split_id, row in rows]

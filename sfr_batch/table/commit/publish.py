@@ -60,24 +60,16 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
     """
     number = next_number(base)
     _check_files(table, base, draft)
-    live = find_live(
-        table.store,
-        table.schema,
-        table.card.fingerprint,
-        [shard.uri for shard in draft.shards],
-        draft.receipts,
-        draft.indexes,
-        draft.new,
-    )
-    check_duplicates(draft, live.losers)
+    live = find_live(table, draft)
+    check_duplicates(draft, live.duplicates)
     receipts = [receipt for receipt in draft.receipts if receipt.owned or receipt.split_id in live.needed]
     counts = _count(table, draft, receipts, live)
-    check_rejects(table.store, draft, counts, live.losers)
+    check_rejects(table.store, draft, counts, live.duplicates)
     store = table.store
     key = None
-    if live.losers:
+    if live.duplicates:
         key = names.duplicates_key(number, draft.run_id)
-        create_own(store, key, encode_parquet(duplicate_rejects(live.losers)))
+        create_own(store, key, encode_parquet(duplicate_rejects(live.duplicates)))
     indexes = [part for parts in draft.indexes.values() for part in joined(parts)]
     manifest = Manifest(
         snapshot=number,
@@ -197,7 +189,7 @@ def _count(table: Table, draft: Draft, receipts: Sequence[Receipt], live: Livene
         read=sum(shard.read for shard in shards),
         embedded=live.embedded,
         reused=live.reused,
-        rejected=sum(shard.rejected for shard in shards) + len(live.losers),
+        rejected=sum(shard.rejected for shard in shards) + len(live.duplicates),
         vectors=live.vectors,
         tokens=sum(r.tokens for r in receipts) - dead_tokens,
         truncated=sum(r.truncated for r in receipts) - dead_cut,

@@ -9,6 +9,7 @@ import pyarrow as pa
 from sfr_batch.errors import (
     TableError,
     TooManyRejects,
+    counted,
 )
 from sfr_batch.format import names
 from sfr_batch.format.indexes import read_part, rejects_of
@@ -24,27 +25,27 @@ from sfr_batch.table.commit.draft import Draft
 from sfr_batch.table.commit.liveness import DuplicateRow
 
 
-def check_duplicates(draft: Draft, losers: Sequence[DuplicateRow]) -> None:
+def check_duplicates(draft: Draft, duplicates: Sequence[DuplicateRow]) -> None:
     """Raises TableError if ids occur twice and the draft does not allow it."""
-    if losers and draft.duplicate_ids == "error":
-        examples = ", ".join(repr(loser.id) for loser in losers[:5])
+    if duplicates and draft.duplicate_ids == "error":
+        examples = ", ".join(repr(row.id) for row in duplicates[:5])
         raise TableError(
-            f"{len(losers)} rows have an id that an earlier row has, e.g. {examples}, and table.duplicate_ids is "
-            "'error'. Correct the corpus, or set it to 'reject' to keep the first row of each id."
+            f"Duplicate ids in {counted(len(duplicates), 'row')}, e.g. {examples}, and table.duplicate_ids is 'error'. "
+            "Correct the corpus, or set table.duplicate_ids to 'reject' to keep the first row of each id."
         )
 
 
-def duplicate_rejects(losers: Sequence[DuplicateRow]) -> pa.Table:
-    """The rejects of rows whose id an earlier row has."""
+def duplicate_rejects(duplicates: Sequence[DuplicateRow]) -> pa.Table:
+    """The rejects of rows that have the id of an earlier row."""
     return pa.table(
         {
-            names.ID: [str(loser.id) for loser in losers],
-            names.SHARD: [loser.shard for loser in losers],
-            names.POSITION: [loser.row for loser in losers],
-            names.REASON: [names.DUPLICATE_ID] * len(losers),
+            names.ID: [str(row.id) for row in duplicates],
+            names.SHARD: [row.shard for row in duplicates],
+            names.POSITION: [row.row for row in duplicates],
+            names.REASON: [names.DUPLICATE_ID] * len(duplicates),
             names.MESSAGE: [
-                f"an earlier row has this id; this one is row {loser.row} of {names.data_key(loser.split_id)}"
-                for loser in losers
+                f"an earlier row has this id; this one is row {row.row} of {names.data_key(row.split_id)}"
+                for row in duplicates
             ],
         },
         schema=names.REJECTS_SCHEMA,
@@ -52,28 +53,28 @@ def duplicate_rejects(losers: Sequence[DuplicateRow]) -> pa.Table:
 
 
 FEW_REJECTS = 100
-"""So many rejects of a run are no reason to stop it, whatever share of a small run they are."""
+"""So many rejects never stop a run, whatever their share of its rows."""
 _FILES_FOR_REASONS = 32
 
 
-def check_rejects(store: Store, draft: Draft, counts: Counts, losers: Sequence[DuplicateRow]) -> None:
-    """Raises TooManyRejects if more rows of the visited shards, or of all, are rejected than the draft allows."""
+def check_rejects(store: Store, draft: Draft, counts: Counts, duplicates: Sequence[DuplicateRow]) -> None:
+    """Raises TooManyRejects if the share of rejects in the visited shards, or in all, is above the draft's limit."""
     visited = draft.visited
     if visited is None:
         visited = frozenset(receipt.shard for receipt in draft.receipts if receipt.split_id in draft.new)
-    lost = sum(loser.shard in visited for loser in losers)
+    lost = sum(row.shard in visited for row in duplicates)
     read = sum(shard.read for shard in draft.shards if shard.uri in visited)
     rejected = sum(shard.rejected for shard in draft.shards if shard.uri in visited) + lost
     ceiling = draft.max_reject_share
-    for of, duplicates, bad, rows, few in (
-        ({shard.uri for shard in draft.shards}, len(losers), counts.rejected, counts.read, 0),
+    for uris, repeated, bad, rows, few in (
+        ({shard.uri for shard in draft.shards}, len(duplicates), counts.rejected, counts.read, 0),
         (visited, lost, rejected, read, FEW_REJECTS),
     ):
         if bad > max(few, ceiling * rows):
-            owned = [r for r in draft.receipts if r.rejected and r.owned and r.shard in of]
-            parts = [part for shard in draft.shards if shard.uri in of and shard.rejected
+            owned = [r for r in draft.receipts if r.rejected and r.owned and r.shard in uris]
+            parts = [part for shard in draft.shards if shard.uri in uris and shard.rejected
                      for part in draft.indexes.get(shard.uri, ())]  # fmt: skip
-            raise too_many_rejects(store, owned, duplicates, bad, rows, ceiling, parts)
+            raise too_many_rejects(store, owned, repeated, bad, rows, ceiling, parts)
 
 
 def too_many_rejects(
@@ -85,7 +86,7 @@ def too_many_rejects(
     ceiling: float,
     parts: Sequence[IndexPart] = (),
 ) -> TooManyRejects:
-    """The error, with the most frequent reasons in some of the rejects files and indexes and an example of each."""
+    """The error, with the most frequent reasons and an example of each, from some of the rejects files and indexes."""
     keys = [names.rejects_key(r.split_id, r.attempt) for r in receipts if r.rejected][:_FILES_FOR_REASONS]
     tables = [read_parquet(data) for data in read_many(store, keys)]
     tables += [rejects_of(read_part(store, part), part.shard) for part in parts[: _FILES_FOR_REASONS - len(tables)]]

@@ -63,7 +63,7 @@ def describe(table: Table) -> str:
         lines.append("snapshot  none yet")
     holder = lease.read_holder(table.store)
     if holder is not None:
-        dead = " (that process is dead, and the next run replaces it)" if holder.sign_of_life() == "dead" else ""
+        dead = " (that process is dead, and the next run replaces it)" if holder.process_state() == "dead" else ""
         lines.append(f"writer    {holder}{dead}")
     for run in unfinished_runs(table):
         lines.append(

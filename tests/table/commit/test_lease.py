@@ -29,7 +29,7 @@ from sfr_batch.storage.s3 import S3Store
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit import lease, status
-from sfr_batch.table.commit.lease import Challenger, Entry, Holder, Lease, hold
+from sfr_batch.table.commit.lease import Challenger, Holder, Lease, LeaseRecord, hold
 from sfr_batch.table.commit.sweep import find_orphans
 from sfr_batch.table.table import Table
 from tests.job_processes import (
@@ -211,17 +211,17 @@ def test_a_number_that_another_process_has_now_is_no_sign_of_life(store: Store) 
 def test_a_process_that_waits_to_be_buried_is_dead(store: Store) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     holder = here(pid=process.pid, started=lease._started(process.pid))
-    assert holder.sign_of_life() == "alive"
+    assert holder.process_state() == "alive"
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # over, but not buried
-    assert holder.sign_of_life() == "dead"
+    assert holder.process_state() == "dead"
     process.communicate()
 
 
 def test_the_same_number_on_another_machine_or_in_another_container_says_nothing(store: Store) -> None:
     boot = str(here().machine).split()[0]
     holders = [here(machine=None), here(machine="x"), here(machine=f"{boot} pid:[1]")]
-    assert [holder.sign_of_life() for holder in holders] == ["unknown"] * 3
+    assert [holder.process_state() for holder in holders] == ["unknown"] * 3
 
 
 def test_a_run_of_this_process_that_is_over_is_no_obstacle(store: Store) -> None:
@@ -256,7 +256,7 @@ def test_what_cannot_be_understood_expires_as_well(data: bytes) -> None:
 def test_no_lease_blocks_a_table_for_ever_or_writes_to_a_terminal() -> None:
     store = MemoryStore()
     holder = elsewhere("\x1b[2J\n\x07evil")
-    store.create(names.lease_key(1), Entry(holder=holder, lifetime_s=1e300).to_json())
+    store.create(names.lease_key(1), LeaseRecord(holder=holder, lifetime_s=1e300).to_json())
     assert Challenger(store, here(), LIFETIME).look() == 3600
     assert str(holder).isprintable()
 
@@ -380,7 +380,7 @@ class Numbered(MemoryStore):
         created = super().create(key, data)
         number = names.number_of_lease_key(key)
         if created and number is not None and number > max(self.highest, default=0):
-            self.highest[number] = Entry.from_json(data, key).holder.token
+            self.highest[number] = LeaseRecord.from_json(data, key).holder.token
         return created
 
 
@@ -499,7 +499,7 @@ def plant_trust_in_create(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever created a number believes that it is the highest."""
 
     def take(self: Challenger, top: int) -> Lease | float:
-        entry = Entry(holder=self._me, lifetime_s=self._lifetime_s)
+        entry = LeaseRecord(holder=self._me, lifetime_s=self._lifetime_s)
         if self._store.create(names.lease_key(top + 1), entry.to_json()):
             return Lease(self._store, self._me, self._lifetime_s, top + 1)
         return 0.0
@@ -511,7 +511,7 @@ def plant_trust_in_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
     """A holder that could create its next number does not look whether that is the highest."""
 
     def create(self: Lease, *, released: bool) -> None:
-        entry = Entry(holder=self.holder, lifetime_s=self._lifetime_s, released=released)
+        entry = LeaseRecord(holder=self.holder, lifetime_s=self._lifetime_s, released=released)
         if self._store.create(names.lease_key(self._number + 1), entry.to_json()):
             self._number += 1
             self._store.delete([names.lease_key(number) for number in range(1, self._number)])
@@ -527,7 +527,7 @@ def plant_deafness(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def deaf(self: Challenger) -> Lease | float:
         begin = self.__dict__.setdefault("begin", self._clock())
-        self._seen = (lease._look(self._store).top, begin)
+        self._seen = (lease._read_leases(self._store).top, begin)
         return look(self)
 
     monkeypatch.setattr(Challenger, "look", deaf)
@@ -621,7 +621,7 @@ def test_a_lost_lease_stops_a_run_before_it_publishes(tmp_path: Path, monkeypatc
 
     def taken_over(*_: Any) -> list[Any]:
         number = numbers(store)[-1] + 1
-        store.create(names.lease_key(number), Entry(holder=elsewhere(), lifetime_s=60).to_json())
+        store.create(names.lease_key(number), LeaseRecord(holder=elsewhere(), lifetime_s=60).to_json())
         return []
 
     monkeypatch.setattr(runner, "recover_receipts", taken_over)

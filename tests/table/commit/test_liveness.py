@@ -12,12 +12,13 @@ from sfr_batch.errors import TableError
 from sfr_batch.format import names
 from sfr_batch.format.hashes import hash_ids
 from sfr_batch.format.indexes import Located, index_table, read_part, write_index
-from sfr_batch.format.records import KEPT, IndexPart, Receipt
+from sfr_batch.format.records import KEPT, IndexPart, Receipt, ShardRecord
 from sfr_batch.storage.store import Store
 from sfr_batch.table.commit import liveness
 from sfr_batch.table.commit.liveness import Liveness, find_live
+from sfr_batch.table.table import Table
 from tests.memory_store import MemoryStore
-from tests.tables import SCHEMA, card_of, commit_rows, split_name
+from tests.tables import card_of, commit_rows, draft_of, split_name
 
 NO_REJECTS = names.REJECTS_SCHEMA.empty_table()
 
@@ -38,8 +39,9 @@ def live_of(
     indexes: dict[str, list[IndexPart]] | None = None,
     **more: Any,
 ) -> Liveness:
-    card = card_of()
-    return find_live(store, SCHEMA, card.fingerprint, shards, receipts, indexes or {}, more.get("new", frozenset()))
+    records = [ShardRecord(uri, "1", 0, "recipe", "", 0, 0) for uri in shards]
+    draft = draft_of(receipts, shards=records, indexes=indexes or {}, new=more.get("new", frozenset()))
+    return find_live(Table(store, card_of()), draft)
 
 
 @settings(max_examples=80)
@@ -79,7 +81,7 @@ def test_live_is_what_a_dictionary_says(
             kind = "kept" if shard == KEPT else "embedded" if split_id == split_name("s0") else "reused"
             counts[kind] += 1
     live = set(winner.values())
-    assert [(x.shard, x.split_id, x.row, x.id) for x in found.losers] == losers
+    assert [(x.shard, x.split_id, x.row, x.id) for x in found.duplicates] == losers
     assert {"embedded": found.embedded, "reused": found.reused, "kept": found.kept} == counts
     assert found.vectors == len(live)
     used = {split_id for its in rows.values() for _, split_id, _ in its}
@@ -100,7 +102,7 @@ def test_ids_of_losers_are_read_once_a_file(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(store, "open", counting)
     found = live_of(store, [f"o{n}" for n in range(5)], receipts)
-    assert (found.vectors, len(found.losers)) == (50, 200)
+    assert (found.vectors, len(found.duplicates)) == (50, 200)
     assert len(opened) == 5 + 4, "each file once, and once more where an id is lost"
 
 
