@@ -26,7 +26,7 @@
     Encoder          texts to vectors, without a table: Encoder.load(settings).encode(texts)
     EmbeddingTable   search, read and audit; .maintenance expires, compacts and sweeps
     Snapshot         one published state of a table: table.current(), table.snapshots(), table.at(...)
-    Hit              one row that table.search found
+    Hits, Hit        what table.search found: a list that prints, and its rows
     Changes          table.changes(1, 2)
     Exported         table.export(target)
     Expiry           table.maintenance.expire(...)
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from sfr_batch.table.export import Exported as Exported
     from sfr_batch.table.pointer import PointerTarget as PointerTarget
     from sfr_batch.table.search import Hit as Hit
+    from sfr_batch.table.search import Hits as Hits
     from sfr_batch.table.table import Snapshot as Snapshot
 
 __version__ = "0.1.0"
@@ -82,6 +83,7 @@ _HOMES = {
     "Expiry": "table.commit.expiry",
     "Exported": "table.export",
     "Hit": "table.search",
+    "Hits": "table.search",
     "ModelSettings": "config.settings",
     "Orphans": "table.commit.sweep",
     "PointerTarget": "table.pointer",

@@ -31,7 +31,7 @@ from sfr_batch.table.commit.compaction import MAX_UNNEEDED, ROWS_PER_FILE, Compa
 from sfr_batch.table.commit.expiry import Expiry, expire, parse_duration
 from sfr_batch.table.commit.sweep import Orphans, find_orphans, sweep
 from sfr_batch.table.pointer import PointerTarget
-from sfr_batch.table.search import Hit, top_k
+from sfr_batch.table.search import Hits, top_k
 from sfr_batch.table.table import Snapshot, Table
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ class EmbeddingTable(Table):
         """
         return changes(self, from_snapshot, to_snapshot)
 
-    def search(self, query: str, k: int = 10, columns: Sequence[str] = (), *, snapshot: int | None = None) -> list[Hit]:
+    def search(self, query: str, k: int = 10, columns: Sequence[str] = (), *, snapshot: int | None = None) -> Hits:
         """The ``k`` live rows nearest to ``query`` by cosine, best first, ties by id. Exact, in bounded memory.
 
         columns: to return with each hit, in ``Hit.row``. Where documents are cut into chunks (`model.overflow: chunk`),
@@ -253,7 +253,7 @@ class EmbeddingTable(Table):
         vector = self.encoder.encode([query], prompt=QUERY)
         chunk = [name for name in names.CHUNK_COLUMNS if name in self.schema.names]
         shown = list(dict.fromkeys([*chunk, *columns]))
-        return top_k(searched.batches([names.ID, names.EMBEDDING, *shown]), vector, k, shown)[0]
+        return Hits(top_k(searched.batches([names.ID, names.EMBEDDING, *shown]), vector, k, shown)[0])
 
 
 class Maintenance:

@@ -480,7 +480,7 @@ PUBLIC = {
     "encoder.encoder": ["Encoder"],
     "table.commit.expiry": ["Expiry"],
     "table.export": ["Exported"],
-    "table.search": ["Hit"],
+    "table.search": ["Hit", "Hits"],
     "table.commit.sweep": ["Orphans"],
     "table.pointer": ["PointerTarget"],
     "errors": ["SfrBatchError", "errors"],
@@ -502,7 +502,7 @@ def test_public_names_are_these() -> None:
             assert value is (home if name == module else getattr(home, name))
             assert inspect.getdoc(value), name
             assert name in dir(sfr_batch)
-            assert re.search(rf"^    (\w+ +)?{name}\b|`{name}`", sfr_batch.__doc__ or "", re.MULTILINE), name
+            assert re.search(rf"^    (\w+,? +)?{name}\b|`{name}`", sfr_batch.__doc__ or "", re.MULTILINE), name
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = sfr_batch.nonsense
 

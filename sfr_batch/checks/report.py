@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from sfr_batch.format.notebook import html_table
+
 Verdict = Literal["PASS", "FAIL", "SKIP"]
 _NAME_WIDTH = 12
 
@@ -42,6 +44,10 @@ class CheckResult:
     def __str__(self) -> str:
         return f"{self.verdict}  {self.name:{_NAME_WIDTH}}  {self.measured}"
 
+    def details(self) -> list[str]:
+        """Lines that belong below ``measured``."""
+        return []
+
 
 class CheckReport:
     """What can be said of several checks: the base of reports, which have them as ``checks``."""
@@ -63,6 +69,10 @@ class CheckReport:
             if check.name == name:
                 return check
         raise KeyError(name)
+
+    def _repr_html_(self) -> str:
+        rows = [(check.verdict, check.name, "\n".join([check.measured, *check.details()])) for check in self.checks]
+        return html_table(rows, title=self.summary())
 
     def describe(self) -> str:
         """The table, a line a check."""

@@ -6,26 +6,27 @@ from datetime import UTC, datetime
 from sfr_batch.errors import ConfigError
 from sfr_batch.format.records import Manifest
 
-_HEAD = ("number", "when", "operation", "run", "vectors", "new", "reused", "rejected", "by")
-_NUMBERS = {"number", "vectors", "new", "reused", "rejected"}
+HEAD = ("number", "when", "operation", "run", "vectors", "new", "reused", "rejected", "by")
+NUMBERS = {"number", "vectors", "new", "reused", "rejected"}
 
 
 def listing(manifests: Sequence[Manifest]) -> str:
     """A header and one line per snapshot: new and reused count documents, rejected those of the whole snapshot."""
     if not manifests:
         return "no snapshot yet"
-    rows = [_HEAD, *map(_row, manifests)]
-    widths = [max(len(row[n]) for row in rows) for n in range(len(_HEAD))]
+    rows = [HEAD, *map(row, manifests)]
+    widths = [max(len(row[n]) for row in rows) for n in range(len(HEAD))]
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if name in _NUMBERS else cell.ljust(width)
-            for name, cell, width in zip(_HEAD, row, widths, strict=True)
+            cell.rjust(width) if name in NUMBERS else cell.ljust(width)
+            for name, cell, width in zip(HEAD, row, widths, strict=True)
         ).rstrip()
         for row in rows
     )
 
 
-def _row(manifest: Manifest) -> tuple[str, ...]:
+def row(manifest: Manifest) -> tuple[str, ...]:
+    """The cells of a snapshot, under HEAD."""
     counts = manifest.counts
     numbers = (counts.vectors, counts.embedded, counts.reused, counts.rejected)
     run, by = ("".join(char if char.isprintable() else "?" for char in text) for text in (manifest.run_id, manifest.by))

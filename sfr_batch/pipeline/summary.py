@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from sfr_batch.errors import counted
 from sfr_batch.format import names
+from sfr_batch.format.notebook import html_table
 from sfr_batch.format.records import Counts
 from sfr_batch.pipeline.progress import Progress, format_duration
 from sfr_batch.pipeline.results import Losses
@@ -91,8 +92,14 @@ class Summary:
         state = self.snapshot.brief() if self.snapshot else "no snapshot yet"
         return f"<Summary {self.table}: {did}{lost}, {state}>"
 
+    def _repr_html_(self) -> str:
+        return html_table(self._details(), title=self._headline())
+
     def describe(self) -> str:
         """Several lines for a person: what happened, where the table is and how to read it."""
+        return "\n".join([self._headline(), *(f"{label:<10}{text}" for label, text in self._details())])
+
+    def _headline(self) -> str:
         if self.trial:
             return (
                 f"{self._work('Trial: embedded')}. Nothing was published. The embedded splits stay committed; a run "
@@ -100,10 +107,6 @@ class Summary:
             )
         if self.snapshot is None:
             return f"Nothing to do: select matches no row of the corpus. {self.table} has no snapshot yet."
-        lines = [f"{label:<10}{text}" for label, text in self._details(self.snapshot) if text]
-        return "\n".join([self._headline(), *lines])
-
-    def _headline(self) -> str:
         if not self.published:
             return f"Up to date, nothing to do ({format_duration(self.seconds)})."
         if not self.splits:
@@ -116,10 +119,13 @@ class Summary:
             f"{format_duration(self.seconds)} ({self.tokens_per_second:,.0f} tokens/s, {self.padding:.1%} padding)"
         )
 
-    def _details(self, snapshot: Snapshot) -> list[tuple[str, str]]:
-        """(label, text) in reading order; a text that is empty is not shown."""
+    def _details(self) -> list[tuple[str, str]]:
+        """(label, text) in reading order, without those that do not apply."""
+        snapshot = self.snapshot
+        if self.trial or snapshot is None:
+            return []
         counts, changes = snapshot.manifest.counts, snapshot.manifest.changes if self.published else None
-        return [
+        details = [
             ("Repeated", self._repeated()),
             ("Lost", f"{self.losses}; their splits were done again elsewhere" if self.losses else ""),
             ("Table", f"{self.table}, snapshot {snapshot.number}"),
@@ -132,6 +138,7 @@ class Summary:
             ("", f"duckdb: SELECT id, embedding FROM '{self.table}/{names.DATA}/*.parquet'" if self.plain else ""),
             ("Rejects", f"sfr_batch.open_table({self.table!r}).current().rejects()" if counts.rejected else ""),
         ]
+        return [(label, text) for label, text in details if text]
 
     def _repeated(self) -> str:
         if not self.repeated:

@@ -20,6 +20,7 @@ from sfr_batch.corpus.splits import ReadUnit, Split, Stream
 from sfr_batch.corpus.survey import ShardStatistics
 from sfr_batch.errors import counted
 from sfr_batch.format.history import moment
+from sfr_batch.format.notebook import html_table
 from sfr_batch.format.records import KEPT, ChangeCounts, IndexPart, Receipt, ShardRecord, TableCard
 from sfr_batch.format.split_ids import missing_in_stream, stream_of
 from sfr_batch.planning.difference import Difference
@@ -226,11 +227,20 @@ class EmbedPlan:
             f"~{counted(self.rows, 'row')}, ~{counted(self.estimated_tokens, 'token')}>"
         )
 
+    def _repr_html_(self) -> str:
+        title = "; ".join([f"Plan for {self.store.root}", *self._remarks()])
+        return html_table([(label, text) for label, text in self._details() if text], title=title)
+
     def describe(self) -> str:
         """Several lines for a person."""
+        lines = [f"{label:10}{text}" for label, text in self._details() if text]
+        return "\n".join([*lines, *self._remarks()])
+
+    def _details(self) -> list[tuple[str, str]]:
+        """(label, text) in reading order; a text that is empty is not shown."""
         exact = self.difference is not None or all(rows is not None for _, rows in self.changed)
         more = "~" if any(unit.stream for unit in self.units) else ""
-        lines = [
+        return [
             ("table", f"{self.store.root} ({self.base.brief() if self.base else 'no snapshot yet'})"),
             ("corpus", self._describe_shards()),
             ("rows", format_changes(self.difference.changes) if self.difference else ""),
@@ -250,7 +260,6 @@ class EmbedPlan:
                 f"fingerprint {self.card.fingerprint[:12]}",
             ),
         ]
-        return "\n".join([*(f"{label:10}{text}" for label, text in lines if text), *self._remarks()])
 
     def _describe_shards(self) -> str:
         vanished = f", {len(self.vanished):,} vanished" if self.vanished else ""

@@ -79,6 +79,9 @@ class Changes:
         counts = ("table", "from_snapshot", "to_snapshot", "new", "changed", "deleted", "unchanged")
         folder.close({name: getattr(self, name) for name in counts})
 
+    def __repr__(self) -> str:
+        return f"<Changes {self}>"
+
     def __str__(self) -> str:
         return (
             f"{self.table}, snapshot {self.from_snapshot} to {self.to_snapshot}: {self.new + self.changed:,} upserts "

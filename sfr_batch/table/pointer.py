@@ -51,6 +51,9 @@ class PointerTarget:
     snapshot: int | None
     record: PointerRecord
 
+    def __repr__(self) -> str:
+        return f"<Pointed {self.describe()}>"
+
     def __str__(self) -> str:
         """The table and the snapshot that is pinned, if one is."""
         return self.table if self.snapshot is None else f"{self.table}, snapshot {self.snapshot}"

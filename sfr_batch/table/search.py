@@ -8,6 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sfr_batch.format import names
+from sfr_batch.format.notebook import html_table
 
 FloatArray = NDArray[np.float32]
 
@@ -20,6 +21,18 @@ class Hit:
     score: float
     row: dict[str, object]
     """The columns that were asked for; where the table has chunks, theirs too."""
+
+
+class Hits(list[Hit]):
+    """The hits of a search, best first. Prints a line per hit."""
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{hit.score:.4f}  {hit.id}" for hit in self) or "no hits"
+
+    def _repr_html_(self) -> str:
+        columns = list(self[0].row) if self else []
+        rows = [(f"{hit.score:.4f}", hit.id, *hit.row.values()) for hit in self]
+        return html_table(rows, head=("score", names.ID, *columns), numbers=[0])
 
 
 def top_k(

@@ -16,6 +16,7 @@ from sfr_batch.errors import ConfigError, ObjectNotFound, TableError, TableNotFo
 from sfr_batch.format import history, names
 from sfr_batch.format.expired import check_not_expired, expiry_explained, published_numbers
 from sfr_batch.format.indexes import read_part, rejects_of
+from sfr_batch.format.notebook import html_table
 from sfr_batch.format.parquet import check_fingerprint, damage_explained, read_parquet
 from sfr_batch.format.records import IndexPart, Manifest, Receipt, ShardRecord, SideFile, TableCard, from_table
 from sfr_batch.storage.parallel import read_many
@@ -310,3 +311,7 @@ class Snapshots(list[Snapshot]):
 
     def __repr__(self) -> str:
         return history.listing([snapshot.manifest for snapshot in self])
+
+    def _repr_html_(self) -> str:
+        numbers = [number for number, name in enumerate(history.HEAD) if name in history.NUMBERS]
+        return html_table([history.row(s.manifest) for s in self], head=history.HEAD, numbers=numbers)

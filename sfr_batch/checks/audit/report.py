@@ -39,11 +39,13 @@ class Finding(CheckResult):
     way_out: str = ""
 
     def __str__(self) -> str:
+        return "\n".join([super().__str__(), *(f"        {line}" for line in self.details())])
+
+    def details(self) -> list[str]:
+        """The examples, the number of the other problems, and what to do."""
         more = self.problems - len(self.examples)
-        lines = [super().__str__(), *(f"        {example}" for example in self.examples)]
-        if self.examples and more > 0:
-            lines.append(f"        and {more:,} more")
-        return "\n".join([*lines, f"        {self.way_out}"] if self.way_out else lines)
+        lines = [*self.examples, f"and {more:,} more"] if self.examples and more > 0 else [*self.examples]
+        return [*lines, self.way_out] if self.way_out else lines
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,9 @@ class Compaction:
         """Rows of these files that nobody needs."""
         return sum(len(mask) - int(mask.sum()) for group in self.groups for mask in group.needed)
 
+    def __repr__(self) -> str:
+        return f"<Compaction {self.base.store.root}: {self.describe()}>"
+
     def describe(self) -> str:
         """One or two lines for a person."""
         if not self.groups:

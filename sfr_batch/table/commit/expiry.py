@@ -17,7 +17,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sfr_batch.errors import ConfigError, ObjectNotFound, SnapshotConflict, TableNotFound
+from sfr_batch.errors import ConfigError, ObjectNotFound, SnapshotConflict, TableNotFound, counted
 from sfr_batch.format import names
 from sfr_batch.format.records import Expired
 from sfr_batch.storage.store import ObjectInfo
@@ -46,6 +46,11 @@ class Expiry:
     """Data, rejects and index files, also those that an earlier expiry did not come to delete."""
     sides: tuple[ObjectInfo, ...] = ()
     """Side files, which are deleted last."""
+
+    def __repr__(self) -> str:
+        numbers = ", ".join(map(str, self.snapshots)) or "none"
+        what = f"{counted(len(self.objects), 'object')}, {counted(self.bytes, 'byte')}"
+        return f"<Expiry of snapshots {numbers}: {what}; kept: {', '.join(map(str, self.kept)) or 'none'}>"
 
     @property
     def objects(self) -> tuple[ObjectInfo, ...]:

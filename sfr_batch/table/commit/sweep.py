@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
+from sfr_batch.errors import counted
 from sfr_batch.format import names
 from sfr_batch.storage.store import TEMPORARY, ObjectInfo
 from sfr_batch.table.commit.publish import condemn, conflict_if_superseded
@@ -17,6 +18,9 @@ class Orphans:
 
     condemn: set[str] = field(default_factory=set)
     objects: list[ObjectInfo] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"<Orphans: {counted(len(self.objects), 'object')}, {counted(self.bytes, 'byte')}>"
 
     @property
     def keys(self) -> list[str]:
