@@ -113,7 +113,10 @@ def test_one_line_each(tmp_path: Path) -> None:
         (table.maintenance.sweep(older_than="0m"), f"<Orphans: 1 object, {orphan.size:,} bytes>"),
         (table.maintenance.compact(), f"<Compaction {tmp_path}/t: Would write 2 data files"),
         (table.maintenance.expire(keep_last=1), "<Expiry of snapshots none: 0 objects, 0 bytes; kept: 1>"),
-        (sfr.promote(f"{tmp_path}/p", f"{tmp_path}/t"), f"<Pointed {tmp_path}/p points to {tmp_path}/t, since 20"),
+        (
+            sfr.promote(f"{tmp_path}/p", f"{tmp_path}/t"),
+            f"<PointerTarget {tmp_path}/p points to {tmp_path}/t, since 20",
+        ),
     ]
     for value, start in one_line:
         assert repr(value).startswith(start)

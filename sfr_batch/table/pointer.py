@@ -52,7 +52,7 @@ class PointerTarget:
     record: PointerRecord
 
     def __repr__(self) -> str:
-        return f"<Pointed {self.describe()}>"
+        return f"<PointerTarget {self.describe()}>"
 
     def __str__(self) -> str:
         """The table and the snapshot that is pinned, if one is."""
