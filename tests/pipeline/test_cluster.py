@@ -1,8 +1,9 @@
 """Machines that come and go under a run: several real Ray nodes on this machine, lost, killed and added in the middle.
 
-Two things are not real. The GPUs are numbers that Ray hands out, so that actors and nodes are tied as on GPU machines.
-And each actor pauses in its third split until the test lets it go on, so that what happens meets splits in hand, on a
-fast machine and on a slow one.
+Three things are not real. The GPUs are numbers that Ray hands out, so that actors and nodes are tied as on GPU
+machines. Vectors are arithmetic, as in `tests/chaos`: four actors start one after the other, and none has to import
+torch. And each actor pauses in its third split until the test lets it go on, so that what happens meets splits in hand,
+on a fast machine and on a slow one.
 """
 
 import json
@@ -25,8 +26,9 @@ from sfr_batch.pipeline import encode_stage, run_log, summary
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Losses
 from sfr_batch.storage.stores import open_store
+from tests.chaos.campaign import model_without_weights
+from tests.chaos.writer import ArithmeticEncode
 from tests.job_processes import config, documents, put_parquet
-from tests.models import build_tiny_mistral
 
 pytestmark = pytest.mark.ray
 
@@ -38,8 +40,8 @@ NODE = {"num_cpus": 4, "num_gpus": 1, "object_store_memory": 100 * 2**20}
 """CPUs are numbers too. With two for each GPU, reading and writing may leave none for a second actor."""
 
 
-class PausingEncode(encode_stage.Encode):
-    """The real one, but for the pause; writes down which split it is given, on which node and in which process."""
+class PausingEncode(ArithmeticEncode):
+    """Writes down which split it is given, on which node and in which process."""
 
     def __init__(self, job: Job) -> None:
         import ray
@@ -114,8 +116,8 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_mistral(tmp_path_factory.mktemp("model") / "tiny")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_without_weights(tmp_path_factory.mktemp("model") / "model")
 
 
 def gpu_job(model: Path, folder: Path, address: str) -> Config:
@@ -130,13 +132,13 @@ def gpu_job(model: Path, folder: Path, address: str) -> Config:
 
 def test_nodes_and_actors_come_and_go(
     ray_nodes: "ray.cluster_utils.Cluster",  # noqa: F821
-    tiny: Path,
+    model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The pool waits for the first node and grows onto the second. That one is lost and the actor on the first killed:
     the first does the rest."""
-    run = Run(gpu_job(tiny, tmp_path, ray_nodes.address), monkeypatch)
+    run = Run(gpu_job(model, tmp_path, ray_nodes.address), monkeypatch)
     run.wait_until_connected()
     first = ray_nodes.add_node(**NODE)
     to_be_killed = run.wait_for_pause(first.node_id)
@@ -151,13 +153,13 @@ def test_nodes_and_actors_come_and_go(
 @pytest.mark.slow
 def test_an_actor_is_killed(
     ray_nodes: "ray.cluster_utils.Cluster",  # noqa: F821
-    tiny: Path,
+    model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As the kernel does when memory is short."""
     node = ray_nodes.add_node(**NODE)
-    run = Run(gpu_job(tiny, tmp_path, ray_nodes.address), monkeypatch)
+    run = Run(gpu_job(model, tmp_path, ray_nodes.address), monkeypatch)
     in_hand = run.wait_for_pause(node.node_id)
     finished = set(run.finished)
     os.kill(in_hand.pid, signal.SIGKILL)
