@@ -83,6 +83,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return piece_of(module_of(nodeid))
 
+        def remove_node(self, node: Any) -> str | None:
+            """The test that a process died of has failed. Another process does the rest of the piece, but not this."""
+            for unit in self.assigned_work[node].values():
+                for nodeid in (nodeid for nodeid, done in unit.items() if not done):
+                    unit[nodeid] = True
+                    super().remove_node(node)
+                    return nodeid
+            return super().remove_node(node)
+
     config.option.loadscopereorder = False
     return Pieces(config, log)
 
