@@ -44,7 +44,7 @@ def encode_parquet(table: pa.Table, metadata: dict[str, str] | None = None, row_
 
 
 def open_parquet(data: bytes | IO[bytes]) -> pq.ParquetFile:
-    """A Parquet file whose page checksums are verified as it is read. Read it with ``use_threads=False``.
+    """A Parquet file whose page checksums are verified as it is read. Read it without threads.
 
     Not `pq.read_table`, and not with pre_buffer, its default: these read ahead in threads of Arrow, and a process ends
     with SIGABRT if one of them still holds a Python object then (pyarrow 26 on Linux: one in six processes that end

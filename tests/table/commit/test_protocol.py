@@ -606,7 +606,7 @@ def test_machine_finds_side_files_named_by_number_alone(monkeypatch: pytest.Monk
     monkeypatch.setattr(
         names, "side_key", lambda number, run_id, kind: f"{names.SNAPSHOTS}/{number:08d}-all.{kind}.parquet"
     )
-    find_bug(type("SharedSides", (Protocol,), {}), "its name should be this run's alone", start=3)
+    find_bug(type("SharedSides", (Protocol,), {}), r"although no other run uses this name\. This is a bug", start=3)
 
 
 def test_machine_finds_condemned_names_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
