@@ -1,6 +1,14 @@
-"""Which GPUs PyTorch sees on this machine. Loads nothing of a model."""
+"""The devices of this machine: which there are, what they can do, and how much memory is free. Knows no models."""
+
+import gc
+import os
+import re
+from pathlib import Path
 
 import torch
+
+from sfr_batch.errors import ConfigError
+from sfr_batch.storage.local_files import read_text_file
 
 
 def has_gpu() -> bool:
@@ -11,3 +19,36 @@ def has_gpu() -> bool:
 def count_gpus() -> int:
     """GPUs that PyTorch sees; 0 without a CUDA build or a driver."""
     return int(torch.cuda.device_count())
+
+
+def require_device(device: str) -> None:
+    """Raises ConfigError if PyTorch cannot use this device here."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "model.device is cuda, but PyTorch sees no GPU here. Set model.device=cpu and run.actors.gpus=0, or "
+            "check the driver and that PyTorch is a CUDA build."
+        )
+
+
+def free_memory(device: str) -> int:
+    """Bytes of a device, cuda or cpu, that a further model or batch could have."""
+    if device == "cuda":
+        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int(torch.cuda.mem_get_info()[0] + unused)
+    available = re.search(r"^MemAvailable:\s*(\d+)", read_text_file(Path("/proc/meminfo")) or "", re.MULTILINE)
+    if available:
+        return int(available[1]) * 1024
+    return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def has_bfloat16() -> bool | None:
+    """Whether this CPU multiplies matrices in bfloat16 by instructions of its own; None where it does not tell."""
+    flags = re.search(r"^(flags|Features)\s*:(.*)$", read_text_file(Path("/proc/cpuinfo")) or "", re.MULTILINE)
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags[2].split())) if flags else None
+
+
+def release_memory() -> None:
+    """Give back the memory of models that nothing refers to any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

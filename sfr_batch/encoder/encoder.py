@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 from sfr_batch.config.settings import BATCH_TOKENS, ModelSettings
 from sfr_batch.encoder import batching
 from sfr_batch.encoder.attention import Prefix
+from sfr_batch.encoder.devices import require_device
 from sfr_batch.encoder.faults import is_of_the_device, is_out_of_memory, of_the_device
 from sfr_batch.encoder.forward import Forward
 from sfr_batch.encoder.fp8 import is_quantized, quantize_linears
-from sfr_batch.encoder.loading import load_model, require_device, to_device, torch_dtype
+from sfr_batch.encoder.loading import load_model, to_device, torch_dtype
 from sfr_batch.errors import ModelError
-from sfr_batch.model import checksums, prompts
+from sfr_batch.model import prompts
 from sfr_batch.model.folder import weight_files
 from sfr_batch.model.location import locate
 from sfr_batch.model.recipe import Recipe, read_recipe
 from sfr_batch.model.tokenizer import Chunked, Tokenizer
+from sfr_batch.model.weight_hashes import check_weights
 
 FloatArray = NDArray[np.float32]
 
@@ -114,7 +116,7 @@ class Encoder:
         torch.set_num_threads(torch_threads)
         folder = locate(settings, weights=True)
         if weight_hashes is not None:
-            checksums.check(weight_files(folder), weight_hashes)
+            check_weights(weight_files(folder), weight_hashes)
         recipe = read_recipe(folder, settings)
         tokenizer = Tokenizer.load(recipe, special_tokens_in_text=settings.special_tokens_in_text)
         model = to_device(load_model(recipe, torch_dtype(settings.compute_dtype)), settings.device)

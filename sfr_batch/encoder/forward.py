@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from sfr_batch.encoder.attention import ATTENTION, Packing, Prefix
-from sfr_batch.encoder.decoder import Decoder
-from sfr_batch.encoder.loading import is_plain_decoder
+from sfr_batch.encoder.decoder import Decoder, is_plain_decoder
 from sfr_batch.encoder.pooling import POOLINGS
 from sfr_batch.errors import ConfigError
 from sfr_batch.model.recipe import Recipe

@@ -14,8 +14,9 @@ import transformers
 from safetensors import SafetensorError
 
 from sfr_batch.encoder.attention import ATTENTION
+from sfr_batch.encoder.decoder import is_plain_decoder
 from sfr_batch.encoder.faults import is_out_of_memory
-from sfr_batch.errors import ConfigError, ModelError
+from sfr_batch.errors import ModelError
 from sfr_batch.model import room, weights
 from sfr_batch.model.folder import weight_files
 from sfr_batch.model.recipe import Recipe
@@ -24,17 +25,6 @@ from sfr_batch.model.recipe import Recipe
 _HAVE_POOLER = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "mpnet"})
 # PyTorch's attention has no place for their relative position bias.
 _NO_SDPA = frozenset({"mpnet"})
-# Their layers are of one shape, which `decoder` knows.
-_DECODERS = frozenset({"mistral", "llama", "qwen2", "qwen3"})
-
-
-def require_device(device: str) -> None:
-    """Raises ConfigError if PyTorch cannot use this device here."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "model.device is cuda, but PyTorch sees no GPU here. Set model.device=cpu and run.actors.gpus=0, or "
-            "check the driver and that PyTorch is a CUDA build."
-        )
 
 
 def torch_dtype(compute_dtype: str) -> torch.dtype:
@@ -83,11 +73,6 @@ def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:
         # length on transformers would build an explicit mask, which keeps PyTorch from its flash kernel.
         model.config.sliding_window = None
     return model.eval()
-
-
-def is_plain_decoder(recipe: Recipe) -> bool:
-    """Whether `decoder` runs this model."""
-    return recipe.model_type in _DECODERS and recipe.pooling == "last_token"
 
 
 def _attention(recipe: Recipe) -> str:

@@ -1,14 +1,10 @@
-"""What a preflight asks of an encoder beyond its vectors: padding on either side, and the memory of its device.
+"""What a preflight asks of an encoder beyond its vectors: padding on either side, its size, and the memory of a batch.
 
 Looks into an `Encoder`; nothing that embeds a corpus comes through here.
 """
 
 import contextlib
-import gc
-import os
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +15,6 @@ from numpy.typing import NDArray
 from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.encoder import Encoder, FloatArray
 from sfr_batch.encoder.pooling import POOLINGS
-from sfr_batch.storage.local_files import read_text_file
 
 # They derive positions from ids that are not padding, on either side, and count from another number than 0.
 _OWN_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
@@ -68,23 +63,6 @@ def parameters(encoder: Encoder) -> int:
     return int(sum(tensor.numel() for tensor in encoder._model.parameters()))
 
 
-def free_memory(device: str) -> int:
-    """Bytes of a device, cuda or cpu, that a further model or batch could have."""
-    if device == "cuda":
-        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        return int(torch.cuda.mem_get_info()[0] + unused)
-    available = re.search(r"^MemAvailable:\s*(\d+)", read_text_file(Path("/proc/meminfo")) or "", re.MULTILINE)
-    if available:
-        return int(available[1]) * 1024
-    return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-
-
-def has_bfloat16() -> bool | None:
-    """Whether this CPU multiplies matrices in bfloat16 by instructions of its own; None where it does not tell."""
-    flags = re.search(r"^(flags|Features)\s*:(.*)$", read_text_file(Path("/proc/cpuinfo")) or "", re.MULTILINE)
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags[2].split())) if flags else None
-
-
 def batch_memory(encoder: Encoder, lengths: NDArray[np.integer], flat_ids: NDArray[np.int32]) -> int:
     """Bytes of GPU memory that encoding these rows takes at its peak, beside the model."""
     torch.cuda.synchronize()
@@ -92,10 +70,3 @@ def batch_memory(encoder: Encoder, lengths: NDArray[np.integer], flat_ids: NDArr
     before = torch.cuda.memory_allocated()
     encoder.encode_tokens(lengths, flat_ids)
     return int(torch.cuda.max_memory_allocated() - before)
-
-
-def release() -> None:
-    """Give back the memory of models that nothing refers to any more."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from sfr_batch.errors import ModelError
-from sfr_batch.model import weights as rules
+from sfr_batch.model import weights
 from sfr_batch.storage.local_files import read_text_file
 
 
@@ -17,8 +17,8 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 def weight_files(folder: Path) -> list[Path]:
     """The weights in a model folder. Raises ModelError if there are none, or not all."""
-    names = rules.weight_names(os.listdir(folder), str(folder))
-    rules.check_shards(names, read_object(folder / rules.INDEX), str(folder))
+    names = weights.weight_names(os.listdir(folder), str(folder))
+    weights.check_shards(names, read_object(folder / weights.INDEX), str(folder))
     return [folder / name for name in names]
 
 

@@ -8,31 +8,30 @@ from typing import Any
 
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ModelError
-from sfr_batch.model import room
-from sfr_batch.model import weights as rules
+from sfr_batch.model import room, weights
 from sfr_batch.model.folder import weight_files
 from sfr_batch.storage.local_files import file_lock, free_bytes
 
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
-def from_hub(settings: ModelSettings, *, with_weights: bool) -> Path:
+def fetch(settings: ModelSettings, *, with_weights: bool) -> Path:
     """The folder of the model in the hub's cache, downloaded if it is not there.
 
     Raises ModelError, or StorageError if the disk has too little room.
     """
-    folder = Path(_snapshot(settings, rules.SMALL_FILES))
+    folder = Path(_snapshot(settings, weights.SMALL_FILES))
     if not with_weights or _has_weights(folder):
         return folder
     cache = folder.parents[2]
     # The hub's client locks each file; this lock is for the question how much is missing, which the winner changes.
     with file_lock(cache / ".sfr-batch.lock"):
         if not _has_weights(folder):
-            files = _snapshot(settings, rules.WEIGHT_FILES, dry_run=True)
+            files = _snapshot(settings, weights.WEIGHT_FILES, dry_run=True)
             started = sum(file.stat().st_size for file in folder.parents[1].glob("blobs/*.incomplete"))
             needed = sum(file.file_size or 0 for file in files if file.will_download) - started
             room.check_disk(cache, needed, free_bytes(cache), settings.path)
-            folder = Path(_snapshot(settings, [*rules.SMALL_FILES, *rules.WEIGHT_FILES]))
+            folder = Path(_snapshot(settings, [*weights.SMALL_FILES, *weights.WEIGHT_FILES]))
     return folder
 
 
@@ -65,7 +64,7 @@ def unreachable(settings: ModelSettings, error: Exception) -> str:
     )
 
 
-def hub_hashes(settings: ModelSettings, folder: Path) -> dict[str, str]:
+def recorded_hashes(settings: ModelSettings, folder: Path) -> dict[str, str]:
     """SHA-256 of the weight files by name, as the hub records them; downloads nothing."""
     import huggingface_hub
 
@@ -74,7 +73,7 @@ def hub_hashes(settings: ModelSettings, folder: Path) -> dict[str, str]:
     info = huggingface_hub.HfApi().model_info(settings.path, revision=commit, files_metadata=True)
     files = {file.rfilename: file for file in info.siblings or []}
     hashes = {}
-    for name in rules.weight_names(files, settings.path):
+    for name in weights.weight_names(files, settings.path):
         if files[name].lfs is None:
             raise OSError(f"the hub does not tell the hash of {name}")
         hashes[name] = str(files[name].lfs.sha256)

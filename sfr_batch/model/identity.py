@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sfr_batch.config.settings import ModelSettings
-from sfr_batch.model import prompts as prompt_rules
+from sfr_batch.model.prompts import DOCUMENT, resolve
 from sfr_batch.model.recipe import Recipe
 
 CHUNK_RULE = 1
@@ -27,7 +27,7 @@ def fingerprint_inputs(
         "golden_ids": [list(ids) for ids in golden_ids],
         "special_tokens_in_text": settings.special_tokens_in_text,
         "pooling": recipe.pooling,
-        "prompt": prompt_rules.resolve(recipe.prompts, prompt_rules.DOCUMENT),
+        "prompt": resolve(recipe.prompts, DOCUMENT),
         "max_length": recipe.max_length,
         **_overflow(settings, recipe),
         "normalize": True,

@@ -1,4 +1,7 @@
-"""Where a model is: in a local folder, a Python package, on S3 or on the model hub; and the hashes of its weights."""
+"""Finds the folder of a model: a local one, one in a Python package, or a copy of what is on S3 or on the model hub.
+
+Knows where models are kept and nothing of what is in them.
+"""
 
 import importlib.util
 import os
@@ -6,11 +9,9 @@ from pathlib import Path
 
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ModelError
-from sfr_batch.model import checksums
-from sfr_batch.model import s3_cache as model_cache
+from sfr_batch.model import hub, s3_cache
 from sfr_batch.model.folder import weight_files
-from sfr_batch.model.hub import HUB_NAME, from_hub, hub_hashes, unreachable
-from sfr_batch.storage.store import absolute_uri, is_s3
+from sfr_batch.storage.store import is_s3
 
 _PACKAGE = "package:"
 
@@ -28,15 +29,15 @@ def locate(settings: ModelSettings, *, weights: bool) -> Path:
     StorageError if S3 refuses.
     """
     if is_s3(settings.path):
-        return model_cache.fetch(settings, with_weights=weights)
+        return s3_cache.fetch(settings, with_weights=weights)
     if settings.path.startswith(_PACKAGE):
         folder = _package_folder(settings.path)
     elif is_local(settings.path):
         folder = Path(os.path.abspath(os.path.expanduser(settings.path)))
         if not folder.is_dir():
             raise ModelError(f"model.path: there is no folder {folder}. Give an existing folder or a model hub name.")
-    elif HUB_NAME.fullmatch(settings.path):
-        folder = from_hub(settings, with_weights=weights)
+    elif hub.NAME.fullmatch(settings.path):
+        folder = hub.fetch(settings, with_weights=weights)
     else:
         raise ModelError(
             f"model.path: {settings.path} is neither a folder on this machine, nor an s3:// prefix, nor a model hub "
@@ -60,55 +61,6 @@ def _package_folder(path: str) -> Path:
     return folder
 
 
-def is_carried(path: str) -> bool:
-    """Whether ``model.path`` means a folder inside an installed package, which is nobody's to write to."""
+def is_packaged(path: str) -> bool:
+    """Whether ``model.path`` means a folder inside an installed package, which is read-only."""
     return path.startswith(_PACKAGE)
-
-
-def weight_hashes(settings: ModelSettings, folder: str | os.PathLike[str]) -> dict[str, str]:
-    """File name -> SHA-256 of each weight file: the identity of the model, wherever its copy lies.
-
-    A lock file beside the weights is believed, and the hub is asked, which costs no download; what neither knows is
-    hashed here, once, and so a model on S3 without a lock file is fetched. That the weights on a node have these
-    hashes is checked where they are loaded. Raises ModelError, StorageError.
-    """
-    folder = Path(folder)
-    if is_s3(settings.path):
-        return model_cache.weight_hashes(settings)
-    if is_local(settings.path):
-        files = weight_files(folder)
-        locked = checksums.folder_lock(folder, files)
-        return checksums.hashes(files) if locked is None else locked
-    try:
-        return hub_hashes(settings, folder)
-    except ModelError:
-        raise
-    except Exception as error:  # as above: no common base
-        try:
-            return checksums.hashes(weight_files(folder))
-        except ModelError:
-            raise ModelError(unreachable(settings, error)) from error
-
-
-def published_hashes(settings: ModelSettings, folder: Path) -> tuple[dict[str, str], str] | None:
-    """File name -> SHA-256 by somebody other than the weights in ``folder``, and by whom.
-
-    That is the lock file beside the model, or the hub; None where there is no lock file and where the hub cannot be
-    reached. Raises ModelError for a lock file of other files, StorageError.
-    """
-    if is_s3(settings.path):
-        locked, place = model_cache.locked_hashes(settings), lock_place(settings, folder)
-    elif is_local(settings.path):
-        locked, place = checksums.folder_lock(folder, weight_files(folder)), lock_place(settings, folder)
-    else:
-        place = "the model hub"
-        try:
-            locked = hub_hashes(settings, folder)
-        except Exception:  # the hub's client and its HTTP library have no common base
-            locked = None
-    return None if locked is None else (locked, place)
-
-
-def lock_place(settings: ModelSettings, folder: Path) -> str:
-    """Where the lock file of the model belongs: beside its weights, which for a model on S3 is there."""
-    return f"{absolute_uri(settings.path)}/{checksums.LOCK}" if is_s3(settings.path) else str(folder / checksums.LOCK)

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ModelError
-from sfr_batch.model import prompts as prompt_rules
 from sfr_batch.model.folder import read_json, read_object
+from sfr_batch.model.prompts import DOCUMENT, QUERY
 
 Pooling = Literal["last_token", "mean", "cls"]
 CAUSAL = frozenset({"mistral", "llama", "qwen2", "qwen3"})
@@ -223,11 +223,11 @@ def _repository_prompts(folder: Path) -> dict[str, str]:
     found = {str(name): str(text) for name, text in (config.get("prompts") or {}).items()}
     # As encode_query and encode_document of sentence-transformers look them up.
     for alias in ("passage", "corpus"):
-        if prompt_rules.DOCUMENT not in found and alias in found:
-            found[prompt_rules.DOCUMENT] = found[alias]
+        if DOCUMENT not in found and alias in found:
+            found[DOCUMENT] = found[alias]
     default = config.get("default_prompt_name")
     if default in found:
-        for side in (prompt_rules.QUERY, prompt_rules.DOCUMENT):
+        for side in (QUERY, DOCUMENT):
             found.setdefault(side, found[default])
     return found
 

@@ -1,9 +1,15 @@
-"""Checks that a model fits: on the disk before it is fetched, on the device before it is loaded."""
+"""Room for models on this node: the cache folder, and whether a model fits on its disk or into a device."""
 
+import os
 import socket
 from pathlib import Path
 
 from sfr_batch.errors import ModelError
+
+
+def cache_folder() -> Path:
+    """The folder for whatever can be fetched or computed again; one for each user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sfr-batch"
 
 
 def gib(count: int) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ModelError, StorageError
 from sfr_batch.format.fingerprint import short_id
-from sfr_batch.model import checksums, room, weights
+from sfr_batch.model import checksums, lock_file, room, weights
 from sfr_batch.storage.inputs import InputFile, fetch_input, list_inputs, read_input_range
 from sfr_batch.storage.local_files import file_lock, free_bytes, partial_name, read_text_file, remove
 from sfr_batch.storage.store import absolute_uri
@@ -53,7 +53,7 @@ def weight_hashes(settings: ModelSettings) -> dict[str, str]:
     if _missing(_folder(settings, uri, files), {name: files[name] for name in names}):
         total = room.gib(sum(files[name].size for name in names))
         _log.warning(
-            "%s has no %s beside its weights, so all %s are fetched to be hashed here.", uri, checksums.LOCK, total
+            "%s has no %s beside its weights, so all %s are fetched to be hashed here.", uri, lock_file.LOCK, total
         )
     folder = fetch(settings, with_weights=True)
     return checksums.hashes([folder / name for name in names])
@@ -66,11 +66,11 @@ def locked_hashes(settings: ModelSettings) -> dict[str, str] | None:
 
 
 def _locked(settings: ModelSettings, files: Mapping[str, InputFile], names: Sequence[str]) -> dict[str, str] | None:
-    lock = files.get(checksums.LOCK)
+    lock = files.get(lock_file.LOCK)
     if lock is None:
         return None
     text = read_input_range(lock.uri, 0, lock.size, settings.storage).decode("utf-8", "replace")
-    return checksums.read_lock(text, {name: files[name].size for name in names}, lock.uri)
+    return lock_file.read_lock(text, {name: files[name].size for name in names}, lock.uri)
 
 
 def list_model(settings: ModelSettings) -> dict[str, InputFile]:
@@ -87,7 +87,7 @@ def _folder(settings: ModelSettings, uri: str, files: Mapping[str, InputFile]) -
     # Not in the version: files that are not fetched, such as a lock file that is written after the weights.
     fetched = [name for name in files if weights.is_small(name) or weights.is_weights(name)]
     version = short_id(uri, *([name, files[name].size, files[name].version] for name in sorted(fetched)))
-    root = Path(settings.cache_dir).expanduser() if settings.cache_dir else checksums.user_cache() / "models"
+    root = Path(settings.cache_dir).expanduser() if settings.cache_dir else room.cache_folder() / "models"
     return root.absolute() / f"{uri.rsplit('/', 1)[-1]}-{version}"
 
 

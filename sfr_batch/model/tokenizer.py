@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfr_batch.errors import ConfigError, TokenizerError
-from sfr_batch.model import sentencepiece as sentencepiece_model
+from sfr_batch.model import sentencepiece
 from sfr_batch.model.chunks import IntArray, chunk_spans
 from sfr_batch.model.recipe import LLAMA_MODELS, LLAMA_TOKENIZERS, Recipe
 from sfr_batch.storage.local_files import read_text_file
@@ -310,9 +310,9 @@ def _read_backend(folder: Path, names: dict[str, Any], model_type: str) -> tuple
             return tokenizers.Tokenizer.from_file(str(file)), file
         except Exception as error:  # the package raises bare Exception
             raise TokenizerError(f"{file} cannot be read ({error}). Fetch the model again.") from error
-    file = folder / sentencepiece_model.FILE
+    file = folder / sentencepiece.FILE
     if file.is_file():
-        backend = sentencepiece_model.read_backend(file)
+        backend = sentencepiece.read_backend(file)
         _check_llama(backend, file, names, model_type)
         return backend, file
     found = ", ".join(n for n in ("vocab.txt", "vocab.json") if (folder / n).is_file())
@@ -344,7 +344,7 @@ def _check_llama(backend: Any, file: Path, names: dict[str, Any], model_type: st
     if reason:
         raise TokenizerError(
             f"{file} {reason}, as the files beside it say, which is not supported without tokenizer.json. "
-            f"{sentencepiece_model.WAY_OUT}"
+            f"{sentencepiece.WAY_OUT}"
         )
 
 

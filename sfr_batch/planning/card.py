@@ -8,10 +8,12 @@ from sfr_batch.errors import ConfigError
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import digest
 from sfr_batch.format.records import TableCard
-from sfr_batch.model import identity, location
-from sfr_batch.model import recipe as model
+from sfr_batch.model import identity
+from sfr_batch.model.location import locate
 from sfr_batch.model.prompts import DOCUMENT, QUERY, resolve
+from sfr_batch.model.recipe import read_recipe
 from sfr_batch.model.tokenizer import Tokenizer
+from sfr_batch.model.weight_hashes import weight_hashes
 
 
 def make_row_recipe(corpus: CorpusSettings) -> dict[str, Any]:
@@ -36,8 +38,8 @@ def make_card(config: Config, columns: Columns) -> TableCard:
 
 def model_inputs(settings: ModelSettings, vector_dtype: str) -> dict[str, Any]:
     """The inputs of the fingerprint, read from the model as it is now. Raises ConfigError, ModelError."""
-    folder = location.locate(settings, weights=False)
-    recipe = model.read_recipe(folder, settings)
+    folder = locate(settings, weights=False)
+    recipe = read_recipe(folder, settings)
     tokenizer = Tokenizer.load(recipe, special_tokens_in_text=settings.special_tokens_in_text)
     for side in (DOCUMENT, QUERY):
         try:
@@ -46,5 +48,5 @@ def model_inputs(settings: ModelSettings, vector_dtype: str) -> dict[str, Any]:
             raise ConfigError(f"model.prompts.{side}: {error}") from None
     if settings.overflow == "chunk":
         tokenizer.chunk([], resolve(recipe.prompts, DOCUMENT), settings.chunk_tokens, settings.chunk_overlap)
-    hashes = location.weight_hashes(settings, folder)
+    hashes = weight_hashes(settings, folder)
     return identity.fingerprint_inputs(settings, recipe, tokenizer.golden_ids(), hashes, vector_dtype)

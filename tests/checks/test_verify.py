@@ -24,13 +24,13 @@ from sfr_batch.checks.verify.subject import Subject
 from sfr_batch.cli.main import main
 from sfr_batch.config.loading import config_from_dict
 from sfr_batch.config.settings import Config
-from sfr_batch.encoder import probe
+from sfr_batch.encoder import devices
 from sfr_batch.encoder.decoder import Decoder
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.encoder.forward import Forward
 from sfr_batch.encoder.pooling import POOLINGS
 from sfr_batch.errors import ConfigError
-from sfr_batch.model import checksums, prompts, weights
+from sfr_batch.model import checksums, lock_file, prompts, weights
 from sfr_batch.model.folder import weight_files
 from sfr_batch.model.recipe import read_recipe
 from sfr_batch.model.tokenizer import Tokenizer
@@ -126,9 +126,9 @@ def test_a_right_mistral_passes_and_is_locked(mistral: Path) -> None:
     assert "causal, pooling last_token, at most 4096 tokens, 64 dims" in report["recipe"].measured
     assert "tokens/s at 64 to" in report["throughput"].measured
     assert repr(report) == f"<VerifyReport {mistral}: 10 passed, 0 failed, 2 skipped (card scores, reference)>"
-    lock = mistral / checksums.LOCK
+    lock = mistral / lock_file.LOCK
     assert report["lock"].measured == f"written: {lock}"
-    assert lock.read_text() == checksums.lock_text(weight_files(mistral))
+    assert lock.read_text() == lock_file.lock_text(weight_files(mistral))
 
     again = examine(mistral)
     assert again["weights"].measured.endswith(f"matches {lock}")
@@ -160,8 +160,8 @@ def test_the_command_on_a_package_needs_no_ray_and_writes_nothing(tmp_path: Path
     table = {line[6:18].strip(): line for line in lines}
     assert "tokens/s at 64 to 256 tokens a row at run.max_batch_tokens=2048" in table["throughput"]
     assert f"written: {golden}, 13 texts, fingerprint" in table["record"]
-    assert f"not written into an installed package; it would be {minilm_folder() / checksums.LOCK}" in table["lock"]
-    assert not (minilm_folder() / checksums.LOCK).exists()
+    assert f"not written into an installed package; it would be {minilm_folder() / lock_file.LOCK}" in table["lock"]
+    assert not (minilm_folder() / lock_file.LOCK).exists()
 
     raw = json.loads(golden.read_text())
     assert len(golden.read_text().splitlines()) == 15
@@ -181,8 +181,8 @@ def run(*arguments: Any) -> Result:
 
 
 def test_a_flipped_byte_of_a_locked_model(minilm: Path, tmp_path: Path) -> None:
-    file, lock = minilm / weights.WEIGHTS, minilm / checksums.LOCK
-    lock.write_text(before := checksums.lock_text([file]))
+    file, lock = minilm / weights.WEIGHTS, minilm / lock_file.LOCK
+    lock.write_text(before := lock_file.lock_text([file]))
     flip_a_byte(file)
     (tmp_path / "job.yaml").write_text(config_of(minilm).to_json())
     result = run(tmp_path / "job.yaml")
@@ -210,12 +210,12 @@ def test_a_flipped_byte_without_a_lock_file(minilm: Path, tmp_path: Path) -> Non
     """No vector need show it: the byte is of a word that no text holds. The recorded hash does."""
     golden = tmp_path / "golden.json"
     assert examine(minilm, record=golden).ok
-    (minilm / checksums.LOCK).unlink()
+    (minilm / lock_file.LOCK).unlink()
     flip_a_byte(minilm / weights.WEIGHTS, place=0.3)
     report = examine(minilm, golden=golden)
     assert report.failed == ["golden"], report.describe()
     assert "model.safetensors: different content than when it was recorded" in report["golden"].measured
-    assert not (minilm / checksums.LOCK).exists()
+    assert not (minilm / lock_file.LOCK).exists()
     assert report["lock"].measured == "not written, because a check failed"
 
 
@@ -387,7 +387,7 @@ def test_a_dtype_against_float32(built: Path, tmp_path: Path) -> None:
 
 
 def test_no_room_for_a_reference(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks.probe, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(checks.devices, "free_memory", lambda device: 1000)
     finding = checks.check_reference(subject_of(built, dtype="bfloat16"))
     assert finding.verdict == "SKIP"
     assert "more than is free on cpu" in finding.measured
@@ -446,13 +446,13 @@ def test_a_model_on_s3(built: Path, s3_prefix: str) -> None:
     assert report.ok, report.describe()
     assert (
         report["lock"].measured
-        == f"written only beside local models; verify a local copy and upload its lock file to {uri}/{checksums.LOCK}"
+        == f"written only beside local models; verify a local copy and upload its lock file to {uri}/{lock_file.LOCK}"
     )
-    lock = json.loads(checksums.lock_text(weight_files(built)))
-    put(f"{uri}/{checksums.LOCK}", json.dumps(lock).encode())
-    assert examine(uri)["weights"].measured.endswith(f"matches {uri}/{checksums.LOCK}")
+    lock = json.loads(lock_file.lock_text(weight_files(built)))
+    put(f"{uri}/{lock_file.LOCK}", json.dumps(lock).encode())
+    assert examine(uri)["weights"].measured.endswith(f"matches {uri}/{lock_file.LOCK}")
     lock["files"][weights.WEIGHTS]["sha256"] = "0" * 64
-    put(f"{uri}/{checksums.LOCK}", json.dumps(lock).encode())
+    put(f"{uri}/{lock_file.LOCK}", json.dumps(lock).encode())
     report = examine(uri)
     assert report.failed == ["weights"]
     assert f"{weights.WEIGHTS} is damaged or a different file" in report["weights"].measured
@@ -462,10 +462,10 @@ def test_a_lock_file_that_cannot_be_written(built: Path, monkeypatch: pytest.Mon
     def refuse(files: list[Path]) -> Path:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(checksums, "write_lock", refuse)  # tests may run as root, whom no folder refuses
+    monkeypatch.setattr(lock_file, "write_lock", refuse)  # tests may run as root, whom no folder refuses
     report = examine(built)
     assert report.ok
-    assert report["lock"].measured == f"{built / checksums.LOCK} cannot be written: Read-only file system"
+    assert report["lock"].measured == f"{built / lock_file.LOCK} cannot be written: Read-only file system"
 
 
 def test_wrong_configs_and_golden_files(built: Path, tmp_path: Path) -> None:
@@ -503,7 +503,7 @@ def test_throughput_tries_budgets(built: Path) -> None:
     assert re.search(r"; run.batches=packed: \d+\.\d\d times as fast", finding.measured)
     assert not subject.encoder.packed
     hint = "this CPU has bfloat16: model.dtype=bfloat16 is faster"
-    assert (hint in finding.measured) == bool(probe.has_bfloat16())
+    assert (hint in finding.measured) == bool(devices.has_bfloat16())
     assert " at 512, " in finding.measured
     assert speed.check_throughput(subject, 1e-6).measured.partition("; this CPU")[0].endswith(" in 1e-06 s")
     assert speed.check_throughput(subject, 0) == speed.skipped("not requested (--seconds 0)")
@@ -523,8 +523,8 @@ def test_throughput_tries_budgets(built: Path) -> None:
 def test_whether_a_cpu_has_bfloat16(
     cpuinfo: str | None, expected: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "read_text_file", lambda _: cpuinfo)
-    assert probe.has_bfloat16() is expected
+    monkeypatch.setattr(devices, "read_text_file", lambda _: cpuinfo)
+    assert devices.has_bfloat16() is expected
     given = "" if expected is not False else "; this CPU has no bfloat16: model.dtype=float32 may be faster"
     assert speed._other_dtype("bfloat16").startswith(given)
     assert bool(speed._other_dtype("float32")) == (expected is True)

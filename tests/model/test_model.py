@@ -22,8 +22,9 @@ from sfr_batch.errors import ModelError
 from sfr_batch.format import fingerprint
 from sfr_batch.model import location
 from sfr_batch.model.identity import fingerprint_inputs
-from sfr_batch.model.location import locate, weight_hashes
+from sfr_batch.model.location import locate
 from sfr_batch.model.recipe import Recipe, read_recipe
+from sfr_batch.model.weight_hashes import published_hashes, weight_hashes
 from sfr_batch.planning.card import model_inputs
 from tests.models import edit_json, minilm_folder, write_json, write_sfr_files
 
@@ -315,7 +316,7 @@ def test_a_cached_hub_model_without_a_network_is_hashed(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"cached")
     found = weight_hashes(ModelSettings(path=REPO, revision=COMMIT), tmp_path)
     assert found == {"model.safetensors": hashlib.sha256(b"cached").hexdigest()}
-    assert location.published_hashes(ModelSettings(path=REPO, revision=COMMIT), tmp_path) is None
+    assert published_hashes(ModelSettings(path=REPO, revision=COMMIT), tmp_path) is None
 
 
 def test_folders_without_usable_weights(folder: Path) -> None:
@@ -461,18 +462,19 @@ def test_a_hub_model(hub: tuple[str, list[str]], folder: Path, tmp_path: Path) -
     (folder / "onnx" / "model.safetensors").write_bytes(b"another copy")
     code = f"""
 import json, os
-from sfr_batch.model import checksums, hub, location
+from sfr_batch.model import hub
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ModelError
 from sfr_batch.model.folder import weight_files
-from sfr_batch.model.location import locate, weight_hashes
+from sfr_batch.model.location import locate
 from sfr_batch.model.recipe import read_recipe
+from sfr_batch.model.weight_hashes import check_weights, published_hashes, weight_hashes
 from sfr_batch.planning.card import model_inputs
 settings = ModelSettings(path={REPO!r}, device="cpu", cache_dir={str(tmp_path / "hub")!r})
 small = locate(settings, weights=False)
 recipe, before = read_recipe(small, settings), sorted(os.listdir(small))
 hashes = weight_hashes(settings, small)
-assert location.published_hashes(settings, small) == (hashes, "the model hub")
+assert published_hashes(settings, small) == (hashes, "the model hub")
 inputs = model_inputs(settings, "float32")
 def refused(act):
     try:
@@ -483,12 +485,12 @@ hub.free_bytes, free_bytes = lambda folder: 6, hub.free_bytes
 too_full = refused(lambda: locate(settings, weights=True))
 hub.free_bytes = free_bytes
 whole = locate(settings, weights=True)
-checksums.check(weight_files(whole), hashes)
+check_weights(weight_files(whole), hashes)
 hub.free_bytes = lambda folder: 0
 again = locate(settings, weights=True) == whole
 os.remove(whole / "model.safetensors")
 (whole / "model.safetensors").write_bytes(b"spoilt!")
-spoilt = refused(lambda: checksums.check(weight_files(whole), hashes))
+spoilt = refused(lambda: check_weights(weight_files(whole), hashes))
 print(json.dumps([small.name, recipe.max_length, before, hashes, inputs, too_full, again, spoilt]))
 print(json.dumps(sorted(os.listdir(whole))))
 """

@@ -218,13 +218,16 @@ def test_planning_imports_neither_torch_nor_transformers(sfr_folder: Path, tmp_p
     (folder / "model.safetensors").write_bytes(b"weights")
     code = f"""
 import sys
-import sfr_batch.model.location as location, sfr_batch.model.recipe as m, sfr_batch.model.tokenizer as t
+from sfr_batch.model.location import locate
+from sfr_batch.model.recipe import read_recipe
+from sfr_batch.model.tokenizer import Tokenizer
+from sfr_batch.model.weight_hashes import weight_hashes
 assert "huggingface_hub" not in sys.modules, "not needed for a local folder"
 from sfr_batch.config.settings import ModelSettings
 settings = ModelSettings(path={str(folder)!r}, device="cpu")
-recipe = m.read_recipe(location.locate(settings, weights=True), settings)
-t.Tokenizer.load(recipe).golden_ids()
-location.weight_hashes(settings, recipe.folder)
+recipe = read_recipe(locate(settings, weights=True), settings)
+Tokenizer.load(recipe).golden_ids()
+weight_hashes(settings, recipe.folder)
 print(sorted({{"torch", "transformers", "ray"}} & set(sys.modules)))
 """
     done = subprocess.run(

@@ -24,11 +24,11 @@ from sfr_batch.config.settings import ModelSettings, StorageSettings
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.encoder.loading import load_model, to_device
 from sfr_batch.errors import ConfigError, ModelError, StorageError, TableMismatch
-from sfr_batch.model import checksums, room, weights
-from sfr_batch.model import s3_cache as model_cache
+from sfr_batch.model import checksums, lock_file, room, s3_cache, weights
 from sfr_batch.model.folder import weight_files
-from sfr_batch.model.location import locate, weight_hashes
+from sfr_batch.model.location import locate
 from sfr_batch.model.recipe import read_recipe
+from sfr_batch.model.weight_hashes import check_weights, weight_hashes
 from sfr_batch.pipeline import encode_stage, packing, read_stage, write_stage
 from sfr_batch.pipeline.runner import make_job
 from sfr_batch.planning.card import model_inputs
@@ -292,11 +292,11 @@ def test_what_was_fetched_needs_no_second_reading(
 
 def test_with_a_lock_file_planning_fetches_no_weights(folder: Path, s3_prefix: str, cache_home: Path) -> None:
     settings = settings_of(upload(folder, s3_prefix))
-    put(f"{s3_prefix}/{checksums.LOCK}", checksums.lock_text(weight_files(folder)).encode())
+    put(f"{s3_prefix}/{lock_file.LOCK}", lock_file.lock_text(weight_files(folder)).encode())
     assert model_inputs(settings, "float32") == model_inputs(settings_of(folder), "float32")
     assert not list(cache_home.rglob("*.safetensors*"))
     before = locate(settings, weights=True)
-    put(f"{s3_prefix}/{checksums.LOCK}", b"{}")
+    put(f"{s3_prefix}/{lock_file.LOCK}", b"{}")
     assert locate(settings, weights=True) == before  # a lock file is no part of the version
 
 
@@ -329,7 +329,7 @@ def test_without_a_lock_file_planning_fetches_the_weights_and_says_so(
     ],
 )
 def test_lock_files_that_are_refused(folder: Path, s3_prefix: str, text: str, message: str) -> None:
-    (folder / checksums.LOCK).write_text(text)
+    (folder / lock_file.LOCK).write_text(text)
     for settings in (settings_of(folder), settings_of(upload(folder, s3_prefix))):
         with pytest.raises(ModelError, match=message):
             weight_hashes(settings, folder)
@@ -337,9 +337,9 @@ def test_lock_files_that_are_refused(folder: Path, s3_prefix: str, text: str, me
 
 def test_a_lock_file_is_believed_by_the_plan_and_not_by_the_encoder(tiny: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny, tmp_path / "model"))
-    lock = json.loads(checksums.lock_text(weight_files(folder)))
+    lock = json.loads(lock_file.lock_text(weight_files(folder)))
     lock["files"][weights.WEIGHTS]["sha256"] = "ab" * 32
-    (folder / checksums.LOCK).write_text(json.dumps(lock))
+    (folder / lock_file.LOCK).write_text(json.dumps(lock))
     settings = settings_of(folder)
     believed = weight_hashes(settings, folder)
     assert believed == {weights.WEIGHTS: "ab" * 32}
@@ -353,9 +353,9 @@ def test_a_lock_file_is_believed_by_the_plan_and_not_by_the_encoder(tiny: Path, 
 def test_weights_of_other_names(folder: Path) -> None:
     files = weight_files(folder)
     with pytest.raises(ModelError, match=r"model-1-of-1.safetensors on node .* SHA-256 none, there is no such file"):
-        checksums.check(files, {"model-1-of-1.safetensors": "ab"})
+        check_weights(files, {"model-1-of-1.safetensors": "ab"})
     with pytest.raises(ModelError, match="instead of none, the fingerprint has no such file"):
-        checksums.check(files, {})
+        check_weights(files, {})
 
 
 def test_a_hash_is_not_remembered_for_another_file_of_the_same_size_and_time(folder: Path) -> None:
@@ -489,12 +489,12 @@ def test_too_small_a_disk(folder: Path, s3_prefix: str, monkeypatch: pytest.Monk
     """Said before anything is fetched. The free space is given here; that of the disk is asked below."""
     settings = settings_of(upload(folder, s3_prefix), cache_dir=str(tmp_path / "disk"))
     locate(settings, weights=False)
-    monkeypatch.setattr(model_cache, "free_bytes", lambda folder: 6)
+    monkeypatch.setattr(s3_cache, "free_bytes", lambda folder: 6)
     message = rf"{tmp_path}/disk on node .* has too little room for {s3_prefix}: 7 bytes are needed, 6 bytes are free.*"
     with pytest.raises(ModelError, match=message + "set model.cache_dir to a larger disk"):
         locate(settings, weights=True)
     assert not list((tmp_path / "disk").rglob("*model.safetensors*"))
-    monkeypatch.setattr(model_cache, "free_bytes", lambda folder: 7)
+    monkeypatch.setattr(s3_cache, "free_bytes", lambda folder: 7)
     locate(settings, weights=True)
     locate(settings, weights=True)  # what is there needs no room
 

@@ -15,15 +15,16 @@ from sfr_batch.checks.report import Outcome, failed, judged, passed, skipped
 from sfr_batch.checks.verify import known
 from sfr_batch.checks.verify.golden import Golden, GoldenText
 from sfr_batch.checks.verify.subject import PROBES, FloatArray, Subject, ids_of, rows_of
-from sfr_batch.encoder import probe
+from sfr_batch.encoder import devices, probe
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.format.fingerprint import digest
-from sfr_batch.model import checksums, location, room
-from sfr_batch.model import recipe as model
+from sfr_batch.model import checksums, lock_file, room
 from sfr_batch.model.folder import weight_files
-from sfr_batch.model.location import is_local
+from sfr_batch.model.location import is_local, is_packaged, locate
 from sfr_batch.model.prompts import DOCUMENT, QUERY, instruct, resolve
+from sfr_batch.model.recipe import read_recipe
 from sfr_batch.model.tokenizer import Tokenized, Tokenizer
+from sfr_batch.model.weight_hashes import lock_place, published_hashes
 
 SAME_MODEL = {"float32": 1e-5, "float16": 1e-4, "bfloat16": 2e-3, "fp8": 1e-2}
 """1 - cosine that the same text may differ by between batches, paddings or machines, by compute dtype.
@@ -73,12 +74,12 @@ def _cosines(a: FloatArray, b: FloatArray) -> FloatArray:
 def check_weights(subject: Subject) -> Outcome:
     """The SHA-256 of the bytes that are here against the lock file, or for a hub model against the hub."""
     settings = subject.settings
-    folder = subject.found["folder"] = location.locate(settings, weights=True)
+    folder = subject.found["folder"] = locate(settings, weights=True)
     files = weight_files(folder)
     hashes = subject.found["hashes"] = checksums.hash_again(files)
     size = room.gib(sum(file.stat().st_size for file in files))
     shown = ", ".join(f"{name} {sha256[:12]}…" for name, sha256 in hashes.items())
-    told = location.published_hashes(settings, folder)
+    told = published_hashes(settings, folder)
     if told is None:
         who = "no lock file" if is_local(settings.path) or settings.path.startswith("s3:") else "no hashes from the hub"
         return passed(f"SHA-256 of {size} ({shown}); {who} to compare with")
@@ -94,7 +95,7 @@ def check_weights(subject: Subject) -> Outcome:
 
 def check_recipe(subject: Subject) -> Outcome:
     """Pooling, length and normalization as the repository and the settings say, which must agree."""
-    recipe = subject.found["recipe"] = model.read_recipe(subject.folder, subject.settings)
+    recipe = subject.found["recipe"] = read_recipe(subject.folder, subject.settings)
     sight = "causal" if recipe.causal else "bidirectional"
     return passed(
         f"{recipe.model_type}, {sight}, pooling {recipe.pooling}, at most {recipe.max_length} tokens, "
@@ -302,14 +303,14 @@ def check_reference(subject: Subject) -> Outcome:
         return skipped("the compute dtype is already float32")
     needed = 4 * probe.parameters(subject.encoder)
     places: list[Literal["cuda", "cpu"]] = [settings.device, "cpu"]
-    device = next((place for place in places if 1.2 * needed <= probe.free_memory(place)), None)
+    device = next((place for place in places if 1.2 * needed <= devices.free_memory(place)), None)
     if device is None:
         return skipped(f"float32 needs {room.gib(needed)}, more than is free on {' or '.join(dict.fromkeys(places))}")
     threads = subject.config.run.actors.torch_threads if device == settings.device else None
     reference = Encoder.load(settings.model_copy(update={"dtype": "float32", "device": device}), torch_threads=threads)
     expected = reference.encode_tokens(subject.probes.lengths, subject.probes.flat_ids).vectors
     del reference
-    probe.release()
+    devices.release_memory()
     away, bound = distance(subject.alone, expected), AGAINST_FLOAT32[settings.compute_dtype]
     return judged(
         away <= bound,
@@ -324,16 +325,16 @@ def write_lock(subject: Subject, ok: bool) -> Outcome:
     """Pin the model by a lock file beside its weights, where it has none and may have one."""
     if not ok:
         return skipped("not written, because a check failed")
-    settings, place = subject.settings, location.lock_place(subject.settings, subject.folder)
-    told = location.published_hashes(settings, subject.folder)
+    settings, place = subject.settings, lock_place(subject.settings, subject.folder)
+    told = published_hashes(settings, subject.folder)
     if told is not None and told[1] == place:
         return skipped(f"already exists: {place}")
     if not is_local(settings.path):
         return skipped(f"written only beside local models; verify a local copy and upload its lock file to {place}")
-    if location.is_carried(settings.path):
+    if is_packaged(settings.path):
         return skipped(f"not written into an installed package; it would be {place}")
     try:
-        checksums.write_lock([Path(subject.folder) / name for name in subject.hashes])
+        lock_file.write_lock([Path(subject.folder) / name for name in subject.hashes])
     except OSError as error:
         return skipped(f"{place} cannot be written: {error.strerror}")
     return passed(f"written: {place}")

@@ -13,7 +13,7 @@ from sfr_batch.checks.verify import checks, golden, speed
 from sfr_batch.checks.verify.report import VerifyReport
 from sfr_batch.checks.verify.subject import Subject, Unavailable
 from sfr_batch.config.settings import Config
-from sfr_batch.encoder.loading import require_device
+from sfr_batch.encoder.devices import require_device
 from sfr_batch.errors import ConfigError, SfrBatchError
 
 

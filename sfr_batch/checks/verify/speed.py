@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sfr_batch.checks.report import Outcome, judged, passed, skipped
 from sfr_batch.checks.verify.subject import Subject
-from sfr_batch.encoder import probe
+from sfr_batch.encoder import devices, probe
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.model import room
 
@@ -70,12 +70,12 @@ def _on_gpu(subject: Subject, seconds: float, first: float) -> Outcome:
     until, rate = time.perf_counter() + seconds, 0.0
     while time.perf_counter() < until:
         rate = max(rate, _rate(encoder, rows))
-    probe.release()
+    devices.release_memory()
     # The longest rows, since what attention takes may grow with them.
     width = min(subject.recipe.max_length, configured)
     longest = np.full(max(1, configured // width), width, np.int32)
     needed = probe.batch_memory(encoder, longest, _ids(subject, int(longest.sum())))
-    free = probe.free_memory("cuda")
+    free = devices.free_memory("cuda")
     fits = int(free / 2 * int(longest.sum()) / max(needed, 1)) // 1024 * 1024
     suggested = max(1024, min(fits, _LARGEST_BUDGET))
     return judged(
@@ -101,7 +101,7 @@ def _other_batches(subject: Subject, rows: TokenRows) -> str:
 
 def _other_dtype(dtype: str) -> str:
     """A hint where the CPU suits another one; other vectors, so it is no setting to change under a table."""
-    fast = probe.has_bfloat16()
+    fast = devices.has_bfloat16()
     if dtype == "float32" and fast:
         return "; this CPU has bfloat16: model.dtype=bfloat16 is faster, but needs a table of its own"
     if dtype == "bfloat16" and fast is False:

@@ -1,0 +1,82 @@
+"""The SHA-256 of a model's weights, which are its identity: as a lock file or the model hub says, else computed.
+
+Knows where hashes can be had; how they are computed is known to `checksums`, and what else is in a fingerprint to
+`identity`.
+"""
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sfr_batch.config.settings import ModelSettings
+from sfr_batch.errors import ModelError
+from sfr_batch.model import checksums, hub, s3_cache
+from sfr_batch.model.folder import weight_files
+from sfr_batch.model.location import is_local
+from sfr_batch.model.lock_file import LOCK, folder_lock
+from sfr_batch.storage.store import absolute_uri, is_s3
+
+
+def weight_hashes(settings: ModelSettings, folder: str | os.PathLike[str]) -> dict[str, str]:
+    """File name -> SHA-256 of each weight file: the identity of the model, wherever its copy lies.
+
+    A lock file beside the weights is believed, and the hub is asked, which costs no download; what neither knows is
+    hashed here, once, and so a model on S3 without a lock file is fetched. That the weights on a node have these
+    hashes is checked where they are loaded. Raises ModelError, StorageError.
+    """
+    folder = Path(folder)
+    if is_s3(settings.path):
+        return s3_cache.weight_hashes(settings)
+    if is_local(settings.path):
+        files = weight_files(folder)
+        locked = folder_lock(folder, files)
+        return checksums.hashes(files) if locked is None else locked
+    try:
+        return hub.recorded_hashes(settings, folder)
+    except ModelError:
+        raise
+    except Exception as error:  # as above: no common base
+        try:
+            return checksums.hashes(weight_files(folder))
+        except ModelError:
+            raise ModelError(hub.unreachable(settings, error)) from error
+
+
+def published_hashes(settings: ModelSettings, folder: Path) -> tuple[dict[str, str], str] | None:
+    """File name -> SHA-256 by somebody other than the weights in ``folder``, and by whom.
+
+    That is the lock file beside the model, or the hub; None where there is no lock file and where the hub cannot be
+    reached. Raises ModelError for a lock file of other files, StorageError.
+    """
+    if is_s3(settings.path):
+        locked, place = s3_cache.locked_hashes(settings), lock_place(settings, folder)
+    elif is_local(settings.path):
+        locked, place = folder_lock(folder, weight_files(folder)), lock_place(settings, folder)
+    else:
+        place = "the model hub"
+        try:
+            locked = hub.recorded_hashes(settings, folder)
+        except Exception:  # the hub's client and its HTTP library have no common base
+            locked = None
+    return None if locked is None else (locked, place)
+
+
+def lock_place(settings: ModelSettings, folder: Path) -> str:
+    """Where the lock file of the model belongs: beside its weights, which for a model on S3 is there."""
+    return f"{absolute_uri(settings.path)}/{LOCK}" if is_s3(settings.path) else str(folder / LOCK)
+
+
+def check_weights(files: Sequence[Path], expected: Mapping[str, str]) -> None:
+    """Raises ModelError unless ``files`` on this node are the weights with these hashes, by name."""
+    found = checksums.hashes(files)
+    for name in sorted({*found, *expected}):
+        here, there = found.get(name), expected.get(name)
+        if here != there:
+            raise ModelError(
+                f"{files[0].parent / name} on node {socket.gethostname()} is not what the table's fingerprint asks "
+                f"for: SHA-256 {here or 'none, there is no such file'} instead of "
+                f"{there or 'none, the fingerprint has no such file'}. If this copy is old or damaged, remove it, and "
+                f"copy it again if model.path is a local folder; if the model was replaced on purpose, make {LOCK} "
+                "anew where there is one, and choose a new table.path."
+            )
