@@ -196,12 +196,35 @@ REJECTS_SCHEMA = pa.schema(
 """``position``: number of the row in a Parquet or CSV shard, from 0; in a file of lines the byte offset of the line,
 uncompressed; of a duplicate, its row in the data file that the message names."""
 
-NULL_ID, BAD_ID, DUPLICATE_ID = "null_id", "bad_id", "duplicate_id"
-NULL_TEXT, EMPTY_TEXT, BAD_TEXT = "null_text", "empty_text", "bad_text"
-BAD_COLUMN, BAD_JSON, BAD_CSV = "bad_column", "bad_json", "bad_csv"
-BAD_VECTOR, ENCODER_FAILED, TOO_LONG = "bad_vector", "encoder_failed", "too_long"
+# Reasons of rejects. Of rows that are not as the table needs them:
+BAD_JSON = "bad_json"
+"""The line is not a JSON object."""
+BAD_CSV = "bad_csv"
+"""The record has more or fewer fields than the header."""
+NULL_ID = "null_id"
+"""The id is null or empty."""
+BAD_ID = "bad_id"
+"""The id is not of the table's id type, needs more than 64 bits or is not valid Unicode."""
+NULL_TEXT = "null_text"
+"""All columns of the text are null."""
+EMPTY_TEXT = "empty_text"
+"""The text is empty or only white space."""
+BAD_TEXT = "bad_text"
+"""The text is not a string or not valid Unicode."""
+BAD_COLUMN = "bad_column"
+"""A carried column is not of its type or not valid Unicode."""
+# Of rows whose id and text are good:
+TOO_LONG = "too_long"
+"""The text has more tokens than the model takes, and `model.overflow` is `reject`."""
+ENCODER_FAILED = "encoder_failed"
+"""The model fails on the row and passes others."""
+BAD_VECTOR = "bad_vector"
+"""The model's vector is not finite or not of unit length."""
 AFTER_READING = (BAD_VECTOR, ENCODER_FAILED, TOO_LONG)
 """Reasons of rows that were read without an error: id and text are good."""
+# Of rows with a vector:
+DUPLICATE_ID = "duplicate_id"
+"""An earlier row of the corpus has the same id."""
 REASONS = (
     DUPLICATE_ID,
     NULL_ID,
