@@ -1,5 +1,5 @@
 """The input of a run.
 
-Which files there are (`shards`), what their metadata says (`survey`), how they are cut (`splits`), and their rows
-(`reader`).
+`shards` lists the files, `survey` says what they hold before they are read, `columns` decides the types of the table's
+columns, `splits` cuts the files, and `reader` reads them: `rows` and `rejects`.
 """

@@ -210,7 +210,7 @@ def _check_id(shard: _ShardColumns) -> None:
 
 
 def _check_text(shard: _ShardColumns, name: str, *, alone: bool) -> None:
-    """alone: whether the column is the whole text; numbers may only be a part of one."""
+    """alone: whether the column is the whole text; a number may only be a part of one."""
     kind = find_type(shard.schema, name) or pa.null()
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
     if not (_is_text(kind) or pa.types.is_null(kind) or (number and not alone)):

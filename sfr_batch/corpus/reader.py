@@ -1,26 +1,25 @@
-"""Reads the rows of a read unit: a range of a Parquet, JSONL, CSV or text shard, decoded once and cut into splits.
+"""Reads a read unit: a range of a shard, decoded once and cut into splits.
 
-Knows formats and storage. It knows no table, no model and no Ray."""
+Knows formats and storage; what becomes of a row is up to `rows`. Knows no table, no model and no Ray.
+"""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sfr_batch.config.settings import CorpusSettings
-from sfr_batch.corpus.column_paths import find_column, find_value, is_inside, lost_key
+from sfr_batch.corpus.column_paths import is_inside
 from sfr_batch.corpus.columns import Columns
-from sfr_batch.corpus.file_formats import PARQUET, BadRecord, Row, decompressed, json_type, lines, parser, records
+from sfr_batch.corpus.file_formats import PARQUET, decompressed
 from sfr_batch.corpus.read_ahead import Fetched, ranges_of
-from sfr_batch.corpus.rejects import Reject, Undecodable, cell_values
-from sfr_batch.corpus.rows import CollectedRows, Rows, finish_rows
+from sfr_batch.corpus.records import lines, parser, records
+from sfr_batch.corpus.rows import RowCollector, Rows
 from sfr_batch.corpus.shards import Shard, delimiter_of, settings_for
 from sfr_batch.corpus.splits import ReadUnit, Split
 from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import CorpusError, ObjectNotFound
-from sfr_batch.format import names
 from sfr_batch.storage.inputs import open_input, stat_input
 from sfr_batch.storage.store import is_s3
 
@@ -44,8 +43,8 @@ def read_unit(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> Ite
     reader = _Reader(unit, settings_for(unit.shard, settings), columns)
     read = reader.stream if unit.stream else reader.parquet if unit.shard.format == PARQUET else reader.lines
     try:
-        for split, collected in read():
-            rows = finish_rows(collected, columns, unit.shard.uri)
+        for split, collector in read():
+            rows = collector.finish()
             check_unchanged(unit.shard, settings)
             yield split, rows
     except (pa.ArrowException, OSError) as error:
@@ -84,7 +83,7 @@ def check_unchanged(shard: Shard, settings: CorpusSettings) -> None:
 
 
 class _Reader:
-    """Reads one unit. Each method yields splits with what was collected for them."""
+    """Reads one unit. Each public method yields splits, each with a collector that has all rows of the split."""
 
     def __init__(self, unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> None:
         self._unit = unit
@@ -93,11 +92,11 @@ class _Reader:
         self._columns = columns
         self._template = TextTemplate(settings.text)
 
-    def parquet(self) -> Iterator[tuple[Split, CollectedRows]]:
+    def parquet(self) -> Iterator[tuple[Split, RowCollector]]:
         wanted = [*self._template.columns, *self._columns.carry]
         wanted += [self._settings.id] if self._settings.id is not None else []
         splits = iter(self._unit.splits)
-        split, collected = next(splits), self._collected()
+        split, collector = next(splits), self._collector()
         row = self._unit.first_row
         for batch in _record_batches(self._unit, list(dict.fromkeys(wanted)), self._settings):
             end = row + batch.num_rows
@@ -106,26 +105,26 @@ class _Reader:
                     row = min(end, split.start)
                     continue
                 take = min(end, split.end) - row
-                self._take(collected, batch.slice(batch.num_rows - (end - row), take), row)
+                collector.add_batch(batch.slice(batch.num_rows - (end - row), take), row)
                 row += take
                 if row == split.end:
-                    yield split, collected
+                    yield split, collector
                     following = next(splits, None)
                     if following is None:
                         return
-                    split, collected = following, self._collected()
+                    split, collector = following, self._collector()
         raise CorpusError(f"{self._shard.uri} ended at row {row}, before row {split.end} that its metadata promise.")
 
-    def lines(self) -> Iterator[tuple[Split, CollectedRows]]:
+    def lines(self) -> Iterator[tuple[Split, RowCollector]]:
         parse = parser(self._shard.format)
         for split in self._unit.splits:
-            collected = self._collected()
+            collector = self._collector()
             with open_input(self._shard.uri, self._settings.storage) as file:
                 for position, line in lines(file, self._shard.uri, split.start, split.end):
-                    self._add(collected, position, parse(line))
-            yield split, collected
+                    collector.add_record(position, parse(line))
+            yield split, collector
 
-    def stream(self) -> Iterator[tuple[Split, CollectedRows]]:
+    def stream(self) -> Iterator[tuple[Split, RowCollector]]:
         stream = self._unit.stream
         assert stream is not None
         with (
@@ -137,73 +136,25 @@ class _Reader:
             found, parse = records(plain, self._shard.uri, self._shard.format, delimiter, quote)
             done = frozenset(stream.done)
             number = count = size = start = position = 0
-            collected = self._collected()
+            collector = self._collector()
             for position, length, record in found:
                 if count == stream.max_rows or (count and size + length > stream.max_bytes):
                     if number not in done:
-                        yield self._part(stream.split_id(number, last=False), start, position, count, size), collected
-                    number, count, size, collected = number + 1, 0, 0, self._collected()
+                        yield self._part(stream.split_id(number, last=False), start, position, count, size), collector
+                    number, count, size, collector = number + 1, 0, 0, self._collector()
                 if count == 0:
                     start = position
                 if number not in done:
-                    self._add(collected, position, parse(record))
+                    collector.add_record(position, parse(record))
                 count, size = count + 1, size + length
             if number not in done:
-                yield self._part(stream.split_id(number, last=True), start, position + 1, count, size), collected
+                yield self._part(stream.split_id(number, last=True), start, position + 1, count, size), collector
 
     def _part(self, split_id: str, start: int, end: int, rows: int, size: int) -> Split:
         return Split(split_id, self._shard.uri, self._shard.version, start, end, rows, size)
 
-    def _collected(self) -> CollectedRows:
-        return CollectedRows(carry={name: [] for name in self._columns.carry})
-
-    def _derived_id(self, position: int) -> str:
-        return f"{self._shard.uri}#{position}"
-
-    def _take(self, into: CollectedRows, batch: pa.RecordBatch, row: int) -> None:
-        """The rows of a batch, the first of which is ``row`` of the shard."""
-        positions = range(row, row + batch.num_rows)
-        into.positions.extend(positions)
-        if self._settings.id is None:
-            into.ids.extend(map(self._derived_id, positions))
-        else:
-            into.ids.extend(cell_values(find_column(batch, self._settings.id)))
-        parts = [cell_values(find_column(batch, name)) for name in self._template.columns]
-        for values in zip(*parts, strict=True):
-            bad = next((value for value in values if isinstance(value, Undecodable)), None)
-            into.texts.append(self._template.render(values) if bad is None else bad)
-        for name, column in into.carry.items():
-            column.append(find_column(batch, name))
-
-    def _add(self, into: CollectedRows, position: int, row: Row) -> None:
-        """One record, as a row or as a reject."""
-
-        def reject(id_: Any, reason: str, message: str) -> None:
-            into.rejects.append(Reject(id_, position, reason, message))
-
-        if isinstance(row, BadRecord):
-            return reject(None, row.reason, row.message)
-        id_ = self._derived_id(position) if self._settings.id is None else find_value(row, self._settings.id)
-        carried = {}
-        for name, kind in self._columns.carry.items():
-            try:
-                value = find_value(row, name)
-                carried[name] = pa.scalar(value, kind)
-                if lost := lost_key(value, kind):
-                    return reject(id_, names.BAD_COLUMN, f"{name} has {lost!r}, which {kind} has no place for")
-            except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-                return reject(id_, names.BAD_COLUMN, f"{name} is not {kind}: {error}")
-        values = [find_value(row, name) for name in self._template.columns]
-        for name, value in zip(self._template.columns, values, strict=True):
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (value is None or isinstance(value, str) or (number and len(values) > 1)):
-                return reject(id_, names.BAD_TEXT, f"{name} is a JSON {json_type(value)}, not a string")
-        into.positions.append(position)
-        into.ids.append(id_)
-        into.texts.append(self._template.render(values))
-        for name, column in into.carry.items():
-            column.append(carried[name])
-        return None
+    def _collector(self) -> RowCollector:
+        return RowCollector(self._shard.uri, self._settings, self._columns)
 
 
 def _record_batches(unit: ReadUnit, columns: list[str], settings: CorpusSettings) -> Iterator[pa.RecordBatch]:

@@ -1,14 +1,25 @@
-"""Rows of the corpus that cannot be embedded, and the reason of each. Decides which values are rejected when read.
+"""Decides which rows of the corpus cannot be embedded, and for which reason.
 
-Knows single values. It knows no files."""
+The reasons are listed in `sfr_batch.format.names`. Here they are decided from a row's id, text and carried columns; in
+`records`, for a line or CSV record that is no row at all; later in the pipeline, for texts that are too long or that
+the model fails on. Knows single values; knows no files.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from sfr_batch.corpus.column_paths import lost_key
 from sfr_batch.format import names
+
+
+class Problem(NamedTuple):
+    """Why a row cannot be embedded."""
+
+    reason: str
+    message: str
 
 
 @dataclass
@@ -20,7 +31,7 @@ class Reject:
     reason: str
     message: str
     shard: str = ""
-    """Where it is from, if not where all of its file are."""
+    """URI of its shard; "" for the shard that most rejects of its file are from."""
 
 
 class Undecodable(str):
@@ -46,33 +57,77 @@ def cell_value(scalar: pa.Scalar) -> Any:
         return Undecodable(f"bytes that are not UTF-8: {error}")
 
 
-def text_problem(id_: Any, text: str | None, wanted_id: type) -> tuple[str, str] | None:
-    """Reason and message of a reject, or None if the row can be embedded."""
+def id_or_text_problem(id_: Any, text: str | None, wanted_id: type) -> Problem | None:
+    """Why the row with this id and text cannot be embedded; None if it can. wanted_id: int or str."""
     if id_ is None:
-        return names.NULL_ID, "the id is null"
+        return Problem(names.NULL_ID, "the id is null")
     if id_ == "":  # how a CSV spells null
-        return names.NULL_ID, "the id is empty"
+        return Problem(names.NULL_ID, "the id is empty")
     if isinstance(id_, Undecodable):
-        return names.BAD_ID, f"the id is {id_}"
+        return Problem(names.BAD_ID, f"the id is {id_}")
     if isinstance(id_, bool) or not isinstance(id_, wanted_id):
-        return names.BAD_ID, f"the id is of type {type(id_).__name__}, the table's ids are {wanted_id.__name__}"
+        kinds = f"the id is of type {type(id_).__name__}, the table's ids are {wanted_id.__name__}"
+        return Problem(names.BAD_ID, kinds)
     if isinstance(id_, int) and not -(2**63) <= id_ < 2**63:
-        return names.BAD_ID, "the id does not fit into 64 bits"
+        return Problem(names.BAD_ID, "the id does not fit into 64 bits")
     if surrogate := _surrogate(id_):
-        return names.BAD_ID, f"the id is {surrogate}"
+        return Problem(names.BAD_ID, f"the id is {surrogate}")
     if text is None:
-        return names.NULL_TEXT, "the text is null"
+        return Problem(names.NULL_TEXT, "the text is null")
     if isinstance(text, Undecodable):
-        return names.BAD_TEXT, str(text)
+        return Problem(names.BAD_TEXT, str(text))
     if not text.strip():
-        return names.EMPTY_TEXT, "the text is empty or only white space"
+        return Problem(names.EMPTY_TEXT, "the text is empty or only white space")
     if surrogate := _surrogate(text):
-        return names.BAD_TEXT, f"the text is {surrogate}"
+        return Problem(names.BAD_TEXT, f"the text is {surrogate}")
     return None
 
 
+def text_part_problem(name: str, value: Any, *, alone: bool) -> Problem | None:
+    """Why a JSON value cannot be the text's column ``name``; None if it can.
+
+    alone: whether the column is the whole text; a number may only be a part of one.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is None or isinstance(value, str) or (number and not alone):
+        return None
+    return Problem(names.BAD_TEXT, f"{name} is a JSON {json_type(value)}, not a string")
+
+
+def carried_scalar(name: str, value: Any, kind: pa.DataType) -> pa.Scalar | Problem:
+    """The value of the carried column ``name`` as a scalar of its type, or why it is none."""
+    try:
+        scalar = pa.scalar(value, kind)
+        if lost := lost_key(value, kind):
+            return Problem(names.BAD_COLUMN, f"{name} has {lost!r}, which {kind} has no place for")
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        return Problem(names.BAD_COLUMN, f"{name} is not {kind}: {error}")
+    return scalar
+
+
+def undecodable_rows(name: str, column: pa.ChunkedArray) -> dict[int, Problem]:
+    """The rows whose carried column ``name`` holds bytes that are not UTF-8.
+
+    Parquet readers do not look, but the table's readers would fail on them.
+    """
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        bad = Problem(names.BAD_COLUMN, f"{name} holds bytes that are not UTF-8")
+        return {row: bad for row, scalar in enumerate(column) if isinstance(cell_value(scalar), Undecodable)}
+    return {}
+
+
+def json_type(value: Any) -> str:
+    """JSON's name for the type of a value."""
+    if value is None:
+        return "null"
+    kinds = {bool: "boolean", int: "number", float: "number", str: "string", list: "array", dict: "object"}
+    return kinds[type(value)]
+
+
 def _surrogate(value: object) -> str | None:
-    """What is wrong with a string that JSON can spell and UTF-8 cannot, or that a CSV holds in no valid UTF-8."""
+    """Why a string is not valid Unicode, as JSON can spell it and a CSV can hold it; None if it is valid."""
     try:
         str(value).encode()
     except UnicodeEncodeError as error:
@@ -81,7 +136,7 @@ def _surrogate(value: object) -> str | None:
 
 
 def rejects_table(rejects: Sequence[Reject], shard: str) -> pa.Table:
-    """Rejects as the columns of `schema.REJECTS_SCHEMA`. shard: of those that do not say theirs."""
+    """The columns of `names.REJECTS_SCHEMA`. shard: the URI for rejects without one of their own."""
     ids = [
         None if r.id is None or isinstance(r.id, Undecodable) else str(r.id).encode("utf-8", "replace").decode()
         for r in rejects

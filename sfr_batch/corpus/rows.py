@@ -1,39 +1,56 @@
-"""The rows of a split: decoded once, those to embed laid out in columns, the others rejected with their reasons.
+"""The rows of a split: each row that is read is laid out in columns, to be embedded, or rejected with a reason.
 
-Every row that is read comes out as one or the other. Knows how shards were cut (`splits`), no table, no tokenizer and
-no Ray.
+Takes rows as batches of columns or as records. What is rejected is decided in `rejects`; knows no files, no tokenizer
+and no Ray.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from sfr_batch.config.settings import CorpusSettings
+from sfr_batch.corpus.column_paths import find_column, find_value
 from sfr_batch.corpus.columns import Columns
-from sfr_batch.corpus.rejects import Reject, Undecodable, cell_value, rejects_table, text_problem
-from sfr_batch.format import names
+from sfr_batch.corpus.records import Parsed
+from sfr_batch.corpus.rejects import (
+    Problem,
+    Reject,
+    Undecodable,
+    carried_scalar,
+    cell_values,
+    id_or_text_problem,
+    rejects_table,
+    text_part_problem,
+    undecodable_rows,
+)
+from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.format.hashes import hash_rows, hash_texts
 
 
 @dataclass
 class Rows:
-    """The rows of one split: those to embed, column by column, and those that cannot be, with reasons.
-
-    shards: [n] where each is from; positions: [n] as in the rejects; ids: [n] of the table's id type; texts: n strings;
-    content_hash, row_hash: [n] of 16 bytes, of the text and of the text with the carried columns, see `identity`;
-    carry: [n] the carried columns; rejects: columns of `schema.REJECTS_SCHEMA`. ``read`` == n + rejects.
-    """
+    """The rows of one split: n to embed, column by column, and the rejects."""
 
     read: int
+    """n + the number of rejects."""
     shards: pa.Array
+    """[n] URIs of the shards, dictionary-encoded."""
     positions: pa.Array
+    """[n] int64: as in `names.REJECTS_SCHEMA`."""
     ids: pa.Array
+    """[n] of the table's id type."""
     texts: list[str]
+    """[n] rendered texts, without a prompt."""
     content_hash: pa.Array
+    """[n] 16 bytes: of the text, see `format.hashes`."""
     row_hash: pa.Array
+    """[n] 16 bytes: of the text and the carried columns."""
     carry: pa.Table
+    """[n] the carried columns."""
     rejects: pa.Table
+    """Columns of `names.REJECTS_SCHEMA`."""
 
     def take(self, chosen: pa.Array) -> "Rows":
         """Some of the rows, by number, without the rejects."""
@@ -65,64 +82,99 @@ class Rows:
         )
 
 
-@dataclass
-class CollectedRows:
-    """Rows of one split as they are decoded: columns of equal length, beside the rejects that are known by then.
+class RowCollector:
+    """Takes in the rows of one split as they are read, and makes `Rows` of them."""
 
-    carry: of each carried column the arrays or values, in the same order.
-    """
+    def __init__(self, shard: str, settings: CorpusSettings, columns: Columns) -> None:
+        """shard: its URI. settings: as they hold for this shard, see `shards.settings_for`."""
+        self._shard = shard
+        self._id = settings.id
+        self._template = TextTemplate(settings.text)
+        self._columns = columns
+        self._positions: list[int] = []
+        self._ids: list[Any] = []
+        self._texts: list[str | None] = []
+        self._carry: dict[str, list[Any]] = {name: [] for name in columns.carry}
+        self._rejects: list[Reject] = []
 
-    positions: list[int] = field(default_factory=list)
-    ids: list[Any] = field(default_factory=list)
-    texts: list[str | None] = field(default_factory=list)
-    carry: dict[str, list[Any]] = field(default_factory=dict)
-    rejects: list[Reject] = field(default_factory=list)
-
-
-def finish_rows(collected: CollectedRows, columns: Columns, shard: str) -> Rows:
-    """Reject the rows that cannot be embedded and lay the others out in columns."""
-    wanted_id = int if pa.types.is_integer(columns.id_type) else str
-    rejects = collected.rejects
-    carry = pa.table(
-        {name: pa.chunked_array(_arrays(collected.carry[name], kind), kind) for name, kind in columns.carry.items()}
-    )
-    undecodable = {row: name for name in columns.carry for row in _undecodable_rows(carry.column(name))}
-    keep = []
-    for number, (id_, text) in enumerate(zip(collected.ids, collected.texts, strict=True)):
-        problem = text_problem(id_, text, wanted_id)
-        if problem is None and number in undecodable:
-            problem = names.BAD_COLUMN, f"{undecodable[number]} holds bytes that are not UTF-8"
-        if problem:
-            rejects.append(Reject(id_, collected.positions[number], *problem))
+    def add_batch(self, batch: pa.RecordBatch, first: int) -> None:
+        """Take in the rows of a batch, which are the shard's rows from number ``first`` on."""
+        positions = range(first, first + batch.num_rows)
+        self._positions.extend(positions)
+        if self._id is None:
+            self._ids.extend(map(self._derived_id, positions))
         else:
-            keep.append(number)
-    rejects.sort(key=lambda reject: reject.position)
-    texts = [str(collected.texts[i]) for i in keep]
-    content_hash = hash_texts(texts)
-    carry = carry.take(pa.array(keep, pa.int64())) if columns.carry else carry
-    return Rows(
-        read=len(keep) + len(rejects),
-        shards=pa.repeat(pa.scalar(shard), len(keep)).dictionary_encode(),
-        positions=pa.array([collected.positions[i] for i in keep], pa.int64()),
-        ids=pa.array([collected.ids[i] for i in keep], columns.id_type),
-        texts=texts,
-        content_hash=content_hash,
-        row_hash=hash_rows(content_hash, carry),
-        carry=carry,
-        rejects=rejects_table(rejects, shard),
-    )
+            self._ids.extend(cell_values(find_column(batch, self._id)))
+        parts = [cell_values(find_column(batch, name)) for name in self._template.columns]
+        for values in zip(*parts, strict=True):
+            bad = next((value for value in values if isinstance(value, Undecodable)), None)
+            self._texts.append(self._template.render(values) if bad is None else bad)
+        for name, column in self._carry.items():
+            column.append(find_column(batch, name))
+
+    def add_record(self, position: int, record: Parsed) -> None:
+        """Take in one record; ``position`` as in `names.REJECTS_SCHEMA`."""
+        if isinstance(record, Problem):
+            return self._reject(None, position, record)
+        id_ = self._derived_id(position) if self._id is None else find_value(record, self._id)
+        carried = {}
+        for name, kind in self._columns.carry.items():
+            scalar = carried_scalar(name, find_value(record, name), kind)
+            if isinstance(scalar, Problem):
+                return self._reject(id_, position, scalar)
+            carried[name] = scalar
+        values = [find_value(record, name) for name in self._template.columns]
+        for name, value in zip(self._template.columns, values, strict=True):
+            if problem := text_part_problem(name, value, alone=len(values) == 1):
+                return self._reject(id_, position, problem)
+        self._positions.append(position)
+        self._ids.append(id_)
+        self._texts.append(self._template.render(values))
+        for name, column in self._carry.items():
+            column.append(carried[name])
+        return None
+
+    def finish(self) -> Rows:
+        """Reject the rows that cannot be embedded and lay the others out in columns."""
+        wanted_id = int if pa.types.is_integer(self._columns.id_type) else str
+        kinds = self._columns.carry
+        carry = pa.table(
+            {name: pa.chunked_array(_arrays(self._carry[name], kind), kind) for name, kind in kinds.items()}
+        )
+        undecodable: dict[int, Problem] = {}
+        for name in kinds:
+            undecodable |= undecodable_rows(name, carry.column(name))
+        keep = []
+        for row, (id_, text) in enumerate(zip(self._ids, self._texts, strict=True)):
+            problem = id_or_text_problem(id_, text, wanted_id) or undecodable.get(row)
+            if problem is None:
+                keep.append(row)
+            else:
+                self._reject(id_, self._positions[row], problem)
+        rejects = sorted(self._rejects, key=lambda reject: reject.position)
+        texts = [str(self._texts[row]) for row in keep]
+        content_hash = hash_texts(texts)
+        carry = carry.take(pa.array(keep, pa.int64())) if kinds else carry
+        return Rows(
+            read=len(keep) + len(rejects),
+            shards=pa.repeat(pa.scalar(self._shard), len(keep)).dictionary_encode(),
+            positions=pa.array([self._positions[row] for row in keep], pa.int64()),
+            ids=pa.array([self._ids[row] for row in keep], self._columns.id_type),
+            texts=texts,
+            content_hash=content_hash,
+            row_hash=hash_rows(content_hash, carry),
+            carry=carry,
+            rejects=rejects_table(rejects, self._shard),
+        )
+
+    def _reject(self, id_: Any, position: int, problem: Problem) -> None:
+        self._rejects.append(Reject(id_, position, *problem))
+
+    def _derived_id(self, position: int) -> str:
+        return f"{self._shard}#{position}"
 
 
 def _arrays(values: list[Any], kind: pa.DataType) -> list[pa.Array]:
     if values and isinstance(values[0], pa.Scalar):
         return [pa.array([value.as_py() for value in values], kind)]
     return [value.cast(kind) for value in values]
-
-
-def _undecodable_rows(column: pa.ChunkedArray) -> list[int]:
-    """Rows with strings that are not UTF-8: Parquet readers do not look, but whoever reads the table would stumble."""
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid:
-        return [row for row, scalar in enumerate(column) if isinstance(cell_value(scalar), Undecodable)]
-    return []

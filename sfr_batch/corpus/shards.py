@@ -1,7 +1,6 @@
-"""The corpus: which shards there are, and what their metadata tells.
+"""Lists the shards of the corpus. A shard is one file in one version.
 
-A shard is one file. Its survey is its columns, rows and bytes, from the footer of a Parquet file or from the beginning
-of any other. Rows are `rows`'s, how shards are cut is `splits`'s; knows no table, no tokenizer and no Ray.
+Knows paths, names and versions of files; knows nothing of what is in them.
 """
 
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.file_formats import (
     COMPRESSIONS,
     CSV,
+    FORMATS,
     JSONL,
     TEXT,
     bare_name,
@@ -39,7 +39,7 @@ class Shard:
     @property
     def is_stream(self) -> bool:
         """Whether it can only be read from its beginning."""
-        return bool(self.compression) or self.format == CSV
+        return bool(self.compression) or FORMATS[self.format].read_from_start
 
 
 def list_shards(settings: CorpusSettings) -> list[Shard]:
@@ -102,8 +102,8 @@ def _same_family(kind: str | None, asked: str) -> bool:
 
 
 def settings_for(shard: Shard, settings: CorpusSettings) -> CorpusSettings:
-    """Text files have no ids: their lines are numbered, whatever the config says of an id column."""
-    return settings.model_copy(update={"id": None}) if shard.format == TEXT else settings
+    """The settings as they hold for one shard: without an id column if its format has none."""
+    return settings if FORMATS[shard.format].has_ids else settings.model_copy(update={"id": None})
 
 
 def delimiter_of(shard: Shard, settings: CorpusSettings) -> str:

@@ -560,8 +560,8 @@ def test_lines_that_end_in_a_carriage_return_alone(tmp_path: Path) -> None:
 def test_a_file_without_line_breaks_is_not_read_whole(
     name: str, head: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sfr_batch.corpus.file_formats.MAX_RECORD", 2**19)
-    monkeypatch.setattr("sfr_batch.corpus.survey.MAX_RECORD", 2**19)
+    monkeypatch.setattr("sfr_batch.corpus.records.MAX_RECORD", 2**19)
+    monkeypatch.setattr("sfr_batch.corpus.sampling.MAX_RECORD", 2**19)
     data = head + random.Random(0).randbytes(2**21).hex().encode()
     put(str(tmp_path), name, gzip.compress(data) if name.endswith(".gz") else data)
     if head and name != "a.csv":
