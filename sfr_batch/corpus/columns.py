@@ -61,7 +61,9 @@ class ColumnResolver:
             return known
         for name in self._settings.carry:
             if name in names.RESERVED_COLUMNS:
-                raise ConfigError(f"corpus.carry: {name!r} is the table's own column; rename it in the corpus.")
+                raise ConfigError(
+                    f"corpus.carry: {name!r} is a column name reserved for the table. Rename the column in the corpus."
+                )
         shards = [(_TypedColumns if survey.exact else _SampledColumns)(survey, self._settings) for survey in surveys]
         wanted = filter(None, (self._settings.id, *self._text, *self._settings.carry))
         somewhere = self._elsewhere | {path for path in wanted if any(shard.has(path) for shard in shards)}
@@ -91,8 +93,8 @@ class ColumnResolver:
         ]:
             if any(len(shard.schema.get_all_field_indices(part)) > 1 for part in (name, name.split(".")[0])):
                 raise CorpusError(
-                    f"{shard.uri} has several columns {name!r} (corpus.{setting}); names must be unique. Rename one of "
-                    "them."
+                    f"{shard.uri} has several columns {name!r} (corpus.{setting}); column names must be unique. "
+                    "Rename one of them."
                 )
             if not shard.has(name) and (name not in optional or setting == "id"):
                 raise CorpusError(
@@ -143,8 +145,8 @@ class _ShardColumns(ABC):
         if not pa.types.is_null(id_type) and pa.types.is_integer(id_type) != pa.types.is_integer(columns.id_type):
             what = f"the id column {self.id_column!r} is {id_type}" if self.id_column is not None else _NUMBERED
             raise CorpusError(
-                f"{self.uri}: {what}, in other shards or in the table ids are {columns.id_type}. Make the shards "
-                "alike, or write to a new table: table.path=<another path>."
+                f"{self.uri}: {what}, but ids in other shards or in the table are {columns.id_type}. Convert the ids "
+                "to one type, or write to a new table: table.path=<another path>."
             )
         for name, expected in columns.carry.items():
             found = self.type_of(name)
@@ -160,12 +162,12 @@ class _ShardColumns(ABC):
 
     def _differs(self, name: str, expected: pa.DataType) -> CorpusError:
         return CorpusError(
-            f"{self.uri}: the column {name!r} is {self.type_of(name)}, in other shards or in the table it is "
-            f"{expected}. Make the shards alike, or leave it out of corpus.carry."
+            f"{self.uri}: the column {name!r} is {self.type_of(name)}, but in other shards or in the table it is "
+            f"{expected}. Convert it to one type, or remove it from corpus.carry."
         )
 
 
-_NUMBERED = "its rows are numbered"
+_NUMBERED = "its rows are numbered, so their ids are strings"
 
 
 class _TypedColumns(_ShardColumns):
@@ -204,8 +206,8 @@ def _check_id(shard: _ShardColumns) -> None:
     kind = find_type(shard.schema, shard.id_column)
     if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
         raise CorpusError(
-            f"{shard.uri}: the id column {shard.id_column!r} is {kind}; ids are strings or integers. Choose another "
-            "column, or number the rows: corpus.id=null."
+            f"{shard.uri}: the id column {shard.id_column!r} is {kind}; ids must be strings or integers. Set "
+            "corpus.id to another column, or to null to number the rows."
         )
 
 
@@ -215,7 +217,7 @@ def _check_text(shard: _ShardColumns, name: str, *, alone: bool) -> None:
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
     if not (_is_text(kind) or pa.types.is_null(kind) or (number and not alone)):
         raise CorpusError(
-            f"{shard.uri}: the text column {name!r} is {kind}; it must be a string. Choose another one by corpus.text."
+            f"{shard.uri}: the text column {name!r} is {kind}; it must be a string. Set corpus.text to another column."
         )
 
 
@@ -232,7 +234,7 @@ def _way_out(schema: pa.Schema, setting: str, name: str) -> str:
     hint = f" Did you mean {close[0]!r}?" if close else ""
     without = " If there are no ids, set corpus.id=null to number the rows." if setting == "id" else ""
     if len(have) == 1 and any(delimiter in have[0] for delimiter in ",;|\t"):
-        without = " If that is a CSV's whole header, set corpus.delimiter to what divides it."
+        without = " If this is the whole header of a CSV, set corpus.delimiter to its separator."
     return f"{hint} It has: {', '.join(have)}.{without}"
 
 

@@ -23,8 +23,8 @@ def infer_schema(rows: Sequence[dict[str, Any]], settings: CorpusSettings, uri: 
             except pa.ArrowException as error:
                 if key in typed:
                     raise CorpusError(
-                        f"{uri}: the values of {key!r} are of several types ({error}). Make them alike, all strings or "
-                        "all integers for an id, or choose other columns by corpus.id and corpus.carry."
+                        f"{uri}: the values of {key!r} have several types ({error}). Use one type, for ids strings or "
+                        "integers, or set corpus.id and corpus.carry to other columns."
                     ) from error
                 # Of texts, what does not fit is a reject when it is read.
         fields.append(pa.field(key, kind))

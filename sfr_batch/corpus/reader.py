@@ -19,7 +19,7 @@ from sfr_batch.corpus.rows import RowCollector, Rows
 from sfr_batch.corpus.shards import Shard, delimiter_of, settings_for
 from sfr_batch.corpus.splits import ReadUnit, Split
 from sfr_batch.corpus.text_template import TextTemplate
-from sfr_batch.errors import CorpusError, ObjectNotFound
+from sfr_batch.errors import CorpusError, ObjectNotFound, counted
 from sfr_batch.storage.inputs import open_input, stat_input
 from sfr_batch.storage.store import is_s3
 
@@ -51,7 +51,7 @@ def read_unit(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> Ite
         check_unchanged(unit.shard, settings)  # a shard that is being replaced reads like a damaged one
         raise CorpusError(
             f"{unit.shard.uri} cannot be read: {' '.join(str(error).split()).rstrip(' .')}. If it is damaged, replace "
-            "it or take it out of the corpus."
+            "it or remove it from the corpus."
         ) from error
 
 
@@ -68,7 +68,10 @@ def _read_chosen(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> 
             if first > wanted[-1]:
                 break
         else:
-            raise CorpusError(f"{chosen.unit.shard.uri} has not the rows that it had; run the command again.")
+            raise CorpusError(
+                f"{chosen.unit.shard.uri} no longer contains the rows it had when the run was planned. "
+                "Run the command again."
+            )
     return Rows.concat(parts)
 
 
@@ -77,9 +80,9 @@ def check_unchanged(shard: Shard, settings: CorpusSettings) -> None:
     try:
         version = stat_input(shard.uri, settings.storage).version
     except ObjectNotFound:
-        raise CorpusError(f"{shard.uri} has vanished since the run was planned; run the command again.") from None
+        raise CorpusError(f"{shard.uri} was deleted after the run was planned. Run the command again.") from None
     if version != shard.version:
-        raise CorpusError(f"{shard.uri} was replaced while the run was under way; run the command again.")
+        raise CorpusError(f"{shard.uri} was replaced during the run. Run the command again.")
 
 
 class _Reader:
@@ -113,7 +116,10 @@ class _Reader:
                     if following is None:
                         return
                     split, collector = following, self._collector()
-        raise CorpusError(f"{self._shard.uri} ended at row {row}, before row {split.end} that its metadata promise.")
+        raise CorpusError(
+            f"{self._shard.uri} ends at row {row}, but its metadata declares at least "
+            f"{counted(split.end, 'row')}. Replace it, or remove it from the corpus."
+        )
 
     def lines(self) -> Iterator[tuple[Split, RowCollector]]:
         parse = parser(self._shard.format)

@@ -63,7 +63,10 @@ def _utf_16(uri: str) -> CorpusError:
 
 def too_long(uri: str, what: str) -> CorpusError:
     """The error for a record above MAX_RECORD."""
-    return CorpusError(f"{uri}: the {what} is longer than {MAX_RECORD >> 20} MiB; is this a file of lines?")
+    return CorpusError(
+        f"{uri}: the {what} is longer than {MAX_RECORD >> 20} MiB. Split it, or remove the file from "
+        "the corpus if it is not a text file."
+    )
 
 
 class CsvReader:
@@ -104,9 +107,9 @@ class CsvReader:
                 fields = next(self._reader, None)
             except csv.Error as error:
                 raise CorpusError(
-                    f"{self._uri}: the CSV record that begins near line {line} cannot be parsed ({error}); mostly a "
-                    "quote is not doubled or not closed. Correct the file; if quotes mean nothing in it, set "
-                    "corpus.quote=null, and if something else divides its columns, corpus.delimiter."
+                    f"{self._uri}: the CSV record near line {line} cannot be parsed ({error}); usually a quote is not "
+                    "doubled or not closed. Correct the file, or set corpus.quote=null if it does not quote fields, "
+                    "or corpus.delimiter if its columns have another separator."
                 ) from error
             if fields is None or fields:
                 return fields

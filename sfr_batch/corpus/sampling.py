@@ -90,7 +90,7 @@ def _unpack(shard: Shard, packed: bytes, whole: bool) -> Sample:
     except OSError as error:  # a sample of a sound file ends early, too
         if whole or not data:
             raise CorpusError(
-                f"{shard.uri} cannot be decompressed: {error}. It is damaged, cut off, or no {shard.compression} file: "
-                "replace it, or correct its name."
+                f"{shard.uri} cannot be decompressed: {error}. It is damaged, truncated or not a {shard.compression} "
+                "file. Replace it, or correct its name."
             ) from error
     return Sample(bytes(data), len(packed), False)

@@ -16,7 +16,7 @@ from sfr_batch.corpus.file_formats import (
     format_of,
     supported,
 )
-from sfr_batch.errors import CorpusError, ObjectNotFound
+from sfr_batch.errors import CorpusError, ObjectNotFound, counted
 from sfr_batch.storage.inputs import InputFile, list_inputs
 
 _OTHER_DATA = (
@@ -60,31 +60,28 @@ def _list(path: str, settings: CorpusSettings) -> list[Shard]:
         raise CorpusError(_nothing_at(path))
     if not shards:
         raise CorpusError(
-            f"corpus.path {path} has no files that can be read; it holds {len(files)} file(s), e.g. {files[0].uri}. "
+            f"corpus.path {path} has no readable files among its {counted(len(files), 'file')}, e.g. {files[0].uri}. "
             f"Supported: {supported()}. For files with other endings set corpus.format."
         )
     taken = {shard.uri for shard in shards}
     passed_over = [file.uri for file in files if file.uri.lower().endswith(_OTHER_DATA) and file.uri not in taken]
     if passed_over and settings.format == "auto":
         raise CorpusError(
-            f"corpus.path {path} holds {len(passed_over)} file(s) that look like data but cannot be read, e.g. "
-            f"{passed_over[0]}. Supported: {supported()}. Convert them, name what to read by a glob, or set "
+            f"corpus.path {path} holds {counted(len(passed_over), 'data file')} in unsupported formats, e.g. "
+            f"{passed_over[0]}. Supported: {supported()}. Convert them, select the files to read with a glob, or set "
             "corpus.format."
         )
     texts = [shard.uri for shard in shards if shard.format == TEXT]
     if texts and len(texts) < len(shards) and settings.format == "auto":
         raise CorpusError(
-            f"corpus.path {path} holds text files, e.g. {texts[0]}, among files with columns. Say what is meant: name "
-            "what to read by a glob, or set corpus.format."
+            f"corpus.path {path} holds text files, e.g. {texts[0]}, mixed with files that have columns. Select the "
+            "files to read with a glob, or set corpus.format."
         )
     return shards
 
 
 def _nothing_at(path: str) -> str:
-    return (
-        f"corpus.path {path} has no files that can be read: there is nothing at this path. Correct it; names that "
-        "begin with _ or . are skipped."
-    )
+    return f"corpus.path {path} matches no files. Correct the path. Names that begin with _ or . are skipped."
 
 
 def _shard(file: InputFile, settings: CorpusSettings) -> Shard | None:

@@ -21,7 +21,7 @@ from sfr_batch.corpus.records import TEXT_COLUMN, CsvReader
 from sfr_batch.corpus.sampling import SampledLines, sample_file, sample_lines
 from sfr_batch.corpus.shards import Shard, delimiter_of
 from sfr_batch.corpus.text_template import TextTemplate
-from sfr_batch.errors import CorpusError
+from sfr_batch.errors import CorpusError, counted
 from sfr_batch.storage.inputs import open_input
 
 _PARALLEL_SURVEYS = 32
@@ -96,7 +96,7 @@ def _survey_parquet(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, 
             schema = metadata.schema.to_arrow_schema().remove_metadata()
     except (pa.ArrowException, OSError) as error:
         raise CorpusError(
-            f"{shard.uri} is not a readable Parquet file: {str(error).rstrip('.')}. Replace it, or take it out of the "
+            f"{shard.uri} is not a readable Parquet file: {str(error).rstrip('.')}. Replace it, or remove it from the "
             "corpus."
         ) from error
     text = TextTemplate(settings.text).columns
@@ -122,8 +122,8 @@ def _survey_jsonl(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _R
             continue  # a reject when it is read; the estimate and the schema do without it
     if sample.lines and not any(isinstance(row, dict) for row in rows):
         raise CorpusError(
-            f"{shard.uri} is not JSON Lines: none of its first {len(sample.lines)} lines is a JSON object. Write one "
-            "object a line; `jq -c '.[]'` makes lines of a JSON array."
+            f"{shard.uri} is not JSON Lines: no JSON object in its first {counted(len(sample.lines), 'line')}. Write "
+            "one object per line; `jq -c '.[]'` converts a JSON array."
         )
     return infer_schema([row for row in rows if isinstance(row, dict)], settings, shard.uri), _estimate(sample, shard)
 

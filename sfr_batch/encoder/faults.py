@@ -43,6 +43,6 @@ def of_the_device(device: torch.device) -> Iterator[None]:
         if not is_of_the_device(error) or is_out_of_memory(error):
             raise
         raise DeviceError(
-            f"{device} failed: {error}\nIts process has to be started anew: the same command continues. If it happens "
-            "again on the same machine, the GPU or its driver is damaged (`nvidia-smi -q`, `dmesg`): use another."
+            f"{device} failed: {error}\nIts process must be restarted: run the same command to continue. If it fails "
+            "again on the same machine, the GPU or its driver is faulty (`nvidia-smi -q`, `dmesg`): use another."
         ) from error

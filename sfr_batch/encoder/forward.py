@@ -46,7 +46,7 @@ class Forward:
         if packed and not self.can_pack:
             raise ConfigError(
                 f"run.batches is packed, but rows of this model ({self._recipe.model_type}, {self._recipe.pooling} "
-                "pooling) cannot be packed: set run.batches=padded."
+                "pooling) cannot be packed. Set run.batches=padded."
             )
         self.packed = packed
         if self.can_pack and self.decoder is None:

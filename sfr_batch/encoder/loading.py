@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.decoder import is_plain_decoder
 from sfr_batch.encoder.faults import is_out_of_memory
-from sfr_batch.errors import ModelError
+from sfr_batch.errors import ModelError, counted
 from sfr_batch.model import room, weights
 from sfr_batch.model.folder import weight_files
 from sfr_batch.model.recipe import Recipe
@@ -57,7 +57,7 @@ def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:
             )
     except (ValueError, OSError, SafetensorError) as error:
         raise ModelError(
-            f"transformers cannot load {recipe.folder}: {error}. Fetch the model again, or use one of a type that "
+            f"transformers cannot load {recipe.folder}: {error}. Fetch the model again, or use a model type that "
             "transformers supports."
         ) from error
     mismatched = (name for name, *_ in report["mismatched_keys"])
@@ -65,8 +65,8 @@ def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:
     if missing:  # transformers fills these with random numbers and goes on
         some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         raise ModelError(
-            f"The weights in {recipe.folder} do not fit config.json: {len(missing)} tensors are missing or of another "
-            f"shape ({some}). Fetch the model again."
+            f"The weights in {recipe.folder} do not fit config.json: {counted(len(missing), 'tensor')} missing or "
+            f"with another shape ({some}). Fetch the model again."
         )
     if recipe.model_type == "mistral":
         # A row is never longer than the window (the recipe refuses that), so the window never acts; but from its

@@ -35,7 +35,9 @@ def locate(settings: ModelSettings, *, weights: bool) -> Path:
     elif is_local(settings.path):
         folder = Path(os.path.abspath(os.path.expanduser(settings.path)))
         if not folder.is_dir():
-            raise ModelError(f"model.path: there is no folder {folder}. Give an existing folder or a model hub name.")
+            raise ModelError(
+                f"model.path: the folder {folder} does not exist. Give an existing folder or a model hub name."
+            )
     elif hub.NAME.fullmatch(settings.path):
         folder = hub.fetch(settings, with_weights=weights)
     else:
@@ -57,7 +59,7 @@ def _package_folder(path: str) -> Path:
         raise ModelError(f"model.path: {path} needs the Python package {name}, which is not installed on this node.")
     folder = roots[0] / inside
     if not folder.is_dir():
-        raise ModelError(f"model.path: the package {name} has no folder {inside}; it lies at {roots[0]}.")
+        raise ModelError(f"model.path: the package {name} at {roots[0]} has no folder {inside}. Correct the path.")
     return folder
 
 

@@ -35,18 +35,18 @@ def read_lock(text: str, sizes: Mapping[str, int], where: str) -> dict[str, str]
     The hashes are believed here; `check` is where they are compared with the files. Raises ModelError if the lock
     file is of other files.
     """
-    remedy = "Make it anew, or remove it: then the weights are hashed."
+    remedy = "Recreate it, or remove it; the weights are then hashed."
     try:
         entries = {
             name: (str(entry["sha256"]), int(entry["size"])) for name, entry in json.loads(text)["files"].items()
         }
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise ModelError(f"{where} is no lock file of a model. {remedy}") from None
+        raise ModelError(f"{where} is not the lock file of a model. {remedy}") from None
     for name in sorted({*entries, *sizes}):
         locked, size = entries.get(name, ("", None))[1], sizes.get(name)
         if locked != size:
             told, real = (f"{n:,} bytes" if n is not None else "no such file" for n in (locked, size))
-            raise ModelError(f"{where} is out of date: {name} has {real}, the lock file says {told}. {remedy}")
+            raise ModelError(f"{where} is out of date: {name} has {real}, but the lock file says {told}. {remedy}")
     return {name: sha256 for name, (sha256, _) in entries.items()}
 
 

@@ -70,7 +70,7 @@ def read_recipe(folder: str | os.PathLike[str], settings: ModelSettings) -> Reci
     folder = Path(folder)
     config = read_object(folder / "config.json")
     if not config:
-        raise ModelError(f"{folder} is no model folder: it holds no config.json. Set model.path to one that does.")
+        raise ModelError(f"{folder} is not a model folder: it has no config.json. Set model.path to a model folder.")
     if "auto_map" in config:
         raise ModelError(
             f"{folder}/config.json asks for code from the repository (auto_map), which is never run. Use a model whose "
@@ -81,7 +81,10 @@ def read_recipe(folder: str | os.PathLike[str], settings: ModelSettings) -> Reci
     tokenizer_config = read_object(folder / "tokenizer_config.json")
     dim = config.get("hidden_size", config.get("dim"))
     if not isinstance(dim, int):
-        raise ModelError(f"{folder}/config.json does not say how long a vector is: it has no hidden_size.")
+        raise ModelError(
+            f"{folder}/config.json has no hidden_size, so the length of a vector is unknown. Fetch the "
+            "model again, or use another one."
+        )
     add_bos, add_eos = _special_token_flags(model_type, tokenizer_config)
     return Recipe(
         folder=str(folder),
@@ -106,7 +109,7 @@ def _is_causal(folder: Path, config: Mapping[str, Any]) -> bool:
     else:
         known = ", ".join(sorted(CAUSAL | BIDIRECTIONAL))
         raise ModelError(
-            f"{folder}/config.json: nothing says whether a model of type {model_type!r} (architectures "
+            f"{folder}/config.json does not say whether a model of type {model_type!r} (architectures "
             f"{architectures}) is causal or bidirectional. Known types: {known}."
         )
     # A decoder turned bidirectional, or an encoder turned causal, would be run with the wrong attention.
@@ -118,7 +121,7 @@ def _is_causal(folder: Path, config: Mapping[str, Any]) -> bool:
     if turned:
         raise ModelError(
             f"{folder}/config.json changes the direction of attention of a {model_type} model (is_causal, is_decoder "
-            "or use_bidirectional_attention), which is not supported. Use a model that leaves it as it is."
+            "or use_bidirectional_attention), which is not supported. Use a model that does not change it."
         )
     return causal
 
@@ -137,8 +140,8 @@ def _check_modules(folder: Path) -> Path:
                 raise ModelError(f"{file}: the transformer lies in {module['path']}, not in the model folder itself.")
         elif kind != "Normalize":
             raise ModelError(
-                f"{file} asks for a module {kind}, which is not supported: vectors without it would be wrong. "
-                "Supported: Transformer, Pooling, Normalize."
+                f"{file} lists a module {kind}, which is not supported: vectors without it would be wrong. Supported: "
+                "Transformer, Pooling, Normalize."
             )
     return folder / pooling / "config.json"
 
@@ -148,8 +151,8 @@ def _pooling(folder: Path, file: Path, settings: ModelSettings) -> Pooling:
     if not config:
         if settings.pooling is None:
             raise ModelError(
-                f"{folder} does not say how to pool hidden states into a vector (there is no {file.name} in "
-                f"{file.parent.name}). Set model.pooling to last_token, mean or cls, as the model's card says."
+                f"{folder} does not say how to pool hidden states into a vector ({file.parent.name}/{file.name} is "
+                "missing). Set model.pooling to last_token, mean or cls, as the model card says."
             )
         return settings.pooling
     if config.get("include_prompt") is False:
@@ -161,13 +164,13 @@ def _pooling(folder: Path, file: Path, settings: ModelSettings) -> Pooling:
         modes = [modes]
     if len(modes) != 1 or modes[0] not in _POOLING_NAMES:
         raise ModelError(
-            f"{file} asks for pooling {'+'.join(modes)}; supported are lasttoken, mean and cls, one of them."
+            f"{file} asks for pooling {'+'.join(modes)}. Supported is exactly one of lasttoken, mean and cls."
         )
     pooling = _POOLING_NAMES[modes[0]]
     if settings.pooling not in (None, pooling):
         raise ModelError(
             f"model.pooling is {settings.pooling} in the config, but {file} says {pooling}. Remove model.pooling to "
-            "use what the model was trained with."
+            "use the pooling that the model was trained with."
         )
     return pooling
 
@@ -199,13 +202,13 @@ def _max_length(
         known = [n for n in (tokenizer_config.get("model_max_length"), positions) if n is not None and n < 1e9]
         asked, place = (int(min(known)) if known else None), f"the limits in {folder}"
     if asked is None:
-        raise ModelError(f"{folder} does not say how many tokens a row may have. Set model.max_length.")
+        raise ModelError(f"{folder} does not limit the number of tokens per row. Set model.max_length.")
     for limit, name in ((positions, "max_position_embeddings"), (_window(config), "sliding_window")):
         if limit is not None and asked > limit:
             why = "; beyond the window results differ between implementations" if name == "sliding_window" else ""
             raise ModelError(
-                f"{asked} tokens of a row ({place}) are more than {limit}, which {name} in {folder}/config.json "
-                f"allows{why}. Set model.max_length to at most {limit}."
+                f"{asked} tokens per row ({place}) exceed {limit}, the limit by {name} in {folder}/config.json{why}. "
+                f"Set model.max_length to at most {limit}."
             )
     return int(asked)
 

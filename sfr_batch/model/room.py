@@ -21,8 +21,8 @@ def check_disk(folder: Path, needed: int, free: int, what: str) -> None:
     """Raises ModelError if ``needed`` bytes of ``what`` do not fit into ``folder``, whose disk has ``free``."""
     if needed > free:
         raise ModelError(
-            f"{folder} on node {socket.gethostname()} has too little room for {what}: {gib(needed)} are needed, "
-            f"{gib(free)} are free. Free some, or set model.cache_dir to a larger disk."
+            f"{folder} on node {socket.gethostname()} has too little space for {what}: {gib(needed)} needed, "
+            f"{gib(free)} free. Free some space, or set model.cache_dir to a larger disk."
         )
 
 
@@ -36,6 +36,6 @@ def no_room_on(device: str, needed: int, free: int) -> str:
     """What to tell whoever has too small a device."""
     return (
         f"The model does not fit into the memory of {device} on node {socket.gethostname()}: its weights need "
-        f"{gib(needed)}, {gib(free)} are free. Use a device with more memory or a smaller model.dtype, let fewer "
-        "actors share one (run.actors.gpus=1), or end what else runs on it (nvidia-smi shows it)."
+        f"{gib(needed)}, {gib(free)} free. Use a device with more memory or a smaller model.dtype, let fewer actors "
+        "share it (run.actors.gpus=1), or stop other processes on it (nvidia-smi lists them)."
     )

@@ -29,8 +29,8 @@ def fetch(settings: ModelSettings, *, with_weights: bool) -> Path:
     uri, files = absolute_uri(settings.path), list_model(settings)
     small = {name: file for name, file in files.items() if weights.is_small(name)}
     if "config.json" not in small:
-        what = "holds no config.json" if files else "is empty: there is no such prefix"
-        raise ModelError(f"model.path: {uri} is no model folder, it {what}. Set it to the prefix of a whole model.")
+        what = "it has no config.json" if files else "no object has this prefix"
+        raise ModelError(f"model.path: {uri} is not a model folder: {what}. Set it to the prefix of a whole model.")
     folder = _folder(settings, uri, files)
     _ensure(folder, small, settings, uri)
     if with_weights:

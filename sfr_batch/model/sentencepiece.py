@@ -64,8 +64,9 @@ def read_backend(file: Path) -> Any:
     kinds = [piece.type for piece in model.pieces]
     if unfit := _unfit(model, names, kinds):
         raise TokenizerError(
-            f"{file} {unfit}, which is not supported without tokenizer.json: only what the Llama and Mistral families "
-            f"have is (byte-pair encoding, byte fallback, no normalization but of spaces). {WAY_OUT}"
+            f"{file} {unfit}, which is not supported without tokenizer.json. Supported are models like those of the "
+            "Llama and Mistral families (byte-pair encoding, byte fallback, no normalization except of spaces). "
+            f"{WAY_OUT}"
         )
     backend = tokenizers.Tokenizer(
         tokenizers.models.BPE(
@@ -124,7 +125,7 @@ def _unfit(model: Any, names: list[str], kinds: list[int]) -> str | None:
     normalizer, trainer = model.normalizer, model.trainer
     if trainer.model_type != _BPE:
         kind = {1: "unigram", 3: "word", 4: "character"}.get(trainer.model_type, "unknown")
-        return f"is a SentencePiece model of the {kind} kind"
+        return f"is a SentencePiece model of type {kind}"
     if normalizer.precompiled_charsmap:
         return f"normalizes text by the rules {normalizer.name.decode(errors='replace')!r}"
     if normalizer.remove_extra_whitespaces:

@@ -142,7 +142,9 @@ class Tokenizer:
         backend.encode_special_tokens = special_tokens_in_text == "plain"
 
         if names.get("truncation_side", "right") != "right":
-            raise TokenizerError(f"{folder}/tokenizer_config.json cuts texts on the left, which is not supported.")
+            raise TokenizerError(
+                f"{folder}/tokenizer_config.json truncates texts on the left (truncation_side), which is not supported."
+            )
         prefix, suffix = _around(backend, file)
         if recipe.add_bos is not None:
             bos = _id(backend, names, "bos", folder) if recipe.add_bos or names.get("bos_token") else None
@@ -226,7 +228,7 @@ class Tokenizer:
         if limit > self.recipe.max_length:
             raise ConfigError(
                 f"model.chunk_tokens is {limit}, but a row has at most {self.recipe.max_length} tokens "
-                "(model.max_length, else the model repository). Set it to at most that."
+                f"(model.max_length or the model repository). Set it to {self.recipe.max_length} or less."
             )
         special = len(self.prefix) + len(self.suffix)
         room = limit - special - self._tokens_of(prompt)
@@ -334,16 +336,16 @@ def _check_llama(backend: Any, file: Path, names: dict[str, Any], model_type: st
     added = sorted(contents - {token.content for token in backend.get_added_tokens_decoder().values()})
     reason = None
     if not (kind in LLAMA_TOKENIZERS or (kind is None and model_type in LLAMA_MODELS)):
-        reason = f"is to be read as a {kind or model_type} tokenizer"
+        reason = f"must be read as a {kind or model_type} tokenizer"
     elif names.get("legacy") is False or names.get("add_prefix_space") is False:
-        reason = "is to be read without a space before each text (legacy or add_prefix_space: false)"
+        reason = "must be read without a space before each text (legacy or add_prefix_space: false)"
     elif added:
-        reason = f"does not have the special token {added[0]!r} that is added to it"
+        reason = f"does not contain the added special token {added[0]!r}"
     elif any(token.get(option) for token in tokens if isinstance(token, dict) for option in _TOKEN_OPTIONS):
-        reason = f"is to be read with special tokens that take in what is around them ({', '.join(_TOKEN_OPTIONS)})"
+        reason = f"must be read with special tokens that affect the text around them ({', '.join(_TOKEN_OPTIONS)})"
     if reason:
         raise TokenizerError(
-            f"{file} {reason}, as the files beside it say, which is not supported without tokenizer.json. "
+            f"{file} {reason}, according to the files beside it. This is not supported without tokenizer.json. "
             f"{sentencepiece.WAY_OUT}"
         )
 
@@ -358,7 +360,7 @@ def _around(backend: Any, file: Path) -> tuple[list[int], list[int]]:
         if all(with_special == prefix + without + suffix for with_special, without in pairs):
             return prefix, suffix
     raise TokenizerError(
-        f"The post-processor of {file} does more than to put special tokens around a text, which is not supported."
+        f"The post-processor of {file} does more than add special tokens around a text, which is not supported."
     )
 
 
@@ -394,7 +396,7 @@ def _id(backend: Any, names: dict[str, Any], which: Literal["bos", "eos"], folde
     number = backend.token_to_id(content) if content is not None else names.get(f"{which}_token_id")
     if not isinstance(number, int):
         raise TokenizerError(
-            f"{folder} asks for {which.upper()} around each text (add_{which}_token), but its {which}_token "
-            f"{content!r} is not in its tokenizer. Use the tokenizer files of the model's own repository."
+            f"{folder} adds {which.upper()} to each text (add_{which}_token), but its {which}_token {content!r} is "
+            "not in its tokenizer. Use the tokenizer files of the model's own repository."
         )
     return number

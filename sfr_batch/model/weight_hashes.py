@@ -74,9 +74,8 @@ def check_weights(files: Sequence[Path], expected: Mapping[str, str]) -> None:
         here, there = found.get(name), expected.get(name)
         if here != there:
             raise ModelError(
-                f"{files[0].parent / name} on node {socket.gethostname()} is not what the table's fingerprint asks "
-                f"for: SHA-256 {here or 'none, there is no such file'} instead of "
-                f"{there or 'none, the fingerprint has no such file'}. If this copy is old or damaged, remove it, and "
-                f"copy it again if model.path is a local folder; if the model was replaced on purpose, make {LOCK} "
-                "anew where there is one, and choose a new table.path."
+                f"{files[0].parent / name} on node {socket.gethostname()} does not match the table's fingerprint: "
+                f"SHA-256 {here or 'none (no such file)'}, expected {there or 'none (not in the fingerprint)'}. If "
+                "this copy is outdated or damaged, remove it, and copy it again if model.path is a local folder. If "
+                f"the model was replaced on purpose, recreate {LOCK} if there is one, and choose a new table.path."
             )

@@ -63,7 +63,7 @@ def weight_names(names: Iterable[str], where: str) -> list[str]:
             "Convert them to model.safetensors, or use a revision of the model that has it."
         )
     raise ModelError(
-        f"{where} holds no weights (model.safetensors, or shards of it). Fetch the whole model, or correct model.path."
+        f"{where} has no weights (model.safetensors or its shards). Fetch the whole model, or correct model.path."
     )
 
 
@@ -89,7 +89,8 @@ def check_whole(file: Path) -> None:
         ends = []
     if not ends:
         raise ModelError(
-            f"{file} is damaged or no safetensors file: its header cannot be read. Remove it and fetch the model again."
+            f"{file} is damaged or not a safetensors file: its header cannot be read. Remove it and fetch the model "
+            "again."
         )
     if size != (whole := 8 + length + max(ends)):
         raise ModelError(

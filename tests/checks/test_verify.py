@@ -241,7 +241,7 @@ def test_weights_that_are_not_finite(mistral: Path) -> None:
 def test_no_model_at_all() -> None:
     report = examine("/nowhere/mistral")
     assert report.failed == ["weights"]
-    assert "there is no folder /nowhere/mistral" in report["weights"].measured
+    assert "the folder /nowhere/mistral does not exist" in report["weights"].measured
     assert {check.verdict for check in report.checks[1:]} == {"SKIP"}
 
 

@@ -127,10 +127,10 @@ def test_wrong_config_exits_with_2(tmp_path: Path) -> None:
 
 def test_other_errors_exit_with_1(tmp_path: Path) -> None:
     config = write_config(tmp_path, str(tmp_path))
-    assert "has no files that can be read" in complaint(1, "plan", config)
+    assert "matches no files" in complaint(1, "plan", config)
     write_corpus(str(tmp_path))
     assert "has no column 'titel'" in complaint(1, "embed", config, 'corpus.text="{titel} {text}"')
-    assert "there is no folder" in complaint(1, "plan", config, "model.path=./nowhere")
+    assert "does not exist" in complaint(1, "plan", config, "model.path=./nowhere")
     assert f"There is no table at {tmp_path}/table" in complaint(1, "status", tmp_path / "table")
     assert f"There is no table at {tmp_path}/table" in complaint(1, "search", tmp_path / "table", "cats")
 

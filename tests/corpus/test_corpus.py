@@ -97,12 +97,12 @@ def test_shard_replaced_or_gone_is_noticed(place: str) -> None:
     put(place, "a.parquet", parquet(documents(5)))
     units, read = units_of(place)
     put(place, "a.parquet", parquet(documents(6)))
-    with pytest.raises(CorpusError, match=r"a\.parquet was replaced while the run was under way; run the command"):
+    with pytest.raises(CorpusError, match=r"a\.parquet was replaced during the run. Run the command"):
         read(units[0])
     from sfr_batch.storage.stores import open_store
 
     open_store(place).delete(["a.parquet"])
-    with pytest.raises(CorpusError, match=r"a\.parquet has vanished since the run was planned; run the command again"):
+    with pytest.raises(CorpusError, match=r"a\.parquet was deleted after the run was planned. Run the command again"):
         read(units[0])
 
 
@@ -139,7 +139,7 @@ def test_damaged_parquet_page_is_named(tmp_path: Path) -> None:
 
 
 def test_nothing_to_read(place: str) -> None:
-    with pytest.raises(CorpusError, match=r"has no files that can be read: there is nothing at this path\. Correct it"):
+    with pytest.raises(CorpusError, match=r"matches no files\. Correct the path"):
         list_shards(CorpusSettings(path=place))
     put(place, "notes.md", b"hello")
     with pytest.raises(CorpusError, match=r"it holds 1 file\(s\), e\.g\. .*notes\.md\. Supported: .*corpus\.format"):
@@ -162,7 +162,7 @@ def test_shards_are_sorted_and_listed_once(tmp_path: Path) -> None:
 def test_data_that_cannot_be_read_is_not_passed_over(tmp_path: Path, name: str) -> None:
     put(str(tmp_path), "a.jsonl", b"{}")
     put(str(tmp_path), name, b"x")
-    with pytest.raises(CorpusError, match=rf"1 file\(s\) that look like data but cannot be read, e.g. .*{name}"):
+    with pytest.raises(CorpusError, match=rf"1 data file in unsupported formats, e.g. .*{name}"):
         list_shards(CorpusSettings(path=str(tmp_path)))
     assert len(list_shards(CorpusSettings(path=f"{tmp_path}/*.jsonl"))) == 1
 
@@ -365,7 +365,7 @@ def test_first_line_may_be_longer_than_the_sample(tmp_path: Path) -> None:
 
 def test_file_of_something_else_is_refused(tmp_path: Path) -> None:
     uri = put(str(tmp_path), "a.jsonl", b"id,text\n1,hello\n2,world\n")
-    with pytest.raises(CorpusError, match=rf"{uri} is not JSON Lines: none of its first 3 lines is a JSON object\."):
+    with pytest.raises(CorpusError, match=rf"{uri} is not JSON Lines: no JSON object in its first 3 lines\."):
         units_of(uri)
 
 
@@ -603,11 +603,11 @@ def test_missing_column_suggests_the_near_one(tmp_path: Path) -> None:
 def test_columns_of_unfit_types_are_refused(tmp_path: Path) -> None:
     table = pa.table({"id": [1.5], "text": [b"x"], "n": [1], "list": [["x"]]})
     assert complaint(tmp_path, table) == (
-        "a.parquet: the id column 'id' is double; ids are strings or integers. Choose another column, or number the "
-        "rows: corpus.id=null."
+        "a.parquet: the id column 'id' is double; ids must be strings or integers. Set corpus.id to another column, "
+        "or to null to number the rows."
     )
     assert complaint(tmp_path, table, id="n") == (
-        "a.parquet: the text column 'text' is binary; it must be a string. Choose another one by corpus.text."
+        "a.parquet: the text column 'text' is binary; it must be a string. Set corpus.text to another column."
     )
     assert "the text column 'n' is int64" in complaint(tmp_path, table, id="n", text="n")
     assert "the text column 'list' is list" in complaint(tmp_path, table, id="n", text="{n} {list}")
@@ -616,7 +616,7 @@ def test_columns_of_unfit_types_are_refused(tmp_path: Path) -> None:
 def test_carried_names_of_the_table_are_refused(tmp_path: Path) -> None:
     table = pa.table({"id": ["a"], "text": ["x"], "n_tokens": [1]})
     assert complaint(tmp_path, table, carry=["n_tokens"]) == (
-        "corpus.carry: 'n_tokens' is the table's own column; rename it in the corpus."
+        "corpus.carry: 'n_tokens' is a column name reserved for the table. Rename the column in the corpus."
     )
 
 
@@ -629,19 +629,19 @@ def test_shards_must_agree(tmp_path: Path) -> None:
     put(str(tmp_path), "0.parquet", parquet(pa.table({"id": ["a"], "text": ["x"], "n": [1]})))
     table = pa.table({"id": [1], "text": ["x"], "n": ["1"]})
     assert complaint(tmp_path, table) == (
-        "a.parquet: the id column 'id' is int64, in other shards or in the table ids are string. Make the shards "
-        "alike, or write to a new table: table.path=<another path>."
+        "a.parquet: the id column 'id' is int64, but ids in other shards or in the table are string. Convert the ids "
+        "to one type, or write to a new table: table.path=<another path>."
     )
     assert complaint(tmp_path, table.set_column(0, "id", pa.array(["b"])), carry=["n"]) == (
-        "a.parquet: the column 'n' is string, in other shards or in the table it is int64. Make the shards alike, or "
-        "leave it out of corpus.carry."
+        "a.parquet: the column 'n' is string, but in other shards or in the table it is int64. Convert it to one "
+        "type, or remove it from corpus.carry."
     )
     assert len(units_of(str(tmp_path / "0.parquet"))[0]) == 1
 
 
 def test_ids_of_several_types_in_json_are_refused(tmp_path: Path) -> None:
     uri = put(str(tmp_path), "a.jsonl", jsonl([{"id": "a", "text": "x"}, {"id": 1, "text": "y"}]))
-    with pytest.raises(CorpusError, match=rf"{uri}: the values of 'id' are of several types"):
+    with pytest.raises(CorpusError, match=rf"{uri}: the values of 'id' have several types"):
         units_of(uri)
 
 

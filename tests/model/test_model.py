@@ -160,7 +160,7 @@ def removed(*names: str) -> Callable[[Path], Any]:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
-    "no config.json": (removed("config.json"), {}, r"is no model folder: it holds no config.json"),
+    "no config.json": (removed("config.json"), {}, r"is not a model folder: it has no config.json"),
     "broken json": (
         lambda folder: (folder / "config.json").write_text("{"),
         {},
@@ -191,7 +191,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "dense layer": (
         modules(("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense")),
         {},
-        r"modules.json asks for a module Dense, which is not supported",
+        r"modules.json lists a module Dense, which is not supported",
     ),
     "transformer elsewhere": (
         modules(("Transformer", "0_Transformer"), ("Pooling", "1_Pooling")),
@@ -228,22 +228,22 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "too long for the positions": (
         edited("config.json", max_position_embeddings=2048),
         {"max_length": 4000},
-        r"4000 tokens of a row \(model.max_length in the config\) are more than 2048, which max_position_embeddings in",
+        r"4000 tokens per row \(model.max_length in the config\) exceed 2048, the limit by max_position_embeddings in",
     ),
     "repository contradicts itself": (
         edited("config.json", max_position_embeddings=2048),
         {},
-        r"4096 tokens of a row \(max_seq_length in .*\) are more than 2048.*Set model.max_length to at most 2048",
+        r"4096 tokens per row \(max_seq_length in .*\) exceed 2048.*Set model.max_length to at most 2048",
     ),
     "roberta counts positions from 2": (
         edited("config.json", model_type="roberta", pad_token_id=1, max_position_embeddings=514),
         {"max_length": 514},
-        r"514 tokens .* are more than 512, which max_position_embeddings",
+        r"514 tokens .* exceed 512, the limit by max_position_embeddings",
     ),
     "longer than the window": (
         edited("sentence_bert_config.json", max_seq_length=8192),
         {},
-        r"8192 tokens .* are more than 4096, which sliding_window .* allows; beyond the window results differ",
+        r"8192 tokens .* exceed 4096, the limit by sliding_window .*; beyond the window results differ",
     ),
     "longer than the window by default": (
         lambda folder: [
@@ -251,7 +251,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
             edit_json(folder / "config.json", sliding_window=...),
         ],
         {},
-        r"32768 tokens .* are more than 4096, which sliding_window",
+        r"32768 tokens .* exceed 4096, the limit by sliding_window",
     ),
     "no length at all": (
         lambda folder: [
@@ -259,7 +259,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
             edit_json(folder / "config.json", max_position_embeddings=...),
         ],
         {},
-        r"does not say how many tokens a row may have. Set model.max_length",
+        r"does not limit the number of tokens per row. Set model.max_length",
     ),
 }
 
@@ -292,8 +292,8 @@ def test_local_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("/nowhere/model", r"there is no folder /nowhere/model"),
-        ("./nowhere", r"there is no folder .*/nowhere"),
+        ("/nowhere/model", r"the folder /nowhere/model does not exist"),
+        ("./nowhere", r"the folder .*/nowhere does not exist"),
         ("gs://bucket/model", r"neither a folder on this machine, nor an s3:// prefix, nor a model hub name"),
         ("a/b/c", r"neither a folder on this machine, nor an s3:// prefix, nor a model hub name"),
     ],
@@ -305,7 +305,7 @@ def test_places_that_do_not_exist(path: str, message: str) -> None:
 
 def test_a_hub_model_without_a_network(tmp_path: Path) -> None:
     settings = ModelSettings(path=REPO, revision=COMMIT, cache_dir=str(tmp_path / "hub"))
-    message = rf"{REPO} at revision {COMMIT} cannot be had from the model hub .*Without a network: .*hf download"
+    message = rf"{REPO} at revision {COMMIT} cannot be downloaded from the model hub .*Without a network: .*hf download"
     with pytest.raises(ModelError, match=message):
         locate(settings, weights=False)
     with pytest.raises(ModelError, match=message):
@@ -321,7 +321,7 @@ def test_a_cached_hub_model_without_a_network_is_hashed(tmp_path: Path) -> None:
 
 def test_folders_without_usable_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"holds no weights \(model.safetensors, or shards of it\)"):
+    with pytest.raises(ModelError, match=r"has no weights \(model.safetensors or its shards\)"):
         locate(settings_of(folder), weights=True)
     assert locate(settings_of(folder), weights=False) == folder
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
@@ -505,9 +505,9 @@ print(json.dumps(sorted(os.listdir(whole))))
     assert "model.safetensors" not in before
     assert hashes == {"model.safetensors": hashlib.sha256(b"weights").hexdigest()}
     assert inputs == json.loads(json.dumps(model_inputs(settings_of(folder), "float32")))
-    assert f"{tmp_path}/hub on node {socket.gethostname()} has too little room for {REPO}: 7 bytes are need" in too_full
+    assert f"{tmp_path}/hub on node {socket.gethostname()} has too little space for {REPO}: 7 bytes need" in too_full
     assert again, "what is there needs no room"
-    assert f"model.safetensors on node {socket.gethostname()} is not what the table's fingerprint asks for" in spoilt
+    assert f"model.safetensors on node {socket.gethostname()} does not match the table's fingerprint" in spoilt
     assert set(after) == {*before, "model.safetensors"}
     assert downloads.count("model.safetensors") == 1
     assert "onnx/model.safetensors" not in downloads

@@ -226,10 +226,10 @@ def test_tokenizer_json_rules_over_it(own_folder: Path) -> None:
 
 
 OTHERWISE = [
-    ({"tokenizer_class": "GemmaTokenizer"}, "is to be read as a GemmaTokenizer tokenizer"),
+    ({"tokenizer_class": "GemmaTokenizer"}, "must be read as a GemmaTokenizer tokenizer"),
     ({"legacy": False}, r"without a space before each text \(legacy or add_prefix_space: false\)"),
     ({"add_prefix_space": False}, "without a space before each text"),
-    ({"pad_token": "[PAD]"}, r"does not have the special token '\[PAD\]' that is added to it"),
+    ({"pad_token": "[PAD]"}, r"does not contain the added special token '\[PAD\]'"),
     ({"additional_special_tokens": ["<|im_end|>"]}, r"special token '<\|im_end\|>' that is added"),
     ({"extra_special_tokens": {"image_token": "<image>"}}, "special token '<image>' that is added"),
     ({"added_tokens_decoder": {"32000": {"content": "<pad>", "special": True}}}, "special token '<pad>' that is added"),
@@ -294,7 +294,7 @@ def without_bytes(model: Any) -> None:
 
 
 KINDS = [
-    (set_of("trainer_spec", model_type=1), "is a SentencePiece model of the unigram kind"),
+    (set_of("trainer_spec", model_type=1), "is a SentencePiece model of type unigram"),
     (set_of("trainer_spec", model_type=3), "is a SentencePiece model of the word kind"),
     (set_of("trainer_spec", model_type=4), "is a SentencePiece model of the character kind"),
     (set_of("normalizer_spec", name="nmt_nfkc", precompiled_charsmap=b"x"), "normalizes text by the rules 'nmt_nfkc'"),
@@ -317,11 +317,11 @@ def test_other_kinds_are_refused(own_folder: Path, edit: Callable[[Any], None], 
     with pytest.raises(TokenizerError) as caught:
         load(own_folder)
     assert str(caught.value) == (
-        f"{own_folder}/tokenizer.model {text}, which is not supported without tokenizer.json: only what the Llama and "
-        "Mistral families have is (byte-pair encoding, byte fallback, no normalization but of spaces). Put a "
-        "tokenizer.json beside it: that of the model's own repository, or one that you make with transformers "
-        "(AutoTokenizer.from_pretrained(folder).save_pretrained(folder)) and compare with the ids of its reference "
-        "code."
+        f"{own_folder}/tokenizer.model {text}, which is not supported without tokenizer.json. Supported are models "
+        "like those of the Llama and Mistral families (byte-pair encoding, byte fallback, no normalization except of "
+        "spaces). Put a tokenizer.json beside it: that of the model's own repository, or one that you make with "
+        "transformers (AutoTokenizer.from_pretrained(folder).save_pretrained(folder)) and compare with the ids of "
+        "its reference code."
     )
 
 

@@ -191,7 +191,7 @@ def test_a_special_token_that_is_not_in_the_vocabulary(own_folder: Path) -> None
 
 def test_truncation_on_the_left_is_refused(own_folder: Path) -> None:
     edit_json(own_folder / "tokenizer_config.json", truncation_side="left")
-    with pytest.raises(TokenizerError, match="cuts texts on the left"):
+    with pytest.raises(TokenizerError, match="truncates texts on the left"):
         Tokenizer.load(recipe_of(own_folder))
 
 

@@ -315,16 +315,19 @@ def test_without_a_lock_file_planning_fetches_the_weights_and_says_so(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "sfr-model.lock.json is no lock file of a model. Make it anew, or remove it"),
-        ('{"files": {"model.safetensors": 7}}', "is no lock file of a model"),
-        ('{"files": {}}', "is out of date: model.safetensors has 7 bytes, the lock file says no such file. Make"),
+        ("{", "sfr-model.lock.json is not the lock file of a model. Recreate it, or remove it"),
+        ('{"files": {"model.safetensors": 7}}', "is not the lock file of a model"),
+        (
+            '{"files": {}}',
+            "is out of date: model.safetensors has 7 bytes, but the lock file says no such file. ",
+        ),
         (
             '{"files": {"model.safetensors": {"sha256": "ab", "size": 8000}}}',
-            "out of date: model.safetensors has 7 bytes, the lock file says 8,000 bytes",
+            "out of date: model.safetensors has 7 bytes, but the lock file says 8,000 bytes",
         ),
         (
             '{"files": {"model.safetensors": {"sha256": "ab", "size": 7}, "x": {"sha256": "ab", "size": 7}}}',
-            "out of date: x has no such file, the lock file says 7 bytes",
+            "out of date: x has no such file, but the lock file says 7 bytes",
         ),
     ],
 )
@@ -406,8 +409,8 @@ def test_prefixes_without_a_model(folder: Path, s3_prefix: str, s3_bucket: str) 
     upload(folder, f"{s3_prefix}/deep")
     for path, message in (
         (f"{s3_bucket}-none/model", rf"model.path: Cannot list {s3_bucket}-none/model: there is no such bucket"),
-        (f"{s3_prefix}/nothing", rf"model.path: {s3_prefix}/nothing is no model folder, it is empty"),
-        (s3_prefix, rf"model.path: {s3_prefix} is no model folder, it holds no config.json. Set it to the prefix"),
+        (f"{s3_prefix}/nothing", rf"model.path: {s3_prefix}/nothing is not a model folder: no object has this prefix"),
+        (s3_prefix, rf"model.path: {s3_prefix} is not a model folder: it has no config.json. Set it to the prefix"),
     ):
         for with_weights in (False, True):
             with pytest.raises((ModelError, StorageError), match=message):
@@ -436,7 +439,7 @@ def test_s3_without_usable_weights(folder: Path, s3_prefix: str, cache_home: Pat
     upload(folder, s3_prefix)
     settings = settings_of(s3_prefix)
     for act in (lambda: locate(settings, weights=True), lambda: weight_hashes(settings, folder)):
-        with pytest.raises(ModelError, match=f"{s3_prefix} holds no weights"):
+        with pytest.raises(ModelError, match=f"{s3_prefix} has no weights"):
             act()
     put(f"{s3_prefix}/pytorch_model.bin", b"pickle")
     for act in (lambda: locate(settings, weights=True), lambda: weight_hashes(settings, folder)):
@@ -468,7 +471,7 @@ def shortened(data: bytes) -> bytes:
     [
         (shortened, r"is damaged: it has [\d,]+ bytes, but its header describes [\d,]+. Remove it and fetch the model"),
         (lambda data: data + b"\0", "is damaged: it has"),
-        (lambda data: data[:1000], "is damaged or no safetensors file: its header cannot be read"),
+        (lambda data: data[:1000], "is damaged or not a safetensors file: its header cannot be read"),
         (lambda data: b"", "its header cannot be read"),
         (lambda data: data[:8] + b"?" + data[9:], "its header cannot be read"),
         (lambda data: b"\x02" + bytes(7) + b"[]", "its header cannot be read"),
@@ -490,7 +493,7 @@ def test_too_small_a_disk(folder: Path, s3_prefix: str, monkeypatch: pytest.Monk
     settings = settings_of(upload(folder, s3_prefix), cache_dir=str(tmp_path / "disk"))
     locate(settings, weights=False)
     monkeypatch.setattr(s3_cache, "free_bytes", lambda folder: 6)
-    message = rf"{tmp_path}/disk on node .* has too little room for {s3_prefix}: 7 bytes are needed, 6 bytes are free.*"
+    message = rf"{tmp_path}/disk on node .* has too little space for {s3_prefix}: 7 bytes needed, 6 bytes free.*"
     with pytest.raises(ModelError, match=message + "set model.cache_dir to a larger disk"):
         locate(settings, weights=True)
     assert not list((tmp_path / "disk").rglob("*model.safetensors*"))
@@ -504,7 +507,7 @@ def test_free_space_is_that_of_the_disk(tmp_path: Path) -> None:
     assert local_files.free_bytes(tmp_path / "not" / "yet") <= disk.f_blocks * disk.f_frsize
     free = local_files.free_bytes(Path("/dev/shm/not/yet"))
     assert free <= shutil.disk_usage("/dev/shm").total
-    with pytest.raises(ModelError, match=r"1,048,576.0 GiB are needed"):
+    with pytest.raises(ModelError, match=r"1,048,576.0 GiB needed"):
         room.check_disk(tmp_path, 2**50, local_files.free_bytes(tmp_path), "a model")
 
 
@@ -528,7 +531,7 @@ def test_too_small_a_device() -> None:
     room.check_device(10, 10, "cuda")
     sfr_embedding_mistral = 7_110_660_096
     room.check_device(2 * sfr_embedding_mistral, 16 * 2**30, "cuda")
-    message = r"does not fit into the memory of cuda on node .* need 26.5 GiB, 16.0 GiB are free. Use a device"
+    message = r"does not fit into the memory of cuda on node .* need 26.5 GiB, 16.0 GiB free. Use a device"
     with pytest.raises(ModelError, match=message):
         room.check_device(4 * sfr_embedding_mistral, 16 * 2**30, "cuda")
 

@@ -67,7 +67,7 @@ def test_a_failing_split_does_not_stop_the_others(planned: tuple[EmbedPlan, Tabl
     results = list(local.execute(plan.todo, job))
     failures = [result for result in results if isinstance(result, Failure)]
     assert [failure.shard.endswith("1.parquet") for failure in failures] == [True, True]
-    assert all("has vanished since the run was planned" in failure.error for failure in failures)
+    assert all("was deleted after the run was planned" in failure.error for failure in failures)
     assert len(table.committed()) == len(results) - len(failures) == SPLITS - 2
 
 
@@ -201,7 +201,7 @@ def test_rejects_that_the_rest_may_make_up_for_do_not_end_a_run(tmp_path: Path, 
 
 def test_a_model_that_cannot_be_loaded_ends_the_run(planned: tuple[EmbedPlan, Table, Job], tiny: Path) -> None:
     plan, table, job = planned
-    with hidden(tiny / "model.safetensors"), pytest.raises(RunFailed, match="holds no weights") as caught:
+    with hidden(tiny / "model.safetensors"), pytest.raises(RunFailed, match="has no weights") as caught:
         list(local.execute(plan.todo, job))
     assert "Traceback" not in str(caught.value)
     assert not table.committed()

@@ -194,7 +194,7 @@ def test_a_shard_replaced_during_the_run_is_an_error(
     plan = sfr.plan(job)
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:21]))
     monkeypatch.setattr(runner, "make_plan", lambda _: plan)
-    with pytest.raises(RunFailed, match="was replaced while the run was under way; run the command again"):
+    with pytest.raises(RunFailed, match=r"was replaced during the run\. Run the command again"):
         sfr.embed(job)
     assert sfr.open_table(job.table.path).latest() is None
 

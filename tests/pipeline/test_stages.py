@@ -107,7 +107,7 @@ def test_an_error_travels_to_the_result(tmp_path: Path, tiny: Path) -> None:
     plan, table, job = planned(tmp_path, tiny, ["one", "two"])
     Path(f"{tmp_path}/corpus/a.parquet").unlink()
     [result] = write_stage.write(encode_stage.Encode(job)(tokenized(plan, job)), job).to_pylist()
-    assert "a.parquet has vanished since the run was planned" in result["error"]
+    assert "a.parquet was deleted after the run was planned" in result["error"]
     assert not table.committed()
 
 
