@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 
 def find_type(schema: pa.Schema, path: str) -> pa.DataType | None:
-    """The type of the column at ``path``; None where there is none. A name with dots in it comes before a path."""
+    """The type of the column at ``path``, None if there is none. A column whose name has dots precedes a path."""
     if path in schema.names:
         return schema.field(schema.names.index(path)).type  # the first of several with this name
     name, *inside = path.split(".")
@@ -30,7 +30,7 @@ def is_inside(leaf: str, paths: Sequence[str]) -> bool:
 
 
 def find_column(batch: pa.RecordBatch, path: str) -> pa.Array:
-    """The column at ``path``, null where a struct on the way is."""
+    """The column at ``path``; null where a struct on the way is null."""
     if path in batch.schema.names:
         return batch.column(path)
     name, *inside = path.split(".")
@@ -38,7 +38,7 @@ def find_column(batch: pa.RecordBatch, path: str) -> pa.Array:
 
 
 def find_value(row: dict[str, Any], path: str) -> Any:
-    """The value at ``path`` of a JSON object, None where there is none."""
+    """The value at ``path`` of a JSON object, None if there is none."""
     if path in row or "." not in path:
         return row.get(path)
     value: Any = row

@@ -228,7 +228,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _way_out(schema: pa.Schema, setting: str, name: str) -> str:
-    """What to do about a column that is not there: the end of a message."""
+    """The end of the message about a missing column: what may help."""
     have = all_paths(schema)
     close = difflib.get_close_matches(name, have, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""

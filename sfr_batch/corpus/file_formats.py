@@ -18,7 +18,7 @@ TEXT = "text"
 
 @dataclass(frozen=True, slots=True)
 class FileFormat:
-    """What holds for all files of a format."""
+    """Properties of all files of a format."""
 
     endings: tuple[str, ...]
     has_metadata: bool = False
@@ -42,33 +42,33 @@ _ENDINGS = {ending: name for name, kind in FORMATS.items() for ending in kind.en
 
 
 def format_of(name: str) -> tuple[str | None, str]:
-    """Format and compression by a file's ending, such as ``("jsonl", "gzip")``; None for an ending without meaning."""
+    """Format and compression by a file's ending, such as ``("jsonl", "gzip")``; None for an unknown ending."""
     bare, ending = bare_name(name)
     kind = next((kind for known, kind in _ENDINGS.items() if bare.endswith(known)), None)
     return (None, "") if kind == PARQUET and ending else (kind, COMPRESSIONS.get(ending, ""))
 
 
 def bare_name(name: str) -> tuple[str, str]:
-    """The name in lower case without the ending of a compression, and that ending."""
+    """The name in lower case without its compression's ending, and that ending."""
     name = name.lower()
     ending = next((ending for ending in COMPRESSIONS if name.endswith(ending)), "")
     return name.removesuffix(ending), ending
 
 
 def supported() -> str:
-    """The endings, for a message."""
+    """The supported endings, as a text for messages."""
     return f"{', '.join(_ENDINGS)}; all but Parquet also with {', '.join(COMPRESSIONS)}"
 
 
 def decompressed(file: IO[bytes], compression: str) -> IO[bytes]:
-    """The file as its author wrote it; see `decompress`."""
+    """The file without its compression, if any; see `decompress`."""
     return decompress(file, compression) if compression else file
 
 
 def decompress(file: IO[bytes], compression: str) -> io.BufferedReader:
-    """What a compressed file holds: several gzip members or zstd frames in a row are one stream.
+    """The decompressed stream of a file; several gzip members or zstd frames in a row are one stream.
 
-    Reading raises OSError where the compressed data is damaged or ends early. gzip always carries a checksum, zstd
-    only if whoever compressed asked for it, as the zstd command does.
+    Reading raises OSError where the compressed data is damaged or ends early. gzip always has a checksum, zstd only if
+    it was asked for, as the zstd command does.
     """
     return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, "r"), compression))

@@ -25,9 +25,9 @@ from sfr_batch.storage.store import is_s3
 
 _ROWS_PER_READ = 4096
 _BATCH_BYTES = 32 * 2**20
-"""Bytes of columns that a batch of rows holds, about: with long documents it has fewer rows."""
+"""Target bytes of a batch of rows: with long documents it has fewer rows."""
 _READ_AT_ONCE = 64 * 2**20
-"""Stored bytes of row groups that are fetched in one go, all columns at once; more is read in pieces."""
+"""Most stored bytes of a unit's row groups that are fetched at once; larger ones are read in pieces."""
 _PIECE = 4 * 2**20
 
 
@@ -48,7 +48,7 @@ def read_unit(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> Ite
             check_unchanged(unit.shard, settings)
             yield split, rows
     except (pa.ArrowException, OSError) as error:
-        check_unchanged(unit.shard, settings)  # a shard that is being replaced reads like a damaged one
+        check_unchanged(unit.shard, settings)  # a shard that is being replaced looks damaged
         raise CorpusError(
             f"{unit.shard.uri} cannot be read: {' '.join(str(error).split()).rstrip(' .')}. If it is damaged, replace "
             "it or remove it from the corpus."
@@ -76,7 +76,7 @@ def _read_chosen(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> 
 
 
 def check_unchanged(shard: Shard, settings: CorpusSettings) -> None:
-    """Raises CorpusError if the shard is gone or has another version than when it was planned."""
+    """Raises CorpusError if the shard was deleted or replaced since the run was planned."""
     try:
         version = stat_input(shard.uri, settings.storage).version
     except ObjectNotFound:

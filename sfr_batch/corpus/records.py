@@ -19,7 +19,7 @@ TEXT_COLUMN = "text"
 """Name of the only column of a text file."""
 
 MAX_RECORD = 256 * 2**20
-"""Bytes of a line, or characters of a CSV field, at most: more is no such file, or a quote that never closes."""
+"""Most bytes of a line, or characters of a CSV field. A longer one means another kind of file, or an open quote."""
 
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -30,14 +30,16 @@ Parsed = dict[str, Any] | Problem
 
 
 def lines(file: IO[bytes], uri: str, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
-    """The lines that begin in [start, end), each with its offset; blank ones are no records.
+    """The lines that begin in [start, end), each with its byte offset; blank lines are skipped.
 
-    A stream will do where ``start`` is 0. Raises CorpusError at a line above MAX_RECORD.
+    ``file`` needs no seek if ``start`` is 0. Raises CorpusError at a line above MAX_RECORD.
     """
     position = start
     if start:
         file.seek(start - 1)
-        position += len(_line(file, uri, start)) - 1  # the line that begins before us is our neighbour's
+        position += (
+            len(_line(file, uri, start)) - 1
+        )  # the line that begins before ``start`` belongs to the split before
     while end is None or position < end:
         line = _line(file, uri, position)
         if not line:
@@ -73,7 +75,7 @@ class CsvReader:
     """The records of a CSV stream, as lists of fields; the first one is the ``header``.
 
     Quoted fields may hold line breaks, so a CSV can only be read from its beginning. Bytes that are not UTF-8 become
-    lone surrogates, which are no valid text either.
+    lone surrogates, which are rejected later.
     """
 
     def __init__(self, file: IO[bytes], uri: str, delimiter: str, quote: str | None) -> None:
@@ -86,7 +88,7 @@ class CsvReader:
         self.header = self._next() or []
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
-        """(number, fields) of each record after the header, numbered from 0; blank lines are no records."""
+        """(number, fields) of each record after the header, numbered from 0; blank lines are skipped."""
         number = 0
         while (fields := self._next()) is not None:
             yield number, fields
@@ -118,7 +120,7 @@ class CsvReader:
 def records(
     file: IO[bytes], uri: str, kind: str, delimiter: str, quote: str | None
 ) -> tuple[Iterator[tuple[int, int, Any]], Callable[[Any], Parsed]]:
-    """The records of a stream from its beginning, as (position, size, record), and what makes a row of a record.
+    """The records of a stream from its beginning, as (position, size, record), and the parser of a record.
 
     position: byte offset of a line, number of a CSV record; size: bytes of a line, characters of a CSV record.
     """
@@ -130,7 +132,7 @@ def records(
 
 
 def parser(kind: str) -> Callable[[bytes], Parsed]:
-    """What makes a row of a line."""
+    """The function that makes a row of a line of this format."""
     return {JSONL: _parse_json, TEXT: _parse_text}[kind]
 
 

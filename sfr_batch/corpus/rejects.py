@@ -35,7 +35,7 @@ class Reject:
 
 
 class Undecodable(str):
-    """Stands for a value whose bytes are not UTF-8; rejected later, with its row."""
+    """The reason why a value cannot be decoded, in place of the value; its row is rejected later."""
 
     __slots__ = ()
 

@@ -16,7 +16,7 @@ from sfr_batch.storage.inputs import read_input_range
 
 _SAMPLE_BYTES = 256 * 1024
 _UNPACKED_SAMPLE = 16
-"""How many times a sample may grow by decompression."""
+"""Most times that decompression may multiply a sample's size."""
 _PIECE = 16 * 1024
 
 

@@ -38,12 +38,12 @@ class Shard:
 
     @property
     def is_stream(self) -> bool:
-        """Whether it can only be read from its beginning."""
+        """Whether the shard can only be read from its beginning."""
         return bool(self.compression) or FORMATS[self.format].read_from_start
 
 
 def list_shards(settings: CorpusSettings) -> list[Shard]:
-    """All shards, sorted by URI, each once. Raises CorpusError where there is nothing to read."""
+    """All shards, sorted by URI, each once. Raises CorpusError if there are none."""
     found: dict[str, Shard] = {}
     for path in [settings.path] if isinstance(settings.path, str) else settings.path:
         found.update({shard.uri: shard for shard in _list(path, settings)})
@@ -94,7 +94,7 @@ def _shard(file: InputFile, settings: CorpusSettings) -> Shard | None:
 
 
 def _same_family(kind: str | None, asked: str) -> bool:
-    """A name such as data.txt says little: whoever asks for JSON Lines or CSV may well call them so."""
+    """Whether a file of this kind may be what ``asked`` means: data.txt may well be JSON Lines or CSV."""
     return kind == TEXT and asked in (JSONL, CSV)
 
 
@@ -104,6 +104,6 @@ def settings_for(shard: Shard, settings: CorpusSettings) -> CorpusSettings:
 
 
 def delimiter_of(shard: Shard, settings: CorpusSettings) -> str:
-    """What divides the fields of a CSV: as the config says, else a tab in .tsv files and a comma in others."""
+    """The separator of a CSV's columns: `corpus.delimiter`, else a tab in .tsv and .tab files and a comma in others."""
     name, _ = bare_name(shard.uri)
     return settings.delimiter or ("\t" if name.endswith((".tsv", ".tab")) else ",")

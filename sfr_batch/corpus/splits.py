@@ -1,9 +1,9 @@
-"""How shards are cut into splits, and what the splits are called.
+"""Cuts shards into splits and names them.
 
 A split is some thousand rows of a shard, the unit of encoding, of retry and of commit. Its name and its boundaries
 are pure functions of the shard's version, its metadata and the settings, never of the cluster. Three shapes: rows of a
-Parquet file, bytes of a plain file of lines, and what cannot be entered in the middle, a stream, whose splits are cut
-as they are read and whose names say which one they are and whether it is the last. Reads nothing.
+Parquet file, bytes of an uncompressed file of lines, and a stream, which can only be read from its beginning: it is cut
+while it is read, and the names of its splits say their number and whether they are the last. Reads nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,15 +19,15 @@ from sfr_batch.format.records import PACKED
 from sfr_batch.format.split_ids import LAST_FLAG, STREAM_PREFIX
 
 SMALLEST_SPLIT = 256
-"""Rows below which a small corpus is not cut finer."""
+"""Fewest rows of a split that a small corpus is cut into."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
     """Some thousand rows of a shard.
 
-    start, end: rows (Parquet), bytes (the lines that begin in the range), or in a stream the positions of its first
-    record and behind its last one. rows, text_bytes: what the metadata says; estimated for lines, known once read.
+    start, end: half-open; rows (Parquet), bytes (the lines that begin in the range), or in a stream the positions of
+    its records. rows, text_bytes: from the metadata; estimates for lines, exact for a stream once it is read.
     """
 
     split_id: str
@@ -43,8 +43,8 @@ class Split:
 class Stream:
     """A shard that is read from its beginning and cut on the way, after ``max_rows`` rows or ``max_bytes`` of text.
 
-    prefix: first 24 characters of the names of its splits. rows, text_bytes: estimates for the whole of it. done: the
-    numbers of the splits that are committed, which are passed over.
+    prefix: first 24 characters of the names of its splits. rows, text_bytes: estimates for the whole shard. done: the
+    numbers of the committed splits, which are skipped.
     """
 
     prefix: str
@@ -55,18 +55,18 @@ class Stream:
     done: tuple[int, ...] = ()
 
     def split_id(self, number: int, last: bool) -> str:
-        """The name of split ``number``, from 0. That it is the last one stands in its name, so that a listing of the
-        table tells whether the shard is complete."""
+        """The name of split ``number``, from 0. It says whether the split is the last one, so that a listing of the
+        table shows whether the shard is complete."""
         return f"{self.prefix}{number | (LAST_FLAG if last else 0):08x}"
 
     def expected_splits(self) -> int:
-        """How many splits there will be, as far as one knows before reading."""
+        """The number of splits, estimated before reading."""
         return max(1, -(-self.rows // self.max_rows), -(-self.text_bytes // self.max_bytes))
 
 
 @dataclass(frozen=True, slots=True)
 class ReadUnit:
-    """What one task decodes in one go, with the splits that are wanted of it; of a stream all that are not done."""
+    """The part of a shard that one task decodes, with the splits to read; of a stream, all that are not done."""
 
     shard: Shard
     row_groups: tuple[int, ...]
@@ -74,7 +74,7 @@ class ReadUnit:
     splits: tuple[Split, ...]
     stream: Stream | None = None
     chosen: tuple["Chosen", ...] = ()
-    """Of a packed split, which is the unit's only one: its rows. Then the unit has no shard of its own."""
+    """The rows of a packed split, which is then the unit's only split; the unit has no shard of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ _NO_SHARD = Shard(PACKED, PACKED, 0, "")
 
 
 def pack(chosen: Sequence[Chosen], text_bytes: int, identity: Sequence[str], condemned: frozenset[str]) -> ReadUnit:
-    """Rows of many shards as one split, named by which rows of which shard versions they are."""
+    """Rows of many shards as one split, whose name is a function of its rows and their shards' versions."""
     rows = [(part.unit.shard.uri, part.unit.shard.version, start_of(part.unit), part.rows) for part in chosen]
     split_id = short_id("packed", rows, *identity)
     while split_id in condemned:
@@ -100,14 +100,14 @@ def pack(chosen: Sequence[Chosen], text_bytes: int, identity: Sequence[str], con
 
 
 def start_of(unit: ReadUnit) -> int:
-    """Where in its shard a unit begins."""
+    """The position in its shard at which a unit begins."""
     return unit.splits[0].start if unit.splits else 0
 
 
 def rows_per_split(total_rows: int, rows: int, min_splits: int) -> int:
-    """The target rows of a split: halved while there would be fewer than ``min_splits``, not below SMALLEST_SPLIT.
+    """The target rows of a split: ``rows``, halved until there are ``min_splits``, but not below SMALLEST_SPLIT.
 
-    By halves, so that a corpus that grows a little keeps its split boundaries.
+    Halving lets a corpus that grows a little keep its split boundaries.
     """
     while rows > SMALLEST_SPLIT and rows * min_splits > total_rows:
         rows = max(SMALLEST_SPLIT, rows // 2)
@@ -117,10 +117,10 @@ def rows_per_split(total_rows: int, rows: int, min_splits: int) -> int:
 def cut(
     survey: ShardStatistics, max_rows: int, max_bytes: int, identity: Sequence[str], condemned: frozenset[str]
 ) -> list[ReadUnit]:
-    """Cut a shard into read units and splits of about ``max_rows`` rows and ``max_bytes`` bytes of what is read of it.
+    """Cut a shard into read units and splits of about ``max_rows`` rows and ``max_bytes`` bytes of read columns.
 
     identity: what else names a split (row recipe, fingerprint, generation). A pure function: the same shard version
-    under the same settings gives the same split ids, but for names that a sweep has condemned.
+    under the same settings gives the same split ids, except that condemned names are replaced.
     """
     shard = survey.shard
     if survey.empty:
@@ -149,7 +149,7 @@ def cut(
 
 
 def name_split(shard: Shard, start: int, end: int, identity: Sequence[str], condemned: frozenset[str]) -> str:
-    """The split's id: 32 hexadecimal characters. A condemned name is never used again, the next one in line is."""
+    """The split's id: 32 hexadecimal characters. A condemned name is never used again; the next free one is."""
     split_id = short_id(shard.uri, shard.version, start, end, *identity)
     while split_id in condemned:
         split_id = short_id(split_id, "after a sweep")
@@ -176,7 +176,7 @@ _Piece = tuple[tuple[int, ...], int, list[_Range]]
 
 
 def _cut_parquet(groups: Sequence[RowGroup], max_rows: int, max_bytes: int, _: int) -> Iterator[_Piece]:
-    """Small row groups are read together as one split; a large one is read once and cut evenly."""
+    """Small row groups become one split together; a large one is read once and cut evenly."""
     together: list[int] = []
     first_row = row = rows = text = size = 0
     for number, group in enumerate(groups):
@@ -199,7 +199,7 @@ def _cut_parquet(groups: Sequence[RowGroup], max_rows: int, max_bytes: int, _: i
 
 
 def _cut_bytes(groups: Sequence[RowGroup], max_rows: int, max_bytes: int, size: int) -> Iterator[_Piece]:
-    """Even byte ranges, each a read unit of its own."""
+    """Even byte ranges, each its own read unit."""
     rows = sum(group.rows for group in groups)
     if not size:
         return

@@ -8,10 +8,10 @@ from sfr_batch.errors import ConfigError
 
 
 class TextTemplate:
-    """How a row's text is made: one column verbatim, or a template such as ``{title} {text}``.
+    """Makes a row's text: from one column as it is, or by a template such as ``{title} {text}``.
 
-    A template's missing or null columns are empty, and its result is stripped: the rule by which the BEIR and MTEB
-    scores of models are made, ``(title + " " + text).strip()``. A single column is never altered.
+    In a template, missing or null columns are empty and the result is stripped, as for BEIR and MTEB scores:
+    ``(title + " " + text).strip()``. A single column is never changed.
     """
 
     def __init__(self, template: str) -> None:

@@ -1,8 +1,8 @@
-"""Attention for rows that are padded on the right or lie one after the other, with or without a common prefix.
+"""Attention for rows that are padded on the right or packed one after the other, with or without a common prefix.
 
-Registered with transformers, whose layers call it with what they were given beside their hidden states. No mask in
-either form: padding on the right is where no real token of a causal model looks, and packed rows are kept apart by
-where they begin. Knows no model, no texts and no batching.
+Registered with transformers, whose layers pass on the keyword arguments that they were called with. Neither form needs
+a mask: no real token of a causal model attends to padding on its right, and packed rows are kept apart by their bounds.
+Knows no model, no texts and no batching.
 """
 
 import inspect
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.nn.attention.bias import causal_lower_right
 
 ATTENTION = "sfr_batch"
-"""What `attend` is called in transformers: the attn_implementation to load a model with."""
+"""The name of `attend` in transformers: the attn_implementation to load a model with."""
 
 
 class Prefix:
@@ -28,15 +28,15 @@ class Prefix:
         self._states: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def of(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The prefix's own keys and values in a layer; a first call makes ``key`` and ``value`` these."""
+        """The prefix's keys and values in a layer; the first call for a layer sets them to ``key`` and ``value``."""
         return self._states.setdefault(layer, (key, value))
 
 
 class Packing:
-    """Where rows stand that lie one after the other, without padding, in a batch of one."""
+    """The places of rows that are packed: one after the other, without padding, in a batch of one."""
 
     def __init__(self, lengths: NDArray[np.int64], device: torch.device) -> None:
-        """lengths: [b] tokens of each row, in the order in which they lie."""
+        """lengths: [b] tokens of each row, in their order in the batch."""
         self.lengths = lengths
         self.longest = int(lengths.max())
         self._starts: NDArray[np.int64] = np.cumsum(lengths) - lengths
@@ -45,21 +45,21 @@ class Packing:
 
     @cached_property
     def runs(self) -> list[tuple[int, int, int]]:
-        """Rows of equal length that follow each other: where they begin, how many they are, and how long."""
+        """Runs of consecutive rows of equal length, each as (first token, number of rows, length of a row)."""
         first = np.flatnonzero(np.diff(self.lengths, prepend=-1))
         counts = np.diff(first, append=len(self.lengths))
         return list(zip(self._starts[first].tolist(), counts.tolist(), self.lengths[first].tolist(), strict=True))
 
     @cached_property
     def bounds(self) -> torch.Tensor:
-        """[b + 1] int32, on the device: where each row begins, and where the last one ends."""
+        """[b + 1] int32, on the device: the first token of each row, and the end of the last row."""
         return self._bounds(self.lengths)
 
     def with_prefix(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """How keys are to lie if each row has the one prefix of ``length`` tokens before it.
+        """The layout of the keys if a common prefix of ``length`` tokens precedes each row.
 
-        Returns for each place, int64, which token stands there: one of the prefix's (0 to length - 1), or of the rows'
-        own (from ``length`` on); and the bounds of the rows so laid out.
+        Returns the token at each place, int64: one of the prefix (0 to length - 1) or of the rows (from ``length``
+        on); and the bounds of the rows in this layout, int32.
         """
         if self._with_prefix is None:
             number = np.arange(len(self.lengths))
@@ -144,7 +144,7 @@ def _variable_length(
     packing: Packing,
 ) -> torch.Tensor:
     """One flash kernel for rows of all lengths; it aligns its triangle to the bottom right."""
-    from torch.nn.attention.varlen import varlen_attn  # beside CUDA builds of PyTorch alone it is of no use
+    from torch.nn.attention.varlen import varlen_attn  # only CUDA builds of PyTorch have a use for it
 
     query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
     seen, longest = packing.bounds, packing.longest

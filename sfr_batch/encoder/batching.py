@@ -1,7 +1,8 @@
-"""Length-bucketed batches under a budget of padded tokens. Lengths in, lists of row numbers out.
+"""Decides which rows are computed together and in which order: lengths in, lists of row numbers out.
 
-Knows no text, no torch and no Ray. Sorting a whole split by token count and cutting where it costs least keeps
-padding near zero; cutting by padded tokens instead of by rows bounds the memory of every batch alike.
+Batches are bucketed by length under a budget of padded tokens. Sorting a whole split by token count and cutting where
+it costs least keeps padding near zero; cutting by padded tokens instead of by rows bounds the memory of every batch
+alike. Knows no text, no torch and no Ray.
 """
 
 import numpy as np
@@ -13,8 +14,8 @@ FloatArray = NDArray[np.float64]
 _LONGEST_PREFIX = 512
 _ROWS_COMPARED = 1024
 BUDGETS_A_BATCH = 1 / 64
-"""What a forward pass costs beside its tokens, as a share of the budget: without a price the least padding would be
-one batch for every length. Measured on two CPU cores with MiniLM: 7.5 ms, the work of 42 tokens, under the budget of
+"""The cost of a forward pass beside its tokens, as a share of the budget: without it the least padding would be one
+batch for every length. Measured on two CPU cores with MiniLM: 7.5 ms, the work of 42 tokens, under the budget of
 2,048 that suits them. A GPU's budget is larger because it needs more tokens to be busy, and so is what launching the
 kernels costs it, in tokens; hence a share. Unequal lengths have no price of their own: the mask that a bidirectional
 model then needs cost nothing measurable there, and causal models need none."""
@@ -37,7 +38,7 @@ def length_batches(lengths: NDArray[np.integer], max_batch_tokens: int) -> list[
 
 
 def _cuts(widths: IntArray, budget: int) -> list[int]:
-    """Where the rows of ``widths`` [n], longest first, are best cut.
+    """The best places to cut the rows of ``widths`` [n], longest first.
 
     Dynamic programming from the shortest row back: ``cost[i]`` is what rows i and on cost at least. A cut between
     two rows of equal length may move towards the longer rows as long as the batch after it has room: that batch pays
@@ -87,9 +88,9 @@ def packed_batches(lengths: NDArray[np.integer], max_batch_tokens: int) -> list[
 
 
 def shared_prefix(starts: IntArray, lengths: IntArray, flat_ids: NDArray[np.int32]) -> int:
-    """How many tokens all rows have in common at their beginning; at least one of each row is left over.
+    """The number of tokens that all rows begin with; at least one token of each row is left over.
 
-    starts, lengths: [n] where each row's ids stand in ``flat_ids``. Looks at the first 512 tokens of a row.
+    starts, lengths: [n] the place of each row's ids in ``flat_ids``. Looks at the first 512 tokens of a row.
     """
     most = min(int(lengths.min()) - 1, _LONGEST_PREFIX) if len(lengths) else 0
     same = np.ones(most, np.bool_)
@@ -105,12 +106,12 @@ def padded_tokens(lengths: NDArray[np.integer], batches: list[IntArray]) -> int:
 
 
 def batch_cost(lengths: NDArray[np.integer], batches: list[IntArray], max_batch_tokens: int) -> float:
-    """What `length_batches` keeps small: padded tokens, and the price of each batch in tokens."""
+    """The cost that `length_batches` minimizes: padded tokens, plus the price of each batch in tokens."""
     return padded_tokens(lengths, batches) + len(batches) * max_batch_tokens * BUDGETS_A_BATCH
 
 
 def unique_rows(lengths: NDArray[np.integer], flat_ids: NDArray[np.int32]) -> tuple[IntArray, IntArray]:
-    """Which rows are the first of their token sequence, and which of those each row equals.
+    """The distinct rows, and which of them each row equals.
 
     flat_ids: the rows' token ids one after the other, ``lengths.sum()`` of them. Returns ``first`` [u], the row
     numbers of the distinct sequences, and ``inverse`` [n] with ``row i == row first[inverse[i]]``.

@@ -1,7 +1,7 @@
-"""Canaries: a few fixed texts that travel with every split, so that what batching does to a vector is known.
+"""Canaries: a few fixed texts that are encoded with every split, to measure how batching changes a vector.
 
 The sums of a matrix product are rounded differently in batches of different shapes, so a text's vector depends a little
-on its neighbours; by how much, no one can tell from the vectors of a corpus. Canaries are encoded by themselves once,
+on its neighbours; the vectors of a corpus do not show by how much. Canaries are encoded by themselves once,
 and then in whatever batches their lengths put them into. Knows no splits and no tables.
 """
 
@@ -18,13 +18,13 @@ TEXTS = (
     "The quick brown fox jumps over the lazy dog, and then it sleeps in the shade of an old oak tree until evening.",
     "Vectors of one text should be the same whatever texts are encoded beside it. " * 8,
 )
-"""Short, middling and long, so that they meet batches of several shapes."""
+"""Short, medium and long, so that they are in batches of several shapes."""
 MOST_TOKENS = 0.01
 """Share of a split's tokens that canaries may add."""
 
 
 class Canaries:
-    """The canaries of one encoder, with the vectors that they have by themselves."""
+    """The canaries of one encoder, with their vectors when encoded alone."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
@@ -39,9 +39,9 @@ class Canaries:
     def encode_tokens(
         self, lengths: NDArray[np.integer], flat_ids: NDArray[np.int32]
     ) -> tuple[EncodedTokens, int, float]:
-        """As `Encoder.encode_tokens`, and how many canaries went along, and the largest 1 - cosine that they show.
+        """As `Encoder.encode_tokens`; also returns the number of canaries and their largest 1 - cosine.
 
-        None go along with rows of so few tokens that they would cost more than MOST_TOKENS.
+        Rows with few tokens get fewer canaries or none, so that these cost at most MOST_TOKENS.
         """
         count = int((np.cumsum(self._lengths) <= MOST_TOKENS * lengths.sum()).sum())
         own = self._lengths[:count]

@@ -1,8 +1,8 @@
 """The forward pass of decoders that pool their last token: what transformers would compute, and nothing else.
 
-Mistral, Llama and Qwen have the same layers, and transformers' own modules do the arithmetic here. What is left out:
-the attention mask, the tokens that all rows begin with, which are computed once, and in the last layer all tokens but
-the one that is pooled. Knows token ids and nothing of texts, batching or settings.
+Mistral, Llama and Qwen have the same layers, and transformers' own modules do the arithmetic here. There is no
+attention mask; the tokens that all rows begin with are computed once, and in the last layer only those that are pooled.
+Knows token ids and nothing of texts, batching or settings.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ class Decoder:
         *self._layers, self._last = model.layers
 
     def prefix(self, ids: torch.Tensor) -> Prefix:
-        """What rows that begin with ``ids`` [p] need to know of them."""
+        """The keys and values of the tokens ``ids`` [p], for rows that begin with them."""
         prefix = Prefix(len(ids))
         hidden, beside = self._embed(ids.unsqueeze(0), torch.arange(len(ids), device=ids.device).unsqueeze(0))
         for layer in self._layers:
@@ -47,13 +47,13 @@ class Decoder:
     ) -> torch.Tensor:
         """[n, d] final states of n tokens of a batch.
 
-        ids: [b, t] rows padded on the right, or [1, t] as ``packing`` says. places: [b, t] or [1, t], where in its
-        row each token stands, a prefix counted in. last: [n], which of the b * t tokens are asked for.
+        ids: [b, t] rows padded on the right, or [1, t] as ``packing`` says. places: [b, t] or [1, t], the position of
+        each token in its row, a prefix included. last: [n], the tokens, of b * t, whose states are returned.
         """
         hidden, beside = self._embed(ids, places)
         for layer in self._layers:
             hidden = layer(hidden, prefix=prefix, packing=packing, **beside)
-        # The last layer by hand: all tokens are looked at, but of one alone the rest is computed.
+        # The last layer by hand: attention sees all tokens, but the rest is computed only for the pooled ones.
         normed = self._last.input_layernorm(hidden)
         attended, _ = self._last.self_attn(normed, prefix=prefix, packing=packing, **beside)
         pooled = hidden.flatten(0, 1)[last] + attended.flatten(0, 1)[last]
@@ -62,7 +62,7 @@ class Decoder:
         return states
 
     def _embed(self, ids: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Embeddings of ``ids``, and what every layer is told beside them."""
+        """Embeddings of ``ids``, and the keyword arguments of every layer."""
         hidden = self._model.embed_tokens(ids)
         return hidden, {
             "attention_mask": None,

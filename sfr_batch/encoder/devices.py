@@ -31,7 +31,7 @@ def require_device(device: str) -> None:
 
 
 def free_memory(device: str) -> int:
-    """Bytes of a device, cuda or cpu, that a further model or batch could have."""
+    """Bytes of a device, cuda or cpu, that are free for another model or batch."""
     if device == "cuda":
         unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return int(torch.cuda.mem_get_info()[0] + unused)
@@ -42,13 +42,13 @@ def free_memory(device: str) -> int:
 
 
 def has_bfloat16() -> bool | None:
-    """Whether this CPU multiplies matrices in bfloat16 by instructions of its own; None where it does not tell."""
+    """Whether this CPU has instructions for matrix products in bfloat16; None if unknown."""
     flags = re.search(r"^(flags|Features)\s*:(.*)$", read_text_file(Path("/proc/cpuinfo")) or "", re.MULTILINE)
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags[2].split())) if flags else None
 
 
 def release_memory() -> None:
-    """Give back the memory of models that nothing refers to any more."""
+    """Free the memory of models that nothing refers to any more."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

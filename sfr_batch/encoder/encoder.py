@@ -33,16 +33,16 @@ FloatArray = NDArray[np.float32]
 
 SHORTEST_PREFIX = 8
 PREFIX_SHARE = 0.1
-"""Tokens that rows must have in common, and the share of all tokens that this must save, to be computed once: attention
-over a prefix costs a copy of its keys in each layer and batch."""
+"""Fewest tokens of a common prefix, and the smallest share of all tokens that it must save, for it to be computed once:
+attention over a prefix costs a copy of its keys in each layer and batch."""
 MOST_FAILED = 32
-"""Rows of one call that may be blamed for an error: with more, it is hardly the rows."""
+"""Most rows of one call that are blamed for errors; more failures are hardly due to rows."""
 _SANE = "A text that any encoder can encode."
 
 
 @dataclass(frozen=True)
 class EncodedTokens:
-    """Vectors of n rows, and what they cost."""
+    """Vectors of n rows, and their cost."""
 
     vectors: FloatArray
     """[n, d] unit length, in input order. Not finite where the model's own output was not."""
@@ -53,7 +53,7 @@ class EncodedTokens:
     batches: int
     """Forward passes."""
     failed: Mapping[int, str] = field(default_factory=dict)
-    """Rows on which the model fails, and what it says. Their vectors are NaN; the others' are as without them."""
+    """Row -> error message, for rows on which the model fails. Their vectors are NaN; other vectors are unaffected."""
 
     def __repr__(self) -> str:
         padding = 1 - self.tokens / self.padded_tokens if self.padded_tokens else 0.0
@@ -81,11 +81,11 @@ class Encoder:
         self._forward = Forward(model, recipe, packed)
         self._device = self._forward.device
         self.max_batch_tokens = max_batch_tokens or BATCH_TOKENS[self._device.type]
-        """Tokens of a batch at most, padding included. Falls when the device runs out of memory, and stays there."""
+        """Most tokens of a batch, padding included. Lowered for good when the device runs out of memory."""
         self.reuse_prefix = True
-        """Whether tokens that all rows begin with are computed once. Their vectors differ by rounding alone."""
+        """Whether tokens that all rows begin with are computed once. Their vectors differ only by rounding."""
         self.deterministic = deterministic
-        """Whether each row is computed by itself, so that its neighbours cannot change how it is rounded."""
+        """Whether each row is computed by itself, so that other rows cannot change its rounding."""
 
     def __repr__(self) -> str:
         r, parameter = self.recipe, next(self._model.parameters())
@@ -136,7 +136,7 @@ class Encoder:
 
     @property
     def packed(self) -> bool:
-        """Whether rows lie one after the other in a batch, instead of side by side and padded."""
+        """Whether the rows of a batch are packed one after the other, instead of padded to one length."""
         return self._forward.packed
 
     @property
@@ -145,14 +145,15 @@ class Encoder:
         return self._forward.can_pack
 
     def pack(self, packed: bool) -> None:
-        """Choose. Vectors differ by rounding alone. Raises ConfigError if rows of this model cannot be packed."""
+        """Pack rows from now on, or pad them; vectors differ only by rounding. Raises ConfigError if it cannot."""
         self._forward.pack(packed)
 
     def fuse(self) -> None:
-        """Compile the norms and MLPs of the layers, whose small operations then are one kernel instead of a handful.
+        """Compile the norms and MLPs of the layers, so that their small operations become one kernel.
 
-        On a GPU each of these reads and writes all activations. Shapes stay symbolic, so that a few compilations serve
-        all batches; the first batches wait for them, about a minute. Vectors differ by rounding alone.
+        On a GPU each such operation reads and writes all activations. Shapes stay symbolic, so that a few
+        compilations serve all batches; the first batches wait for them, about a minute. Vectors differ only by
+        rounding.
         """
         for module in self._model.modules():
             if type(module).__name__.endswith(("RMSNorm", "MLP")):
@@ -190,8 +191,8 @@ class Encoder:
         """Vectors of rows that are tokenized already: ``lengths`` [n], all >= 1, and their ids one after the other.
 
         Rows on which the model fails while others pass are `EncodedTokens.failed`. Raises DeviceError if the device
-        itself fails, ModelError if a single row does not fit into its memory, and whatever the model raises if rows
-        are not to blame.
+        fails, ModelError if a single row does not fit into its memory, and any other error of the model that is not
+        due to rows.
         """
         with of_the_device(self._device):
             return self._encode_tokens(lengths, flat_ids)
@@ -251,7 +252,7 @@ class Encoder:
     def _prefix(
         self, starts: NDArray[np.int64], lengths: NDArray[np.int64], flat_ids: NDArray[np.int32]
     ) -> Prefix | None:
-        """The tokens that all rows begin with, an instruction above all, computed once; None where it would not pay."""
+        """The tokens that all rows begin with, such as an instruction, computed once; None if it saves too little."""
         if self._forward.decoder is None or not self.reuse_prefix or self.deterministic or not len(lengths):
             return None
         shared = batching.shared_prefix(starts, lengths, flat_ids)
@@ -275,16 +276,17 @@ class Encoder:
         self.max_batch_tokens = max(longest, self._size(lengths) // 2)
 
     def _blame(self, error: Exception, *, alone: bool, before: int) -> str:
-        """What a batch failed of, if its rows may be to blame; raises the error if they are not.
+        """The error message if the rows of a batch may have caused it; otherwise raises the error.
 
-        alone: a row by itself, so that it is that row, unless nothing passes any more. before: rows blamed already.
+        alone: whether the batch is one row, which is then the cause unless every text fails. before: rows blamed so
+        far.
         """
         if is_of_the_device(error) or (alone and (before >= MOST_FAILED or not self._is_sane())):
             raise error
         return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
     def _is_sane(self) -> bool:
-        """Whether a harmless text passes."""
+        """Whether the model encodes a harmless text."""
         tokenized = self.tokenizer.encode([_SANE])
         try:
             vectors = self._forward(np.zeros(1, np.int64), tokenized.lengths.astype(np.int64), tokenized.flat_ids)

@@ -1,4 +1,4 @@
-"""What an exception in a forward pass says: of memory, of the device, or perhaps of a row."""
+"""Tells the causes of exceptions in a forward pass apart: too little memory, the device, or perhaps a row."""
 
 import contextlib
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ _OF_THE_DEVICE = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """PyTorch has a type for it, which not every backend uses."""
+    """Whether the device had too little memory. PyTorch has a type for it, which not every backend uses."""
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
 
 
 def is_of_the_device(error: BaseException) -> bool:
-    """Whether the device failed, which no row is to blame for. After such an error its context is mostly lost, and
-    everything that is tried on it fails."""
+    """Whether the device failed, which no row can cause. After such an error its context is usually lost, and every
+    further call fails."""
     known = getattr(torch, "AcceleratorError", None)
     if isinstance(error, DeviceError) or (known is not None and isinstance(error, known)):
         return True
@@ -36,7 +36,7 @@ def is_of_the_device(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def of_the_device(device: torch.device) -> Iterator[None]:
-    """Turn such errors into DeviceError. Kernels run behind the program's back: they may come with any call."""
+    """Turns failures of the device into DeviceError. Kernels run asynchronously, so that any call may raise them."""
     try:
         yield
     except RuntimeError as error:

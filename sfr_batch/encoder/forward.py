@@ -1,7 +1,7 @@
 """One batch of token ids through the model: unit vectors, in float32 and still on the device.
 
-Padded, rows stand in a rectangle, padding on the right; packed, they lie one after the other and nothing is padded.
-The vectors are the same but for rounding. Knows no texts, and no other batch than the one in hand.
+Padded rows form a rectangle, with padding on the right; packed rows follow each other without padding. The vectors
+differ only by rounding. Knows no texts and no other batch.
 """
 
 from typing import Any
@@ -53,7 +53,7 @@ class Forward:
             self._model.set_attn_implementation(ATTENTION if packed else "sdpa")
 
     def prefix(self, ids: NDArray[np.int32]) -> Prefix:
-        """What a batch needs to know of the tokens ``ids`` [p] if all its rows begin with them. Decoders alone."""
+        """The keys and values of the tokens ``ids`` [p], for a batch whose rows begin with them. Only for decoders."""
         assert self.decoder is not None
         with torch.inference_mode():
             return self.decoder.prefix(self._to_device(ids.astype(np.int64)))
@@ -61,8 +61,8 @@ class Forward:
     def __call__(
         self, starts: IntArray, lengths: IntArray, flat_ids: NDArray[np.int32], prefix: Prefix | None = None
     ) -> torch.Tensor:
-        """[b, d] float32 unit vectors of b rows, on the device. starts, lengths: [b] where their ids stand in
-        ``flat_ids``; ``prefix`` stands before each row. Not finite where the model's own output is not."""
+        """[b, d] float32 unit vectors of b rows, on the device. starts, lengths: [b] the place of their ids in
+        ``flat_ids``; ``prefix`` precedes each row. Not finite where the model's own output is not."""
         with torch.inference_mode():
             run = self._packed if self.packed else self._padded
             return F.normalize(run(starts, lengths, flat_ids, prefix).float(), p=2, dim=1)

@@ -15,7 +15,7 @@ _LARGEST = torch.finfo(DTYPE).max
 Fp8 = tuple[torch.Tensor, torch.Tensor]
 """[n, k] in e4m3, and the float32 scales [n, 1] that give the rows back when they are multiplied with them."""
 _STEP = 16
-"""What the kernels want both sides of a weight to be a multiple of."""
+"""The kernels need both sides of a weight to be multiples of this."""
 
 
 class Fp8Linear(nn.Module):  # type: ignore[misc]
@@ -37,7 +37,7 @@ class Fp8Linear(nn.Module):  # type: ignore[misc]
 
 
 def to_fp8(rows: torch.Tensor) -> Fp8:
-    """Rows [n, k] in 8 bits."""
+    """Rows [n, k] of any float dtype, quantized."""
     rows = rows.float()
     scale = rows.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / _LARGEST
     return (rows / scale).clamp(-_LARGEST, _LARGEST).to(DTYPE), scale
@@ -49,7 +49,7 @@ def multiply(rows: Fp8, weight: Fp8) -> torch.Tensor:
 
 
 def by_kernel(rows: Fp8, weight: Fp8) -> torch.Tensor:
-    """As the tensor cores do it: their own sums have 14 bits or so, which is slower to improve on than it is worth."""
+    """The product by tensor cores, whose sums have about 14 bits; more would cost more time than it is worth."""
     # Not imported above: it is young, and only this needs it.
     from torch.nn.functional import ScalingType, scaled_mm
 
@@ -68,14 +68,14 @@ def by_kernel(rows: Fp8, weight: Fp8) -> torch.Tensor:
 
 
 def by_widening(rows: Fp8, weight: Fp8) -> torch.Tensor:
-    """The same numbers without 8-bit units: float32 holds each product exactly. On a CPU the kernel takes 40 ms a call,
+    """The same product without 8-bit units: float32 holds each term exactly. On a CPU the kernel takes 40 ms per call,
     however small."""
     product = rows[0].float() @ weight[0].float().t()
     return (product * rows[1] * weight[1].t()).to(torch.bfloat16)
 
 
 def quantize_linears(model: nn.Module) -> None:
-    """Put `Fp8Linear` in the place of every linear layer of a model, whose own weights go one by one."""
+    """Replace every linear layer of a model by an `Fp8Linear`, one by one, so that memory never holds both."""
     on_gpu = next(model.parameters()).is_cuda
     # Fused into one kernel: step by step it would read and write the activations half a dozen times.
     quantize = torch.compile(to_fp8, dynamic=True) if on_gpu else to_fp8
@@ -86,5 +86,5 @@ def quantize_linears(model: nn.Module) -> None:
 
 
 def is_quantized(model: nn.Module) -> bool:
-    """Whether `quantize_linears` was here."""
+    """Whether `quantize_linears` has changed the model."""
     return any(isinstance(module, Fp8Linear) for module in model.modules())

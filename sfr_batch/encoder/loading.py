@@ -1,4 +1,4 @@
-"""From a model folder to a transformers model on its device: what is loaded, how, and what is refused.
+"""Loads a transformers model from its folder and moves it to its device; refuses what would give wrong vectors.
 
 Safetensors only, no remote code. Knows no texts and no batches.
 """
@@ -21,14 +21,14 @@ from sfr_batch.model import room, weights
 from sfr_batch.model.folder import weight_files
 from sfr_batch.model.recipe import Recipe
 
-# Their pooler layer is no part of any recipe here; without it, it is neither loaded nor computed.
+# No recipe here uses their pooler layer, so it is neither loaded nor computed.
 _HAVE_POOLER = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "mpnet"})
-# PyTorch's attention has no place for their relative position bias.
+# PyTorch's attention does not support their relative position bias.
 _NO_SDPA = frozenset({"mpnet"})
 
 
 def torch_dtype(compute_dtype: str) -> torch.dtype:
-    """The dtype that weights are loaded in and that activations have; see `fp8` for its own."""
+    """The dtype of loaded weights and of activations; for fp8 see `encoder.fp8`."""
     dtype: torch.dtype = torch.bfloat16 if compute_dtype == "fp8" else getattr(torch, compute_dtype)
     return dtype
 
@@ -76,14 +76,14 @@ def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:
 
 
 def _attention(recipe: Recipe) -> str:
-    """What transformers is to compute attention with."""
+    """The attn_implementation for transformers."""
     if is_plain_decoder(recipe):
         return ATTENTION
     return "eager" if recipe.model_type in _NO_SDPA else "sdpa"
 
 
 def to_device(model: Any, device: str) -> Any:
-    """The model on its device. Raises ModelError if it does not fit, before anything is copied if that is known."""
+    """The model on its device. Raises ModelError if it does not fit, if possible before anything is copied."""
     if device == "cpu":
         return model
     needed = sum(tensor.nbytes for tensor in itertools.chain(model.parameters(), model.buffers()))
@@ -98,7 +98,7 @@ def to_device(model: Any, device: str) -> Any:
 
 @contextlib.contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """No progress bar and no report of unused keys: what matters of it is checked and raised."""
+    """No progress bar and no report of unused keys: `load_model` checks what matters."""
     log = transformers.utils.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()

@@ -16,7 +16,7 @@ from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.encoder import Encoder, FloatArray
 from sfr_batch.encoder.pooling import POOLINGS
 
-# They derive positions from ids that are not padding, on either side, and count from another number than 0.
+# They derive positions from the ids that are not padding, on either side, and do not count from 0.
 _OWN_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
 
 
@@ -25,8 +25,8 @@ def padded(
 ) -> FloatArray:
     """[n, d] unit vectors of n rows in a single batch, padded on ``side`` under an explicit mask.
 
-    As reference code runs a model, by the encoder's own pooling; the encoder itself pads on the right alone and spares
-    the mask where it can. Arguments as of `Encoder.encode_tokens`.
+    Runs the model as reference code does, with the encoder's own pooling; the encoder itself only pads on the right and
+    avoids the mask where it can. Arguments as in `Encoder.encode_tokens`.
     """
     width = int(lengths.max())
     places = np.arange(width)
@@ -47,7 +47,7 @@ def padded(
 
 @contextlib.contextmanager
 def _masked_attention(encoder: Encoder) -> Iterator[None]:
-    """transformers' own attention, which looks at masks, for a decoder that else has ours, which has none."""
+    """transformers' own attention, which uses masks, for a decoder that otherwise has ours, which does not."""
     before = encoder._model.config._attn_implementation
     if before == ATTENTION:
         encoder._model.set_attn_implementation("sdpa")
@@ -59,12 +59,12 @@ def _masked_attention(encoder: Encoder) -> Iterator[None]:
 
 
 def parameters(encoder: Encoder) -> int:
-    """Numbers that the model holds."""
+    """The number of the model's parameters."""
     return int(sum(tensor.numel() for tensor in encoder._model.parameters()))
 
 
 def batch_memory(encoder: Encoder, lengths: NDArray[np.integer], flat_ids: NDArray[np.int32]) -> int:
-    """Bytes of GPU memory that encoding these rows takes at its peak, beside the model."""
+    """Peak bytes of GPU memory for encoding these rows, without the model."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

@@ -18,7 +18,7 @@ from sfr_batch.storage.local_files import file_lock, make_folder, read_text, sha
 def hashes(files: Sequence[Path]) -> dict[str, str]:
     """File name -> SHA-256 of each of ``files``.
 
-    Remembered by path, size and times, so that of the processes of a node one hashes and the others wait for it.
+    Remembered by path, size and times; of the processes of a node one computes and the others wait for it.
     """
     keys = {file: _key(file) for file in files}
     known = _remembered()
@@ -35,7 +35,7 @@ def hashes(files: Sequence[Path]) -> dict[str, str]:
 
 
 def hash_again(files: Sequence[Path]) -> dict[str, str]:
-    """As `hashes`, but from the bytes as they are now; what was remembered of them is replaced."""
+    """As `hashes`, but always computed; replaces what was remembered."""
     with _remembering(), ThreadPoolExecutor(4) as pool:
         keys = [_key(file) for file in files]
         found = list(pool.map(sha256_of, files))
@@ -44,13 +44,13 @@ def hash_again(files: Sequence[Path]) -> dict[str, str]:
 
 
 def remember(file: Path, sha256: str) -> None:
-    """Note the hash of a file that was computed while the file was written."""
+    """Remember the hash of a file, computed while the file was written."""
     with _remembering():
         _remember({_key(file): sha256})
 
 
 def _cache_file() -> Path:
-    # Of this node: others, whose home may be the same, have other files under the same names.
+    # One for each node: nodes may share the home folder and have other files under the same names.
     return cache_folder() / f"weight-hashes-{socket.gethostname()}.json"
 
 
@@ -70,7 +70,7 @@ def _remembered() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _remembering() -> Iterator[None]:
-    """One process at a time; without a lock where none can be had, for a cache costs time and nothing else."""
+    """One process at a time; without a lock if it cannot be taken, because a lost entry costs only time."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(StorageError):
             stack.enter_context(file_lock(_cache_file().with_suffix(".lock")))

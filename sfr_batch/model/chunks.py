@@ -1,7 +1,7 @@
-"""Where a long text is cut into chunks: after a sentence, a line or a word where it can be, else between two tokens.
+"""Cuts a long text into chunks: after a sentence, a line or a word if possible, else between two tokens.
 
-Pure over a text and a function that says where the tokens of a piece of it begin. Knows no tokenizer, no prompt and
-no vectors.
+Pure functions of a text and of a function that says where the tokens of a piece of it begin. Knows no tokenizer, no
+prompt and no vectors.
 """
 
 import re
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
 TokenStarts = Callable[[str], IntArray]
-"""A piece of text in, the character at which each of its tokens begins out, in order. Tokens that count towards a
-chunk and stand before its text (a prompt) begin at 0."""
+"""Maps a piece of text to the character at which each of its tokens begins, in order. Tokens of a prompt before it,
+which count towards a chunk, begin at 0."""
 
 _STOPS = frozenset(".!?…।॥؟۔")
 _WIDE_STOPS = "。！？｡"
@@ -24,7 +24,7 @@ _GAP = re.compile(rf"[{_WIDE_STOPS}]+[{re.escape(_CLOSING)}]*\s*|\s+")
 _WORD_START = re.compile(r"(?<=\s)\S")
 
 _FIRST_LOOK = 6
-"""Characters that are looked at for each token there is room for, until it is known how many a chunk takes."""
+"""Characters to look at per token, until it is known how many a chunk takes."""
 
 
 def chunk_spans(text: str, token_starts: TokenStarts, room: int, overlap: int = 0) -> Iterator[tuple[int, int]]:
@@ -53,7 +53,7 @@ def chunk_spans(text: str, token_starts: TokenStarts, room: int, overlap: int = 
 def _longest(
     text: str, token_starts: TokenStarts, room: int, start: int, covered: int, width: int
 ) -> tuple[int, IntArray]:
-    """Where the chunk that begins at ``start`` ends, and its token starts; ``covered`` or less if nothing new fits."""
+    """The end of the chunk that begins at ``start``, and its token starts; ``covered`` or less if nothing new fits."""
     while True:
         end = min(len(text), start + width)
         starts = token_starts(text[start:end])
@@ -71,7 +71,7 @@ def _longest(
 
 
 def _shared_from(text: str, start: int, end: int, starts: IntArray, overlap: int) -> int:
-    """Where the next chunk begins, so that it shares at most ``overlap`` of the tokens of this one."""
+    """The start of the next chunk, which shares at most ``overlap`` tokens with this one."""
     if not overlap or not len(starts):  # white space alone may be no token at all
         return end
     alone = starts[max(0, len(starts) - overlap - 1)]  # the last token that is not to be shared

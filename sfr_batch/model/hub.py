@@ -42,7 +42,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _snapshot(settings: ModelSettings, patterns: list[str], **options: Any) -> Any:
-    import huggingface_hub  # here, because planning on a local folder needs none of it
+    import huggingface_hub  # here, because planning with a local folder does not need it
 
     cache_dir = os.path.expanduser(settings.cache_dir) if settings.cache_dir else None
     try:

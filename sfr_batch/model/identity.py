@@ -1,4 +1,8 @@
-"""The model part of a fingerprint: everything about a model and its settings that can change a vector."""
+"""The model's part of a fingerprint: everything about a model and its settings that can change a vector.
+
+What is listed in `fingerprint_inputs` changes the fingerprint, and nothing else does; `format.fingerprint` makes one
+hash of it. Knows no files: hashes, ids of the tokenizer and the recipe are given.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +12,7 @@ from sfr_batch.model.prompts import DOCUMENT, resolve
 from sfr_batch.model.recipe import Recipe
 
 CHUNK_RULE = 1
-"""Stands for where `chunks` cuts, in the fingerprint: to be raised when a text would be cut elsewhere than before."""
+"""Version of the rules in `chunks`, for the fingerprint: raise it if any text would be cut elsewhere than before."""
 
 
 def fingerprint_inputs(
@@ -20,7 +24,7 @@ def fingerprint_inputs(
 ) -> dict[str, Any]:
     """Everything of a model that can change a stored vector, for `fingerprint.digest`.
 
-    Not in it: paths, the device, batch sizes, library versions. The prompt is the documents', as text.
+    Left out: paths, the device, batch sizes, library versions. The prompt is the text of the documents' prompt.
     """
     inputs = {
         "weights": dict(hashes),
@@ -35,7 +39,7 @@ def fingerprint_inputs(
         "vector_dtype": vector_dtype,
         "dim": recipe.dim,
     }
-    # Only where it is on: tables that were made before there was a choice keep their fingerprint.
+    # Only if it is on: tables older than the setting keep their fingerprint.
     return inputs | ({"deterministic": True} if settings.deterministic else {})
 
 

@@ -16,14 +16,14 @@ LOCK = "sfr-model.lock.json"
 
 
 def lock_text(files: Sequence[Path]) -> str:
-    """What the lock file beside the weight files ``files`` should hold."""
+    """The lock file's content for these weight files."""
     found = hashes(files)
     entries = {file.name: {"sha256": found[file.name], "size": file.stat().st_size} for file in files}
     return json.dumps({"files": entries}, indent=1) + "\n"
 
 
 def write_lock(files: Sequence[Path]) -> Path:
-    """Put the lock file beside the weight ``files`` of one folder, whole or not at all. Raises OSError."""
+    """Write the lock file beside the weight ``files`` of one folder, atomically. Raises OSError."""
     file = files[0].parent / LOCK
     write_atomically(file, lock_text(files))
     return file
@@ -32,8 +32,8 @@ def write_lock(files: Sequence[Path]) -> Path:
 def read_lock(text: str, sizes: Mapping[str, int], where: str) -> dict[str, str]:
     """File name -> SHA-256, from the lock file ``where`` that lies beside weight files of these ``sizes`` in bytes.
 
-    The hashes are believed here; `check` is where they are compared with the files. Raises ModelError if the lock
-    file is of other files.
+    The hashes are not compared with the files here, see `weight_hashes.check_weights`. Raises ModelError if the lock
+    file does not match the names and sizes.
     """
     remedy = "Recreate it, or remove it; the weights are then hashed."
     try:

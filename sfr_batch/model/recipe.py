@@ -1,8 +1,7 @@
-"""What a model folder says about itself: where it is, how its vectors are made, and the hashes of its weights.
+"""The recipe of a model: how its vectors are made, read from the repository's small files.
 
-`Recipe` is everything that turns token ids into a vector, read from the repository's small files and checked against
-the settings; where they disagree, that is an error which names both. Loads no weights and imports neither torch nor
-transformers, so planning stays cheap; knows nothing of tables, corpora or Ray.
+It is checked against the settings; where the two disagree, the error names both. Loads no weights and imports neither
+torch nor transformers, so that planning stays cheap; knows nothing of tables, corpora or Ray.
 """
 
 import os
@@ -39,22 +38,22 @@ _OLD_POOLING_KEYS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """How this model turns token ids into a vector."""
+    """How a model turns token ids into a vector."""
 
     folder: str
     """The model folder on this machine."""
     model_type: str
-    """Architecture family, as config.json calls it."""
+    """Architecture family: model_type of config.json."""
     causal: bool
-    """True if a token sees only what stands before it."""
+    """Whether a token attends only to itself and to tokens before it."""
     pooling: Pooling
-    """Which hidden states become the vector."""
+    """How hidden states become the vector."""
     max_length: int
-    """Tokens of a row at most, prompt and special tokens included."""
+    """Most tokens of a row, prompt and special tokens included."""
     dim: int
     """Length of the vector."""
     prompts: dict[str, str]
-    """The repository's prompts, overlaid with those of the settings."""
+    """The repository's prompts, replaced and completed by those of the settings."""
     add_bos: bool | None
     """Whether a row begins with BOS; None leaves it to tokenizer.json."""
     add_eos: bool | None
@@ -127,7 +126,7 @@ def _is_causal(folder: Path, config: Mapping[str, Any]) -> bool:
 
 
 def _check_modules(folder: Path) -> Path:
-    """The pooling config that modules.json points to. Raises ModelError for a module that we would leave out."""
+    """The pooling config that modules.json points to. Raises ModelError for an unsupported module."""
     file = folder / "modules.json"
     modules = read_json(file)
     pooling = "1_Pooling"
@@ -238,10 +237,9 @@ def _repository_prompts(folder: Path) -> dict[str, str]:
 def _special_token_flags(model_type: str, config: Mapping[str, Any]) -> tuple[bool | None, bool | None]:
     """Whether BOS and EOS are added, as (bos, eos); None leaves it to tokenizer.json.
 
-    transformers 4 obeyed these flags and transformers 5 drops them, so that a folder written by hand for version 4,
-    as SFR-Embedding-Mistral's, silently loses EOS. Here a flag is obeyed where it is given. Where only one is given,
-    the Llama class defaults (BOS yes, EOS no) stand for the other. Where neither is, the folder was written by a
-    version that keeps the rule in tokenizer.json, and that rules.
+    transformers 4 obeyed these flags and transformers 5 ignores them. For e5-mistral, the base of
+    SFR-Embedding-Mistral, this was shown to lose EOS. Here a flag that is given is obeyed. If only one is given, the
+    other has the default of the Llama classes (BOS yes, EOS no). If neither is given, tokenizer.json decides.
     """
     bos, eos = config.get("add_bos_token"), config.get("add_eos_token")
     kind = config.get("tokenizer_class")

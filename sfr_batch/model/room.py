@@ -13,7 +13,7 @@ def cache_folder() -> Path:
 
 
 def gib(count: int) -> str:
-    """Bytes for a person; small numbers exactly."""
+    """A number of bytes for messages, in GiB if it is large."""
     return f"{count / 2**30:,.1f} GiB" if count >= 2**30 // 10 else f"{count:,} bytes"
 
 
@@ -33,7 +33,7 @@ def check_device(needed: int, free: int, device: str) -> None:
 
 
 def no_room_on(device: str, needed: int, free: int) -> str:
-    """What to tell whoever has too small a device."""
+    """The message for a device that is too small."""
     return (
         f"The model does not fit into the memory of {device} on node {socket.gethostname()}: its weights need "
         f"{gib(needed)}, {gib(free)} free. Use a device with more memory or a smaller model.dtype, let fewer actors "

@@ -1,8 +1,8 @@
-"""A model on S3, copied into a folder of this node: once for all its processes, whole, and two versions never mixed.
+"""Copies a model from S3 into a folder of this node: once for all processes, complete, and never two versions mixed.
 
 The folder is named after the version of the model's files (names, sizes, ETags), and a file in it gets its name when
-it is whole. So nothing has to say that a folder is complete, and whoever is killed leaves nothing that could be taken
-for a model: the next one fetches what is missing. Only the files that are ever read are fetched, never a pickle.
+it is complete. So no mark of completeness is needed: after a process is killed, the next one fetches what is missing.
+Only files that are ever read are fetched, never a pickle.
 """
 
 import json
@@ -22,9 +22,9 @@ _log = logging.getLogger(__name__)
 
 
 def fetch(settings: ModelSettings, *, with_weights: bool) -> Path:
-    """The folder on this node that holds what S3 holds now, at least the small files. Raises ModelError, StorageError.
+    """The folder on this node with the model's current files, at least the small ones. Raises ModelError, StorageError.
 
-    One process of a node fetches, the others wait for it; one that finds all that it needs waits for nobody.
+    One process of a node fetches and the others wait for it; a process that finds all that it needs does not wait.
     """
     uri, files = absolute_uri(settings.path), list_model(settings)
     small = {name: file for name, file in files.items() if weights.is_small(name)}

@@ -2,7 +2,7 @@
 
 Only the kind that the Llama and Mistral families have: byte-pair encoding with byte fallback, spaces written as ▁, one
 of them put before a text, and no other normalization. Every other kind is refused, because a tokenizer that is nearly
-right makes wrong vectors without a word. Needs neither torch, transformers nor the sentencepiece package, whose ids
+right gives wrong vectors and no error. Needs neither torch, transformers nor the sentencepiece package, whose ids
 the tests compare with. Knows nothing of recipes and of tokenizer_config.json.
 """
 
@@ -111,7 +111,7 @@ def _parse(file: Path) -> tuple[Any, list[str]]:
 
 @functools.cache
 def _message_class() -> Any:
-    """In a pool of its own: other packages register the whole schema in the common one."""
+    """The class of a SentencePiece model, in its own pool: other packages register the schema in the default one."""
     from google.protobuf import descriptor_pool, message_factory, text_format
     from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
@@ -121,7 +121,7 @@ def _message_class() -> Any:
 
 
 def _unfit(model: Any, names: list[str], kinds: list[int]) -> str | None:
-    """What is so unlike Llama in this model that its ids would be others; None if nothing is."""
+    """The difference from Llama models that would change ids; None if there is none."""
     normalizer, trainer = model.normalizer, model.trainer
     if trainer.model_type != _BPE:
         kind = {1: "unigram", 3: "word", 4: "character"}.get(trainer.model_type, "unknown")

@@ -1,7 +1,7 @@
-"""Text to token ids, guarded: the special tokens that the recipe asks for are there, also after truncation.
+"""Text to token ids. Checks that the special tokens of the recipe are there, also after truncation.
 
-Uses the `tokenizers` package alone, so that planning and CPU tasks never import torch. Token ids leave unpadded, as
-one flat int32 array with lengths: a pad token means nothing here (in the Mistral family it is EOS). Knows nothing of
+Uses only the `tokenizers` package, so that planning and CPU tasks never import torch. Token ids are not padded: they
+are one flat int32 array with lengths, and no pad token is used (in the Mistral family it is EOS). Knows nothing of
 models beyond their recipe.
 """
 
@@ -24,9 +24,9 @@ from sfr_batch.storage.local_files import read_text_file
 SpecialTokensInText = Literal["parse", "plain"]
 
 GOLDEN_LENGTH = 32
-"""Golden ids are truncated to so many tokens, so that they show what truncation does to the special tokens."""
+"""Most tokens of a golden text, so that golden ids also show the special tokens after truncation."""
 
-# The ids of these texts stand for the tokenizer in every fingerprint: a text changed here disowns every table.
+# The ids of these texts stand for the tokenizer in every fingerprint: never change them, or no table fits any more.
 GOLDEN_TEXTS = (
     "How to bake a chocolate cake",
     "",
@@ -58,13 +58,13 @@ class Tokenized:
     lengths: NDArray[np.int32]
     """[n] tokens of each row, special tokens included, after truncation."""
     full_lengths: NDArray[np.int32]
-    """[n] the same before truncation."""
+    """[n] tokens of each row before truncation."""
     flat_ids: NDArray[np.int32]
     """[lengths.sum()] the ids of all rows."""
 
     @property
     def truncated(self) -> NDArray[np.bool_]:
-        """[n] whether the row was too long."""
+        """[n] whether each row was truncated."""
         return self.lengths < self.full_lengths
 
     @staticmethod
@@ -77,7 +77,7 @@ class Tokenized:
         )
 
     def take(self, rows: Sequence[int] | NDArray[np.integer]) -> "Tokenized":
-        """Only these rows, in this order."""
+        """The rows with these numbers, in this order."""
         ends = np.cumsum(self.lengths, dtype=np.int64)
         pieces = [self.flat_ids[ends[row] - self.lengths[row] : ends[row]] for row in rows]
         rows = np.asarray(rows, dtype=np.int64)
@@ -96,17 +96,17 @@ class Chunked:
     """The chunks of n texts: m rows, at least one of each text, in order."""
 
     text: IntArray
-    """[m] the number of the text that a chunk is of."""
+    """[m] the number of each chunk's text."""
     chunk: NDArray[np.int32]
-    """[m] the number of the chunk in its text, from 0."""
+    """[m] the number of each chunk in its text, from 0."""
     start: NDArray[np.int32]
-    """[m] the character of its text at which it begins."""
+    """[m] the first character of each chunk in its text."""
     end: NDArray[np.int32]
-    """[m] the character behind its last one."""
+    """[m] one past the last character of each chunk."""
     text_lengths: NDArray[np.int32]
-    """[m] tokens of the whole text that it is of, prompt and special tokens included."""
+    """[m] tokens of each chunk's whole text, prompt and special tokens included."""
     tokenized: Tokenized
-    """The tokens of each chunk, with the prompt before it: those of ``text[start:end]`` as a text of its own."""
+    """Tokens of m rows: the prompt and ``text[start:end]``, tokenized as one string."""
 
     def __repr__(self) -> str:
         texts = int(self.text[-1]) + 1 if len(self.text) else 0
@@ -129,7 +129,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, recipe: Recipe, *, special_tokens_in_text: SpecialTokensInText = "parse") -> "Tokenizer":
-        """Read tokenizer.json, else tokenizer.model, and make it yield what the recipe asks for, checked on probes.
+        """Read tokenizer.json, else tokenizer.model, add the recipe's special tokens, and check the result on probes.
 
         Raises TokenizerError.
         """
@@ -243,7 +243,7 @@ class Tokenizer:
         return len(self._backend.encode(prompt, add_special_tokens=False)) if prompt else 0
 
     def golden_ids(self) -> list[list[int]]:
-        """Ids of a fixed list of awkward texts: equal golden ids mean equal tokenizers, for the fingerprint."""
+        """Ids of GOLDEN_TEXTS, for the fingerprint: tokenizers with equal golden ids count as equal."""
         tokenized = self.encode(GOLDEN_TEXTS, max_length=min(GOLDEN_LENGTH, self.recipe.max_length))
         ends = np.cumsum(tokenized.lengths)
         return [ids.tolist() for ids in np.split(tokenized.flat_ids, ends[:-1])]
@@ -285,7 +285,7 @@ class Tokenizer:
         return Tokenized(lengths, (full + special).astype(np.int32), flat)
 
     def _check(self, bos: int | None, eos: int | None) -> None:
-        """The guard: the special tokens are where the model expects them, on short, empty and truncated texts."""
+        """Raises TokenizerError unless short, empty and truncated texts get the special tokens that are expected."""
         limit = min(GOLDEN_LENGTH, self.recipe.max_length)
         probes = ["How to bake a chocolate cake", "", "a", "chocolate cake " * 50]
         tokenized = self.encode(probes, max_length=limit)
@@ -303,7 +303,7 @@ class Tokenizer:
 
 
 def _read_backend(folder: Path, names: dict[str, Any], model_type: str) -> tuple[Any, Path]:
-    """The backend as its file has it, and that file. tokenizer.json rules over tokenizer.model, as in transformers."""
+    """The unmodified backend and its file. tokenizer.json has priority over tokenizer.model, as in transformers."""
     import tokenizers  # here, so that importing this module for its types costs nothing
 
     file = folder / "tokenizer.json"
@@ -325,7 +325,7 @@ def _read_backend(folder: Path, names: dict[str, Any], model_type: str) -> tuple
 
 
 def _check_llama(backend: Any, file: Path, names: dict[str, Any], model_type: str) -> None:
-    """Raises TokenizerError if tokenizer_config.json makes something else of tokenizer.model than its ids."""
+    """Raises TokenizerError if the other files change the ids that tokenizer.model gives."""
     kind = names.get("tokenizer_class")
     tokens = [value for key, value in names.items() if key in _SPECIAL_TOKENS]
     for key in ("additional_special_tokens", "extra_special_tokens", "added_tokens_decoder"):
@@ -375,7 +375,7 @@ def _with_last(ids: Iterable[int], token: int | None) -> list[int]:
 
 
 def _special_token_names(folder: Path) -> dict[str, Any]:
-    """What tokenizer_config.json says, special_tokens_map.json where that is silent; ids from config.json."""
+    """The settings of tokenizer_config.json, completed from special_tokens_map.json; ids from config.json."""
     merged: dict[str, Any] = {}
     for name in ("config.json", "special_tokens_map.json", "tokenizer_config.json"):
         merged.update({key: value for key, value in _read_object(folder / name).items() if value is not None})

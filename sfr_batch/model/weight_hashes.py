@@ -19,11 +19,10 @@ from sfr_batch.storage.store import absolute_uri, is_s3
 
 
 def weight_hashes(settings: ModelSettings, folder: str | os.PathLike[str]) -> dict[str, str]:
-    """File name -> SHA-256 of each weight file: the identity of the model, wherever its copy lies.
+    """File name -> SHA-256 of each weight file: the identity of the model, wherever its copy is.
 
-    A lock file beside the weights is believed, and the hub is asked, which costs no download; what neither knows is
-    hashed here, once, and so a model on S3 without a lock file is fetched. That the weights on a node have these
-    hashes is checked where they are loaded. Raises ModelError, StorageError.
+    Hashes come from the lock file or the hub, without a download; otherwise the weights are hashed once, for which a
+    model on S3 is fetched. Where weights are loaded, `check_weights` compares them. Raises ModelError, StorageError.
     """
     folder = Path(folder)
     if is_s3(settings.path):
@@ -36,7 +35,7 @@ def weight_hashes(settings: ModelSettings, folder: str | os.PathLike[str]) -> di
         return hub.recorded_hashes(settings, folder)
     except ModelError:
         raise
-    except Exception as error:  # as above: no common base
+    except Exception as error:  # the hub's client and its HTTP library have no common base
         try:
             return checksums.hashes(weight_files(folder))
         except ModelError:
@@ -44,10 +43,10 @@ def weight_hashes(settings: ModelSettings, folder: str | os.PathLike[str]) -> di
 
 
 def published_hashes(settings: ModelSettings, folder: Path) -> tuple[dict[str, str], str] | None:
-    """File name -> SHA-256 by somebody other than the weights in ``folder``, and by whom.
+    """File name -> SHA-256 as recorded outside of the weights in ``folder``, and where: in the lock file or on the hub.
 
-    That is the lock file beside the model, or the hub; None where there is no lock file and where the hub cannot be
-    reached. Raises ModelError for a lock file of other files, StorageError.
+    None if there is no lock file or the hub cannot be reached. Raises ModelError for a lock file that does not match
+    the files, StorageError.
     """
     if is_s3(settings.path):
         locked, place = s3_cache.locked_hashes(settings), lock_place(settings, folder)
@@ -63,12 +62,12 @@ def published_hashes(settings: ModelSettings, folder: Path) -> tuple[dict[str, s
 
 
 def lock_place(settings: ModelSettings, folder: Path) -> str:
-    """Where the lock file of the model belongs: beside its weights, which for a model on S3 is there."""
+    """The path or URI of the model's lock file, beside its weights."""
     return f"{absolute_uri(settings.path)}/{LOCK}" if is_s3(settings.path) else str(folder / LOCK)
 
 
 def check_weights(files: Sequence[Path], expected: Mapping[str, str]) -> None:
-    """Raises ModelError unless ``files`` on this node are the weights with these hashes, by name."""
+    """Raises ModelError unless ``files``, on this node, have the ``expected`` SHA-256 by file name."""
     found = checksums.hashes(files)
     for name in sorted({*found, *expected}):
         here, there = found.get(name), expected.get(name)

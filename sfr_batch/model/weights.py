@@ -1,7 +1,6 @@
-"""The weight files of a model: which they are, whether they are whole, and their SHA-256, which is who the model is.
+"""The files of a model by name: which are read for a recipe, which are weights, and whether weights are complete.
 
-A hash is computed once a node and remembered by path, size and times; a lock file beside the weights gives the hashes
-of a model that is not here yet. Knows no recipe, no hub and no S3, and imports neither torch nor safetensors.
+Knows no recipe, no hashes, no hub and no S3, and imports neither torch nor safetensors.
 """
 
 import fnmatch
@@ -27,10 +26,10 @@ SMALL_FILES = [
     "added_tokens.json",
     "model.safetensors.index.json",
 ]
-"""Patterns of all that a recipe and a tokenizer are read from."""
+"""Patterns of the files that a recipe and a tokenizer are read from."""
 WEIGHTS = "model.safetensors"
 WEIGHT_FILES = [WEIGHTS, "model-*-of-*.safetensors"]
-"""Patterns of the weights."""
+"""Patterns of the weight files."""
 INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth")
