@@ -187,7 +187,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         {},
         r"changes the direction of attention of a bert model",
     ),
-    "no hidden size": (edited("config.json", hidden_size=...), {}, r"it has no hidden_size"),
+    "no hidden size": (
+        edited("config.json", hidden_size=...),
+        {},
+        r"has no hidden_size, so the length of a vector is unknown",
+    ),
     "dense layer": (
         modules(("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense")),
         {},
@@ -211,7 +215,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "unsupported pooling": (
         pooling_file(pooling_mode_max_tokens=True),
         {},
-        r"1_Pooling/config.json asks for pooling max; supported are",
+        r"1_Pooling/config.json asks for pooling max. Supported is exactly one of",
     ),
     "two poolings": (pooling_file(pooling_mode=["cls", "mean"]), {}, r"asks for pooling cls\+mean"),
     "pooling without prompt": (pooling_file(pooling_mode="mean", include_prompt=False), {}, r"leaves the prompt out"),

@@ -230,23 +230,25 @@ OTHERWISE = [
     ({"legacy": False}, r"without a space before each text \(legacy or add_prefix_space: false\)"),
     ({"add_prefix_space": False}, "without a space before each text"),
     ({"pad_token": "[PAD]"}, r"does not contain the added special token '\[PAD\]'"),
-    ({"additional_special_tokens": ["<|im_end|>"]}, r"special token '<\|im_end\|>' that is added"),
-    ({"extra_special_tokens": {"image_token": "<image>"}}, "special token '<image>' that is added"),
-    ({"added_tokens_decoder": {"32000": {"content": "<pad>", "special": True}}}, "special token '<pad>' that is added"),
-    ({"eos_token": {"content": "</s>", "lstrip": True}}, "special tokens that take in what is around them"),
+    ({"additional_special_tokens": ["<|im_end|>"]}, r"the added special token '<\|im_end\|>'"),
+    ({"extra_special_tokens": {"image_token": "<image>"}}, "the added special token '<image>'"),
+    ({"added_tokens_decoder": {"32000": {"content": "<pad>", "special": True}}}, "the added special token '<pad>'"),
+    ({"eos_token": {"content": "</s>", "lstrip": True}}, "special tokens that affect the text around them"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "text"), OTHERWISE)
 def test_what_would_make_other_ids_of_it_is_refused(own_folder: Path, changes: dict[str, Any], text: str) -> None:
     edit_json(own_folder / "tokenizer_config.json", **changes)
-    with pytest.raises(TokenizerError, match=f"{own_folder}/tokenizer.model .*{text}.*, as the files beside it say"):
+    with pytest.raises(
+        TokenizerError, match=f"{own_folder}/tokenizer.model .*{text}.*, according to the files beside it"
+    ):
         load(own_folder)
 
 
 def test_added_tokens_json_is_refused(own_folder: Path) -> None:
     (own_folder / "added_tokens.json").write_text('{"[PAD]": 32000}', encoding="utf-8")
-    with pytest.raises(TokenizerError, match=r"special token '\[PAD\]' .*Put a tokenizer\.json beside it: "):
+    with pytest.raises(TokenizerError, match=r"special token '\[PAD\]', .*Put a tokenizer\.json beside it: "):
         load(own_folder)
 
 
@@ -295,8 +297,8 @@ def without_bytes(model: Any) -> None:
 
 KINDS = [
     (set_of("trainer_spec", model_type=1), "is a SentencePiece model of type unigram"),
-    (set_of("trainer_spec", model_type=3), "is a SentencePiece model of the word kind"),
-    (set_of("trainer_spec", model_type=4), "is a SentencePiece model of the character kind"),
+    (set_of("trainer_spec", model_type=3), "is a SentencePiece model of type word"),
+    (set_of("trainer_spec", model_type=4), "is a SentencePiece model of type character"),
     (set_of("normalizer_spec", name="nmt_nfkc", precompiled_charsmap=b"x"), "normalizes text by the rules 'nmt_nfkc'"),
     (set_of("normalizer_spec", remove_extra_whitespaces=True), "removes repeated spaces"),
     (set_of("normalizer_spec", add_dummy_prefix=False), "treats spaces in another way"),
