@@ -171,15 +171,15 @@ _NUMBERED = "its rows are numbered, so their ids are strings"
 
 
 class _TypedColumns(_ShardColumns):
-    """A shard whose metadata states its types. Those of all such shards are equal."""
+    """A shard whose metadata states its types. Those of all such shards are equal, except where all values are null."""
 
     exact = True
 
     def widen(self, name: str, before: pa.DataType) -> pa.DataType:
-        return before  # if this shard's differs, `check_against` says so
+        return _fill_nulls(before, self.type_of(name))  # if they differ otherwise, `check_against` says so
 
     def _fits(self, found: pa.DataType, expected: pa.DataType) -> bool:
-        return bool(found.equals(expected))
+        return bool(_fill_nulls(found, expected).equals(expected))
 
 
 class _SampledColumns(_ShardColumns):
@@ -262,5 +262,21 @@ def _replace(kind: pa.DataType, to: dict[pa.DataType, pa.DataType]) -> pa.DataTy
         return pa.map_(_replace(kind.key_type, to), _replace(kind.item_type, to))
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         item = kind.value_field.with_type(_replace(kind.value_type, to))
+        return pa.list_(item) if pa.types.is_list(kind) else pa.large_list(item)
+    return kind
+
+
+def _fill_nulls(kind: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """The type with each null in it, at whatever depth, replaced by what ``other`` has in that place."""
+    if pa.types.is_null(kind):
+        return other
+    if pa.types.is_struct(kind) and pa.types.is_struct(other):
+        there = {field.name: field.type for field in other.fields}
+        fields = [field.with_type(_fill_nulls(field.type, there.get(field.name, field.type))) for field in kind.fields]
+        return pa.struct(fields)
+    if pa.types.is_map(kind) and pa.types.is_map(other):
+        return pa.map_(kind.key_type, _fill_nulls(kind.item_type, other.item_type))
+    if kind.id == other.id and (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        item = kind.value_field.with_type(_fill_nulls(kind.value_type, other.value_type))
         return pa.list_(item) if pa.types.is_list(kind) else pa.large_list(item)
     return kind

@@ -639,6 +639,25 @@ def test_shards_must_agree(tmp_path: Path) -> None:
     assert len(units_of(str(tmp_path / "0.parquet"))[0]) == 1
 
 
+def test_a_field_without_values_goes_with_any_type(tmp_path: Path) -> None:
+    """Parquet gives it the type null, which is nobody's type: alone it is a string, else as other shards have it."""
+
+    def carried(**shards: Any) -> list[Any]:
+        for name, value in shards.items():
+            table = pa.table({"id": [name], "text": ["x"], "meta": pa.array([value])})
+            put(str(tmp_path), f"{'-'.join(shards)}/{name}.parquet", parquet(table))
+        found = read_all(f"{tmp_path}/{'-'.join(shards)}", carry=["meta"])
+        assert len({rows.carry.schema for _, rows in found}) == 1
+        return [found[0][1].carry.schema.field("meta").type, *(rows.carry["meta"][0].as_py() for _, rows in found)]
+
+    empty, full = {"n": None, "of": [{"k": None}]}, {"n": 1, "of": [{"k": 0.5}]}
+    strings = pa.struct({"n": pa.string(), "of": pa.list_(pa.field("element", pa.struct({"k": pa.string()})))})
+    numbers = pa.struct({"n": pa.int64(), "of": pa.list_(pa.field("element", pa.struct({"k": pa.float64()})))})
+    assert carried(a=empty) == [strings, empty]
+    assert carried(a=empty, b=full) == [numbers, empty, full]
+    assert carried(b=full, c=empty) == [numbers, full, empty]
+
+
 def test_ids_of_several_types_in_json_are_refused(tmp_path: Path) -> None:
     uri = put(str(tmp_path), "a.jsonl", jsonl([{"id": "a", "text": "x"}, {"id": 1, "text": "y"}]))
     with pytest.raises(CorpusError, match=rf"{uri}: the values of 'id' have several types"):
