@@ -11,6 +11,10 @@ from sfr_batch.errors import CorpusError
 
 
 def infer_schema(rows: Sequence[dict[str, Any]], settings: CorpusSettings, uri: str) -> pa.Schema:
+    """The columns of the rows, with types for those that the settings name; all others count as strings.
+
+    Raises CorpusError if the id or a carried column has values of several types.
+    """
     typed = [path for path in (settings.id, *settings.carry) if path]
     needed = {part for path in (*typed, *TextTemplate(settings.text).columns) for part in (path, path.split(".")[0])}
     typed = [part for path in typed for part in (path, path.split(".")[0])]

@@ -264,7 +264,11 @@ def two_words_are_swapped(folder: Path) -> None:
     ("spoil", "message", "loads"),
     [
         (saved_by_transformers_5, r"puts \[1\] before a text and nothing after it, but models of this family", True),
-        (eos_is_not_in_the_vocabulary, r"asks for EOS .* eos_token '<\|end\|>' is not in its tokenizer", False),
+        (
+            eos_is_not_in_the_vocabulary,
+            r"adds EOS to each text .* eos_token '<\|end\|>' is not in its tokenizer",
+            False,
+        ),
         (two_words_are_swapped, r"gives \[1, .*\], but the tokenizer of Mistral-7B-v0.1 gives \[1, 1602, ", True),
     ],
 )

@@ -142,7 +142,9 @@ def test_nothing_to_read(place: str) -> None:
     with pytest.raises(CorpusError, match=r"matches no files\. Correct the path"):
         list_shards(CorpusSettings(path=place))
     put(place, "notes.md", b"hello")
-    with pytest.raises(CorpusError, match=r"it holds 1 file\(s\), e\.g\. .*notes\.md\. Supported: .*corpus\.format"):
+    with pytest.raises(
+        CorpusError, match=r"has no readable files among its 1 file, e\.g\. .*notes\.md\. Supported: .*corpus\.format"
+    ):
         list_shards(CorpusSettings(path=place))
 
 

@@ -535,7 +535,7 @@ def test_quotes_may_mean_nothing(tmp_path: Path) -> None:
     put(str(tmp_path), "a.tab", b'id\ttext\n1\t"Hello" he said\n2\t"open\n3\tB"\n')
     found = read_all(str(tmp_path), quote=None)
     assert [text for _, rows in found for text in rows.texts] == ['"Hello" he said', '"open', 'B"']
-    with pytest.raises(CorpusError, match=r"if quotes mean nothing in it, set corpus\.quote=null"):
+    with pytest.raises(CorpusError, match=r"set corpus\.quote=null if it does not quote fields"):
         read_all(str(tmp_path))
 
 

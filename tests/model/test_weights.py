@@ -347,7 +347,9 @@ def test_a_lock_file_is_believed_by_the_plan_and_not_by_the_encoder(tiny: Path, 
     believed = weight_hashes(settings, folder)
     assert believed == {weights.WEIGHTS: "ab" * 32}
     real = local_files.sha256_of(folder / weights.WEIGHTS)
-    message = rf"{folder}/model.safetensors on node {socket.gethostname()} is not .* SHA-256 {real} instead of abab"
+    message = (
+        rf"{folder}/model.safetensors on node {socket.gethostname()} does not match .* SHA-256 {real}, expected abab"
+    )
     with pytest.raises(ModelError, match=message):
         Encoder.load(settings, weight_hashes=believed)
     assert Encoder.load(settings, weight_hashes={weights.WEIGHTS: real}).dim == 8
@@ -355,7 +357,9 @@ def test_a_lock_file_is_believed_by_the_plan_and_not_by_the_encoder(tiny: Path, 
 
 def test_weights_of_other_names(folder: Path) -> None:
     files = weight_files(folder)
-    with pytest.raises(ModelError, match=r"model-1-of-1.safetensors on node .* SHA-256 none, there is no such file"):
+    with pytest.raises(
+        ModelError, match=r"model-1-of-1.safetensors on node .* SHA-256 none \(no such file\), expected ab"
+    ):
         check_weights(files, {"model-1-of-1.safetensors": "ab"})
     with pytest.raises(ModelError, match="instead of none, the fingerprint has no such file"):
         check_weights(files, {})
@@ -539,8 +543,8 @@ def test_too_small_a_device() -> None:
 @pytest.mark.parametrize(
     ("free", "failure", "expected"),
     [
-        (399, None, r"its weights need 400 bytes, 399 bytes are free"),
-        (400, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), r"need 400 bytes, 400 bytes are free"),
+        (399, None, r"its weights need 400 bytes, 399 bytes free"),
+        (400, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), r"need 400 bytes, 400 bytes free"),
         (400, RuntimeError("CUDA error: device-side assert triggered"), "device-side assert"),
     ],
 )
