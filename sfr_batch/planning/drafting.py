@@ -27,9 +27,9 @@ def draft(plan: EmbedPlan, run_id: str, receipts: Iterable[Receipt], comparison:
     receipts: of every split of the plan, in any order; comparison: the one that made the plan, if it was compared.
     Raises TableError, StorageError.
     """
+    assert (comparison is None) == (plan.difference is None), "a compared plan goes with its comparison"
     done = list(receipts)
-    located = _locate(comparison, done) if comparison else None
-    written = _write_indexes(comparison, located, run_id) if comparison and located else WrittenIndexes()
+    written, adopted = _finish(comparison, done, run_id) if comparison else (WrittenIndexes(), [])
     difference = plan.difference
     indexed = difference.indexed if difference else frozenset[str]()
     untouched = plan.selection.untouched(plan.old_records, indexed) if difference else []
@@ -38,7 +38,6 @@ def draft(plan: EmbedPlan, run_id: str, receipts: Iterable[Receipt], comparison:
     parts = {uri: its for uri, its in plan.base_indexes.items() if uri in uris} | written.parts
     records = _new_records(plan, done, indexed, written.coverage)
     owners = frozenset(uri for uri in uris if uri not in parts)
-    adopted = [r for r in comparison.unpublished if r.split_id in located.used] if comparison and located else []
     files = {r.split_id: dataclasses.replace(r, owned=r.owned and r.shard in owners) for r in plan.base_receipts}
     known = frozenset(files)
     files |= {r.split_id: r for r in adopted}
@@ -59,10 +58,13 @@ def draft(plan: EmbedPlan, run_id: str, receipts: Iterable[Receipt], comparison:
     )
 
 
-def _locate(comparison: ComparisonRun, done: Sequence[Receipt]) -> LocatedRows:
+def _finish(comparison: ComparisonRun, done: Sequence[Receipt], run_id: str) -> tuple[WrittenIndexes, list[Receipt]]:
+    """Write the indexes. Also returns receipts of the data files of interrupted runs whose vectors are reused."""
     plan, by_id = comparison.plan, {receipt.split_id: receipt for receipt in done}
     card = plan.card
-    return locate(comparison.rows, comparison.assigned, by_id, plan.store, card.schema, card.fingerprint)
+    located = locate(comparison.rows, comparison.assigned, by_id, plan.store, card.schema, card.fingerprint)
+    written = _write_indexes(comparison, located, run_id)
+    return written, [receipt for receipt in comparison.unpublished if receipt.split_id in located.used]
 
 
 def _write_indexes(comparison: ComparisonRun, located: LocatedRows, run_id: str) -> WrittenIndexes:

@@ -157,7 +157,7 @@ def test_selection_that_means_nothing_is_refused(three: tuple[Place, Writer]) ->
         match=r"select matches none of the 3 shards of the corpus, e\.g\. .*a\.parquet\. Correct select\.shards",
     ):
         make_plan(place.config("select.shards=[x]"))
-    with pytest.raises(ConfigError, match=r"select\.rejects needs a label"):
+    with pytest.raises(ConfigError, match=r"select\.rejects needs table\.generation, so that"):
         place.config("select.rejects=true")
 
 
