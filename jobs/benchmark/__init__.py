@@ -1,4 +1,1 @@
-"""Benchmarks against what else one could run: measured as whole processes, checked for equal vectors, reported.
-
-On top of everything: nothing of the package imports this one. `__main__` is its command line.
-"""
+"""Benchmarks of sfr-batch and its alternatives. `__main__` is the command line; no other package imports this one."""

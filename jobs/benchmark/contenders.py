@@ -1,7 +1,7 @@
-"""What is compared: for each side its command, and how to read what it left. Starts nothing itself.
+"""The contenders of the pipeline benchmark: the command of each, and how to read its output. Starts no process.
 
-A side is a whole process that reads the corpus and writes vectors. Steady state is read from outside too: from the
-times of the data files of ours, and from the meters of the scripts in `jobs/benchmark/sides`.
+A contender is a process that reads the corpus and writes vectors. Its steady-state speed comes from the times of its
+data files (sfr-batch), or from the meter of its script in `jobs/benchmark/scripts`.
 """
 
 import json
@@ -34,7 +34,7 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """One run of one side. ``folder`` is its own and exists; tokens: of each row, by id."""
+    """One run of one contender. ``folder`` is its own and exists; tokens: of each row, by id."""
 
     folder: Path
     corpus: Path
@@ -53,7 +53,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Side:
+class Contender:
     """``name`` for the command line, ``label`` for people."""
 
     name: str
@@ -62,7 +62,7 @@ class Side:
     events: Callable[[Job], list[Event]]
     vectors: Callable[[Job], pa.Table]
     needs: tuple[str, ...] = ()
-    """Packages beyond those of sfr-batch."""
+    """Packages that it needs in addition to those of sfr-batch."""
 
 
 def _script(name: str, *words: str) -> Callable[[Job], list[str]]:
@@ -119,23 +119,23 @@ def _table(job: Job) -> pa.Table:
     return Table.open(open_store(str(job.output))).to_arrow([names.ID, names.EMBEDDING])
 
 
-def _rival(name: str, label: str, script: str, *words: str) -> Side:
-    return Side(name, label, _script(script, *words), _metered, _written, needs=("sentence_transformers",))
+def _rival(name: str, label: str, script: str, *words: str) -> Contender:
+    return Contender(name, label, _script(script, *words), _metered, _written, needs=("sentence_transformers",))
 
 
 BARE = "encoder"
-SIDES = {
-    side.name: side
-    for side in (
-        Side(BARE, "bare encoder", _script("with_encoder.py"), _metered, _written),
-        Side("sfr-batch", "sfr-batch, one process", _embed("none"), _data_files, _table),
-        Side("sfr-batch-ray", "sfr-batch on local Ray", _embed("local"), _data_files, _table),
+CONTENDERS = {
+    contender.name: contender
+    for contender in (
+        Contender(BARE, "bare encoder", _script("with_encoder.py"), _metered, _written),
+        Contender("sfr-batch", "sfr-batch, one process", _embed("none"), _data_files, _table),
+        Contender("sfr-batch-ray", "sfr-batch on local Ray", _embed("local"), _data_files, _table),
         _rival("sentence-transformers", "sentence-transformers script", "with_sentence_transformers.py"),
         _rival("ray-data", "Ray Data recipe", "with_ray_data.py"),
         _rival("ray-data-threads", "Ray Data recipe, all threads", "with_ray_data.py", "all-threads"),
     )
 }
-"""By name, in the order of the report."""
+"""The contenders by name, in the order of the report."""
 
 
 def tokens_per_second(events: Sequence[Event]) -> float:

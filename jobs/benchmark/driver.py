@@ -1,9 +1,9 @@
-"""What the process that drives a run spends on each split, with an encoder that costs nothing.
+"""Measures what the driver process of a run spends on each split, with a simulated encoder.
 
     python -m jobs.benchmark.driver none|local SPLITS MODEL
 
 Real tiny Parquet rows through the real pipeline, in one process or on a local Ray: planning, reading, tokenizing,
-writing and publishing all happen; only the model is a stand-in, which says so in its name. Prints one JSON object.
+writing and publishing are real; only the model is replaced by `FakeEncoder`. Prints one JSON object.
 """
 
 import json

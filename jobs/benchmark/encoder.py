@@ -23,7 +23,7 @@ from sfr_batch.encoder import batching
 from sfr_batch.errors import RunFailed
 
 SAME_VECTORS = 1e-5
-"""How far a number of a vector may be from the other side's in float32 before the comparison is refused."""
+"""How far a number of a vector may be from the other contender's in float32 before the comparison is refused."""
 SHAPES = {
     "mistral-7b": {"hidden_size": 4096, "layers": 32, "heads": 32, "kv_heads": 8, "intermediate_size": 14336},
     "mistral-small": {"hidden_size": 512, "layers": 4, "heads": 8, "kv_heads": 4, "intermediate_size": 1792},
@@ -59,15 +59,15 @@ class Measurement:
     """Largest 1 - cosine between a row's vector here and on the line that it is compared with."""
 
 
-def compare(sides: Mapping[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Seconds of each side in each round, in alternation; and what each returned in the first round."""
-    names = list(sides)
+def compare(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Seconds of each contender in each round, in alternation; and what each returned in the first round."""
+    names = list(contenders)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     results: dict[str, Any] = {}
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
             started = time.perf_counter()
-            result = sides[name]()
+            result = contenders[name]()
             seconds[name].append(time.perf_counter() - started)
             results.setdefault(name, result)
     return seconds, results
@@ -79,7 +79,7 @@ def ratio(seconds: Mapping[str, Sequence[float]], name: str, other: str) -> floa
 
 
 def use_threads(device: str) -> None:
-    """As many as an encode actor has, for all sides."""
+    """As many as an encode actor has, for all contenders."""
     import torch
 
     torch.set_num_threads(len(os.sched_getaffinity(0)) if device == "cpu" else 1)
@@ -121,14 +121,14 @@ def against_sentence_transformers(
     again = [*texts, *texts[: round(documents * _REPEATED / (1 - _REPEATED))]]
     np.random.default_rng(0).shuffle(again)
     rows = tokenized.lengths, tokenized.flat_ids
-    sides: dict[str, Callable[[], Any]] = {
+    contenders: dict[str, Callable[[], Any]] = {
         ours: lambda: encoder.encode(texts),
         theirs: lambda: rival(best),
         ids: lambda: encoder.encode_tokens(*rows),
         exact: lambda: by_exact_length(encoder, rows),
         repeats: lambda: encoder.encode(again),
     }
-    seconds, results = compare(sides, rounds)
+    seconds, results = compare(contenders, rounds)
     for name in (theirs, exact):
         _check_same(results[ours], results[name], name)
     encoded = results[ids]
@@ -168,8 +168,8 @@ def other_ways(settings: ModelSettings, documents: int, rounds: int) -> list[Mea
     rows, tokens = (tokenized.lengths, tokenized.flat_ids), int(tokenized.lengths.sum())
     for encoder in encoders.values():  # what is compiled is compiled now
         encoder.encode_tokens(tokenized.lengths[:8], tokenized.flat_ids[: int(tokenized.lengths[:8].sum())])
-    sides = {name: lambda e=encoder: e.encode_tokens(*rows) for name, encoder in encoders.items()}
-    seconds, results = compare(sides, rounds)
+    contenders = {name: lambda e=encoder: e.encode_tokens(*rows) for name, encoder in encoders.items()}
+    seconds, results = compare(contenders, rounds)
     if own == "float32":
         _check_same(results[first].vectors, results[packed].vectors, packed)
     found = []
@@ -359,8 +359,8 @@ def with_and_without_prefix(
     encoders = dict(zip(names, (plain, reusing, single), strict=True))
     for encoder in encoders.values():
         encoder.encode_tokens(lengths[:64], flat_ids[: 64 * 45])
-    sides = {name: lambda e=encoder: e.encode_tokens(lengths, flat_ids) for name, encoder in encoders.items()}
-    seconds, results = compare(sides, rounds)
+    contenders = {name: lambda e=encoder: e.encode_tokens(lengths, flat_ids) for name, encoder in encoders.items()}
+    seconds, results = compare(contenders, rounds)
     if dtype == "float32":
         for name in names[1:]:
             _check_same(results[names[0]].vectors, results[name].vectors, name)

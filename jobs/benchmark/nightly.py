@@ -1,4 +1,4 @@
-"""What a night costs: with a real model where a hundredth of the documents changed, and without one where all moved.
+"""Measures nightly runs: with a real model after 1 % of the documents changed, and without one after every row moved.
 
 The first part runs the command line as processes of their own. The second writes a table of short rows and small
 vectors that come from no model, shuffles the whole corpus, and compares and publishes it, in this module as a process

@@ -1,7 +1,7 @@
 """Compare whole processes that embed the same corpus: rounds in alternation, equal vectors, medians and ratios.
 
-Each round runs every side once, beginning with another one each time, so that a machine that slows down or warms up
-is unfair to none. Ratios are taken within a round, then their median.
+Each round runs every contender once, starting with a different one each time, so that a machine that slows down or
+warms up favors none. Ratios are taken within a round, then their median.
 """
 
 import statistics
@@ -13,7 +13,16 @@ from pathlib import Path
 import numpy as np
 
 from jobs.benchmark import processes
-from jobs.benchmark.contenders import BARE, SIDES, FloatArray, Job, Side, padding, tokens_per_second, vectors_by_id
+from jobs.benchmark.contenders import (
+    BARE,
+    CONTENDERS,
+    Contender,
+    FloatArray,
+    Job,
+    padding,
+    tokens_per_second,
+    vectors_by_id,
+)
 from jobs.benchmark.corpus import write_distinct_docstrings
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ConfigError, RunFailed
@@ -28,7 +37,7 @@ _TIMEOUT_S = 3600.0
 
 @dataclass(frozen=True)
 class Round:
-    """What one side did in one round."""
+    """What one contender did in one round."""
 
     usage: processes.Usage
     tokens_per_second: float
@@ -40,7 +49,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that was measured; ``rounds`` by the side's name, as many for each."""
+    """All that was measured; ``rounds`` by the contender's name, as many for each."""
 
     model: str
     documents: int
@@ -67,11 +76,11 @@ class Comparison:
         return max((r.usage.peak_bytes for r in self.rounds[name] if r.usage.peak_bytes is not None), default=None)
 
     def rate_ratio(self, name: str, other: str) -> float | None:
-        """Steady-state tokens per second of a side over those of another one; None if that did not run."""
+        """Steady-state tokens per second of a contender over those of another one; None if that did not run."""
         return self._ratio(name, other, lambda r: r.tokens_per_second)
 
     def time_ratio(self, name: str, other: str) -> float | None:
-        """How many times as long as a side the other one's whole process takes; None if that did not run."""
+        """How many times as long as a contender the other one's whole process takes; None if that did not run."""
         return self._ratio(other, name, lambda r: r.usage.seconds)
 
     def _ratio(self, above: str, below: str, value: Callable[[Round], float]) -> float | None:
@@ -92,13 +101,13 @@ def compare(
     pairs: int,
     say: Callable[[str], None] = print,
 ) -> Comparison:
-    """Run the sides called ``names``, and the bare encoder, ``pairs`` times each in alternation.
+    """Run the contenders called ``names``, and the bare encoder, ``pairs`` times each in alternation.
 
-    folder: for corpus and outputs, empty; scripts: where the sides' scripts are. Raises ConfigError if something is not
-    installed, and RunFailed if a side fails or gives other vectors.
+    folder: empty, for corpus and outputs. scripts: where the contenders' scripts are. Raises ConfigError if something
+    is not installed, and RunFailed if a contender fails or gives other vectors.
     """
-    sides = [side for name, side in SIDES.items() if name in (BARE, *names)]
-    check_installed([package for side in sides for package in side.needs])
+    contenders = [contender for name, contender in CONTENDERS.items() if name in (BARE, *names)]
+    check_installed([package for contender in contenders for package in contender.needs])
     settings = ModelSettings(path=model, device="cpu")
     model_folder = locate(settings, weights=True)
     texts = write_distinct_docstrings(folder / "corpus", documents, splits)
@@ -107,23 +116,25 @@ def compare(
     tokens = dict(zip(texts, lengths.tolist(), strict=True))
     say(f"Corpus: {documents:,} distinct docstrings, {sum(tokens.values()):,} tokens, {splits} splits")
 
-    comparison = Comparison(model, documents, splits, sum(tokens.values()), {}, {side.name: [] for side in sides})
+    comparison = Comparison(
+        model, documents, splits, sum(tokens.values()), {}, {contender.name: [] for contender in contenders}
+    )
     reference: FloatArray | None = None
     for number in range(pairs):
         # The bare encoder is first in the first round: its vectors are what the others are compared with.
-        for side in sides[number % len(sides) :] + sides[: number % len(sides)]:
-            own = folder / f"{side.name}-{number}"
+        for contender in contenders[number % len(contenders) :] + contenders[: number % len(contenders)]:
+            own = folder / f"{contender.name}-{number}"
             own.mkdir()
             job = Job(own, folder / "corpus", model_folder, scripts, -(-documents // splits), tokens)
-            command = side.command(job)
+            command = contender.command(job)
             usage = processes.run(command, own / "log.txt", _environment(scripts), _TIMEOUT_S)
-            vectors = vectors_by_id(side.vectors(job), list(texts))
+            vectors = vectors_by_id(contender.vectors(job), list(texts))
             reference = vectors if reference is None else reference
-            done = _judge(side, job, usage, vectors, reference)
-            comparison.commands.setdefault(side.name, command)
-            comparison.rounds[side.name].append(done)
+            done = _judge(contender, job, usage, vectors, reference)
+            comparison.commands.setdefault(contender.name, command)
+            comparison.rounds[contender.name].append(done)
             rate = f"{done.tokens_per_second:,.0f} tokens/s in steady state"
-            say(f"Round {number + 1} of {pairs}: {side.label}, {usage.seconds:.1f} s, {rate}")
+            say(f"Round {number + 1} of {pairs}: {contender.label}, {usage.seconds:.1f} s, {rate}")
     return comparison
 
 
@@ -135,17 +146,17 @@ def check_installed(packages: Iterable[str]) -> None:
 
 
 def _judge(
-    side: Side, job: Job, usage: processes.Usage, vectors: FloatArray | None, reference: FloatArray | None
+    contender: Contender, job: Job, usage: processes.Usage, vectors: FloatArray | None, reference: FloatArray | None
 ) -> Round:
     if vectors is None or reference is None:
-        raise RunFailed(f"{side.label} did not give one vector for each document; its output is in {job.folder}.")
+        raise RunFailed(f"{contender.label} did not give one vector for each document; its output is in {job.folder}.")
     difference = float(np.abs(vectors - reference).max()) if vectors.shape == reference.shape else np.inf
     if not difference <= SAME_VECTORS:  # written so that NaN is refused, too
         raise RunFailed(
-            f"{side.label} gives other vectors than the bare encoder, by up to {difference:.2g}: what is not the same "
-            f"work is not compared. Its output is in {job.folder}."
+            f"{contender.label} gives other vectors than the bare encoder, by up to {difference:.2g}, so their speeds "
+            f"are not compared. Its output is in {job.folder}."
         )
-    events = side.events(job)
+    events = contender.events(job)
     return Round(usage, tokens_per_second(events), padding(events), len(events), difference)
 
 

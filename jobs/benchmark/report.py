@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from jobs.benchmark.contenders import BARE, SIDES
+from jobs.benchmark.contenders import BARE, CONTENDERS
 from jobs.benchmark.pipeline import Comparison
 
 _RIVALS = ("sentence-transformers", "ray-data")
@@ -29,10 +29,10 @@ def tables(comparison: Comparison) -> str:
         whole = [_number(comparison.seconds(name), 1), _number(comparison.cpu_seconds(name), 1)]
         whole += [_number(comparison.time_ratio(name, other), 2) for other in _RIVALS]
         peak = comparison.peak_bytes(name)
-        rows_whole.append([SIDES[name].label, *whole, _number(peak / 2**30 if peak else None, 2)])
+        rows_whole.append([CONTENDERS[name].label, *whole, _number(peak / 2**30 if peak else None, 2)])
         steady = [_number(comparison.tokens_per_second(name), 0)]
         steady += [_number(comparison.rate_ratio(name, other), 2) for other in (BARE, *_RIVALS)]
-        rows_steady.append([SIDES[name].label, *steady, f"{padding:.1%}"])
+        rows_steady.append([CONTENDERS[name].label, *steady, f"{padding:.1%}"])
     head = f"{comparison.documents:,} documents, {comparison.tokens:,} tokens, {comparison.splits} splits"
     rounds = len(next(iter(comparison.rounds.values())))
     most = max(done.max_difference for all_done in comparison.rounds.values() for done in all_done)
@@ -116,10 +116,10 @@ def _version(package: str) -> str | None:
 
 def to_json(comparison: Comparison, where: dict[str, Any]) -> str:
     """Everything that was measured, each round by itself, and the medians and ratios of the tables."""
-    sides = {}
+    contenders = {}
     for name, rounds in comparison.rounds.items():
-        sides[name] = {
-            "label": SIDES[name].label,
+        contenders[name] = {
+            "label": CONTENDERS[name].label,
             "command": comparison.commands[name],
             "seconds": comparison.seconds(name),
             "cpu_seconds": comparison.cpu_seconds(name),
@@ -135,7 +135,7 @@ def to_json(comparison: Comparison, where: dict[str, Any]) -> str:
         "tokens": comparison.tokens,
         "splits": comparison.splits,
     }
-    return json.dumps({"machine": where, "corpus": corpus, "sides": sides}, indent=1)
+    return json.dumps({"machine": where, "corpus": corpus, "contenders": contenders}, indent=1)
 
 
 def draw(comparison: Comparison, where: dict[str, Any], file: Path) -> None:
@@ -146,7 +146,7 @@ def draw(comparison: Comparison, where: dict[str, Any], file: Path) -> None:
     from matplotlib import pyplot as plt
 
     names = list(comparison.rounds)
-    labels = [SIDES[name].label for name in names]
+    labels = [CONTENDERS[name].label for name in names]
     colours = [_BARE if name == BARE else _OURS if name.startswith("sfr-batch") else _OTHERS for name in names]
     with plt.rc_context({"font.size": 11, "axes.titlesize": 12, "axes.titleweight": "bold"}):
         height = 1.9 + 0.55 * len(names)

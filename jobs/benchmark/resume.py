@@ -1,11 +1,11 @@
-"""What a run does before its first split when very many are done already: the resume of a large table.
+"""Measures what a run does before its first split if nearly all splits are done: restarting on a large table.
 
     python -m jobs.benchmark.resume SPLITS log|footers MODEL FOLDER
 
-A corpus that does not exist (`planned`) and a table on the local disk with a data file for each split but the last,
-without rows but with a receipt in its footer, as a run that was killed leaves it; the files, and the log of receipts
-or none, are written here, all else is the real thing, step by step as `runner.embed` takes it. One process for each
-case. Prints one JSON object; `resumes` runs them and reports, `list_s3` measures how fast a store lists.
+The corpus is simulated (`planning`). The table lies on the local disk, as a killed run leaves it: one data file for
+each split but the last, without rows, with a receipt in its footer and, for `log`, in the log of receipts. Everything
+else is real, in the steps of `runner.embed`. One process for each case; it prints one JSON object. `resumes` runs them
+and reports; `list_s3` measures how fast a store lists.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
 
-from jobs.benchmark.planned import SPLITS_A_SHARD, FakeCorpus, fake_config, own_memory
+from jobs.benchmark.planning import SPLITS_A_SHARD, FakeCorpus, fake_config, own_memory
 from jobs.benchmark.splits import LINEAR_WITHIN, aligned, model_folder, run_module
 from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.errors import RunFailed

@@ -1,4 +1,4 @@
-"""Whether a long run's memory stays flat: many rows, an encoder that costs nothing, and a look at it every second.
+"""Measures whether memory stays flat during a long run: many rows, a simulated encoder, one sample per second.
 
     python -m jobs.benchmark.soak none|local ROWS MODEL FOLDER
 
@@ -68,14 +68,18 @@ class Soak:
         first = [getattr(memory, role) for at, memory in self.samples if at < middle]
         second = [getattr(memory, role) for at, memory in self.samples if at >= middle]
         if not first or not second:
-            raise RunFailed(f"{self.rows:,} rows took {self.seconds:.1f} s, too short to see memory grow: give more.")
+            raise RunFailed(
+                f"{self.rows:,} rows took {self.seconds:.1f} s, too short to see memory grow. Use more rows."
+            )
         return statistics.median(first), statistics.median(second)
 
     def slope(self, role: str) -> float:
         """Bytes a row, by a straight line through the samples of the second half, where caches and pools are filled."""
         late = [(at, getattr(memory, role)) for at, memory in self.samples if at >= self.seconds / 2]
         if len(late) < 2:
-            raise RunFailed(f"{self.rows:,} rows took {self.seconds:.1f} s, too short to see memory grow: give more.")
+            raise RunFailed(
+                f"{self.rows:,} rows took {self.seconds:.1f} s, too short to see memory grow. Use more rows."
+            )
         line = statistics.linear_regression([at for at, _ in late], [size for _, size in late])
         return line.slope / self.rows_per_second
 

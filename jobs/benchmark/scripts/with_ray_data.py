@@ -1,9 +1,9 @@
-"""Side of `jobs.benchmark pipeline`: the recipe for batch inference of Ray Data's documentation, but for the meter.
+"""Contender of `jobs.benchmark pipeline`: the batch inference recipe of Ray Data's documentation, plus the meter.
 
     python with_ray_data.py CORPUS MODEL OUTPUT METER [all-threads]
 
 As it stands it leaves PyTorch the one thread that Ray gives an actor; with the last word it gets all cores, as the
-other sides do, which the recipe tells nobody.
+other contenders do, which the recipe does not report.
 """
 
 import os

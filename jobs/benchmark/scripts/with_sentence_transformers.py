@@ -1,4 +1,4 @@
-"""Side of `jobs.benchmark pipeline`: a sentence-transformers script as people write it, but for the meter.
+"""Contender of `jobs.benchmark pipeline`: a usual sentence-transformers script, plus the meter.
 
 python with_sentence_transformers.py CORPUS MODEL OUTPUT METER
 """

@@ -1,8 +1,9 @@
-"""How fast an audit is: rows a second and peak memory, on a local table of random unit vectors.
+"""Measures an audit of a local table of random unit vectors: rows per second and peak memory.
 
-The vectors come from no model, all else is a real table in data files of 8,192 rows. As a process of its own, with the
-rows and the dims as arguments, it audits once and prints one JSON object; its peak memory is the audit's, for the table
-is written by a child of its own.
+    python -m jobs.benchmark.auditing ROWS DIM FOLDER
+
+The table is real, in data files of 8,192 rows; only its vectors do not come from a model. That process audits once and
+prints one JSON object. A child process writes the table, so that the peak memory is that of the audit.
 """
 
 import json
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jobs.benchmark.planned import own_memory
+from jobs.benchmark.planning import own_memory
 from jobs.benchmark.splits import aligned, run_module
 from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.errors import RunFailed
@@ -50,13 +51,13 @@ class Audited:
 
 def run(rows: int, dim: int, folder: Path, say: Callable[[str], None]) -> Audited:
     """Write a table of ``rows`` vectors of ``dim`` and audit it, in a process of its own. Raises RunFailed."""
-    found = Audited(**run_module("audited", [str(rows), str(dim), str(folder)], folder))
+    found = Audited(**run_module("auditing", [str(rows), str(dim), str(folder)], folder))
     say(f"Audited {rows:,} rows in {found.seconds:.1f} s")
     return found
 
 
 def table(found: Audited) -> str:
-    """As text."""
+    """The result as a text table."""
     cells = {
         "rows": f"{found.rows:,}",
         "dims": f"{found.dim:,}",
@@ -66,7 +67,7 @@ def table(found: Audited) -> str:
         "peak MiB": "–" if found.peak_bytes is None else f"{found.peak_bytes / 2**20:,.0f}",
     }
     lines = [
-        "An audit of random unit vectors on local disk, which were just written",
+        "An audit of random unit vectors on a local disk, just after they were written",
         *aligned([list(cells), list(cells.values())]),
     ]
     return "\n".join(lines)
@@ -128,7 +129,7 @@ def measure(rows: int, dim: int, folder: str) -> dict[str, Any]:
         writer.join()
         found = audit(Table.open(open_store(place)))
     if not found.ok or found.rows != rows:
-        raise RunFailed(f"The audit went wrong: {found!r}\n{found.describe()}")
+        raise RunFailed(f"The audit failed: {found!r}\n{found.describe()}")
     return {
         "rows": rows,
         "dim": dim,

@@ -1,10 +1,10 @@
-"""What it costs to plan a run of very many splits, over a corpus that does not exist.
+"""Measures planning a run of very many splits, over a simulated corpus, in a process of its own.
 
-    python -m jobs.benchmark.planned SPLITS MODEL
+    python -m jobs.benchmark.planning SPLITS MODEL
 
-The listing and the files' footers are a stand-in, at the one edge where planning reads them; every shard has the same
-real Parquet footer, read again each time. All else is the real thing: the plan, what is frozen of it, what is handed
-to the workers. One process for each size, so that its peak memory is its own. Prints one JSON object.
+Only the listing and the footers of the corpus files are simulated; every shard has the same real Parquet footer, which
+is read each time. The plan, its frozen form and what the workers get are real. One process for each size, so that the
+peak memory is that of this size. Prints one JSON object.
 """
 
 import io
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class FakeCorpus:
-    """Stands in for `list_inputs` and `open_input`: ``shards`` files that nobody wrote, with one footer for all."""
+    """Stands in for `list_inputs` and `open_input`: ``shards`` files that do not exist, all with the same footer."""
 
     def __init__(self, shards: int) -> None:
         self._shards = shards
@@ -91,12 +91,12 @@ def measure(splits: int, model: str) -> dict[str, Any]:
         timed("hand over", lambda: [packing.unit_to_json(unit) for unit in todo])
     planned = sum(len(unit.splits) for unit in todo)
     if planned < splits:
-        raise RunFailed(f"{splits:,} splits were asked for, and {planned:,} planned: the fake corpus is cut otherwise.")
+        raise RunFailed(f"{splits:,} splits were requested, but {planned:,} were planned.")
     return {"splits": planned, "seconds": seconds, "before_bytes": before, "peak_bytes": own_memory("VmHWM")}
 
 
 def own_memory(field: str) -> int | None:
-    """Bytes of this process's own memory; not of its past as a child of a larger one, as getrusage would have it."""
+    """Bytes of this process's memory. getrusage would include its past as a fork of a larger process."""
     if not _STATUS.is_file():
         return None
     lines = _STATUS.read_text(encoding="utf-8").splitlines()
