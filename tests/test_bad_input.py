@@ -694,13 +694,13 @@ ROWS = [
     # The table
     Row("table of another model", "{root}/table holds vectors made with other settings:\n"
         '  weights: {"model.safetensors":"{*} in the table, {"model.safetensors":"{*} in the config\n'
-        "Vectors of both kinds in one table would be silently wrong. Either set them back, or write to a new "
+        "A table with both kinds of vectors would be silently wrong. Change the settings back, or write to a new "
         "table: table.path=<another path>.", prepare=both(embedded, model(put={"model.safetensors": b"others"})),
         overrides=MODEL),
     Row("table of other settings", "{root}/table holds vectors made with other settings:\n"
         "  max_length: 256 in the table, 128 in the config\n"
         '  vector_dtype: "float32" in the table, "float16" in the config\n'
-        "Vectors of both kinds in one table would be silently wrong. Either set them back, or write to a new "
+        "A table with both kinds of vectors would be silently wrong. Change the settings back, or write to a new "
         "table: table.path=<another path>.", prepare=embedded,
         overrides=("model.max_length=128", "table.vector_dtype=float16")),
     Row("table with other columns",
@@ -743,8 +743,8 @@ ROWS = [
         "There is no table at {root}/tabel (no _sfr/table.json). Check the path, or create it with `sfr-batch "
         "embed`.", command="search {root}/tabel cats"),
     Row("search without a snapshot",
-        "Nothing is published in {root}/table yet. `sfr-batch status {root}/table` shows how far its run is; "
-        "running the same `sfr-batch embed` again completes it.", command="search {root}/table cats",
+        "Nothing has been published in {root}/table yet. `sfr-batch status {root}/table` shows the progress of its "
+        "run. To complete the run, repeat the same `sfr-batch embed`.", command="search {root}/table cats",
         prepare=lambda bench: (embedded(bench), (bench.root / "table/_sfr/snapshots/00000001.json").unlink())),
     Row("query is not Unicode", "The query is not valid Unicode at character 1; type it again.", code=2,
         command="search {root}/table a\udcffb", prepare=embedded),
@@ -884,7 +884,7 @@ ROWS = [
         rejects=[("one", 0, "duplicate_id", DUPLICATE.format(0))]),
     Row("too many rejects",
         "2 of 4 rows (50.0%) cannot be embedded, and run.max_reject_share allows 10.0%. Nothing was published; "
-        "what is embedded stays committed.\n"
+        "embedded splits stay committed.\n"
         "  empty_text: 1, e.g. at 0 of {root}/corpus/bad.jsonl: the text is empty or only white space\n"
         "  bad_json: 1, e.g. at 24 of {root}/corpus/bad.jsonl: the line is not JSON: Expecting value: line 1 "
         "column 1 (char 0)\n"
@@ -897,7 +897,7 @@ ROWS = [
         ]),
     Row("all rejects",
         "200 of 200 rows (100.0%) cannot be embedded, and run.max_reject_share allows 10.0%. Nothing was "
-        "published; what is embedded stays committed.\n"
+        "published; embedded splits stay committed.\n"
         "  empty_text: 200, e.g. at 0 of {root}/corpus/a.jsonl: the text is empty or only white space\n"
         "Correct the corpus or the config (all rejects so far: {root}/table/_rejects/), or accept them with "
         "run.max_reject_share=1.", "run", files={"a.jsonl": jsonl([{"id": "a", "text": ""}] * 200)},

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sfr_batch.errors import TableError
+from sfr_batch.errors import TableError, counted
 from sfr_batch.format import names
 from sfr_batch.format.hashes import halves, hash_ids
 from sfr_batch.storage.local_files import temporary_folder
@@ -84,8 +84,9 @@ class Changes:
 
     def __str__(self) -> str:
         return (
-            f"{self.table}, snapshot {self.from_snapshot} to {self.to_snapshot}: {self.new + self.changed:,} upserts "
-            f"({self.new:,} new, {self.changed:,} changed), {self.deleted:,} deletes, {self.unchanged:,} unchanged"
+            f"{self.table}, snapshot {self.from_snapshot} to {self.to_snapshot}: "
+            f"{counted(self.new + self.changed, 'upsert')} ({self.new:,} new, {self.changed:,} changed), "
+            f"{counted(self.deleted, 'delete')}, {self.unchanged:,} unchanged"
         )
 
 
@@ -231,8 +232,8 @@ def _joined(
             if twice.any():
                 broken = (after if ordered["is_to"][1:][twice][0] else before).scan
                 raise TableError(
-                    f"An id is live twice in snapshot {broken.snapshot} of {broken.store.root}; `sfr-batch audit "
-                    f"{broken.store.root} --snapshot {broken.snapshot}` says which."
+                    f"Snapshot {broken.snapshot} of {broken.store.root} has two live rows with the same id. `sfr-batch "
+                    f"audit {broken.store.root} --snapshot {broken.snapshot}` shows which."
                 )
             first = np.flatnonzero(follows)
             alone = np.ones(len(ordered), dtype=bool)

@@ -40,7 +40,7 @@ _SECRET = """\
 def view(scan: Scan, name: str, state: str) -> str:
     """CREATE VIEW ``name`` over the rows of ``scan``; in comments ``state``, and what DuckDB needs to reach them."""
     root = "".join(char if char.isprintable() else "?" for char in scan.store.root)
-    head = f"-- {root}\n-- {state}. The view stays at this state: make it anew after the next run.\n"
+    head = f"-- {root}\n-- {state}. The view does not follow the table: create it again after the next run.\n"
     return f"{head}{_needs(scan)}CREATE OR REPLACE VIEW {quoted_name(name)} AS\n{select(scan)};\n"
 
 
@@ -68,8 +68,8 @@ def select(scan: Scan, ids: str | None = None) -> str:
     if any(file.dead is not None for file in scan.files):
         if _ROW in scan.table_schema.names or _FILE in scan.table_schema.names:
             raise ConfigError(
-                f"A column of {scan.store.root} is called {_ROW} or {_FILE}, which DuckDB needs for itself; use "
-                "`sfr-batch export` and let it read that."
+                f"{scan.store.root} has a column named {_ROW} or {_FILE}, a name that the SQL for DuckDB needs. Use "
+                "`sfr-batch export`, and let DuckDB read the export."
             )
         source = (
             f"read_parquet({files}, filename = '{_FILE}', {_ROW} = true) AS data\n"

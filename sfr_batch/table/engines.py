@@ -117,4 +117,4 @@ def _need(package: str) -> None:
     with contextlib.suppress(ModuleNotFoundError):
         importlib.import_module(package)
         return
-    raise ConfigError(f"{package} is not installed here: pip install {package}")
+    raise ConfigError(f"{package} is not installed. Install it: pip install {package}")

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sfr_batch.config.settings import StorageSettings
-from sfr_batch.errors import ConfigError, CountsDoNotClose, TableError
+from sfr_batch.errors import ConfigError, CountsDoNotClose, TableError, counted
 from sfr_batch.table.parquet_folder import ParquetFolder
 from sfr_batch.table.scan import Scan, key_columns
 
@@ -29,13 +29,9 @@ class Exported:
     partitions: int | None
 
     def __str__(self) -> str:
-        folders = "" if self.partitions is None else f" in {_count(self.partitions, 'partition')}"
-        files = f"{_count(self.files, 'file')}{folders}, {self.bytes:,} bytes"
-        return f"Exported {_count(self.rows, 'row')} to {self.target}: {files}"
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'s' * (number != 1)}"
+        folders = "" if self.partitions is None else f" in {counted(self.partitions, 'partition')}"
+        files = f"{counted(self.files, 'file')}{folders}, {self.bytes:,} bytes"
+        return f"Exported {counted(self.rows, 'row')} to {self.target}: {files}"
 
 
 def export(
@@ -61,8 +57,8 @@ def export(
     folder.flush()
     if folder.rows != read or not (scan.filtered or read == scan.live):
         raise CountsDoNotClose(
-            f"{scan.live:,} rows live in {scan.store.root}, {read:,} were read and {folder.rows:,} written to "
-            f"{folder.root}; this is a bug, please report it."
+            f"{scan.store.root} has {counted(scan.live, 'live row')}, but {read:,} were read and {folder.rows:,} were "
+            f"written to {folder.root}. This is a bug: please report it."
         )
     folder.close(
         {
@@ -82,16 +78,14 @@ def _check_partition(scan: Scan, column: str | None) -> str | None:
     if column is None:
         return None
     if column not in scan.table_schema.names:
-        raise TableError(
-            f"There is no column {column!r} in {scan.store.root}; it has {', '.join(scan.table_schema.names)}."
-        )
+        raise TableError(f"{scan.store.root} has no column {column!r}. Columns: {', '.join(scan.table_schema.names)}.")
     kind = scan.table_schema.field(column).type
     types = pa.types
     simple = types.is_string(kind) or types.is_integer(kind) or types.is_boolean(kind) or types.is_date(kind)
     if column in key_columns(scan.table_schema) or not simple:
         raise ConfigError(
-            f"{column} ({kind}) cannot partition: it takes a column of texts, whole numbers, booleans or dates that "
-            "many rows share, and not the id, which would be lost from the files."
+            f"Cannot partition by {column} ({kind}). Choose a text, integer, boolean or date column whose values many "
+            "rows share. The id cannot be chosen, because the files would lack it."
         )
     return column
 

@@ -90,8 +90,8 @@ class _Parser:
         if char in "'\"":
             return f"the {char} is not closed"
         if char.isdigit() or char == "-":
-            return "this is no number"
-        return f"{char!r} does not belong here"
+            return "invalid number"
+        return f"unexpected {char!r}"
 
     @property
     def _token(self) -> _Token:
@@ -118,7 +118,7 @@ class _Parser:
         start = max(0, at - _SHOWN)
         shown = re.sub(r"\s", " ", self._text[start : at + _SHOWN])
         raise ConfigError(
-            f"The filter is wrong at character {at + 1}: {why}.\n  {shown}\n  {' ' * (at - start)}^\n"
+            f"Invalid filter at character {at + 1}: {why}.\n  {shown}\n  {' ' * (at - start)}^\n"
             f"Columns: {_columns_told(self._schema)}."
         )
 
@@ -155,7 +155,7 @@ class _Parser:
         at = self._token.at
         self._conditions += 1
         if self._conditions > _MOST:
-            self._fail(at, f"more than {_MOST:,} conditions; for many values write a in (…)")
+            self._fail(at, f"more than {_MOST:,} conditions; for many values use a in (…)")
         column = self._column()
         if self._took("is", "not", "null"):
             return Not(IsNull(column))
@@ -164,7 +164,7 @@ class _Parser:
         if self._token.word not in ("not", "in", "like") and self._token.text not in COMPARE:
             self._fail(self._token.at, f"expected =, !=, <, <=, >, >=, in, like or is null, not {self._token}")
         if _kind_of(column.type) is None:
-            self._fail(at, f"{column.dotted} is {column.type}, which can only be compared with null")
+            self._fail(at, f"{column.dotted} is {column.type}: only is null and is not null apply")
         negated = self._took("not")
         node: Node
         if self._took("in"):
@@ -176,7 +176,7 @@ class _Parser:
         else:
             sign = self._take()
             if column.type == pa.bool_() and sign.text not in ("=", "!="):
-                self._fail(sign.at, f"{column.dotted} is true or false and takes = and != alone")
+                self._fail(sign.at, f"{column.dotted} is boolean: only = and != apply")
             node = Compare(column, sign.text, self._value(column))
         return Not(node) if negated else node
 
@@ -190,13 +190,15 @@ class _Parser:
 
     def _like(self, column: Column, at: int) -> Node:
         if _kind_of(column.type) != "text":
-            self._fail(at, f"{column.dotted} is {column.type}, and like is for text")
+            self._fail(at, f"{column.dotted} is {column.type}: like applies only to text")
         token = self._take()
         if token.kind != "text":
             self._fail(token.at, f"expected a pattern in single quotes after like, not {token}")
         pattern = _unquoted(token)
         if re.search(r"(?s)(?<!\\)(?:\\\\)*\\\Z", pattern):
-            self._fail(token.at, "the pattern ends in a backslash, which makes the character after it plain")
+            self._fail(
+                token.at, "the pattern ends in a backslash, which must be followed by the character that it escapes"
+            )
         return Like(column, pattern)
 
     def _column(self) -> Column:
@@ -216,7 +218,7 @@ class _Parser:
             fields = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
             if name not in fields:
                 has = f"it has {', '.join(fields)}" if fields else f"it is {kind}"
-                self._fail(part.at, f"there is no {name} in it; {has}")
+                self._fail(part.at, f"there is no field {name}: {has}")
             kind = fields[name]
         return Column(tuple(names), kind)
 
@@ -225,7 +227,7 @@ class _Parser:
         if token.kind not in ("name", "quoted"):
             self._fail(token.at, f"expected a column, not {token}")
         if token.word in _WORDS:
-            self._fail(token.at, f'expected a column, not {token}; a column of that name is written "{token}"')
+            self._fail(token.at, f'expected a column, not {token}; quote a column of that name: "{token}"')
         return token
 
     def _value(self, column: Column) -> pa.Scalar:
@@ -248,7 +250,7 @@ class _Parser:
         elif token.word in ("true", "false") and kind == "bool":
             value = token.word == "true"
         elif token.word == "null":
-            self._fail(token.at, "nothing is equal to null; write is null or is not null")
+            self._fail(token.at, "null is not equal to anything; use is null or is not null")
         else:
             self._fail(token.at, f"{wanted}{_WANTED[str(kind)]}, not {token}")
         try:
@@ -262,7 +264,7 @@ class _Parser:
             return kind.fromisoformat(_unquoted(token))
         except ValueError:
             example = "2026-11-24" if word.word == "date" else "2026-11-24 23:00"
-            self._fail(token.at, f"{token} is no {word.word}; write {word.word} '{example}'")
+            self._fail(token.at, f"invalid {word.word} {token}; write {word.word} '{example}'")
 
     def _in_zone(self, token: _Token, value: date | datetime, kind: pa.DataType) -> datetime:
         moment = value if isinstance(value, datetime) else datetime(value.year, value.month, value.day)

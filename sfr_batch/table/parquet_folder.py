@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from sfr_batch.config.settings import StorageSettings
-from sfr_batch.errors import ConfigError, StorageError
+from sfr_batch.errors import ConfigError, StorageError, counted
 from sfr_batch.format.parquet import encode_parquet
 from sfr_batch.storage.stores import open_store, tidy
 
@@ -41,7 +41,7 @@ class ParquetFolder:
             raise ConfigError(f"rows_per_file must be at least 1, not {rows_per_file}.")
         self._store = open_store(target, storage)
         if f"{self.root}/".startswith(f"{table}/"):
-            raise ConfigError(f"{self.root} lies in the table itself; choose a folder outside of it.")
+            raise ConfigError(f"{self.root} is inside the table {table}. Choose a folder outside of it.")
         self._rows_per_file = rows_per_file
         self._waiting: list[pa.Table] = []
         self._bytes_waiting = 0
@@ -50,10 +50,10 @@ class ParquetFolder:
         self.rows = self.files = self.bytes = 0
         keys = {info.key for info in self._store.list("")}
         if keys:
-            what = "a finished export" if SUCCESS in keys else f"no {SUCCESS}, so it may be an export that broke off"
+            what = "a complete export" if SUCCESS in keys else f"no {SUCCESS}, so perhaps an incomplete export"
             raise ConfigError(
-                f"{self.root} is not empty ({len(keys):,} objects, {what}), and nothing is ever overwritten. Choose "
-                "another target, or remove it first."
+                f"{self.root} is not empty ({counted(len(keys), 'object')}, {what}). Nothing is ever overwritten: "
+                "choose another target, or remove this one first."
             )
 
     @property
@@ -147,7 +147,7 @@ class ParquetFolder:
     def _create(self, key: str, data: bytes) -> None:
         # Found there with our content it is the reply that got lost.
         if not self._store.create(key, data) and self._store.read(key) != data:
-            raise StorageError(f"{self.root}/{key} is there already: somebody else writes to {self.root} as well.")
+            raise StorageError(f"{self.root}/{key} exists already: another process is writing to {self.root} too.")
 
 
 def _partition(column: str, value: object) -> str:

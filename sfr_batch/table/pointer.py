@@ -86,14 +86,16 @@ def promote(store: Store, table: Table, snapshot: int | None = None, *, expect: 
     for _ in range(_ATTEMPTS):
         now = read_pointer(store)
         if expect is not None and (now is None or now.table != expect):
-            where = now.describe() if now else f"{store.root} points nowhere yet"
-            raise PointerMoved(f"{where}, and not to {expect}, as expected. Nothing was changed.")
+            where = now.describe() if now else f"{store.root} does not point to a table yet"
+            raise PointerMoved(f"{where}. Expected: {expect}. Nothing was changed.")
         if now and (now.table, now.snapshot) == (table.store.root, snapshot):
             return now
         made = _create(store, now, target, snapshot, before=now.number if now else None)
         if made:
             return made
-    raise PointerMoved(f"{store.root}: others promote all the time; run the command again.")
+    raise PointerMoved(
+        f"Gave up on {store.root}: other processes moved it {_ATTEMPTS} times meanwhile. Run the command again."
+    )
 
 
 def back(store: Store) -> PointerTarget:
@@ -103,13 +105,16 @@ def back(store: Store) -> PointerTarget:
     """
     now = read_pointer(store)
     if now is None:
-        raise ConfigError(f"{store.root} is no pointer; `sfr-batch promote {store.root} TABLE` makes one.")
+        raise ConfigError(f"{store.root} is not a pointer. `sfr-batch promote {store.root} TABLE` creates one.")
     if now.record.before is None:
-        raise ConfigError(f"{now.describe()}; there is nothing before it to go back to.")
+        raise ConfigError(f"{now.describe()}. It did not point anywhere before, so it cannot go back.")
     before = _read(store, now.record.before).record
     made = _create(store, now, before.table, before.snapshot, before=before.before)
     if made is None:
-        raise PointerMoved(f"{store.root} was moved meanwhile, and nothing was changed; look at it with `status`.")
+        raise PointerMoved(
+            f"Another process moved {store.root} meanwhile. Nothing was changed. `sfr-batch status {store.root}` shows "
+            "where it points now."
+        )
     return made
 
 
@@ -121,10 +126,8 @@ def refuse_to_write(store: Store) -> None:
 
 
 def no_place_to_write(pointed: PointerTarget) -> ConfigError:
-    """What a writer is told who came by a pointer."""
-    return ConfigError(
-        f"{pointed.root} is a pointer, for readers; who writes names the table itself. It points to {pointed}."
-    )
+    """The error for a writer that was given a pointer."""
+    return ConfigError(f"{pointed.root} is a read-only pointer. Pass the table's own path: {pointed.table}.")
 
 
 def _create(
@@ -152,7 +155,7 @@ def _pointed(store: Store, number: int, record: PointerRecord) -> PointerTarget:
 
 def _check_no_table(store: Store) -> None:
     if any(info.key == names.TABLE_JSON for info in store.list(names.TABLE_JSON.split("/")[0])):
-        raise ConfigError(f"{store.root} is a table; a pointer is a folder or prefix of its own, beside the tables.")
+        raise ConfigError(f"{store.root} is a table. A pointer needs a folder or prefix of its own, beside the tables.")
 
 
 def _as_stored(root: str, table: str) -> str:
@@ -170,7 +173,7 @@ def _as_uri(root: str, stored: str) -> str:
             return parent + rest
     elif is_s3(stored) or stored.startswith("/"):
         return absolute_uri(stored)
-    raise TableError(f"The pointer {root} names {stored!r}, which is no table's place; promote a table once more.")
+    raise TableError(f"The pointer {root} names {stored!r}, which is not the path of a table. Promote a table again.")
 
 
 def _parent(root: str) -> str:

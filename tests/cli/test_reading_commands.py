@@ -52,16 +52,16 @@ def test_at_a_number_or_a_time() -> None:
         (dt.datetime(2026, 11, 2, 8, tzinfo=dt.timezone(dt.timedelta(hours=1))), 1),
     ]:
         assert table.at(time=time).number == number, time
-    with pytest.raises(TableNotFound, match=r"at 2026-11-01T09:59:00\+00:00; the first snapshot is of 2026"):
+    with pytest.raises(TableNotFound, match=r"at 2026-11-01T09:59:00\+00:00\. The first one was published at 2026"):
         table.at(time="2026-11-01T09:59")
-    with pytest.raises(TableNotFound, match=r"has no snapshot 4\. Snapshots: 1, 2, 3\."):
+    with pytest.raises(TableNotFound, match=r"has no snapshot 4\. Available: 1, 2, 3\."):
         table.at(snapshot=4)
     with pytest.raises(ConfigError, match=r"Invalid time 'yesterday'\. Use 2026-11-24T23:00"):
         table.at(time="yesterday")
     for arguments in ({}, {"snapshot": 1, "time": "2026-11-01"}):
-        with pytest.raises(ConfigError, match="Give the number of a snapshot or a time, one of the two"):
+        with pytest.raises(ConfigError, match="Give either the number of a snapshot or a time"):
             table.at(**arguments)
-    with pytest.raises(TableNotFound, match=r"Nothing was published in .* and is not yet"):
+    with pytest.raises(TableNotFound, match=r"Nothing has been published in .* yet\."):
         create_or_open(MemoryStore("memory://new"), package_card()).at(time="2030-01-01")
 
 
@@ -94,7 +94,7 @@ def test_search_an_older_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert table.search("b", k=1)[0].score < 0.999, "the newest one has another b"
     assert run("search", tmp_path, "b", "-k", 1, "--snapshot", 1).output == "1.0000  b\n"
     assert run("search", tmp_path, "b", "-k", 1).output != "1.0000  b\n"
-    assert "has no snapshot 9. Snapshots: 1, 2." in complaint(1, "search", tmp_path, "b", "--snapshot", 9)
+    assert "has no snapshot 9. Available: 1, 2." in complaint(1, "search", tmp_path, "b", "--snapshot", 9)
 
 
 # --- commands
@@ -118,7 +118,7 @@ def test_export(place: str) -> None:
 def test_changes(place: str) -> None:
     table = f"{place}/table"
     table_at(table)
-    told = f"{table}, snapshot 1 to 2: 2 upserts (1 new, 1 changed), 1 deletes, 1 unchanged\n"
+    told = f"{table}, snapshot 1 to 2: 2 upserts (1 new, 1 changed), 1 delete, 1 unchanged\n"
     assert run("changes", table, 1, 2).output == told
     result = run("changes", table, 1, 2, "--json")
     assert result.stderr == told
@@ -129,7 +129,7 @@ def test_changes(place: str) -> None:
     keys = {info.key for info in open_store(f"{place}/feed").list("")}
     assert keys == {"_SUCCESS", "deletes/part-00000.parquet", "upserts/part-00000.parquet"}
     assert "is not empty" in complaint(2, "changes", table, 1, 2, "--output", f"{place}/feed")
-    assert "lies in the table itself" in complaint(2, "changes", table, 1, 2, "--output", f"{table}/feed")
+    assert "is inside the table" in complaint(2, "changes", table, 1, 2, "--output", f"{table}/feed")
     assert run("changes", table, 0, 1).output.endswith("3 upserts (3 new, 0 changed), 0 deletes, 0 unchanged\n")
     assert "Give --output or --json, not both." in complaint(2, "changes", table, 1, 2, "--json", "--output", "x")
     assert "has no snapshot 3" in complaint(1, "changes", table, 1, 3)

@@ -145,8 +145,8 @@ def test_what_changes_a_vector_changes_it_and_is_refused(
     assert first == f"{folder.parent}/table holds vectors made with other settings:"
     assert {line.strip().split(":")[0] for line in lines} == keys
     assert last == (
-        "Vectors of both kinds in one table would be silently wrong. Either set them back, or write to a new table: "
-        "table.path=<another path>."
+        "A table with both kinds of vectors would be silently wrong. Change the settings back, or write to a new "
+        "table: table.path=<another path>."
     )
     assert not make_plan(config_of(folder, *overrides, f"table.path={folder.parent}/new")).up_to_date
 

@@ -86,7 +86,7 @@ def test_each_kind_of_change() -> None:
     assert [key[0] for key in upserted(found)] == EXPECTED
     assert deleted(found) == [("gone", None)]
     assert (found.new, found.changed, found.deleted, found.unchanged, found.files_read) == (1, 2, 1, 2, 2)
-    assert str(found) == "memory://table, snapshot 1 to 2: 3 upserts (1 new, 2 changed), 1 deletes, 2 unchanged"
+    assert str(found) == "memory://table, snapshot 1 to 2: 3 upserts (1 new, 2 changed), 1 delete, 2 unchanged"
     first, second = copy_of(table.snapshot(1)), copy_of(table.snapshot(2))
     assert apply(found, first) == second
     assert apply(changes(table, 2, 1), second) == first, "back again"
@@ -240,13 +240,15 @@ def test_vectors_of_rows_with_another_hash_are_not_compared(monkeypatch: pytest.
 
 def test_wrong_requests_are_explained() -> None:
     table = table_with(({"a": [Row("a")]}, {}), ({"b": [Row("b"), Row("b", "x")]}, {}))
-    with pytest.raises(TableNotFound, match=r"has no snapshot 9\. Snapshots: 1, 2"):
+    with pytest.raises(TableNotFound, match=r"has no snapshot 9\. Available: 1, 2"):
         changes(table, 1, 9)
     with pytest.raises(TableNotFound, match="has no snapshot 7"):
         changes(table, 7, 1)
-    with pytest.raises(TableError, match=r"An id is live twice in snapshot 2 of .*`sfr-batch audit .* --snapshot 2`"):
+    with pytest.raises(
+        TableError, match=r"Snapshot 2 of .* has two live rows with the same id.*`sfr-batch audit .* --snapshot 2`"
+    ):
         changes(table, 1, 2)
-    with pytest.raises(TableError, match="An id is live twice in snapshot 2"):
+    with pytest.raises(TableError, match=r"Snapshot 2 of .* has two live rows with the same id"):
         changes(table, 2, 1)
 
 

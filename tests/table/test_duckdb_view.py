@@ -75,7 +75,7 @@ def test_view_stays_at_its_snapshot(tmp_path: Path) -> None:
         assert sorted(connection.sql("SELECT id FROM old").fetchall()) == [(id_,) for id_ in LIVE]
         assert sorted(connection.sql("SELECT id FROM new").fetchall()) == [("b0",), ("b1",), ("c0",)]
     state = "snapshot 2 of 2026-11-02T23:00:00+00:00, 3 vectors, 0 rejects"
-    assert table.duckdb_view().startswith(f"-- {tmp_path}\n-- {state}. The view stays at this state: ")
+    assert table.duckdb_view().startswith(f"-- {tmp_path}\n-- {state}. The view does not follow the table: ")
 
 
 def test_view_without_deletes_needs_no_join(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_names_that_duckdb_takes_are_refused(tmp_path: Path) -> None:
     with run(table, table.duckdb_view()) as connection:
         assert len(connection.sql("SELECT file_row_number FROM embeddings").fetchall()) == 2
     publish_state(table, first.read_receipts(), {first.read_receipts()[0].split_id: [0]})
-    with pytest.raises(ConfigError, match=r"is called file_row_number .* use `sfr-batch export`"):
+    with pytest.raises(ConfigError, match=r"has a column named file_row_number .* Use `sfr-batch export`"):
         table.duckdb_view()
 
 

@@ -65,7 +65,7 @@ def test_there_and_back(place: str) -> None:
     assert len({s["token"] for s in found}) == 3
     assert [sfr.promote_back(current).number for _ in range(2)] == [4, 5]
     assert ids_at(current) == ["b2"]
-    with pytest.raises(ConfigError, match=r"points to .*blue, since .*; there is nothing before it to go back to"):
+    with pytest.raises(ConfigError, match=r"points to .*blue, since .*. It did not point anywhere before"):
         sfr.promote_back(current)
     sfr.promote(current, f"{place}/green")
     sfr.promote_back(current)
@@ -78,7 +78,9 @@ def test_commands_follow_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     told = run("promote", current, blue).output
     assert told.startswith(f"{current} points to {blue}, since 20")
     assert f"{current} points to {blue}, since " in complaint(1, "promote", current, green, "--expect-current", green)
-    assert "points nowhere yet, and not to" in complaint(1, "promote", tmp_path / "x", blue, "--expect-current", green)
+    assert "does not point to a table yet. Expected: " in complaint(
+        1, "promote", tmp_path / "x", blue, "--expect-current", green
+    )
     told = run("promote", current, green, "--snapshot", 1, "--expect-current", blue).output
     assert told.startswith(f"{current} points to {green}, snapshot 1, since 20")
     pointer_line, rest = run("status", current).output.split("\n", 1)
@@ -92,7 +94,7 @@ def test_commands_follow_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert run("audit", current).output.rsplit(",", 2)[0] == of_first
     assert of_first != run("audit", green).output.rsplit(",", 2)[0]
     assert "Exported 1 row to" in run("export", current, tmp_path / "out").output
-    assert "lies in the table itself" in complaint(2, "changes", current, 1, 2, "--output", f"{green}/feed")
+    assert "is inside the table" in complaint(2, "changes", current, 1, 2, "--output", f"{green}/feed")
 
     class Encoder:
         def encode(self, texts: list[str], prompt: str) -> Any:
@@ -102,8 +104,8 @@ def test_commands_follow_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert run("search", current, "q", "-k", 1).output.endswith("  g1\n"), "the pinned one"
     assert run("search", current, "q", "-k", 1, "--snapshot", 2).output == "1.0000  g2\n"
     assert run("promote", current, "--back").output.startswith(f"{current} points to {blue}, since 20")
-    assert "there is nothing before it" in complaint(2, "promote", current, "--back")
-    assert "is no pointer; `sfr-batch promote" in complaint(2, "promote", blue, "--back")
+    assert "It did not point anywhere before, so it cannot go back" in complaint(2, "promote", current, "--back")
+    assert "is not a pointer. `sfr-batch promote" in complaint(2, "promote", blue, "--back")
     assert "--back takes no argument but POINTER" in complaint(2, "promote", current, blue, "--back")
     assert "Give TABLE or --back. `sfr-batch status POINTER` shows where it points now." in complaint(
         2, "promote", current
@@ -123,7 +125,7 @@ def test_who_writes_names_the_table(tmp_path: Path, mistral: str) -> None:
             "run": {"actors": {"gpus": 0}},
         }
     )
-    told = f"{current} is a pointer, for readers; who writes names the table itself. It points to {green}"
+    told = f"{current} is a read-only pointer. Pass the table's own path: {green}"
     for write in (sfr.plan, sfr.embed):
         with pytest.raises(ConfigError, match=told):
             write(config)
@@ -143,12 +145,12 @@ def test_what_cannot_be_promoted(tmp_path: Path) -> None:
     from sfr_batch.table.commit.writing import create_or_open
 
     create_or_open(open_store(green), package_card())
-    assert f"Nothing is published in {green} yet" in complaint(1, "promote", current, green)
+    assert f"Nothing has been published in {green} yet" in complaint(1, "promote", current, green)
     table = Table.open(open_store(green))
     for id_ in ("g1", "g2"):
         publish_state(table, [commit_file(table, id_, [Row(id_)])], {})
-    assert "has no snapshot 3. Snapshots: 1, 2." in complaint(1, "promote", current, green, "--snapshot", 3)
-    assert f"{green} is a table; a pointer is a folder or prefix of its own" in complaint(2, "promote", green, green)
+    assert "has no snapshot 3. Available: 1, 2." in complaint(1, "promote", current, green, "--snapshot", 3)
+    assert f"{green} is a table. A pointer needs a folder or prefix of its own" in complaint(2, "promote", green, green)
     assert list(open_store(current).list("")) == []
     sfr.promote(current, green, snapshot=1)
     expire(table, keep_last=1, dry_run=False)
@@ -190,7 +192,7 @@ def test_a_strangers_pointer_leads_nowhere_else(table: str) -> None:
     store = MemoryStore("/a/current")
     step = pointer.PointerRecord(token="t", table=table, snapshot=None, before=None, created_at="2026", by="x\x1b[2J@y")
     store.create(schema.pointer_key(1), step.to_json())
-    with pytest.raises(TableError, match=r"The pointer /a/current names .*, which is no table's place"):
+    with pytest.raises(TableError, match=r"The pointer /a/current names .*, which is not the path of a table"):
         pointer.read_pointer(store)
 
 
@@ -226,12 +228,12 @@ def test_the_later_one_wins_or_is_told() -> None:
         "on top of what the others did"
     )
     store.others = [entry("/a/red")]
-    with pytest.raises(PointerMoved, match=r"points to /a/red, since 2026, by other, and not to /a/green, as expected"):
+    with pytest.raises(PointerMoved, match=r"points to /a/red, since 2026, by other\. Expected: /a/green\."):
         pointer.promote(store, table, expect="/a/green")
     assert str(pointer.read_pointer(store)) == "/a/red"
     pointer.promote(store, table)
     store.others = [entry("/a/pink")]
-    with pytest.raises(PointerMoved, match="was moved meanwhile, and nothing was changed"):
+    with pytest.raises(PointerMoved, match=r"Another process moved .* meanwhile\. Nothing was changed"):
         pointer.back(store)
     assert str(pointer.read_pointer(store)) == "/a/pink"
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sfr_batch.config.settings import RunSettings
-from sfr_batch.errors import CountsDoNotClose
+from sfr_batch.errors import CountsDoNotClose, counted
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import short_id
 from sfr_batch.format.hashes import whole
@@ -92,14 +92,13 @@ class Compaction:
     def describe(self) -> str:
         """One or two lines for a person."""
         if not self.groups:
-            return f"Nothing to compact: none of {self.base.manifest.files.rows:,} data files ({self.base.brief()})."
-        what = f"{self.files:,} data files ({self.bytes:,} bytes) as {len(self.groups):,}"
-        what += f", without {self.dropped:,} rows that nobody needs" if self.dropped else ""
+            files = counted(self.base.manifest.files.rows, "data file")
+            return f"Nothing to compact in {files} ({self.base.brief()})."
+        what = f"{counted(self.files, 'data file')} ({self.bytes:,} bytes) as {len(self.groups):,}"
+        what += f", without {counted(self.dropped, 'unneeded row')}" if self.dropped else ""
         if self.snapshot is None:
-            return f"Would write {what}. Nothing was written; --write does it."
-        return (
-            f"Wrote {what}: {self.snapshot.brief()}. The old files stay for the snapshots before, until these expire."
-        )
+            return f"Would rewrite {what}. Nothing was written; --write does it."
+        return f"Rewrote {what}: {self.snapshot.brief()}. The old files stay until the earlier snapshots expire."
 
 
 def find_compaction(
@@ -341,7 +340,7 @@ def _moved_index(index: pa.Table, moves: Mapping[str, _Move]) -> pa.Table:
             row[mine] = moves[split_id].rows[row[mine]]
             if (row[mine] < 0).any():
                 raise CountsDoNotClose(
-                    f"A row of split {split_id} would be lost by compaction. Nothing was published; this is a bug, "
+                    f"A row of split {split_id} would be lost by compaction. Nothing was published. This is a bug: "
                     "please report it."
                 )
     renamed = pa.array([moves[s].split_id if s in moves else s for s in known], pa.string())

@@ -78,9 +78,9 @@ def expire(
     again and again meanwhile, StorageError; then, as after a crash, the same call does the rest.
     """
     if keep_last is None and keep_for is None:
-        raise ConfigError("Say what is to stay: --keep-last N states, --keep-for 30d, or both.")
+        raise ConfigError("Give --keep-last N, --keep-for AGE, or both.")
     if keep_last is not None and keep_last < 1:
-        raise ConfigError(f"--keep-last {keep_last}: the newest state always stays, so write 1 or more.")
+        raise ConfigError(f"--keep-last {keep_last}: must be at least 1, because the newest state always stays.")
     since = math.inf
     if keep_for is not None:
         since = (now or datetime.now(UTC)).timestamp() - parse_duration(keep_for, "--keep-for")
@@ -108,7 +108,7 @@ def parse_duration(text: str, setting: str) -> float:
     """Seconds of ``7d``, ``36h`` or ``90m``. Raises ConfigError, which names the setting."""
     number, unit = text[:-1], text[-1:]
     if unit not in _UNITS or not (number.isascii() and number.isdecimal()):
-        raise ConfigError(f"{setting} {text}: write a number of days, hours or minutes: 7d, 36h or 90m.")
+        raise ConfigError(f"{setting} {text}: give a number of days, hours or minutes, such as 7d, 36h or 90m.")
     return int(number) * _UNITS[unit]
 
 
@@ -118,7 +118,7 @@ def _plan(table: Table, base: Snapshot, keep_last: int, since: float, keep: Coll
     unknown = sorted(set(keep) - set(here))
     if unknown:
         raise TableNotFound(
-            f"--keep {unknown[0]}: {table.store.root} has no such snapshot. Snapshots: {', '.join(map(str, here))}."
+            f"--keep {unknown[0]}: {table.store.root} has no such snapshot. Available: {', '.join(map(str, here))}."
         )
     before = base.manifest.expired.before if base.manifest.expired else 1
     before = _oldest_to_keep([s for number, s in here.items() if number >= before], keep_last, since)

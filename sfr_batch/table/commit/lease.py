@@ -219,11 +219,11 @@ class Lease:
         if leases.newest and leases.newest.holder.token == self.holder.token:
             self._number = leases.top
         else:
-            who = f"it was taken over by {leases.newest.holder}" if leases.newest else "somebody else took over"
+            who = f"it was taken over by {leases.newest.holder}" if leases.newest else "another run took over"
             self._lost = TableInUse(
-                f"This run has lost the lease of {self._store.root}: it was paused, or cut off from the store, for "
-                f"{self._lifetime_s:g} s (run.lease_s), and {who}. What is committed stays, and counts for that run "
-                "too. When it is done, run the same command again."
+                f"This run has lost the lease of {self._store.root}: it was paused, or could not reach the store, for "
+                f"{self._lifetime_s:g} s (run.lease_s), and {who}. Committed splits are kept, and the other run reuses "
+                "them. When it is done, run the same command again."
             )
         return leases.numbers
 
@@ -293,10 +293,10 @@ class Challenger:
 
 
 def _in_use(store: Store, holder: Holder | None) -> TableInUse:
-    who, stop = (str(holder), f" ({holder.how_to_stop()})") if holder else ("a run that cannot be made out", "")
+    who, stop = (str(holder), f" ({holder.how_to_stop()})") if holder else ("an unidentified run", "")
     return TableInUse(
-        f"Another run is at work on {store.root}: {who}. Two at once would do the same work twice. Wait until it is "
-        f"done (`sfr-batch status {store.root}`) and run the same command again, stop it first{stop}, or write to "
+        f"Another run is writing to {store.root}: {who}. Two runs at once would do the same work twice. Wait until it "
+        f"is done (`sfr-batch status {store.root}`) and run the same command again, stop it first{stop}, or write to "
         "another table: table.path=<another path>."
     )
 
@@ -320,10 +320,10 @@ def hold(
     while not isinstance(found := challenger.look(), Lease):
         if not waited and found:
             waited = True
-            who = challenger.waiting_for or "a run that cannot be made out"
+            who = challenger.waiting_for or "an unidentified run"
             say(
                 f"waiting up to {found:.0f} s for the lease of {store.root}: it is held by {who}, which may be dead; "
-                "without a sign of life until then this run takes over"
+                "without a heartbeat until then, this run takes over"
             )
         pause(min(found, lifetime_s / _LOOKS))
     found.waited = waited

@@ -27,6 +27,7 @@ from sfr_batch.errors import (
     SnapshotConflict,
     TableError,
     TableNotFound,
+    counted,
 )
 from sfr_batch.format import names
 from sfr_batch.format.indexes import create_own, joined, read_ahead
@@ -113,7 +114,9 @@ def conflict_if_superseded(table: Table, base: Snapshot) -> Iterator[None]:
     except (ObjectNotFound, TableNotFound) as error:
         if not superseded(table, base):
             raise
-        raise SnapshotConflict(f"{table.store.root} changed meanwhile, run the command again: {error}") from error
+        raise SnapshotConflict(
+            f"{table.store.root} was changed by another process meanwhile. Run the command again. ({error})"
+        ) from error
 
 
 def _create_manifest(table: Table, manifest: Manifest) -> Snapshot:
@@ -122,8 +125,8 @@ def _create_manifest(table: Table, manifest: Manifest) -> Snapshot:
         winner = table.published(manifest.snapshot).manifest
         if winner.run_id != manifest.run_id:  # equal: our own write, whose reply was lost
             raise SnapshotConflict(
-                f"Snapshot {manifest.snapshot} of {table.store.root} was published by run {winner.run_id} at "
-                f"{winner.created_at} while this run was under way."
+                f"Run {winner.run_id} published snapshot {manifest.snapshot} of {table.store.root} at "
+                f"{winner.created_at}, while this run was in progress."
             )
         manifest = winner
     return Snapshot(table.store, manifest, table.schema)
@@ -148,15 +151,17 @@ def _check_files(table: Table, base: Snapshot | None, draft: Draft) -> None:
         receipt.check()
         info = committed.get(receipt.split_id)
         if info is None or info.size != receipt.size:
-            found = "is missing" if info is None else f"has {info.size} bytes instead of {receipt.size}"
+            found = "is missing" if info is None else f"has {counted(info.size, 'byte')} instead of {receipt.size:,}"
             raise TableError(f"{table.store.root}/{names.data_key(receipt.split_id)} {found}; run the command again.")
         if receipt.rejected and receipt.owned and names.rejects_key(receipt.split_id, receipt.attempt) not in rejects:
             raise TableError(
-                f"The rejects of split {receipt.split_id} are missing from {table.store.root}/{names.REJECTS}. To have "
-                f"the split embedded again, delete {names.data_key(receipt.split_id)} and run the command again."
+                f"The rejects of split {receipt.split_id} are missing from {table.store.root}/{names.REJECTS}. To "
+                f"embed the split again, delete {names.data_key(receipt.split_id)} and run the command again."
             )
         if receipt.split_id in condemned:
-            raise TableError(f"Split {receipt.split_id} is condemned and must not be published.")
+            raise TableError(
+                f"Split {receipt.split_id} is condemned by a sweep or an expiry. It must not be published."
+            )
 
 
 _COUNTED = (names.N_TOKENS, names.N_TOKENS_FULL, names.TRUNCATED)

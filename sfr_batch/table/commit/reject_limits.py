@@ -101,7 +101,7 @@ def too_many_rejects(
         reasons.append(f"  duplicate_id: {duplicates:,}")
     return TooManyRejects(
         f"{rejected:,} of {read:,} rows ({rejected / read:.1%}) cannot be embedded, and run.max_reject_share allows "
-        f"{ceiling:.1%}. Nothing was published; what is embedded stays committed.\n" + "\n".join(reasons) + "\n"
+        f"{ceiling:.1%}. Nothing was published; embedded splits stay committed.\n" + "\n".join(reasons) + "\n"
         f"Correct the corpus or the config (all rejects so far: {store.root}/{names.REJECTS}/), or accept them with "
         f"run.max_reject_share={math.ceil(100 * rejected / read) / 100:g}."
     )

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from sfr_batch.errors import ObjectNotFound
+from sfr_batch.errors import ObjectNotFound, counted
 from sfr_batch.format import names
 from sfr_batch.format.parquet import read_parquet
 from sfr_batch.format.split_ids import without_last_flag
@@ -52,7 +52,7 @@ def describe(table: Table) -> str:
     numbers = table.snapshot_numbers()
     gone = len(table.published_numbers()) - len(numbers)
     if gone:
-        lines.append(f"expired   {gone:,} earlier snapshot{'s' * (gone > 1)}")
+        lines.append(f"expired   {counted(gone, 'earlier snapshot')}")
     for number in numbers[-_SNAPSHOTS_SHOWN:]:
         snapshot = table.published(number)
         counts = snapshot.manifest.counts
@@ -63,12 +63,12 @@ def describe(table: Table) -> str:
         lines.append("snapshot  none yet")
     holder = lease.read_holder(table.store)
     if holder is not None:
-        dead = " (that process is dead, and the next run replaces it)" if holder.process_state() == "dead" else ""
+        dead = " (its process is dead: the next run takes over)" if holder.process_state() == "dead" else ""
         lines.append(f"writer    {holder}{dead}")
     for run in unfinished_runs(table):
         lines.append(
-            f"run       {run.run_id}: {run.committed:,} of {run.splits:,} splits committed, not published; it is under "
-            "way or was interrupted, and the same `sfr-batch embed` completes it"
+            f"run       {run.run_id}: {run.committed:,} of {counted(run.splits, 'split')} committed, not published; in "
+            "progress or interrupted; repeat the same `sfr-batch embed` to complete it"
         )
     report = _last_report(table)
     if report:
@@ -84,4 +84,5 @@ def _last_report(table: Table) -> str | None:
         report = json.loads(table.store.read(names.run_key(latest.manifest.run_id, names.RUN_REPORT)))
     except ObjectNotFound:  # a sweep has no report, and a run may have died before it wrote one
         return None
-    return f"{report['run_id']}: {report['embedded']:,} rows, {report['tokens']:,} tokens in {report['seconds']:,.0f} s"
+    rows, tokens = counted(report["embedded"], "row"), counted(report["tokens"], "token")
+    return f"{report['run_id']}: {rows}, {tokens} in {report['seconds']:,.0f} s"

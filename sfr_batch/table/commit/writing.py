@@ -46,13 +46,13 @@ def check_same_table(table: Table, card: TableCard) -> None:
         lines = differences(table.card.fingerprint_inputs, card.fingerprint_inputs)
         raise TableMismatch(
             f"{table.store.root} holds vectors made with other settings:\n  " + "\n  ".join(lines) + "\n"
-            "Vectors of both kinds in one table would be silently wrong. Either set them back, or write to a new "
+            "A table with both kinds of vectors would be silently wrong. Change the settings back, or write to a new "
             "table: table.path=<another path>."
         )
     if not table.schema.equals(card.schema):
         raise TableMismatch(
             f"{table.store.root} has the columns {_describe(table.schema)}, this run would write "
-            f"{_describe(card.schema)}. Set corpus.id and corpus.carry back, or write to a new table: table.path=…"
+            f"{_describe(card.schema)}. Change corpus.id and corpus.carry back, or write to a new table: table.path=…"
         )
 
 

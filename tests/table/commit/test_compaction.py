@@ -148,7 +148,7 @@ def test_the_command(used: tuple[Place, Writer, Table]) -> None:
     would = run()
     assert would.exit_code == 0, would.output
     assert re.fullmatch(
-        r"Would write \d data files \([\d,]+ bytes\) as 1, without \d+ rows that nobody needs\. Nothing was written; "
+        r"Would rewrite \d data files \([\d,]+ bytes\) as 1, without \d+ unneeded rows?\. Nothing was written; "
         r"--write does it\.\n",
         would.output,
     )
@@ -156,13 +156,13 @@ def test_the_command(used: tuple[Place, Writer, Table]) -> None:
     with hold(table.store, Holder.of_this_process("a night"), 60.0, print):
         refused = run("--write")
     assert refused.exit_code == 1
-    assert "Another run is at work" in refused.output
+    assert "Another run is writing to" in refused.output
     done = run("--write")
     assert done.exit_code == 0, done.output
-    assert re.match(r"Wrote \d data files .* as 1, .*: snapshot 5 of ", done.output)
+    assert re.match(r"Rewrote \d data files .* as 1, .*: snapshot 5 of ", done.output)
     assert state_of(healthy(table, place)) == state_of(before)
     assert read_holder(table.store) is None, "the lease is free again"
-    assert run("--write").output.startswith("Nothing to compact: none of 1 data files (snapshot 5 of ")
+    assert run("--write").output.startswith("Nothing to compact in 1 data file (snapshot 5 of ")
     assert table.current().number == 5
 
 

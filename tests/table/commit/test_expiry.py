@@ -203,14 +203,14 @@ def test_rules_that_make_no_sense() -> None:
     assert expire(table, keep_last=1, dry_run=False) == Expiry(), "nothing is published"
     table = states_at("10T00:00", "11T00:00")
     for rules, told in [
-        ({}, "Say what is to stay: --keep-last N states, --keep-for 30d, or both"),
-        ({"keep": [1]}, "Say what is to stay"),
-        ({"keep_last": 0}, "--keep-last 0: the newest state always stays, so write 1 or more"),
-        ({"keep_for": "30"}, "--keep-for 30: write a number of days, hours or minutes: 7d, 36h or 90m"),
+        ({}, "Give --keep-last N, --keep-for AGE, or both"),
+        ({"keep": [1]}, "Give --keep-last N, --keep-for AGE"),
+        ({"keep_last": 0}, "--keep-last 0: must be at least 1, because the newest state always stays"),
+        ({"keep_for": "30"}, "--keep-for 30: give a number of days, hours or minutes, such as 7d, 36h or 90m"),
     ]:
         with pytest.raises(ConfigError, match=told):
             expire(table, **rules)
-    with pytest.raises(TableNotFound, match=r"--keep 7: .* has no such snapshot. Snapshots: 1, 2"):
+    with pytest.raises(TableNotFound, match=r"--keep 7: .* has no such snapshot. Available: 1, 2"):
         expire(table, keep_last=1, keep=[7])
 
 
@@ -343,8 +343,8 @@ def test_expire_and_snapshots_on_the_command_line(tmp_path: Path) -> None:
     assert f"Would remove snapshot 1 with {objects} objects, " in dry
     assert dry.endswith(" bytes; snapshot 2 stays. Nothing was removed; --delete does it.\n")
     assert table.snapshot_numbers() == [1, 2]
-    assert "Say what is to stay" in complaint(2, "expire", root)
-    assert "--keep-for 3: write" in complaint(2, "expire", root, "--keep-for", 3)
+    assert "Give --keep-last N, --keep-for AGE" in complaint(2, "expire", root)
+    assert "--keep-for 3: give" in complaint(2, "expire", root, "--keep-for", 3)
     assert "--keep 5: " in complaint(1, "expire", root, "--keep-last", 1, "--keep", 5)
     same = run("expire", root, "--keep-last", 1, "--keep", 1).output
     assert same == "No snapshot is old enough to expire: snapshots 1 to 2 stay.\n"

@@ -145,8 +145,8 @@ def test_a_sign_of_life_while_one_waits_is_refused(store: Store) -> None:
     with pytest.raises(TableInUse) as caught:
         challenger.look()
     assert str(caught.value) == (
-        f"Another run is at work on {store.root}: run run of elsewhere of ann on elsewhere, process 4711, since "
-        f"{held.holder.since}. Two at once would do the same work twice. Wait until it is done (`sfr-batch status "
+        f"Another run is writing to {store.root}: run run of elsewhere of ann on elsewhere, process 4711, since "
+        f"{held.holder.since}. Two runs at once would do the same work twice. Wait until it is done (`sfr-batch status "
         f"{store.root}`) and run the same command again, stop it first (`kill 4711` on elsewhere), or write to "
         "another table: table.path=<another path>."
     )
@@ -250,7 +250,7 @@ def test_what_cannot_be_understood_expires_as_well(data: bytes) -> None:
     clock, said = Clock(), list[str]()
     with hold(store, here(), LIFETIME, said.append, clock, clock.pause):
         assert clock.now >= 1000 + LIFETIME
-    assert "held by a run that cannot be made out" in said[0]
+    assert "held by an unidentified run" in said[0]
 
 
 def test_no_lease_blocks_a_table_for_ever_or_writes_to_a_terminal() -> None:
@@ -286,7 +286,7 @@ def test_status_shows_who_writes() -> None:
     assert f"\nwriter    {held.holder}" in status.describe(table)
     held.release()
     take(store, here(pid=dead_process()))
-    assert "(that process is dead, and the next run replaces it)" in status.describe(table)
+    assert "(its process is dead: the next run takes over)" in status.describe(table)
 
 
 # --- races
@@ -587,7 +587,7 @@ def test_a_refused_run_leaves_nothing(tmp_path: Path) -> None:
     store = open_store(f"{tmp_path}/table")
     parent = os.getppid()
     take(store, here(pid=parent, started=lease._started(parent)))
-    with pytest.raises(TableInUse, match="Another run is at work"):
+    with pytest.raises(TableInUse, match="Another run is writing to"):
         sfr.embed(small(tmp_path))
     assert {info.key for info in store.list("")} == {names.lease_key(1), names.TABLE_JSON}
 
@@ -660,7 +660,7 @@ def test_a_second_run_is_refused_until_the_first_is_gone(place: str, tmp_path: P
     assert holder is not None
     assert (holder.pid, holder.host) == (first.pid, socket.gethostname())
     assert second.returncode == 1
-    assert f"error: Another run is at work on {place}/table: run {holder.run_id} of " in output
+    assert f"error: Another run is writing to {place}/table: run {holder.run_id} of " in output
     assert f" on {holder.host}, process {first.pid}, since {holder.since}." in output
     assert f"(`kill {first.pid}` on {holder.host})" in output
     assert "Traceback" not in output
