@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from sfr_batch.corpus.file_formats import PARQUET
+from sfr_batch.corpus.file_formats import FORMATS
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.survey import RowGroup, ShardStatistics
 from sfr_batch.format.fingerprint import short_id
@@ -24,35 +24,39 @@ SMALLEST_SPLIT = 256
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Some thousand rows of a shard.
-
-    start, end: half-open; rows (Parquet), bytes (the lines that begin in the range), or in a stream the positions of
-    its records. rows, text_bytes: from the metadata; estimates for lines, exact for a stream once it is read.
-    """
+    """Some thousand rows of a shard."""
 
     split_id: str
     shard: str
+    """URI of the shard."""
     version: str
     start: int
+    """First row (Parquet), first byte (lines), or position of the first record (stream)."""
     end: int
+    """One past the last row, byte or position; of lines, those count that begin before it."""
     rows: int
+    """Exact for Parquet, and for a stream once it is read; else an estimate."""
     text_bytes: int
+    """Exact or an estimate, as ``rows``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
     """A shard that is read from its beginning and cut on the way, after ``max_rows`` rows or ``max_bytes`` of text.
 
-    prefix: first 24 characters of the names of its splits. rows, text_bytes: estimates for the whole shard. done: the
-    numbers of the committed splits, which are skipped.
+    Its splits are known only once it has been read.
     """
 
     prefix: str
+    """First 24 characters of the names of its splits."""
     max_rows: int
     max_bytes: int
     rows: int
+    """Rows of the whole shard, estimated."""
     text_bytes: int
+    """Bytes of the whole shard's text, estimated."""
     done: tuple[int, ...] = ()
+    """Numbers of the committed splits, which are skipped."""
 
     def split_id(self, number: int, last: bool) -> str:
         """The name of split ``number``, from 0. It says whether the split is the last one, so that a listing of the
@@ -129,7 +133,7 @@ def cut(
         prefix = _name_stream(shard, max_rows, max_bytes, identity, condemned)
         stream = Stream(prefix, max_rows, max_bytes, survey.rows, survey.text_bytes)
         return [ReadUnit(shard, (), 0, (), stream)]
-    pieces = _cut_parquet if shard.format == PARQUET else _cut_bytes
+    pieces = _cut_row_groups if FORMATS[shard.format].has_metadata else _cut_bytes
     units = []
     for row_groups, first_row, ranges in pieces(survey.groups, max_rows, max_bytes, shard.size):
         splits = tuple(
@@ -175,7 +179,7 @@ _Range = tuple[int, int, int, int]
 _Piece = tuple[tuple[int, ...], int, list[_Range]]
 
 
-def _cut_parquet(groups: Sequence[RowGroup], max_rows: int, max_bytes: int, _: int) -> Iterator[_Piece]:
+def _cut_row_groups(groups: Sequence[RowGroup], max_rows: int, max_bytes: int, _: int) -> Iterator[_Piece]:
     """Small row groups become one split together; a large one is read once and cut evenly."""
     together: list[int] = []
     first_row = row = rows = text = size = 0

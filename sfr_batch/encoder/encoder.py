@@ -167,9 +167,9 @@ class Encoder:
         """[n, d] unit vectors of ``texts``, in their order.
 
         prompt: the name of a prompt, such as "query" or "document", whose text is put before each text; None puts
-        nothing. One vector a text whatever `model.overflow` says: what is beyond the recipe's max_length is cut off
-        (`tokenizer.encode(...).truncated` tells where). For several vectors a text see `chunks`. Raises ConfigError
-        for a name that is not known.
+        nothing. Gives one vector per text whatever `model.overflow` is: a text beyond the recipe's max_length is
+        truncated (`tokenizer.encode(...).truncated` tells which). For several vectors per text see `chunks`. Raises
+        ConfigError for an unknown name.
         """
         if isinstance(texts, str):
             raise TypeError("encode takes a list of texts; for one text write encode([text])[0]")
@@ -181,8 +181,8 @@ class Encoder:
     ) -> tuple[Chunked, FloatArray]:
         """Cut texts into chunks, as a table with `model.overflow: chunk` does, and encode these.
 
-        Returns which text and characters each of the m chunks is, and their vectors [m, d]. Arguments and errors as
-        of `Tokenizer.chunk` and `encode`.
+        Returns the m chunks, with the text and the characters of each, and their vectors [m, d]. Arguments and errors
+        as in `Tokenizer.chunk` and `encode`.
         """
         chunked = self.tokenizer.chunk(texts, prompts.resolve(self.recipe.prompts, prompt), chunk_tokens, overlap)
         return chunked, self.encode_tokens(chunked.tokenized.lengths, chunked.tokenized.flat_ids).vectors
