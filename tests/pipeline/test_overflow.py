@@ -89,7 +89,10 @@ def test_settings_of_chunks_need_chunks() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.chunk_tokens=200"], "model.chunk_tokens is 200, but a row has at most 128 tokens (model.max_length, "),
+        (
+            ["model.chunk_tokens=200"],
+            "model.chunk_tokens is 200, but a row has at most 128 tokens (model.max_length or ",
+        ),
         (
             ["model.chunk_tokens=32", "model.chunk_overlap=30"],
             "model.chunk_overlap is 30, but of the 32 tokens of a chunk (model.chunk_tokens) the prompt takes 0 and "
