@@ -49,6 +49,9 @@ def planned(tmp_path: Path, tiny: Path) -> tuple[EmbedPlan, Table, Job]:
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
     yield
+    for thread in threading.enumerate():
+        if thread.name == "sfr-lease":  # a run tells it to end and does not wait for it
+            thread.join(timeout=10)
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("sfr-")]
 
 
