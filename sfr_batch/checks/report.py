@@ -1,4 +1,4 @@
-"""What a preflight or an audit found, a line a check. Plain values; knows no model and no table."""
+"""Results of checks, one line each. Plain values; knows no model and no table."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ _NAME_WIDTH = 12
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one check says: ``measured`` against which tolerance, or why not, in one line."""
+    """The result of one check. measured: what was measured and the limit, or why it was not, in one line."""
 
     verdict: Verdict
     measured: str
@@ -35,7 +35,7 @@ def judged(good: bool, measured: str) -> Outcome:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """A check by its name, and what it found."""
+    """The result of a check, with its name."""
 
     name: str
     verdict: Verdict
@@ -50,13 +50,13 @@ class CheckResult:
 
 
 class CheckReport:
-    """What can be said of several checks: the base of reports, which have them as ``checks``."""
+    """Several check results, ``checks``: the base of reports."""
 
     checks: tuple[CheckResult, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether nothing failed. What was skipped was not checked: its line says why."""
+        """Whether no check failed. A skipped check counts as not failed; its line says why it was skipped."""
         return not self.failed
 
     @property
@@ -64,7 +64,7 @@ class CheckReport:
         return self._names("FAIL")
 
     def __getitem__(self, name: str) -> CheckResult:
-        """The check of this name; KeyError if none ran under it."""
+        """The result of the check with this name. Raises KeyError if there is none."""
         for check in self.checks:
             if check.name == name:
                 return check
@@ -75,11 +75,11 @@ class CheckReport:
         return html_table(rows, title=self.summary())
 
     def describe(self) -> str:
-        """The table, a line a check."""
+        """All results as text, one line for each check."""
         return "\n".join(map(str, self.checks))
 
     def summary(self) -> str:
-        """One sentence: how many passed, which failed, which were not checked."""
+        """One line: how many checks passed, which failed, which were skipped."""
         parts = [f"{len(self._names('PASS'))} passed"]
         for verdict, word in (("FAIL", "failed"), ("SKIP", "skipped")):
             names = self._names(verdict)

@@ -1,6 +1,6 @@
-"""What a table promises, checked: every byte of it read, nothing of it changed.
+"""The audit: checks every promise of a table by reading every byte of a snapshot. Changes nothing.
 
-One finding a promise. A snapshot is fixed first and everything else is held against it, so that a run that goes on
-meanwhile raises no alarm; what it has not published yet is told as an orphan. Memory is a few data files and one
-partition of ids, whatever the table's size. Knows no Ray, no torch and no model.
+There is one finding for each promise. The snapshot is chosen first and everything is compared with it, so that a
+concurrent run causes no failure; what that run has not published yet counts as orphans. Memory holds a few data files
+and one partition of ids, whatever the size of the table. Knows no Ray, no torch and no model.
 """

@@ -1,4 +1,4 @@
-"""The audit: what is checked, in order, and what is told of it."""
+"""The order of the checks of an audit, and its report."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -37,7 +37,7 @@ from sfr_batch.table.commit.sweep import Orphans
 from sfr_batch.table.table import Snapshot, Table
 
 PARTITION_ROWS = 2**23
-"""Ids that are compared in memory at a time, at about 100 bytes each."""
+"""Number of ids compared in memory at a time, at about 100 bytes each."""
 
 Each = Callable[[Finding], None]
 
@@ -50,14 +50,14 @@ def audit(
     each: Each = lambda finding: None,
     partition_rows: int = PARTITION_ROWS,
 ) -> AuditReport:
-    """Check what the table promises. Reads all of a snapshot's data files; writes and deletes nothing.
+    """Check every promise of the table. Reads all data files of a snapshot; writes and deletes nothing.
 
-    against: a plan of the corpus (`make_plan`); then every row of it is read too and has to be live or rejected, with
-    the text that its vector was made of, and nothing else may be in the table. snapshot: its number, default the
-    newest. each: is given every finding as soon as there is one. partition_rows: ids in memory at a time.
+    against: a plan of the corpus (`make_plan`). If given, the corpus is read too: each row must be live or rejected,
+    with a vector of its present text, and the table must have no other rows. snapshot: its number, by default the
+    newest. each: called with each finding at once. partition_rows: number of ids in memory at a time.
 
-    Raises TableNotFound if there is no such snapshot or it expires meanwhile, StorageError if the store cannot be read,
-    and with ``against`` CorpusError if the corpus cannot; all else that is wrong is a finding.
+    Raises TableNotFound if the snapshot does not exist or expires during the audit, StorageError if the store cannot be
+    read, and CorpusError if the corpus cannot. Everything else that is wrong is a finding.
     """
     return _Auditor(table, against, each, partition_rows).run(snapshot)
 
@@ -82,7 +82,7 @@ class _Auditor:
         self._tell(finding)
         if number in snapshots:
             self._check(snapshots, snapshots[number])
-            check_not_expired(self._table.store, number)  # while it was read: then what is missing is no damage
+            check_not_expired(self._table.store, number)  # during the audit: then missing files are no damage
         orphans, plain = self._look_around(snapshots.get(newest) if newest else None)
         return AuditReport(
             table=self._table.store.root,
@@ -102,7 +102,7 @@ class _Auditor:
             self._each(finding)
 
     def _check(self, snapshots: Mapping[int, Snapshot], snapshot: Snapshot) -> None:
-        """Everything that one snapshot names."""
+        """Check everything that one snapshot names."""
         self._tell(check_sides(self._table, snapshots))
         try:
             contents = Contents.read(snapshot)

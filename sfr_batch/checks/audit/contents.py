@@ -1,4 +1,4 @@
-"""What one snapshot names, and how its files are read: whatever is wrong with one comes back as a sentence."""
+"""What one snapshot names, and reading a file of it so that damage becomes a sentence."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +14,12 @@ from sfr_batch.table.table import Positions, Snapshot
 T = TypeVar("T")
 
 AHEAD = 16
-"""Small files that are read at a time."""
+"""Number of small files read at a time."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """A snapshot, all that its side files say read once."""
+    """A snapshot with the contents of its side files, read once."""
 
     snapshot: Snapshot
     receipts: Sequence[Receipt]
@@ -27,7 +27,7 @@ class Contents:
     """Positions in data files that are not live, by split id."""
     shards: Sequence[ShardRecord]
     indexes: dict[str, list[IndexPart]]
-    """Parts of index files, in order, by the URI of the shard whose rows they are."""
+    """Parts of index files by the URI of their shard, in order."""
     condemned: frozenset[str]
 
     @staticmethod
@@ -48,14 +48,14 @@ class Contents:
 
     @property
     def rows(self) -> int:
-        """Rows of data files, indexes and rejects, about."""
+        """Approximate number of rows in data files, indexes and rejects."""
         owned = sum(receipt.rejected for receipt in self.receipts if receipt.owned)
         return sum(receipt.embedded for receipt in self.receipts) + owned + sum(part.rows for part in self.parts)
 
     def candidates(self) -> Iterator[tuple[int, Receipt | IndexPart]]:
-        """What has the documents of the shards, in their order: of two with one id, the first lives.
+        """Data files and index parts with documents of shards, in order: of two with the same id, the first is live.
 
-        Each comes with the number of its first row among the rows of all. What belongs to no shard is last.
+        Each comes with the number of its first row among all of them. Those without a shard are last.
         """
         owned: defaultdict[str, list[Receipt]] = defaultdict(list)
         for receipt in self.receipts:
@@ -76,7 +76,7 @@ class Contents:
 
 
 def look_into(store: Store, key: str, look: Callable[[bytes], T]) -> T | str:
-    """What ``look`` makes of a file, or a sentence on its damage. Raises ObjectNotFound, StorageError."""
+    """``look`` applied to the bytes of a file, or a sentence about its damage. Raises ObjectNotFound, StorageError."""
     try:
         return look(store.read(key))
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -84,7 +84,7 @@ def look_into(store: Store, key: str, look: Callable[[bytes], T]) -> T | str:
 
 
 def difference(found: pa.Schema, expected: pa.Schema) -> str:
-    """What is different in ``found``, which is not equal to ``expected``."""
+    """How ``found`` differs from ``expected``, which is not equal to it."""
     for column in expected:
         at = found.get_field_index(column.name)
         if at < 0:

@@ -1,4 +1,4 @@
-"""The corpus that a table is held against: its shards as they are today, and every row of it."""
+"""The corpus that a table is compared with: its current shards and every row of them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Sums and names of one snapshot: manifest, receipts, shards, deletes and condemned names must agree. Reads nothing."""
+"""Counts and names of one snapshot: manifest, receipts, shards, deletes and condemned names must agree."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -74,7 +74,7 @@ def _check_shards(promise: PromiseCheck, contents: Contents) -> None:
         promise.wrong(f"{shard} has splits, but is not among the shards of snapshot {contents.snapshot.number}")
     for record in contents.shards:
         its = splits[record.uri]
-        if record.uri in contents.indexes:  # which says what its rows are
+        if record.uri in contents.indexes:  # its rows are counted there
             if its or record.splits:
                 promise.wrong(
                     f"{record.uri} has both an index and {counted(len(its) or record.splits, 'split')} of its own"
@@ -119,13 +119,13 @@ def _check_sums(promise: PromiseCheck, contents: Contents, sums: Sums) -> None:
 
 
 def _check_new(promise: PromiseCheck, contents: Contents, snapshots: Mapping[int, Snapshot], sums: Sums) -> None:
-    """Whether the documents that count as embedded are those of the data files that the parent has not."""
+    """Whether the number of embedded documents is that of the data files that are new since the parent."""
     manifest = contents.snapshot.manifest
     old: frozenset[str] = frozenset()
     if manifest.parent is not None:
         try:
             old = frozenset(snapshots[manifest.parent].split_ids())
-        except (KeyError, SfrBatchError, pa.ArrowException):  # told as a manifest or a side file
+        except (KeyError, SfrBatchError, pa.ArrowException):  # reported as a manifest or a side file
             return
     if sums.live is None:
         return
@@ -142,7 +142,7 @@ def _check_new(promise: PromiseCheck, contents: Contents, snapshots: Mapping[int
 
 
 def check_deletes(contents: Contents) -> Finding:
-    """Whether deleted rows are rows."""
+    """Whether each deleted row exists."""
     promise = PromiseCheck(DELETES)
     rows = {receipt.split_id: receipt.vectors for receipt in contents.receipts}
     for split_id, positions in contents.deletes.items():
@@ -158,7 +158,7 @@ def check_deletes(contents: Contents) -> Finding:
 
 
 def check_condemned(contents: Contents) -> Finding:
-    """Whether no data file has a name that a sweep or an expiry has barred."""
+    """Whether no data file has a name that a sweep or an expiry has condemned."""
     promise = PromiseCheck(CONDEMNED)
     for receipt in contents.receipts:
         if receipt.split_id in contents.condemned:

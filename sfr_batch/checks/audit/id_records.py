@@ -1,4 +1,4 @@
-"""Ids of rows, live, dead, rejected and of the corpus, as records of fixed size that can be grouped by id.
+"""Ids of live, deleted and rejected rows and of the corpus, as records of fixed size that can be grouped by id.
 
 Pure over arrays; knows no files.
 """
@@ -29,8 +29,8 @@ NOWHERE = NO_CANDIDATE = -1
 
 
 class RecordKind(IntEnum):
-    """What a record is of. A row that reading rejects is known by shard and position, for it may have no id; all
-    others by id."""
+    """What a record stands for. Its key is an id; for rows that were rejected when read, which may have no id, it is
+    their shard and position."""
 
     LIVE = 0
     DEAD = 1
@@ -40,9 +40,9 @@ class RecordKind(IntEnum):
     IN_CORPUS = 5
     BAD_IN_CORPUS = 6
     ENTRY = 7
-    """Of an index: a document of a shard, which points to a row of a data file."""
+    """An entry of an index: a document of a shard, which points to a row of a data file."""
     KEPT = 8
-    """The same, of a document that is no longer in the corpus."""
+    """An entry of an index for a document that is no longer in the corpus."""
 
 
 def make_records(ids: Hashes, kind: RecordKind, rows: IntArray) -> IdRecords:
@@ -59,7 +59,7 @@ def contents_of(content_hash: Hashes, row_hash: Hashes) -> NDArray[np.uint64]:
 
 
 def places_of(rejects: pa.Table) -> list[str]:
-    """Keys of rows that have no id to go by. An id cannot be equal to one but by hashing alike."""
+    """Keys of rows that may have no id. They differ from every id unless their hashes collide."""
     shards, positions = rejects.column(names.SHARD).to_pylist(), rejects.column(names.POSITION).to_pylist()
     return [f"\0{shard}\0{position}" for shard, position in zip(shards, positions, strict=True)]
 

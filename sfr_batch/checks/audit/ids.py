@@ -1,6 +1,6 @@
-"""What ids say: each lives once, in its first row, and indexes point to its rows.
+"""Checks of all ids together: each is live once, in its first row, and indexes point to that row.
 
-With a corpus also that nothing is missing, nothing too much and that no text has changed.
+With a corpus: no row is missing, the table has no others, and no text has changed.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from sfr_batch.checks.audit.report import CORPUS, DUPLICATES, IDS, INDEXES, TEXT
 from sfr_batch.errors import counted
 
 _PLACES = 3
-"""Places of one id that are told."""
+"""Largest number of places shown for one id."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class _IdChecks:
                 for group in self._rows.some(groups.where(missing > 0)):
                     place, _ = corpus.place(groups.rows(group, kind)[-1])
                     wrong(f"{place} is neither live nor rejected", int(missing[group]))
-        if not self._indexes.unread:  # which may say that it is kept
+        if not self._indexes.unread:  # else they may say that it is kept
             for group in self._rows.some(groups.where(by_id < 0)):
                 live = groups.rows(group, RecordKind.LIVE)
                 what = str(self._files.place(live[0])) if live else "a rejected id"

@@ -35,7 +35,7 @@ class RejectsFiles:
 
 @dataclass(frozen=True)
 class _Expected:
-    """rows, shard: None for the duplicates of a snapshot, which no receipt counts."""
+    """A rejects file. rows, shard: None for the duplicates of a snapshot, which no receipt counts."""
 
     key: str
     rows: int | None = None
@@ -93,7 +93,7 @@ def _problems(file: _Expected, found: pa.Table) -> Iterator[str]:
 
 
 def reject_records(rejects: pa.Table, numbers: IntArray) -> Iterator[IdRecords]:
-    """Whom rejects reject. numbers: [n] one for each, by which they are put in order."""
+    """Records of the rejected rows. numbers: [n] the number of each, by which they are sorted."""
     reasons = rejects.column(names.REASON)
     duplicate = pc.equal(reasons, names.DUPLICATE_ID).to_numpy()
     after = pc.is_in(reasons, pa.array(names.AFTER_READING)).to_numpy()

@@ -1,4 +1,4 @@
-"""Snapshots and their side files: that they follow each other, and are what was published."""
+"""Checks of snapshots and their side files: the chain is complete, and they are as published."""
 
 import hashlib
 from collections import Counter
@@ -19,14 +19,14 @@ from sfr_batch.table.table import Snapshot, Table
 
 
 def read_snapshots(table: Table, newest: int | None) -> tuple[Finding, dict[int, Snapshot]]:
-    """The snapshots that can be read, by number, up to the newest one, which they all lead to.
+    """The snapshots up to ``newest`` that can be read, by number.
 
-    Those that have expired must still have their manifests, and are not among them.
+    Expired snapshots must still have their manifests, but are not returned.
     """
     if newest is None:
         return Finding(SNAPSHOTS, "SKIP", "nothing is published yet"), {}
     promise = PromiseCheck(SNAPSHOTS)
-    # Listed again: what is there now and up to the newest one is what it follows from.
+    # Listed again: all manifests up to the newest one must exist now.
     keys = [info.key for info in table.store.list(names.SNAPSHOTS)]
     manifests = Counter(number for key in keys if (number := names.number_of_manifest_key(key)) is not None)
     for number, times in sorted(manifests.items()):
@@ -60,18 +60,18 @@ def _read(table: Table, number: int) -> Snapshot | str:
 
 
 def expired_since(table: Table, number: int) -> bool:
-    """Whether a snapshot that could be read has expired meanwhile: then its files may be gone."""
+    """Whether a snapshot has expired since it was read, so that its files may be gone."""
     try:
         check_not_expired(table.store, number)
     except TableNotFound:
         return True
-    except TableError:  # the newest manifest is damaged, which is told elsewhere
+    except TableError:  # the newest manifest is damaged, which another check reports
         return False
     return False
 
 
 def check_sides(table: Table, snapshots: Mapping[int, Snapshot]) -> Finding:
-    """Side files of all snapshots: older ones can be read too."""
+    """Check the side files of all snapshots, since older ones can be read too."""
     promise = PromiseCheck(SIDES)
     sides = {side.name: (number, side) for number, s in snapshots.items() for side in s.manifest.sides}
     for wrong in in_parallel(lambda numbered: _check_side(table, *numbered), list(sides.values()), AHEAD):

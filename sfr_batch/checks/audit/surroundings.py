@@ -1,4 +1,4 @@
-"""What is beside the snapshots: orphans, whether `data/` is plain, unfinished runs. None of it is a failure."""
+"""What is stored beside the snapshots: orphans, unfinished runs, whether `data/` is plain. Nothing here can fail."""
 
 import time
 
@@ -16,7 +16,7 @@ _DAMAGE = (TableError, ObjectNotFound, pa.ArrowException)
 
 
 def look_for_orphans(table: Table, base: Snapshot) -> tuple[Finding, Orphans | None]:
-    """Objects that no snapshot up to ``base`` names; None if its damage does not let them be told."""
+    """Objects that no snapshot up to ``base`` names; None if damage makes them unknown."""
     try:
         orphans = find_orphans(table, base, np.inf)
     except _DAMAGE as error:
@@ -35,7 +35,7 @@ def _tell(orphans: Orphans) -> str:
 
 
 def check_plain(table: Table, base: Snapshot, *, sound: bool) -> tuple[Finding, bool]:
-    """Whether any engine may read `data/`; sound: whether the snapshots can be read."""
+    """Whether any engine may read `data/` as the table. sound: whether the snapshots can be read."""
     why = _why_not_plain(table, base) if sound else "the snapshot is damaged"
     if why:
         return Finding(PLAIN, "PASS", f"data/ alone is not the table: {why}; read it with sfr_batch.open_table"), False
@@ -43,7 +43,7 @@ def check_plain(table: Table, base: Snapshot, *, sound: bool) -> tuple[Finding, 
 
 
 def _why_not_plain(table: Table, base: Snapshot) -> str:
-    """What keeps `data/` from being the table as it is; empty if nothing does."""
+    """Why `data/` alone is not the table; empty if it is."""
     live = set(map(names.data_key, base.split_ids()))
     others = {info.key for info in table.store.list(names.DATA) if info.key.endswith(".parquet")} - live
     deleted = base.manifest.deletes.rows if base.manifest.deletes else 0
@@ -55,7 +55,7 @@ def _why_not_plain(table: Table, base: Snapshot) -> str:
 
 
 def look_for_runs(table: Table) -> Finding:
-    """Runs that are under way or have died."""
+    """Runs that are in progress or were interrupted."""
     try:
         runs = [f"{run.run_id} ({run.committed:,} of {run.splits:,} splits)" for run in unfinished_runs(table)]
     except _DAMAGE as error:

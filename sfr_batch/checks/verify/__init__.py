@@ -1,1 +1,1 @@
-"""The preflight: is this the right model, and does it compute right on this device. `preflight.verify` runs it."""
+"""The preflight: is the model the right one, does it compute correctly on this device. See `preflight.verify`."""

@@ -1,7 +1,7 @@
-"""The checks, each a function from a `Subject` to an `Outcome`. What it needs of the subject, an earlier one has found.
+"""The checks, each a function from a `Subject` to an `Outcome`. Earlier checks find what later ones need.
 
-An outcome names what was measured and the bound it is held against. An error of ours that a check raises is its
-failure, see `preflight.verify`; so what the loading code refuses needs no second rule here.
+An outcome names what was measured and its limit. If a check raises an error of this package, it has failed (see
+`preflight.verify`), so that what the loading code refuses needs no second rule here.
 """
 
 import re
@@ -47,9 +47,9 @@ error of 0.045 in 4096 directions, in one of them 0.0007, or 0.07 points; 0.5 le
 random. A missing EOS or instruction moves scores by whole points.
 """
 CHANGED = 0.005
-"""1 - cosine that an instruction must move a query by, to be sure that it reached the model."""
+"""Smallest 1 - cosine by which an instruction must change a query, which proves that it reached the model."""
 UNIT = 1e-5
-"""What the length of a vector may be off by."""
+"""Largest difference of a vector's length from 1."""
 
 _INSTRUCTION = re.compile(r"Instruct: (\S|\S.*\S)\nQuery: ")
 _SFR = "sfr-embedding-mistral"
@@ -57,7 +57,7 @@ _SFR_DIMS = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads"
 
 
 def distance(a: FloatArray, b: FloatArray) -> float:
-    """The largest 1 - cosine between rows of the same number, not a number where a vector is none."""
+    """The largest 1 - cosine between rows with the same number; NaN if a vector is not finite."""
     return float(np.max(1 - _cosines(a, b)))
 
 
@@ -72,7 +72,7 @@ def _cosines(a: FloatArray, b: FloatArray) -> FloatArray:
 
 
 def check_weights(subject: Subject) -> Outcome:
-    """The SHA-256 of the bytes that are here against the lock file, or for a hub model against the hub."""
+    """Compares the SHA-256 of the local weights with the lock file, or with the hub."""
     settings = subject.settings
     folder = subject.found["folder"] = locate(settings, weights=True)
     files = weight_files(folder)
@@ -94,7 +94,7 @@ def check_weights(subject: Subject) -> Outcome:
 
 
 def check_recipe(subject: Subject) -> Outcome:
-    """Pooling, length and normalization as the repository and the settings say, which must agree."""
+    """Reads pooling, length and normalization from the model folder and the settings, which must agree."""
     recipe = subject.found["recipe"] = read_recipe(subject.folder, subject.settings)
     sight = "causal" if recipe.causal else "bidirectional"
     return passed(
@@ -131,7 +131,7 @@ def check_tokenizer(subject: Subject) -> Outcome:
 
 
 def check_model(subject: Subject) -> Outcome:
-    """The encoder is loaded as an actor of a run loads it."""
+    """Loads the encoder as an actor of a run does."""
     _ = subject.tokenizer  # a model whose tokenizer is refused is not loaded
     began = time.perf_counter()
     encoder = Encoder.load(
@@ -151,7 +151,7 @@ def check_model(subject: Subject) -> Outcome:
 
 
 def check_vectors(subject: Subject) -> Outcome:
-    """Finite and of unit length."""
+    """Vectors are finite and of unit length."""
     vectors = subject.alone
     off = float(np.abs(np.linalg.norm(vectors.astype(np.float64), axis=1) - 1).max())
     if not np.isfinite(vectors).all():

@@ -1,7 +1,4 @@
-"""Golden files: texts with the token ids and vectors that a model gave once, for any model to be compared with later.
-
-A file, and what two of them differ in; computes no vector.
-"""
+"""Golden files: texts with recorded token ids and vectors, to compare a model with later. Computes no vector."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -20,14 +17,14 @@ _LEFT_TO_VECTORS = ("compute_dtype", "vector_dtype", "weights")
 
 
 class GoldenText(BaseModel):
-    """One text, and what was made of it as a query or a document."""
+    """One text, its token ids and its vector, as a query or a document."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     side: Literal["query", "document"]
     text: str
     ids: list[int]
-    """Of the prompt and the text, as the model sees them."""
+    """Token ids of the prompt and the text, as the model gets them."""
     vector: list[float]
     """[d] float32 of unit length; JSON keeps every bit."""
 
@@ -42,7 +39,7 @@ class Golden(BaseModel):
     """`model.path` where it was recorded."""
     fingerprint: str
     inputs: dict[str, Any]
-    """What the fingerprint is made of, see `model.fingerprint_inputs`."""
+    """The inputs of the fingerprint, see `model.fingerprint_inputs`."""
     texts: list[GoldenText]
 
     def vectors(self) -> FloatArray:
@@ -50,7 +47,7 @@ class Golden(BaseModel):
         return np.array([text.vector for text in self.texts], np.float32)
 
     def differences(self, inputs: dict[str, Any]) -> list[str]:
-        """What makes another model or recipe of it, one phrase a key. Dtypes are not: vectors tell what they do."""
+        """How model and recipe differ, one phrase for each key. Dtypes are left to the comparison of vectors."""
         old, new = (
             {key: value for key, value in d.items() if key not in _LEFT_TO_VECTORS} for d in (self.inputs, inputs)
         )
@@ -63,7 +60,7 @@ class Golden(BaseModel):
         return lines + [f"{', '.join(files)}: different content than when it was recorded"] * bool(files)
 
     def write(self, file: Path) -> None:
-        """Create ``file``, whole or not at all, a line a text. Raises ConfigError if it is there or cannot be."""
+        """Create ``file`` atomically, one line for each text. Raises ConfigError if it exists or cannot be written."""
         head = self.model_dump(exclude={"texts"})
         lines = ",\n".join(canonical_json(text.model_dump()) for text in self.texts)
         content = f'{canonical_json(head)[:-1]},"texts":[\n{lines}\n]}}\n'
@@ -74,7 +71,7 @@ class Golden(BaseModel):
 
 
 def check_target(file: Path) -> None:
-    """Raises ConfigError unless ``file`` can be recorded: a golden file is never overwritten."""
+    """Raises ConfigError if ``file`` exists or has no folder: a golden file is never overwritten."""
     if file.exists():
         raise ConfigError(
             f"--record: {file} already exists. Compare with it (--golden), or give another name. A golden file is "
@@ -85,7 +82,7 @@ def check_target(file: Path) -> None:
 
 
 def read(file: Path) -> Golden:
-    """Raises ConfigError that names the file."""
+    """Read a golden file. Raises ConfigError if it cannot be read or is not one."""
     try:
         golden = Golden.model_validate_json(read_text(file))
     except (OSError, UnicodeDecodeError) as error:

@@ -1,6 +1,6 @@
-"""The preflight of a config's model before money is spent on a run: is it the right one, and does it compute right.
+"""The preflight of a config's model, before money is spent on a run: it must be the right one and compute correctly.
 
-`verify` runs the checks in order; one that cannot run because an earlier one found too little is skipped and says so.
+`verify` runs the checks in order. A check that needs the result of one that failed is skipped.
 Needs no corpus, no table and no Ray.
 """
 
@@ -27,9 +27,9 @@ def verify(
 ) -> VerifyReport:
     """Check the model of a config on this machine's device.
 
-    golden_file: vectors recorded once, to compare with. record_file: where to record them, if nothing failed. seconds:
-    for the throughput, 0 leaves it out. each: is given every check as soon as it is done. If nothing failed, a local
-    model folder without a lock file gets one. Raises ConfigError; whatever else goes wrong is a failed check.
+    golden_file: recorded vectors to compare with. record_file: where to record them if nothing failed. seconds: time
+    for the throughput measurement; 0 skips it. each: called with each result at once. If nothing failed, a local model
+    folder without a lock file gets one. Raises ConfigError; every other error is a failed check.
     """
     require_device(config.model.device)
     recorded = golden.read(golden_file) if golden_file else None

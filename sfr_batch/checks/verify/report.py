@@ -1,4 +1,4 @@
-"""What `verify` found: every check of a model with its verdict."""
+"""The report of `verify`: the result of each check of a model."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from sfr_batch.checks.report import CheckReport, CheckResult
 
 @dataclass(frozen=True)
 class VerifyReport(CheckReport):
-    """All checks of one preflight, in the order in which they ran."""
+    """All results of one preflight, in the order in which the checks ran."""
 
     model: str
     """`model.path`."""

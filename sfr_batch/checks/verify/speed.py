@@ -1,7 +1,7 @@
-"""How fast the device embeds, and the budget of a batch that suits it: a few seconds of rows of mixed lengths.
+"""Measures the speed of the device, and suggests a token budget for batches, with rows of mixed lengths.
 
-On the CPU the budget that was fastest, for caches bound it; on a GPU the largest that fits half of what is free, for a
-budget that is large enough costs no speed there, and memory bounds it.
+On a CPU it suggests the fastest budget, which caches limit. On a GPU it suggests the largest that fits half of the free
+memory, because there a large budget does not cost speed.
 """
 
 import time

@@ -1,6 +1,6 @@
-"""The model under test: what earlier checks found out about it, for later ones to use.
+"""The model under test, with what earlier checks found for later ones to use.
 
-A check that needs what no earlier one could find raises `Unavailable`, and so is skipped with the reason.
+If an earlier check did not find what a later one needs, that one raises `Unavailable` and is skipped with the reason.
 """
 
 from collections.abc import Iterator, Mapping
@@ -38,7 +38,7 @@ PROBES = (
 
 
 class Unavailable(Exception):
-    """What a check needs is not there, because the check ``by`` did not find it."""
+    """A check needs something that the check ``by`` did not find."""
 
     def __init__(self, by: str) -> None:
         super().__init__(f"needs '{by}', which did not pass")
