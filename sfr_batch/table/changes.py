@@ -1,12 +1,13 @@
-"""What is different between two snapshots, as a feed for a vector database: rows to upsert and keys to delete.
+"""The difference between two snapshots as a feed for a vector database: rows to upsert and keys to delete.
 
-A row is named by its id, and where documents are cut into chunks by id and number of the chunk. It is an upsert if its
-key is new, or its row hash is another one (text or carried columns), or its vector is. Applied to a copy of the first
-snapshot, deletes and upserts, which have no key in common, give the second one.
+The key of a row is its id, or id and chunk number if documents are cut into chunks. A row is an upsert if its key is
+new, or if its row hash (text and carried columns) or its vector differs. Deletes and upserts have no key in common.
+Applied to a copy of the first snapshot, they give the second one.
 
-Data files that are live in both with the same dead rows are not read; of the others, keys and hashes of the rows that
-are live in one alone; vectors only where a row with the same hash has moved. Rows are joined by hash in partitions on
-disk, and kept as a bit each, so memory is bounded. Hashes have 128 bits: equal ones are taken for equal values.
+Data files with the same live rows in both snapshots are not read. In other files, keys and hashes are read of the rows
+that are live in only one of the snapshots, and vectors only of rows that moved with an equal hash. Rows are joined by
+hash in partitions on disk and remembered as one bit each, so memory is bounded. Hashes have 128 bits: equal hashes are
+taken for equal values.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ from sfr_batch.table.search import vectors_of
 from sfr_batch.table.table import Table
 
 PARTITION_ROWS = 2**22
-"""Rows that are joined in memory at a time, at about 150 bytes each."""
+"""Number of rows that are joined in memory at a time, at about 150 bytes each."""
 _ADD_ROWS = 2**18
 _ROW = np.dtype(
     [
@@ -39,17 +40,17 @@ _ROW = np.dtype(
         *(("is_to", np.bool_), ("row", np.int64), ("content", np.uint64), ("content_2", np.uint64)),
     ]
 )
-"""A row of either side: the hash of its id, its number on its side, and a hash of what is compared."""
+"""A row of one snapshot: the hash of its id, its chunk, its number in that snapshot, and a hash of what is compared."""
 
 HashedRows = NDArray[np.void]
 
 
 @dataclass(frozen=True)
 class Changes:
-    """The difference between two snapshots of ``table``; 0 as the first is nothing at all. Made by `changes`.
+    """The difference between two snapshots of ``table``. from_snapshot 0 stands for an empty table. See `changes`.
 
-    Rows: ``new`` and ``changed`` are upserts; ``unchanged`` are the rest of the second snapshot. ``files_read``: data
-    files of both sides that had to be looked into.
+    new, changed: numbers of rows that are upserts; unchanged: number of the other rows of the second snapshot.
+    files_read: number of data files of both snapshots that had to be read.
     """
 
     table: str
@@ -64,15 +65,15 @@ class Changes:
     _deletes: Scan | None = field(repr=False)
 
     def upserts(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """New and changed rows, with ``columns``, default all. Memory is bounded by a few data files."""
+        """New and changed rows. columns: default all. Memory is bounded by a few data files."""
         return _batches(self._upserts, columns)
 
     def deletes(self) -> Iterator[pa.RecordBatch]:
-        """Keys of the rows that are gone: id, and chunk where documents are cut."""
+        """Keys of the rows that are gone: id, and chunk if documents are cut into chunks."""
         return _batches(self._deletes, None)
 
     def write(self, folder: ParquetFolder) -> None:
-        """Write all of it, ``upserts/part-00000.parquet`` and ``deletes/…``, and `_SUCCESS` with the counts."""
+        """Write ``upserts/part-00000.parquet``…, ``deletes/…``, and at last `_SUCCESS` with the counts."""
         for name, batches in (("deletes", self.deletes()), ("upserts", self.upserts())):
             for batch in batches:
                 folder.add(pa.Table.from_batches([batch]), name)
@@ -97,9 +98,9 @@ def _batches(scan: Scan | None, columns: Sequence[str] | None) -> Iterator[pa.Re
 
 
 def changes(table: Table, from_snapshot: int, to_snapshot: int, *, partition_rows: int = PARTITION_ROWS) -> Changes:
-    """What to upsert and to delete to come from one snapshot to another, in either direction of time.
+    """Compare two snapshots, in either direction of time.
 
-    Raises TableNotFound if there is no such snapshot, TableError if an id is live twice in one of them.
+    Raises TableNotFound if a snapshot does not exist, TableError if one has two live rows with the same key.
     """
     to = table.snapshot(to_snapshot).scan()
     if from_snapshot == 0:
@@ -124,7 +125,7 @@ def changes(table: Table, from_snapshot: int, to_snapshot: int, *, partition_row
 
 
 class _Side:
-    """One of two snapshots: its rows that are not live in the other one as the same row of the same file."""
+    """One of the two snapshots: its live rows, without those that are live in the other one in the same place."""
 
     def __init__(self, whole: Scan, other: Scan) -> None:
         self.key = key_columns(whole.table_schema)
@@ -142,11 +143,11 @@ class _Side:
 
     @staticmethod
     def mark(bits: NDArray[np.uint8], rows: Positions) -> None:
-        """Set the bits of rows by their numbers."""
+        """Set the bits of the rows with these numbers."""
         np.bitwise_or.at(bits, rows >> 3, (128 >> (rows & 7)).astype(np.uint8))
 
     def chosen(self, bits: NDArray[np.uint8]) -> Scan:
-        """A scan of the rows whose bits are set."""
+        """A scan of the rows whose bits are set in ``bits``."""
         files = []
         for number, file in enumerate(self.scan.files):
             only = bits[self._starts[number] : self._starts[number + 1]]
@@ -155,7 +156,7 @@ class _Side:
         return dataclasses.replace(self.scan, files=files)
 
     def records(self, scan: Scan, column: str, *, is_to: bool) -> Iterator[HashedRows]:
-        """Of the rows of ``scan``, some of ours; ``column`` is what is compared."""
+        """The rows of ``scan``, which are some of this side, by file. column: the one to compare."""
         number_of = {file.split_id: number for number, file in enumerate(self.scan.files)}
         for file, rows in scan.select([*self.key, column]).by_file():
             records = np.empty(rows.num_rows, dtype=_ROW)
@@ -169,7 +170,7 @@ class _Side:
 
 
 def _alone(file: LiveFile, other: LiveFile | None) -> LiveFile | None:
-    """The file with those live rows that are not live in the same file of the other side; None if there are none."""
+    """The file with its live rows that are dead in ``other``, the same file in the other snapshot; None if all are."""
     if other is None:
         return file
     if other.dead is None:
@@ -178,7 +179,7 @@ def _alone(file: LiveFile, other: LiveFile | None) -> LiveFile | None:
 
 
 def _hashes(column: pa.ChunkedArray) -> NDArray[np.uint64]:
-    """[n, 2] of hashes as they are, of vectors by their bytes."""
+    """[n, 2] 128 bits of each value: a hash as it is, a vector by a hash of its bytes."""
     if not pa.types.is_fixed_size_list(column.type):
         return halves(column)
     vectors = np.ascontiguousarray(vectors_of(column.combine_chunks()))
@@ -187,7 +188,7 @@ def _hashes(column: pa.ChunkedArray) -> NDArray[np.uint64]:
 
 
 def _join(before: _Side, after: _Side, folder: Path, partition_rows: int) -> tuple[int, int, int]:
-    """Mark upserts and deletes; (new, changed, deleted)."""
+    """Mark upserts and deletes. Returns the numbers (new, changed, deleted)."""
     schema = after.scan.table_schema
     row_hash = names.ROW_HASH if names.ROW_HASH in schema.names else names.CONTENT_HASH
     new = changed = deleted = moved = 0
@@ -215,7 +216,7 @@ def _join(before: _Side, after: _Side, folder: Path, partition_rows: int) -> tup
 def _joined(
     before: _Side, after: _Side, old: Scan, fresh: Scan, column: str, folder: Path, partition_rows: int
 ) -> Iterator[tuple[HashedRows, HashedRows, tuple[HashedRows, HashedRows]]]:
-    """By partition: rows of the old side alone, of the new one alone, and those with one key in both, paired."""
+    """By partition: rows of the old side alone, rows of the new side alone, and pairs of rows with the same key."""
     with temporary_folder("", folder) as own:
         spill = Spill(own, _ROW, old.live + fresh.live, partition_rows)
         for records in _in_large_pieces(before.records(old, column, is_to=False)):
@@ -243,7 +244,7 @@ def _joined(
 
 
 def _in_large_pieces(parts: Iterable[HashedRows]) -> Iterator[HashedRows]:
-    """The same, many small ones together: each piece is written to every partition."""
+    """The same rows in fewer, larger pieces, because each piece is written to every partition."""
     waiting: list[HashedRows] = []
     for part in parts:
         waiting.append(part)
@@ -255,7 +256,7 @@ def _in_large_pieces(parts: Iterable[HashedRows]) -> Iterator[HashedRows]:
 
 
 def as_json(batch: pa.RecordBatch, operation: str) -> Iterator[dict[str, Any]]:
-    """Rows as JSON objects, ``op`` first: vectors as lists, hashes in hexadecimal, times as ISO 8601."""
+    """Rows as JSON objects with ``op`` first. Vectors are lists, hashes hexadecimal, times ISO 8601."""
     for row in batch.to_pylist():
         yield {"op": operation, **{name: _plain(value) for name, value in row.items()}}
 

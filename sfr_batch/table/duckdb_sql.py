@@ -1,8 +1,8 @@
-"""The SQL with which DuckDB reads a table without sfr-batch: its live data files, less their dead rows.
+"""SQL with which DuckDB reads a table without sfr-batch: its data files without their dead rows.
 
     SELECT … FROM read_parquet([data files]) AS data ANTI JOIN read_parquet([deletes]) AS dead ON file and position
 
-Text only: neither opens files nor imports DuckDB.
+Makes only text: opens no file and does not import DuckDB.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from sfr_batch.table.scan import Scan
 
 _FILE = "sfr_file"
 _ROW = "file_row_number"
-"""DuckDB's name for a row's number in its file, which cannot be changed."""
+"""The name that DuckDB gives to a row's number in its file. It cannot be changed."""
 _TYPES = {
     pa.string(): "VARCHAR",
     pa.bool_(): "BOOLEAN",
@@ -37,10 +37,10 @@ _SECRET = """\
 """
 
 
-def view(scan: Scan, name: str, state: str) -> str:
-    """CREATE VIEW ``name`` over the rows of ``scan``; in comments ``state``, and what DuckDB needs to reach them."""
+def view(scan: Scan, name: str, snapshot: str) -> str:
+    """CREATE VIEW ``name`` over the rows of ``scan``, with comments: ``snapshot``, and what DuckDB needs to read it."""
     root = "".join(char if char.isprintable() else "?" for char in scan.store.root)
-    head = f"-- {root}\n-- {state}. The view does not follow the table: create it again after the next run.\n"
+    head = f"-- {root}\n-- {snapshot}. The view does not follow the table: create it again after the next run.\n"
     return f"{head}{_needs(scan)}CREATE OR REPLACE VIEW {quoted_name(name)} AS\n{select(scan)};\n"
 
 
@@ -56,9 +56,9 @@ def _needs(scan: Scan) -> str:
 
 
 def select(scan: Scan, ids: str | None = None) -> str:
-    """A query for the rows of ``scan``, vectors as arrays of fixed length; ``ids``: a table of DuckDB's with the ids.
+    """A query for the rows of ``scan``. Vectors are FLOAT[d]. ids: name of a table in DuckDB with the wanted ids.
 
-    Raises ConfigError if a column has a name that DuckDB takes for itself.
+    Raises ConfigError if a column has a name that this SQL needs.
     """
     columns = ",\n    ".join(_column(field) for field in scan.schema)
     if not scan.files:

@@ -1,4 +1,4 @@
-"""Handing live rows over to pandas, Ray Data and DuckDB. Each is imported when it is asked for, and not before."""
+"""Hands live rows to pandas, Ray Data and DuckDB. Each is imported only when it is used."""
 
 import contextlib
 import dataclasses
@@ -29,7 +29,7 @@ def to_pandas(scan: Scan) -> "pandas.DataFrame":
 
 
 def to_ray(scan: Scan) -> "ray.data.Dataset":
-    """A dataset whose tasks each read a data file or a few, dead rows and filters minded there; nothing runs yet.
+    """A lazy dataset. Each task reads one or a few data files, and drops dead rows and applies filters there.
 
     Vectors are a tensor column: in batches of the formats numpy and torch a matrix [n, d].
     """
@@ -82,7 +82,7 @@ def _read_on_ray(part: Scan, ids: Any) -> Iterator[pa.Table]:
 
 
 def _with_tensors(table: pa.Table) -> pa.Table:
-    """Columns of vectors as Ray Data's tensors."""
+    """The table with its columns of vectors as tensor columns of Ray Data."""
     from ray.data.extensions import ArrowTensorArray
 
     for at, field in enumerate(table.schema):
@@ -94,10 +94,10 @@ def _with_tensors(table: pa.Table) -> pa.Table:
 
 
 def to_duckdb(scan: Scan, connection: "duckdb.DuckDBPyConnection | None" = None) -> "duckdb.DuckDBPyRelation":
-    """A relation over the rows, which DuckDB itself reads when it is asked; vectors are FLOAT[d].
+    """A lazy relation over the rows. DuckDB reads the files itself; vectors are FLOAT[d].
 
-    Their order is DuckDB's affair. connection: where it belongs to, default a new one in memory. A given one has
-    to be able to read from S3 by itself; a new one uses the settings of this table.
+    Rows come in no particular order. connection: default a new one in memory, with the storage settings of the table.
+    A given connection must be able to read from S3 by itself.
     """
     _need("duckdb")
     import duckdb

@@ -1,10 +1,10 @@
-"""Live rows as a plain Parquet directory, for engines that know no snapshots; if asked for, partitioned as Hive does.
+"""Writes live rows as a plain Parquet directory, for engines that know no snapshots; optionally with Hive partitions.
 
     target/part-00000.parquet …                  or, with partition_by="package",
-    target/package=numpy/part-00000.parquet …    the column then stands in the folder's name and not in the files
-    target/_SUCCESS                              what was exported, written last: without it the export is not complete
+    target/package=numpy/part-00000.parquet …    the column is in the folder's name, not in the files
+    target/_SUCCESS                              what was exported; written last: without it, the export is incomplete
 
-Knows scans, not where they come from.
+Knows scans, but not where they come from.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from sfr_batch.table.scan import Scan, key_columns
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote. ``partitions``: folders, None if it is not partitioned; ``bytes``: of the files."""
+    """What an export wrote. bytes: size of all files; partitions: number of folders, None without partitions."""
 
     target: str
     rows: int
@@ -41,11 +41,11 @@ def export(
     rows_per_file: int | None = None,
     storage: StorageSettings | None = None,
 ) -> Exported:
-    """Write the rows of ``scan``, whose columns hold ``partition_by``, into ``target``, a new or empty folder.
+    """Write the rows of ``scan`` into ``target``, a new or empty folder.
 
-    rows_per_file: at most; default as many as are 128 MiB. Memory is bounded, also with many partitions, whose files
-    then are smaller. storage: of the target. Raises ConfigError if the target is not empty or the column cannot
-    partition, CountsDoNotClose if other rows came than the snapshot says.
+    partition_by: one of the columns of ``scan``. rows_per_file: the maximum; default as many as are 128 MiB. storage:
+    settings for the target. Memory is bounded: with many partitions, files are smaller. Raises ConfigError if the
+    target is not empty or ``partition_by`` is unsuitable, CountsDoNotClose if a row was lost or doubled.
     """
     partition = _check_partition(scan, partition_by)
     folder = ParquetFolder(target, scan.store.root, storage, rows_per_file)
@@ -91,7 +91,7 @@ def _check_partition(scan: Scan, column: str | None) -> str | None:
 
 
 def _without_empty(table: pa.Table, column: str) -> pa.Table:
-    """Empty texts as null: in the name of a folder Hive, and all who follow it, know only one kind of nothing."""
+    """The table with empty texts in ``column`` as null: names of Hive partitions cannot tell the two apart."""
     values = table.column(column)
     if not pa.types.is_string(values.type):
         return table

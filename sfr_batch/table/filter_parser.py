@@ -1,4 +1,4 @@
-"""Parses the text of a filter into the nodes of `filters`, with errors that point at the place."""
+"""Parses the text of a filter into the nodes of `filters`. Its errors show the position."""
 
 import difflib
 import re
@@ -14,30 +14,30 @@ from sfr_batch.errors import ConfigError
 from sfr_batch.table.filters import COMPARE, Column, Combined, Compare, Filter, In, IsNull, Like, Node, Not, is_float
 
 _WORDS = frozenset({"and", "or", "not", "in", "is", "null", "like", "true", "false"})
-"""What cannot be a column's name without quotes."""
+"""Keywords. A column with such a name needs quotes."""
 _DEEPEST = 100
-"""Parentheses in parentheses."""
+"""Maximum depth of nested parentheses and `not`."""
 _MOST = 1000
-"""Conditions: Arrow walks them recursively, and at some 10,000 its stack ends, and with it the process."""
+"""Maximum number of conditions. Arrow recurses into them: about 10,000 overflow its stack and kill the process."""
 _SHOWN = 60
-"""Characters of the filter that an error shows on either side."""
+"""Number of characters on either side of the position that an error shows."""
 
 
 def parse(text: str, schema: pa.Schema) -> Filter:
-    """Raises ConfigError, which shows the place, if ``text`` is no filter over the columns of ``schema``."""
+    """Parse a filter over the columns of ``schema``. Raises ConfigError, which shows the position of the mistake."""
     return Filter(text, _Parser(text, schema).whole())
 
 
 @dataclass(frozen=True)
 class _Token:
     kind: str
-    """name, quoted, text, number, sign, end; a word of the language is a name too."""
+    """name, quoted, text, number, sign or end; a keyword is a name."""
     text: str
     at: int
 
     @property
     def word(self) -> str:
-        """What a name says as a word of the language."""
+        """A name in lower case, to compare with keywords; "" for other kinds."""
         return self.text.lower() if self.kind == "name" else ""
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ _TOKENS = re.compile(
 
 
 class _Parser:
-    """Recursive descent over one text."""
+    """A recursive descent parser of one text."""
 
     def __init__(self, text: str, schema: pa.Schema) -> None:
         self._text, self._schema = text, schema
@@ -103,7 +103,7 @@ class _Parser:
         return token
 
     def _took(self, *words: str) -> bool:
-        """Take these words or signs if they come next, all of them."""
+        """Take these keywords or signs if all of them come next. Returns whether they did."""
         coming = self._tokens[self._next : self._next + len(words)]
         if [token.word or token.text for token in coming] != list(words):
             return False
@@ -288,7 +288,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def _kind_of(kind: pa.DataType) -> str | None:
-    """Which values it compares with, see _WANTED; None: with none."""
+    """The kind of values that it compares with, a key of _WANTED; None if it cannot be compared."""
     kind, types = _plain(kind), pa.types
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         return "text"
@@ -311,5 +311,5 @@ def _unquoted(token: _Token) -> str:
 
 
 def _columns_told(schema: pa.Schema) -> str:
-    """All columns that can be compared, with their types."""
+    """All columns except vectors, with their types."""
     return ", ".join(f"{field.name} {field.type}" for field in schema if not pa.types.is_fixed_size_list(field.type))

@@ -1,4 +1,4 @@
-"""A filter in a line, `package = 'numpy' and n_tokens > 20`: a small part of SQL that becomes a pyarrow expression.
+"""Filters such as `package = 'numpy' and n_tokens > 20`: a small part of SQL, evaluated with kernels of pyarrow.
 
     condition    a = 1 · a != 1 · a < 1 · a <= 1 · a > 1 · a >= 1 · a in (1, 2) · a is null · a like 'py%'
                  also `not in`, `is not null`, `not like`
@@ -7,9 +7,9 @@
     a value      'text', a quote in it doubled · 12 · -3.5 · true · false · date '2026-11-24'
                  · timestamp '2026-11-24 23:00', in UTC where the column has a time zone and the value has none
 
-Words of the language may be written large; names and texts are taken as they are. As in SQL, a comparison with null is
-neither true nor false, a row is taken where the whole is true, and in `like` % stands for any characters and _ for one;
-a backslash makes the next one plain. A value has to be of its column's type. Pure: knows schemas, no files.
+Keywords may be in upper case; names and texts are case-sensitive. As in SQL, a comparison with null is neither true nor
+false, and a row matches only if the whole condition is true. In `like`, % stands for any characters and _ for one; a
+backslash escapes the next character. A value must have its column's type. Pure: knows schemas, but no files.
 """
 
 import functools
@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 Bounds = Mapping[str, tuple[Any, Any]]
-"""Least and greatest value of columns, by dotted path, where they are known; nulls and NaN do not count."""
+"""Least and greatest value of columns, by dotted path, where known; nulls and NaN are ignored."""
 _KERNELS = {
     "=": pc.equal,
     "!=": pc.not_equal,
@@ -45,19 +45,19 @@ COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 
 @dataclass(frozen=True)
 class Filter:
-    """A filter that fits a schema. `parse` makes it."""
+    """A filter over the columns of a schema. See `filter_parser.parse`."""
 
     text: str
     node: "Node"
 
     @functools.cached_property
     def columns(self) -> tuple[str, ...]:
-        """The columns of the schema that have to be read for it."""
+        """The columns of the schema that it needs."""
         return tuple(dict.fromkeys(column.path[0] for column in self.node.columns()))
 
     @functools.cached_property
     def expression(self) -> pc.Expression:
-        """For anything of pyarrow's that takes one, e.g. ``table.filter``."""
+        """The filter as a pyarrow expression, e.g. for ``table.filter``."""
         return self.node.on(_Fields())
 
     @property
@@ -66,27 +66,27 @@ class Filter:
         return self.node.sql()
 
     def mask(self, table: pa.Table) -> pa.ChunkedArray:
-        """Which rows it takes: bool, no nulls. Computed in the calling thread."""
-        # Not by the expression: what evaluates one loads pandas, and hands the rows to threads.
+        """[n] which rows match: bool, no nulls. Computed in the calling thread."""
+        # Not with the expression: pyarrow loads pandas to evaluate one, and uses threads.
         return pc.fill_null(self.node.on(_Columns(table)), False)
 
     def may_match(self, bounds: Bounds) -> bool:
-        """False only if no row whose values lie within ``bounds`` can be taken."""
+        """False only if no row with values within ``bounds`` can match."""
         return self.node.may_match(bounds)
 
 
 class FilterInput(Protocol):
-    """What a filter is compiled for: the same kernels of Arrow take columns of a table, or fields of an expression."""
+    """What a filter is evaluated on. The same kernels of Arrow take columns of a table or fields of an expression."""
 
     def column(self, column: "Column") -> Any:
-        """Its values, or a field that stands for them."""
+        """The values of a column, or the field that stands for them."""
 
     def value(self, value: pa.Scalar) -> Any:
         """A constant."""
 
 
 class _Fields:
-    """Of an expression."""
+    """The fields of an expression."""
 
     def column(self, column: "Column") -> pc.Expression:
         field = pc.field(*column.path)
@@ -97,7 +97,7 @@ class _Fields:
 
 
 class _Columns:
-    """Of a table."""
+    """The columns of a table."""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
@@ -114,7 +114,7 @@ class _Columns:
 
 @dataclass(frozen=True)
 class Column:
-    """A column, or a field in a struct: its path, and its type."""
+    """A column, or a field of a struct."""
 
     path: tuple[str, ...]
     type: pa.DataType
@@ -144,7 +144,7 @@ class Compare:
     def sql(self) -> str:
         name, op = self.column.sql(), "<>" if self.op == "!=" else self.op
         compared = f"{name} {op} {_sql_value(self.value)}"
-        # In DuckDB NaN is greater than all numbers; here it compares as everywhere else.
+        # DuckDB takes NaN for greater than all numbers; here no comparison with NaN is true.
         return f"({compared} AND NOT isnan({name}))" if op[0] == ">" and is_float(self.column.type) else compared
 
     def may_match(self, bounds: Bounds) -> bool:
@@ -169,7 +169,7 @@ class In:
 
     def on(self, rows: "FilterInput") -> Any:
         values = rows.column(self.column)
-        # Arrow finds that null is not in a list; in SQL that is not known, so that `not in` does not take it either.
+        # For Arrow, null is not in a list. In SQL that is unknown, so `not in` must not match null either.
         unknown = rows.value(pa.scalar(None, pa.bool_()))
         return pc.if_else(pc.is_valid(values), pc.is_in(values, value_set=self.values), unknown)
 
@@ -270,7 +270,7 @@ Node = Compare | In | IsNull | Like | Not | Combined
 
 
 def _regex_of(pattern: str) -> str:
-    """The same as a regular expression of RE2."""
+    """A `like` pattern as a regular expression of RE2."""
     parts = []
     for match in re.finditer(r"(?s)\\(.)|(%)|(_)|(.)", pattern):
         plain, many, one, other = match.groups()
@@ -279,17 +279,17 @@ def _regex_of(pattern: str) -> str:
 
 
 def _escaped(char: str) -> str:
-    # Not re.escape: it also escapes what RE2 does not know as special, e.g. a space.
+    # Not re.escape: it also escapes characters, such as the space, that RE2 refuses to see escaped.
     return f"\\{char}" if char in r"\.+*?()|[]{}^$" else char
 
 
 def quoted_name(name: str) -> str:
-    """A column's or a view's name as SQL writes it."""
+    """A name of a column or view, quoted for SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def quoted_text(text: str) -> str:
-    """A text as SQL writes it."""
+    """A text, quoted for SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 

@@ -1,7 +1,7 @@
-"""A new folder of plain Parquet files, on a disk or on S3, that any engine reads; complete or recognisably not.
+"""Writes a new folder of plain Parquet files, on a disk or on S3, for any engine.
 
-Each file is written whole, under a name that nothing had before, and `_SUCCESS` last of all. Memory is bounded, also
-with many folders in it. Knows no tables of embeddings.
+Each file is created whole, under a new name, and `_SUCCESS` last: without it, the folder is incomplete. Memory is
+bounded, even with many folders in it. Knows no tables of embeddings.
 """
 
 import json
@@ -18,20 +18,20 @@ from sfr_batch.format.parquet import encode_parquet
 from sfr_batch.storage.stores import open_store, tidy
 
 SUCCESS = "_SUCCESS"
-"""Its presence says that all is there; engines pass over names with an underscore."""
+"""The file that marks a complete folder. Engines skip names that begin with an underscore."""
 
 _FILE_BYTES = 128 * 2**20
-"""Of rows in memory: so many fill a file."""
+"""Size of a full file, as rows in memory."""
 _WAITING_BYTES = 2 * _FILE_BYTES
-"""Of rows that wait for their files to fill; then the largest files are written, until half of it is left."""
+"""Maximum size of rows that wait for a full file. Above it, the largest files are written until half is left."""
 _ROW_GROUP_BYTES = 32 * 2**20
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 class ParquetFolder:
-    """Takes rows, and writes them. ``rows_per_file``: at most; default: as many as are 128 MiB.
+    """Collects rows and writes them. rows_per_file: the maximum; default: as many as are 128 MiB.
 
-    Raises ConfigError unless ``target`` is empty or not there yet, and outside of ``table``, the root of one.
+    Raises ConfigError unless ``target`` is empty or new, and outside of ``table``, the root of a table.
     """
 
     def __init__(
@@ -62,13 +62,14 @@ class ParquetFolder:
 
     @property
     def folders(self) -> int:
-        """Folders with files in them."""
+        """Number of folders with files in them."""
         return len(self._numbers)
 
     def add(self, rows: pa.Table, folder: str = "", by: str | None = None) -> None:
-        """Rows of one schema, in this ``folder`` of ours; ``by``: a column that becomes folders in it, as Hive does it.
+        """Add rows to a folder in this one. by: a column whose values become Hive folders in it.
 
-        Of each folder the rows keep their order. Another folder or column than the last one has what waits written.
+        All rows of a folder must have the same schema; they keep their order. A call with another ``folder`` or ``by``
+        than the call before first writes the waiting rows.
         """
         if (folder, by) != self._kind:
             self.flush()
@@ -80,19 +81,19 @@ class ParquetFolder:
             self._write(leave=_WAITING_BYTES // 2)
 
     def flush(self) -> None:
-        """Write all that waits."""
+        """Write all waiting rows."""
         if self._waiting:
             self._write(leave=0)
 
     def close(self, about: Mapping[str, Any]) -> None:
-        """Write all that waits, and then `_SUCCESS`, a JSON object with ``about`` and the counts."""
+        """Write all waiting rows, then `_SUCCESS`, a JSON object with ``about`` and the counts."""
         self.flush()
         counts = {"rows": self.rows, "files": self.files, "bytes": self.bytes}
         self._create(SUCCESS, json.dumps({**about, **counts}, indent=1).encode())
         tidy(self._store)
 
     def _write(self, leave: int) -> None:
-        """Write full files, then the largest of those that are not, until ``leave`` bytes still wait."""
+        """Write full files, then the largest other ones until at most ``leave`` bytes wait."""
         rows = pa.concat_tables(self._waiting)
         bytes_a_row = rows.nbytes / rows.num_rows
         self._waiting, self._bytes_waiting = [], 0
@@ -119,7 +120,7 @@ class ParquetFolder:
             self._bytes_waiting = self._waiting[0].nbytes
 
     def _divided(self, rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-        """(folder, its rows): slices of the rows, sorted into folders if there are several."""
+        """(folder, its rows) for each folder of the rows."""
         folder, by = self._kind
         if by is None:
             yield folder, rows
@@ -145,12 +146,12 @@ class ParquetFolder:
         self.bytes += len(data)
 
     def _create(self, key: str, data: bytes) -> None:
-        # Found there with our content it is the reply that got lost.
+        # With our content, it is our own file: the reply to an earlier attempt was lost.
         if not self._store.create(key, data) and self._store.read(key) != data:
             raise StorageError(f"{self.root}/{key} exists already: another process is writing to {self.root} too.")
 
 
 def _partition(column: str, value: object) -> str:
-    """The name of a folder: percent-encoded, so that no value leads elsewhere."""
+    """Name of a Hive folder; percent-encoded, so that no value leads outside."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return f"{quote(column, safe='')}={_NULL if value is None else quote(text, safe='')}"

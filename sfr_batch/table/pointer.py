@@ -1,12 +1,12 @@
-"""Pointers: a folder or prefix that says which table is the current one, so that readers need not be told of another.
+"""Pointers: a folder or prefix that names the current table, so that readers need not change when the table does.
 
-A pointer is a row of numbered objects, ``_sfr/pointer/<n>.json``, each created if absent, and the highest number
-counts: readers see the table before or the table after, and of two writers one wins a number. None is ever changed or
-deleted, so they are also its history. A step names the table by its URI, or relative to the pointer if they lie side by
-side: then both can be moved together. It may pin a snapshot; else readers get the newest one.
+A pointer is a series of numbered objects, ``_sfr/pointer/<n>.json``, each created if absent; the highest number counts.
+Readers see the old table or the new one, and only one of two writers wins a number. Objects are never changed or
+deleted, so they are also the history. A record names the table by its URI, or relative to the pointer if both are in
+the same folder, which can then be moved as a whole. It may pin a snapshot; otherwise readers get the newest one.
 
-Who promotes while another one does so wins if he is the later one, unless he has said what he expects to replace. Knows
-no configs; `api.open_table` follows pointers, and `planning` refuses to write through them.
+If two processes promote at once, the later one wins, unless it has said which table it expects to replace. Knows no
+configs. `api.open_table` follows pointers; `planning` refuses to write through them.
 """
 
 import secrets
@@ -24,17 +24,17 @@ _BESIDE = "../"
 
 
 class PointerRecord(Record):
-    """What stands under a number."""
+    """The object under a number."""
 
     format_version: int = FORMAT_VERSION
     token: str
-    """Names this writing of it: after a lost reply the writer knows its own again."""
+    """A random name of this record, by which its writer recognises it after a lost reply."""
     table: str
-    """An absolute URI, or ``../name`` from the pointer."""
+    """An absolute URI, or ``../name`` relative to the pointer."""
     snapshot: int | None
-    """The one that is pinned; None for whatever is the newest."""
+    """Number of the pinned snapshot; None for the newest one."""
     before: int | None
-    """The number of the step that this one has replaced, and that `back` returns to."""
+    """Number of the record that this one replaced, to which `back` returns."""
     created_at: str
     by: str
 
@@ -44,10 +44,10 @@ class PointerTarget:
     """Where a pointer points."""
 
     root: str
-    """The pointer's own URI."""
+    """URI of the pointer."""
     number: int
     table: str
-    """URI."""
+    """URI of the table."""
     snapshot: int | None
     record: PointerRecord
 
@@ -55,27 +55,27 @@ class PointerTarget:
         return f"<PointerTarget {self.describe()}>"
 
     def __str__(self) -> str:
-        """The table and the snapshot that is pinned, if one is."""
+        """The table, and the pinned snapshot if there is one."""
         return self.table if self.snapshot is None else f"{self.table}, snapshot {self.snapshot}"
 
     def describe(self) -> str:
-        """With when, and by whom."""
+        """The pointer and its table, since when, and by whom."""
         by = "".join(char if char.isprintable() else "?" for char in self.record.by)
         return f"{self.root} points to {self}, since {self.record.created_at}, by {by}"
 
 
 def read_pointer(store: Store) -> PointerTarget | None:
-    """Where the pointer at ``store`` points; None if there is no pointer. Raises TableError if it is damaged."""
+    """Where the pointer at ``store`` points; None if ``store`` is not a pointer. Raises TableError if it is damaged."""
     numbers = (names.number_of_pointer_key(info.key) for info in store.list(names.POINTER))
     newest = max((number for number in numbers if number is not None), default=None)
     return None if newest is None else _read(store, newest)
 
 
 def promote(store: Store, table: Table, snapshot: int | None = None, *, expect: str | None = None) -> PointerTarget:
-    """Let the pointer at ``store`` point to a table. If others promote meanwhile, the last one wins.
+    """Make the pointer at ``store`` point to a table. If others promote at the same time, the last one wins.
 
-    snapshot: the one to pin. expect: URI of the table that it must point to now, else PointerMoved is raised. Raises
-    TableNotFound if the table has no such snapshot or none at all, ConfigError if the pointer is a table itself.
+    snapshot: number to pin. expect: URI of the table that the pointer must point to now. Raises PointerMoved if it does
+    not, TableNotFound if the table lacks that snapshot or has none, ConfigError if ``store`` is a table itself.
     """
     if snapshot is None:
         table.current()
@@ -99,9 +99,9 @@ def promote(store: Store, table: Table, snapshot: int | None = None, *, expect: 
 
 
 def back(store: Store) -> PointerTarget:
-    """Return to where the pointer pointed before; again, and it is the one before that.
+    """Make the pointer point to where it pointed before. Repeated, it goes back one more step each time.
 
-    Raises PointerMoved if somebody else has promoted meanwhile, ConfigError if there is nothing before.
+    Raises PointerMoved if another process moved it meanwhile, ConfigError if it has not pointed elsewhere before.
     """
     now = read_pointer(store)
     if now is None:
@@ -133,7 +133,7 @@ def no_place_to_write(pointed: PointerTarget) -> ConfigError:
 def _create(
     store: Store, now: PointerTarget | None, table: str, snapshot: int | None, before: int | None
 ) -> PointerTarget | None:
-    """The next step; None if somebody else has made it."""
+    """Create the next record. None if another process has created it."""
     number = now.number + 1 if now else 1
     record = PointerRecord(
         token=secrets.token_hex(16), table=table, snapshot=snapshot, before=before, created_at=utc_now(), by=who()
@@ -141,7 +141,7 @@ def _create(
     if store.create(names.pointer_key(number), record.to_json()):
         return _pointed(store, number, record)
     found = _read(store, number)
-    return found if found.record.token == record.token else None  # equal: our own, whose reply was lost
+    return found if found.record.token == record.token else None  # equal: our own record, the reply was lost
 
 
 def _read(store: Store, number: int) -> PointerTarget:
@@ -159,13 +159,13 @@ def _check_no_table(store: Store) -> None:
 
 
 def _as_stored(root: str, table: str) -> str:
-    """``../name`` if the table lies beside the pointer."""
+    """The table as a record names it: ``../name`` if it is in the same folder as the pointer."""
     parent = _parent(root)
     return f"{_BESIDE}{table[len(parent) :]}" if parent and table.startswith(parent) else table
 
 
 def _as_uri(root: str, stored: str) -> str:
-    """The inverse. Whoever wrote it may be a stranger: a relative name stays below the folder of the pointer."""
+    """The inverse. The record is not trusted: a relative name must stay below the folder of the pointer."""
     parent = _parent(root)
     if stored.startswith(_BESIDE) and parent:
         rest = stored.removeprefix(_BESIDE)
@@ -177,7 +177,7 @@ def _as_uri(root: str, stored: str) -> str:
 
 
 def _parent(root: str) -> str:
-    """The folder or bucket that the pointer lies in, with a slash; "" for a whole bucket."""
+    """The folder or bucket of the pointer, with a slash; "" if the pointer is a whole bucket."""
     bucket, slash, rest = root.removeprefix("s3://").rpartition("/")
     if is_s3(root):
         return f"s3://{bucket}/" if slash and rest else ""

@@ -1,9 +1,9 @@
-"""The readers that a table and a snapshot share: live rows as batches, Arrow, pandas, Ray Data, DuckDB and an export.
+"""The readers of a table and of a snapshot: live rows as batches, Arrow, pandas, Ray Data, DuckDB or an export.
 
-All take the same three: ``columns``, default all; ``where``, a condition such as ``"package = 'numpy' and n_tokens >
-20"`` (see `table.filters`); ``ids``, of the rows to read. All raise TableError for an unknown column or a damaged
-file, and ConfigError for a wrong filter. But for DuckDB, rows come in the order of the
-table, whatever the order of ``ids``.
+All take the same arguments: ``columns``, default all; ``where``, a condition such as ``"package = 'numpy' and n_tokens
+> 20"`` (see `table.filters`); ``ids``, the ids of the rows to read. All raise TableError for an unknown column or a
+damaged file, and ConfigError for an invalid filter. Rows come in the order of the table, whatever the order of
+``ids``; only DuckDB returns them in any order.
 """
 
 from abc import ABC, abstractmethod
@@ -27,30 +27,30 @@ Ids = Iterable[str | int] | None
 
 
 class Readers(ABC):
-    """What can be asked of whatever has live rows."""
+    """The readers of everything that has live rows."""
 
     @abstractmethod
     def scan(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> Scan:
-        """The read as a plan: its files, its parts."""
+        """The planned read, which can be cut into parts."""
 
     def batches(
         self, columns: Columns = None, *, where: str | None = None, ids: Ids = None
     ) -> Iterator[pa.RecordBatch]:
-        """Live rows in the table's order, a record batch or more a data file, in memory of a few data files."""
+        """Live rows as one or more record batches a data file. Memory is bounded by a few data files."""
         return self.scan(columns, where=where, ids=ids).batches()
 
     def to_arrow(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> pa.Table:
-        """Live rows in memory, vectors as fixed_size_list<float32|float16>[d]."""
+        """Live rows in memory. Vectors are fixed_size_list<float32|float16>[d]."""
         return self.scan(columns, where=where, ids=ids).to_arrow()
 
     def to_pandas(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> "pandas.DataFrame":
-        """Live rows in memory, each vector a NumPy array: ``np.stack(frame["embedding"])`` is the matrix [n, d]."""
+        """Live rows in memory. Each vector is a NumPy array: ``np.stack(frame["embedding"])`` is the matrix [n, d]."""
         return engines.to_pandas(self.scan(columns, where=where, ids=ids))
 
     def to_ray(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> "ray.data.Dataset":
-        """Live rows as a Ray Data dataset. Its tasks read a data file or a few each, and nothing runs yet.
+        """Live rows as a lazy Ray Data dataset. Each task reads one or a few data files.
 
-        Vectors are a tensor column: in batches of the formats numpy and torch a matrix [n, d].
+        Vectors are a tensor column: a matrix [n, d] in batches of the formats numpy and torch.
         """
         return engines.to_ray(self.scan(columns, where=where, ids=ids))
 
@@ -62,10 +62,10 @@ class Readers(ABC):
         ids: Ids = None,
         connection: "duckdb.DuckDBPyConnection | None" = None,
     ) -> "duckdb.DuckDBPyRelation":
-        """Live rows as a relation, which DuckDB itself reads when it is asked; vectors are FLOAT[d].
+        """Live rows as a lazy relation. DuckDB reads the files itself; vectors are FLOAT[d].
 
-        Their order is DuckDB's affair. connection: where it belongs to, default a new one in memory. A given one has
-        to be able to read from S3 by itself; a new one uses the settings of this table.
+        Rows come in no particular order. connection: default a new one in memory, with the storage settings of the
+        table. A given connection must be able to read from S3 by itself.
         """
         return engines.to_duckdb(self.scan(columns, where=where, ids=ids), connection)
 
@@ -79,12 +79,12 @@ class Readers(ABC):
         rows_per_file: int | None = None,
         storage: StorageSettings | None = None,
     ) -> Exported:
-        """Write live rows to ``target``, a local folder or an s3:// prefix, as Parquet that any engine reads.
+        """Write live rows to ``target``, a local folder or an s3:// prefix, as Parquet files for any engine.
 
-        The columns that name a row are always among them. partition_by: a column whose values become folders,
-        ``package=numpy/``, and which then is not in the files. rows_per_file: at most; default as many as are 128 MiB.
-        storage: of the target. Raises ConfigError if the target is not empty: nothing is ever overwritten. Without
-        `_SUCCESS`, which is written last, an export is not complete. Memory is bounded.
+        The columns that identify a row are always exported. partition_by: a column whose values become folders,
+        ``package=numpy/``; the files do not have it. rows_per_file: the maximum; default as many as are 128 MiB.
+        storage: settings for the target. `_SUCCESS` is written last; without it, an export is incomplete. Memory is
+        bounded. Raises ConfigError if the target is not empty: nothing is ever overwritten.
         """
         scan = self.scan(where=where)
         if columns is not None:

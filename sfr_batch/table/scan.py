@@ -1,8 +1,8 @@
-"""A read of live rows, planned: which data files, which of their rows are dead, which columns, which filters.
+"""A planned read of live rows: data files, their dead rows, columns and filters.
 
-A scan is a value: it can be cut into parts, and a part can be sent to another process and read there. Only the columns
-that are needed are read. With a filter, the filter's columns of a data file come first, and the others, the vectors
-above all, only if a row of it is taken; statistics in the footer spare even the first. Knows no snapshots.
+A scan is a value: it can be cut into parts, and another process can read a part. Only needed columns are read. With a
+filter, the filter's columns of a row group are read first, and the other columns, such as the vectors, only if a row
+matches. Statistics in the footer can avoid even the first read. Knows no snapshots.
 """
 
 import bisect
@@ -28,16 +28,16 @@ from sfr_batch.table import filter_parser, filters
 Positions = NDArray[np.int64]
 
 _FILES_AHEAD = 2
-"""Data files that a scan reads ahead: with 256 MiB of vectors a file, this bounds its memory."""
+"""Number of data files that a scan reads ahead. It bounds the memory: a file may have 256 MiB of vectors."""
 _FILTERED_AHEAD = 8
-"""The same with a filter: of most files a column or two are read, and waiting for the store is what takes time."""
+"""The same with a filter: most files then need only a column or two, and waiting for the store takes the time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LiveFile:
-    """A data file with live rows. ``rows``: with the dead ones; ``dead``: their positions.
+    """A data file with live rows. rows: number of all its rows; dead: positions of the dead ones.
 
-    only: the rows to read, as `np.packbits` packs a bool for each of ``rows``; default all live ones.
+    only: the rows to read, one bool for each of ``rows`` as `np.packbits` packs them; default: all live rows.
     """
 
     split_id: str
@@ -47,7 +47,7 @@ class LiveFile:
     only: NDArray[np.uint8] | None = None
 
     def mask(self) -> NDArray[np.bool_]:
-        """Which of its rows are to be read."""
+        """[rows] which of its rows are to be read."""
         if self.only is not None:
             return np.unpackbits(self.only, count=self.rows).astype(bool)
         live = np.ones(self.rows, dtype=bool)
@@ -57,7 +57,7 @@ class LiveFile:
 
     @property
     def live(self) -> int:
-        """Number of the rows to be read."""
+        """Number of rows to be read."""
         if self.only is not None:
             return int(np.unpackbits(self.only, count=self.rows).sum())
         return self.rows - (0 if self.dead is None else len(self.dead))
@@ -72,9 +72,9 @@ class Scan:
     snapshot: int
     fingerprint: str
     files: Sequence[LiveFile]
-    """Those with live rows, in corpus order."""
+    """Data files with live rows, in the order of the corpus."""
     deletes: str | None
-    """Key of the side file with the dead rows of all files."""
+    """Key of the side file with the dead rows of all data files; None if no row is dead."""
     columns: Sequence[str]
     where: str | None = None
     ids: pa.Array | None = None
@@ -85,17 +85,17 @@ class Scan:
 
     @property
     def schema(self) -> pa.Schema:
-        """Of the rows that come."""
+        """Schema of the rows that are read."""
         return pa.schema([self.table_schema.field(name) for name in self.columns])
 
     @property
     def filtered(self) -> bool:
-        """Whether fewer than all live rows may come."""
+        """Whether it may read fewer than all live rows."""
         return self.where is not None or self.ids is not None
 
     @property
     def live(self) -> int:
-        """Live rows of its files; without a filter so many come."""
+        """Number of live rows of its files. Without a filter it reads so many rows."""
         return sum(file.live for file in self.files)
 
     def restrict(
@@ -112,7 +112,7 @@ class Scan:
         return restricted if columns is None else restricted.select(columns)
 
     def select(self, columns: Sequence[str]) -> "Scan":
-        """The same rows with these columns, each once. Raises TableError if there is no such column."""
+        """The same rows with these columns, each once. Raises TableError for an unknown column."""
         wanted = list(dict.fromkeys(columns))
         if not wanted:
             raise ConfigError("columns is empty: name at least one column, or omit columns to get all of them.")
@@ -123,24 +123,24 @@ class Scan:
         return dataclasses.replace(self, columns=wanted)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """The rows, a record batch or more a data file. Memory is bounded by a few data files."""
+        """The rows, as one or more record batches a data file. Memory is bounded by a few data files."""
         return (batch for table in self.tables() for batch in table.to_batches())
 
     def tables(self) -> Iterator[pa.Table]:
-        """The rows, a table a data file that has some."""
+        """The rows, as one table for each data file that has some."""
         return (table for _, table in self.by_file() if table.num_rows)
 
     def by_file(self) -> Iterator[tuple[LiveFile, pa.Table]]:
-        """The rows of each file, also where there are none."""
+        """Each file with its rows, even if these are none."""
         ahead = _FILTERED_AHEAD if self.filtered else _FILES_AHEAD
         return zip(self.files, in_parallel(_Reader(self).read, self.files, ahead), strict=True)
 
     def to_arrow(self) -> pa.Table:
-        """The rows in memory."""
+        """All rows, in memory."""
         return pa.Table.from_batches(self.batches(), schema=self.schema)
 
     def parts(self, count: int) -> "list[Scan]":
-        """At most ``count`` scans of about equal size, of whole files, which together are this one, in its order."""
+        """At most ``count`` scans of whole files, of about equal size. In order they give the rows of this scan."""
         sizes = np.array([file.bytes for file in self.files], dtype=np.float64)
         middles = np.cumsum(sizes) - sizes / 2
         part_of = np.floor(middles / max(1.0, sizes.sum()) * count)
@@ -160,7 +160,7 @@ def _scan_from(fields: dict[str, Any]) -> Scan:
 
 
 def key_columns(table_schema: pa.Schema) -> list[str]:
-    """The columns that name a row: the id, and where documents are cut the number of the chunk."""
+    """The columns that identify a row: the id, and the chunk number if documents are cut into chunks."""
     return [name for name in (names.ID, names.CHUNK) if name in table_schema.names]
 
 
@@ -190,7 +190,7 @@ class _Reader:
         self._others = [name for name in scan.columns if name not in self._looked_at]
 
     def read(self, file: LiveFile) -> pa.Table:
-        """Its rows that are live and taken."""
+        """The live rows of a file that match."""
         with expiry_explained(self._scan.store, self._scan.snapshot):
             return self._read(file)
 
@@ -208,7 +208,7 @@ class _Reader:
         return table if live.all() else table.filter(pa.array(live))
 
     def _taken(self, parquet: pq.ParquetFile, live: NDArray[np.bool_]) -> Iterator[pa.Table]:
-        """Rows that the filter takes, a table a row group that has some."""
+        """Matching rows, as one table for each row group that has some. live: [rows of the file]."""
         bounds_of = _bounds(parquet, self._looked_at)
         start = 0
         for group in range(parquet.num_row_groups):
@@ -245,7 +245,7 @@ class _Reader:
 
 
 def _bounds(parquet: pq.ParquetFile, columns: Sequence[str]) -> Any:
-    """A function from the number of a row group to what its statistics say of columns of simple types."""
+    """A function from a row group's number to the bounds of its columns of simple types, from the statistics."""
     schema = parquet.schema_arrow
     simple = {
         name

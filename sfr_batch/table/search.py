@@ -1,4 +1,4 @@
-"""Exact search: every live vector against the query, in bounded memory. Knows vectors and ids, no model."""
+"""Exact search: compares every live vector with the query, in bounded memory. Knows no model."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A row that was found. score: the cosine, as vectors are of unit length."""
+    """A row that was found. score: the cosine, because vectors have unit length."""
 
     id: str | int
     score: float
     row: dict[str, object]
-    """The columns that were asked for; where the table has chunks, theirs too."""
+    """The requested columns, and those of the chunk if the table has chunks."""
 
 
 class Hits(list[Hit]):
@@ -38,9 +38,9 @@ class Hits(list[Hit]):
 def top_k(
     batches: Iterable[pa.RecordBatch], queries: FloatArray, k: int, columns: Sequence[str] = ()
 ) -> list[list[Hit]]:
-    """The ``k`` rows with the highest dot product for each of ``queries`` [q, d], best first, ties by id.
+    """For each of ``queries`` [q, d], the ``k`` rows with the highest dot product, best first, ties by id.
 
-    batches: with the columns id, embedding and ``columns``; one is in memory at a time.
+    batches: rows with id, embedding and ``columns``; one batch is in memory at a time. Raises ValueError if k < 1.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
@@ -56,12 +56,12 @@ def top_k(
 
 
 def vectors_of(column: pa.Array) -> FloatArray:
-    """A fixed-size-list column as a float32 array [n, d], without a copy if it is float32."""
+    """A fixed-size-list column as a float32 array [n, d]; not a copy if the column is float32."""
     return np.asarray(column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1), dtype=np.float32)
 
 
 def _candidates(scores: FloatArray, k: int) -> NDArray[np.intp]:
-    """Rows that may be among the best k: all that tie with the k-th too, since ids decide between them."""
+    """Numbers of rows that may be among the best k, including ties with the k-th, which ids decide."""
     if len(scores) <= k:
         return np.arange(len(scores))
     kth = np.partition(scores, len(scores) - k)[len(scores) - k]

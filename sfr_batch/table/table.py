@@ -1,6 +1,6 @@
-"""Reading a table: its card, its snapshots, its live rows.
+"""Reads a table: its card, its snapshots and their live rows.
 
-A reader sees a snapshot or nothing. Writing is `commit`'s; encoding a query is `search`'s; this module knows no model.
+A reader sees a whole snapshot or nothing. Knows no model, and writes nothing: that is the task of `commit`.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ class Table(Readers):
 
     @classmethod
     def open(cls, store: Store) -> "Table":
-        """Raises TableNotFound where no run has created the table yet."""
+        """Open the table at ``store``. Raises TableNotFound if no run has created it yet."""
         try:
             data = store.read(names.TABLE_JSON)
         except ObjectNotFound:
@@ -63,11 +63,11 @@ class Table(Readers):
         return int(self.schema.field(names.EMBEDDING).type.list_size)
 
     def published_numbers(self) -> list[int]:
-        """All numbers that were ever published, oldest first, those of expired snapshots included."""
+        """All published snapshot numbers, oldest first, including those of expired snapshots."""
         return published_numbers(self.store)
 
     def snapshot_numbers(self) -> list[int]:
-        """Numbers of the snapshots that can be read, oldest first."""
+        """Numbers of the snapshots that can still be read, oldest first."""
         numbers = self.published_numbers()
         if len(numbers) < 2:
             return numbers
@@ -75,14 +75,16 @@ class Table(Readers):
         return [number for number in numbers if not newest.has_expired(number)]
 
     def snapshot(self, number: int) -> "Snapshot":
-        """Raises TableNotFound if there is no such snapshot or it has expired, TableError if it is damaged or of
-        another table."""
+        """The snapshot with this number.
+
+        Raises TableNotFound if it does not exist or has expired, TableError if it is damaged or of another table.
+        """
         snapshot = self.published(number)
         check_not_expired(self.store, number)
         return snapshot
 
     def published(self, number: int) -> "Snapshot":
-        """As `snapshot`, also one that has expired: of that there is only the manifest."""
+        """Like `snapshot`, but also for an expired one, of which only the manifest is left."""
         key = names.manifest_key(number)
         try:
             data = self.store.read(key)
@@ -94,18 +96,18 @@ class Table(Readers):
         return Snapshot(self.store, manifest, self.schema)
 
     def latest(self) -> "Snapshot | None":
-        """The newest snapshot; None while nothing was published."""
+        """The newest snapshot, or None if nothing has been published yet."""
         numbers = self.published_numbers()
         return self.published(numbers[-1]) if numbers else None
 
     def snapshots(self) -> "Snapshots":
-        """All snapshots that can be read, oldest first; printed, a line each."""
+        """All snapshots that can still be read, oldest first. They print one line each."""
         return Snapshots(self.published(number) for number in self.snapshot_numbers())
 
     def at(self, snapshot: int | None = None, time: str | datetime | None = None) -> "Snapshot":
-        """The snapshot of that number, or the newest one at that time: ISO 8601, in UTC unless it names a zone.
+        """The snapshot with this number, or the newest one at this time: ISO 8601, in UTC unless it names a zone.
 
-        Raises TableNotFound if there is none or it has expired, ConfigError for a time that is none.
+        Raises TableNotFound if it does not exist or has expired, ConfigError for an invalid time.
         """
         if (snapshot is None) == (time is None):
             raise ConfigError("Give either the number of a snapshot or a time.")
@@ -126,7 +128,7 @@ class Table(Readers):
         )
 
     def current(self) -> "Snapshot":
-        """The newest snapshot. Raises TableNotFound while nothing was published."""
+        """The newest snapshot. Raises TableNotFound if nothing has been published yet."""
         latest = self.latest()
         if latest is None:
             raise TableNotFound(
@@ -136,26 +138,26 @@ class Table(Readers):
         return latest
 
     def scan(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> Scan:
-        """Of the newest snapshot. Raises TableNotFound while nothing was published."""
+        """A scan of the newest snapshot. Raises TableNotFound if nothing has been published yet."""
         return self.current().scan(columns, where=where, ids=ids)
 
     def duckdb_view(self, name: str = "embeddings") -> str:
-        """SQL that creates a view of the newest snapshot in DuckDB, see `Snapshot.duckdb_view`."""
+        """SQL that creates a view of the newest snapshot in DuckDB. See `Snapshot.duckdb_view`."""
         return self.current().duckdb_view(name)
 
     @property
     def num_rows(self) -> int:
-        """Live rows of the newest snapshot. Not ``len()``: a table would be false while it is empty."""
+        """Number of live rows of the newest snapshot. It is not ``len()``, so that an empty table is not false."""
         return self.current().manifest.counts.vectors
 
     def committed(self) -> dict[str, ObjectInfo]:
-        """Data files on storage by split id, published or not: one listing."""
+        """All data files on storage by split id, published or not, from one listing."""
         found = ((names.split_of_data_key(info.key), info) for info in self.store.list(names.DATA))
         return {split_id: info for split_id, info in found if split_id is not None}
 
 
 class Snapshot(Readers):
-    """One published state. Side files are read when asked for and checked against the manifest's SHA-256."""
+    """A published version of a table. Side files are read when needed and checked against the manifest's SHA-256."""
 
     def __init__(self, store: Store, manifest: Manifest, schema: pa.Schema) -> None:
         self.store = store
@@ -179,7 +181,7 @@ class Snapshot(Readers):
 
     @property
     def share_cut(self) -> float:
-        """Share of all tokens that no vector has seen, because rows were truncated, in 0 to 1."""
+        """Share of all tokens, in 0 to 1, that truncation cut off before the rows were embedded."""
         counts = self.manifest.counts
         return max(0.0, 1 - counts.tokens / counts.tokens_full) if counts.truncated and counts.tokens_full else 0.0
 
@@ -221,7 +223,7 @@ class Snapshot(Readers):
         return frozenset(self._side(side).column(names.SPLIT_ID).to_pylist()) if side else frozenset()
 
     def attached(self) -> set[str]:
-        """Keys of the side files, the indexes and the duplicates, which an earlier snapshot may have made."""
+        """Keys of the side files, index files and duplicates. An earlier snapshot may have created them."""
         keys = {side.name for side in self.manifest.sides} | self.index_keys()
         return keys | {self.manifest.duplicates} if self.manifest.duplicates else keys
 
@@ -237,7 +239,7 @@ class Snapshot(Readers):
         }
 
     def read_deletes(self) -> dict[str, Positions]:
-        """Positions in data files, by split id, that are not live."""
+        """Positions of dead rows in data files, by split id; ascending in each file."""
         if self.manifest.deletes is None:
             return {}
         table = self._side(self.manifest.deletes).combine_chunks()
@@ -248,7 +250,7 @@ class Snapshot(Readers):
         return dict(zip(files.dictionary.to_pylist(), np.split(positions[order], bounds[:-1]), strict=True))
 
     def rejects(self) -> pa.Table:
-        """Every row that is not in the table, with its reason: columns of `schema.REJECTS_SCHEMA`."""
+        """Every rejected row with its reason; columns of `names.REJECTS_SCHEMA`."""
         rejected = {record.uri for record in self.read_shards() if record.rejected}
         keys = self._keys_of_rejects(owned=True)
         keys += [self.manifest.duplicates] if self.manifest.duplicates else []
@@ -278,9 +280,9 @@ class Snapshot(Readers):
         return everything.restrict(columns, where, ids)
 
     def duckdb_view(self, name: str = "embeddings") -> str:
-        """SQL that creates a view of this state in DuckDB, which then reads it without sfr-batch; vectors are FLOAT[d].
+        """SQL that creates a view of this snapshot in DuckDB, which then needs no sfr-batch; vectors are FLOAT[d].
 
-        Raises ConfigError if a column has a name that DuckDB takes for itself.
+        Raises ConfigError if a column has a name that this SQL needs.
         """
         return duckdb_sql.view(self.scan(), name, self.brief())
 
@@ -311,7 +313,7 @@ class Snapshot(Readers):
 
 
 class Snapshots(list[Snapshot]):
-    """Snapshots that print themselves as a listing."""
+    """A list of snapshots that prints as a table."""
 
     def __repr__(self) -> str:
         return history.listing([snapshot.manifest for snapshot in self])

@@ -1,9 +1,9 @@
-"""Compaction: small data files, and those with many rows that nobody needs, are written as fewer, without a model.
+"""Compaction: rewrites small data files, and files with many unneeded rows, as fewer files. Needs no model.
 
-What nights leave behind: a few packed splits each, in files whose other rows changed or went. Rows that a shard has are
-kept, also those that lose to an earlier row with the same id, for they come back when that one goes. The shards that
-have rows in a rewritten file get a new index; then a snapshot with the same rows is published. The old files stay for
-the snapshots before, until these expire. Files that a compaction committed before it died are found by their names.
+Every night leaves a few small packed splits, and files some of whose rows have changed or gone. All rows of the shards
+are needed, also duplicates of an earlier id: they become live when the earlier row goes. Shards with rows in a
+rewritten file get a new index, and then a snapshot with the same rows is published. The old files stay until the
+earlier snapshots expire. Files that an interrupted compaction has committed are found again by their names.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class FileGroup:
-    """Data files that become one, in order. needed: [vectors] which rows of each some shard has."""
+    """Data files to be joined into one, in order. needed: for each, [vectors] which rows are needed."""
 
     split_id: str
     sources: tuple[Receipt, ...]
@@ -57,40 +57,40 @@ class FileGroup:
 
     @property
     def rows(self) -> int:
-        """Rows of the new file."""
+        """Number of rows of the new file."""
         return sum(int(mask.sum()) for mask in self.needed)
 
 
 @dataclass(frozen=True)
 class Compaction:
-    """What is rewritten as what; ``snapshot``: the one that was published, or None while nothing was."""
+    """Which files are rewritten as which. snapshot: the published one, or None if nothing was written."""
 
     base: Snapshot
     groups: tuple[FileGroup, ...]
     shards: frozenset[str]
-    """URIs of the shards that have rows in a file that is rewritten."""
+    """URIs of the shards that have rows in a rewritten file."""
     snapshot: Snapshot | None = None
 
     @property
     def files(self) -> int:
-        """Data files that are rewritten."""
+        """Number of data files that are rewritten."""
         return sum(len(group.sources) for group in self.groups)
 
     @property
     def bytes(self) -> int:
-        """Bytes of the data files that are rewritten."""
+        """Size of the data files that are rewritten."""
         return sum(source.size for group in self.groups for source in group.sources)
 
     @property
     def dropped(self) -> int:
-        """Rows of these files that nobody needs."""
+        """Number of unneeded rows in these files."""
         return sum(len(mask) - int(mask.sum()) for group in self.groups for mask in group.needed)
 
     def __repr__(self) -> str:
         return f"<Compaction {self.base.store.root}: {self.describe()}>"
 
     def describe(self) -> str:
-        """One or two lines for a person."""
+        """The compaction as one or two sentences."""
         if not self.groups:
             files = counted(self.base.manifest.files.rows, "data file")
             return f"Nothing to compact in {files} ({self.base.brief()})."
@@ -104,10 +104,10 @@ class Compaction:
 def find_compaction(
     base: Snapshot, *, rows_per_file: int = ROWS_PER_FILE, max_unneeded: float = MAX_UNNEEDED
 ) -> Compaction:
-    """What `compact` would do. Reads the indexes.
+    """Find out what `compact` would do. Reads the indexes.
 
-    rows_per_file: vectors of a new data file at most; files of at most half as many are joined. max_unneeded: share, in
-    0 to 1, of rows that nobody needs above which a file is rewritten in any case. Raises TableError.
+    rows_per_file: maximum number of vectors in a new data file; files with at most half as many are joined.
+    max_unneeded: share of unneeded rows, in 0 to 1, above which a file is always rewritten. Raises TableError.
     """
     receipts = base.read_receipts()
     needed = {r.split_id: np.full(r.vectors, r.owned) for r in receipts}
@@ -136,10 +136,11 @@ def compact(
     dry_run: bool = True,
     say: Callable[[str], None] = lambda _: None,
 ) -> Compaction:
-    """Make fewer data files of the newest snapshot's, see `find_compaction`; by default only say which.
+    """Rewrite data files of the newest snapshot as fewer; see `find_compaction` for the arguments.
 
-    Holds the table's lease meanwhile. say: is told once if it has to wait for a run that may be dead. Raises
-    TableNotFound while nothing was published, TableInUse, SnapshotConflict, TableError, StorageError.
+    dry_run: change nothing, only return what would be rewritten. Otherwise the table's lease is held. say: called once
+    if it has to wait for a run that may be dead. Raises TableNotFound if nothing has been published yet, TableInUse,
+    SnapshotConflict, TableError, StorageError.
     """
     if dry_run:
         return find_compaction(table.current(), rows_per_file=rows_per_file, max_unneeded=max_unneeded)
@@ -149,10 +150,10 @@ def compact(
 
 
 def carry_out(table: Table, found: Compaction, confirm: Callable[[], None] = lambda: None) -> Compaction:
-    """Rewrite the files and publish the same rows; without a group nothing.
+    """Rewrite the files and publish the same rows. Does nothing if there are no groups.
 
-    confirm: is called last, before it is published. Raises SnapshotConflict if somebody published since: find out again
-    what to do; TableError, CountsDoNotClose.
+    confirm: called just before publishing. Raises SnapshotConflict if another writer has published since
+    `find_compaction`, which must then be repeated; TableError, CountsDoNotClose.
     """
     if not found.groups:
         return found
@@ -187,9 +188,9 @@ def carry_out(table: Table, found: Compaction, confirm: Callable[[], None] = lam
 
 
 def _by_file(split_ids: Sequence[str], files: NDArray[np.integer]) -> Iterator[tuple[str, NDArray[np.intp]]]:
-    """Which of the entries are of which file. files: [n] numbers of ``split_ids``, -1 for none.
+    """(split id, positions of its entries) for each file. files: [n] numbers of ``split_ids``, -1 for none.
 
-    Sorted once, for an index may name thousands of small files.
+    The entries are sorted once, because an index may name thousands of small files.
     """
     order = np.argsort(files, kind="stable")
     bounds = np.searchsorted(files[order], np.arange(len(split_ids) + 1))
@@ -197,13 +198,13 @@ def _by_file(split_ids: Sequence[str], files: NDArray[np.integer]) -> Iterator[t
         yield split_id, order[bounds[number] : bounds[number + 1]]
 
 
-# --- what becomes what
+# --- choosing files
 
 
 def _choose(
     receipts: Sequence[Receipt], needed: Mapping[str, Mask], rows_per_file: int, max_unneeded: float
 ) -> Iterator[list[Receipt]]:
-    """Files to rewrite as one, in order; never of two generations."""
+    """Groups of files to rewrite as one, in order; never of two generations."""
     groups: dict[str, list[Receipt]] = {}
     rows: dict[str, int] = {}
     for receipt in receipts:
@@ -221,7 +222,7 @@ def _choose(
 
 
 def _worthwhile(group: list[Receipt], needed: Mapping[str, Mask], max_unneeded: float) -> Iterator[list[Receipt]]:
-    """A single small file is only written again if it has too many rows that nobody needs."""
+    """The group, unless it is a single file without too many unneeded rows."""
     if len(group) > 1 or needed[group[0].split_id].sum() < (1 - max_unneeded) * group[0].vectors:
         yield group
 
@@ -238,7 +239,7 @@ def _group(base: Snapshot, sources: list[Receipt], needed: list[Mask], condemned
 
 
 def _rewrite(table: Table, group: FileGroup, run_id: str) -> Receipt:
-    """Commit the file of a group. One of its files is in memory at a time, beside the new one."""
+    """Commit the file of a group. In memory are one old file at a time and the new one."""
     pieces = []
     for source, mask in zip(group.sources, group.needed, strict=True):
         rows = read_data_file(table.store, source, table.schema.names, table.card.fingerprint)
@@ -260,7 +261,7 @@ def _rewrite(table: Table, group: FileGroup, run_id: str) -> Receipt:
 
 @dataclass(frozen=True)
 class _Move:
-    """Where the rows of a data file are now: in which one, and [vectors] at which row."""
+    """Where the rows of a data file are now. rows: [vectors] row of each in ``split_id``, -1 if it was dropped."""
 
     split_id: str
     rows: NDArray[np.int64]
@@ -277,7 +278,7 @@ def _moves(groups: Iterable[FileGroup]) -> dict[str, _Move]:
 
 
 def _move(table: Table, found: Compaction, run_id: str) -> dict[str, list[IndexPart]]:
-    """Write new indexes of the shards that have rows in rewritten files."""
+    """Write new indexes for the shards that have rows in rewritten files. Returns their parts by shard URI."""
     base, moves = found.base, _moves(found.groups)
     sources: list[tuple[str, Receipt | IndexPart]] = [
         *((receipt.shard, receipt) for receipt in sorted(base.read_receipts(), key=lambda r: r.start) if receipt.owned),
@@ -300,7 +301,7 @@ def _move(table: Table, found: Compaction, run_id: str) -> dict[str, list[IndexP
 
 
 def _batches(pieces: Iterable[Located]) -> Iterator[list[Located]]:
-    """What an index file has."""
+    """The pieces of each index file."""
     batch: list[Located] = []
     rows = 0
     for piece in pieces:
@@ -314,7 +315,7 @@ def _batches(pieces: Iterable[Located]) -> Iterator[list[Located]]:
 
 
 def _index_of_owned(table: Table, receipt: Receipt) -> pa.Table:
-    """The rows of a shard's own data file, and its rejects, as those of an index."""
+    """The rows of an owned data file and its rejects as rows of an index."""
     entries = read_owned(table.store, receipt, table.schema, table.card.fingerprint)
     hashes = {names.ID_HASH: whole(entries.ids), names.ROW_HASH: whole(entries.rows)}
     hashes[names.POSITION] = pa.array(np.zeros(len(entries), np.int64))  # among the rejects: nobody asks for it
@@ -330,7 +331,7 @@ def _index_of_owned(table: Table, receipt: Receipt) -> pa.Table:
 
 
 def _moved_index(index: pa.Table, moves: Mapping[str, _Move]) -> pa.Table:
-    """The same rows, where they are now. Raises CountsDoNotClose if one would be lost."""
+    """The index with the new places of its rows. Raises CountsDoNotClose if a row would be lost."""
     files = index.column(names.SPLIT_ID).combine_chunks().dictionary_encode()
     known = files.dictionary.to_pylist()
     which = files.indices.fill_null(-1).to_numpy()

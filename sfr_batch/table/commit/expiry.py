@@ -1,14 +1,14 @@
-"""Expiry: old snapshots go, with the files that only they named.
+"""Expiry: removes old snapshots and the files that only they need.
 
-Snapshots are kept by states: a state is what an `embed` or a compaction has published, with the sweeps and expiries
-after it that show the same rows from the same files. First a snapshot is published that says which earlier ones are no
-more and bars the names of the splits whose files go: from then on nobody can open them, and a writer that planned on an
-older one plans again. Then their data, rejects and index files are deleted, and last their side files, from which all
-the others can be found again: a crash in between leaves snapshots that are whole or no more, and the same command
-deletes the rest.
+Snapshots are kept by states. A state is what one `embed` or compaction has published, together with the sweeps and
+expiries after it, which show the same rows from the same files. First, a snapshot is published that lists the expired
+ones and condemns the names of the splits whose files are to be deleted. From then on nobody can open the expired
+snapshots, and a writer that planned on an older one plans again. Then data, rejects and index files are deleted, and
+side files last, because they name all the others. After a crash, every snapshot is whole or expired, and the same
+command deletes the rest.
 
-Their manifests stay, a kilobyte each: a number that became free could be won again by a writer that slept. So do
-the barred names, for the same version of a shard gives the same names whenever it comes back.
+Manifests of expired snapshots stay, a kilobyte each: a writer that was paused could win a free number again. Condemned
+names stay too, because a version of a shard that comes back gives the same names again.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from sfr_batch.table.commit.publish import condemn, conflict_if_superseded
 from sfr_batch.table.table import Snapshot, Table
 
 HOUSEKEEPING = ("sweep", "expire")
-"""Operations that publish the files of the snapshot before once more."""
+"""Operations that publish the files of the previous snapshot again."""
 _FOLDERS = (names.DATA, names.REJECTS, names.INDEX, names.SNAPSHOTS)
 _ATTEMPTS = 5
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0}
@@ -33,19 +33,20 @@ _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0}
 
 @dataclass(frozen=True)
 class Expiry:
-    """What expires and what is deleted for it."""
+    """Which snapshots expire and which objects are deleted for it."""
 
     snapshots: tuple[int, ...] = ()
-    """Numbers that could be read until now."""
+    """Numbers of the snapshots that expire."""
     kept: tuple[int, ...] = ()
+    """Numbers of the snapshots that stay."""
     expired: Expired | None = None
-    """What the snapshot that is published says of earlier ones."""
+    """The expired snapshots as the published snapshot records them."""
     condemn: frozenset[str] = frozenset()
-    """Splits that only these snapshots have."""
+    """Split ids that only expired snapshots have."""
     contents: tuple[ObjectInfo, ...] = ()
-    """Data, rejects and index files, also those that an earlier expiry did not come to delete."""
+    """Data, rejects and index files, including those that an interrupted expiry has left."""
     sides: tuple[ObjectInfo, ...] = ()
-    """Side files, which are deleted last."""
+    """Side files. They are deleted last."""
 
     def __repr__(self) -> str:
         numbers = ", ".join(map(str, self.snapshots)) or "none"
@@ -70,12 +71,13 @@ def expire(
     dry_run: bool = True,
     now: datetime | None = None,
 ) -> Expiry:
-    """Remove all snapshots but those of the last ``keep_last`` states and of states that were the newest within the
-    time ``keep_for`` (``30d``, ``36h``, ``90m``), and those numbered in ``keep``; of the rules that are given any one
-    is enough. The newest state is always kept.
+    """Remove old snapshots. A snapshot stays if any given rule keeps it; the newest state always stays.
 
-    dry_run: only say what would go. Raises ConfigError for rules that make no sense, SnapshotConflict if others publish
-    again and again meanwhile, StorageError; then, as after a crash, the same call does the rest.
+    keep_last: keep the last states, so many. keep_for: keep every state that was the newest at some time within
+    ``30d``, ``36h`` or ``90m``. keep: keep the snapshots with these numbers. dry_run: change nothing, only return what
+    would be removed. Raises ConfigError for invalid rules, TableNotFound if ``keep`` names a missing snapshot,
+    SnapshotConflict if other writers keep publishing, StorageError. After an error or a crash, the same call does the
+    rest.
     """
     if keep_last is None and keep_for is None:
         raise ConfigError("Give --keep-last N, --keep-for AGE, or both.")
@@ -105,7 +107,7 @@ def expire(
 
 
 def parse_duration(text: str, setting: str) -> float:
-    """Seconds of ``7d``, ``36h`` or ``90m``. Raises ConfigError, which names the setting."""
+    """Seconds in ``7d``, ``36h`` or ``90m``. Raises ConfigError, which names ``setting``."""
     number, unit = text[:-1], text[-1:]
     if unit not in _UNITS or not (number.isascii() and number.isdecimal()):
         raise ConfigError(f"{setting} {text}: give a number of days, hours or minutes, such as 7d, 36h or 90m.")
@@ -131,27 +133,29 @@ def _plan(table: Table, base: Snapshot, keep_last: int, since: float, keep: Coll
     gone = {key for snapshot in going for key in snapshot.needs()}
     gone |= _left_behind(table, base, {info.key for info in objects} - needed)
     gone -= needed
-    barred = {split_id for key in gone if (split_id := names.split_of_data_key(key))}
+    condemned_now = {split_id for key in gone if (split_id := names.split_of_data_key(key))}
     condemned = base.read_condemned()
-    # Under names that were barred before there may be files too: a crash has left them, or a task that woke up since.
+    # Names that were condemned before may have files too, left by a crash or by a task that was paused.
     removed = [
         info
         for info in objects
-        if info.key not in needed and (info.key in gone or _split_of(info.key) in barred | condemned)
+        if info.key not in needed and (info.key in gone or _split_of(info.key) in condemned_now | condemned)
     ]
     return Expiry(
         snapshots=tuple(snapshot.number for snapshot in going),
         kept=tuple(snapshot.number for snapshot in kept),
         expired=expired,
-        condemn=frozenset(barred - condemned),
+        condemn=frozenset(condemned_now - condemned),
         contents=tuple(info for info in removed if not info.key.startswith(names.SNAPSHOTS)),
         sides=tuple(info for info in removed if info.key.startswith(names.SNAPSHOTS)),
     )
 
 
 def _oldest_to_keep(snapshots: Sequence[Snapshot], keep_last: int, since: float) -> int:
-    """The first snapshot of the oldest state that stays. since: seconds since the epoch; what was the newest state
-    then, or came after it, stays too."""
+    """Number of the first snapshot of the oldest state that stays.
+
+    since: seconds since the epoch. The state that was the newest at that time stays, and so do all later ones.
+    """
     states = [snapshot.manifest for snapshot in snapshots if snapshot.manifest.operation not in HOUSEKEEPING]
     ended = [datetime.fromisoformat(successor.created_at).timestamp() for successor in states[1:]]
     by_time = sum(end <= since for end in ended)
@@ -159,13 +163,13 @@ def _oldest_to_keep(snapshots: Sequence[Snapshot], keep_last: int, since: float)
 
 
 def _left_behind(table: Table, base: Snapshot, present: set[str]) -> set[str]:
-    """Keys that snapshots named which had expired before. present: those that are there and not needed any more."""
+    """Keys that already expired snapshots named. present: keys of existing objects that are no longer needed."""
     found: set[str] = set()
     for number in sorted(set(filter(None, map(names.number_of_attached_key, present)))):
         if base.manifest.has_expired(number):
             snapshot = table.published(number)
             found.update(side.name for side in snapshot.manifest.sides)
-            # Side files are the last to go: where one is missing, all that they name is gone.
+            # Side files are deleted last: if one is missing, everything that they name is deleted.
             with contextlib.suppress(TableNotFound, ObjectNotFound):
                 found |= snapshot.needs()
     return found

@@ -1,17 +1,16 @@
-"""Who writes a table now: a second run is refused politely, and a dead one replaced.
+"""The lease of a table: refuses a second run and replaces a dead one.
 
-A courtesy, so that nobody pays twice for the same vectors: no correctness rests on it. Two publishers can never both
-win, lease or not (see `commit`).
+It only avoids duplicate work: two concurrent runs can never corrupt a table, with or without it (see `publish`).
 
-A store only creates, reads, lists and deletes. So the lease is a row of numbered objects, and the highest number
-counts: taking over, renewing and releasing each create the next one, which one alone can do. Whoever created a number
-also looks whether it is the highest: old numbers are deleted, and one who slept meanwhile could create one of these
-again. The highest is never deleted, so once somebody has taken over, the former holder can never again believe that it
-holds the lease.
+A store can only create, read, list and delete. So the lease is a series of numbered objects, and the highest number
+counts. Taking over, renewing and releasing each create the next number, which only one process can do. Whoever has
+created a number also checks that it is the highest one: old numbers are deleted, so a process that was paused could
+create one of them again. The highest one is never deleted, so after a takeover the former holder can never believe
+again that it holds the lease.
 
 Clocks of two machines are never compared: a challenger waits until it has seen the same number for one lifetime on its
-own monotonic clock. A holder on the same machine is asked: its process is alive or it is not. Knows no Ray; what a
-run says of its job is only shown.
+own monotonic clock. For a holder on the same machine it checks whether the process is alive. Knows no Ray: the job of a
+run is only displayed.
 """
 
 import contextlib
@@ -35,13 +34,13 @@ from sfr_batch.storage.local_files import read_text_file
 from sfr_batch.storage.store import Store
 
 _KEPT = 2
-"""Old numbers that stay, so that who lists and then reads mostly finds what was listed."""
+"""Number of old numbers that stay, so that a process that lists and then reads mostly finds what was listed."""
 _RENEWALS = 3
-"""How often a lease is renewed in a lifetime."""
+"""Renewals in one lifetime."""
 _LOOKS = 30
-"""How often one who waits looks in a lifetime."""
+"""Looks of a waiting challenger in one lifetime."""
 _LONGEST_S = 3600.0
-"""No lifetime that stands in a lease is believed to be longer: a damaged one must not block a table for ever."""
+"""Longest lifetime that is accepted from a lease: a damaged one must not block a table for ever."""
 _READS = 10
 _PATIENCE_S = 5.0
 
@@ -49,28 +48,28 @@ Clock = Callable[[], float]
 ProcessState = Literal["alive", "dead", "unknown"]
 
 _held: "dict[str, Lease | None]" = {}
-"""The leases of this process, by token, None while it is being taken: a lease of this process that is not among them is
-of a run that is over."""
+"""The leases of this process by token, None while being taken. Other leases that name this process are of runs that are
+over."""
 
 
 class Holder(Record):
-    """Who holds the lease, for people and for a challenger on the same machine."""
+    """The holder of a lease, as shown to people and as checked by a challenger on the same machine."""
 
     token: str
-    """Names this holding of the lease."""
+    """A random name of this holding of the lease."""
     run_id: str
     user: str
     host: str
     machine: str | None
-    """The running system and its space of process ids; None where that cannot be known."""
+    """The boot of the system and the namespace of process ids; None if unknown."""
     pid: int = Field(gt=0, lt=2**31)
     started: int | None
-    """When the process started, in ticks since boot: another process may have the same number later."""
+    """Start of the process in ticks since boot, because process ids are reused; None if unknown."""
     ray_job: str | None = None
-    """Submission id, if the process is the driver of a Ray job."""
+    """Submission id if the process is the driver of a Ray job."""
     ray_address: str | None = None
     since: str
-    """By the holder's own clock; shown, and compared with nothing."""
+    """Start of the lease by the holder's clock; only shown, never compared."""
 
     @classmethod
     def of_this_process(cls, run_id: str, ray_job: str | None = None, ray_address: str | None = None) -> Self:
@@ -92,14 +91,14 @@ class Holder(Record):
         job = f", Ray job {self.ray_job}" if self.ray_job else ""
         cluster = f", Ray {self.ray_address}" if self.ray_address else ""
         text = f"run {self.run_id} of {self.user} on {self.host}, process {self.pid}{job}{cluster}, since {self.since}"
-        return "".join(char if char.isprintable() else "?" for char in text)  # whoever wrote it: no terminal codes
+        return "".join(char if char.isprintable() else "?" for char in text)  # anyone may write it: no terminal codes
 
     def how_to_stop(self) -> str:
-        """A command for a shell."""
+        """A shell command that stops the run."""
         return f"`ray job stop {self.ray_job}`" if self.ray_job else f"`kill {self.pid}` on {self.host}"
 
     def process_state(self) -> ProcessState:
-        """Of the process; unknown if it is not on this machine."""
+        """State of the process: alive, dead, or unknown if it is on another machine."""
         if self.machine is None or self.machine != _machine():
             return "unknown"
         if self.pid == os.getpid() and self.started == _started(self.pid):
@@ -108,16 +107,16 @@ class Holder(Record):
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return "dead"
-        except PermissionError:  # it exists, and is somebody else's
+        except PermissionError:  # it exists, but belongs to another user
             pass
         started = _started(self.pid)
-        if started is None:  # some systems show only one's own processes
+        if started is None:  # some systems show only the user's own processes
             return "unknown"
         return "alive" if started == self.started else "dead"
 
 
 class LeaseRecord(Record):
-    """What stands under a number."""
+    """The object under a number."""
 
     format_version: int = FORMAT_VERSION
     holder: Holder
@@ -130,7 +129,7 @@ class LeaseRecord(Record):
 class _Leases:
     numbers: list[int]
     newest: LeaseRecord | None
-    """Under the highest number; None if there is none or it cannot be understood."""
+    """The record under the highest number; None if there is none or it cannot be read."""
 
     @property
     def top(self) -> int:
@@ -148,25 +147,25 @@ def _read_leases(store: Store) -> _Leases:
         try:
             return _Leases(numbers, LeaseRecord.from_json(store.read(key), f"{store.root}/{key}"))
         except ObjectNotFound:
-            continue  # renewed several times since it was listed
+            continue  # renewed several times since the listing
         except TableError:
-            break  # damaged, or of a version to come
+            break  # damaged, or of a newer version
     return _Leases(numbers, None)
 
 
 def read_holder(store: Store) -> Holder | None:
-    """Who holds the lease, dead or alive; None if nobody does, or none can tell."""
+    """The holder of the lease, dead or alive; None if it is free or its record cannot be read."""
     entry = _read_leases(store).newest
     return entry.holder if entry and not entry.released else None
 
 
 class Lease:
-    """Held by this process. Made by a `Challenger`; `hold` also renews it and lets it go."""
+    """A lease held by this process. A `Challenger` takes it; `hold` also renews and releases it."""
 
     def __init__(self, store: Store, holder: Holder, lifetime_s: float, number: int) -> None:
         self.holder = holder
         self.waited = False
-        """Whether somebody else's lease had to run out first, so that what was known of the table is old."""
+        """Whether another lease had to run out first, so that earlier knowledge of the table is outdated."""
         self._store = store
         self._lifetime_s = lifetime_s
         self._number = number
@@ -177,24 +176,24 @@ class Lease:
         _held[holder.token] = self
 
     def check(self) -> None:
-        """Raises TableInUse if it is known that somebody took over. Asks nobody."""
+        """Raises TableInUse if the lease is known to be lost. Does not access the store."""
         if self._lost:
             raise self._lost
 
     def confirm(self) -> None:
-        """As `check`, after a look at the store."""
+        """Like `check`, but reads the store first."""
         with self._lock:
             self._see()
         self.check()
 
     def renew(self) -> None:
-        """Show a sign of life. Raises StorageError; then the next try may do."""
+        """Create the next number. Raises StorageError; the next attempt may succeed."""
         with self._lock:
             if not self._lost and not self._over:
                 self._create(released=False)
 
     def release(self) -> None:
-        """Tell others that they need not wait, if that works at once."""
+        """Release the lease, so that others need not wait; gives up if a renewal blocks it for too long."""
         if self._lock.acquire(timeout=_PATIENCE_S):
             try:
                 if not self._lost and not self._over:
@@ -204,17 +203,17 @@ class Lease:
                 self._lock.release()
 
     def _create(self, *, released: bool) -> None:
-        """The next number, and away with old ones; if somebody else has it, or a higher one, the lease is lost."""
+        """Create the next number and delete old ones. If another process has it or a higher one, the lease is lost."""
         entry = LeaseRecord(holder=self.holder, lifetime_s=self._lifetime_s, released=released)
         created = self._store.create(names.lease_key(self._number + 1), entry.to_json())
-        numbers = self._see()  # what was not created may still be ours: the reply to an earlier try may have been lost
+        numbers = self._see()  # even if not created it may be ours: the reply to an earlier attempt may be lost
         if self._lost is None:
             self._store.delete([names.lease_key(number) for number in numbers if number <= self._number - _KEPT])
-        elif created:  # an old number that had been deleted
+        elif created:  # an old number, deleted before
             self._store.delete([names.lease_key(self._number + 1)])
 
     def _see(self) -> list[int]:
-        """All numbers there are, the highest of which must be ours."""
+        """All existing numbers. If the highest one is not ours, the lease is lost."""
         leases = _read_leases(self._store)
         if leases.newest and leases.newest.holder.token == self.holder.token:
             self._number = leases.top
@@ -228,17 +227,17 @@ class Lease:
         return leases.numbers
 
     def keep_renewing(self) -> None:
-        """From a thread of its own, until `close`."""
+        """Start a thread that renews the lease until `close`."""
 
         def renew() -> None:
             while not self._stop.wait(self._lifetime_s / _RENEWALS) and not self._lost:
-                with contextlib.suppress(Exception):  # a courtesy is no reason to end a run; in a moment it may work
+                with contextlib.suppress(Exception):  # not worth ending a run; the next renewal may succeed
                     self.renew()
 
         threading.Thread(target=renew, name="sfr-lease", daemon=True).start()
 
     def close(self) -> None:
-        """Stop renewing and release it, as far as that is possible."""
+        """Stop renewing, and release the lease if possible."""
         self._stop.set()
         try:
             with contextlib.suppress(Exception):
@@ -248,7 +247,7 @@ class Lease:
 
 
 class Challenger:
-    """Wants the lease. `look` again and again, until it is there or refused."""
+    """Tries to take the lease: call `look` until it returns the lease or raises."""
 
     def __init__(self, store: Store, me: Holder, lifetime_s: float, clock: Clock = time.monotonic) -> None:
         self._store, self._me, self._lifetime_s, self._clock = store, me, lifetime_s, clock
@@ -256,12 +255,12 @@ class Challenger:
         self.waiting_for: Holder | None = None
 
     def look(self) -> Lease | float:
-        """The lease, or how many seconds the present holder has left to show a sign of life.
+        """The lease, or the seconds that the present holder has left to renew it.
 
         Raises TableInUse if the holder is alive, and StorageError.
         """
         leases = _read_leases(self._store)
-        now = self._clock()  # after the listing: what it shows may be no older than that
+        now = self._clock()  # after the listing, so that what it shows is no older than this
         moved = self._seen is not None and self._seen[0] != leases.top
         if self._seen is None or moved:
             self._seen = leases.top, now
@@ -278,13 +277,13 @@ class Challenger:
     def _take(self, top: int) -> Lease | float:
         entry = LeaseRecord(holder=self._me, lifetime_s=self._lifetime_s)
         key = names.lease_key(top + 1)
-        _held[self._me.token] = None  # before others can see it: they ask whether it is alive
+        _held[self._me.token] = None  # before others can see the lease and check whether it is alive
         try:
             created = self._store.create(key, entry.to_json())
             leases = _read_leases(self._store)
             if leases.newest and leases.newest.holder.token == self._me.token:  # also after a lost reply
                 return Lease(self._store, self._me, self._lifetime_s, leases.top)
-            if created:  # an old number that had been deleted
+            if created:  # an old number, deleted before
                 self._store.delete([key])
             return 0.0
         finally:
@@ -310,9 +309,9 @@ def hold(
     clock: Clock = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> Iterator[Lease]:
-    """The lease, renewed as long as the context lasts and then released.
+    """Hold the lease: it is renewed until the context ends, and then released.
 
-    say: is told once if this has to wait for somebody. Raises TableInUse if a run that is alive holds it, and
+    say: called once if this has to wait for another run. Raises TableInUse if a live run holds the lease, and
     StorageError.
     """
     challenger = Challenger(store, me, lifetime_s, clock)
@@ -335,14 +334,14 @@ def hold(
 
 
 def release_all() -> None:
-    """For a process that is about to leave without unwinding."""
+    """Release all leases of this process, which is about to exit without unwinding."""
     for lease in filter(None, list(_held.values())):
         with contextlib.suppress(Exception):
             lease.release()
 
 
 def _machine() -> str | None:
-    """This boot of this machine, and its space of process ids: containers share the one and not the other."""
+    """The boot of this machine and the namespace of process ids; containers share the boot but not the namespace."""
     try:
         boot = read_text_file(Path("/proc/sys/kernel/random/boot_id"))
         return f"{boot.strip()} {os.readlink('/proc/self/ns/pid')}" if boot else None
@@ -351,12 +350,12 @@ def _machine() -> str | None:
 
 
 def _started(pid: int) -> int | None:
-    """When a process started, in ticks since boot; -1 if it is dead and only waits to be buried; None if unknown."""
+    """Start of a process in ticks since boot; -1 for a zombie; None if unknown."""
     try:
         stat = read_text_file(Path(f"/proc/{pid}/stat"))
     except OSError:
         return None
     if not stat:
         return None
-    fields = stat.rpartition(")")[2].split()  # proc_pid_stat(5): the name before it may hold anything
+    fields = stat.rpartition(")")[2].split()  # proc_pid_stat(5): the name before it may contain anything
     return -1 if fields[0] in "ZX" else int(fields[19])

@@ -1,14 +1,14 @@
-"""Writing a table: splits, snapshots, sweeps. The protocol that lets any process die at any moment.
+"""Publishes snapshots. The protocol of all writers, in which any process may die at any moment.
 
-Everything rests on the store's create-if-absent:
+Everything rests on create-if-absent in the store:
 
-* A split is one data file under a name known beforehand, created whole, with its receipt in the footer. Whoever loses
-  the race for a name adopts the winner's receipt.
-* A snapshot is its side files, named by number and run, then its manifest, named by number alone and created last.
-  Two writers can never both win a number; the loser gets SnapshotConflict and plans again on the winner's snapshot.
-* A sweep, or an expiry (`retention`), publishes a snapshot that condemns split names before it deletes their files. A
-  writer that planned on the older snapshot loses its number and plans again; condemned names are never adopted or used
-  again, and manifests are never deleted: the number of one that is gone could be won a second time.
+* A split is one data file under a name known beforehand, created whole, with its receipt in the footer. A writer that
+  loses the race for a name adopts the winner's receipt.
+* A snapshot is its side files, named by number and run, and then its manifest, named by number alone and created last.
+  Two writers can never both win a number. The loser gets SnapshotConflict and plans again on the winner's snapshot.
+* A sweep or an expiry publishes a snapshot that condemns split names before it deletes their files. A writer that
+  planned on the older snapshot loses its number and plans again. Condemned names are never adopted or used again.
+  Manifests are never deleted, because the number of a deleted one could be won a second time.
 
 Knows no Ray, no model and no corpus; `tests/table/commit/test_protocol.py` checks it as a state machine.
 """
@@ -54,10 +54,10 @@ from sfr_batch.table.table import Snapshot, Table
 
 
 def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
-    """Make the draft the next snapshot after ``base``, visible all at once.
+    """Publish the draft as the next snapshot after ``base``, visible all at once.
 
     Raises CountsDoNotClose if a row would be lost or doubled, TooManyRejects, TableError if a data file is missing, and
-    SnapshotConflict if somebody else published meanwhile: then plan again on their snapshot.
+    SnapshotConflict if another writer published meanwhile: then plan again on its snapshot.
     """
     number = next_number(base)
     _check_files(table, base, draft)
@@ -101,14 +101,14 @@ def next_number(base: Snapshot | None) -> int:
 
 
 def superseded(table: Table, base: Snapshot | None) -> bool:
-    """Whether somebody has published since ``base``: then a missing file is no damage, but a reason to plan again."""
+    """Whether a snapshot after ``base`` exists. Then a missing file is not damage, but a reason to plan again."""
     numbers = table.published_numbers()
     return bool(numbers) and numbers[-1] != (base.number if base else 0)
 
 
 @contextlib.contextmanager
 def conflict_if_superseded(table: Table, base: Snapshot) -> Iterator[None]:
-    """Turn a file that is not there into a SnapshotConflict, if somebody has published since ``base``."""
+    """Raises SnapshotConflict instead of a missing file if a snapshot after ``base`` exists."""
     try:
         yield
     except (ObjectNotFound, TableNotFound) as error:
@@ -123,7 +123,7 @@ def _create_manifest(table: Table, manifest: Manifest) -> Snapshot:
     key = names.manifest_key(manifest.snapshot)
     if not table.store.create(key, manifest.to_json()):
         winner = table.published(manifest.snapshot).manifest
-        if winner.run_id != manifest.run_id:  # equal: our own write, whose reply was lost
+        if winner.run_id != manifest.run_id:  # equal: our own manifest, the reply was lost
             raise SnapshotConflict(
                 f"Run {winner.run_id} published snapshot {manifest.snapshot} of {table.store.root} at "
                 f"{winner.created_at}, while this run was in progress."
@@ -168,7 +168,7 @@ _COUNTED = (names.N_TOKENS, names.N_TOKENS_FULL, names.TRUNCATED)
 
 
 def _dead_tokens(table: Table, receipts: Sequence[Receipt], deletes: pa.Table) -> NDArray[np.int64]:
-    """Tokens, tokens before truncation or chunking, and truncated rows, of the rows that are not live."""
+    """[3] tokens, tokens before truncation or chunking, and truncated rows, of all dead rows."""
     dead = {receipt.split_id: receipt for receipt in receipts}
     files = deletes.column(names.SPLIT_ID).combine_chunks().dictionary_encode()
     position, number = deletes.column(names.POSITION).to_numpy(), files.indices.to_numpy()
@@ -212,9 +212,9 @@ def condemn(
     operation: Literal["sweep", "expire"] = "sweep",
     expired: Expired | None = None,
 ) -> Snapshot:
-    """Publish ``base`` once more, with these split names never to be used again.
+    """Publish ``base`` once more, with these split names added to the condemned ones.
 
-    expired: snapshots that can no longer be read, default those of ``base``. Raises SnapshotConflict.
+    expired: snapshots that can no longer be read; default: those of ``base``. Raises SnapshotConflict.
     """
     run_id = new_run_id()
     everything = sorted(base.read_condemned() | set(split_ids))

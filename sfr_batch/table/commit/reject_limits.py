@@ -1,4 +1,4 @@
-"""Checks before publishing: how many rows were rejected, and which ids occur twice."""
+"""Checks before publishing that limit the number of rejects and of duplicate ids."""
 
 import math
 from collections import Counter

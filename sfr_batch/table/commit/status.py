@@ -1,4 +1,4 @@
-"""What is going on in a table: its snapshots, and how far unfinished runs are. Reads names and a few small files."""
+"""The status of a table: its snapshots, its writer and its unfinished runs. Reads names and a few small files."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _SNAPSHOTS_SHOWN = 5
 
 @dataclass(frozen=True)
 class RunStatus:
-    """An unpublished run: how many of its planned splits have their data file. Of streams the plan is an estimate."""
+    """An unpublished run: how many of its planned splits are committed. For streams, the plan is an estimate."""
 
     run_id: str
     splits: int
@@ -24,7 +24,7 @@ class RunStatus:
 
 
 def unfinished_runs(table: Table) -> list[RunStatus]:
-    """Runs without a report that began after the last published one, oldest first."""
+    """Runs without a report that began after the last published or reported one, oldest first."""
     files = [info.key.removeprefix(f"{names.RUNS}/").split("/", 1) for info in table.store.list(names.RUNS)]
     planned = {parts[0] for parts in files if parts[1:] == [names.RUN_PLAN]}
     reported = {parts[0] for parts in files if parts[1:] == [names.RUN_REPORT]}
@@ -43,7 +43,7 @@ def unfinished_runs(table: Table) -> list[RunStatus]:
 
 
 def describe(table: Table) -> str:
-    """Several lines for a person."""
+    """The status as several lines of text."""
     card = table.card
     lines = [
         f"table     {table.store.root}",
@@ -82,7 +82,7 @@ def _last_report(table: Table) -> str | None:
         return None
     try:
         report = json.loads(table.store.read(names.run_key(latest.manifest.run_id, names.RUN_REPORT)))
-    except ObjectNotFound:  # a sweep has no report, and a run may have died before it wrote one
+    except ObjectNotFound:  # a sweep writes no report, and a run may die before it writes one
         return None
     rows, tokens = counted(report["embedded"], "row"), counted(report["tokens"], "token")
     return f"{report['run_id']}: {rows}, {tokens} in {report['seconds']:,.0f} s"

@@ -14,7 +14,7 @@ SWEEP_AFTER_S = 7 * 24 * 3600.0
 
 @dataclass
 class Orphans:
-    """What a sweep may remove: ``objects``, after ``condemn`` (split ids) has been published."""
+    """What a sweep may remove: ``objects``, once the split ids in ``condemn`` are published as condemned."""
 
     condemn: set[str] = field(default_factory=set)
     objects: list[ObjectInfo] = field(default_factory=list)
@@ -32,9 +32,9 @@ class Orphans:
 
 
 def sweep(table: Table, *, older_than_s: float = SWEEP_AFTER_S, now: float | None = None) -> Orphans:
-    """Delete what no snapshot needs and nothing younger than ``older_than_s`` seconds.
+    """Delete the objects that no snapshot needs and that are older than ``older_than_s`` seconds.
 
-    Raises SnapshotConflict if somebody publishes meanwhile: sweep again. Returns what was condemned and deleted.
+    Returns what was condemned and deleted. Raises SnapshotConflict if another writer publishes meanwhile: sweep again.
     """
     base = table.latest()
     if base is None:
@@ -48,10 +48,12 @@ def sweep(table: Table, *, older_than_s: float = SWEEP_AFTER_S, now: float | Non
 
 
 def find_orphans(table: Table, base: Snapshot, cutoff: float) -> Orphans:
-    """Objects last modified at ``cutoff`` (seconds since the epoch) or before, and made for ``base`` or an earlier
-    snapshot or for none, that no snapshot names. What an expiry has not deleted yet is among them.
+    """Objects that no snapshot names, were not made for a snapshot after ``base``, and are old enough.
+
+    cutoff: time of the last modification at the latest, in seconds since the epoch. Objects that an interrupted expiry
+    has left are among them.
     """
-    # Also those after base: one that is no more may have handed a side file on to them.
+    # Also snapshots after base: they may use side files of one that has expired since.
     snapshots = table.snapshots()
     live: dict[str, str] = {}
     for snapshot in snapshots:
@@ -69,7 +71,7 @@ def find_orphans(table: Table, base: Snapshot, cutoff: float) -> Orphans:
         if owner and owner[0] not in live:
             unpublished.setdefault(owner[0], []).append(info)
         elif owner and owner[1] != live[owner[0]] and info.modified <= cutoff:
-            orphans.objects.append(info)  # of a try that lost: the data file is there, so it can never count
+            orphans.objects.append(info)  # of an attempt that lost the race for the data file
     for split_id, objects in unpublished.items():
         if max(info.modified for info in objects) <= cutoff:
             orphans.objects += objects
@@ -78,7 +80,7 @@ def find_orphans(table: Table, base: Snapshot, cutoff: float) -> Orphans:
     for folder in (names.SNAPSHOTS, names.REJECTS, names.INDEX):
         for info in table.store.list(folder):
             number = names.number_of_attached_key(info.key)
-            # A writer still wants numbers above base; ours up to base can only be named by manifests that we know.
+            # Numbers above base may belong to a writer in progress; up to base, all manifests are known.
             if number is not None and number <= base.number and info.key not in named and info.modified <= cutoff:
                 orphans.objects.append(info)
     a_day_ago = cutoff - 24 * 3600

@@ -1,4 +1,4 @@
-"""Commits a split: rejects first, then the data file by create-if-absent. Also creates tables and run ids."""
+"""Commits a split: first its rejects, then its data file, by create-if-absent. Also creates tables and run ids."""
 
 import dataclasses
 import secrets
@@ -22,17 +22,17 @@ from sfr_batch.table.table import Table
 
 
 def new_run_id() -> str:
-    """Sorts by time; unique without coordination."""
+    """A new run id: it sorts by time and is unique without coordination."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
 
 
 def new_attempt() -> str:
-    """Names one try at a split."""
+    """A random name for one attempt at a split."""
     return secrets.token_hex(8)
 
 
 def create_or_open(store: Store, card: TableCard) -> Table:
-    """The table at ``store``, created with ``card`` if there is none. Raises TableMismatch if it is another table."""
+    """Open the table at ``store``, or create it with ``card``. Raises TableMismatch if it has another card."""
     if store.create(names.TABLE_JSON, card.to_json()):
         return Table(store, card)
     table = Table.open(store)
@@ -41,7 +41,7 @@ def create_or_open(store: Store, card: TableCard) -> Table:
 
 
 def check_same_table(table: Table, card: TableCard) -> None:
-    """Raises TableMismatch, which says what differs and what the ways out are."""
+    """Raises TableMismatch, which shows what differs and what to do, if the table has another card."""
     if table.card.fingerprint != card.fingerprint:
         lines = differences(table.card.fingerprint_inputs, card.fingerprint_inputs)
         raise TableMismatch(
@@ -61,10 +61,11 @@ def _describe(schema: pa.Schema) -> str:
 
 
 def commit_split(store: Store, card: TableCard, receipt: Receipt, rows: pa.Table, rejects: pa.Table) -> Receipt:
-    """Write one split: its rejects, then its data file. Returns the receipt that counts, ours or the earlier winner's.
+    """Write one split: its rejects, then its data file. Returns the receipt that counts: ours or an earlier winner's.
 
-    rows: the columns of the table's schema, ``receipt.vectors`` of them; rejects: `schema.REJECTS_SCHEMA`. Raises
-    CountsDoNotClose if they do not match the receipt, and StorageError; then nothing counts and it may be tried again.
+    rows: columns of the table's schema, ``receipt.vectors`` rows; rejects: columns of `names.REJECTS_SCHEMA`. Raises
+    CountsDoNotClose if they do not match the receipt, and StorageError. After an error the split is not committed and
+    can be committed again.
     """
     receipt.check()
     if rows.num_rows != receipt.vectors or rejects.num_rows != receipt.rejected:
