@@ -127,7 +127,7 @@ def _too_long(documents: pa.Table, tokenized: Tokenized, limit: int) -> pa.Table
         {
             row: (
                 names.TOO_LONG,
-                f"the document has {tokenized.full_lengths[row]:,} tokens, the limit is {limit:,} (model.overflow)",
+                f"the document has {tokenized.full_lengths[row]:,} tokens, a row at most {limit:,} (model.overflow)",
             )
             for row in np.flatnonzero(tokenized.truncated).tolist()
         },

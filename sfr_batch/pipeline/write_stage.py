@@ -110,7 +110,7 @@ def _without_vector(
     """
     why: dict[int, tuple[str, str]] = {}
     for number, row in zip(document[bad].tolist(), bad.tolist(), strict=True):
-        reason, message = names.BAD_VECTOR, "the model returned a vector that is not finite or not of unit length"
+        reason, message = names.BAD_VECTOR, "the model gave a vector that is not finite or not of unit length"
         if row in failed:
             reason, message = names.ENCODER_FAILED, f"the model fails on this text: {failed[row]}"
         why.setdefault(number, (reason, message))

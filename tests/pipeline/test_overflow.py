@@ -285,7 +285,7 @@ def test_a_document_longer_than_the_model_is_rejected(tiny: Path, tmp_path: Path
     tokens = own.tokenizer.encode([PROSE]).full_lengths[0]
     first, _ = table.current().rejects().to_pylist()
     assert (first["id"], first["position"], first["reason"]) == ("doc-00001", 1, "too_long")
-    assert first["message"] == f"the document has {tokens:,} tokens, the limit is 128 (model.overflow)"
+    assert first["message"] == f"the document has {tokens:,} tokens, a row at most 128 (model.overflow)"
 
     with pytest.raises(TooManyRejects, match=r"(?s)2 of 4 rows .* too_long: 2, e\.g\. at 1 of .*a\.parquet"):
         sfr.embed(
