@@ -1,4 +1,4 @@
-"""What a table says, as plain values for JSON: how a table that an older release has written is held against it.
+"""Dumps a table as JSON values, to compare it with what an older release wrote.
 
 Uses no more of sfr_batch than what a table and its snapshots offer, so that the release that writes the values and
 the one that is compared can both run it. Vectors and hashes are the hexadecimal of their bytes.

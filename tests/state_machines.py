@@ -1,4 +1,4 @@
-"""How state machines of Hypothesis are run here, and how one has to find a bug that is planted in what it tests."""
+"""Runs Hypothesis state machines, and checks that they find planted bugs."""
 
 import pytest
 from hypothesis import HealthCheck, Phase, Verbosity, seed, settings

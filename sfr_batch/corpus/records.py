@@ -55,7 +55,7 @@ def lines(file: IO[bytes], uri: str, start: int = 0, end: int | None = None) -> 
 def _line(file: IO[bytes], uri: str, position: int) -> bytes:
     line = file.readline(MAX_RECORD)
     if len(line) == MAX_RECORD and not line.endswith(b"\n"):
-        raise too_long(uri, f"line at byte {position}")
+        raise record_too_long(uri, f"line at byte {position}")
     return line
 
 
@@ -63,7 +63,7 @@ def _utf_16(uri: str) -> CorpusError:
     return CorpusError(f"{uri} is UTF-16, which is not supported. Convert it to UTF-8: iconv -f UTF-16 -t UTF-8.")
 
 
-def too_long(uri: str, what: str) -> CorpusError:
+def record_too_long(uri: str, what: str) -> CorpusError:
     """The error for a record above MAX_RECORD."""
     return CorpusError(
         f"{uri}: the {what} is longer than {MAX_RECORD >> 20} MiB. Split it, or remove the file from "
@@ -97,7 +97,7 @@ class CsvReader:
     def _lines(self) -> Iterator[str]:
         while line := self._text.readline(MAX_RECORD):
             if len(line) == MAX_RECORD and not line.endswith(("\n", "\r")):
-                raise too_long(self._uri, f"line {self._reader.line_num + 1}")
+                raise record_too_long(self._uri, f"line {self._reader.line_num + 1}")
             if not self._reader.line_num and line.startswith(_UTF_16_READ_AS_UTF_8):
                 raise _utf_16(self._uri)
             yield line

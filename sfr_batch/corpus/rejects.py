@@ -1,8 +1,14 @@
 """Decides which rows of the corpus cannot be embedded, and for which reason.
 
-The reasons are listed in `sfr_batch.format.names`. Here they are decided from a row's id, text and carried columns; in
-`records`, for a line or CSV record that is no row at all; later in the pipeline, for texts that are too long or that
-the model fails on. Knows single values; knows no files.
+`format.names` lists all reasons. Each is decided in one place:
+
+    null_id, bad_id, null_text, ...       here, from a row's id, text and carried columns
+    bad_json, bad_csv, bad_text           `records`, for a line or a CSV record that is not a row
+    too_long                              `pipeline.read_stage`, after the text is tokenized
+    bad_vector, encoder_failed            `pipeline.write_stage`, after the model
+    duplicate_id                          `table.commit.reject_limits`, when a snapshot is published
+
+Knows single values; knows no files.
 """
 
 from collections.abc import Sequence

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.file_formats import decompress
-from sfr_batch.corpus.records import MAX_RECORD, lines, too_long
+from sfr_batch.corpus.records import MAX_RECORD, lines, record_too_long
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.errors import CorpusError
 from sfr_batch.storage.inputs import read_input_range
@@ -70,7 +70,7 @@ def sample_file(shard: Shard, settings: CorpusSettings, enough: Callable[[bytes]
         if sample.whole or enough(sample.data):
             return sample
         if len(sample.data) >= MAX_RECORD:
-            raise too_long(shard.uri, "first line")
+            raise record_too_long(shard.uri, "first line")
         wanted *= 4
 
 

@@ -1,7 +1,7 @@
-"""Fingerprints: a hash over everything that can change a vector, and ids made of what they stand for.
+"""Fingerprints: a hash of all that defines a vector, and ids made from what they stand for.
 
 Pure functions over plain dictionaries; knows neither configs nor storage. Vectors of tables with equal fingerprints are
-interchangeable.
+interchangeable; devices, batches and library versions are not inputs, they change vectors by rounding alone.
 """
 
 import hashlib

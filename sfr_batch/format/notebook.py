@@ -1,5 +1,5 @@
-"""A table of HTML, for results that a notebook shows (`_repr_html_`). Every text is escaped: ids and texts of a corpus
-may contain markup. Knows nothing of what it shows.
+"""Renders results as HTML tables in notebooks (`_repr_html_`). Every text is escaped: ids and texts of a corpus may
+contain markup. Knows nothing of what it shows.
 
 It is here, beside the listing of snapshots as text, because results of all packages above use it.
 """

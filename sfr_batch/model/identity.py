@@ -1,4 +1,4 @@
-"""The model's part of a fingerprint: everything about a model and its settings that can change a vector.
+"""The model's part of a fingerprint: everything about a model and its settings that defines a vector.
 
 What is listed in `fingerprint_inputs` changes the fingerprint, and nothing else does; `format.fingerprint` makes one
 hash of it. Knows no files: hashes, ids of the tokenizer and the recipe are given.

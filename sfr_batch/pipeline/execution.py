@@ -1,4 +1,4 @@
-"""Splits through Ray Data: the dataset, its settings, and the Ray that it runs on.
+"""Runs splits on Ray Data: builds the dataset, sets its options, starts or joins Ray.
 
 Knows the stages and how to distribute them; what a receipt means is the runner's. Each setting of Ray says why it is
 there; all were found on Ray 2.60.

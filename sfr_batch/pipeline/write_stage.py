@@ -1,4 +1,7 @@
-"""The write stage: checks vectors, rejects those that are not unit vectors, commits the split. Knows no device."""
+"""The write stage: checks vectors, decides the rejects `bad_vector` and `encoder_failed`, commits the split.
+
+Knows no device.
+"""
 
 import json
 from collections.abc import Mapping

@@ -1,8 +1,11 @@
 """The `Store` protocol: objects below a root, written whole and never changed.
 
-Implementations: `local.LocalStore` (hard links) and `s3.S3Store` (conditional PUT); tests have `MemoryStore`. Another
-kind of store, such as GCS, is one more class with these five methods and one more line in `stores.open_store`; a corpus
-on it needs `inputs` too. `tests/storage/test_storage.py` has the contract as tests that run on every implementation.
+Implementations: `local.LocalStore` (hard links) and `s3.S3Store` (conditional PUT); tests have `MemoryStore`.
+`tests/storage/test_storage.py` has the contract as tests that run on every implementation.
+
+Another kind of store, such as GCS, needs one more class with these five methods, a line in `stores.open_store`, its
+scheme in `absolute_uri`, and settings. A corpus on it also needs `inputs`; engines that read it by themselves need
+`table.engines` and `table.duckdb_sql`. Callers of `is_s3` mean "not a local disk"; they have to ask the store instead.
 
 The guarantees of a table need one operation: `create`, which makes an object only if no object has that key, and
 returns whether it did. Knows nothing of tables and Parquet.

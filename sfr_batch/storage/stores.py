@@ -1,4 +1,4 @@
-"""Opens the store of a URI, local or S3. The one place that knows which implementations of `Store` there are."""
+"""Opens the store of a URI, local or S3. Another kind of store is opened here; see `store` for what else it needs."""
 
 import contextlib
 import os

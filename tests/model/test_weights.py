@@ -1,4 +1,4 @@
-"""Weights: fetched from S3 once a node, whole, the right ones, mapped and not copied; and what is said where not."""
+"""Weights: fetched from S3 once a node, whole, the right ones, mapped and not copied; and the errors otherwise."""
 
 import dataclasses
 import json

@@ -1,5 +1,5 @@
-"""What changed between two snapshots: applied to the first it gives the second, it is no more than that, and of what is
-alike in both nothing is read."""
+"""What changed between two snapshots: applied to the first it gives the second, it is no more than that, and
+files with the same rows in both are not read."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Pointers: every reader follows them, no writer does, and of two who move one at once each is right or is told."""
+"""Pointers: every reader follows them, no writer does, and if two move one at once, each succeeds or gets an error."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""What one snapshot names, and reading a file of it so that damage becomes a sentence."""
+"""Lists the files that a snapshot names and reads them, reporting damage as a message."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence

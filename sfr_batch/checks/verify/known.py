@@ -1,4 +1,4 @@
-"""Test vectors of others: the scores on the model card of SFR-Embedding-Mistral, and token ids of its tokenizer.
+"""Published reference values: the scores on the model card of SFR-Embedding-Mistral, and token ids of its tokenizer.
 
 Plain values with their sources; knows nothing of checks.
 """

@@ -1,4 +1,4 @@
-"""Checks before publishing that limit the number of rejects and of duplicate ids."""
+"""Before publishing: limits the number of rejects, and rejects rows whose id an earlier row has (`duplicate_id`)."""
 
 import math
 from collections import Counter
@@ -6,11 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from sfr_batch.errors import (
-    TableError,
-    TooManyRejects,
-    counted,
-)
+from sfr_batch.errors import TableError, TooManyRejects, counted
 from sfr_batch.format import names
 from sfr_batch.format.indexes import read_part, rejects_of
 from sfr_batch.format.parquet import read_parquet
