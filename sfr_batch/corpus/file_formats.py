@@ -1,7 +1,7 @@
 """The formats of corpus files: what is known of a file by its name, and how it is decompressed.
 
 To take in another format, add it to `FORMATS` and to the settings, say in `survey` what a file tells before it is read,
-and in `reader` how its rows are read. Knows no columns, rows or stores.
+in `records` how a line becomes a row, and in `reader` how its rows are read. Knows no columns, rows or stores.
 """
 
 import io

@@ -43,7 +43,11 @@ def _start(chunk: Any) -> int:
 
 
 class Fetched(io.RawIOBase):
-    """A shard of which some ranges are in memory, fetched several at a time; all else is read from ``file``."""
+    """A shard of which some ranges are in memory, fetched several at a time; all else is read from ``file``.
+
+    Unlike reads of ``file``, the ranges are not pinned to its ETag: the caller compares versions afterwards, as
+    `reader.read_unit` does.
+    """
 
     def __init__(self, file: IO[bytes], uri: str, ranges: Sequence[tuple[int, int]], storage: StorageSettings) -> None:
         pieces = [(at, min(at + _PIECE, end)) for start, end in ranges for at in range(start, end, _PIECE)]

@@ -27,7 +27,8 @@ _ROWS_PER_READ = 4096
 _BATCH_BYTES = 32 * 2**20
 """Target bytes of a batch of rows: with long documents it has fewer rows."""
 _READ_AT_ONCE = 64 * 2**20
-"""Most stored bytes of a unit's row groups that are fetched at once; larger ones are read in pieces."""
+"""Most stored bytes of a unit's row groups that are fetched at once; larger ones are read in pieces. On S3 as much
+again may be held that lies between them, see `read_ahead`."""
 _PIECE = 4 * 2**20
 
 

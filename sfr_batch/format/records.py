@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
@@ -214,6 +215,19 @@ def from_table(cls: type[Any], table: pa.Table) -> list[Any]:
     return [cls(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
 
 
+def columns_of(cls: type[Any], table: pa.Table, fields: Sequence[str]) -> pa.Table:
+    """These fields, a column each, not decoded. A field that an older table does not have gets its default."""
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    columns = []
+    for name in fields:
+        if name in table.column_names:
+            columns.append(table.column(name))
+        else:
+            default = pa.scalar(known[name].default, _ARROW[known[name].type])  # type: ignore[index]
+            columns.append(pa.chunked_array([pa.repeat(default, table.num_rows)]))
+    return pa.table(columns, names=list(fields))
+
+
 def _values(column: pa.ChunkedArray) -> list[Any]:
     """The values as Python objects. A text that occurs often is one object: the receipts of a shard all name it."""
     if not pa.types.is_string(column.type):
@@ -337,7 +351,7 @@ class Manifest(Record):
     shards: SideFile
     """Shard records of the corpus that this snapshot covers."""
     indexes: SideFile | None = None
-    """Index parts of the shards that consist of more than their owned data files."""
+    """Index parts of the shards whose rows are not exactly those of their own data files."""
     changes: ChangeCounts | None = None
     """Result of the comparison with the parent; None if nothing was compared."""
     deletes: SideFile | None = None

@@ -18,7 +18,7 @@ NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 def fetch(settings: ModelSettings, *, with_weights: bool) -> Path:
     """The folder of the model in the hub's cache, downloaded if it is not there.
 
-    Raises ModelError, or StorageError if the disk has too little space.
+    Raises ModelError, also if the disk has too little space; StorageError if the cache cannot be locked.
     """
     folder = Path(_snapshot(settings, weights.SMALL_FILES))
     if not with_weights or _has_weights(folder):

@@ -118,6 +118,7 @@ def _ensure(folder: Path, files: Mapping[str, InputFile], settings: ModelSetting
 def _index(folder: Path) -> dict[str, object]:
     file = folder / weights.INDEX
     try:
-        return dict(json.loads(read_text_file(file) or "{}"))
+        text = read_text_file(file)
+        return {} if text is None else dict(json.loads(text))
     except ValueError as error:
         raise ModelError(f"{file} is not valid JSON ({error}). Upload the model again.") from error

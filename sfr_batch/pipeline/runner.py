@@ -215,8 +215,8 @@ def _failure_text(done: int, missing: int, errors: list[str]) -> str:
     texts = list(dict.fromkeys(errors))
     shown = "\n".join(f"  {text}" for text in texts[:3])
     return (
-        f"{missing:,} of {counted(done + missing, 'split')} did not finish. Nothing was published. Finished splits "
-        f"stay committed; the same command continues with the rest.\n{shown}"
+        f"{missing:,} of {counted(done + missing, 'split')} did not finish. Nothing was published. Committed: "
+        f"{counted(done, 'split')}; the same command continues with the rest.\n{shown}"
     )
 
 

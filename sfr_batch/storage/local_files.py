@@ -1,7 +1,8 @@
 """Single files and folders on a local disk: read, write, lock, list. Everything that is not an object of a store.
 
-The rest of the package opens no file itself, so it calls these. Unless a docstring says otherwise, errors are those of
-the operating system (OSError): only the caller knows which setting named the file.
+The rest of the package opens no file itself, except the config and what libraries load, so it calls these. Unless a
+docstring says otherwise, errors are those of the operating system (OSError): only the caller knows which setting named
+the file.
 """
 
 import contextlib
@@ -53,7 +54,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_atomically(path: Path, text: str, *, replace: bool = True) -> None:
-    """Give a file the content ``text``, whole or not at all; after a power cut either content may be there.
+    """Give a file the content ``text``, so that other processes see it whole or not at all.
+
+    Not synced: a power cut may lose it.
 
     replace: if False, raises FileExistsError where a file has the name already.
     """

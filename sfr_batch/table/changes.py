@@ -170,7 +170,10 @@ class _Side:
 
 
 def _alone(file: LiveFile, other: LiveFile | None) -> LiveFile | None:
-    """The file with its live rows that are dead in ``other``, the same file in the other snapshot; None if all are."""
+    """The file with its live rows that are not live in ``other``, the same file in the other snapshot.
+
+    None if there is no such row. All of its live rows if the other snapshot does not have the file (``other`` is None).
+    """
     if other is None:
         return file
     if other.dead is None:

@@ -144,7 +144,7 @@ class Compare:
     def sql(self) -> str:
         name, op = self.column.sql(), "<>" if self.op == "!=" else self.op
         compared = f"{name} {op} {_sql_value(self.value)}"
-        # DuckDB takes NaN for greater than all numbers; here no comparison with NaN is true.
+        # DuckDB takes NaN for greater than all numbers; here NaN is neither less, equal nor greater.
         return f"({compared} AND NOT isnan({name}))" if op[0] == ">" and is_float(self.column.type) else compared
 
     def may_match(self, bounds: Bounds) -> bool:

@@ -101,7 +101,9 @@ class Scan:
     def restrict(
         self, columns: Sequence[str] | None = None, where: str | None = None, ids: Iterable[Any] | None = None
     ) -> "Scan":
-        """Of the same rows, those that ``where`` (see `table.filters`) takes and whose id is among ``ids``.
+        """Those live rows of the same files that ``where`` (see `table.filters`) takes and whose id is in ``ids``.
+
+        Both replace those of this scan, also where they are None.
 
         columns: default as before. Raises TableError for an unknown column, ConfigError for a wrong filter.
         """

@@ -18,7 +18,16 @@ from sfr_batch.format.expired import check_not_expired, expiry_explained, publis
 from sfr_batch.format.indexes import read_part, rejects_of
 from sfr_batch.format.notebook import html_table
 from sfr_batch.format.parquet import check_fingerprint, damage_explained, read_parquet
-from sfr_batch.format.records import IndexPart, Manifest, Receipt, ShardRecord, SideFile, TableCard, from_table
+from sfr_batch.format.records import (
+    IndexPart,
+    Manifest,
+    Receipt,
+    ShardRecord,
+    SideFile,
+    TableCard,
+    columns_of,
+    from_table,
+)
 from sfr_batch.storage.parallel import read_many
 from sfr_batch.storage.store import ObjectInfo, Store
 from sfr_batch.table import duckdb_sql
@@ -195,7 +204,7 @@ class Snapshot(Readers):
 
     def receipt_columns(self, fields: Sequence[str]) -> pa.Table:
         """These fields of the receipts, a column each, in the order of `read_receipts`. No receipt is decoded."""
-        return self._side(self.manifest.files).select(fields)
+        return columns_of(Receipt, self._side(self.manifest.files), fields)
 
     def split_ids(self) -> list[str]:
         """Split ids of the data files that this snapshot needs, in order."""

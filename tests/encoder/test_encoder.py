@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokenizers.processors import TemplateProcessing
 
 from sfr_batch.config.settings import ModelSettings
-from sfr_batch.encoder import batching, pooling, probe
+from sfr_batch.encoder import batching, devices, pooling
 from sfr_batch.encoder.encoder import MOST_FAILED, Encoder
 from sfr_batch.encoder.loading import load_model
 from sfr_batch.errors import ConfigError, DeviceError, ModelError
@@ -338,7 +338,7 @@ def test_memory_of_models_that_are_no_more_is_given_back() -> None:
     model.cycle = model  # type: ignore[attr-defined]
     held = torch.cuda.memory_reserved()
     del model
-    probe.release()
+    devices.release_memory()
     assert torch.cuda.memory_reserved() <= held - 2**28
 
 

@@ -319,7 +319,8 @@ def test_without_a_lock_file_planning_fetches_the_weights_and_says_so(
         ('{"files": {"model.safetensors": 7}}', "is not the lock file of a model"),
         (
             '{"files": {}}',
-            "is out of date: model.safetensors has 7 bytes, but the lock file says no such file. ",
+            "is out of date: model.safetensors has 7 bytes, but the lock file says no such file. "
+            "Recreate it, or remove",
         ),
         (
             '{"files": {"model.safetensors": {"sha256": "ab", "size": 8000}}}',

@@ -1,5 +1,6 @@
 """Side files of a snapshot are read once, and decoded into records only where records are needed."""
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from sfr_batch.api import open_table
 from sfr_batch.format import names
+from sfr_batch.format.parquet import encode_parquet, read_parquet
 from sfr_batch.format.records import IndexPart, Receipt, ShardRecord, from_table, to_table
 from sfr_batch.pipeline.runner import embed
 from sfr_batch.storage.local import LocalStore
@@ -111,3 +113,28 @@ def test_a_text_that_many_records_have_is_one_object() -> None:
     stored = to_table(Receipt, [receipt_of(f"s{n}", 1, shard="a shard") for n in range(3)])
     first, *others = from_table(Receipt, stored)
     assert all(other.shard is first.shard for other in others)
+
+
+def test_a_table_without_the_fields_that_came_later_is_read_and_maintained(place: Place) -> None:
+    """Receipts of the first days of format 1 lack these columns; each has its default."""
+    later = ["owned", "generation", "copied", "size"]
+    table = Table.open(open_table(place.table).store)
+    base = table.current()
+    key = base.manifest.files.name
+    stored = read_parquet(table.store.read(key))
+    before = stored.set_column(stored.schema.get_field_index("owned"), "owned", pa.array([True] * stored.num_rows))
+    data = encode_parquet(before.drop_columns(later))
+    old = base.manifest.model_copy(
+        update={"files": base.manifest.files.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})}
+    )
+    Path(place.table, key).write_bytes(data)
+    Path(place.table, names.manifest_key(base.number)).write_bytes(old.to_json())
+    snapshot = table.current()
+    defaults = {(r.owned, r.generation, r.copied, r.size) for r in snapshot.read_receipts()}
+    assert defaults == {(True, "", 0, 0)}
+    assert snapshot.receipt_columns(later).to_pylist()[0] == dict(zip(later, (True, "", 0, 0), strict=True))
+    assert snapshot.needs() >= {names.data_key(split_id) for split_id in snapshot.split_ids()}
+    assert snapshot.to_arrow(["id"]).num_rows == base.manifest.counts.vectors
+    assert snapshot.rejects().num_rows == base.manifest.counts.rejected
+    find_orphans(table, snapshot, cutoff=0.0)
+    expire(table, keep_last=1)

@@ -43,11 +43,11 @@ def check_counts(
     _check_sums(promise, contents, sums)
     _check_new(promise, contents, snapshots, sums)
     counts = contents.snapshot.manifest.counts
-    kept = f"; {counts.kept:,} documents kept in addition" if counts.kept else ""
+    kept = f"; {counted(counts.kept, 'document')} kept in addition" if counts.kept else ""
     return promise.finding(
-        f"{counts.read:,} rows read",
+        f"{counted(counts.read, 'row')} read",
         f"{counts.embedded:,} embedded + {counts.reused:,} reused + {counts.rejected:,} rejected; "
-        f"{counts.vectors:,} vectors{kept}",
+        f"{counted(counts.vectors, 'vector')}{kept}",
     )
 
 

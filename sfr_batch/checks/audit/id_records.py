@@ -46,7 +46,7 @@ class RecordKind(IntEnum):
 
 
 def make_records(ids: Hashes, kind: RecordKind, rows: IntArray) -> IdRecords:
-    """IdRecords [n] of ``ids`` [n, 2], without content, which are no candidates."""
+    """Records [n] of ``ids`` [n, 2], without content, which are no candidates."""
     records = np.zeros(len(rows), RECORD)
     records["hash"], records["more"] = ids[:, 0], ids[:, 1]
     records["kind"], records["row"], records["order"] = kind, rows, NO_CANDIDATE
@@ -71,7 +71,7 @@ def locate(starts: IntArray, row: int) -> tuple[int, int]:
 
 
 class IdGroups:
-    """IdRecords of one partition by their key.
+    """The records of one partition, grouped by their key.
 
     counts: by kind, how many records each group has; candidates: how many that are documents of the corpus.
     """
@@ -147,7 +147,7 @@ class IdGroups:
         return int(self._group[record]), int(found["order"]), int(found["row"])
 
     def stale(self) -> IntArray:
-        """IdGroups whose live row has no row of the corpus with its content, though there is one with its id."""
+        """Numbers of the groups whose live row has another content than the row of the corpus with its id."""
         kind, content = self._records["kind"], self._records["content"]
         live = kind == RecordKind.LIVE
         of_live = np.zeros(len(self._starts) - 1, np.uint64)

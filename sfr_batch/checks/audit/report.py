@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 
 from sfr_batch.checks.report import CheckReport, CheckResult
+from sfr_batch.errors import counted
 
 FILES, PAGES, FOOTERS, SCHEMA = "data files", "pages", "footers", "schema"
 REJECTS, INDEXES, COUNTS, VECTORS, CHUNKS, IDS = "rejects", "indexes", "counts", "vectors", "chunks", "ids"
@@ -73,7 +74,7 @@ class AuditReport(CheckReport):
     def brief(self) -> str:
         """Two lines for a person: the summary, and what was read how fast."""
         rate = f", {self.rows / self.seconds:,.0f} rows/s" if self.seconds > 0 and self.rows else ""
-        what = f"snapshot {self.snapshot} of {self.table}, {self.rows:,} rows, {self.bytes / 1e6:,.1f} MB"
+        what = f"snapshot {self.snapshot} of {self.table}, {counted(self.rows, 'row')}, {self.bytes / 1e6:,.1f} MB"
         return f"{self.summary()}\n{what} in {self.seconds:,.1f} s{rate}"
 
     def to_json(self) -> str:

@@ -57,7 +57,7 @@ def _why_not_plain(table: Table, base: Snapshot) -> str:
 def look_for_runs(table: Table) -> Finding:
     """Runs that are in progress or were interrupted."""
     try:
-        runs = [f"{run.run_id} ({run.committed:,} of {run.splits:,} splits)" for run in unfinished_runs(table)]
+        runs = [f"{run.run_id} ({run.committed:,} of {counted(run.splits, 'split')})" for run in unfinished_runs(table)]
     except _DAMAGE as error:
         return Finding(RUNS, "SKIP", f"cannot be determined: {error}")
     return Finding(RUNS, "PASS", f"in progress or interrupted: {', '.join(runs)}" if runs else "no unfinished run")

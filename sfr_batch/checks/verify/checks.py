@@ -25,6 +25,7 @@ from sfr_batch.model.prompts import DOCUMENT, QUERY, instruct, resolve
 from sfr_batch.model.recipe import read_recipe
 from sfr_batch.model.tokenizer import Tokenized, Tokenizer
 from sfr_batch.model.weight_hashes import lock_place, published_hashes
+from sfr_batch.storage.store import is_s3
 
 SAME_MODEL = {"float32": 1e-5, "float16": 1e-4, "bfloat16": 2e-3, "fp8": 1e-2}
 """1 - cosine that the same text may differ by between batches, paddings or machines, by compute dtype.
@@ -329,6 +330,8 @@ def write_lock(subject: Subject, ok: bool) -> Outcome:
     told = published_hashes(settings, subject.folder)
     if told is not None and told[1] == place:
         return skipped(f"already exists: {place}")
+    if not is_local(settings.path) and not is_s3(settings.path):
+        return skipped("not written for a model on the hub, which records the hashes itself")
     if not is_local(settings.path):
         return skipped(f"written only beside local models; verify a local copy and upload its lock file to {place}")
     if is_packaged(settings.path):

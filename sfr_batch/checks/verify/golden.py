@@ -39,7 +39,7 @@ class Golden(BaseModel):
     """`model.path` where it was recorded."""
     fingerprint: str
     inputs: dict[str, Any]
-    """The inputs of the fingerprint, see `model.fingerprint_inputs`."""
+    """The inputs of the fingerprint, see `model.identity.fingerprint_inputs`."""
     texts: list[GoldenText]
 
     def vectors(self) -> FloatArray:
@@ -94,5 +94,7 @@ def read(file: Path) -> Golden:
             f"--golden: {file} is not a golden file ({place}: {what['msg']}). Record one with --record."
         ) from None
     if len({len(text.vector) for text in golden.texts}) != 1:
-        raise ConfigError(f"--golden: {file} is damaged: its vectors differ in length. Record it again.")
+        raise ConfigError(
+            f"--golden: {file} is damaged: it has no vectors, or vectors of different lengths. Record it again."
+        )
     return golden

@@ -49,7 +49,8 @@ def duplicate_rejects(duplicates: Sequence[DuplicateRow]) -> pa.Table:
 
 
 FEW_REJECTS = 100
-"""So many rejects never stop a run, whatever their share of its rows."""
+"""So many rejects among the rows of a run are allowed, whatever their share. The limit of the whole table has no such
+allowance."""
 _FILES_FOR_REASONS = 32
 
 
