@@ -708,7 +708,7 @@ ROWS = [
         "n_tokens int32, n_tokens_full int32, truncated bool, content_hash fixed_size_binary[16], this run would "
         "write id string, embedding fixed_size_list<element: float not null>[384], n_tokens int32, n_tokens_full "
         "int32, truncated bool, content_hash fixed_size_binary[16], row_hash fixed_size_binary[16], text string. "
-        "Change corpus.id and corpus.carry back, or write to a new table: table.path=…", prepare=embedded,
+        "Restore corpus.id and corpus.carry, or write to a new table: table.path=…", prepare=embedded,
         overrides=("corpus.carry=[text]",)),
     Row("table with other ids",
         "{root}/corpus/good.jsonl: the id column 'id' is int64, but ids in other shards or in the table are string. "

@@ -111,7 +111,7 @@ def test_one_line_each(tmp_path: Path) -> None:
     one_line: list[tuple[Any, str]] = [
         (table.changes(0, 1), f"<Changes {tmp_path}/t, snapshot 0 to 1: 2 upserts (2 new, 0 changed), 0 deletes"),
         (table.maintenance.sweep(older_than="0m"), f"<Orphans: 1 object, {orphan.size:,} bytes>"),
-        (table.maintenance.compact(), f"<Compaction {tmp_path}/t: Would write 2 data files"),
+        (table.maintenance.compact(), f"<Compaction {tmp_path}/t: Would rewrite 2 data files"),
         (table.maintenance.expire(keep_last=1), "<Expiry of snapshots none: 0 objects, 0 bytes; kept: 1>"),
         (
             sfr.promote(f"{tmp_path}/p", f"{tmp_path}/t"),

@@ -1,7 +1,7 @@
 """The names of a table on storage: keys of objects, columns of Parquet files, keys of their metadata, reject reasons.
 
-Each is spelled here and nowhere else, except `_sfr/tmp` in `storage.store`. The fields of JSON records and side files
-are those of the classes in `records` (a lease's are in `table.commit.lease`, a pointer's in `table.pointer`). Pure names
+Each is spelled here and nowhere else, except `_sfr/tmp` in `storage.store`. Fields of JSON records and side files are
+those of the classes in `records` (a lease's are in `table.commit.lease`, a pointer's in `table.pointer`). Pure names
 and Arrow schemas; opens nothing.
 
     data/<split_id>.parquet                      vectors: one immutable file per split

@@ -52,7 +52,7 @@ def check_same_table(table: Table, card: TableCard) -> None:
     if not table.schema.equals(card.schema):
         raise TableMismatch(
             f"{table.store.root} has the columns {_describe(table.schema)}, this run would write "
-            f"{_describe(card.schema)}. Change corpus.id and corpus.carry back, or write to a new table: table.path=…"
+            f"{_describe(card.schema)}. Restore corpus.id and corpus.carry, or write to a new table: table.path=…"
         )
 
 
