@@ -137,7 +137,7 @@ def _survey(
     if columns is None and not shards:
         raise ConfigError(
             "select matches only shards that are no longer in the corpus, and corpus.carry names a column that the "
-            "table does not have. Set corpus.carry back, or correct select."
+            "table does not have. Restore corpus.carry, or correct select."
         )
     if columns is None:
         raise CorpusError(

@@ -102,7 +102,7 @@ def test_table_of_other_columns_is_refused(local: Store) -> None:
     create_or_open(local, card_of())
     other = card_of(names.table_schema(pa.string(), 3, "float32", {"title": pa.string()}))
     text = (
-        r"has the columns id string, .*, this run would write id string, .*title string\. Change corpus\.id and corpus"
+        r"has the columns id string, .*, this run would write id string, .*title string\. Restore corpus\.id and corpus"
     )
     with pytest.raises(TableMismatch, match=text):
         create_or_open(local, other)
