@@ -132,7 +132,7 @@ def open_table(path: str, storage: StorageSettings | None = None, *, follow: boo
         if pointed is None:
             raise
         if not follow:
-            pointers.refuse_to_write(store)
+            pointers.refuse_pointer(store)
         table = Table.open(open_store(pointed.table, storage))
     return EmbeddingTable(table.store, table.card, pointed)
 
@@ -210,7 +210,7 @@ class EmbeddingTable(Table):
     def maintenance(self) -> "Maintenance":
         """Expire, compact and sweep. Raises ConfigError if the table was opened by a pointer."""
         if self.pointed:
-            raise pointers.no_place_to_write(self.pointed)
+            raise pointers.read_only_pointer(self.pointed)
         return Maintenance(self)
 
     def expire(
@@ -290,7 +290,7 @@ class Maintenance:
         dry_run: bool = True,
         say: Callable[[str], None] = lambda text: None,
     ) -> Compaction:
-        """Rewrite small data files, and those with many rows that nobody needs, as fewer; no model is needed.
+        """Rewrite small data files, and files with many unneeded rows, as fewer files. Needs no model.
 
         rows_per_file: vectors of a new data file at most; files with at most half as many are joined. max_unneeded:
         share, in 0 to 1, of unneeded rows above which a file is rewritten. say: is called once if it has to wait for a

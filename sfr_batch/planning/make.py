@@ -27,7 +27,7 @@ from sfr_batch.storage.inputs import would_list
 from sfr_batch.storage.store import Store, absolute_uri, is_s3
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.writing import check_same_table
-from sfr_batch.table.pointer import refuse_to_write
+from sfr_batch.table.pointer import refuse_pointer
 from sfr_batch.table.table import Snapshot, Table
 
 
@@ -103,7 +103,7 @@ def _open(store: Store) -> Table | None:
     """The table, if there is one. Raises ConfigError or TableError if none can be created at this place."""
     with contextlib.suppress(TableNotFound):
         return Table.open(store)
-    refuse_to_write(store)
+    refuse_pointer(store)
     _check_unused(store)
     return None
 

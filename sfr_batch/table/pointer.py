@@ -118,14 +118,14 @@ def back(store: Store) -> PointerTarget:
     return made
 
 
-def refuse_to_write(store: Store) -> None:
+def refuse_pointer(store: Store) -> None:
     """Raises ConfigError if there is a pointer where a table is to be written."""
     pointed = read_pointer(store)
     if pointed:
-        raise no_place_to_write(pointed)
+        raise read_only_pointer(pointed)
 
 
-def no_place_to_write(pointed: PointerTarget) -> ConfigError:
+def read_only_pointer(pointed: PointerTarget) -> ConfigError:
     """The error for a writer that was given a pointer."""
     return ConfigError(f"{pointed.root} is a read-only pointer. Pass the table's own path: {pointed.table}.")
 
