@@ -176,7 +176,7 @@ def _parse_elsewhere(sources: list[_Source]) -> list[tuple[str, str, str]]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (above, os.environ.get("PYTHONPATH"))))}
     request = json.dumps([(source.file, source.module, source.package) for source in sources])
     done = subprocess.run(
-        [sys.executable, "-c", "from jobs.docstrings import _parse_stdin; _parse_stdin()"],
+        [sys.executable, "-P", "-c", "from jobs.docstrings import _parse_stdin; _parse_stdin()"],
         input=request.encode(),
         env=environment,
         stdout=subprocess.PIPE,

@@ -303,7 +303,7 @@ class Maintenance:
 
         older_than: their least age, such as ``7d``, ``36h`` or ``90m``. Raises ConfigError, SnapshotConflict.
         """
-        seconds = parse_duration(older_than, "--older-than")
+        seconds = parse_duration(older_than, "older_than")
         if not dry_run:
             return sweep(self._table, older_than_s=seconds)
         base = self._table.latest()

@@ -23,7 +23,7 @@ def test_maintenance_reports_before_it_does(tmp_path: Path) -> None:
     assert table.maintenance.compact().files == 2
     assert table.compact(rows_per_file=1).files == 0 == table.maintenance.compact(rows_per_file=1).files
     assert {info.key for info in table.store.list("")} == keys
-    with pytest.raises(ConfigError, match="--older-than 1: give a number of days"):
+    with pytest.raises(ConfigError, match="older_than 1: give a number of days"):
         table.maintenance.sweep(older_than="1")
 
     assert table.maintenance.sweep(older_than="0m", dry_run=False).keys == [orphan]

@@ -238,7 +238,7 @@ def soak(rows: int, addresses: tuple[str, ...], model: str, output: Path | None)
 @click.option(
     "--list", "place", help="Also time listing this s3:// prefix, below which objects are created and deleted."
 )
-@click.option("--objects", default=5000, show_default=True, type=click.IntRange(1), help="How splits_benchmark.")
+@click.option("--objects", default=5000, show_default=True, type=click.IntRange(1), help="Number of these objects.")
 @click.option("--model", default=MINILM, show_default=True, help="A folder or package:name/folder.")
 @_OUTPUT
 def resume(

@@ -101,7 +101,7 @@ def _embed(address: str) -> Callable[[Job], list[str]]:
         }
         file = job.folder / "config.yaml"
         file.write_text(json.dumps(config, indent=1), encoding="utf-8")  # JSON is YAML
-        return [sys.executable, "-m", "sfr_batch.cli.main", "embed", str(file)]
+        return [sys.executable, "-m", "sfr_batch.cli", "embed", str(file)]
 
     return command
 

@@ -99,7 +99,7 @@ def nights(documents: int, model: str, folder: Path, say: Callable[[str], None])
                 corpus, [(id_, f"Anew. {text}" if n in changed else text) for n, (id_, text) in enumerate(chosen)]
             )
         before = len(_reports(table))
-        command = [sys.executable, "-m", "sfr_batch.cli.main", "embed", str(config)]
+        command = [sys.executable, "-m", "sfr_batch.cli", "embed", str(config)]
         usage = processes.run(command, folder / "log", {}, _TIMEOUT_S)
         reports = _reports(table)[before:]
         found.append(

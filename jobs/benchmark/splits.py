@@ -81,7 +81,7 @@ def drive(splits: int, addresses: Sequence[str], model: str, folder: Path, say: 
     """Run ``splits`` splits of a few rows with an encoder that costs nothing. Raises ConfigError, RunFailed."""
     if splits < 2 * _SMALL_RUN:
         raise ConfigError(
-            f"{splits} splits are too few to measure the cost of one more: give 0 to skip this part, or at least "
+            f"Too few splits to measure the cost of one more: {splits}. Give 0 to skip this part, or at least "
             f"{2 * _SMALL_RUN:,}."
         )
     found = []

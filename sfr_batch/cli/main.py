@@ -21,6 +21,7 @@ from sfr_batch.format import names
 from sfr_batch.pipeline import interrupt
 from sfr_batch.storage.local_files import write_text
 from sfr_batch.table.commit import lease
+from sfr_batch.table.commit.expiry import parse_duration
 
 _CONFIG = click.argument("config", type=click.Path(dir_okay=False))
 _OVERRIDES = click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")
@@ -208,11 +209,12 @@ def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
     with report_errors():
+        parse_duration(older_than, "--older-than")  # before anything is opened
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
-        orphans = opened.maintenance.sweep(older_than=older_than, dry_run=not delete)
         if opened.latest() is None:
             click.echo("Nothing is published yet. Nothing was removed.")
             return
+        orphans = opened.maintenance.sweep(older_than=older_than, dry_run=not delete)
         show_objects(orphans.objects)
         what = f"{counted(len(orphans.objects), 'object')}, {counted(orphans.bytes, 'byte')}, older than {older_than}"
         if not orphans.objects:

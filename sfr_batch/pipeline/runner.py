@@ -5,6 +5,7 @@ embed, and Ray is imported only if they run on Ray: on a finished table nothing 
 """
 
 import contextlib
+import dataclasses
 import sys
 import time
 from collections.abc import Iterator
@@ -88,8 +89,9 @@ def _attempt(config: Config) -> Summary | None:
             if not superseded(table, plan.base):
                 raise
             return None
-        plain, repeated = _is_plain(table, snapshot), run.repeated()
-        summary = Summary.of(plan, time.monotonic() - started, progress, snapshot, plain=plain, repeated=repeated)
+        # Before data/ is listed, which takes time that is not the run's.
+        summary = Summary.of(plan, time.monotonic() - started, progress, snapshot)
+        summary = dataclasses.replace(summary, plain=_is_plain(table, snapshot), repeated=run.repeated())
         run.report(summary, progress)
         return summary
 

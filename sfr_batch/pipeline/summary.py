@@ -55,9 +55,6 @@ class Summary:
         seconds: float,
         progress: Progress | None = None,
         published: Snapshot | None = None,
-        *,
-        plain: bool = False,
-        repeated: Mapping[str, int] | None = None,
     ) -> "Summary":
         """The summary of a run of ``plan``.
 
@@ -74,10 +71,8 @@ class Summary:
             tokens_per_second=done.tokens_per_second,
             padding=done.padding,
             published=published is not None,
-            plain=plain,
             canaries=done.canaries,
             drift=done.drift,
-            repeated=repeated or {},
             losses=done.losses,
             trial=progress is not None and published is None,
         )

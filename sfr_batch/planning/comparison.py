@@ -46,12 +46,14 @@ class ComparisonRun:
     """The rows of each packed and copied split, in order, by split id."""
     unpublished: tuple[Receipt, ...]
     """Receipts of data files of interrupted runs."""
-    old_rejects: Sequence[RejectRow]
-    """Rejects of the base snapshot that may stay."""
 
     @property
     def executor(self) -> Executor:
         return self.rows.executor
+
+    def read_old_rejects(self) -> Sequence[RejectRow]:
+        """Rejects of the base snapshot that may stay. Not kept: a table may have many, and drafting asks once."""
+        return self.plan.selection.old_rejects(self.plan.base)
 
     def sources(self) -> dict[str, Receipt]:
         """Receipts of all data files that vectors may be copied from, by split id."""
@@ -64,7 +66,7 @@ def compare(plan: EmbedPlan, executor: Executor) -> ComparisonRun:
     Raises TooManyDeletes, CorpusError, TableError.
     """
     base, selection, generation = plan.base, plan.selection, plan.config.table.generation
-    old_rejects = selection.old_rejects(base)
+    retried = selection.old_rejects(base) if plan.config.select.rejects else []
     context = TaskContext(
         corpus=plan.config.corpus,
         columns=plan.columns,
@@ -72,7 +74,7 @@ def compare(plan: EmbedPlan, executor: Executor) -> ComparisonRun:
         table_storage=plan.config.table.storage,
         schema=plan.card.schema,
         fingerprint=plan.card.fingerprint,
-        row_filter=selection.row_filter(plan.columns, old_rejects),
+        row_filter=selection.row_filter(plan.columns, retried),
     )
     units = [unit for survey in plan.surveys for unit in cut(survey, UNIT_ROWS, UNIT_BYTES, ("scan",), frozenset())]
     unpublished = _read_unpublished(plan)
@@ -89,7 +91,7 @@ def compare(plan: EmbedPlan, executor: Executor) -> ComparisonRun:
     difference = assignment.difference
     own = [unit for unit in plan.units if unit.shard.uri in difference.fresh]
     exact = dataclasses.replace(plan, units=(*own, *difference.packed), difference=difference)
-    return ComparisonRun(exact, difference, found, assignment.rows, tuple(unpublished), old_rejects)
+    return ComparisonRun(exact, difference, found, assignment.rows, tuple(unpublished))
 
 
 def _read_unpublished(plan: EmbedPlan) -> list[Receipt]:

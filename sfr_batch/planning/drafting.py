@@ -81,11 +81,12 @@ def _staying_rejects(comparison: ComparisonRun) -> dict[str, pa.Table]:
 
     Duplicates are left out: which rows are duplicates is found anew when the snapshot is published.
     """
-    if not comparison.old_rejects:
+    old_rejects = comparison.read_old_rejects()
+    if not old_rejects:
         return {}
     selected = comparison.rows.selected_positions()
     found: dict[str, list[RejectRow]] = {}
-    for row in comparison.old_rejects:
+    for row in old_rejects:
         again = (row[names.SHARD], row[names.POSITION]) in selected
         if row[names.SHARD] in comparison.difference.indexed and row[names.REASON] != names.DUPLICATE_ID and not again:
             found.setdefault(row[names.SHARD], []).append(row)

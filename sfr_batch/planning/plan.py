@@ -2,7 +2,8 @@
 
 It compares today's corpus with the newest snapshot. A shard that has the same version, row recipe and generation is
 carried over unread; other shards are cut into splits, and splits whose data file exists are done. The rest is work: an
-upper bound until `comparison.compare` has read the changed shards. `make` builds plans, `drafting` publishes them.
+upper bound until `comparison.compare` has read the changed shards. `make` builds plans, `drafting` makes drafts of
+snapshots.
 """
 
 import dataclasses

@@ -268,7 +268,7 @@ def test_table_object(finished: Path) -> None:
 
 def test_module_is_a_command(tmp_path: Path) -> None:
     root = str(Path(__file__).parents[2])
-    command = [sys.executable, "-m", "sfr_batch.cli.main", "plan", "nowhere.yaml"]
+    command = [sys.executable, "-m", "sfr_batch.cli", "plan", "nowhere.yaml"]
     done = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, check=False
     )

@@ -71,7 +71,7 @@ def test_planned_splits_end_to_end(tmp_path: Path) -> None:
 def test_driver_in_one_process(tmp_path: Path) -> None:
     done = invoke("splits", "--size", "100", "--driven", "1", "--output", str(tmp_path))
     assert done.exit_code == 2
-    assert "error: 1 splits are too few to measure the cost of one more" in done.output
+    assert "error: Too few splits to measure the cost of one more: 1." in done.output
 
     from jobs.benchmark import driver
 

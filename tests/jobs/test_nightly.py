@@ -103,8 +103,10 @@ def test_a_cluster_without_workers_gets_some_and_only_then(rayjob: dict[str, Any
     something else of the options than `ray start` knows."""
     cluster = rayjob["spec"]["rayClusterSpec"]
     (group,) = cluster["workerGroupSpecs"]
-    assert group["minReplicas"] == group["replicas"] < group["maxReplicas"]
-    assert cluster["enableInTreeAutoscaling"] or group["replicas"] > 0
+    assert group["minReplicas"] == group["replicas"] == 0 < group["maxReplicas"]
+    assert cluster["enableInTreeAutoscaling"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0", "the head has no room for work"
+    assert rayjob["spec"]["shutdownAfterJobFinishes"] is True
     known = {option for parameter in start.params for option in parameter.opts}
     for options in (cluster["headGroupSpec"]["rayStartParams"], group["rayStartParams"]):
         assert {f"--{name}" for name in options} <= known
@@ -154,4 +156,6 @@ def test_a_night_ends_before_the_next_one_begins(rayjob: dict[str, Any]) -> None
     assert minute.isdigit()
     assert hour.isdigit()
     assert days == ["*", "*", "*"]
+    assert spec["concurrencyPolicy"] == "Forbid"
+    assert rayjob["spec"]["backoffLimit"] == 0, "the next night repeats it"
     assert spec["startingDeadlineSeconds"] + rayjob["spec"]["activeDeadlineSeconds"] <= 24 * 3600

@@ -22,6 +22,7 @@ from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.errors import TableError, TooManyDeletes
 from sfr_batch.format import names
 from sfr_batch.format.parquet import encode_parquet, read_parquet
+from sfr_batch.planning import row_comparison
 from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.executor import InProcess
 from sfr_batch.planning.join import Decision, Origin, corpus_dtype, document_dtype, join, make_records
@@ -404,3 +405,18 @@ def test_a_damaged_index_is_named_with_a_way_out(nights: tuple[Place, Writer]) -
     told = rf"{file} is damaged: \S.*[^.]\. Restore it from a copy, or write to a new table: table\.path="
     with pytest.raises(TableError, match=told):
         night(place)
+
+
+def test_many_tasks_and_partitions(nights: tuple[Place, Writer], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a large corpus: rows meet by their ids, whichever task has read them."""
+    monkeypatch.setattr(row_comparison, "ROWS_A_PARTITION", 16)
+    monkeypatch.setattr(row_comparison, "ROWS_A_TASK", 16)
+    place, writer = nights
+    docs = docs_of("a", 60)
+    writer.write({"a.parquet": docs[:30], "b.parquet": docs[30:]})
+    night(place)
+    writer.write({"a.parquet": docs[::2], "b.parquet": docs[1::2]})
+    snapshot, texts = night(place)
+    assert texts == []
+    assert snapshot.manifest.changes is not None
+    assert snapshot.manifest.changes.unchanged == 60
