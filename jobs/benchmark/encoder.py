@@ -44,7 +44,7 @@ class Measurement:
 
     what: str
     tokens: int
-    """Of the rows, as many as a user has, however many of them were computed."""
+    """Tokens of the user's rows, however many of them were computed."""
     tokens_per_second: float
     padding: float | None = None
     """Share of the computed tokens that were padding."""
@@ -54,7 +54,7 @@ class Measurement:
     ratio: float | None = None
     """Tokens per second over those of the line that it is compared with, within a round; the median."""
     seconds: tuple[float, ...] = ()
-    """Of each round."""
+    """Seconds of each round."""
     loss: float | None = None
     """Largest 1 - cosine between a row's vector here and on the line that it is compared with."""
 

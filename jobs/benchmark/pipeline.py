@@ -59,15 +59,15 @@ class Comparison:
     rounds: dict[str, list[Round]]
 
     def seconds(self, name: str) -> float:
-        """Of the whole process, the median."""
+        """Wall time of the whole process, the median of the rounds."""
         return statistics.median(r.usage.seconds for r in self.rounds[name])
 
     def tokens_per_second(self, name: str) -> float:
-        """In steady state, the median."""
+        """Tokens per second in steady state, the median of the rounds."""
         return statistics.median(r.tokens_per_second for r in self.rounds[name])
 
     def cpu_seconds(self, name: str) -> float | None:
-        """Of the whole process tree, the median; None where it is not known."""
+        """CPU time of the whole process tree, the median of the rounds; None where it is not known."""
         known = [r.usage.cpu_seconds for r in self.rounds[name] if r.usage.cpu_seconds is not None]
         return statistics.median(known) if known else None
 

@@ -82,7 +82,7 @@ def machine() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Of this repository, with a + if something in it is not committed; None outside of one."""
+    """The commit of this repository, with a + if something is not committed; None outside of a repository."""
     git = ["git", "-C", str(Path(__file__).parents[2])]
     try:
         commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)

@@ -38,7 +38,7 @@ class Planning:
 
     @property
     def bytes_a_split(self) -> float | None:
-        """Of memory, beyond what the process had before it planned."""
+        """Memory per split, beyond what the process had before it planned."""
         if self.peak_bytes is None or self.before_bytes is None:
             return None
         return (self.peak_bytes - self.before_bytes) / self.splits

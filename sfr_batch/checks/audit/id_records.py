@@ -120,7 +120,7 @@ class IdGroups:
     def strays(self) -> tuple[IntArray, Mask]:
         """Entries that do not point to a document with their id and content, by their numbers among the records.
 
-        Of those that point nowhere, which is told elsewhere, none. Also the groups [groups] of all of these.
+        Entries that point nowhere are left out: another check reports them. Also the groups [groups] of the entries.
         """
         kind, row = self._records["kind"], self._records["row"]
         is_entry = (kind == RecordKind.ENTRY) | (kind == RecordKind.KEPT)
