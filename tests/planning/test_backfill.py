@@ -165,7 +165,7 @@ def test_a_column_that_only_vanished_shards_could_have_is_named(three: tuple[Pla
     place, writer = three
     writer.write({"a.parquet": writer.now["a.parquet"]})
     with pytest.raises(
-        ConfigError, match=r"no longer in the corpus, and corpus\.carry names a column .* Set corpus\.carry"
+        ConfigError, match=r"no longer in the corpus, and corpus\.carry names a column .* Restore corpus\.carry"
     ):
         make_plan(place.config("select.shards=[b.parquet]", "corpus.carry=[lang, title]"))
 
