@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from sfr_batch.errors import ConfigError, TokenizerError
 from sfr_batch.model import sentencepiece
 from sfr_batch.model.chunks import IntArray, chunk_spans
-from sfr_batch.model.recipe import LLAMA_MODELS, LLAMA_TOKENIZERS, Recipe
+from sfr_batch.model.recipe import Recipe
+from sfr_batch.model.tokenizer_files import LLAMA_MODELS, LLAMA_TOKENIZERS
 from sfr_batch.storage.local_files import read_text_file
 
 SpecialTokensInText = Literal["parse", "plain"]
