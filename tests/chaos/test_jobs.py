@@ -13,7 +13,7 @@ from tests.s3server import S3Server
 pytestmark = pytest.mark.ray
 
 SEED = 20261125
-KILLS = 8
+KILLS = 5
 
 
 def chosen(kills: int, seed: int) -> list[str]:

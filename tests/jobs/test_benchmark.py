@@ -58,7 +58,6 @@ def test_pipeline_end_to_end(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "pipeline.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.benchmark
 def test_planned_splits_end_to_end(tmp_path: Path) -> None:
     done = invoke("splits", "--size", "200", "--size", "400", "--driven", "0", "--output", str(tmp_path))
     assert done.exit_code == 0, done.output
@@ -121,7 +120,6 @@ def test_processes_have_roles() -> None:
     assert processes.role_of(b"/v/bin/python\0-m\0jobs.benchmark.soak\0none") == "driver"
 
 
-@pytest.mark.benchmark
 def test_resume_end_to_end(tmp_path: Path) -> None:
     done = invoke("resume", "--splits", "200", "--splits", "400", "--output", str(tmp_path))
     assert done.exit_code == 0, done.output
@@ -146,7 +144,6 @@ def test_resume_reads_footers_only_without_a_log(
     assert len(footers) == (0 if receipts == "log" else 199)
 
 
-@pytest.mark.benchmark
 def test_many_rows_that_all_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The benchmark itself refuses if a row is not found, or one is to be encoded."""
     monkeypatch.setattr(processes, "_LOOK_EVERY_S", 0.02)  # fewer rows than for a measurement are soon compared
@@ -168,7 +165,6 @@ def test_nights_end_to_end(tmp_path: Path) -> None:
     assert nothing["tokens"] == 0 < changed["tokens"] < first["tokens"]
 
 
-@pytest.mark.benchmark
 def test_audit_end_to_end(tmp_path: Path) -> None:
     done = invoke("audit", "--rows", "9000", "--dim", "8", "--output", str(tmp_path))
     assert done.exit_code == 0, done.output
@@ -198,7 +194,6 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     assert done.output == ("error: sentence_transformers is not installed here: pip install 'sfr-batch[benchmark]'\n")
 
 
-@pytest.mark.benchmark
 def test_corpus_is_distinct_texts_one_file_a_split(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
