@@ -19,6 +19,23 @@ BIDIRECTIONAL = frozenset(
 # These count positions from pad_token_id + 1, so that many of max_position_embeddings can never be used.
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
 
+HARMLESS = frozenset(
+    {
+        # Where the file comes from, and which library wrote it.
+        *("_name_or_path", "transformers_version", "_commit_hash"),
+        # The dtype of the weights on disk: they are loaded in that of the settings.
+        *("dtype", "torch_dtype"),
+        # Of training, and nothing that acts in eval mode: dropout, initial values, memory.
+        *("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "classifier_dropout"),
+        *("initializer_range", "initializer_factor", "gradient_checkpointing"),
+        # Of heads, of which none is loaded.
+        *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params"),
+        # What a forward pass returns beside the hidden states of the last layer, or keeps for the next one.
+        *("output_attentions", "output_hidden_states", "return_dict", "use_cache"),
+    }
+)
+"""Keys of config.json that change no vector. All others are part of the fingerprint."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -34,6 +51,8 @@ class Architecture:
     """Most tokens of a row by the model's positions; None where config.json does not limit them."""
     window: int | None
     """Tokens of the sliding window that acts; None without one."""
+    config: Mapping[str, Any]
+    """config.json without the keys that are `HARMLESS`: whatever may change a vector."""
 
 
 def read_architecture(folder: Path) -> Architecture:
@@ -61,6 +80,7 @@ def read_architecture(folder: Path) -> Architecture:
         dim=dim,
         positions=positions,
         window=_window(config),
+        config={key: value for key, value in config.items() if key not in HARMLESS},
     )
 
 

@@ -6,7 +6,7 @@ torch nor transformers, so that planning stays cheap; knows nothing of tables, c
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class Recipe:
     """Whether a row begins with BOS; None leaves it to tokenizer.json."""
     add_eos: bool | None
     """Whether a row ends with EOS; None leaves it to tokenizer.json."""
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """config.json without its harmless keys, see `architecture.HARMLESS`."""
 
 
 def read_recipe(folder: str | os.PathLike[str], settings: ModelSettings) -> Recipe:
@@ -62,6 +64,7 @@ def read_recipe(folder: str | os.PathLike[str], settings: ModelSettings) -> Reci
         prompts={**read_prompts(folder), **settings.prompts},
         add_bos=add_bos,
         add_eos=add_eos,
+        config=architecture.config,
     )
 
 

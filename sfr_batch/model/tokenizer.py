@@ -7,7 +7,7 @@ models beyond their recipe.
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from sfr_batch.errors import ConfigError, TokenizerError
 from sfr_batch.model import sentencepiece
 from sfr_batch.model.chunks import IntArray, chunk_spans
 from sfr_batch.model.recipe import Recipe
-from sfr_batch.model.tokenizer_files import LLAMA_MODELS, LLAMA_TOKENIZERS
+from sfr_batch.model.tokenizer_files import LLAMA_MODELS, LLAMA_TOKENIZERS, acting_parts
 from sfr_batch.storage.local_files import read_text_file
 
 SpecialTokensInText = Literal["parse", "plain"]
@@ -117,11 +117,21 @@ class Chunked:
 class Tokenizer:
     """The tokenizer of a model folder. A row is `prefix + ids of the text + suffix`; only the text is ever cut."""
 
-    def __init__(self, backend: Any, recipe: Recipe, prefix: list[int], suffix: list[int]) -> None:
+    def __init__(
+        self,
+        backend: Any,
+        recipe: Recipe,
+        prefix: list[int],
+        suffix: list[int],
+        files: Mapping[str, Any] | None = None,
+    ) -> None:
         """Use `Tokenizer.load`. ``prefix`` and ``suffix`` are the ids of the special tokens around a text."""
         self.recipe = recipe
         self.prefix = prefix
         self.suffix = suffix
+        self.acting: dict[str, Any] = {**(files or {}), "prefix": prefix, "suffix": suffix}
+        """How it acts, as JSON, for the fingerprint: what makes ids in the file that it was read from, and what is put
+        around them. Independent of paths and of versions of libraries."""
         self._backend = backend
 
     def __repr__(self) -> str:
@@ -153,7 +163,7 @@ class Tokenizer:
         if recipe.add_eos is not None:
             eos = _id(backend, names, "eos", folder) if recipe.add_eos or names.get("eos_token") else None
             suffix = _with_last(suffix, eos) if recipe.add_eos else [i for i in suffix if i != eos]
-        tokenizer = cls(backend, recipe, prefix, suffix)
+        tokenizer = cls(backend, recipe, prefix, suffix, acting_parts(file))
         tokenizer._check(
             bos=_id(backend, names, "bos", folder) if recipe.add_bos else None,
             eos=_id(backend, names, "eos", folder) if recipe.add_eos else None,

@@ -21,6 +21,7 @@ from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ModelError
 from sfr_batch.format import fingerprint
 from sfr_batch.model import location
+from sfr_batch.model.architecture import read_architecture
 from sfr_batch.model.identity import fingerprint_inputs
 from sfr_batch.model.location import locate
 from sfr_batch.model.recipe import Recipe, read_recipe
@@ -65,6 +66,7 @@ def test_recipe_of_the_sfr_layout(folder: Path) -> None:
         prompts={},
         add_bos=True,
         add_eos=True,
+        config=read_architecture(folder).config,
     )
 
 
