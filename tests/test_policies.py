@@ -47,11 +47,12 @@ ONLY = {
     "click": {"cli"},
     "rich": {"pipeline.progress"},
     "matplotlib": set(),
-    "sentence_transformers": set(),
+    "sentence_transformers": {"encoder.reference"},
 }
 """Which packages or modules may import this library at all."""
 LAZY = {
     ("model.hub", "huggingface_hub"),
+    ("encoder.reference", "sentence_transformers"),
     *(("table.engines", library) for library in ("duckdb", "pandas", "ray")),
 }
 """Imports that may only stand in a function."""

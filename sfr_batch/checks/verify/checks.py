@@ -297,7 +297,7 @@ def check_padding(subject: Subject) -> Outcome:
     return _within(worst, subject, f"padded against unpadded rows, {both}")
 
 
-def check_reference(subject: Subject) -> Outcome:
+def check_float32(subject: Subject) -> Outcome:
     """The compute dtype against float32, on the same device if that has room, else on the CPU."""
     settings = subject.settings
     if settings.compute_dtype == "float32":

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from sfr_batch.checks.report import CheckResult, Outcome, failed, passed, skipped
-from sfr_batch.checks.verify import checks, golden, speed
+from sfr_batch.checks.verify import checks, golden, reference, speed
 from sfr_batch.checks.verify.report import VerifyReport
 from sfr_batch.checks.verify.subject import Subject, Unavailable
 from sfr_batch.config.settings import Config
@@ -54,7 +54,8 @@ def verify(
         run("golden", partial(checks.compare_golden, golden=recorded))
     run("drift", checks.check_drift)
     run("padding", checks.check_padding)
-    run("reference", checks.check_reference)
+    run("float32", checks.check_float32)
+    run("reference", partial(reference.check_sentence_transformers, bounds=checks.AGAINST_FLOAT32))
     run("throughput", partial(speed.check_throughput, seconds=seconds))
     ok = all(check.verdict != "FAIL" for check in done)
     if record_file:
