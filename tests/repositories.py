@@ -7,7 +7,7 @@ The tokenizers are trained on docstrings of the standard library, in well under 
 import ast
 import functools
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -245,3 +245,51 @@ def write_repository(
         getattr(transformers, name)(parsed).eval().save_pretrained(folder)
     write_json(folder / "config.json", settings)
     return folder
+
+
+def write_chain(
+    folder: Path,
+    chain: Sequence[tuple[str, Mapping[str, Any] | None]],
+    *,
+    package: str = "sentence_transformers.models",
+    seed: int = 0,
+) -> Path:
+    """modules.json with a Transformer and ``chain`` behind it: class and config.json (None: no file) of each module.
+
+    Dense and LayerNorm get random float32 weights of the sizes that their config.json says.
+    """
+    import safetensors.torch
+    import torch
+
+    modules = [("", "Transformer"), *((f"{number}_{kind}", kind) for number, (kind, _) in enumerate(chain, start=1))]
+    write_json(
+        folder / "modules.json",
+        [
+            {"idx": number, "name": str(number), "path": path, "type": f"{package}.{kind}"}
+            for number, (path, kind) in enumerate(modules)
+        ],
+    )
+    generator = torch.Generator().manual_seed(seed)
+    for (path, kind), (_, config) in zip(modules[1:], chain, strict=True):
+        (folder / path).mkdir(exist_ok=True)
+        if config is not None:
+            write_json(folder / path / "config.json", dict(config))
+        shapes = _shapes(kind, config or {})
+        if shapes:
+            tensors = {name: torch.randn(*shape, generator=generator) for name, shape in shapes.items()}
+            safetensors.torch.save_file(tensors, folder / path / "model.safetensors")
+    return folder
+
+
+def _shapes(kind: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    if kind == "LayerNorm":
+        return {"norm.weight": (config["dimension"],), "norm.bias": (config["dimension"],)}
+    if kind != "Dense":
+        return {}
+    out, width = config["out_features"], config["in_features"]
+    shapes: dict[str, tuple[int, ...]] = {"linear.weight": (out, width)}
+    if config.get("bias", True):
+        shapes["linear.bias"] = (out,)
+    if config.get("use_residual") and out != width:
+        shapes["residual.weight"] = (out, width)
+    return shapes

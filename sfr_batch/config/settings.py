@@ -128,9 +128,15 @@ class ModelSettings(Section):
     """Commit of a hub model. Pin it: a branch may move."""
     prompts: dict[str, Text] = {}
     """Text to put before a `query` and before a `document`. Default: the prompts of the repository, else none."""
-    pooling: Literal["last_token", "mean", "cls"] | None = None
+    pooling: Literal["last_token", "mean", "cls", "max", "mean_sqrt_len", "weighted_mean"] | None = None
     """How the vector of a text is made from those of its tokens. Default: the repository's 1_Pooling; a contradiction
     is an error."""
+    dimensions: int | None = Field(default=None, ge=1)
+    """Number of first values to which a vector is cut before it is normalized, for models that were trained for it
+    (Matryoshka). Default: `truncate_dim` of the repository, else all values. An error where the repository does not
+    say that the model was trained for it, unless `matryoshka` is true."""
+    matryoshka: bool = False
+    """Whether the model was trained for shorter vectors although its repository does not say so, for `dimensions`."""
     max_length: int | None = Field(default=None, ge=4)
     """Maximum tokens of a text, including prompt and special tokens. Default: the limit of the repository."""
     overflow: Literal["truncate", "chunk", "reject"] = "truncate"
@@ -165,6 +171,12 @@ class ModelSettings(Section):
                 f"chunk_tokens and chunk_overlap have no effect with overflow {self.overflow}: set overflow to chunk, "
                 "or remove them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _matryoshka_has_dimensions(self) -> "ModelSettings":
+        if self.matryoshka and self.dimensions is None:
+            raise ValueError("matryoshka has no effect without dimensions: set dimensions, or remove matryoshka")
         return self
 
     @property

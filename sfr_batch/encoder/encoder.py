@@ -116,7 +116,7 @@ class Encoder:
         torch.set_num_threads(torch_threads)
         folder = locate(settings, weights=True)
         if weight_hashes is not None:
-            check_weights(weight_files(folder), weight_hashes)
+            check_weights(weight_files(folder), weight_hashes, folder)
         recipe = read_recipe(folder, settings)
         tokenizer = Tokenizer.load(recipe, special_tokens_in_text=settings.special_tokens_in_text)
         model = to_device(load_model(recipe, torch_dtype(settings.compute_dtype)), settings.device)

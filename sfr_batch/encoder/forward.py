@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from sfr_batch.encoder.attention import ATTENTION, Packing, Prefix
 from sfr_batch.encoder.decoder import Decoder, is_plain_decoder
-from sfr_batch.encoder.pooling import POOLINGS
+from sfr_batch.encoder.layers import Finish
+from sfr_batch.encoder.pooling import pool
 from sfr_batch.errors import ConfigError
 from sfr_batch.model.recipe import Recipe
 
@@ -27,8 +27,10 @@ class Forward:
     """A transformers model without head, on its device, in eval mode, as its recipe says."""
 
     def __init__(self, model: Any, recipe: Recipe, packed: bool) -> None:
-        """Raises ConfigError if rows of this kind of model cannot be packed."""
+        """Raises ConfigError if rows of this kind of model cannot be packed, ModelError if layers cannot be loaded."""
         self.device: torch.device = next(model.parameters()).device
+        self.finish = Finish(recipe, self.device)
+        """From pooled vectors to final ones."""
         self.decoder = Decoder(model) if is_plain_decoder(recipe) else None
         self._model = model
         self._recipe = recipe
@@ -65,7 +67,7 @@ class Forward:
         ``flat_ids``; ``prefix`` precedes each row. Not finite where the model's own output is not."""
         with torch.inference_mode():
             run = self._packed if self.packed else self._padded
-            return F.normalize(run(starts, lengths, flat_ids, prefix).float(), p=2, dim=1)
+            return self.finish(run(starts, lengths, flat_ids, prefix))
 
     def _padded(
         self, starts: IntArray, lengths: IntArray, flat_ids: NDArray[np.int32], prefix: Prefix | None
@@ -89,7 +91,7 @@ class Forward:
             inputs["use_cache"] = False
         elif ragged:
             inputs["attention_mask"] = mask.long()
-        return POOLINGS[self._recipe.pooling](self._model(**inputs).last_hidden_state, mask)
+        return pool(self._recipe.pooling, self._model(**inputs).last_hidden_state, mask)
 
     def _packed(
         self, starts: IntArray, lengths: IntArray, flat_ids: NDArray[np.int32], prefix: Prefix | None
@@ -111,7 +113,7 @@ class Forward:
         real = np.arange(packing.longest) < lengths[:, None]
         row = np.zeros(real.shape, np.int64)
         row[real] = np.arange(ends[-1])
-        return POOLINGS[self._recipe.pooling](hidden[self._to_device(row)], self._to_device(real))
+        return pool(self._recipe.pooling, hidden[self._to_device(row)], self._to_device(real))
 
     def _to_device(self, array: NDArray[Any]) -> torch.Tensor:
         tensor = torch.from_numpy(array)

@@ -9,12 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.encoder import Encoder, FloatArray
-from sfr_batch.encoder.pooling import POOLINGS
+from sfr_batch.encoder.pooling import pool
 
 # They derive positions from the ids that are not padding, on either side, and do not count from 0.
 _OWN_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
@@ -41,7 +40,8 @@ def padded(
         inputs["position_ids"] = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     with torch.inference_mode(), _masked_attention(encoder):
         hidden = encoder._model(**inputs).last_hidden_state
-        vectors: FloatArray = F.normalize(POOLINGS[encoder.recipe.pooling](hidden, mask), p=2, dim=1).cpu().numpy()
+        pooled = pool(encoder.recipe.pooling, hidden, mask)
+        vectors: FloatArray = encoder._forward.finish(pooled).cpu().numpy()
     return vectors
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from sfr_batch.encoder.loading import quiet_transformers
+from sfr_batch.model.modules import POOLING_NAMES, SEVERAL
 from sfr_batch.model.recipe import Recipe
 
 FloatArray = NDArray[np.float32]
@@ -41,7 +42,9 @@ class Reference:
                 self._model: Any = SentenceTransformer(str(folder), device=device, trust_remote_code=False, **options)
             else:
                 words = Transformer(str(folder), model_kwargs={"dtype": torch.float32})
-                pooling = Pooling(recipe.dim, recipe.pooling.replace("last_token", "lasttoken"))
+                names = {ours: theirs for theirs, ours in POOLING_NAMES.items()}
+                modes = [names[pooling] for pooling in recipe.pooling.split(SEVERAL)]
+                pooling = Pooling(recipe.hidden, modes)
                 self._model = SentenceTransformer(modules=[words, pooling], device=device)
         self._model.eval()
         self._model.max_seq_length = recipe.max_length

@@ -15,8 +15,8 @@ from sfr_batch.model.room import cache_folder
 from sfr_batch.storage.local_files import file_lock, make_folder, read_text, sha256_of, write_atomically
 
 
-def hashes(files: Sequence[Path]) -> dict[str, str]:
-    """File name -> SHA-256 of each of ``files``.
+def hashes(files: Sequence[Path], folder: Path | None = None) -> dict[str, str]:
+    """File name -> SHA-256 of each of ``files``; a name is relative to ``folder``, by default that of the first one.
 
     Remembered by path, size and times; of the processes of a node one computes and the others wait for it.
     """
@@ -31,16 +31,21 @@ def hashes(files: Sequence[Path]) -> dict[str, str]:
             if found:
                 _remember(found)
             known |= found
-    return {file.name: str(known[keys[file]]) for file in files}
+    return {name: str(known[keys[file]]) for name, file in names(files, folder).items()}
 
 
-def hash_again(files: Sequence[Path]) -> dict[str, str]:
+def hash_again(files: Sequence[Path], folder: Path | None = None) -> dict[str, str]:
     """As `hashes`, but always computed; replaces what was remembered."""
     with _remembering(), ThreadPoolExecutor(4) as pool:
         keys = [_key(file) for file in files]
         found = list(pool.map(sha256_of, files))
         _remember(dict(zip(keys, found, strict=True)))
-    return {file.name: sha256 for file, sha256 in zip(files, found, strict=True)}
+    return dict(zip(names(files, folder), found, strict=True))
+
+
+def names(files: Sequence[Path], folder: Path | None = None) -> dict[str, Path]:
+    """Each of ``files`` by its name relative to ``folder``, by default that of the first one."""
+    return {file.relative_to(folder or files[0].parent).as_posix(): file for file in files}
 
 
 def remember(file: Path, sha256: str) -> None:

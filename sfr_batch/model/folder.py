@@ -2,12 +2,25 @@
 
 import json
 import os
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from sfr_batch.errors import ModelError
 from sfr_batch.model import weights
+from sfr_batch.model.module_types import WITH_WEIGHTS, kind_of
 from sfr_batch.storage.local_files import read_text_file
+
+MODULES = "modules.json"
+"""The file in which sentence-transformers lists the modules of a model."""
+TRANSFORMER_FILES = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""Names of the file in which sentence-transformers keeps the settings of the transformer, in the order in which it
+tries them (base/modules/transformer.py, load_config)."""
+REPOSITORY_FILE = "config_sentence_transformers.json"
+"""The file in which sentence-transformers keeps the prompts of a model."""
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -16,10 +29,36 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weights in a model folder. Raises ModelError if there are none, or not all."""
-    names = weights.weight_names(os.listdir(folder), str(folder))
-    weights.check_shards(names, read_object(folder / weights.INDEX), str(folder))
-    return [folder / name for name in names]
+    """The weights in a model folder, the transformer's first. Raises ModelError if there are none, or not all."""
+    wanted = module_weight_files(folder)
+    if not (folder / weights.WEIGHTS).is_file():
+        wanted += weights.shard_names(read_object(folder / weights.INDEX), str(folder))
+    places = [PurePosixPath(), *dict.fromkeys(PurePosixPath(name).parent for name in wanted if "/" in name)]
+    here = [str(place / name) for place in places if (folder / place).is_dir() for name in os.listdir(folder / place)]
+    return [folder / name for name in weight_names_of(here, folder, str(folder))]
+
+
+def weight_names_of(names: Iterable[str], folder: Path, where: str) -> list[str]:
+    """The files among ``names`` that are loaded, for the model whose small files are in ``folder``.
+
+    where: the model in an error. Raises ModelError if there are none, or not all.
+    """
+    return weights.weight_names(names, read_object(folder / weights.INDEX), module_weight_files(folder), where)
+
+
+def module_weights(path: str) -> str:
+    """The weight file of the module in the folder ``path``, both named relative to the model folder."""
+    return str(PurePosixPath(path) / weights.WEIGHTS)
+
+
+def module_weight_files(folder: Path) -> list[str]:
+    """The weight files of modules by modules.json, named relative to ``folder``. `modules` checks that file."""
+    entries = read_json(folder / MODULES)
+    return [
+        module_weights(str(entry.get("path")))
+        for entry in (entries if isinstance(entries, list) else [])
+        if isinstance(entry, dict) and kind_of(str(entry.get("type"))) in WITH_WEIGHTS
+    ]
 
 
 def read_json(file: Path) -> Any:

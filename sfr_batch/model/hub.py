@@ -1,6 +1,7 @@
 """Fetches a model from the model hub. The only module that imports huggingface_hub."""
 
 import contextlib
+import glob
 import os
 import re
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ModelError
 from sfr_batch.model import room, weights
-from sfr_batch.model.folder import weight_files
+from sfr_batch.model.folder import module_weight_files, read_object, weight_files, weight_names_of
 from sfr_batch.storage.local_files import file_lock, free_bytes
 
 NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -27,12 +28,21 @@ def fetch(settings: ModelSettings, *, with_weights: bool) -> Path:
     # The hub's client locks each file; this lock is for the question how much is missing, which the winner changes.
     with file_lock(cache / ".sfr-batch.lock"):
         if not _has_weights(folder):
-            files = _snapshot(settings, weights.WEIGHT_FILES, dry_run=True)
+            files = _wanted(settings, folder)
             started = sum(file.stat().st_size for file in folder.parents[1].glob("blobs/*.incomplete"))
             needed = sum(file.file_size or 0 for file in files if file.will_download) - started
             room.check_disk(cache, needed, free_bytes(cache), settings.path)
-            folder = Path(_snapshot(settings, [*weights.SMALL_FILES, *weights.WEIGHT_FILES]))
+            patterns = [glob.escape(file.filename) for file in files]
+            folder = Path(_snapshot(settings, [*weights.SMALL_FILES, *patterns]))
     return folder
+
+
+def _wanted(settings: ModelSettings, folder: Path) -> list[Any]:
+    """What the hub's client tells of the files that are loaded, by the small files in ``folder``."""
+    index = read_object(folder / weights.INDEX)
+    names = [weights.WEIGHTS, *weights.shard_names(index, settings.path), *module_weight_files(folder)]
+    found = {file.filename: file for file in _snapshot(settings, [*map(glob.escape, names)], dry_run=True)}
+    return [found[name] for name in weight_names_of(found, folder, settings.path)]
 
 
 def _has_weights(folder: Path) -> bool:
@@ -73,7 +83,7 @@ def recorded_hashes(settings: ModelSettings, folder: Path) -> dict[str, str]:
     info = huggingface_hub.HfApi().model_info(settings.path, revision=commit, files_metadata=True)
     files = {file.rfilename: file for file in info.siblings or []}
     hashes = {}
-    for name in weights.weight_names(files, settings.path):
+    for name in weight_names_of(files, folder, settings.path):
         if files[name].lfs is None:
             raise OSError(f"the hub does not tell the hash of {name}")
         hashes[name] = str(files[name].lfs.sha256)

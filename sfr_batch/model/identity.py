@@ -39,7 +39,8 @@ def fingerprint_inputs(
         "vector_dtype": vector_dtype,
         "dim": recipe.dim,
     }
-    # Only if it is on: tables older than the setting keep their fingerprint.
+    # Only where they are: tables older than the setting or than support of such modules keep their fingerprint.
+    inputs |= {"modules": recipe.modules} if recipe.modules else {}
     return inputs | ({"deterministic": True} if settings.deterministic else {})
 
 

@@ -8,24 +8,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sfr_batch.errors import ModelError
-from sfr_batch.model.checksums import hashes
+from sfr_batch.model.checksums import hashes, names
 from sfr_batch.storage.local_files import read_text_file, write_atomically
 
 LOCK = "sfr-model.lock.json"
 """Name of the file: {"files": {name: {"sha256": ..., "size": bytes}}}."""
 
 
-def lock_text(files: Sequence[Path]) -> str:
-    """The lock file's content for these weight files."""
-    found = hashes(files)
-    entries = {file.name: {"sha256": found[file.name], "size": file.stat().st_size} for file in files}
+def lock_text(files: Sequence[Path], folder: Path | None = None) -> str:
+    """The lock file's content for these weight files of ``folder``, by default that of the first one."""
+    found = hashes(files, folder)
+    entries = {
+        name: {"sha256": found[name], "size": file.stat().st_size} for name, file in names(files, folder).items()
+    }
     return json.dumps({"files": entries}, indent=1) + "\n"
 
 
-def write_lock(files: Sequence[Path]) -> Path:
-    """Write the lock file beside the weight ``files`` of one folder, atomically. Raises OSError."""
-    file = files[0].parent / LOCK
-    write_atomically(file, lock_text(files))
+def write_lock(files: Sequence[Path], folder: Path | None = None) -> Path:
+    """Write the lock file for the weight ``files`` into ``folder``, atomically; arguments as `lock_text`. Raises
+    OSError."""
+    file = (folder or files[0].parent) / LOCK
+    write_atomically(file, lock_text(files, folder))
     return file
 
 
@@ -55,4 +58,6 @@ def folder_lock(folder: Path, files: Sequence[Path]) -> dict[str, str] | None:
     text = read_text_file(folder / LOCK)
     if text is None:
         return None
-    return read_lock(text, {file.name: file.stat().st_size for file in files}, str(folder / LOCK))
+    return read_lock(
+        text, {name: file.stat().st_size for name, file in names(files, folder).items()}, str(folder / LOCK)
+    )

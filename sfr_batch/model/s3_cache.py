@@ -5,7 +5,6 @@ it is complete. So no mark of completeness is needed: after a process is killed,
 Only files that are ever read are fetched, never a pickle.
 """
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +13,9 @@ from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ModelError, StorageError
 from sfr_batch.format.fingerprint import short_id
 from sfr_batch.model import checksums, lock_file, room, weights
+from sfr_batch.model.folder import weight_names_of
 from sfr_batch.storage.inputs import InputFile, fetch_input, list_inputs, read_input_range
-from sfr_batch.storage.local_files import file_lock, free_bytes, partial_name, read_text_file, remove
+from sfr_batch.storage.local_files import file_lock, free_bytes, partial_name, remove
 from sfr_batch.storage.store import absolute_uri
 
 _log = logging.getLogger(__name__)
@@ -27,16 +27,20 @@ def fetch(settings: ModelSettings, *, with_weights: bool) -> Path:
     One process of a node fetches and the others wait for it; a process that finds all that it needs does not wait.
     """
     uri, files = absolute_uri(settings.path), list_model(settings)
+    folder = _small_files(settings, uri, files)
+    if with_weights:
+        _ensure(folder, {name: files[name] for name in weight_names_of(files, folder, uri)}, settings, uri)
+    return folder
+
+
+def _small_files(settings: ModelSettings, uri: str, files: Mapping[str, InputFile]) -> Path:
+    """The folder on this node with what a recipe and a tokenizer are read from."""
     small = {name: file for name, file in files.items() if weights.is_small(name)}
     if "config.json" not in small:
         what = "it has no config.json" if files else "no object has this prefix"
         raise ModelError(f"model.path: {uri} is not a model folder: {what}. Set it to the prefix of a whole model.")
     folder = _folder(settings, uri, files)
     _ensure(folder, small, settings, uri)
-    if with_weights:
-        names = weights.weight_names(files, uri)
-        weights.check_shards(names, _index(folder), uri)
-        _ensure(folder, {name: files[name] for name in names}, settings, uri)
     return folder
 
 
@@ -46,23 +50,26 @@ def weight_hashes(settings: ModelSettings) -> dict[str, str]:
     Raises ModelError, StorageError.
     """
     uri, files = absolute_uri(settings.path), list_model(settings)
-    names = weights.weight_names(files, uri)
+    folder = _small_files(settings, uri, files)
+    names = weight_names_of(files, folder, uri)
     locked = _locked(settings, files, names)
     if locked is not None:
         return locked
-    if _missing(_folder(settings, uri, files), {name: files[name] for name in names}):
+    if _missing(folder, {name: files[name] for name in names}):
         total = room.gib(sum(files[name].size for name in names))
         _log.warning(
             "%s has no %s beside its weights, so all %s are fetched to be hashed here.", uri, lock_file.LOCK, total
         )
     folder = fetch(settings, with_weights=True)
-    return checksums.hashes([folder / name for name in names])
+    return checksums.hashes([folder / name for name in names], folder)
 
 
 def locked_hashes(settings: ModelSettings) -> dict[str, str] | None:
     """The hashes that the lock file on S3 gives, None if there is none. Raises ModelError, StorageError."""
-    files = list_model(settings)
-    return _locked(settings, files, weights.weight_names(files, absolute_uri(settings.path)))
+    files, uri = list_model(settings), absolute_uri(settings.path)
+    if lock_file.LOCK not in files:
+        return None
+    return _locked(settings, files, weight_names_of(files, _small_files(settings, uri, files), uri))
 
 
 def _locked(settings: ModelSettings, files: Mapping[str, InputFile], names: Sequence[str]) -> dict[str, str] | None:
@@ -113,12 +120,3 @@ def _ensure(folder: Path, files: Mapping[str, InputFile], settings: ModelSetting
             sha256 = fetch_input(file, folder / name, settings.storage)
             if weights.is_weights(name):
                 checksums.remember(folder / name, sha256)
-
-
-def _index(folder: Path) -> dict[str, object]:
-    file = folder / weights.INDEX
-    try:
-        text = read_text_file(file)
-        return {} if text is None else dict(json.loads(text))
-    except ValueError as error:
-        raise ModelError(f"{file} is not valid JSON ({error}). Upload the model again.") from error

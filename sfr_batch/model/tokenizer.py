@@ -151,6 +151,8 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = special_tokens_in_text == "plain"
+        if recipe.lowercase:
+            _lowercase_first(backend)
 
         if names.get("truncation_side", "right") != "right":
             raise TokenizerError(
@@ -163,7 +165,8 @@ class Tokenizer:
         if recipe.add_eos is not None:
             eos = _id(backend, names, "eos", folder) if recipe.add_eos or names.get("eos_token") else None
             suffix = _with_last(suffix, eos) if recipe.add_eos else [i for i in suffix if i != eos]
-        tokenizer = cls(backend, recipe, prefix, suffix, acting_parts(file))
+        lowercase = {"lowercase": True} if recipe.lowercase else {}
+        tokenizer = cls(backend, recipe, prefix, suffix, {**acting_parts(file), **lowercase})
         tokenizer._check(
             bos=_id(backend, names, "bos", folder) if recipe.add_bos else None,
             eos=_id(backend, names, "eos", folder) if recipe.add_eos else None,
@@ -411,3 +414,19 @@ def _id(backend: Any, names: dict[str, Any], which: Literal["bos", "eos"], folde
             "not in its tokenizer. Use the tokenizer files of the model's own repository."
         )
     return number
+
+
+def _lowercase_first(backend: Any) -> None:
+    """Lowercase texts before the tokenizer's normalizer, unless one of its steps is Lowercase.
+
+    As sentence-transformers 6.2 obeys do_lower_case (base/modules/transformer.py), which does not look into steps of
+    steps or into a BertNormalizer.
+    """
+    from tokenizers import normalizers
+
+    own: Any = backend.normalizer
+    steps: list[Any] = [] if own is None else [own]
+    if isinstance(own, normalizers.Sequence):
+        steps = [own[place] for place in range(len(own))]
+    if not any(isinstance(step, normalizers.Lowercase) for step in steps):
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])

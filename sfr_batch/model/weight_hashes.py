@@ -30,14 +30,14 @@ def weight_hashes(settings: ModelSettings, folder: str | os.PathLike[str]) -> di
     if is_local(settings.path):
         files = weight_files(folder)
         locked = folder_lock(folder, files)
-        return checksums.hashes(files) if locked is None else locked
+        return checksums.hashes(files, folder) if locked is None else locked
     try:
         return hub.recorded_hashes(settings, folder)
     except ModelError:
         raise
     except Exception as error:  # the hub's client and its HTTP library have no common base
         try:
-            return checksums.hashes(weight_files(folder))
+            return checksums.hashes(weight_files(folder), folder)
         except ModelError:
             raise ModelError(hub.unreachable(settings, error)) from error
 
@@ -66,14 +66,15 @@ def lock_place(settings: ModelSettings, folder: Path) -> str:
     return f"{absolute_uri(settings.path)}/{LOCK}" if is_s3(settings.path) else str(folder / LOCK)
 
 
-def check_weights(files: Sequence[Path], expected: Mapping[str, str]) -> None:
-    """Raises ModelError unless ``files``, on this node, have the ``expected`` SHA-256 by file name."""
-    found = checksums.hashes(files)
+def check_weights(files: Sequence[Path], expected: Mapping[str, str], folder: Path | None = None) -> None:
+    """Raises ModelError unless ``files``, on this node, have the ``expected`` SHA-256 by their name in ``folder``."""
+    folder = folder or files[0].parent
+    found = checksums.hashes(files, folder)
     for name in sorted({*found, *expected}):
         here, there = found.get(name), expected.get(name)
         if here != there:
             raise ModelError(
-                f"{files[0].parent / name} on node {socket.gethostname()} does not match the table's fingerprint: "
+                f"{folder / name} on node {socket.gethostname()} does not match the table's fingerprint: "
                 f"SHA-256 {here or 'none (no such file)'}, expected {there or 'none (not in the fingerprint)'}. If "
                 "this copy is outdated or damaged, remove it, and copy it again if model.path is a local folder. If "
                 f"the model was replaced on purpose, recreate {LOCK} if there is one, and choose a new table.path."

@@ -88,6 +88,19 @@ def swapped_pieces(folder: Path) -> None:
     write_json(file, tokenizer)
 
 
+def wider(folder: Path) -> None:
+    edit_json(folder / "config.json", hidden_size=16)
+    edit_json(folder / "1_Pooling" / "config.json", word_embedding_dimension=16)
+
+
+def with_dense(folder: Path) -> None:
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    dense = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+    write_json(folder / "modules.json", [*modules, dense])
+    write_json(folder / "2_Dense" / "config.json", {"in_features": 8, "out_features": 6})
+    (folder / "2_Dense" / "model.safetensors").write_bytes(b"dense")
+
+
 def nothing(folder: Path) -> None:
     """Only settings change."""
 
@@ -121,7 +134,9 @@ CHANGES: dict[str, tuple[Edit, tuple[str, ...], set[str]]] = {
     "compute dtype": (nothing, ("model.dtype=bfloat16",), {"compute_dtype"}),
     "8-bit matrix products": (nothing, ("model.dtype=fp8",), {"compute_dtype"}),
     "vector dtype": (nothing, ("table.vector_dtype=float16",), {"vector_dtype"}),
-    "dimensions": (edited("config.json", hidden_size=16), (), {"dim"}),
+    "length of hidden states": (wider, (), {"dim"}),
+    "length of vectors": (nothing, ("model.dimensions=4", "model.matryoshka=true"), {"dim", "modules"}),
+    "layers behind the pooling": (with_dense, (), {"dim", "modules", "weights"}),
 }
 CONSTANTS = {"normalize": True}
 """In the fingerprint although no setting changes them, so that vectors made otherwise one day are told apart."""
@@ -154,7 +169,7 @@ def test_what_changes_a_vector_changes_it_and_is_refused(
 def test_all_that_is_in_it_is_tested(folder: Path) -> None:
     made = card(folder)
     inputs = made.fingerprint_inputs
-    only_where_asked_for = {"chunk_tokens", "chunk_overlap", "chunk_rule", "deterministic"}
+    only_where_asked_for = {"chunk_tokens", "chunk_overlap", "chunk_rule", "deterministic", "modules"}
     tested = set().union(*(keys for _, _, keys in CHANGES.values())) | set(CONSTANTS)
     assert tested - only_where_asked_for == set(inputs)
     assert {key: inputs[key] for key in CONSTANTS} == CONSTANTS
@@ -174,6 +189,8 @@ IN_IT = {
     "model.chunk_tokens",
     "model.chunk_overlap",
     "model.deterministic",
+    "model.dimensions",
+    "model.matryoshka",
     "model.dtype",
     "table.vector_dtype",
 }

@@ -67,6 +67,7 @@ def test_recipe_of_the_sfr_layout(folder: Path) -> None:
         add_bos=True,
         add_eos=True,
         config=read_architecture(folder).config,
+        hidden=64,
     )
 
 
@@ -194,10 +195,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         {},
         r"has no hidden_size, so the length of a vector is unknown",
     ),
-    "dense layer": (
-        modules(("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense")),
+    "unknown module": (
+        modules(("Transformer", ""), ("Pooling", "1_Pooling"), ("CNN", "2_CNN")),
         {},
-        r"modules.json lists a module Dense, which is not supported",
+        r"modules.json lists a module CNN \(sentence_transformers.models.CNN\), which is not supported",
     ),
     "transformer elsewhere": (
         modules(("Transformer", "0_Transformer"), ("Pooling", "1_Pooling")),
@@ -205,7 +206,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         r"the transformer lies in 0_Transformer",
     ),
     "no pooling": (
-        removed("1_Pooling/config.json", "modules.json"),
+        removed("1_Pooling/config.json", "modules.json", "sentence_bert_config.json"),
         {},
         r"does not say how to pool .*Set model.pooling to last_token, mean or cls",
     ),
@@ -215,16 +216,14 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         r"model.pooling is mean in the config, but .*1_Pooling/config.json says last_token",
     ),
     "unsupported pooling": (
-        pooling_file(pooling_mode_max_tokens=True),
+        pooling_file(pooling_mode="attention"),
         {},
-        r"1_Pooling/config.json asks for pooling max. Supported is exactly one of",
+        r"1_Pooling/config.json sets pooling_mode to \[\"attention\"\]. Supported is one of cls, max, mean",
     ),
-    "two poolings": (pooling_file(pooling_mode=["cls", "mean"]), {}, r"asks for pooling cls\+mean"),
-    "pooling without prompt": (pooling_file(pooling_mode="mean", include_prompt=False), {}, r"leaves the prompt out"),
-    "lowercasing": (
-        edited("sentence_bert_config.json", do_lower_case=True),
-        {},
-        r"asks for lowercasing outside of the tokenizer",
+    "pooling without prompt": (
+        pooling_file(pooling_mode="mean", include_prompt=False),
+        {"prompts": {"query": "q: "}},
+        r"1_Pooling/config.json leaves the prompt out of pooling \(include_prompt: false\).*\(query\)",
     ),
     "too long for the repository": (
         edited("sentence_bert_config.json", max_seq_length=512),
@@ -279,8 +278,7 @@ def test_refused_recipes(folder: Path, case: str) -> None:
 
 
 def test_settings_fill_what_the_repository_leaves_out(folder: Path) -> None:
-    (folder / "1_Pooling" / "config.json").unlink()
-    (folder / "modules.json").unlink()
+    removed("1_Pooling/config.json", "modules.json", "sentence_bert_config.json")(folder)
     recipe = read_recipe(folder, settings_of(folder, pooling="mean", max_length=100))
     assert (recipe.pooling, recipe.max_length) == ("mean", 100)
 

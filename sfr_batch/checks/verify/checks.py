@@ -77,7 +77,7 @@ def check_weights(subject: Subject) -> Outcome:
     settings = subject.settings
     folder = subject.found["folder"] = locate(settings, weights=True)
     files = weight_files(folder)
-    hashes = subject.found["hashes"] = checksums.hash_again(files)
+    hashes = subject.found["hashes"] = checksums.hash_again(files, folder)
     size = room.gib(sum(file.stat().st_size for file in files))
     shown = ", ".join(f"{name} {sha256[:12]}…" for name, sha256 in hashes.items())
     told = published_hashes(settings, folder)
@@ -337,7 +337,7 @@ def write_lock(subject: Subject, ok: bool) -> Outcome:
     if is_packaged(settings.path):
         return skipped(f"not written into an installed package; it would be {place}")
     try:
-        lock_file.write_lock([Path(subject.folder) / name for name in subject.hashes])
+        lock_file.write_lock([Path(subject.folder) / name for name in subject.hashes], Path(subject.folder))
     except OSError as error:
         return skipped(f"{place} cannot be written: {error.strerror}")
     return passed(f"written: {place}")
