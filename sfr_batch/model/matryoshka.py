@@ -16,9 +16,6 @@ from sfr_batch.model.keys import wrong_kind
 _LISTS = ("matryoshka_dimensions", "matryoshka_dims")
 _FLAG = "is_matryoshka"
 _TRUNCATE = "truncate_dim"
-keys.SIZES = keys.Kind(
-    "a list of whole numbers of at least 1", lambda v: isinstance(v, list) and all(map(keys.SIZE.fits, v))
-)
 
 
 def read_dimensions(folder: Path, dim: int, repository: Mapping[str, Any], settings: ModelSettings) -> int | None:
