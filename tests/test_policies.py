@@ -41,7 +41,10 @@ ONLY = {
     "aiohttp": {"storage.s3_client"},
     "botocore": {"storage.s3_client"},
     "huggingface_hub": {"model.hub"},
-    "tokenizers": {"model.tokenizer", "model.sentencepiece"},
+    "tokenizers": {
+        *("model.sentencepiece", "model.tokenizer", "model.tokenizer_reading", "model.tokenizer_tokens"),
+        *("model.tokenizer_v4", "model.tokenizer_v5"),
+    },
     "google": {"model.sentencepiece"},
     "sentencepiece": set(),
     "click": {"cli"},
@@ -303,7 +306,6 @@ FILES = {
     ("encoder.loading", "transformers.AutoModel.from_pretrained"): "the library maps the weights into memory",
     ("format.parquet", "pq.write_table"): "into memory",
     ("model.hub", "huggingface_hub.snapshot_download"): "the library fills its own cache",
-    ("model.tokenizer", "tokenizers.Tokenizer.from_file"): "the library takes a path",
     ("pipeline.packing", "writer.write_table"): "an Arrow stream in memory",
     ("table.engines", "duckdb.connect"): "a database in memory; it reads files through the store's file system",
 }

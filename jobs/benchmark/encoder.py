@@ -306,7 +306,7 @@ def random_encoder(shape: str, device: str, dtype: str, budget: int | None = Non
         model = transformers.AutoModel.from_config(config, attn_implementation=ATTENTION, dtype=torch_dtype(dtype))
     if dtype == "fp8":
         quantize_linears(model)
-    recipe = Recipe("", "mistral", True, "last_token", _LONGEST, size["hidden_size"], {}, True, True)
+    recipe = Recipe("", "mistral", True, "last_token", _LONGEST, size["hidden_size"], {})
     return Encoder(model.eval(), None, recipe, max_batch_tokens=budget)  # type: ignore[arg-type]
 
 

@@ -169,11 +169,12 @@ class Encoder:
         prompt: the name of a prompt, such as "query" or "document", whose text is put before each text; None puts
         nothing. Gives one vector per text whatever `model.overflow` is: a text beyond the recipe's max_length is
         truncated (`tokenizer.encode(...).truncated` tells which). For several vectors per text see `chunks`. Raises
-        ConfigError for an unknown name.
+        ConfigError for an unknown name, and ValueError naming the row for a text of which no token is left.
         """
         if isinstance(texts, str):
             raise TypeError("encode takes a list of texts; for one text write encode([text])[0]")
         tokenized = self.tokenizer.encode(texts, prompts.resolve(self.recipe.prompts, prompt))
+        _check_tokens(tokenized.lengths)
         return self.encode_tokens(tokenized.lengths, tokenized.flat_ids).vectors
 
     def chunks(
@@ -185,6 +186,7 @@ class Encoder:
         as in `Tokenizer.chunk` and `encode`.
         """
         chunked = self.tokenizer.chunk(texts, prompts.resolve(self.recipe.prompts, prompt), chunk_tokens, overlap)
+        _check_tokens(chunked.tokenized.lengths, chunked.text)
         return chunked, self.encode_tokens(chunked.tokenized.lengths, chunked.tokenized.flat_ids).vectors
 
     def encode_tokens(self, lengths: NDArray[np.integer], flat_ids: NDArray[np.int32]) -> EncodedTokens:
@@ -293,3 +295,13 @@ class Encoder:
             return bool(torch.isfinite(vectors).all())
         except Exception:
             return False
+
+
+def _check_tokens(lengths: NDArray[np.integer], text: NDArray[np.integer] | None = None) -> None:
+    """Raises ValueError if a row has no token. text: the number of each row's text, by default that of the row."""
+    empty = np.flatnonzero(lengths == 0)
+    if len(empty):
+        row = int(empty[0] if text is None else text[empty[0]])
+        raise ValueError(
+            f"row {row} has no token: the tokenizer drops all characters of its text and puts nothing around it"
+        )

@@ -18,7 +18,7 @@ from sfr_batch.model.layers import Layer
 from sfr_batch.model.matryoshka import read_dimensions
 from sfr_batch.model.modules import Modules, read_modules
 from sfr_batch.model.repository_file import prompts_of, read_repository_file
-from sfr_batch.model.tokenizer_files import special_token_flags
+from sfr_batch.model.tokenizer_files import model_max_length
 from sfr_batch.model.transformer_file import TransformerFile, read_transformer_file
 
 _WITHOUT_PROMPT = frozenset({"hkunlp/instructor-base", "hkunlp/instructor-large", "hkunlp/instructor-xl"})
@@ -45,10 +45,6 @@ class Recipe:
     """Length of the final vector."""
     prompts: dict[str, str]
     """The repository's prompts, replaced and completed by those of the settings."""
-    add_bos: bool | None
-    """Whether a row begins with BOS; None leaves it to tokenizer.json."""
-    add_eos: bool | None
-    """Whether a row ends with EOS; None leaves it to tokenizer.json."""
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """config.json without its harmless keys, see `architecture.HARMLESS`."""
     hidden: int = 0
@@ -76,7 +72,6 @@ def read_recipe(folder: str | os.PathLike[str], settings: ModelSettings) -> Reci
     folder = Path(folder)
     architecture = read_architecture(folder)
     tokenizer_config = read_object(folder / "tokenizer_config.json")
-    add_bos, add_eos = special_token_flags(architecture.model_type, tokenizer_config)
     modules = read_modules(folder, architecture.dim, settings.pooling)
     transformer, repository = read_transformer_file(folder), read_repository_file(folder)
     dimensions = read_dimensions(folder, modules.dim, repository, settings)
@@ -90,8 +85,6 @@ def read_recipe(folder: str | os.PathLike[str], settings: ModelSettings) -> Reci
         max_length=_max_length(folder, architecture, transformer, tokenizer_config, settings),
         dim=modules.dim if dimensions is None else dimensions,
         prompts=prompts,
-        add_bos=add_bos,
-        add_eos=add_eos,
         config=architecture.config,
         hidden=architecture.dim,
         layers=modules.layers,
@@ -130,7 +123,7 @@ def _max_length(
         asked, place = repository, f"{transformer.key} in {transformer.file}"
     if asked is None:
         # As the reference does it; 1e30 is the tokenizers' way of saying that they do not know.
-        known = [n for n in (tokenizer_config.get("model_max_length"), positions) if n is not None and n < 1e9]
+        known = [n for n in (model_max_length(folder, tokenizer_config), positions) if n is not None and n < 1e9]
         asked, place = (int(min(known)) if known else None), f"the limits in {folder}"
     if asked is None:
         raise ModelError(f"{folder} does not limit the number of tokens per row. Set model.max_length.")

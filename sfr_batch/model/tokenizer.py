@@ -6,7 +6,6 @@ models beyond their recipe.
 """
 
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,10 @@ from numpy.typing import NDArray
 from sfr_batch.errors import ConfigError, TokenizerError
 from sfr_batch.model import sentencepiece
 from sfr_batch.model.chunks import IntArray, chunk_spans
+from sfr_batch.model.folder import read_config
 from sfr_batch.model.recipe import Recipe
-from sfr_batch.model.tokenizer_files import LLAMA_MODELS, LLAMA_TOKENIZERS, acting_parts
-from sfr_batch.storage.local_files import read_text_file
+from sfr_batch.model.tokenizer_files import TokenizerFiles, acting_parts, read_files
+from sfr_batch.model.tokenizer_reading import read_tokenizer
 
 SpecialTokensInText = Literal["parse", "plain"]
 
@@ -48,7 +48,6 @@ GOLDEN_TEXTS = (
     "chocolate cake " * 50,
 )
 
-_SPECIAL_TOKENS = frozenset(f"{name}_token" for name in ("bos", "eos", "unk", "pad", "sep", "cls", "mask"))
 _TOKEN_OPTIONS = ("lstrip", "rstrip", "single_word", "normalized")
 
 
@@ -140,37 +139,33 @@ class Tokenizer:
 
     @classmethod
     def load(cls, recipe: Recipe, *, special_tokens_in_text: SpecialTokensInText = "parse") -> "Tokenizer":
-        """Read tokenizer.json, else tokenizer.model, add the recipe's special tokens, and check the result on probes.
+        """Read tokenizer.json, else tokenizer.model, and the files beside it, and check the result on probes.
 
         Raises TokenizerError.
         """
         folder = Path(recipe.folder)
-        names = _special_token_names(folder)
-        backend, file = _read_backend(folder, names, recipe.model_type)
+        files = read_files(folder, recipe.model_type)
+        backend, file = _read_backend(folder, files)
         # Some files have truncation and padding of their author's last call baked in.
         backend.no_truncation()
         backend.no_padding()
-        backend.encode_special_tokens = special_tokens_in_text == "plain"
+        plain = special_tokens_in_text == "plain" or files.flags.get("split_special_tokens") is True
+        backend.encode_special_tokens = plain
         if recipe.lowercase:
             _lowercase_first(backend)
 
-        if names.get("truncation_side", "right") != "right":
-            raise TokenizerError(
-                f"{folder}/tokenizer_config.json truncates texts on the left (truncation_side), which is not supported."
-            )
         prefix, suffix = _around(backend, file)
-        if recipe.add_bos is not None:
-            bos = _id(backend, names, "bos", folder) if recipe.add_bos or names.get("bos_token") else None
-            prefix = _with_first(prefix, bos) if recipe.add_bos else [i for i in prefix if i != bos]
-        if recipe.add_eos is not None:
-            eos = _id(backend, names, "eos", folder) if recipe.add_eos or names.get("eos_token") else None
-            suffix = _with_last(suffix, eos) if recipe.add_eos else [i for i in suffix if i != eos]
+        add_bos, add_eos = files.special_token_flags()
+        bos = _id(backend, files, "bos", required=add_bos is True)
+        eos = _id(backend, files, "eos", required=add_eos is True)
+        if add_bos is not None:
+            prefix = _with_first(prefix, bos) if add_bos else [i for i in prefix if i != bos]
+        if add_eos is not None:
+            suffix = _with_last(suffix, eos) if add_eos else [i for i in suffix if i != eos]
         lowercase = {"lowercase": True} if recipe.lowercase else {}
-        tokenizer = cls(backend, recipe, prefix, suffix, {**acting_parts(file), **lowercase})
-        tokenizer._check(
-            bos=_id(backend, names, "bos", folder) if recipe.add_bos else None,
-            eos=_id(backend, names, "eos", folder) if recipe.add_eos else None,
-        )
+        acting = {**acting_parts(file), **files.acting, **lowercase}
+        tokenizer = cls(backend, recipe, prefix, suffix, acting)
+        tokenizer._check(bos=bos if add_bos else None, eos=eos if add_eos else None)
         return tokenizer
 
     def encode(self, texts: Sequence[str], prompt: str = "", max_length: int | None = None) -> Tokenized:
@@ -316,20 +311,15 @@ class Tokenizer:
                 )
 
 
-def _read_backend(folder: Path, names: dict[str, Any], model_type: str) -> tuple[Any, Path]:
+def _read_backend(folder: Path, files: TokenizerFiles) -> tuple[Any, Path]:
     """The unmodified backend and its file. tokenizer.json has priority over tokenizer.model, as in transformers."""
-    import tokenizers  # here, so that importing this module for its types costs nothing
-
     file = folder / "tokenizer.json"
     if file.is_file():
-        try:
-            return tokenizers.Tokenizer.from_file(str(file)), file
-        except Exception as error:  # the package raises bare Exception
-            raise TokenizerError(f"{file} cannot be read ({error}). Fetch the model again.") from error
+        return read_tokenizer(folder, files), file
     file = folder / sentencepiece.FILE
     if file.is_file():
         backend = sentencepiece.read_backend(file)
-        _check_llama(backend, file, names, model_type)
+        _check_llama(backend, file, files)
         return backend, file
     found = ", ".join(n for n in ("vocab.txt", "vocab.json") if (folder / n).is_file())
     raise TokenizerError(
@@ -338,24 +328,20 @@ def _read_backend(folder: Path, names: dict[str, Any], model_type: str) -> tuple
     )
 
 
-def _check_llama(backend: Any, file: Path, names: dict[str, Any], model_type: str) -> None:
+def _check_llama(backend: Any, file: Path, files: TokenizerFiles) -> None:
     """Raises TokenizerError if the other files change the ids that tokenizer.model gives."""
-    kind = names.get("tokenizer_class")
-    tokens = [value for key, value in names.items() if key in _SPECIAL_TOKENS]
-    for key in ("additional_special_tokens", "extra_special_tokens", "added_tokens_decoder"):
-        several = names.get(key, ())
-        tokens += several.values() if isinstance(several, dict) else several
-    tokens += _read_object(file.with_name("added_tokens.json"))
-    contents = {token["content"] if isinstance(token, dict) else token for token in tokens}
+    tokens = [token for token in files.named.values() if token is not None]
+    tokens += [*files.by_name.values(), *(files.more or []), *(files.added or {}).values()]
+    contents = {*files.added_file, *(token["content"] for token in tokens)}
     added = sorted(contents - {token.content for token in backend.get_added_tokens_decoder().values()})
     reason = None
-    if not (kind in LLAMA_TOKENIZERS or (kind is None and model_type in LLAMA_MODELS)):
-        reason = f"must be read as a {kind or model_type} tokenizer"
-    elif names.get("legacy") is False or names.get("add_prefix_space") is False:
+    if files.class_4 != "LlamaTokenizer":
+        reason = f"must be read as a {files.class_4 or files.class_5} tokenizer"
+    elif files.flags.get("legacy") is False or files.flags.get("add_prefix_space") is False:
         reason = "must be read without a space before each text (legacy or add_prefix_space: false)"
     elif added:
         reason = f"does not contain the added special token {added[0]!r}"
-    elif any(token.get(option) for token in tokens if isinstance(token, dict) for option in _TOKEN_OPTIONS):
+    elif any(token.get(option) for token in tokens for option in _TOKEN_OPTIONS):
         reason = f"must be read with special tokens that affect the text around them ({', '.join(_TOKEN_OPTIONS)})"
     if reason:
         raise TokenizerError(
@@ -388,32 +374,19 @@ def _with_last(ids: Iterable[int], token: int | None) -> list[int]:
     return [*(i for i in ids if i != token), token]
 
 
-def _special_token_names(folder: Path) -> dict[str, Any]:
-    """The settings of tokenizer_config.json, completed from special_tokens_map.json; ids from config.json."""
-    merged: dict[str, Any] = {}
-    for name in ("config.json", "special_tokens_map.json", "tokenizer_config.json"):
-        merged.update({key: value for key, value in _read_object(folder / name).items() if value is not None})
-    return merged
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(read_text_file(file) or "{}")
-    except ValueError as error:
-        raise TokenizerError(f"{file} is not valid JSON ({error}). Fetch the model again.") from error
-    return found
-
-
-def _id(backend: Any, names: dict[str, Any], which: Literal["bos", "eos"], folder: Path) -> int:
-    token = names.get(f"{which}_token")
-    content = token.get("content") if isinstance(token, dict) else token
-    number = backend.token_to_id(content) if content is not None else names.get(f"{which}_token_id")
-    if not isinstance(number, int):
+def _id(backend: Any, files: TokenizerFiles, which: Literal["bos", "eos"], *, required: bool) -> int | None:
+    """The id of BOS or EOS; None where there is none. Raises TokenizerError where it is ``required``."""
+    token = files.named.get(f"{which}_token")
+    content = None if token is None else token["content"]
+    number = backend.token_to_id(content) if content is not None else read_config(files.folder).get(f"{which}_token_id")
+    if isinstance(number, int):
+        return number
+    if required:
         raise TokenizerError(
-            f"{folder} adds {which.upper()} to each text (add_{which}_token), but its {which}_token {content!r} is "
-            "not in its tokenizer. Use the tokenizer files of the model's own repository."
+            f"{files.folder} adds {which.upper()} to each text (add_{which}_token), but its {which}_token {content!r} "
+            "is not in its tokenizer. Use the tokenizer files of the model's own repository."
         )
-    return number
+    return None
 
 
 def _lowercase_first(backend: Any) -> None:

@@ -72,10 +72,19 @@ def _tokenize(split: Split, rows: Rows, job: Job) -> pa.Table:
     if model.overflow == "chunk":
         chunked = tokenizer.chunk(rows.texts, prompt, model.chunk_tokens, model.chunk_overlap)
         _check_repeats(rows.carry, chunked.text, split)
+        empty, fit = _without_tokens(documents, chunked.tokenized, chunked.text)
         documents, tokenized, full_lengths = documents.take(chunked.text), chunked.tokenized, chunked.text_lengths
         chunks = {names.CHUNK: chunked.chunk, names.CHUNK_START: chunked.start, names.CHUNK_END: chunked.end}
+        if empty.num_rows:
+            rejects = pa.concat_tables([rejects, empty])
+            documents, tokenized, full_lengths = documents.take(fit), tokenized.take(fit), full_lengths[fit]
+            chunks = {name: column[fit] for name, column in chunks.items()}
     else:
         tokenized = tokenizer.encode(rows.texts, prompt)
+        empty, fit = _without_tokens(documents, tokenized, np.arange(len(rows.texts)))
+        if empty.num_rows:
+            rejects = pa.concat_tables([rejects, empty])
+            documents, tokenized = documents.take(fit), tokenized.take(fit)
         if model.overflow == "reject" and tokenized.truncated.any():
             limit = tokenizer.recipe.max_length
             rejects = pa.concat_tables([rejects, _too_long(documents, tokenized, limit)])
@@ -119,6 +128,19 @@ def _check_repeats(carry: pa.Table, of_document: NDArray[np.int64], split: Split
                 f"{size / 2**30:.1f} GiB in one split of {len(of_document):,} chunks. Remove it from corpus.carry "
                 "(chunk_start and chunk_end give the place of a chunk in the text), or lower run.bytes_per_split."
             )
+
+
+def _without_tokens(
+    documents: pa.Table, tokenized: Tokenized, of_document: NDArray[np.int64]
+) -> tuple[pa.Table, NDArray[np.int64]]:
+    """Rejects of the documents of which no token is left, and the rows of all others.
+
+    of_document: the number of each row's document. A tokenizer that puts nothing around a text, and drops all of it,
+    leaves no token. A document with one chunk without tokens is rejected as a whole.
+    """
+    empty = np.unique(of_document[tokenized.lengths == 0])
+    why = (names.EMPTY_TEXT, "no token of the text is left: the tokenizer drops all of its characters")
+    return rejected_rows(documents, dict.fromkeys(empty.tolist(), why)), np.flatnonzero(~np.isin(of_document, empty))
 
 
 def _too_long(documents: pa.Table, tokenized: Tokenized, limit: int) -> pa.Table:

@@ -250,7 +250,7 @@ def saved_by_transformers_5(folder: Path) -> None:
 
 
 def eos_is_not_in_the_vocabulary(folder: Path) -> None:
-    edit_json(folder / "tokenizer_config.json", eos_token="<|end|>")
+    edit_json(folder / "special_tokens_map.json", eos_token="<|end|>")
 
 
 def two_words_are_swapped(folder: Path) -> None:

@@ -64,8 +64,6 @@ def test_recipe_of_the_sfr_layout(folder: Path) -> None:
         max_length=4096,
         dim=64,
         prompts={},
-        add_bos=True,
-        add_eos=True,
         config=read_architecture(folder).config,
         hidden=64,
     )
@@ -74,7 +72,7 @@ def test_recipe_of_the_sfr_layout(folder: Path) -> None:
 def test_recipe_of_minilm() -> None:
     recipe = read_recipe(minilm_folder(), settings_of(minilm_folder(), max_length=128, pooling="mean"))
     assert (recipe.model_type, recipe.causal, recipe.pooling, recipe.dim) == ("bert", False, "mean", 384)
-    assert (recipe.max_length, recipe.add_bos, recipe.add_eos) == (128, None, None)
+    assert recipe.max_length == 128
 
 
 @pytest.mark.parametrize(
@@ -83,24 +81,6 @@ def test_recipe_of_minilm() -> None:
 def test_the_newer_spelling_of_pooling(folder: Path, mode: Any, pooling: str) -> None:
     write_json(folder / "1_Pooling" / "config.json", {"embedding_dimension": 64, "pooling_mode": mode})
     assert read_recipe(folder, settings_of(folder)).pooling == pooling
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        ({"add_eos_token": True}, (True, True)),
-        ({"add_bos_token": True}, (True, False)),
-        ({"add_bos_token": False, "add_eos_token": True}, (False, True)),
-        ({}, (None, None)),
-        ({"tokenizer_class": "PreTrainedTokenizerFast"}, (None, None)),
-        ({"tokenizer_class": "PreTrainedTokenizerFast", "add_eos_token": True}, (None, True)),
-        ({"tokenizer_class": ..., "add_eos_token": True}, (True, True)),
-    ],
-)
-def test_special_token_flags(folder: Path, flags: dict[str, Any], expected: tuple[bool | None, bool | None]) -> None:
-    edit_json(folder / "tokenizer_config.json", **{"add_bos_token": ..., "add_eos_token": ..., **flags})
-    recipe = read_recipe(folder, settings_of(folder))
-    assert (recipe.add_bos, recipe.add_eos) == expected
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,7 @@ OTHERWISE = [
 @pytest.mark.parametrize(("changes", "text"), OTHERWISE)
 def test_what_would_make_other_ids_of_it_is_refused(own_folder: Path, changes: dict[str, Any], text: str) -> None:
     edit_json(own_folder / "tokenizer_config.json", **changes)
+    (own_folder / "special_tokens_map.json").unlink()  # it would rule over tokenizer_config.json
     with pytest.raises(
         TokenizerError, match=f"{own_folder}/tokenizer.model .*{text}.*, according to the files beside it"
     ):

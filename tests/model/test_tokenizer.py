@@ -184,7 +184,7 @@ def test_unreadable_tokenizer_json(own_folder: Path) -> None:
 
 
 def test_a_special_token_that_is_not_in_the_vocabulary(own_folder: Path) -> None:
-    edit_json(own_folder / "tokenizer_config.json", eos_token={"content": "<|end|>"})
+    edit_json(own_folder / "special_tokens_map.json", eos_token={"content": "<|end|>"})
     with pytest.raises(TokenizerError, match=r"adds EOS to each text .* eos_token '<\|end\|>' is not in its tokenizer"):
         Tokenizer.load(recipe_of(own_folder))
 
