@@ -303,7 +303,8 @@ OPENED = {"file", "data", "stream", "in_memory", "Fetched"}
 """What these readers are given: by its name, or by the name of the function that makes it."""
 FILES = {
     ("config.loading", "file.read_text"): "the config itself: config stands below storage, which takes its settings",
-    ("encoder.loading", "transformers.AutoModel.from_pretrained"): "the library maps the weights into memory",
+    ("encoder.loading", "model_class.from_pretrained"): "the library maps the weights into memory",
+    ("encoder.loading", "transformers.AutoConfig.from_pretrained"): "the library takes a path",
     ("format.parquet", "pq.write_table"): "into memory",
     ("model.hub", "huggingface_hub.snapshot_download"): "the library fills its own cache",
     ("pipeline.packing", "writer.write_table"): "an Arrow stream in memory",

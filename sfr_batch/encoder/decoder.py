@@ -10,15 +10,13 @@ from typing import Any
 import torch
 
 from sfr_batch.encoder.attention import Packing, Prefix
+from sfr_batch.model.families import WINDOWED
 from sfr_batch.model.recipe import Recipe
-
-_TYPES = frozenset({"mistral", "llama", "qwen2", "qwen3"})
-"""Types of models whose layers all have the one shape that `Decoder` knows."""
 
 
 def is_plain_decoder(recipe: Recipe) -> bool:
-    """Whether `Decoder` runs this model."""
-    return recipe.model_type in _TYPES and recipe.pooling == "last_token"
+    """Whether `Decoder` runs this model: all layers of these families have the one shape that it knows."""
+    return recipe.model_type in WINDOWED and recipe.causal and recipe.pooling == "last_token"
 
 
 class Decoder:

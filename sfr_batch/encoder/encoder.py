@@ -7,7 +7,7 @@ distinct row once, and come back in input order. Pooling and normalization run i
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sfr_batch.config.settings import BATCH_TOKENS, ModelSettings
 from sfr_batch.encoder import batching
 from sfr_batch.encoder.attention import Prefix
+from sfr_batch.encoder.company import check_company
 from sfr_batch.encoder.devices import require_device
 from sfr_batch.encoder.faults import is_of_the_device, is_out_of_memory, of_the_device
 from sfr_batch.encoder.forward import Forward
@@ -23,6 +24,7 @@ from sfr_batch.encoder.fp8 import is_quantized, quantize_linears
 from sfr_batch.encoder.loading import load_model, to_device, torch_dtype
 from sfr_batch.errors import ModelError
 from sfr_batch.model import prompts
+from sfr_batch.model.families import TESTED
 from sfr_batch.model.folder import weight_files
 from sfr_batch.model.location import locate
 from sfr_batch.model.recipe import Recipe, read_recipe
@@ -130,9 +132,18 @@ class Encoder:
             deterministic=settings.deterministic,
             packed=packed,
         )
+        if encoder.family_state != "tested family":
+            dtype = torch_dtype(settings.compute_dtype)
+            check_company(encoder._forward, recipe, model.get_input_embeddings().weight.shape[0], dtype)
         if fuse:
             encoder.fuse()
         return encoder
+
+    @property
+    def family_state(self) -> Literal["tested family", "equal by probe"]:
+        """How it is known that a row's vector is its own: a test compares the family with sentence-transformers, or the
+        model passed `encoder.company` when it was loaded. A third kind, refused, is never loaded."""
+        return "tested family" if self.recipe.model_type in TESTED else "equal by probe"
 
     @property
     def packed(self) -> bool:

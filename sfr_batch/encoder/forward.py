@@ -15,6 +15,7 @@ from sfr_batch.encoder.decoder import Decoder, is_plain_decoder
 from sfr_batch.encoder.layers import Finish
 from sfr_batch.encoder.pooling import pool
 from sfr_batch.errors import ConfigError
+from sfr_batch.model.families import TESTED
 from sfr_batch.model.recipe import Recipe
 
 IntArray = NDArray[np.int64]
@@ -35,8 +36,11 @@ class Forward:
         self._model = model
         self._recipe = recipe
         # Some architectures derive positions from this id, so it must be theirs, whatever the mask says.
-        self.pad_id = int(getattr(model.config, "pad_token_id", None) or 0)
-        self._first_place = self.pad_id + 1 if _PACKABLE.get(recipe.model_type) else 0
+        self.pad_id = max(int(getattr(model.config, "pad_token_id", None) or 0), 0)
+        self._counts_from_padding = bool(_PACKABLE.get(recipe.model_type))
+        self._needs_no_mask = recipe.causal and recipe.model_type in TESTED
+        if hasattr(model.config, "use_cache"):
+            model.config.use_cache = False
         self.pack(packed)
 
     @property
@@ -66,8 +70,15 @@ class Forward:
         """[b, d] float32 unit vectors of b rows, on the device. starts, lengths: [b] the place of their ids in
         ``flat_ids``; ``prefix`` precedes each row. Not finite where the model's own output is not."""
         with torch.inference_mode():
+            return self.finish(self.pooled(starts, lengths, flat_ids, prefix))
+
+    def pooled(
+        self, starts: IntArray, lengths: IntArray, flat_ids: NDArray[np.int32], prefix: Prefix | None = None
+    ) -> torch.Tensor:
+        """[b, h] pooled hidden states, before what `finish` does to them. Arguments as when it is called."""
+        with torch.inference_mode():
             run = self._packed if self.packed else self._padded
-            return self.finish(run(starts, lengths, flat_ids, prefix))
+            return run(starts, lengths, flat_ids, prefix)
 
     def _padded(
         self, starts: IntArray, lengths: IntArray, flat_ids: NDArray[np.int32], prefix: Prefix | None
@@ -85,11 +96,9 @@ class Forward:
             return self.decoder.states(input_ids, at, last, prefix)
         mask = self._to_device(real)
         inputs: dict[str, Any] = {"input_ids": input_ids}
-        if self._recipe.causal:
-            # No mask: padding stands on the right, where no real token looks, and without a mask PyTorch can
-            # choose its flash kernel.
-            inputs["use_cache"] = False
-        elif ragged:
+        # Without a mask PyTorch can choose its flash kernel. A causal model needs none: padding stands on the right,
+        # where no real token looks. Families that no test compares get one always: some would take it from the ids.
+        if not self._needs_no_mask and (ragged or self._recipe.model_type not in TESTED):
             inputs["attention_mask"] = mask.long()
         return pool(self._recipe.pooling, self._model(**inputs).last_hidden_state, mask)
 
@@ -99,8 +108,11 @@ class Forward:
         packing = Packing(lengths, self.device)
         ends = np.cumsum(lengths)
         at = np.arange(ends[-1]) - (ends - lengths).repeat(lengths)
-        ids = self._to_device(flat_ids[starts.repeat(lengths) + at].astype(np.int64)).unsqueeze(0)
-        places = self._to_device(at + (prefix.length if prefix else self._first_place)).unsqueeze(0)
+        flat = flat_ids[starts.repeat(lengths) + at].astype(np.int64)
+        ids = self._to_device(flat).unsqueeze(0)
+        if self._counts_from_padding:
+            at = _places_behind_padding(flat, lengths, self.pad_id)
+        places = self._to_device(at + (prefix.length if prefix else 0)).unsqueeze(0)
         if self.decoder is not None:
             return self.decoder.states(ids, places, self._to_device(ends - 1), prefix, packing)
         hidden = self._model(
@@ -120,3 +132,13 @@ class Forward:
         if self.device.type == "cpu":
             return tensor
         return tensor.pin_memory().to(self.device, non_blocking=True)
+
+
+def _places_behind_padding(ids: IntArray, lengths: IntArray, pad_id: int) -> IntArray:
+    """Positions of the tokens of packed rows, as create_position_ids_from_input_ids of transformers counts them: from
+    pad_id + 1, without tokens that are the padding id, which a text may hold and which stand at pad_id."""
+    real = ids != pad_id
+    counted = np.cumsum(real)
+    before = (counted - real)[np.cumsum(lengths) - lengths]  # of each row's first token
+    places: IntArray = np.where(real, counted - before.repeat(lengths) + pad_id, pad_id)
+    return places

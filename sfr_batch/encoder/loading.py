@@ -4,6 +4,7 @@ Safetensors only, no remote code. Knows no texts and no batches.
 """
 
 import contextlib
+import inspect
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,20 +12,16 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 
 from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.decoder import is_plain_decoder
 from sfr_batch.encoder.faults import is_out_of_memory
-from sfr_batch.errors import ModelError, counted
+from sfr_batch.encoder.tensors import check_tensors
+from sfr_batch.errors import ModelError
 from sfr_batch.model import room, weights
+from sfr_batch.model.families import FAMILIES
 from sfr_batch.model.folder import weight_files
 from sfr_batch.model.recipe import Recipe
-
-# No recipe here uses their pooler layer, so it is neither loaded nor computed.
-_HAVE_POOLER = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "mpnet"})
-# PyTorch's attention does not support their relative position bias.
-_NO_SDPA = frozenset({"mpnet"})
 
 
 def torch_dtype(compute_dtype: str) -> torch.dtype:
@@ -41,33 +38,30 @@ def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:
     """
     for file in weight_files(Path(recipe.folder)):
         weights.check_whole(file)
-    options = {"add_pooling_layer": False} if recipe.model_type in _HAVE_POOLER else {}
-    try:
-        with quiet_transformers():
-            model, report = transformers.AutoModel.from_pretrained(
-                recipe.folder,
-                dtype=dtype,
-                attn_implementation=_attention(recipe),
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are in the report: refused below, in one sentence
-                **options,
-            )
-    except (ValueError, OSError, SafetensorError) as error:
-        raise ModelError(
-            f"transformers cannot load {recipe.folder}: {error}. Fetch the model again, or use a model type that "
-            "transformers supports."
-        ) from error
-    mismatched = (name for name, *_ in report["mismatched_keys"])
-    missing = sorted(map(str, (*report["missing_keys"], *mismatched)))
-    if missing:  # transformers fills these with random numbers and goes on
-        some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        raise ModelError(
-            f"The weights in {recipe.folder} do not fit config.json: {counted(len(missing), 'tensor')} missing or "
-            f"with another shape ({some}). Fetch the model again."
+    with quiet_transformers(), _in_sentences(recipe):
+        config = _config(recipe)
+        model_class = _model_class(recipe, config)
+        options = {"add_pooling_layer": False} if _takes_pooling_layer(model_class) else {}
+        model, report = model_class.from_pretrained(
+            recipe.folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=_attention(recipe, model_class),
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report: refused below, in one sentence
+            **options,
         )
+    check_tensors(
+        recipe.folder,
+        recipe.model_type,
+        missing=report["missing_keys"],
+        mismatched=[name for name, *_ in report["mismatched_keys"]],
+        unused=report["unexpected_keys"],
+        parameters=len(model.state_dict()),
+    )
+    _check_positions(recipe, model.config)
     if recipe.model_type == "mistral":
         # A row is never longer than the window (the recipe refuses that), so the window never acts; but from its
         # length on transformers would build an explicit mask, which keeps PyTorch from its flash kernel.
@@ -75,11 +69,79 @@ def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:
     return model.eval()
 
 
-def _attention(recipe: Recipe) -> str:
-    """The attn_implementation for transformers."""
+def _config(recipe: Recipe) -> Any:
+    """config.json as transformers reads it, with what is harmless set as the forward pass needs it."""
+    config = transformers.AutoConfig.from_pretrained(recipe.folder, trust_remote_code=False, local_files_only=True)
+    if config.is_encoder_decoder and not _encoder_only(recipe):
+        raise ModelError(
+            f"{recipe.folder}/config.json describes a model with encoder and decoder of type {recipe.model_type}, "
+            "which is not supported. Use a model that is one of both."
+        )
+    config.return_dict = True
+    config.output_attentions = config.output_hidden_states = False
+    if hasattr(config, "use_cache"):
+        config.use_cache = False
+    return config
+
+
+def _encoder_only(recipe: Recipe) -> str | None:
+    family = FAMILIES.get(recipe.model_type)
+    return family.encoder_only if family else None
+
+
+def _model_class(recipe: Recipe, config: Any) -> Any:
+    """The class without head that AutoModel would load, or that of the encoder alone, as sentence-transformers does."""
+    if name := _encoder_only(recipe):
+        return getattr(transformers, name)
+    classes = transformers.MODEL_MAPPING[type(config)]
+    if not isinstance(classes, list | tuple):
+        return classes
+    named = {one.__name__: one for one in classes}
+    return next((named[name] for name in config.architectures or () if name in named), classes[0])
+
+
+def _takes_pooling_layer(model_class: Any) -> bool:
+    """No recipe here uses a pooler layer, so it is neither loaded nor computed where the class can leave it out."""
+    return "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+
+
+def _attention(recipe: Recipe, model_class: Any) -> str:
+    """The attn_implementation for transformers: eager where PyTorch's attention lacks something, such as a bias of
+    relative positions or a soft cap."""
     if is_plain_decoder(recipe):
         return ATTENTION
-    return "eager" if recipe.model_type in _NO_SDPA else "sdpa"
+    return "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
+
+
+def _check_positions(recipe: Recipe, config: Any) -> None:
+    """Refuses rows beyond the positions that the class has by default, where config.json does not say how many."""
+    known = getattr(config, "max_position_embeddings", None)
+    if isinstance(known, int) and (family := FAMILIES.get(recipe.model_type)) and family.offset:
+        rotary = getattr(config, "position_embedding_type", None) == "rotary"
+        known -= 0 if rotary else (config.pad_token_id or 0) + 1
+    if isinstance(known, int) and 0 < known < recipe.max_length:
+        raise ModelError(
+            f"{recipe.max_length} tokens per row exceed {known}, the max_position_embeddings of a {recipe.model_type} "
+            f"model where {recipe.folder}/config.json does not say it. Set model.max_length to at most {known}."
+        )
+
+
+@contextlib.contextmanager
+def _in_sentences(recipe: Recipe) -> Iterator[None]:
+    """Turns whatever transformers raises while it reads config.json and builds the model into a ModelError."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        said = " ".join(str(error).split())
+        kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+        raise ModelError(
+            f"transformers cannot load {recipe.folder} as its config.json describes it: {kind}{said[:400]}. Correct "
+            "the key that it names, fetch the model again, or use a model type that transformers supports."
+        ) from error
 
 
 def to_device(model: Any, device: str) -> Any:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.encoder import Encoder, FloatArray
 from sfr_batch.encoder.pooling import pool
+from sfr_batch.model.families import FAMILIES
 
 # They derive positions from the ids that are not padding, on either side, and do not count from 0.
-_OWN_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
+_OWN_POSITIONS = frozenset(name for name, family in FAMILIES.items() if family.offset)
 
 
 def padded(
@@ -34,8 +35,6 @@ def padded(
     ids[real] = flat_ids  # row by row, as they lie in it
     mask = torch.from_numpy(real).to(encoder._device)
     inputs: dict[str, Any] = {"input_ids": torch.from_numpy(ids).to(encoder._device), "attention_mask": mask.long()}
-    if encoder.recipe.causal:
-        inputs["use_cache"] = False
     if side == "left" and encoder.recipe.model_type not in _OWN_POSITIONS:
         inputs["position_ids"] = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     with torch.inference_mode(), _masked_attention(encoder):

@@ -127,11 +127,10 @@ def _max_length(
         asked, place = (int(min(known)) if known else None), f"the limits in {folder}"
     if asked is None:
         raise ModelError(f"{folder} does not limit the number of tokens per row. Set model.max_length.")
-    for limit, name in ((positions, "max_position_embeddings"), (architecture.window, "sliding_window")):
-        if limit is not None and asked > limit:
-            why = "; beyond the window results differ between implementations" if name == "sliding_window" else ""
+    for limit in architecture.limits:
+        if asked > limit.tokens:
             raise ModelError(
-                f"{asked} tokens per row ({place}) exceed {limit}, the limit by {name} in {folder}/config.json{why}. "
-                f"Set model.max_length to at most {limit}."
+                f"{asked} tokens per row ({place}) exceed {limit.tokens}, the limit by {limit.name} in "
+                f"{folder}/config.json{limit.why}. Set model.max_length to at most {limit.tokens}."
             )
     return int(asked)

@@ -159,12 +159,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         {},
         r"config.json asks for code from the repository \(auto_map\), which is never run",
     ),
-    "unknown type": (
-        edited("config.json", model_type="mamba", architectures=["MambaModel"]),
+    "no type": (edited("config.json", model_type=None), {}, r"config.json has no model_type, so the architecture is"),
+    "bidirectional decoder": (
+        edited("config.json", model_type="gpt_neo", is_causal=False),
         {},
-        r"whether a model of type 'mamba' \(architectures \['MambaModel'\]\) is causal.*Known types: bert",
+        r"changes the direction of attention",
     ),
-    "bidirectional decoder": (edited("config.json", is_causal=False), {}, r"changes the direction of attention"),
     "causal encoder": (
         edited("config.json", model_type="bert", is_decoder=True),
         {},
