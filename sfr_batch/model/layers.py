@@ -60,10 +60,17 @@ class Layer:
     weights: str | None = None
     """Its weight file, named relative to the model folder."""
 
+    def __str__(self) -> str:
+        if self.kind != "dense":
+            return self.kind
+        residual = ", residual" if self.residual else ""
+        return f"dense {self.in_features} to {self.out_features} ({self.activation}{residual})"
+
     def values(self) -> dict[str, Any]:
         """What of it defines a vector, as JSON values."""
-        found = {name: value for name, value in vars(self).items() if value is not None}
-        return found if self.kind == "dense" else {"kind": self.kind}
+        # The weight file too: the hashes of two layers that change places stay the same.
+        used = vars(self) if self.kind == "dense" else {"kind": self.kind, "weights": self.weights}
+        return {name: value for name, value in used.items() if value is not None}
 
 
 def read_dense(folder: Path, path: str, dim: int) -> Layer:

@@ -190,6 +190,16 @@ def test_layers_in_the_fingerprint(folder: Path) -> None:
     json.dumps(recipe_of(folder).modules)
 
 
+def test_layers_that_change_places_change_the_fingerprint(folder: Path) -> None:
+    """Their files and hashes stay the same."""
+    write_chain(folder, [*MEAN, ("LayerNorm", {"dimension": 32}), ("LayerNorm", {"dimension": 32})])
+    before, vectors = recipe_of(folder).modules, ours(folder)
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    write_json(folder / "modules.json", [*modules[:2], modules[3], modules[2]])
+    assert recipe_of(folder).modules != before
+    assert np.abs(ours(folder) - vectors).max() > 1e-3
+
+
 # --- refusals
 
 POOLING = "1_Pooling/config.json"

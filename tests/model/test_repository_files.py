@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sfr_batch.config.loading import config_from_dict
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.errors import ModelError
@@ -292,3 +293,28 @@ def test_the_user_knows_that_a_model_was_trained_for_it(folder: Path) -> None:
     assert recipe_of(folder, dimensions=32).modules == {}, "nothing is cut"
     with pytest.raises(ValueError, match="matryoshka has no effect without dimensions"):
         settings_of(folder, matryoshka=True)
+
+
+def test_a_table_of_shorter_vectors(folder: Path, tmp_path: Path) -> None:
+    """Its schema, its search and its record of the model follow the cut."""
+    import sfr_batch as sfr
+
+    edit_json(folder / "config.json", matryoshka_dims=[8])
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.txt").write_text("\n".join(text for text in TEXTS if text.strip() and "\n" not in text))
+    config = config_from_dict(
+        {
+            "corpus": {"path": str(tmp_path / "corpus"), "id": None},
+            "model": {"path": str(folder), "device": "cpu", "dimensions": 8},
+            "table": {"path": str(tmp_path / "table")},
+            "run": {"actors": {"gpus": 0}, "ray_address": "none"},
+        }
+    )
+    sfr.embed(config)
+    table = sfr.open_table(str(tmp_path / "table"))
+    [hit] = table.search("the quick brown fox", k=1)
+    assert hit.score > 0.5
+    vectors = table.to_arrow(["embedding"]).column("embedding")
+    assert vectors.type.list_size == 8
+    norms = np.linalg.norm(vectors.combine_chunks().flatten().to_numpy().reshape(-1, 8), axis=1)
+    assert np.abs(norms - 1).max() < 1e-5

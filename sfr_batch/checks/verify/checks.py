@@ -98,9 +98,11 @@ def check_recipe(subject: Subject) -> Outcome:
     """Reads pooling, length and normalization from the model folder and the settings, which must agree."""
     recipe = subject.found["recipe"] = read_recipe(subject.folder, subject.settings)
     sight = "causal" if recipe.causal else "bidirectional"
+    layers = "".join(f", then {layer}" for layer in recipe.layers)
+    cut = "" if recipe.dimensions is None else ", the first of a longer vector"
     return passed(
-        f"{recipe.model_type}, {sight}, pooling {recipe.pooling}, at most {recipe.max_length} tokens, "
-        f"{recipe.dim} dims, normalized in float32"
+        f"{recipe.model_type}, {sight}, pooling {recipe.pooling}{layers}, at most {recipe.max_length} tokens, "
+        f"{recipe.dim} dims{cut}, normalized in float32"
     )
 
 
