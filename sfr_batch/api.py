@@ -15,7 +15,7 @@ from sfr_batch.config.loading import config_from_dict, load_config
 from sfr_batch.config.settings import Config, ModelSettings, StorageSettings
 from sfr_batch.errors import ConfigError, TableMismatch, TableNotFound
 from sfr_batch.format import names
-from sfr_batch.format.fingerprint import differences
+from sfr_batch.format.fingerprint import mismatches
 from sfr_batch.format.records import TableCard
 from sfr_batch.model.prompts import QUERY
 from sfr_batch.planning import comparison
@@ -192,10 +192,10 @@ class EmbeddingTable(Table):
         from sfr_batch.encoder.encoder import Encoder
 
         settings = ModelSettings.model_validate(self.card.model)
-        made_with, here = self.card.fingerprint_inputs, model_inputs(settings, self.card.vector_dtype)
-        if here != made_with:
-            lines = "\n  ".join(differences(made_with, here))
-            raise TableMismatch(f"The model at {settings.path} is not the one that made {self.store.root}:\n  {lines}")
+        made_with, here = self.known_inputs(self.latest()), model_inputs(settings, self.card.vector_dtype)
+        if lines := mismatches(made_with, here):
+            shown = "\n  ".join(lines)
+            raise TableMismatch(f"The model at {settings.path} is not the one that made {self.store.root}:\n  {shown}")
         if settings.device == "cuda" and not has_gpu():
             settings = settings.model_copy(update={"device": "cpu", "dtype": settings.compute_dtype})
         return Encoder.load(settings, weight_hashes=made_with["weights"])

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from sfr_batch.corpus.reader import read_unit
 from sfr_batch.corpus.rejects import Reject, rejects_table
 from sfr_batch.format import names
+from sfr_batch.format.fingerprint import digest
 from sfr_batch.format.parquet import read_receipt
 from sfr_batch.format.records import Receipt, ShardRecord, TableCard
 from sfr_batch.pipeline.copy_vectors import copy
@@ -68,8 +69,7 @@ def vector(id_: str | int, dim: int = 3) -> np.ndarray[Any, np.dtype[np.float32]
 
 def card_of(arrow_schema: pa.Schema = SCHEMA, **inputs: Any) -> TableCard:
     chosen = {**INPUTS, **inputs}
-    name = hashlib.sha256(repr(sorted(chosen.items())).encode()).hexdigest()
-    return TableCard.make(arrow_schema, name, chosen, {"path": "a model"})
+    return TableCard.make(arrow_schema, digest(chosen), chosen, {"path": "a model"})
 
 
 def rows_of(

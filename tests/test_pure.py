@@ -80,8 +80,8 @@ def test_digest_is_pinned() -> None:
 def test_differences_name_what_differs() -> None:
     old, new = {"max_length": 256, "same": 1, "gone": "x"}, {"max_length": 512, "same": 1, "ids": list(range(99))}
     lines = differences(old, new)
-    assert lines[0] == 'gone: "x" in the table, null in the config'
-    assert lines[1].startswith("ids: null in the table, [0,1,2,")
+    assert lines[0] == 'gone: "x" in the table, nothing in the config'
+    assert lines[1].startswith("ids: nothing in the table, [0,1,2,")
     assert lines[1].endswith("…") or "… (" in lines[1]
     assert lines[2] == "max_length: 256 in the table, 512 in the config"
     assert len(lines) == 3

@@ -8,6 +8,7 @@ and Arrow schemas; opens nothing.
     _rejects/<split_id>-<attempt>.parquet        rows that could not be embedded
     _rejects/duplicates-<n>-<run_id>.parquet     rows that lost to an earlier row with the same id
     _sfr/table.json                              the table card; created once
+    _sfr/accepted.json                           inputs of the fingerprint that the card lacks; created once
     _sfr/snapshots/<n>.json                      manifest of a published snapshot; created last
     _sfr/snapshots/<n>-<run_id>.<kind>.parquet   its side files
     _sfr/index/<n>-<run_id>-<number>.parquet     which rows some shards consist of, and where their vectors are
@@ -26,6 +27,9 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 FORMAT_VERSION = 1
+"""Format of a record that uses nothing that came later."""
+NEWEST_FORMAT = 2
+"""Format of a manifest that does, and the newest that is read."""
 
 ID = "id"
 EMBEDDING = "embedding"
@@ -68,6 +72,7 @@ RUNS = "_sfr/runs"
 LEASES = "_sfr/leases"
 POINTER = "_sfr/pointer"
 TABLE_JSON = "_sfr/table.json"
+ACCEPTED_JSON = "_sfr/accepted.json"
 
 RUN_CONFIG, RUN_PLAN, RUN_REPORT = "config.json", "plan.parquet", "report.json"
 """Files of a run, see `run_key`; its receipts: `run_receipts`."""

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sfr_batch.errors import CountsDoNotClose, TableError, counted
 from sfr_batch.format import names
-from sfr_batch.format.names import FORMAT_VERSION
+from sfr_batch.format.names import FORMAT_VERSION, NEWEST_FORMAT
 
 WAYS_OUT = "Restore it from a copy, or write to a new table: table.path=<another path>."
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -252,9 +252,9 @@ class Record(BaseModel):
             version = int(json.loads(data).get("format_version", FORMAT_VERSION))
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise TableError(f"{source} is damaged: {error}. {WAYS_OUT}") from error
-        if version > FORMAT_VERSION:
+        if version > NEWEST_FORMAT:
             raise TableError(
-                f"{source} has table format {version}; this sfr-batch reads up to {FORMAT_VERSION}: upgrade."
+                f"{source} has table format {version}; this sfr-batch reads up to {NEWEST_FORMAT}: upgrade."
             )
         try:
             return cls.model_validate_json(data)
@@ -362,6 +362,13 @@ class Manifest(Record):
     """Key of the rejects file of the duplicates."""
     expired: Expired | None = None
     """Earlier snapshots that can no longer be read. The newest manifest decides for the whole table."""
+    accepted: dict[str, Any] | None = None
+    """Inputs of the fingerprint that the card lacks, see `AcceptedInputs`; of a manifest of format 2 alone."""
+
+    def to_json(self) -> bytes:
+        # An older release refuses a field that it does not know, even if it is null.
+        left_out = {"accepted"} if self.accepted is None else set()
+        return self.model_dump_json(indent=1, exclude=left_out).encode()
 
     @property
     def sides(self) -> list[SideFile]:
@@ -372,6 +379,24 @@ class Manifest(Record):
     def has_expired(self, number: int) -> bool:
         """Whether an earlier snapshot has expired."""
         return self.expired is not None and self.expired.covers(number)
+
+
+class AcceptedInputs(Record):
+    """Inputs of the fingerprint that a table did not record when it was created, as its first run with a release that
+    knows them found them. Created once; a run with other values is refused."""
+
+    format_version: int = NEWEST_FORMAT
+    accepted_at: str
+    by: str
+    """``user@host`` of the process that accepted them."""
+    run_id: str
+    fingerprint: str
+    """Equals the card's."""
+    inputs: dict[str, Any]
+    rows_compared: int
+    """Rows of the table that were embedded again and compared with their vectors."""
+    largest_distance: float
+    """The largest 1 - cosine among them."""
 
 
 class TableCard(Record):

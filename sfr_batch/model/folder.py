@@ -67,9 +67,14 @@ def read_json(file: Path) -> Any:
     if text is None:
         return None
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_no_number)
     except ValueError as error:
         raise ModelError(f"{file} is not valid JSON ({error}). Fetch the model again.") from error
+
+
+def _no_number(text: str) -> None:
+    """NaN and the infinities: JSON has none, and no fingerprint can tell them apart."""
+    raise ValueError(f"{text} is no number in JSON")
 
 
 def read_object(file: Path) -> dict[str, Any]:

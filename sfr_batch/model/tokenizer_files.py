@@ -285,11 +285,26 @@ def model_max_length(folder: Path, config: Mapping[str, Any]) -> float | None:
 def acting_parts(file: Path) -> dict[str, Any]:
     """The parts of tokenizer.json that make ids, by name, each as the SHA-256 of its canonical JSON; of any other
     ``file`` the SHA-256 of its bytes. Raises TokenizerError.
+
+    The special tokens of a post-processor are left out: `Tokenizer` puts its own prefix and suffix around a text.
     """
     if file.suffix != ".json":
         return {file.name: sha256_of(file)}
     parts = read_tokenizer_json(file)
-    return {file.name: {part: digest(value) for part, value in parts.items() if part not in NOT_ACTING}}
+    parts["post_processor"] = _without_special_tokens(parts.get("post_processor"))
+    return {file.name: {part: digest(value) for part, value in parts.items() if part not in NOT_ACTING and value}}
+
+
+def _without_special_tokens(post_processor: Any) -> list[Any]:
+    """What a post-processor does beside adding special tokens: it trims offsets, which decide where chunks end."""
+    if not isinstance(post_processor, dict):
+        return []
+    several = post_processor.get("processors") if post_processor.get("type") == "Sequence" else [post_processor]
+    return [
+        {key: value for key, value in one.items() if key not in ("cls", "sep")}
+        for one in several or ()
+        if one.get("type") not in ("TemplateProcessing", "BertProcessing")
+    ]
 
 
 def read_tokenizer_json(file: Path) -> dict[str, Any]:

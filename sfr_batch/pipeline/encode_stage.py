@@ -1,20 +1,40 @@
 """The encode stage: token ids in, vectors out, with one model per actor. Never touches storage."""
 
 import json
-import socket
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from sfr_batch.errors import DeviceError, ModelError, SfrBatchError
+from sfr_batch.errors import DeviceError, SfrBatchError
 from sfr_batch.format import names
-from sfr_batch.model.identity import fingerprint_inputs
-from sfr_batch.model.recipe import Recipe
-from sfr_batch.model.tokenizer import Tokenizer
 from sfr_batch.pipeline.job import Job, explain
+from sfr_batch.pipeline.model_files import check_planned
 from sfr_batch.pipeline.packing import binary_column, from_ipc, ipc_buffer
+
+if TYPE_CHECKING:
+    from sfr_batch.encoder.encoder import Encoder
+
+
+def load_encoder(job: Job) -> "Encoder":
+    """The model of a job on this node's device, if it is the one that the run was planned with.
+
+    Raises ModelError, ConfigError or StorageError.
+    """
+    from sfr_batch.encoder.encoder import Encoder  # imports torch, which readers and writers do without
+
+    encoder = Encoder.load(
+        job.model,
+        max_batch_tokens=job.max_batch_tokens,
+        packed=job.packed,
+        fuse=job.fuse,
+        torch_threads=job.torch_threads,
+        weight_hashes=job.inputs["weights"],
+    )
+    check_planned(job.model, encoder.recipe, encoder.tokenizer, job.inputs)
+    return encoder
 
 
 class Encode:
@@ -23,20 +43,11 @@ class Encode:
     def __init__(self, job: Job) -> None:
         # only encode actors need torch; readers and writers do not
         from sfr_batch.encoder.canaries import Canaries
-        from sfr_batch.encoder.encoder import Encoder
 
         self.problem: str | None = None
         """The reason why the model cannot be used, which is then the error of every split; None if it can."""
         try:
-            self._encoder = Encoder.load(
-                job.model,
-                max_batch_tokens=job.max_batch_tokens,
-                packed=job.packed,
-                fuse=job.fuse,
-                torch_threads=job.torch_threads,
-                weight_hashes=job.card.fingerprint_inputs["weights"],
-            )
-            _check_recipe(self._encoder.recipe, self._encoder.tokenizer, job)
+            self._encoder = load_encoder(job)
             self._canaries = Canaries(self._encoder)
         except SfrBatchError as error:
             # An exception here would look like a lost machine and be retried; as a result it ends the run.
@@ -78,15 +89,4 @@ class Encode:
                 "failed": [json.dumps(dict(failed))],
                 "error": pa.array([error], pa.string()),
             }
-        )
-
-
-def _check_recipe(recipe: Recipe, tokenizer: Tokenizer, job: Job) -> None:
-    """Raises ModelError if the model's small files on this node make other vectors than those on the driver's node."""
-    planned = job.card.fingerprint_inputs
-    here = fingerprint_inputs(job.model, recipe, tokenizer.golden_ids(), planned["weights"], job.card.vector_dtype)
-    if differing := sorted(key for key in here if here[key] != planned[key]):
-        raise ModelError(
-            f"{recipe.folder} on node {socket.gethostname()} is not the model of the plan: it differs in "
-            f"{', '.join(differing)}. Copy the same model to all nodes."
         )

@@ -12,7 +12,8 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, TypeVar
 
 import ray
 import ray.data
@@ -20,7 +21,7 @@ import ray.data.exceptions
 import ray.exceptions
 from ray.util.annotations import RayDeprecationWarning
 
-from sfr_batch.config.settings import Config
+from sfr_batch.config.settings import ActorSettings, Config
 from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.errors import ConfigError, RunFailed
 from sfr_batch.format.records import Receipt
@@ -29,6 +30,8 @@ from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Failure, Losses, results
 from sfr_batch.storage.local_files import unnamed_file
 from sfr_batch.storage.store import is_s3
+
+T = TypeVar("T")
 
 _INPUT_BLOCKS = 200
 """Maximum number of input blocks. `from_items` takes 25 s for 20,000 blocks, half a second for 200."""
@@ -193,6 +196,20 @@ def _dataset(units: Sequence[ReadUnit], job: Job, config: Config) -> ray.data.Da
             **one_split,
         )
     )
+
+
+def call(function: Callable[..., T], *arguments: Any, actors: ActorSettings) -> T:
+    """Call a function once, where it has the device of an encode actor. Raises what it raised, RunFailed if Ray gave
+    up on it."""
+    task = ray.remote(function).options(num_cpus=actors.cpus, num_gpus=actors.gpus or None, max_retries=_LOST_WORKERS)
+    try:
+        result: T = ray.get(task.remote(*arguments))
+        return result
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        last = (str(error).strip().splitlines() or [""])[-1]
+        raise RunFailed(f"Ray gave up: {type(error).__name__}: {last}\nNothing was published.") from error
 
 
 def _max_actors(units: Sequence[ReadUnit], config: Config) -> int:

@@ -1,7 +1,9 @@
 """The description of a run that travels to the workers, and the text of an error that travels back. Knows no stage."""
 
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sfr_batch.config.settings import CorpusSettings, ModelSettings, StorageSettings
 from sfr_batch.corpus.columns import Columns
@@ -19,6 +21,8 @@ class Job:
     model: ModelSettings
     columns: Columns
     card: TableCard
+    inputs: Mapping[str, Any]
+    """The inputs of the fingerprint on the driver's node, which every node must have."""
     table: str
     table_storage: StorageSettings
     max_batch_tokens: int

@@ -6,7 +6,6 @@ Knows no driver and no Ray."""
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,18 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sfr_batch.config.settings import ModelSettings
 from sfr_batch.corpus.reader import read_unit
 from sfr_batch.corpus.rejects import Reject, rejects_table
 from sfr_batch.corpus.rows import Rows
 from sfr_batch.corpus.splits import ReadUnit, Split
 from sfr_batch.errors import CorpusError
 from sfr_batch.format import names
-from sfr_batch.model.location import locate
-from sfr_batch.model.prompts import DOCUMENT, resolve
-from sfr_batch.model.recipe import Recipe, read_recipe
-from sfr_batch.model.tokenizer import Tokenized, Tokenizer
+from sfr_batch.model.tokenizer import Tokenized
 from sfr_batch.pipeline.job import Job, explain
+from sfr_batch.pipeline.model_files import tokenizer_of
 from sfr_batch.pipeline.packing import binary_column, to_ipc, unit_from_json
 
 _REPEATED_BYTES = 2**30
@@ -56,7 +52,7 @@ def _rest_of(unit: ReadUnit) -> Split:
 
 
 def _tokenize(split: Split, rows: Rows, job: Job) -> pa.Table:
-    tokenizer, prompt = _tokenizer(job.model.model_dump_json())
+    tokenizer, prompt = tokenizer_of(job)
     model, rejects = job.model, rows.rejects
     documents = pa.table(
         {
@@ -166,15 +162,6 @@ def rejected_rows(rows: pa.Table, why: Mapping[int, tuple[str, str]]) -> pa.Tabl
         ],
         shard="",
     )
-
-
-@lru_cache(maxsize=2)
-def _tokenizer(model_json: str) -> tuple[Tokenizer, str]:
-    """Loaded once per process: tasks come and go, their worker stays."""
-    settings = ModelSettings.model_validate_json(model_json)
-    recipe: Recipe = read_recipe(locate(settings, weights=False), settings)
-    tokenizer = Tokenizer.load(recipe, special_tokens_in_text=settings.special_tokens_in_text)
-    return tokenizer, resolve(recipe.prompts, DOCUMENT)
 
 
 def _failed(split: Split, error: Exception) -> pa.Table:

@@ -15,6 +15,7 @@ from sfr_batch.errors import RunFailed, SnapshotConflict, StorageError, TableErr
 from sfr_batch.format import names
 from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import interrupt, local, placement
+from sfr_batch.pipeline.acceptance import accept
 from sfr_batch.pipeline.copy_vectors import copy
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.progress import Progress
@@ -60,10 +61,13 @@ def _attempt(config: Config) -> Summary | None:
     plan = make_plan(config)
     if plan.up_to_date:
         return Summary.of(plan, time.monotonic() - started)
-    place = placement.choose(config) if plan.todo else placement.HERE
-    if plan.todo and not plan.has_to_compare:
+    needs_model = bool(plan.todo) or plan.accepts
+    place = placement.choose(config) if needs_model else placement.HERE
+    if needs_model and not plan.has_to_compare:
         placement.check(place, config)
     table = create_or_open(plan.store, plan.card)
+    if table.card.fingerprint != plan.card.fingerprint:
+        return None  # an older release has created it since the plan was made
     run_id = new_run_id()
     with (
         lease.hold(table.store, _holder(run_id, place), config.run.lease_s, say=_say) as held,
@@ -78,6 +82,8 @@ def _attempt(config: Config) -> Summary | None:
                 plan = comparison.plan
             if plan.changes_nothing:
                 return Summary.of(plan, time.monotonic() - started)
+            if plan.accepts:
+                plan, comparison = _accept(table, plan, comparison, run_id, place)
             run = RunLog(table.store, plan, run_id)
             progress = Progress(len(plan.todo_splits), plan.rows, config.run.progress_every_s)
             receipts = [*_run(plan, table, run, progress, place, held), *_copy(comparison, run)]
@@ -122,6 +128,16 @@ def _compare(plan: EmbedPlan, place: str, stack: contextlib.ExitStack) -> tuple[
     if comparison.plan.todo:
         placement.check(place, plan.config)
     return comparison, place
+
+
+def _accept(
+    table: Table, plan: EmbedPlan, comparison: ComparisonRun | None, run_id: str, place: str
+) -> tuple[EmbedPlan, ComparisonRun | None]:
+    """Accept inputs of the fingerprint that an older table does not record; both know it then."""
+    placement.check(place, plan.config)
+    adopted = [*recover_receipts(table, plan), *(comparison.unpublished if comparison else ())]
+    accepted = accept(table, plan, make_job(plan, run_id), adopted, place)
+    return accepted, dataclasses.replace(comparison, plan=accepted) if comparison else None
 
 
 def _copy(comparison: ComparisonRun | None, run: RunLog) -> list[Receipt]:
@@ -232,6 +248,7 @@ def make_job(plan: EmbedPlan, run_id: str) -> Job:
         model=config.model,
         columns=plan.columns,
         card=plan.card,
+        inputs=plan.inputs,
         table=plan.store.root,
         table_storage=config.table.storage,
         max_batch_tokens=config.max_batch_tokens,

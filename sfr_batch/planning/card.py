@@ -36,6 +36,12 @@ def make_card(config: Config, columns: Columns) -> TableCard:
     return TableCard.make(schema, digest(inputs), inputs, config.model.model_dump(mode="json"))
 
 
+def with_inputs_of(table: TableCard, today: TableCard) -> TableCard:
+    """``today`` with the fingerprint that the ``table`` was made with, which may be over fewer inputs."""
+    same = {"fingerprint": table.fingerprint, "fingerprint_inputs": table.fingerprint_inputs}
+    return today.model_copy(update=same)
+
+
 def model_inputs(settings: ModelSettings, vector_dtype: str) -> dict[str, Any]:
     """The inputs of the fingerprint, read from the model as it is now. Raises ConfigError, ModelError."""
     folder = locate(settings, weights=False)
@@ -49,4 +55,4 @@ def model_inputs(settings: ModelSettings, vector_dtype: str) -> dict[str, Any]:
     if settings.overflow == "chunk":
         tokenizer.chunk([], resolve(recipe.prompts, DOCUMENT), settings.chunk_tokens, settings.chunk_overlap)
     hashes = weight_hashes(settings, folder)
-    return identity.fingerprint_inputs(settings, recipe, tokenizer.golden_ids(), hashes, vector_dtype)
+    return identity.fingerprint_inputs(settings, recipe, tokenizer, hashes, vector_dtype)

@@ -54,6 +54,7 @@ def draft(plan: EmbedPlan, run_id: str, receipts: Iterable[Receipt], comparison:
         changes=difference.changes if difference else None,
         operation=plan.selection.operation,
         duplicate_ids=plan.config.table.duplicate_ids,
+        accepted=plan.later_inputs or None,
         max_reject_share=plan.config.run.max_reject_share,
     )
 

@@ -17,9 +17,9 @@ from sfr_batch.corpus.survey import ShardStatistics, survey_shards
 from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import ConfigError, CorpusError, TableError, TableNotFound, counted
 from sfr_batch.format import names
-from sfr_batch.format.fingerprint import digest
+from sfr_batch.format.fingerprint import digest, later_inputs
 from sfr_batch.format.records import KEPT, ShardRecord
-from sfr_batch.planning.card import make_card, make_row_recipe
+from sfr_batch.planning.card import make_card, make_row_recipe, with_inputs_of
 from sfr_batch.planning.limits import SplitLimits, limits_of_a_split, split_identity
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.selection import covers, selection_of
@@ -77,9 +77,14 @@ def make_plan(config: Config) -> EmbedPlan:
     # Survey after the diff: only changed shards are opened. Settings are checked even if nothing has changed.
     known, proven = _known_columns(table, config.corpus), _proven_columns(base, config.corpus, row_recipe)
     survey = _survey(config, selected, diff, known, proven)
-    card = make_card(config, survey.columns)
+    card = today = make_card(config, survey.columns)
+    accepts = False
     if table is not None:
-        check_same_table(table, card)
+        inputs = table.known_inputs(base)
+        check_same_table(table, today, inputs)
+        accepts = bool(later_inputs(inputs, today.fingerprint_inputs))
+        # Names and footers of its splits carry the fingerprint that the table was made with.
+        card = with_inputs_of(table.card, today)
     limits = limits_of_a_split(config.run, card)
     units = _cut(survey, diff, limits, split_identity(config, card, row_recipe), base)
     return EmbedPlan(
@@ -96,6 +101,8 @@ def make_plan(config: Config) -> EmbedPlan:
         committed=table.committed() if table is not None and units else {},
         surveys=tuple(survey.shards),
         limits=limits,
+        inputs=today.fingerprint_inputs,
+        accepts=accepts,
     )
 
 

@@ -20,6 +20,7 @@ from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import ReadUnit, Split, Stream
 from sfr_batch.corpus.survey import ShardStatistics
 from sfr_batch.errors import counted
+from sfr_batch.format.fingerprint import later_inputs
 from sfr_batch.format.history import moment
 from sfr_batch.format.notebook import html_table
 from sfr_batch.format.records import KEPT, ChangeCounts, IndexPart, Receipt, ShardRecord, TableCard
@@ -57,8 +58,18 @@ class EmbedPlan:
     surveys: tuple[ShardStatistics, ...] = field(repr=False)
     """Statistics of the changed shards."""
     limits: SplitLimits
+    inputs: Mapping[str, Any] = field(repr=False)
+    """The inputs of the fingerprint as the model and the settings have them today; ``card`` has those that the table
+    was made with."""
+    accepts: bool = False
+    """Whether `later_inputs` are yet to be accepted, because an older release has made the table."""
     difference: Difference | None = field(default=None, repr=False)
     """The result of the comparison; None before it, and if there is nothing to compare with."""
+
+    @property
+    def later_inputs(self) -> dict[str, Any]:
+        """Those of ``inputs`` that the table's card lacks: it was made by a release that did not record them."""
+        return later_inputs(self.card.fingerprint_inputs, self.inputs)
 
     @cached_property
     def selection(self) -> Selection:
@@ -271,6 +282,11 @@ class EmbedPlan:
         if self.has_to_compare:
             remarks.append(
                 "upper bound: `plan --compare` reads the changed shards and counts rows that already have vectors"
+            )
+        if self.accepts:
+            remarks.append(
+                "an older release has made this table: the next `embed` that writes embeds some of its rows again to "
+                f"see whether {' and '.join(self.later_inputs)} are still those of its vectors, and records them"
             )
         if self.up_to_date:
             remarks.append("up to date: nothing to do")

@@ -15,10 +15,13 @@ import pyarrow.compute as pc
 from sfr_batch.errors import ConfigError, ObjectNotFound, TableError, TableNotFound, counted
 from sfr_batch.format import history, names
 from sfr_batch.format.expired import check_not_expired, expiry_explained, published_numbers
+from sfr_batch.format.fingerprint import LATER_INPUTS, differences
 from sfr_batch.format.indexes import read_part, rejects_of
 from sfr_batch.format.notebook import html_table
 from sfr_batch.format.parquet import check_fingerprint, damage_explained, read_parquet
 from sfr_batch.format.records import (
+    WAYS_OUT,
+    AcceptedInputs,
     IndexPart,
     Manifest,
     Receipt,
@@ -70,6 +73,32 @@ class Table(Readers):
     def dim(self) -> int:
         """Length of a vector."""
         return int(self.schema.field(names.EMBEDDING).type.list_size)
+
+    def accepted(self) -> AcceptedInputs | None:
+        """What was accepted for a table that does not record all inputs of its fingerprint; None without a record."""
+        try:
+            data = self.store.read(names.ACCEPTED_JSON)
+        except ObjectNotFound:
+            return None
+        found = AcceptedInputs.from_json(data, f"{self.store.root}/{names.ACCEPTED_JSON}")
+        check_fingerprint(self.store, names.ACCEPTED_JSON, found.fingerprint, self.card.fingerprint)
+        return found
+
+    def known_inputs(self, newest: "Snapshot | None" = None) -> dict[str, Any]:
+        """The inputs of the fingerprint: those of the card, and those that were accepted since.
+
+        newest: the newest snapshot, which repeats what was accepted. Raises TableError if it says something else.
+        """
+        known = self.card.fingerprint_inputs
+        if all(name in known for name in LATER_INPUTS):
+            return known
+        record, repeated = self.accepted(), newest.manifest.accepted if newest else None
+        if record and repeated and differences(record.inputs, repeated):
+            raise TableError(
+                f"{self.store.root}/{names.ACCEPTED_JSON} and snapshot {newest.number if newest else 0} say that other "
+                f"inputs of the fingerprint were accepted. {WAYS_OUT}"
+            )
+        return {**known, **(record.inputs if record else repeated or {})}
 
     def published_numbers(self) -> list[int]:
         """All published snapshot numbers, oldest first, including those of expired snapshots."""

@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 
 from sfr_batch.config.loading import config_from_dict
 from sfr_batch.config.settings import Config, ModelSettings
-from sfr_batch.pipeline import encode_stage, read_stage, runner, write_stage
+from sfr_batch.format.fingerprint import canonical_json
+from sfr_batch.pipeline import encode_stage, model_files, runner, write_stage
 from sfr_batch.pipeline.job import Job
 from sfr_batch.planning import card, make
 from sfr_batch.planning.card import model_inputs
@@ -192,7 +193,7 @@ def _read_model(config: Config) -> None:
     """Its small files, once for all forks, which plan with what was read."""
     inputs = _model_inputs(config.model.model_dump_json(), config.table.vector_dtype)
     card.model_inputs = lambda *_: inputs
-    read_stage._tokenizer(config.model.model_dump_json())
+    model_files._tokenizer(config.model.model_dump_json(), canonical_json(inputs))
 
 
 @functools.cache

@@ -107,7 +107,11 @@ def nothing(folder: Path) -> None:
 
 CHANGES: dict[str, tuple[Edit, tuple[str, ...], set[str]]] = {
     "weights": (other_weights, (), {"weights"}),
-    "special tokens around a text": (edited("tokenizer_config.json", add_eos_token=False), (), {"golden_ids"}),
+    "special tokens around a text": (
+        edited("tokenizer_config.json", add_eos_token=False),
+        (),
+        {"golden_ids", "tokenizer"},
+    ),
     "long documents are rejected": (nothing, ("model.overflow=reject",), {"overflow"}),
     "long documents are cut": (
         nothing,
@@ -115,7 +119,8 @@ CHANGES: dict[str, tuple[Edit, tuple[str, ...], set[str]]] = {
         {"overflow", "chunk_tokens", "chunk_overlap", "chunk_rule"},
     ),
     "each row by itself": (nothing, ("model.deterministic=true",), {"deterministic"}),
-    "vocabulary": (swapped_pieces, (), {"golden_ids"}),
+    "vocabulary": (swapped_pieces, (), {"golden_ids", "tokenizer"}),
+    "architecture": (edited("config.json", num_attention_heads=8), (), {"config"}),
     "special tokens in a text": (
         nothing,
         ("model.special_tokens_in_text=plain",),
@@ -134,7 +139,7 @@ CHANGES: dict[str, tuple[Edit, tuple[str, ...], set[str]]] = {
     "compute dtype": (nothing, ("model.dtype=bfloat16",), {"compute_dtype"}),
     "8-bit matrix products": (nothing, ("model.dtype=fp8",), {"compute_dtype"}),
     "vector dtype": (nothing, ("table.vector_dtype=float16",), {"vector_dtype"}),
-    "length of hidden states": (wider, (), {"dim"}),
+    "length of hidden states": (wider, (), {"config", "dim"}),
     "length of vectors": (nothing, ("model.dimensions=4", "model.matryoshka=true"), {"dim", "modules"}),
     "layers behind the pooling": (with_dense, (), {"dim", "modules", "weights"}),
 }
@@ -158,7 +163,8 @@ def test_what_changes_a_vector_changes_it_and_is_refused(
         make_plan(config_of(folder, *overrides))
     first, *lines, last = str(caught.value).splitlines()
     assert first == f"{folder.parent}/table holds vectors made with other settings:"
-    assert {line.strip().split(":")[0] for line in lines} == keys
+    named = {"config.json": "config", "tokenizer.json": "tokenizer"}
+    assert {named.get(of := line.split()[0].rstrip(":"), of) for line in lines} == keys
     assert last == (
         "A table with both kinds of vectors would be silently wrong. Change the settings back, or write to a new "
         "table: table.path=<another path>."

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 import sfr_batch
 from sfr_batch.format import fingerprint, hashes, names
 from sfr_batch.format.records import (
+    AcceptedInputs,
     ChangeCounts,
     Counts,
     Expired,
@@ -37,7 +38,18 @@ from tests.tables import make_table
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "sfr_batch" / "format" / "README.md").read_text(encoding="utf-8")
 TABLES = ROOT / "tests" / "fixtures" / "table_format_1"
-RECORDS = (ChangeCounts, Counts, Expired, Manifest, SideFile, TableCard, LeaseRecord, Holder, PointerRecord)
+RECORDS = (
+    AcceptedInputs,
+    ChangeCounts,
+    Counts,
+    Expired,
+    Manifest,
+    SideFile,
+    TableCard,
+    LeaseRecord,
+    Holder,
+    PointerRecord,
+)
 SCHEMAS = (names.REJECTS_SCHEMA, names.DELETES_SCHEMA, names.CONDEMNED_SCHEMA, names.INDEX_SCHEMA)
 
 
@@ -79,7 +91,7 @@ def test_the_reader_leaves_out_dead_rows_and_refuses_what_is_newer(
     assert rows.column("id").to_pylist() == ["1", "2", "3"]
     assert rows.equals(table.to_arrow())
     newest = tmp_path / names.manifest_key(1)
-    newest.write_text(newest.read_text(encoding="utf-8").replace('"format_version": 1', '"format_version": 2'))
+    newest.write_text(newest.read_text(encoding="utf-8").replace('"format_version": 1', '"format_version": 3'))
     with pytest.raises(ValueError, match="needs a newer reader"):
         live_rows(str(tmp_path))
 

@@ -25,6 +25,7 @@ from sfr_batch.model.architecture import read_architecture
 from sfr_batch.model.identity import fingerprint_inputs
 from sfr_batch.model.location import locate
 from sfr_batch.model.recipe import Recipe, read_recipe
+from sfr_batch.model.tokenizer import Tokenizer
 from sfr_batch.model.weight_hashes import published_hashes, weight_hashes
 from sfr_batch.planning.card import model_inputs
 from tests.models import edit_json, minilm_folder, write_json, write_sfr_files
@@ -501,8 +502,14 @@ print(json.dumps(sorted(os.listdir(whole))))
 
 
 def digest_of(settings: ModelSettings, recipe: Recipe, **values: Any) -> str:
-    parts = {"golden_ids": [[1, 2]], "hashes": {"model.safetensors": "a" * 64}, "vector_dtype": "float32", **values}
+    parts = {"hashes": {"model.safetensors": "a" * 64}, "vector_dtype": "float32", **values}
+    parts["tokenizer"] = parts.get("tokenizer") or Tokenizer.load(recipe)
     return fingerprint.digest(fingerprint_inputs(settings, recipe, **parts))
+
+
+def other_ids(recipe: Recipe) -> Tokenizer:
+    tokenizer = Tokenizer.load(recipe)
+    return Tokenizer(tokenizer._backend, recipe, tokenizer.prefix, [])
 
 
 def test_everything_that_changes_a_vector_changes_the_fingerprint(folder: Path) -> None:
@@ -511,10 +518,11 @@ def test_everything_that_changes_a_vector_changes_the_fingerprint(folder: Path) 
     digests = [
         digest_of(base, recipe),
         digest_of(base, recipe, hashes={"model.safetensors": "b" * 64}),
-        digest_of(base, recipe, golden_ids=[[1, 3]]),
+        digest_of(base, recipe, tokenizer=other_ids(recipe)),
         digest_of(base, recipe, vector_dtype="float16"),
         digest_of(base, replace(recipe, pooling="mean")),
         digest_of(base, replace(recipe, dim=128)),
+        digest_of(base, replace(recipe, config={**recipe.config, "num_attention_heads": 3})),
     ]
     for values in (
         {"prompts": {"document": "passage: "}},

@@ -117,11 +117,12 @@ def test_chunks_without_room_are_refused_when_planning(
 def test_fingerprint_and_columns_are_todays_unless_chunks_are_asked_for(tiny: Path) -> None:
     def inputs(**values: Any) -> dict[str, Any]:
         chosen = ModelSettings(path=str(tiny), device="cpu", **values)
-        return fingerprint_inputs(chosen, read_recipe(tiny, chosen), [[1]], {}, "float32")
+        recipe = read_recipe(tiny, chosen)
+        return fingerprint_inputs(chosen, recipe, Tokenizer.load(recipe), {}, "float32")
 
     assert set(inputs()) == {
         *("weights", "golden_ids", "special_tokens_in_text", "pooling", "prompt", "max_length", "overflow"),
-        *("normalize", "compute_dtype", "vector_dtype", "dim"),
+        *("normalize", "compute_dtype", "vector_dtype", "dim", "config", "tokenizer"),
     }
     assert inputs()["overflow"] == "truncate"
     assert inputs(overflow="reject") == inputs() | {"overflow": "reject"}

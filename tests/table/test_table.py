@@ -92,7 +92,7 @@ def test_table_of_other_vectors_is_refused(local: Store) -> None:
     assert str(caught.value) == (
         f"{local.root} holds vectors made with other settings:\n"
         "  max_length: 256 in the table, 512 in the config\n"
-        '  prompt: null in the table, "passage: " in the config\n'
+        '  prompt: nothing in the table, "passage: " in the config\n'
         "A table with both kinds of vectors would be silently wrong. Change the settings back, or write to a new "
         "table: table.path=<another path>."
     )

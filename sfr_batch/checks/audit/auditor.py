@@ -25,7 +25,7 @@ from sfr_batch.checks.audit.report import (
     AuditReport,
     Finding,
 )
-from sfr_batch.checks.audit.snapshots import check_sides, read_snapshots
+from sfr_batch.checks.audit.snapshots import check_inputs, check_sides, read_snapshots
 from sfr_batch.checks.audit.surroundings import check_plain, look_for_orphans, look_for_runs
 from sfr_batch.corpus.shards import list_shards
 from sfr_batch.errors import SfrBatchError
@@ -80,6 +80,8 @@ class _Auditor:
         number = newest if number is None else number
         finding, snapshots = read_snapshots(self._table, newest)
         self._tell(finding)
+        if snapshots:
+            self._tell(check_inputs(self._table, snapshots))
         if number in snapshots:
             self._check(snapshots, snapshots[number])
             check_not_expired(self._table.store, number)  # during the audit: then missing files are no damage
@@ -142,7 +144,8 @@ class _Auditor:
 
     def _read_corpus(self, against: EmbedPlan, contents: Contents, spill: Spill) -> CorpusRows:
         shards = list_shards(against.config.corpus)
-        self._tell(check_shards(against, shards, contents, self._table.card.fingerprint))
+        known = self._table.known_inputs(contents.snapshot)
+        self._tell(check_shards(against, shards, contents, known))
         return read_corpus(against, shards, spill)
 
     def _look_around(self, newest: Snapshot | None) -> tuple[Orphans, bool]:

@@ -1,7 +1,8 @@
 """The corpus that a table is compared with: its current shards and every row of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from sfr_batch.corpus.splits import ReadUnit, cut
 from sfr_batch.corpus.survey import survey_shards
 from sfr_batch.errors import counted
 from sfr_batch.format import names
-from sfr_batch.format.fingerprint import digest
+from sfr_batch.format.fingerprint import digest, mismatches
 from sfr_batch.format.hashes import halves, hash_ids
 from sfr_batch.format.records import KEPT
 from sfr_batch.planning.make import carry_over
@@ -59,11 +60,11 @@ class CorpusRows:
         return f"a row of {unit.shard.uri}", None  # the shard changes during the audit
 
 
-def check_shards(plan: EmbedPlan, shards: Sequence[Shard], contents: Contents, fingerprint: str) -> Finding:
-    """Whether the snapshot covers the shards as they are now. fingerprint: of the table's vectors."""
+def check_shards(plan: EmbedPlan, shards: Sequence[Shard], contents: Contents, inputs: Mapping[str, Any]) -> Finding:
+    """Whether the snapshot covers the shards as they are now. inputs: of the fingerprint, that the table knows."""
     promise = PromiseCheck(SHARDS)
-    if plan.card.fingerprint != fingerprint:
-        promise.wrong(f"the config has the fingerprint {plan.card.fingerprint[:12]}, the table {fingerprint[:12]}")
+    for line in mismatches(inputs, plan.inputs):
+        promise.wrong(line)
     recipe, generation = digest(plan.row_recipe), plan.config.table.generation
     covered = {record.uri: record for record in contents.shards}
     for shard in carry_over(contents.snapshot, shards, recipe, generation)[1]:

@@ -13,6 +13,7 @@ from sfr_batch.errors import counted
 FILES, PAGES, FOOTERS, SCHEMA = "data files", "pages", "footers", "schema"
 REJECTS, INDEXES, COUNTS, VECTORS, CHUNKS, IDS = "rejects", "indexes", "counts", "vectors", "chunks", "ids"
 DUPLICATES, DELETES, CONDEMNED = "duplicates", "deletes", "condemned"
+FINGERPRINT = "fingerprint"
 SNAPSHOTS, SIDES, ORPHANS, PLAIN, RUNS = "snapshots", "side files", "orphans", "plain", "runs"
 SHARDS, CORPUS, TEXTS = "shards", "corpus rows", "texts"
 """Names of findings."""
@@ -21,7 +22,7 @@ _RESTORE = "Restore what is named above from a backup, or write to a new table: 
 _EMBED = "Run `sfr-batch embed` with this config, then audit again."
 _REPORT = "No crash can cause this. Restore the table from a backup, and please report it as a bug."
 WAYS_OUT = {
-    **dict.fromkeys((SNAPSHOTS, SIDES, FILES, PAGES, FOOTERS, SCHEMA, REJECTS, VECTORS), _RESTORE),
+    **dict.fromkeys((SNAPSHOTS, FINGERPRINT, SIDES, FILES, PAGES, FOOTERS, SCHEMA, REJECTS, VECTORS), _RESTORE),
     **dict.fromkeys((SHARDS, CORPUS, TEXTS), _EMBED),
     **dict.fromkeys((COUNTS, CHUNKS, DELETES, CONDEMNED, INDEXES, IDS, DUPLICATES), _REPORT),
 }

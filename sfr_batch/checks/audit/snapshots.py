@@ -8,10 +8,11 @@ import pyarrow.parquet as pq
 
 from sfr_batch.checks.audit.contents import AHEAD
 from sfr_batch.checks.audit.promises import PromiseCheck
-from sfr_batch.checks.audit.report import SIDES, SNAPSHOTS, Finding
+from sfr_batch.checks.audit.report import FINGERPRINT, SIDES, SNAPSHOTS, Finding
 from sfr_batch.errors import ObjectNotFound, TableError, TableNotFound, counted
 from sfr_batch.format import names
 from sfr_batch.format.expired import check_not_expired
+from sfr_batch.format.fingerprint import LATER_INPUTS, differences, digest
 from sfr_batch.format.records import SideFile
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.store import in_memory
@@ -50,6 +51,37 @@ def read_snapshots(table: Table, newest: int | None) -> tuple[Finding, dict[int,
         told += f"; {counted(len(expired), 'expired snapshot')}, of which only the manifest is left"
     finding = promise.finding(counted(newest, "snapshot"), told)
     return finding, {number: snapshot for number, snapshot in snapshots.items() if number not in expired}
+
+
+def check_inputs(table: Table, snapshots: Mapping[int, Snapshot]) -> Finding:
+    """Check that the card, what was accepted since, and the manifests agree on the inputs of the fingerprint."""
+    promise, card = PromiseCheck(FINGERPRINT), table.card
+    if digest(card.fingerprint_inputs) != card.fingerprint:
+        promise.wrong(
+            f"{names.TABLE_JSON} has the fingerprint {card.fingerprint[:12]}, which is not that of its inputs"
+        )
+    record = None
+    try:
+        record = table.accepted()
+    except TableError as error:
+        promise.wrong(str(error))
+    repeated = {number: snapshot.manifest.accepted for number, snapshot in snapshots.items()}
+    for number, accepted in repeated.items():
+        if accepted and not record:
+            promise.wrong(f"snapshot {number} has accepted inputs, but {names.ACCEPTED_JSON} cannot be read")
+        elif accepted and record and (lines := differences(record.inputs, accepted, "accepted", "in the manifest")):
+            promise.wrong(f"snapshot {number}: {lines[0]}")
+        elif not accepted and repeated.get(number - 1):
+            promise.wrong(f"snapshot {number} does not repeat the accepted inputs of the one before")
+    if record and (twice := sorted({*record.inputs} & {*card.fingerprint_inputs})):
+        promise.wrong(f"{names.ACCEPTED_JSON} repeats inputs of {names.TABLE_JSON}: {', '.join(twice)}")
+    told = f"{card.fingerprint[:12]} is that of the inputs in the card"
+    if record:
+        rows = counted(record.rows_compared, "row")
+        told += f"; {' and '.join(record.inputs)} accepted at {record.accepted_at} after {rows} were compared"
+    elif later := [name for name in LATER_INPUTS if name not in card.fingerprint_inputs]:
+        told += f"; {' and '.join(later)} not recorded yet"
+    return promise.finding(counted(len(snapshots), "manifest"), told)
 
 
 def _read(table: Table, number: int) -> Snapshot | str:

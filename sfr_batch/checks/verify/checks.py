@@ -20,6 +20,7 @@ from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.format.fingerprint import digest
 from sfr_batch.model import checksums, lock_file, room
 from sfr_batch.model.folder import weight_files
+from sfr_batch.model.identity import SAME_MODEL
 from sfr_batch.model.location import is_local, is_packaged, locate
 from sfr_batch.model.prompts import DOCUMENT, QUERY, instruct, resolve
 from sfr_batch.model.recipe import read_recipe
@@ -27,14 +28,6 @@ from sfr_batch.model.tokenizer import Tokenized, Tokenizer
 from sfr_batch.model.weight_hashes import lock_place, published_hashes
 from sfr_batch.storage.store import is_s3
 
-SAME_MODEL = {"float32": 1e-5, "float16": 1e-4, "bfloat16": 2e-3, "fp8": 1e-2}
-"""1 - cosine that the same text may differ by between batches, paddings or machines, by compute dtype.
-
-Rounding errors of relative size e turn a unit vector by an angle of that order, so 1 - cosine goes with e squared: the
-unit roundoffs are 6e-8, 5e-4 and 4e-3, and some ten of them add up over the layers. A wrong token, pooling or prompt
-moves it by 0.01 and more. Measured with MiniLM on a CPU: 4e-13, 6e-7 and 4e-5; a 7B model has five times the layers.
-In fp8, a difference in the last bit of bfloat16 may become a step of a sixteenth: 9e-4 measured.
-"""
 AGAINST_FLOAT32 = {"float16": 5e-4, "bfloat16": 1e-2, "fp8": 5e-2}
 """1 - cosine of a compute dtype against float32: all its rounding, not only what differs between two orders of it.
 

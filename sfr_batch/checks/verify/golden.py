@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sfr_batch.errors import ConfigError
-from sfr_batch.format.fingerprint import canonical_json, differences
+from sfr_batch.format.fingerprint import canonical_json, mismatches
 from sfr_batch.storage.local_files import read_text, write_atomically
 
 FloatArray = NDArray[np.float32]
@@ -47,14 +47,12 @@ class Golden(BaseModel):
         return np.array([text.vector for text in self.texts], np.float32)
 
     def differences(self, inputs: dict[str, Any]) -> list[str]:
-        """How model and recipe differ, one phrase for each key. Dtypes are left to the comparison of vectors."""
+        """How model and recipe differ, one phrase for each key. Dtypes are left to the comparison of vectors, and so
+        are inputs that the release did not know that recorded the file."""
         old, new = (
             {key: value for key, value in d.items() if key not in _LEFT_TO_VECTORS} for d in (self.inputs, inputs)
         )
-        lines = [
-            line.replace(" in the table, ", " in the golden file, ").removesuffix(" in the config") + " here"
-            for line in differences(old, new)
-        ]
+        lines = mismatches(old, new, "in the golden file", "here")
         before, now = self.inputs.get("weights", {}), inputs["weights"]
         files = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
         return lines + [f"{', '.join(files)}: different content than when it was recorded"] * bool(files)

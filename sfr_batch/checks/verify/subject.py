@@ -99,9 +99,8 @@ class Subject:
     @property
     def fingerprint_inputs(self) -> dict[str, Any]:
         """As a table would have them, but with the hashes of the bytes that are here."""
-        golden_ids = self.tokenizer.golden_ids()
         return identity.fingerprint_inputs(
-            self.settings, self.recipe, golden_ids, self.hashes, self.config.table.vector_dtype
+            self.settings, self.recipe, self.tokenizer, self.hashes, self.config.table.vector_dtype
         )
 
     @contextmanager

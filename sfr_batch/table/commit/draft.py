@@ -32,5 +32,7 @@ class Draft:
     changes: ChangeCounts | None = None
     operation: Literal["embed", "backfill", "compact"] = "embed"
     duplicate_ids: str = "reject"
+    accepted: Mapping[str, Any] | None = None
+    """Inputs of the fingerprint that the table's card lacks; None repeats those of the base snapshot."""
     max_reject_share: float = 1.0
     """Maximum share of rejects, in 0 to 1. Above it, nothing is published."""

@@ -72,7 +72,9 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
         key = names.duplicates_key(number, draft.run_id)
         create_own(store, key, encode_parquet(duplicate_rejects(live.duplicates)))
     indexes = [part for parts in draft.indexes.values() for part in joined(parts)]
+    accepted = draft.accepted or (base.manifest.accepted if base else None)
     manifest = Manifest(
+        format_version=names.NEWEST_FORMAT if accepted else names.FORMAT_VERSION,
         snapshot=number,
         parent=base.number if base else None,
         operation=draft.operation,
@@ -91,6 +93,7 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
         condemned=base.manifest.condemned if base else None,
         expired=base.manifest.expired if base else None,
         duplicates=key,
+        accepted=dict(accepted) if accepted else None,
     )
     return _create_manifest(table, manifest)
 

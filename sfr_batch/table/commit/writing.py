@@ -2,7 +2,9 @@
 
 import dataclasses
 import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 
@@ -11,11 +13,14 @@ from sfr_batch.errors import (
     TableMismatch,
 )
 from sfr_batch.format import names
-from sfr_batch.format.fingerprint import differences
+from sfr_batch.format.fingerprint import differences, mismatches
 from sfr_batch.format.parquet import encode_parquet, read_receipt
 from sfr_batch.format.records import (
+    AcceptedInputs,
     Receipt,
     TableCard,
+    utc_now,
+    who,
 )
 from sfr_batch.storage.store import Store
 from sfr_batch.table.table import Table
@@ -40,20 +45,50 @@ def create_or_open(store: Store, card: TableCard) -> Table:
     return table
 
 
-def check_same_table(table: Table, card: TableCard) -> None:
-    """Raises TableMismatch, which shows what differs and what to do, if the table has another card."""
+def check_same_table(table: Table, card: TableCard, known: Mapping[str, Any] | None = None) -> None:
+    """Raises TableMismatch, which shows what differs and what to do, if the table has another card.
+
+    known: the inputs of the table's fingerprint, default those of its card. Inputs that are not known are not compared,
+    see `accept_inputs`.
+    """
     if table.card.fingerprint != card.fingerprint:
-        lines = differences(table.card.fingerprint_inputs, card.fingerprint_inputs)
-        raise TableMismatch(
-            f"{table.store.root} holds vectors made with other settings:\n  " + "\n  ".join(lines) + "\n"
-            "A table with both kinds of vectors would be silently wrong. Change the settings back, or write to a new "
-            "table: table.path=<another path>."
-        )
+        known = table.card.fingerprint_inputs if known is None else known
+        _refuse(table, mismatches(known, card.fingerprint_inputs))
     if not table.schema.equals(card.schema):
         raise TableMismatch(
             f"{table.store.root} has the columns {_describe(table.schema)}, this run would write "
             f"{_describe(card.schema)}. Restore corpus.id and corpus.carry, or write to a new table: table.path=…"
         )
+
+
+def _refuse(table: Table, lines: list[str]) -> None:
+    """Raises TableMismatch with the lines, if there are any."""
+    if lines:
+        raise TableMismatch(
+            f"{table.store.root} holds vectors made with other settings:\n  " + "\n  ".join(lines) + "\n"
+            "A table with both kinds of vectors would be silently wrong. Change the settings back, or write to a new "
+            "table: table.path=<another path>."
+        )
+
+
+def accept_inputs(table: Table, inputs: Mapping[str, Any], run_id: str, rows: int, distance: float) -> None:
+    """Record inputs of the fingerprint that the table does not know, once and for all later runs.
+
+    rows, distance: how many rows were compared, and their largest 1 - cosine. Raises TableMismatch if another run has
+    accepted other ones meanwhile.
+    """
+    record = AcceptedInputs(
+        accepted_at=utc_now(),
+        by=who(),
+        run_id=run_id,
+        fingerprint=table.card.fingerprint,
+        inputs=dict(inputs),
+        rows_compared=rows,
+        largest_distance=distance,
+    )
+    if not table.store.create(names.ACCEPTED_JSON, record.to_json()):
+        winner = table.accepted()
+        _refuse(table, differences(winner.inputs if winner else {}, inputs))
 
 
 def _describe(schema: pa.Schema) -> str:
