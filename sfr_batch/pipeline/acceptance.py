@@ -33,8 +33,9 @@ def accept(table: Table, plan: EmbedPlan, job: Job, adopted: Sequence[Receipt], 
     """
     drawn = draw(plan, adopted)
     names = " and ".join(plan.later_inputs)
-    _say(f"An older release made this table. Embedding {counted(len(drawn.texts), 'row')} again to accept {names}.")
-    if len(drawn.texts) < drawn.wanted:
+    if drawn.texts:
+        _say(f"An older release made this table. Embedding {counted(len(drawn.texts), 'row')} again to accept {names}.")
+    if 0 < len(drawn.texts) < drawn.wanted:
         _say(f"Warning: of {counted(drawn.rows, 'row')} only these have their text in the corpus.")
     vectors = _embed(drawn.texts, job, plan, place) if drawn.texts else drawn.vectors
     accept_inputs(table, plan.later_inputs, job.run_id, len(drawn.texts), largest_distance(drawn, vectors, plan))
