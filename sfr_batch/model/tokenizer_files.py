@@ -292,6 +292,10 @@ def acting_parts(file: Path) -> dict[str, Any]:
         return {file.name: sha256_of(file)}
     parts = read_tokenizer_json(file)
     parts["post_processor"] = _without_special_tokens(parts.get("post_processor"))
+    if isinstance(parts.get("model"), dict) and isinstance(vocab := parts["model"].get("vocab"), dict):
+        # By id, as the file mostly has them: by name, a large vocabulary would be the longest part of planning.
+        pieces = sorted(vocab, key=vocab.__getitem__)
+        parts["model"] |= {"vocab": [pieces, [vocab[piece] for piece in pieces]]}
     return {file.name: {part: digest(value) for part, value in parts.items() if part not in NOT_ACTING and value}}
 
 
