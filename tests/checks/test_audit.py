@@ -723,9 +723,9 @@ def test_audit_command(mistral: str, root: str) -> None:
     result = run("audit", path, "--against", file, "--json", report)
     assert result.exit_code == 0, result.output
     assert "PASS  corpus rows   494 rows of the corpus" in result.output
-    assert result.output.splitlines()[-2] == "20 passed, 0 failed, 0 skipped"
+    assert result.output.splitlines()[-2] == "21 passed, 0 failed, 0 skipped"
     read = json.loads(Path(report).read_text())
-    assert (read["ok"], read["snapshot"], read["table"], len(read["checks"])) == (True, 1, path, 20)
+    assert (read["ok"], read["snapshot"], read["table"], len(read["checks"])) == (True, 1, path, 21)
     assert run("audit", path, "--against", file, "corpus.text='{lang}'").exit_code == 1
 
     gone = names.data_key(table.current().read_receipts()[0].split_id)
