@@ -214,6 +214,8 @@ FAMILIES: dict[str, tuple[str, TokenizerKind, dict[str, Any]]] = {
         "unigram",
         {"max_position_embeddings": 514, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1},
     ),
+    "llama": ("LlamaModel", "bytelevel", {"max_position_embeddings": 512, "num_key_value_heads": 2, "pad_token_id": 1}),
+    "qwen3": ("Qwen3Model", "bytelevel", {"max_position_embeddings": 512, "num_key_value_heads": 2, "pad_token_id": 1}),
 }
 """Class, tokenizer and settings of config.json by model_type."""
 
