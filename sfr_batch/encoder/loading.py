@@ -4,6 +4,7 @@ Safetensors only, no remote code. Knows no texts and no batches.
 """
 
 import contextlib
+import copy
 import inspect
 import itertools
 from collections.abc import Iterator
@@ -60,6 +61,7 @@ def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:
         mismatched=[name for name, *_ in report["mismatched_keys"]],
         unused=report["unexpected_keys"],
         parameters=len(model.state_dict()),
+        heads=lambda: _names_of_head(config),
     )
     _check_positions(recipe, model.config)
     if recipe.model_type == "mistral":
@@ -98,6 +100,23 @@ def _model_class(recipe: Recipe, config: Any) -> Any:
         return classes
     named = {one.__name__: one for one in classes}
     return next((named[name] for name in config.architectures or () if name in named), classes[0])
+
+
+_HEADS = ("LMHeadModel", "ForCausalLM", "ForMaskedLM", "ForPreTraining", "ForSequenceClassification")
+"""Endings of classes whose head is of a task. Heads for embeddings, such as ForRetrieval, are not among them."""
+
+
+def _names_of_head(config: Any) -> set[str]:
+    """The tensors of the head of the class that config.json names, as transformers builds it; empty without one."""
+    names: set[str] = set()
+    for architecture in config.architectures or ():
+        model_class = getattr(transformers, architecture, None) if architecture.endswith(_HEADS) else None
+        if model_class is not None and model_class.config_class is type(config):
+            with torch.device("meta"):
+                whole = model_class(copy.deepcopy(config))
+            inside = f"{whole.base_model_prefix}."
+            names.update(name for name in whole.state_dict() if not name.startswith(inside))
+    return names
 
 
 def _takes_pooling_layer(model_class: Any) -> bool:

@@ -1,11 +1,11 @@
 """Tensors of a model's files that its architecture does not use, or uses and does not find, told apart.
 
-Heads and buffers that no vector needs are known by name, each with the reason; any other tensor that is not used may be
-part of the model, such as an adapter, and is an error. Knows names only.
+Heads and buffers that no vector needs are known by name, each with the reason, or by the class that config.json names;
+any other tensor that is not used may be part of the model, such as an adapter, and is an error. Knows names only.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sfr_batch.errors import ModelError, counted
 
@@ -27,9 +27,9 @@ _HEADS: Mapping[str, str] = {
 """Tensors of any family that change no vector here, with what they are."""
 _HEADS_OF: Mapping[str, Mapping[str, str]] = {
     "modernbert": {r"^(head|decoder)\.": "the head of masked language modelling"},
-    "rwkv": {r"^head\.": "the head of language modelling"},
     "t5": {r"^decoder\.": "the decoder, of which no vector is made"},
     "mt5": {r"^decoder\.": "the decoder, of which no vector is made"},
+    "ultrabert": {r"^(head|cls)\.": "the head of masked language modelling"},
     "umt5": {r"^decoder\.": "the decoder, of which no vector is made"},
 }
 """The same by model_type."""
@@ -44,14 +44,19 @@ def check_tensors(
     mismatched: Collection[str],
     unused: Collection[str],
     parameters: int,
+    heads: Callable[[], Collection[str]],
 ) -> None:
     """Raises ModelError if a vector would be made of random numbers, or without a tensor that may belong to the model.
 
     missing, mismatched: names of tensors of the architecture that the files lack, or have in another shape. unused:
     names in the files that the architecture lacks. parameters: the number of the architecture's tensors.
+    heads: gives the names of the head that config.json names, where a tensor is in none of the tables here.
     """
     missing = sorted(name for name in missing if not re.search(r"(^|\.)pooler\.", name))
     other = sorted(name for name in unused if not _is_harmless(model_type, name))
+    if other:
+        known = heads()
+        other = [name for name in other if name not in known]
     if missing and other:
         prefix = _common_prefix(other)
         if prefix and any(name.removeprefix(prefix) in missing for name in other):

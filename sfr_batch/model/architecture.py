@@ -106,12 +106,21 @@ def _refuse_what_is_not_computed(file: str, config: Mapping[str, Any]) -> None:
     for key, why in _MUST_BE_OFF.items():
         if config.get(key):
             raise ModelError(f"{file} has {key} {config[key]!r}, which is not supported: {why}. Use another model.")
+    if model_type in WINDOWED and config.get("per_layer_config"):
+        raise ModelError(
+            f"{file} has per_layer_config, layers that differ from each other, which is not supported for a "
+            f"{model_type} model. Use another model."
+        )
+    if "text_config" in config:
+        raise ModelError(
+            f"{file} describes a model of texts and other inputs (text_config) of type {model_type}, which is not "
+            "supported. Use its model of texts alone, if there is one."
+        )
     _check_kind_of_positions(file, config)
 
 
 _MUST_BE_OFF = {
     "add_cross_attention": "its layers attend to the output of another model",
-    "per_layer_config": "its layers differ from each other",
     "chunk_size_feed_forward": "it cuts rows, and fails on lengths that it does not divide",
     "pruned_heads": "transformers 5 no longer removes heads",
 }
@@ -156,7 +165,9 @@ def _is_causal(file: str, config: Mapping[str, Any], family: Family | None) -> b
 
 
 def _width(file: str, config: Mapping[str, Any], family: Family | None) -> int:
-    names = (family.width, "hidden_size") if family else _WIDTHS
+    names: tuple[str, ...] = (family.width, "hidden_size") if family else _WIDTHS
+    if family and family.width == "embedding_dim":  # a size of its own, behind a projection
+        names = names[:1]
     found = {name: config[name] for name in names if name in config}
     if family and family.width == "word_embed_proj_dim":  # OPT has both: states are projected to the first
         found = {name: found[name] for name in names[: 1 if names[0] in found else 2] if name in found}

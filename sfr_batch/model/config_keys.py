@@ -54,7 +54,7 @@ _NUMBERS = (
     *("layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "rms_norm_eps", "norm_eps", "norm_epsilon"),
     *("rope_theta", "rotary_emb_base", "partial_rotary_factor", "rotary_pct", "attention_multiplier"),
 )
-"""Numbers above 0, whole or not."""
+"""Numbers above 0, whole or not, or lists of them by layer in some families."""
 
 ACTIVATIONS = frozenset(
     {
@@ -87,7 +87,9 @@ def check_values(file: str, config: Mapping[str, Any]) -> None:
             raise _wrong(file, key, value, "a whole number of at least 1")
     for key in _NUMBERS:
         value = config.get(key)
-        if value is not None and (not isinstance(value, int | float) or isinstance(value, bool) or not value > 0):
+        if value is None or isinstance(value, list):
+            continue
+        if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
             raise _wrong(file, key, value, "a number above 0")
     padding = config.get("pad_token_id")
     if padding is not None and (not isinstance(padding, int) or isinstance(padding, bool)):

@@ -15,7 +15,8 @@ class Family:
     causal: bool
     """Whether a token attends only to itself and to tokens before it."""
     width: str = "hidden_size"
-    """The key of the length of a hidden state, as the model returns it. ``hidden_size`` is an alias in transformers."""
+    """The key of the length of a hidden state, as the model returns it. ``hidden_size`` is an alias of all in
+    transformers but ``embedding_dim``."""
     positions: str | None = "max_position_embeddings"
     """The key of the most tokens of a row; None where positions have no limit."""
     offset: bool = False
@@ -42,8 +43,11 @@ FAMILIES: Mapping[str, Family] = {
     "deberta-v2": _BERT,
     "distilbert": Family(causal=False, width="dim"),
     "electra": _BERT,
+    "embedding_gemma2_text": Family(causal=False, width="embedding_dim"),
     "ernie": _BERT,
     "eurobert": _BERT,
+    "gte": _BERT,
+    "jina_embeddings_v3": _BERT,
     "megatron-bert": _BERT,
     "mobilebert": _BERT,
     "modernbert": _BERT,
@@ -52,6 +56,7 @@ FAMILIES: Mapping[str, Family] = {
     "roformer": _BERT,
     "splinter": _BERT,
     "squeezebert": _BERT,
+    "ultrabert": _BERT,
     "xlnet": Family(causal=False, width="d_model", positions=None),
     # Encoders that count positions from their padding id.
     "camembert": _ROBERTA,

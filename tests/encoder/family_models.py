@@ -27,8 +27,17 @@ MODELS: dict[State, dict[str, dict[str, Any]]] = {
         "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 32},
         "distilbert": {},
         "electra": {"embedding_size": 16},
+        "embedding_gemma2_text": {
+            **LLM,
+            "embedding_dim": 24,
+            "hidden_size_per_layer_input": 8,
+            "sliding_window": 16,
+            "global_head_dim": 16,
+        },
         "ernie": {},
         "eurobert": {"num_key_value_heads": 2},
+        "gte": {},
+        "jina_embeddings_v3": {"type_vocab_size": 1},
         "megatron-bert": {},
         "mobilebert": {"embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16},
         "modernbert": {"local_attention": 16, "global_attn_every_n_layers": 2, "cls_token_id": 0, "sep_token_id": 2},
@@ -37,6 +46,7 @@ MODELS: dict[State, dict[str, dict[str, Any]]] = {
         "roformer": {"embedding_size": 32},
         "splinter": {},
         "squeezebert": {"embedding_size": 32},
+        "ultrabert": {"sliding_window": 16},
         "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64},
         "camembert": OFFSET,
         "data2vec-text": OFFSET,
@@ -132,7 +142,8 @@ def write_family(folder: Path, model_type: str, config: dict[str, Any], *, pooli
                 torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(folder)
     edit_json(folder / "config.json", **ids)
-    dim = getattr(parsed, "word_embed_proj_dim", None) or parsed.hidden_size
+    names = ("word_embed_proj_dim", "embedding_dim", "hidden_size")
+    dim = next(getattr(parsed, name) for name in names if hasattr(parsed, name))
     write_tokenizer(
         folder,
         "bytelevel",

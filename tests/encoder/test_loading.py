@@ -65,6 +65,15 @@ def test_other_tensors_without_use_are_named(folder: Path, name: str) -> None:
         load(folder)
 
 
+def test_a_head_is_known_by_the_class_that_config_json_names(tmp_path: Path) -> None:
+    """RWKV calls its head ``head``, which may be anything elsewhere."""
+    folder = write_family(tmp_path, "rwkv", MODELS["equal by probe"]["rwkv"])
+    load(folder)
+    edit_json(folder / "config.json", architectures=["RwkvModel"])
+    with pytest.raises(ModelError, match=r"does not use \(head.weight\)"):
+        load(folder)
+
+
 @pytest.mark.parametrize("prefix", ["0.auto_model.", "module.", "_orig_mod.", "model."])
 def test_tensors_saved_from_inside_another_model(folder: Path, prefix: str) -> None:
     change(folder, lambda tensors: {prefix + name: tensor for name, tensor in tensors.items()})
