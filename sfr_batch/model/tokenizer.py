@@ -145,7 +145,7 @@ class Tokenizer:
         """
         folder = Path(recipe.folder)
         files = read_files(folder, recipe.model_type)
-        backend, file = _read_backend(folder, files)
+        backend, file, raw = _read_backend(folder, files)
         # Some files have truncation and padding of their author's last call baked in.
         backend.no_truncation()
         backend.no_padding()
@@ -163,7 +163,7 @@ class Tokenizer:
         if add_eos is not None:
             suffix = _with_last(suffix, eos) if add_eos else [i for i in suffix if i != eos]
         lowercase = {"lowercase": True} if recipe.lowercase else {}
-        acting = {**acting_parts(file), **files.acting, **lowercase}
+        acting = {**acting_parts(file, raw), **files.acting, **lowercase}
         tokenizer = cls(backend, recipe, prefix, suffix, acting)
         tokenizer._check(bos=bos if add_bos else None, eos=eos if add_eos else None)
         return tokenizer
@@ -311,16 +311,20 @@ class Tokenizer:
                 )
 
 
-def _read_backend(folder: Path, files: TokenizerFiles) -> tuple[Any, Path]:
-    """The unmodified backend and its file. tokenizer.json has priority over tokenizer.model, as in transformers."""
+def _read_backend(folder: Path, files: TokenizerFiles) -> tuple[Any, Path, Mapping[str, Any] | None]:
+    """The backend, its file, and that as JSON if it is.
+
+    tokenizer.json has priority over tokenizer.model, as in transformers.
+    """
     file = folder / "tokenizer.json"
     if file.is_file():
-        return read_tokenizer(folder, files), file
+        backend, raw = read_tokenizer(folder, files)
+        return backend, file, raw
     file = folder / sentencepiece.FILE
     if file.is_file():
         backend = sentencepiece.read_backend(file)
         _check_llama(backend, file, files)
-        return backend, file
+        return backend, file, None
     found = ", ".join(n for n in ("vocab.txt", "vocab.json") if (folder / n).is_file())
     raise TokenizerError(
         f"{folder} holds neither tokenizer.json nor tokenizer.model (found: {found or 'no tokenizer at all'}). Save "
@@ -354,6 +358,11 @@ def _around(backend: Any, file: Path) -> tuple[list[int], list[int]]:
     """The ids that the file's own post-processor puts before and after a text, found by probing."""
     probes = ["a", "How to bake", ""]
     pairs = [(backend.encode(p).ids, backend.encode(p, add_special_tokens=False).ids) for p in probes]
+    if any(any(backend.encode(probe).type_ids) for probe in probes):
+        raise TokenizerError(
+            f"The post-processor of {file} gives tokens of a single text a type other than 0 (type_id), which is not "
+            "supported."
+        )
     whole, bare = pairs[0]
     for cut in range(len(whole) - len(bare) + 1):
         prefix, suffix = whole[:cut], whole[cut + len(bare) :]

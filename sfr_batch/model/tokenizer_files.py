@@ -282,20 +282,19 @@ def model_max_length(folder: Path, config: Mapping[str, Any]) -> float | None:
     raise TokenizerError(f"{folder / CONFIG}: {key} is {_short(found)}, which should be a number of tokens.")
 
 
-def acting_parts(file: Path) -> dict[str, Any]:
-    """The parts of tokenizer.json that make ids, by name, each as the SHA-256 of its canonical JSON; of any other
-    ``file`` the SHA-256 of its bytes. Raises TokenizerError.
+def acting_parts(file: Path, raw: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The parts of tokenizer.json that make ids, by name, each as the SHA-256 of its canonical JSON.
 
-    The special tokens of a post-processor are left out: `Tokenizer` puts its own prefix and suffix around a text.
+    raw: the file as JSON; None for another file, of which it is the SHA-256 of its bytes. The special tokens of a
+    post-processor are left out: `Tokenizer` puts its own prefix and suffix around a text. Raises TokenizerError.
     """
-    if file.suffix != ".json":
+    if raw is None:
         return {file.name: sha256_of(file)}
-    parts = read_tokenizer_json(file)
-    parts["post_processor"] = _without_special_tokens(parts.get("post_processor"))
+    parts = {**raw, "post_processor": _without_special_tokens(raw.get("post_processor"))}
     if isinstance(parts.get("model"), dict) and isinstance(vocab := parts["model"].get("vocab"), dict):
         # By id, as the file mostly has them: by name, a large vocabulary would be the longest part of planning.
         pieces = sorted(vocab, key=vocab.__getitem__)
-        parts["model"] |= {"vocab": [pieces, [vocab[piece] for piece in pieces]]}
+        parts["model"] = {**parts["model"], "vocab": [pieces, [vocab[piece] for piece in pieces]]}
     return {file.name: {part: digest(value) for part, value in parts.items() if part not in NOT_ACTING and value}}
 
 
@@ -311,19 +310,19 @@ def _without_special_tokens(post_processor: Any) -> list[Any]:
     ]
 
 
-def read_tokenizer_json(file: Path) -> dict[str, Any]:
-    """tokenizer.json as JSON. Raises TokenizerError."""
-    return _read_object(file)
-
-
-def _read_object(file: Path) -> dict[str, Any]:
+def parse_object(file: Path, text: str | None) -> dict[str, Any]:
+    """The JSON object in a file's ``text``; empty where there is no file. Raises TokenizerError."""
     try:
-        found = json.loads(read_text_file(file) or "{}")
+        found = json.loads(text or "{}")
     except ValueError as error:
         raise TokenizerError(f"{file} is not valid JSON ({error}). Fetch the model again.") from error
     if not isinstance(found, dict):
         raise TokenizerError(f"{file} should hold a JSON object. Fetch the model again.")
     return found
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    return parse_object(file, read_text_file(file))
 
 
 def _short(value: Any) -> str:

@@ -7,13 +7,14 @@ invisible characters, ligatures), their ids count. Knows no recipe.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sfr_batch.errors import TokenizerError
 from sfr_batch.model import tokenizer_keys as keys
-from sfr_batch.model.tokenizer_files import CONFIG, JSON, TokenizerFiles, read_tokenizer_json
+from sfr_batch.model.tokenizer_files import CONFIG, JSON, TokenizerFiles, parse_object
 from sfr_batch.model.tokenizer_tokens import Source
 from sfr_batch.model.tokenizer_v4 import read_as_4
 from sfr_batch.model.tokenizer_v5 import read_as_5
@@ -56,10 +57,14 @@ _WAY_OUT = (
 )
 
 
-def read_tokenizer(folder: Path, files: TokenizerFiles) -> Any:
-    """The `tokenizers.Tokenizer` of the folder. Raises TokenizerError."""
+def read_tokenizer(folder: Path, files: TokenizerFiles) -> tuple[Any, Mapping[str, Any]]:
+    """The `tokenizers.Tokenizer` of the folder, and tokenizer.json as JSON. Raises TokenizerError."""
     source = _source(folder / JSON, files.rows)
     _check_truncation(folder, source, files)
+    return _choose(folder, source, files), source.raw
+
+
+def _choose(folder: Path, source: Source, files: TokenizerFiles) -> Any:
     one, same_model = read_as_5(source, files)
     other = read_as_4(source, files)
     if other is None or (same_model and _same_parts(one, other)):
@@ -77,9 +82,10 @@ def read_tokenizer(folder: Path, files: TokenizerFiles) -> Any:
 def _source(file: Path, rows: int | None) -> Source:
     import tokenizers
 
-    raw = read_tokenizer_json(file)
+    text = read_text_file(file) or ""
+    raw = parse_object(file, text)
     try:
-        backend = tokenizers.Tokenizer.from_str(read_text_file(file) or "")
+        backend = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the package raises bare Exception
         raise TokenizerError(f"{file} cannot be read ({error}). Fetch the model again.") from error
     size = backend.get_vocab_size(with_added_tokens=False)
@@ -119,6 +125,8 @@ def _difference(one: Any, other: Any, files: TokenizerFiles) -> tuple[str, bool]
     names = [token["content"] for token in files.named.values() if token] + [t["content"] for t in files.more or []]
     names += [token["content"] for token in (files.added or {}).values()][:100]
     tokens = [text for name in dict.fromkeys(names) for text in (f"a {name} b", f"a{name}b", f"{name}")]
+    for tokenizer in (one, other):
+        tokenizer.encode_special_tokens = files.flags.get("split_special_tokens") is True
     around = files.class_4 not in keys.FLAGGED  # those have flags of their own, see special_token_flags
     for texts, rare in ((ORDINARY, False), ((*RARE, *tokens), True)):
         for text in texts:

@@ -121,7 +121,7 @@ def _value(token: Token | None) -> Any:
     """As transformers has it: a text, or an AddedToken where more than the text is known."""
     if token is None or len(token) == 1:
         return None if token is None else token["content"]
-    return added_token(token, special=True)
+    return added_token(token)
 
 
 def text_of(value: Any) -> str:
