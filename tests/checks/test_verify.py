@@ -125,7 +125,7 @@ def test_a_right_mistral_passes_and_is_locked(mistral: Path) -> None:
     assert "[1] … [2] around 22 probe texts, 11 of them cut to 8" in report["tokenizer"].measured
     assert "causal, pooling last_token, at most 4096 tokens, 64 dims" in report["recipe"].measured
     assert "tokens/s at 64 to" in report["throughput"].measured
-    assert repr(report) == f"<VerifyReport {mistral}: 11 passed, 0 failed, 2 skipped (card scores, float32)>"
+    assert repr(report) == f"<VerifyReport {mistral}: 12 passed, 0 failed, 2 skipped (card scores, float32)>"
     lock = mistral / lock_file.LOCK
     assert report["lock"].measured == f"written: {lock}"
     assert lock.read_text() == lock_file.lock_text(weight_files(mistral))
@@ -155,8 +155,8 @@ def test_the_command_on_a_package_needs_no_ray_and_writes_nothing(tmp_path: Path
     assert (done.returncode, done.stderr) == (0, "")
     *lines, summary, loaded = done.stdout.splitlines()
     assert loaded == "['sentence_transformers']"
-    assert summary == "10 passed, 0 failed, 4 skipped (instruction, card scores, float32, lock)"
-    assert [line[:4] for line in lines].count("PASS") == 10
+    assert summary == "11 passed, 0 failed, 4 skipped (instruction, card scores, float32, lock)"
+    assert [line[:4] for line in lines].count("PASS") == 11
     table = {line[6:18].strip(): line for line in lines}
     assert "tokens/s at 64 to 256 tokens a row at run.max_batch_tokens=2048" in table["throughput"]
     assert f"written: {golden}, 13 texts, fingerprint" in table["record"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tokenizers import normalizers
 
-from sfr_batch.checks.report import Outcome
+from sfr_batch.checks.report import Outcome, Verdict
 from sfr_batch.checks.verify import checks, reference
 from sfr_batch.checks.verify.subject import Subject
 from sfr_batch.config.loading import config_from_dict
@@ -86,3 +86,26 @@ def test_without_sentence_transformers_it_is_skipped(minilm: Subject, monkeypatc
     outcome = check(minilm)
     assert outcome.verdict == "SKIP"
     assert "pip install 'sfr-batch[benchmark]'" in outcome.measured
+
+
+@pytest.mark.parametrize(
+    ("model_type", "compared", "verdict", "state"),
+    [
+        ("bert", "SKIP", "PASS", "tested: models of the type bert are compared with sentence-transformers in a test"),
+        ("other", "PASS", "PASS", "equal by probe: no test has models of the type other, but this one is equal"),
+        ("other", "FAIL", "FAIL", "no test has models of the type other, and this one differs"),
+        ("other", "SKIP", "SKIP", "unknown: no test has models of the type other, and this one was not compared"),
+    ],
+)
+def test_in_which_state_a_model_is(
+    minilm: Subject, model_type: str, compared: Verdict, verdict: Verdict, state: str
+) -> None:
+    subject = Subject(minilm.config)
+    subject.found = minilm.found | {"recipe": replace(minilm.recipe, model_type=model_type)}
+    outcome = reference.check_family(subject, compared)
+    assert (outcome.verdict, outcome.measured[: len(state)]) == (verdict, state)
+
+
+def test_a_refused_model_has_no_other_state(minilm: Subject) -> None:
+    subject = Subject(minilm.config)
+    assert reference.check_family(subject, "SKIP") == Outcome("SKIP", "refused: see the check that failed")

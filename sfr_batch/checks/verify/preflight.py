@@ -56,6 +56,7 @@ def verify(
     run("padding", checks.check_padding)
     run("float32", checks.check_float32)
     run("reference", partial(reference.check_sentence_transformers, bounds=checks.AGAINST_FLOAT32))
+    run("family", partial(reference.check_family, compared=done[-1].verdict))
     run("throughput", partial(speed.check_throughput, seconds=seconds))
     ok = all(check.verdict != "FAIL" for check in done)
     if record_file:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from sfr_batch.checks.report import Outcome, failed, passed, skipped
+from sfr_batch.checks.report import Outcome, Verdict, failed, passed, skipped
 from sfr_batch.checks.verify import known
 from sfr_batch.checks.verify.subject import PROBES, FloatArray, Subject, ids_of
 from sfr_batch.encoder import devices, probe
 from sfr_batch.encoder.reference import Reference, is_installed
 from sfr_batch.model import room
+from sfr_batch.model.families import TESTED
 from sfr_batch.model.folder import read_object
 from sfr_batch.model.prompts import DOCUMENT, QUERY, resolve
 
@@ -67,6 +68,24 @@ def check_sentence_transformers(subject: Subject, bounds: Mapping[str, float]) -
     ids = "; ".join(sorted(departures)) or "equal ids"
     measured = f"{count} texts: {ids}, largest difference of vectors ({kind}) {worst:.1e} (limit {bound:g})"
     return passed(measured) if worst <= bound else failed(measured)
+
+
+def check_family(subject: Subject, compared: Verdict) -> Outcome:
+    """In which of three states the model is: of a tested family, equal by probe, or refused.
+
+    compared: the verdict of `check_sentence_transformers`.
+    """
+    if "recipe" not in subject.found or "encoder" not in subject.found:
+        return skipped("refused: see the check that failed")
+    model_type = subject.recipe.model_type
+    if model_type in TESTED:
+        return passed(f"tested: models of the type {model_type} are compared with sentence-transformers in a test")
+    name = f"no test has models of the type {model_type}"
+    if compared == "PASS":
+        return passed(f"equal by probe: {name}, but this one is equal to sentence-transformers (reference)")
+    if compared == "FAIL":
+        return failed(f"{name}, and this one differs from sentence-transformers (reference)")
+    return skipped(f"unknown: {name}, and this one was not compared with sentence-transformers (reference)")
 
 
 def _has_room(needed: int, device: str) -> bool:
