@@ -335,7 +335,7 @@ def _read_backend(folder: Path, files: TokenizerFiles) -> tuple[Any, Path, Mappi
 def _check_llama(backend: Any, file: Path, files: TokenizerFiles) -> None:
     """Raises TokenizerError if the other files change the ids that tokenizer.model gives."""
     tokens = [token for token in files.named.values() if token is not None]
-    tokens += [*files.by_name.values(), *(files.more or []), *(files.added or {}).values()]
+    tokens += [*files.by_key.values(), *files.by_name.values(), *(files.more or []), *(files.added or {}).values()]
     contents = {*files.added_file, *(token["content"] for token in tokens)}
     added = sorted(contents - {token.content for token in backend.get_added_tokens_decoder().values()})
     reason = None

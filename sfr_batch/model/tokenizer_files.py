@@ -44,8 +44,10 @@ class TokenizerFiles:
     """The class of transformers 4 without Fast; None where it has none for this model."""
     named: dict[str, Token | None]
     """Special tokens by key; None where the file says null."""
+    by_key: dict[str, Token]
+    """Special tokens by other keys that end in _token, which transformers 4 does not know."""
     by_name: dict[str, Token]
-    """Special tokens of names that are not among `tokenizer_keys.TOKENS`."""
+    """Special tokens by name, in an object of extra_special_tokens."""
     more: list[Token] | None
     """Special tokens without a name; None where no file lists any."""
     added: dict[int, Token] | None
@@ -66,7 +68,7 @@ class TokenizerFiles:
         """All that may change ids, as JSON."""
         return {
             "class": self.class_5,
-            "special_tokens": {**self.named, **self.by_name, **({"": self.more} if self.more else {})},
+            "special_tokens": {**self.named, **self.by_key, **self.by_name, **({"": self.more} if self.more else {})},
             **({} if self.added is None else {"added_tokens": {str(i): token for i, token in self.added.items()}}),
             **({"added_tokens.json": self.added_file} if self.added_file else {}),
             "flags": self.flags,
@@ -101,11 +103,12 @@ def read_files(folder: Path, model_type: str) -> TokenizerFiles:
     # Where added_tokens_decoder is given, neither version reads the two other files.
     merged = {**config, **({} if decoder is not None else special)}
     named = {key: _token(folder, key, merged[key]) for key in keys.TOKENS if key in merged}
-    by_name = {
+    by_key = {
         key: _required(folder, key, value)
         for key, value in merged.items()
         if key.endswith("_token") and key not in keys.TOKENS and isinstance(value, str | dict)
     }
+    by_name: dict[str, Token] = {}
     for key in ("extra_special_tokens", "model_specific_special_tokens"):
         if isinstance(merged.get(key), dict):
             by_name |= {name: _required(folder, key, value) for name, value in merged.pop(key).items()}
@@ -117,6 +120,7 @@ def read_files(folder: Path, model_type: str) -> TokenizerFiles:
         class_5=class_5,
         class_4=class_4,
         named=named,
+        by_key=by_key,
         by_name=by_name,
         more=None if more is None else [_required(folder, "additional_special_tokens", token) for token in more],
         added=decoder,

@@ -141,6 +141,7 @@ class Tokens:
             values.setdefault("pad_token", padding.get("pad_token"))
         more = None if files.more is None else [_value(token) for token in files.more]
         self.more: list[Any] | None = more
+        self.by_key = {name: _value(token) for name, token in files.by_key.items()}
         self.by_name = {name: _value(token) for name, token in files.by_name.items()}
         special = {text_of(value) for value in (*values.values(), *(more or ())) if value is not None}
         self.added: dict[int, Any] = {}

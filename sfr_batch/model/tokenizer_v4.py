@@ -130,11 +130,13 @@ def _add_tokens_4(source: Source, files: TokenizerFiles, backend: Any, kind: str
     more = default_more(files, name, tokens.more)
     if name in ("T5Tokenizer", "MT5Tokenizer") and not any("<extra_id_" in text_of(token) for token in more):
         more = [*more, *sentinels(files)]
-    for value in [*named, *more]:
+    named += more
+    named += tokens.by_name.values()
+    for value in named:
         # An AddedToken is no text of this set, and is added again, with its own options: as the reference does it.
         if value not in encoder and value not in to_add:
             to_add.append(value)
-    special = {text_of(value) for value in [*named, *more]}
+    special = {text_of(value) for value in named}
     finished = [as_token(value) for value in to_add]
     for token in finished:
         token.special = token.special or token.content in special

@@ -125,7 +125,7 @@ class _Build:
         to_add = tokens.missing(self.backend)
         present = {token.content for token in self.backend.get_added_tokens_decoder().values()}
         encoder = present | {token.content for token in to_add}
-        named = [*tokens.named.values(), *tokens.by_name.values()]
+        named = [*tokens.named.values(), *tokens.by_key.values(), *tokens.by_name.values()]
         for value in [*named, *((tokens.more if tokens.more is not None else more) or [])]:
             if text_of(value) not in encoder:
                 to_add.append(value)
@@ -245,7 +245,7 @@ def _qwen(build: _Build) -> None:
     build.add_tokens()
     if own:
         tokens = build.tokens
-        named = [*tokens.named.values(), *tokens.by_name.values(), *(tokens.more or [])]
+        named = [*tokens.named.values(), *tokens.by_key.values(), *tokens.by_name.values(), *(tokens.more or [])]
         build.source.add(build.backend, [added_token({"content": text_of(value)}, special=True) for value in named])
 
 
@@ -264,7 +264,7 @@ def _cohere(build: _Build) -> None:
     )
     build.add_tokens()
     tokens = build.tokens
-    named = [*tokens.named.values(), *tokens.by_name.values(), *(tokens.more or [])]
+    named = [*tokens.named.values(), *tokens.by_key.values(), *tokens.by_name.values(), *(tokens.more or [])]
     build.source.add(
         build.backend,
         [
