@@ -75,8 +75,8 @@ def _tensors(folder: Path, layer: Layer, device: torch.device) -> Tensors:
     for name in sorted({*wanted, *here}):
         if wanted.get(name) != here.get(name):
             raise ModelError(
-                f"{file} does not fit config.json beside it: {name} has {_said(here, name)}, but {_said(wanted, name)} "
-                "is needed. Fetch the model again."
+                f"{file} does not fit {file.with_name('config.json')}: {name} has {_said(here, name)}, but "
+                f"{_said(wanted, name)} is needed. Fetch the model again."
             )
     return {name: tensor.to(device, torch.float32) for name, tensor in found.items()}
 

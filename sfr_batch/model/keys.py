@@ -30,7 +30,7 @@ TEXT = Kind("a text", lambda value: isinstance(value, str))
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 SIZE = Kind("a whole number of at least 1", lambda value: _is_whole(value) and value >= 1)
 WHOLE = Kind("a whole number", _is_whole)
-NUMBER = Kind("a number", lambda value: _is_whole(value) or isinstance(value, float))
+SHARE = Kind("a number from 0 to 1", lambda value: (_is_whole(value) or isinstance(value, float)) and 0 <= value <= 1)
 OBJECT = Kind("a JSON object", lambda value: isinstance(value, dict))
 TEXTS = Kind("a list of texts", lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value))
 SIZES = Kind(

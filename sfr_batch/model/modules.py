@@ -53,7 +53,7 @@ POOLING: keys.Table = {
     "include_prompt": Key(keys.FLAG, "whether the tokens of the prompt are pooled"),
 }
 """Keys of the config.json of a Pooling module."""
-DROPOUT: keys.Table = {"dropout": Key(keys.NUMBER, "nothing is dropped at inference")}
+DROPOUT: keys.Table = {"dropout": Key(keys.SHARE, "nothing is dropped at inference")}
 """Keys of the config.json of a Dropout module."""
 
 

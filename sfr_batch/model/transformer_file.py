@@ -20,7 +20,7 @@ _FETCHING: keys.Table = {
     name: Key(keys.ANYTHING, _ELSEWHERE, null=True)
     for name in ("trust_remote_code", "revision", "token", "cache_dir", "local_files_only")
 } | {"subfolder": Key(keys.TEXT, _ELSEWHERE, only=("",))}
-_DTYPE = Key(keys.TEXT, "model.dtype decides", null=True)
+_DTYPE = Key(keys.TEXT, "model.dtype decides", null=True, only=("auto", "float32", "bfloat16", "float16"))
 _KERNEL = Key(
     keys.TEXT,
     "it chooses how attention is computed, up to rounding",
@@ -51,7 +51,7 @@ PROCESSOR: keys.Table = {
     **_FETCHING,
     "model_max_length": Key(keys.SIZE, "the most tokens of a row"),
     "use_fast": Key(keys.FLAG, "transformers 5 ignores it", null=True),
-    "padding_side": Key(keys.TEXT, "padding is masked", only=("left", "right")),
+    "padding_side": Key(keys.TEXT, "padding on the left moves the positions of some models", only=("right",)),
     "truncation_side": Key(keys.TEXT, "rows are cut at their end", only=("right",)),
     "clean_up_tokenization_spaces": Key(keys.FLAG, "acts when ids are turned into text", null=True),
 }
@@ -60,7 +60,6 @@ CALL: keys.Table = {
     "max_length": Key(keys.SIZE, "the most tokens of a row, whatever else is said"),
     "padding": Key(keys.ANYTHING, "padding is masked", only=(True, "longest", "max_length")),
     "truncation": Key(keys.ANYTHING, "rows are cut", only=(True, "longest_first", "only_first")),
-    "pad_to_multiple_of": Key(keys.SIZE, "padding is masked", null=True),
     "add_special_tokens": Key(keys.FLAG, "special tokens are added", only=(True,)),
     "logits_to_keep": Key(keys.WHOLE, "acts on logits, which an embedding has not"),
 }
