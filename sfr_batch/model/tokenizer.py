@@ -6,6 +6,7 @@ models beyond their recipe.
 """
 
 import itertools
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,7 +164,7 @@ class Tokenizer:
         if add_eos is not None:
             suffix = _with_last(suffix, eos) if add_eos else [i for i in suffix if i != eos]
         lowercase = {"lowercase": True} if recipe.lowercase else {}
-        acting = {**acting_parts(file, raw), **files.acting, **lowercase}
+        acting = {**acting_parts(raw), **files.acting, **lowercase}
         tokenizer = cls(backend, recipe, prefix, suffix, acting)
         tokenizer._check(bos=bos if add_bos else None, eos=eos if add_eos else None)
         return tokenizer
@@ -311,8 +312,8 @@ class Tokenizer:
                 )
 
 
-def _read_backend(folder: Path, files: TokenizerFiles) -> tuple[Any, Path, Mapping[str, Any] | None]:
-    """The backend, its file, and that as JSON if it is.
+def _read_backend(folder: Path, files: TokenizerFiles) -> tuple[Any, Path, Mapping[str, Any]]:
+    """The backend, its file, and the contents of this as tokenizer.json has them.
 
     tokenizer.json has priority over tokenizer.model, as in transformers.
     """
@@ -324,7 +325,7 @@ def _read_backend(folder: Path, files: TokenizerFiles) -> tuple[Any, Path, Mappi
     if file.is_file():
         backend = sentencepiece.read_backend(file)
         _check_llama(backend, file, files)
-        return backend, file, None
+        return backend, file, json.loads(backend.to_str())
     found = ", ".join(n for n in ("vocab.txt", "vocab.json") if (folder / n).is_file())
     raise TokenizerError(
         f"{folder} holds neither tokenizer.json nor tokenizer.model (found: {found or 'no tokenizer at all'}). Save "

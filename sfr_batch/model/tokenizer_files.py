@@ -13,7 +13,7 @@ from typing import Any
 from sfr_batch.errors import TokenizerError
 from sfr_batch.format.fingerprint import digest
 from sfr_batch.model import tokenizer_keys as keys
-from sfr_batch.storage.local_files import read_text_file, sha256_of
+from sfr_batch.storage.local_files import read_text_file
 
 CONFIG, MAP, ADDED, JSON = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json"
 
@@ -286,20 +286,28 @@ def model_max_length(folder: Path, config: Mapping[str, Any]) -> float | None:
     raise TokenizerError(f"{folder / CONFIG}: {key} is {_short(found)}, which should be a number of tokens.")
 
 
-def acting_parts(file: Path, raw: Mapping[str, Any] | None) -> dict[str, Any]:
+def acting_parts(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of tokenizer.json that make ids, by name, each as the SHA-256 of its canonical JSON.
 
-    raw: the file as JSON; None for another file, of which it is the SHA-256 of its bytes. The special tokens of a
-    post-processor are left out: `Tokenizer` puts its own prefix and suffix around a text. Raises TokenizerError.
+    raw: the file; of tokenizer.model what the package would write, so that a table made with one of the two files goes
+    on with the other. What a file of another version of the package leaves out, or spells otherwise, is the same. The
+    special tokens of a post-processor are left out: `Tokenizer` puts its own prefix and suffix around a text.
     """
-    if raw is None:
-        return {file.name: sha256_of(file)}
     parts = {**raw, "post_processor": _without_special_tokens(raw.get("post_processor"))}
-    if isinstance(parts.get("model"), dict) and isinstance(vocab := parts["model"].get("vocab"), dict):
+    if isinstance(raw.get("model"), dict):
+        parts["model"] = _canonical_model(raw["model"])
+    return {JSON: {part: digest(value) for part, value in parts.items() if part not in NOT_ACTING and value}}
+
+
+def _canonical_model(model: Mapping[str, Any]) -> dict[str, Any]:
+    found = {key: value for key, value in model.items() if value not in (None, False, "")}
+    if isinstance(vocab := model.get("vocab"), dict):
         # By id, as the file mostly has them: by name, a large vocabulary would be the longest part of planning.
         pieces = sorted(vocab, key=vocab.__getitem__)
-        parts["model"] = {**parts["model"], "vocab": [pieces, [vocab[piece] for piece in pieces]]}
-    return {file.name: {part: digest(value) for part, value in parts.items() if part not in NOT_ACTING and value}}
+        found["vocab"] = [pieces, [vocab[piece] for piece in pieces]]
+    if merges := model.get("merges"):
+        found["merges"] = [merge.split(" ") if isinstance(merge, str) else list(merge) for merge in merges]
+    return found
 
 
 def _without_special_tokens(post_processor: Any) -> list[Any]:
