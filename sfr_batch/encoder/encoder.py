@@ -132,9 +132,14 @@ class Encoder:
             deterministic=settings.deterministic,
             packed=packed,
         )
-        if encoder.family_state != "tested family":
-            dtype = torch_dtype(settings.compute_dtype)
-            check_company(encoder._forward, recipe, model.get_input_embeddings().weight.shape[0], dtype)
+        with of_the_device(encoder._device):
+            check_company(
+                encoder._forward,
+                recipe,
+                vocabulary=model.get_input_embeddings().weight.shape[0],
+                dtype=torch_dtype(settings.compute_dtype),
+                tested=encoder.family_state == "tested family",
+            )
         if fuse:
             encoder.fuse()
         return encoder

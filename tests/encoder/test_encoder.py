@@ -483,6 +483,7 @@ def test_weights_that_do_not_fit_the_config(tmp_path: Path) -> None:
 def test_what_transformers_refuses_names_the_folder(tmp_path: Path) -> None:
     folder = build_tiny_mistral(tmp_path / "model", hidden=16)
     edit_json(folder / "config.json", model_type="new", architectures=["NewForCausalLM"])
+    edit_json(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast", add_eos_token=...)
     with pytest.raises(
         ModelError, match=rf"transformers cannot load {folder} as its config.json .*`new`.*Correct the key"
     ):

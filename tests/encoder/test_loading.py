@@ -110,6 +110,14 @@ def test_errors_of_transformers_become_sentences(folder: Path, changes: dict[str
         load(folder)
 
 
+def test_sizes_that_do_not_fit_each_other(tmp_path: Path) -> None:
+    """transformers builds such a model, which then fails on every row."""
+    folder = write_family(tmp_path, "stablelm", MODELS["tested family"]["stablelm"])
+    edit_json(folder / "config.json", head_dim=16)
+    with pytest.raises(ModelError, match=r"does not turn plain rows of token ids into vectors: RuntimeError: The size"):
+        load(folder)
+
+
 def test_an_encoder_decoder_by_the_default_of_its_class(tmp_path: Path) -> None:
     folder = write_family(tmp_path, "bart", MODELS["refused"]["bart"])
     edit_json(folder / "config.json", is_encoder_decoder=..., hidden_size=32)
