@@ -463,7 +463,7 @@ def test_a_model_on_s3(built: Path, s3_prefix: str) -> None:
 
 
 def test_a_lock_file_that_cannot_be_written(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(files: list[Path]) -> Path:
+    def refuse(files: list[Path], folder: Path) -> Path:
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(lock_file, "write_lock", refuse)  # tests may run as root, whom no folder refuses
