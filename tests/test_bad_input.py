@@ -247,7 +247,7 @@ def small_disk(bench: Bench) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
     bench.table.mkdir()
-    mount("-t", "tmpfs", "-o", "size=28k", "tmpfs", str(bench.table))
+    mount("-t", "tmpfs", "-o", "size=32k", "tmpfs", str(bench.table))
     bench.cleanup.callback(subprocess.run, ["umount", str(bench.table)], check=True)
 
 
@@ -674,7 +674,8 @@ ROWS = [
         prepare=edited_model("config.json", auto_map={"AutoModel": "modeling.X"}), overrides=MODEL),
     Row("unknown module",
         "{root}/model/modules.json lists a module CNN (sentence_transformers.models.CNN), which is not supported: "
-        "vectors without it would be wrong. Supported: Transformer, Pooling, Normalize, Dense, LayerNorm, Dropout.",
+        "vectors without it would be wrong. Supported types: Transformer, Pooling, Normalize, Dense, LayerNorm, "
+        "Dropout.",
         prepare=model(put={"modules.json": b'[{"type": "sentence_transformers.models.CNN", "path": "2_CNN"}]'}),
         overrides=MODEL),
     Row("model config damaged", "{root}/model/config.json is not valid JSON ({*}). Fetch the model again.",

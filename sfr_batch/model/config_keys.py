@@ -10,15 +10,17 @@ from typing import Any
 
 from sfr_batch.errors import ModelError
 
+_DROPOUTS = (
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "hidden_dropout", "dropout"),
+    *("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout", "qa_dropout", "dropout_rate"),
+    *("embd_pdrop", "resid_pdrop", "attn_pdrop", "embedding_dropout", "mlp_dropout", "activation_dropout"),
+    *("embed_dropout", "resid_dropout", "embd_dropout", "layerdrop"),
+)
+_DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
 _REASONS: Mapping[str, Iterable[str]] = {
     "where the file comes from, and which library wrote it": ("_name_or_path", "transformers_version", "_commit_hash"),
     "the dtype of the weights on disk; they are loaded in that of model.dtype": ("dtype", "torch_dtype"),
-    "dropout, which does nothing outside of training": (
-        *("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "hidden_dropout", "dropout"),
-        *("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout", "qa_dropout", "dropout_rate"),
-        *("embd_pdrop", "resid_pdrop", "attn_pdrop", "embedding_dropout", "mlp_dropout", "activation_dropout"),
-        *("embed_dropout", "resid_dropout", "embd_dropout", "layerdrop"),
-    ),
+    "dropout, which does nothing outside of training": _DROPOUTS,
     "initial values of weights, all of which are loaded": ("initializer_range", "initializer_factor", "init_std"),
     "memory in training": ("gradient_checkpointing",),
     "labels and losses of heads, of which none is loaded": (
@@ -91,6 +93,13 @@ def check_values(file: str, config: Mapping[str, Any]) -> None:
             continue
         if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
             raise _wrong(file, key, value, "a number above 0")
+    for key in _DROPOUTS:
+        value = config.get(key)
+        if isinstance(value, int | float) and not 0 <= value <= 1:  # transformers builds the layers, although none acts
+            raise _wrong(file, key, value, "a share from 0 to 1")
+    for key in ("dtype", "torch_dtype"):
+        if config.get(key) not in (None, *_DTYPES):
+            raise _wrong(file, key, config[key], f"one of {', '.join(_DTYPES)}")
     padding = config.get("pad_token_id")
     if padding is not None and (not isinstance(padding, int) or isinstance(padding, bool)):
         raise _wrong(file, "pad_token_id", padding, "a whole number or null")

@@ -136,13 +136,13 @@ def _kind(file: Path, entry: Mapping[str, Any]) -> str:
     if kind is None:
         raise ModelError(
             f"{file} lists a module {name.rsplit('.', 1)[-1]} ({name}), which is not supported: vectors without it "
-            f"would be wrong. Supported: {', '.join(KINDS)}."
+            f"would be wrong. Supported types: {', '.join(KINDS)}."
         )
     where = PureWindowsPath(path)  # reads both kinds of slashes
     if where.anchor or ".." in where.parts or "\0" in path or "\\" in path:
         raise ModelError(f"{file} has a module in {shown(path)} (path), outside of the model folder. Correct the path.")
     if kind == "Transformer" and PurePosixPath(path) != PurePosixPath():
-        raise ModelError(f"{file}: the transformer lies in {path}, not in the model folder itself.")
+        raise ModelError(f"{file}: the transformer lies in {path} (path), not in the model folder itself.")
     return kind
 
 
@@ -171,15 +171,16 @@ def _pooling(folder: Path, file: Path, config: Mapping[str, Any], hidden: int, a
         if asked is None:
             raise ModelError(
                 f"{folder} does not say how to pool hidden states into a vector ({file.parent.name}/{file.name} is "
-                "missing or not in modules.json). Set model.pooling to last_token, mean or cls, as the model card says."
+                "missing, or no path in modules.json). Set model.pooling to last_token, mean or cls, as the model card "
+                "says."
             )
         return asked
     check_keys(file, config, POOLING)
     for name in _DIMENSIONS:
         if config.get(name, hidden) != hidden:
             raise ModelError(
-                f"{file} sets {name} to {config[name]}, but a hidden state has {hidden} values by "
-                f"{folder}/config.json. Fetch the model again."
+                f"{file} sets {name} to {config[name]}, but a hidden state has {hidden} values by {folder}/config.json "
+                "(hidden_size or the like). Fetch the model again."
             )
     modes = config.get("pooling_mode")
     if modes is None:  # the spelling before sentence-transformers 6; nothing chosen means mean there, too

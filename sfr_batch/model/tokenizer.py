@@ -5,9 +5,10 @@ are one flat int32 array with lengths, and no pad token is used (in the Mistral 
 models beyond their recipe.
 """
 
+import contextlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -144,6 +145,11 @@ class Tokenizer:
 
         Raises TokenizerError.
         """
+        with _failures_explained(recipe):
+            return cls._load(recipe, special_tokens_in_text)
+
+    @classmethod
+    def _load(cls, recipe: Recipe, special_tokens_in_text: SpecialTokensInText) -> "Tokenizer":
         folder = Path(recipe.folder)
         files = read_files(folder, recipe.model_type)
         backend, file, raw = _read_backend(folder, files)
@@ -254,7 +260,8 @@ class Tokenizer:
 
     def golden_ids(self) -> list[list[int]]:
         """Ids of GOLDEN_TEXTS, for the fingerprint: tokenizers with equal golden ids count as equal."""
-        tokenized = self.encode(GOLDEN_TEXTS, max_length=min(GOLDEN_LENGTH, self.recipe.max_length))
+        with _failures_explained(self.recipe):
+            tokenized = self.encode(GOLDEN_TEXTS, max_length=min(GOLDEN_LENGTH, self.recipe.max_length))
         ends = np.cumsum(tokenized.lengths)
         return [ids.tolist() for ids in np.split(tokenized.flat_ids, ends[:-1])]
 
@@ -310,6 +317,22 @@ class Tokenizer:
                     f"expects {bos} first and {eos} last (None: anything). Use the tokenizer files of the model's own "
                     "repository."
                 )
+
+
+@contextlib.contextmanager
+def _failures_explained(recipe: Recipe) -> Iterator[None]:
+    """Turn failures of the tokenizers package into a TokenizerError: it raises bare Exception, or panics, which is no
+    Exception at all."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
+            raise
+        raise TokenizerError(
+            f"The tokenizer in {recipe.folder} fails: {error}. A part of tokenizer.json, or a special token that the "
+            "files beside it name (unk_token, cls_token, sep_token …), does not fit its vocabulary. Use the tokenizer "
+            "files of the model's own repository."
+        ) from error
 
 
 def _read_backend(folder: Path, files: TokenizerFiles) -> tuple[Any, Path, Mapping[str, Any]]:

@@ -65,14 +65,13 @@ class TokenizerFiles:
 
     @property
     def acting(self) -> dict[str, Any]:
-        """All that may change ids, as JSON."""
-        return {
-            "class": self.class_5,
-            "special_tokens": {**self.named, **self.by_key, **self.by_name, **({"": self.more} if self.more else {})},
-            **({} if self.added is None else {"added_tokens": {str(i): token for i, token in self.added.items()}}),
-            **({"added_tokens.json": self.added_file} if self.added_file else {}),
-            "flags": self.flags,
-        }
+        """All that may change ids, as JSON, by file; special tokens of the two files are one."""
+        config: dict[str, Any] = {"tokenizer_class": self.class_5, **self.flags}
+        config |= {**self.named, **self.by_key, **self.by_name}
+        config |= {"additional_special_tokens": self.more} if self.more else {}
+        if self.added is not None:
+            config["added_tokens_decoder"] = {str(number): token for number, token in self.added.items()}
+        return {CONFIG: config, **({ADDED: self.added_file} if self.added_file else {})}
 
     def special_token_flags(self) -> tuple[bool | None, bool | None]:
         """Whether BOS and EOS are added, as (bos, eos); None leaves it to tokenizer.json.

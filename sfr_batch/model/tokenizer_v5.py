@@ -87,7 +87,11 @@ class _Build:
         """The id of a token."""
         number = self.backend.token_to_id(token)
         if number is None:
-            raise TokenizerError(f"{self.files.folder}: the special token {token!r} is not in {JSON}.")
+            keys = [key for key, its in self.tokens.named.items() if its and text_of(its) == token]
+            raise TokenizerError(
+                f"{self.files.folder}: the special token {token!r} ({', '.join(keys) or 'of the class'}) is not in "
+                f"{JSON}. Use the tokenizer files of the model's own repository."
+            )
         return int(number)
 
     def model(self, **options: Any) -> None:

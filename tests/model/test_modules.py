@@ -217,7 +217,7 @@ REFUSED_CHAINS: dict[str, tuple[Chain, str]] = {
     "no such mode": (pooling(pooling_mode="gem"), r'pooling_mode to \["gem"\]. Supported is one of'),
     "no mode": (pooling(pooling_mode=[]), r"pooling_mode to \[\]"),
     "mode as number": (pooling(pooling_mode=3), r"pooling_mode to 3"),
-    "no pooling": ([("Normalize", None)], r"does not say how to pool .*not in modules.json"),
+    "no pooling": ([("Normalize", None)], r"does not say how to pool .*no path in modules.json"),
     "dense before pooling": ([dense(32, 8), *MEAN], r"lists Dense \(1_Dense\) before the last Pooling"),
     "dense without pooling": ([dense(32, 8)], r"lists Dense \(1_Dense\) before the last Pooling, or without one"),
     "two transformers": ([("Transformer", None), *MEAN], r"the transformer lies in 1_Transformer"),
