@@ -267,7 +267,7 @@ def mount(*options: str) -> None:
 @contextlib.contextmanager
 def file_size_limit() -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6144, before[1]))
     try:
         yield
     finally:
