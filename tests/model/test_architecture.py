@@ -182,7 +182,7 @@ def test_families_whose_rows_depend_on_each_other(tmp_path: Path, model_type: st
 
 
 def test_only_harmless_keys_are_left_out_of_what_may_change_a_vector(tmp_path: Path) -> None:
-    found = read(tmp_path, **dict.fromkeys(HARMLESS, 0), unknown_key=[1])
+    found = read(tmp_path, **dict.fromkeys(HARMLESS), unknown_key=[1])
     assert dict(found.config) == {**BERT, "unknown_key": [1]}
     assert all(HARMLESS.values())
     assert not HARMLESS.keys() & {family.width for family in FAMILIES.values()}
