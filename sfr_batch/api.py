@@ -17,6 +17,7 @@ from sfr_batch.errors import ConfigError, TableMismatch, TableNotFound
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import mismatches
 from sfr_batch.format.records import TableCard
+from sfr_batch.model.identity import comparable
 from sfr_batch.model.prompts import QUERY
 from sfr_batch.planning import comparison
 from sfr_batch.planning.card import model_inputs
@@ -192,7 +193,7 @@ class EmbeddingTable(Table):
         from sfr_batch.encoder.encoder import Encoder
 
         settings = ModelSettings.model_validate(self.card.model)
-        made_with, here = self.known_inputs(self.latest()), model_inputs(settings, self.card.vector_dtype)
+        made_with, here = comparable(self.known_inputs(self.latest())), model_inputs(settings, self.card.vector_dtype)
         if lines := mismatches(made_with, here):
             shown = "\n  ".join(lines)
             raise TableMismatch(f"The model at {settings.path} is not the one that made {self.store.root}:\n  {shown}")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sfr_batch.config.settings import ModelSettings
+from sfr_batch.model.architecture import HARMLESS
 from sfr_batch.model.prompts import DOCUMENT, resolve
 from sfr_batch.model.recipe import Recipe
 from sfr_batch.model.tokenizer import Tokenizer
@@ -54,6 +55,13 @@ def fingerprint_inputs(
     # Only where they are: tables older than the setting or than support of such modules keep their fingerprint.
     inputs |= {"modules": recipe.modules} if recipe.modules else {}
     return inputs | ({"deterministic": True} if settings.deterministic else {})
+
+
+def comparable(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded inputs, without keys of config.json that were found to be harmless since they were recorded."""
+    if not isinstance(inputs.get("config"), Mapping):
+        return dict(inputs)
+    return {**inputs, "config": {key: value for key, value in inputs["config"].items() if key not in HARMLESS}}
 
 
 def _overflow(settings: ModelSettings, recipe: Recipe) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def accept(table: Table, plan: EmbedPlan, job: Job, adopted: Sequence[Receipt], 
         _say(f"Warning: of {counted(drawn.rows, 'row')} only these have their text in the corpus.")
     vectors = _embed(drawn.texts, job, plan, place) if drawn.texts else drawn.vectors
     accept_inputs(table, plan.later_inputs, job.run_id, len(drawn.texts), largest_distance(drawn, vectors, plan))
-    return dataclasses.replace(plan, accepts=False)
+    return dataclasses.replace(plan, accepted=plan.later_inputs)
 
 
 def embed_texts(texts: Sequence[str], job: Job) -> NDArray[np.float32]:

@@ -19,6 +19,7 @@ from sfr_batch.errors import ConfigError, CorpusError, TableError, TableNotFound
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import digest, later_inputs
 from sfr_batch.format.records import KEPT, ShardRecord
+from sfr_batch.model.identity import comparable
 from sfr_batch.planning.card import make_card, make_row_recipe, with_inputs_of
 from sfr_batch.planning.limits import SplitLimits, limits_of_a_split, split_identity
 from sfr_batch.planning.plan import EmbedPlan
@@ -78,11 +79,11 @@ def make_plan(config: Config) -> EmbedPlan:
     known, proven = _known_columns(table, config.corpus), _proven_columns(base, config.corpus, row_recipe)
     survey = _survey(config, selected, diff, known, proven)
     card = today = make_card(config, survey.columns)
-    accepts = False
+    accepted: dict[str, Any] = {}
     if table is not None:
         inputs = table.known_inputs(base)
-        check_same_table(table, today, inputs)
-        accepts = bool(later_inputs(inputs, today.fingerprint_inputs))
+        check_same_table(table, today, comparable(inputs))
+        accepted = later_inputs(table.card.fingerprint_inputs, inputs)
         # Names and footers of its splits carry the fingerprint that the table was made with.
         card = with_inputs_of(table.card, today)
     limits = limits_of_a_split(config.run, card)
@@ -102,7 +103,7 @@ def make_plan(config: Config) -> EmbedPlan:
         surveys=tuple(survey.shards),
         limits=limits,
         inputs=today.fingerprint_inputs,
-        accepts=accepts,
+        accepted=accepted,
     )
 
 

@@ -61,15 +61,21 @@ class EmbedPlan:
     inputs: Mapping[str, Any] = field(repr=False)
     """The inputs of the fingerprint as the model and the settings have them today; ``card`` has those that the table
     was made with."""
-    accepts: bool = False
-    """Whether `later_inputs` are yet to be accepted, because an older release has made the table."""
+    accepted: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Inputs that the table's card lacks and that were accepted since."""
     difference: Difference | None = field(default=None, repr=False)
     """The result of the comparison; None before it, and if there is nothing to compare with."""
 
     @property
     def later_inputs(self) -> dict[str, Any]:
-        """Those of ``inputs`` that the table's card lacks: it was made by a release that did not record them."""
-        return later_inputs(self.card.fingerprint_inputs, self.inputs)
+        """Inputs that the table's card lacks, because an older release has made it: as they were accepted, else as
+        they are today."""
+        return {**later_inputs(self.card.fingerprint_inputs, self.inputs), **self.accepted}
+
+    @property
+    def accepts(self) -> bool:
+        """Whether some of `later_inputs` are yet to be accepted."""
+        return self.later_inputs.keys() != self.accepted.keys()
 
     @cached_property
     def selection(self) -> Selection:

@@ -22,7 +22,7 @@ from sfr_batch.errors import TableError, TableMismatch
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import LATER_INPUTS, differences
 from sfr_batch.format.records import AcceptedInputs, Manifest
-from sfr_batch.model import identity
+from sfr_batch.model import architecture, identity
 from sfr_batch.pipeline import acceptance, model_files, runner
 from sfr_batch.planning import acceptance as drawing
 from sfr_batch.planning import card
@@ -161,6 +161,27 @@ def test_null_is_not_nothing_and_one_is_not_true() -> None:
     assert differences({"config": {"rope": {"theta": 1}}}, {"config": {"rope": {"theta": True}}}) == [
         "config.json rope.theta: 1 in the table, true in the config"
     ]
+
+
+def test_a_key_that_is_found_to_be_harmless_later_is_no_longer_compared(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a new table and of one that has accepted the key: both go on, and what they record stays."""
+    edit_json(place / "model" / "config.json", license="none")
+    store = old_table(place)
+    sfr.embed(config_of(place, table="new"))
+    write_shard(place, "c", 90, 92)
+    sfr.embed(config_of(place))
+    later = {**architecture.HARMLESS, "license": "a text"}
+    monkeypatch.setattr(architecture, "HARMLESS", later)
+    monkeypatch.setattr(identity, "HARMLESS", later)
+    edit_json(place / "model" / "config.json", license="mit")
+    write_shard(place, "d", 92, 94)
+    for table in ("table", "new"):
+        assert sfr.embed(config_of(place, table=table)).published
+        assert sfr.open_table(f"{place}/{table}").audit(sfr.plan(config_of(place, table=table))).ok
+        assert sfr.open_table(f"{place}/{table}").encoder.dim == 32
+    assert manifest(store, 3)["accepted"]["config"]["license"] == "none"
 
 
 # --- an older table

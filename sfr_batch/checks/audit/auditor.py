@@ -30,6 +30,7 @@ from sfr_batch.checks.audit.surroundings import check_plain, look_for_orphans, l
 from sfr_batch.corpus.shards import list_shards
 from sfr_batch.errors import SfrBatchError
 from sfr_batch.format.expired import check_not_expired
+from sfr_batch.model.identity import comparable
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.storage.local_files import temporary_folder
 from sfr_batch.storage.spill import Spill
@@ -144,7 +145,7 @@ class _Auditor:
 
     def _read_corpus(self, against: EmbedPlan, contents: Contents, spill: Spill) -> CorpusRows:
         shards = list_shards(against.config.corpus)
-        known = self._table.known_inputs(contents.snapshot)
+        known = comparable(self._table.known_inputs(contents.snapshot))
         self._tell(check_shards(against, shards, contents, known))
         return read_corpus(against, shards, spill)
 

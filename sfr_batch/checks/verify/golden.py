@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sfr_batch.errors import ConfigError
 from sfr_batch.format.fingerprint import canonical_json, mismatches
+from sfr_batch.model.identity import comparable
 from sfr_batch.storage.local_files import read_text, write_atomically
 
 FloatArray = NDArray[np.float32]
@@ -50,7 +51,8 @@ class Golden(BaseModel):
         """How model and recipe differ, one phrase for each key. Dtypes are left to the comparison of vectors, and so
         are inputs that the release did not know that recorded the file."""
         old, new = (
-            {key: value for key, value in d.items() if key not in _LEFT_TO_VECTORS} for d in (self.inputs, inputs)
+            {key: value for key, value in comparable(d).items() if key not in _LEFT_TO_VECTORS}
+            for d in (self.inputs, inputs)
         )
         lines = mismatches(old, new, "in the golden file", "here")
         before, now = self.inputs.get("weights", {}), inputs["weights"]
