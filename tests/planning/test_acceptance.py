@@ -4,10 +4,8 @@ An older table is made by the stages of today with a fingerprint that leaves the
 did; `tests.test_table_format_1` continues tables that the first release itself has made.
 """
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ import numpy as np
 import pytest
 
 import sfr_batch as sfr
-from sfr_batch.config.loading import config_from_dict
 from sfr_batch.config.settings import Config
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.errors import TableError, TableMismatch
@@ -23,15 +20,15 @@ from sfr_batch.format import names
 from sfr_batch.format.fingerprint import LATER_INPUTS, differences
 from sfr_batch.format.records import AcceptedInputs, Manifest
 from sfr_batch.model import architecture, identity
-from sfr_batch.pipeline import acceptance, model_files, runner
+from sfr_batch.pipeline import acceptance, runner
 from sfr_batch.planning import acceptance as drawing
-from sfr_batch.planning import card
 from sfr_batch.planning.make import make_plan
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.writing import accept_inputs
 from sfr_batch.table.table import Table
 from tests.models import edit_json, write_json
+from tests.older_tables import config_of, first_release, old_table, write_shard
 from tests.repositories import corpus, wordpiece, write_repository
 
 
@@ -47,44 +44,6 @@ def place(bert: Path, tmp_path: Path) -> Path:
     write_shard(tmp_path, "a", 0, 60)
     write_shard(tmp_path, "b", 60, 90)
     return tmp_path
-
-
-def write_shard(place: Path, name: str, start: int, end: int) -> None:
-    file = place / "corpus" / f"{name}.jsonl"
-    file.parent.mkdir(exist_ok=True)
-    texts = corpus()
-    lines = [{"id": f"r{number}", "text": f"{number} {texts[number % len(texts)]}"} for number in range(start, end)]
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-
-
-def config_of(place: Path, *overrides: str, table: str = "table") -> Config:
-    raw: dict[str, Any] = {
-        "corpus": {"path": f"{place}/corpus"},
-        "model": {"path": f"{place}/model", "device": "cpu", "max_length": 32},
-        "table": {"path": f"{place}/{table}"},
-        "run": {"actors": {"gpus": 0}, "min_splits": 1, "rows_per_split": 16, "ray_address": "none"},
-    }
-    return config_from_dict(raw, overrides)
-
-
-@contextlib.contextmanager
-def first_release() -> Iterator[None]:
-    """Fingerprints without the inputs that came later."""
-    whole = identity.fingerprint_inputs
-
-    def before(*arguments: Any) -> dict[str, Any]:
-        return {name: value for name, value in whole(*arguments).items() if name not in LATER_INPUTS}
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(card.identity, "fingerprint_inputs", before)
-        patch.setattr(model_files, "fingerprint_inputs", before)
-        yield
-
-
-def old_table(place: Path, *overrides: str) -> Store:
-    with first_release():
-        sfr.embed(config_of(place, *overrides))
-    return open_store(f"{place}/table")
 
 
 def has_accepted(store: Store) -> bool:
