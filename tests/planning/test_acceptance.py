@@ -229,10 +229,13 @@ def test_one_data_file_of_other_vectors_is_found(place: Path) -> None:
     assert not has_accepted(store)
 
 
-def test_rows_are_drawn_from_every_data_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("candidates", [2**20, 20])
+def test_rows_are_drawn_from_every_data_file(place: Path, monkeypatch: pytest.MonkeyPatch, candidates: int) -> None:
+    """Also where only some of the rows of each file are looked for."""
     old_table(place)
     write_shard(place, "c", 90, 95)
     monkeypatch.setattr(drawing, "ROWS", 8)
+    monkeypatch.setattr(drawing, "_CANDIDATES", candidates)
     plan = make_plan(config_of(place))
     drawn = drawing.draw(plan)
     assert len(drawn.texts) >= 8
