@@ -40,12 +40,9 @@ ONLY = {
     "s3fs": {"storage.s3_client"},
     "aiohttp": {"storage.s3_client"},
     "botocore": {"storage.s3_client"},
-    "huggingface_hub": {"model.hub"},
-    "tokenizers": {
-        *("model.sentencepiece", "model.tokenizer", "model.tokenizer_reading", "model.tokenizer_tokens"),
-        *("model.tokenizer_v4", "model.tokenizer_v5"),
-    },
-    "google": {"model.sentencepiece"},
+    "huggingface_hub": {"model.sources.hub"},
+    "tokenizers": {"model.tokenization"},
+    "google": {"model.tokenization.sentencepiece"},
     "sentencepiece": set(),
     "click": {"cli"},
     "rich": {"pipeline.progress"},
@@ -54,7 +51,7 @@ ONLY = {
 }
 """Which packages or modules may import this library at all."""
 LAZY = {
-    ("model.hub", "huggingface_hub"),
+    ("model.sources.hub", "huggingface_hub"),
     ("encoder.reference", "sentence_transformers"),
     *(("table.engines", library) for library in ("duckdb", "pandas", "ray")),
 }
@@ -306,7 +303,7 @@ FILES = {
     ("encoder.loading", "model_class.from_pretrained"): "the library maps the weights into memory",
     ("encoder.loading", "transformers.AutoConfig.from_pretrained"): "the library takes a path",
     ("format.parquet", "pq.write_table"): "into memory",
-    ("model.hub", "huggingface_hub.snapshot_download"): "the library fills its own cache",
+    ("model.sources.hub", "huggingface_hub.snapshot_download"): "the library fills its own cache",
     ("pipeline.packing", "writer.write_table"): "an Arrow stream in memory",
     ("table.engines", "duckdb.connect"): "a database in memory; it reads files through the store's file system",
 }

@@ -99,7 +99,7 @@ def against_sentence_transformers(
     import sentence_transformers
 
     from sfr_batch.encoder.encoder import Encoder
-    from sfr_batch.model.location import locate
+    from sfr_batch.model.sources.location import locate
 
     texts = [text for _, text in distinct_docstrings(documents)]
     encoder = Encoder.load(settings)
@@ -187,9 +187,9 @@ def other_ways(settings: ModelSettings, documents: int, rounds: int) -> list[Mea
 def batching_alone(settings: ModelSettings, rounds: int) -> list[Measurement]:
     """How much padding splits of the default size have, over all docstrings that are installed, and how long it takes
     to find that out: without a model."""
-    from sfr_batch.model.location import locate
     from sfr_batch.model.recipe import read_recipe
-    from sfr_batch.model.tokenizer import Tokenizer
+    from sfr_batch.model.sources.location import locate
+    from sfr_batch.model.tokenization.tokenizer import Tokenizer
 
     size = RunSettings().rows_per_split
     tokenizer = Tokenizer.load(read_recipe(locate(settings, weights=False), settings))

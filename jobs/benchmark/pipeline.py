@@ -26,9 +26,9 @@ from jobs.benchmark.contenders import (
 from jobs.benchmark.corpus import write_distinct_docstrings
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ConfigError, RunFailed
-from sfr_batch.model.location import locate
 from sfr_batch.model.recipe import read_recipe
-from sfr_batch.model.tokenizer import Tokenizer
+from sfr_batch.model.sources.location import locate
+from sfr_batch.model.tokenization.tokenizer import Tokenizer
 
 SAME_VECTORS = 1e-4
 """How far a number of a vector may be from the bare encoder's before the comparison is refused."""

@@ -15,7 +15,7 @@ from typing import Any
 from jobs.benchmark import processes
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ConfigError
-from sfr_batch.model.location import locate
+from sfr_batch.model.sources.location import locate
 
 LINEAR_WITHIN = 1.5
 """How much dearer a split may be in the largest plan than in the smallest one for the growth to be called linear."""

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from sfr_batch.encoder.faults import is_of_the_device, is_out_of_memory
 from sfr_batch.encoder.forward import Forward, IntArray
 from sfr_batch.errors import ModelError
-from sfr_batch.model.modules import SEVERAL
 from sfr_batch.model.recipe import Recipe
+from sfr_batch.model.repository.modules import SEVERAL
 
 _LENGTHS = (1, 2, 3, 7, 16, 33, 64, 130, 257)
 """Tokens of the rows, as far as the model allows; more than one window of local attention, and no multiple of one."""

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from sfr_batch.encoder.attention import Packing, Prefix
-from sfr_batch.model.families import WINDOWED
 from sfr_batch.model.recipe import Recipe
+from sfr_batch.model.repository.families import WINDOWED
 
 
 def is_plain_decoder(recipe: Recipe) -> bool:

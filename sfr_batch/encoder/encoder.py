@@ -24,12 +24,12 @@ from sfr_batch.encoder.fp8 import is_quantized, quantize_linears
 from sfr_batch.encoder.loading import load_model, to_device, torch_dtype
 from sfr_batch.errors import ModelError
 from sfr_batch.model import prompts
-from sfr_batch.model.families import TESTED
-from sfr_batch.model.folder import weight_files
-from sfr_batch.model.location import locate
 from sfr_batch.model.recipe import Recipe, read_recipe
-from sfr_batch.model.tokenizer import Chunked, Tokenizer
-from sfr_batch.model.weight_hashes import check_weights
+from sfr_batch.model.repository.families import TESTED
+from sfr_batch.model.repository.folder import weight_files
+from sfr_batch.model.sources.location import locate
+from sfr_batch.model.sources.weight_hashes import check_weights
+from sfr_batch.model.tokenization.tokenizer import Chunked, Tokenizer
 
 FloatArray = NDArray[np.float32]
 

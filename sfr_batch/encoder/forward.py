@@ -15,8 +15,8 @@ from sfr_batch.encoder.decoder import Decoder, is_plain_decoder
 from sfr_batch.encoder.layers import Finish
 from sfr_batch.encoder.pooling import pool
 from sfr_batch.errors import ConfigError
-from sfr_batch.model.families import TESTED
 from sfr_batch.model.recipe import Recipe
+from sfr_batch.model.repository.families import TESTED
 
 IntArray = NDArray[np.int64]
 

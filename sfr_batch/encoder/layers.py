@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from sfr_batch.errors import ModelError
-from sfr_batch.model.layers import Layer
 from sfr_batch.model.recipe import Recipe
+from sfr_batch.model.repository.layers import Layer
 from sfr_batch.storage.local_files import read_bytes
 
 Tensors = Mapping[str, torch.Tensor]

@@ -19,10 +19,11 @@ from sfr_batch.encoder.decoder import is_plain_decoder
 from sfr_batch.encoder.faults import is_out_of_memory
 from sfr_batch.encoder.tensors import check_tensors
 from sfr_batch.errors import ModelError
-from sfr_batch.model import room, weights
-from sfr_batch.model.families import FAMILIES
-from sfr_batch.model.folder import weight_files
 from sfr_batch.model.recipe import Recipe
+from sfr_batch.model.repository import weights
+from sfr_batch.model.repository.families import FAMILIES
+from sfr_batch.model.repository.folder import weight_files
+from sfr_batch.model.sources import room
 
 
 def torch_dtype(compute_dtype: str) -> torch.dtype:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from sfr_batch.model.modules import SEVERAL
+from sfr_batch.model.repository.modules import SEVERAL
 
 
 def last_token(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

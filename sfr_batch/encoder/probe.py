@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.encoder import Encoder, FloatArray
 from sfr_batch.encoder.pooling import pool
-from sfr_batch.model.families import FAMILIES
+from sfr_batch.model.repository.families import FAMILIES
 
 # They derive positions from the ids that are not padding, on either side, and do not count from 0.
 _OWN_POSITIONS = frozenset(name for name, family in FAMILIES.items() if family.offset)

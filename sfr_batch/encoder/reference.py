@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from sfr_batch.encoder.loading import quiet_transformers
-from sfr_batch.model.modules import POOLING_NAMES, SEVERAL
 from sfr_batch.model.recipe import Recipe
+from sfr_batch.model.repository.modules import POOLING_NAMES, SEVERAL
 
 FloatArray = NDArray[np.float32]
 

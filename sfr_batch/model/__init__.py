@@ -1,5 +1,5 @@
 """A model without torch.
 
-`location` finds its folder, `recipe` reads how its vectors are made, `tokenizer` makes token ids, `weight_hashes` says
-which weights it has, and `identity` lists what changes a fingerprint.
+`sources` finds its files and says which weights they are, `repository` reads what the files say, and `recipe` puts
+together how vectors are made. `tokenization` makes token ids, and `identity` lists what changes a fingerprint.
 """

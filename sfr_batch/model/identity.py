@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from sfr_batch.config.settings import ModelSettings
-from sfr_batch.model.architecture import HARMLESS
 from sfr_batch.model.prompts import DOCUMENT, resolve
 from sfr_batch.model.recipe import Recipe
-from sfr_batch.model.tokenizer import Tokenizer
+from sfr_batch.model.repository.architecture import HARMLESS
+from sfr_batch.model.tokenization.tokenizer import Tokenizer
 
 CHUNK_RULE = 1
 """Version of the rules in `chunks`, for the fingerprint: raise it if any text would be cut elsewhere than before."""

@@ -12,14 +12,14 @@ from typing import Any
 
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ModelError
-from sfr_batch.model.architecture import Architecture, read_architecture
-from sfr_batch.model.folder import read_object
-from sfr_batch.model.layers import Layer
-from sfr_batch.model.matryoshka import read_dimensions
-from sfr_batch.model.modules import Modules, read_modules
-from sfr_batch.model.repository_file import prompts_of, read_repository_file
-from sfr_batch.model.tokenizer_files import model_max_length
-from sfr_batch.model.transformer_file import TransformerFile, read_transformer_file
+from sfr_batch.model.repository.architecture import Architecture, read_architecture
+from sfr_batch.model.repository.folder import read_object
+from sfr_batch.model.repository.layers import Layer
+from sfr_batch.model.repository.matryoshka import read_dimensions
+from sfr_batch.model.repository.modules import Modules, read_modules
+from sfr_batch.model.repository.repository_file import prompts_of, read_repository_file
+from sfr_batch.model.repository.transformer_file import TransformerFile, read_transformer_file
+from sfr_batch.model.tokenization.files import model_max_length
 
 _WITHOUT_PROMPT = frozenset({"hkunlp/instructor-base", "hkunlp/instructor-large", "hkunlp/instructor-xl"})
 """Models whose prompts sentence-transformers leaves out of pooling although no file says so

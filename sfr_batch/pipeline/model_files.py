@@ -13,10 +13,10 @@ from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ModelError
 from sfr_batch.format.fingerprint import canonical_json, different_keys
 from sfr_batch.model.identity import fingerprint_inputs
-from sfr_batch.model.location import locate
 from sfr_batch.model.prompts import DOCUMENT, resolve
 from sfr_batch.model.recipe import Recipe, read_recipe
-from sfr_batch.model.tokenizer import Tokenizer
+from sfr_batch.model.sources.location import locate
+from sfr_batch.model.tokenization.tokenizer import Tokenizer
 from sfr_batch.pipeline.job import Job
 
 

@@ -19,7 +19,7 @@ from sfr_batch.corpus.rows import Rows
 from sfr_batch.corpus.splits import ReadUnit, Split
 from sfr_batch.errors import CorpusError
 from sfr_batch.format import names
-from sfr_batch.model.tokenizer import Tokenized
+from sfr_batch.model.tokenization.tokenizer import Tokenized
 from sfr_batch.pipeline.job import Job, explain
 from sfr_batch.pipeline.model_files import tokenizer_of
 from sfr_batch.pipeline.packing import binary_column, to_ipc, unit_from_json

@@ -9,11 +9,11 @@ from sfr_batch.format import names
 from sfr_batch.format.fingerprint import digest
 from sfr_batch.format.records import TableCard
 from sfr_batch.model import identity
-from sfr_batch.model.location import locate
 from sfr_batch.model.prompts import DOCUMENT, QUERY, resolve
 from sfr_batch.model.recipe import read_recipe
-from sfr_batch.model.tokenizer import Tokenizer
-from sfr_batch.model.weight_hashes import weight_hashes
+from sfr_batch.model.sources.location import locate
+from sfr_batch.model.sources.weight_hashes import weight_hashes
+from sfr_batch.model.tokenization.tokenizer import Tokenizer
 
 
 def make_row_recipe(corpus: CorpusSettings) -> dict[str, Any]:

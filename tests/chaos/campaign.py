@@ -15,7 +15,7 @@ from typing import Any
 from sfr_batch.config.loading import config_from_dict
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.model.recipe import read_recipe
-from sfr_batch.model.tokenizer import Tokenizer
+from sfr_batch.model.tokenization.tokenizer import Tokenizer
 from tests.chaos.checks import (
     Broken,
     Objects,

@@ -22,7 +22,7 @@ from sfr_batch.config.loading import config_from_dict
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ObjectNotFound, StorageError
 from sfr_batch.model.recipe import read_recipe
-from sfr_batch.model.tokenizer import Tokenizer
+from sfr_batch.model.tokenization.tokenizer import Tokenizer
 from sfr_batch.storage.store import Store
 from tests.chaos.campaign import model_without_weights
 from tests.chaos.checks import (

@@ -31,10 +31,12 @@ from sfr_batch.encoder.forward import Forward
 from sfr_batch.encoder.pooling import POOLINGS
 from sfr_batch.errors import ConfigError
 from sfr_batch.format.fingerprint import LATER_INPUTS
-from sfr_batch.model import checksums, lock_file, prompts, weights
-from sfr_batch.model.folder import weight_files
+from sfr_batch.model import prompts
 from sfr_batch.model.recipe import read_recipe
-from sfr_batch.model.tokenizer import Tokenizer
+from sfr_batch.model.repository import weights
+from sfr_batch.model.repository.folder import weight_files
+from sfr_batch.model.sources import checksums, lock_file
+from sfr_batch.model.tokenization.tokenizer import Tokenizer
 from tests.job_processes import ROOT, put
 from tests.models import build_tiny_mistral, edit_json, minilm_folder, write_json
 

@@ -12,7 +12,7 @@ from sfr_batch.checks.verify import checks, reference
 from sfr_batch.checks.verify.subject import Subject
 from sfr_batch.config.loading import config_from_dict
 from sfr_batch.encoder.encoder import Encoder
-from sfr_batch.model.tokenizer import Tokenizer
+from sfr_batch.model.tokenization.tokenizer import Tokenizer
 from tests.models import build_tiny_mistral, minilm_folder
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.errors import ModelError
-from sfr_batch.model.families import FAMILIES, TESTED, UNSUPPORTED
+from sfr_batch.model.repository.families import FAMILIES, TESTED, UNSUPPORTED
 from tests.encoder.family_models import MODELS, write_family
 from tests.models import edit_json
 from tests.repositories import corpus

@@ -13,9 +13,9 @@ from sentence_transformers.sentence_transformer.modules import Pooling as TheirP
 from sfr_batch.encoder.layers import Finish
 from sfr_batch.encoder.pooling import pool
 from sfr_batch.errors import ModelError
-from sfr_batch.model.layers import ACTIVATIONS, Layer
-from sfr_batch.model.modules import POOLING_NAMES, SEVERAL
 from sfr_batch.model.recipe import Recipe
+from sfr_batch.model.repository.layers import ACTIVATIONS, Layer
+from sfr_batch.model.repository.modules import POOLING_NAMES, SEVERAL
 
 CPU = torch.device("cpu")
 

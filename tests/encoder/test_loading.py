@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.errors import ModelError
-from sfr_batch.model import config_keys, families
+from sfr_batch.model.repository import config_keys, families
 from tests.encoder.family_models import LLM, MODELS, write_family
 from tests.models import edit_json
 from tests.repositories import SMALL, write_repository
@@ -99,14 +99,14 @@ def test_weights_of_another_architecture(folder: Path) -> None:
         ({"model_type": "new-kind"}, "`new-kind`"),
         ({"num_attention_heads": 5}, "not a multiple of the number of attention heads"),
         ({"is_decoder": None}, "StrictDataclassFieldValidationError: .*'is_decoder'"),
-        ({"dtype": "float99"}, "AttributeError: .*float99"),
+        ({"dtype": "float99"}, None),
         ({"hidden_act": ["gelu"]}, None),
     ],
 )
 def test_errors_of_transformers_become_sentences(folder: Path, changes: dict[str, Any], said: str | None) -> None:
     edit_json(folder / "config.json", **changes)
     sentence = rf"transformers cannot load {folder} as its config.json describes it: .*{said}.* Correct the key"
-    with pytest.raises(ModelError, match=sentence if said else "has hidden_act"):
+    with pytest.raises(ModelError, match=sentence if said else "has (hidden_act|dtype) "):
         load(folder)
 
 
@@ -199,7 +199,7 @@ def test_the_check_at_loading_finds_rows_that_depend_on_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_type: str
 ) -> None:
     """As it must for families that nobody listed."""
-    monkeypatch.setattr("sfr_batch.model.architecture.UNSUPPORTED", {})
+    monkeypatch.setattr("sfr_batch.model.repository.architecture.UNSUPPORTED", {})
     folder = write_family(tmp_path, model_type, MODELS["refused"][model_type])
     with pytest.raises(ModelError, match="Rows of this model depend on the rows beside them"):
         load(folder)
@@ -210,7 +210,7 @@ def test_the_check_at_loading_compares_the_width(tmp_path: Path) -> None:
     folder = write_family(tmp_path, "opt", MODELS["tested family"]["opt"])
     listed = {name: family for name, family in families.FAMILIES.items() if name != "opt"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sfr_batch.model.architecture.FAMILIES", listed)
+        patch.setattr("sfr_batch.model.repository.architecture.FAMILIES", listed)
         patch.setattr("sfr_batch.encoder.encoder.TESTED", frozenset(listed))
         edit_json(folder / "1_Pooling" / "config.json", word_embedding_dimension=SMALL["hidden_size"])
         with pytest.raises(ModelError, match=r"gives hidden states of 16 numbers, but .*config.json says 32"):

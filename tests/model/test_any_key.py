@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.errors import SfrBatchError
-from sfr_batch.model import keys, layers, modules, repository_file, transformer_file
+from sfr_batch.model.repository import keys, layers, modules, repository_file, transformer_file
 from tests.models import edit_json
 from tests.repositories import HARD_TEXTS, write_chain, write_repository
 

@@ -7,9 +7,9 @@ import pytest
 
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ModelError
-from sfr_batch.model.architecture import HARMLESS, Architecture, read_architecture
-from sfr_batch.model.families import FAMILIES, UNSUPPORTED
 from sfr_batch.model.recipe import read_recipe
+from sfr_batch.model.repository.architecture import HARMLESS, Architecture, read_architecture
+from sfr_batch.model.repository.families import FAMILIES, UNSUPPORTED
 from tests.models import write_json
 from tests.repositories import write_modules, write_tokenizer
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sfr_batch.model.chunks import IntArray, chunk_spans, last_boundary
+from sfr_batch.model.tokenization.chunks import IntArray, chunk_spans, last_boundary
 
 Starts = Callable[[str], IntArray]
 

@@ -20,13 +20,13 @@ from sfr_batch.config.loading import config_from_dict
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ModelError
 from sfr_batch.format import fingerprint
-from sfr_batch.model import location
-from sfr_batch.model.architecture import read_architecture
 from sfr_batch.model.identity import fingerprint_inputs
-from sfr_batch.model.location import locate
 from sfr_batch.model.recipe import Recipe, read_recipe
-from sfr_batch.model.tokenizer import Tokenizer
-from sfr_batch.model.weight_hashes import published_hashes, weight_hashes
+from sfr_batch.model.repository.architecture import read_architecture
+from sfr_batch.model.sources import location
+from sfr_batch.model.sources.location import locate
+from sfr_batch.model.sources.weight_hashes import published_hashes, weight_hashes
+from sfr_batch.model.tokenization.tokenizer import Tokenizer
 from sfr_batch.planning.card import model_inputs
 from tests.models import edit_json, minilm_folder, write_json, write_sfr_files
 
@@ -447,13 +447,13 @@ def test_a_hub_model(hub: tuple[str, list[str]], folder: Path, tmp_path: Path) -
     (folder / "onnx" / "model.safetensors").write_bytes(b"another copy")
     code = f"""
 import json, os
-from sfr_batch.model import hub
+from sfr_batch.model.sources import hub
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ModelError
-from sfr_batch.model.folder import weight_files
-from sfr_batch.model.location import locate
+from sfr_batch.model.repository.folder import weight_files
+from sfr_batch.model.sources.location import locate
 from sfr_batch.model.recipe import read_recipe
-from sfr_batch.model.weight_hashes import check_weights, published_hashes, weight_hashes
+from sfr_batch.model.sources.weight_hashes import check_weights, published_hashes, weight_hashes
 from sfr_batch.planning.card import model_inputs
 settings = ModelSettings(path={REPO!r}, device="cpu", cache_dir={str(tmp_path / "hub")!r})
 small = locate(settings, weights=False)

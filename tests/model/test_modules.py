@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.encoder.encoder import Encoder, FloatArray
 from sfr_batch.errors import ModelError
-from sfr_batch.model.layers import ACTIVATIONS
-from sfr_batch.model.module_types import KINDS, kind_of
-from sfr_batch.model.modules import POOLING_NAMES
 from sfr_batch.model.recipe import Recipe, read_recipe
+from sfr_batch.model.repository.layers import ACTIVATIONS
+from sfr_batch.model.repository.module_types import KINDS, kind_of
+from sfr_batch.model.repository.modules import POOLING_NAMES
 from tests.models import edit_json, write_json
 from tests.repositories import HARD_TEXTS, write_chain, write_repository
 

@@ -19,10 +19,12 @@ from sfr_batch.config.settings import ModelSettings
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.errors import SfrBatchError
 from sfr_batch.format.fingerprint import canonical_json
-from sfr_batch.model import architecture, layers, modules, repository_file, tokenizer_files, tokenizer_keys
-from sfr_batch.model import transformer_file as transformer
 from sfr_batch.model.recipe import read_recipe
-from sfr_batch.model.tokenizer import Tokenizer
+from sfr_batch.model.repository import architecture, layers, modules, repository_file
+from sfr_batch.model.repository import transformer_file as transformer
+from sfr_batch.model.tokenization import files as tokenizer_files
+from sfr_batch.model.tokenization import keys as tokenizer_keys
+from sfr_batch.model.tokenization.tokenizer import Tokenizer
 from sfr_batch.planning.card import model_inputs
 from tests.models import edit_json, write_json
 from tests.repositories import HARD_TEXTS, write_repository

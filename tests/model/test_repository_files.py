@@ -11,9 +11,9 @@ from sfr_batch.config.loading import config_from_dict
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.errors import ModelError
-from sfr_batch.model import transformer_file
-from sfr_batch.model.folder import TRANSFORMER_FILES
 from sfr_batch.model.recipe import Recipe, read_recipe
+from sfr_batch.model.repository import transformer_file
+from sfr_batch.model.repository.folder import TRANSFORMER_FILES
 from tests.models import edit_json, write_json
 from tests.repositories import HARD_TEXTS, wordpiece, write_repository, write_tokenizer
 

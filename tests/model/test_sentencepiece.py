@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import TokenizerError
 from sfr_batch.model.recipe import read_recipe
-from sfr_batch.model.tokenizer import SpecialTokensInText, Tokenizer
+from sfr_batch.model.tokenization.tokenizer import SpecialTokensInText, Tokenizer
 from sfr_batch.planning.card import model_inputs
 from tests.models import BOS, EOS, docstrings, edit_json, mistral_sentencepiece, mistral_tokenizer, write_sfr_files
 

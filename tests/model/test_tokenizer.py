@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ConfigError, TokenizerError
 from sfr_batch.model.recipe import Recipe, read_recipe
-from sfr_batch.model.tokenizer import GOLDEN_TEXTS, Tokenized, Tokenizer
+from sfr_batch.model.tokenization.tokenizer import GOLDEN_TEXTS, Tokenized, Tokenizer
 from tests.models import BOS, EOS, docstrings, edit_json, minilm_folder, mistral_tokenizer, write_sfr_files
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
@@ -218,10 +218,10 @@ def test_planning_imports_neither_torch_nor_transformers(sfr_folder: Path, tmp_p
     (folder / "model.safetensors").write_bytes(b"weights")
     code = f"""
 import sys
-from sfr_batch.model.location import locate
+from sfr_batch.model.sources.location import locate
 from sfr_batch.model.recipe import read_recipe
-from sfr_batch.model.tokenizer import Tokenizer
-from sfr_batch.model.weight_hashes import weight_hashes
+from sfr_batch.model.tokenization.tokenizer import Tokenizer
+from sfr_batch.model.sources.weight_hashes import weight_hashes
 assert "huggingface_hub" not in sys.modules, "not needed for a local folder"
 from sfr_batch.config.settings import ModelSettings
 settings = ModelSettings(path={str(folder)!r}, device="cpu")

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from sfr_batch.errors import TokenizerError
-from sfr_batch.model import tokenizer_keys as keys
-from sfr_batch.model.tokenizer_files import read_files
-from sfr_batch.model.tokenizer_reading import ORDINARY, RARE
-from sfr_batch.model.tokenizer_tokens import DEFAULT_TOKENS
+from sfr_batch.model.tokenization import keys
+from sfr_batch.model.tokenization.added_tokens import DEFAULT_TOKENS
+from sfr_batch.model.tokenization.files import read_files
+from sfr_batch.model.tokenization.reading import ORDINARY, RARE
 from tests.model.tokenizer_folders import ids_of, load, reference_ids, write_folder
 from tests.models import edit_json
 from tests.repositories import HARD_TEXTS, TokenizerKind, bytelevel, unigram, wordpiece

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sfr_batch.errors import TokenizerError
-from sfr_batch.model import tokenizer_keys as keys
-from sfr_batch.model.tokenizer import Tokenizer
-from sfr_batch.model.tokenizer_files import read_files
-from sfr_batch.model.tokenizer_reading import ORDINARY, RARE
+from sfr_batch.model.tokenization import keys
+from sfr_batch.model.tokenization.files import read_files
+from sfr_batch.model.tokenization.reading import ORDINARY, RARE
+from sfr_batch.model.tokenization.tokenizer import Tokenizer
 from tests.model.tokenizer_folders import ids_of, load, write_folder
 from tests.models import write_json
 from tests.repositories import HARD_TEXTS, TokenizerKind, bytelevel, unigram, wordpiece

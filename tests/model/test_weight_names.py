@@ -19,10 +19,10 @@ import safetensors.torch
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.errors import ModelError
-from sfr_batch.model import lock_file
-from sfr_batch.model.folder import weight_files
-from sfr_batch.model.location import locate
-from sfr_batch.model.weight_hashes import weight_hashes
+from sfr_batch.model.repository.folder import weight_files
+from sfr_batch.model.sources import lock_file
+from sfr_batch.model.sources.location import locate
+from sfr_batch.model.sources.weight_hashes import weight_hashes
 from sfr_batch.planning.card import model_inputs
 from tests.job_processes import put
 from tests.model.test_model import REPO, Hub
@@ -174,9 +174,9 @@ def test_a_hub_model(folder: Path, tmp_path: Path) -> None:
     code = f"""
 import json
 from sfr_batch.config.settings import ModelSettings
-from sfr_batch.model.folder import weight_files
-from sfr_batch.model.location import locate
-from sfr_batch.model.weight_hashes import check_weights, weight_hashes
+from sfr_batch.model.repository.folder import weight_files
+from sfr_batch.model.sources.location import locate
+from sfr_batch.model.sources.weight_hashes import check_weights, weight_hashes
 settings = ModelSettings(path={REPO!r}, device="cpu", cache_dir={str(tmp_path / "hub")!r})
 hashes = weight_hashes(settings, locate(settings, weights=False))
 folder = locate(settings, weights=True)

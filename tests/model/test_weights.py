@@ -24,11 +24,12 @@ from sfr_batch.config.settings import ModelSettings, StorageSettings
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.encoder.loading import load_model, to_device
 from sfr_batch.errors import ConfigError, ModelError, StorageError, TableMismatch
-from sfr_batch.model import checksums, lock_file, room, s3_cache, weights
-from sfr_batch.model.folder import weight_files
-from sfr_batch.model.location import locate
 from sfr_batch.model.recipe import read_recipe
-from sfr_batch.model.weight_hashes import check_weights, weight_hashes
+from sfr_batch.model.repository import weights
+from sfr_batch.model.repository.folder import weight_files
+from sfr_batch.model.sources import checksums, lock_file, room, s3_cache
+from sfr_batch.model.sources.location import locate
+from sfr_batch.model.sources.weight_hashes import check_weights, weight_hashes
 from sfr_batch.pipeline import encode_stage, packing, read_stage, write_stage
 from sfr_batch.pipeline.runner import make_job
 from sfr_batch.planning.card import model_inputs
@@ -184,9 +185,9 @@ def test_a_table_made_with_a_model_on_s3(tiny: Path, s3_prefix: str, tmp_path: P
 LOCATE = """
 import sys
 from sfr_batch.config.settings import ModelSettings
-from sfr_batch.model.folder import weight_files
-from sfr_batch.model.location import locate
-from sfr_batch.model.checksums import hashes
+from sfr_batch.model.repository.folder import weight_files
+from sfr_batch.model.sources.location import locate
+from sfr_batch.model.sources.checksums import hashes
 print("ready", flush=True)
 sys.stdin.readline()
 folder = locate(ModelSettings(path=sys.argv[1], device="cpu"), weights=True)

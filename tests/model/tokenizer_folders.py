@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sfr_batch.model.recipe import Recipe
-from sfr_batch.model.tokenizer import Tokenizer
+from sfr_batch.model.tokenization.tokenizer import Tokenizer
 from tests.models import write_json
 from tests.repositories import TokenizerKind, write_tokenizer
 

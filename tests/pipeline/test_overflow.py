@@ -25,7 +25,7 @@ from sfr_batch.format.parquet import read_data_file
 from sfr_batch.format.records import Receipt
 from sfr_batch.model.identity import fingerprint_inputs
 from sfr_batch.model.recipe import read_recipe
-from sfr_batch.model.tokenizer import Tokenizer
+from sfr_batch.model.tokenization.tokenizer import Tokenizer
 from sfr_batch.pipeline import encode_stage, packing, read_stage, write_stage
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.runner import make_job

@@ -19,7 +19,8 @@ from sfr_batch.errors import TableError, TableMismatch
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import LATER_INPUTS, differences
 from sfr_batch.format.records import AcceptedInputs, Manifest
-from sfr_batch.model import architecture, identity
+from sfr_batch.model import identity
+from sfr_batch.model.repository import architecture
 from sfr_batch.pipeline import acceptance, runner
 from sfr_batch.planning import acceptance as drawing
 from sfr_batch.planning.make import make_plan

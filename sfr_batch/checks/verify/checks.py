@@ -18,14 +18,14 @@ from sfr_batch.checks.verify.subject import PROBES, FloatArray, Subject, ids_of,
 from sfr_batch.encoder import devices, probe
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.format.fingerprint import digest
-from sfr_batch.model import checksums, lock_file, room
-from sfr_batch.model.folder import weight_files
 from sfr_batch.model.identity import SAME_MODEL
-from sfr_batch.model.location import is_local, is_packaged, locate
 from sfr_batch.model.prompts import DOCUMENT, QUERY, instruct, resolve
 from sfr_batch.model.recipe import read_recipe
-from sfr_batch.model.tokenizer import Tokenized, Tokenizer
-from sfr_batch.model.weight_hashes import lock_place, published_hashes
+from sfr_batch.model.repository.folder import weight_files
+from sfr_batch.model.sources import checksums, lock_file, room
+from sfr_batch.model.sources.location import is_local, is_packaged, locate
+from sfr_batch.model.sources.weight_hashes import lock_place, published_hashes
+from sfr_batch.model.tokenization.tokenizer import Tokenized, Tokenizer
 from sfr_batch.storage.store import is_s3
 
 AGAINST_FLOAT32 = {"float16": 5e-4, "bfloat16": 1e-2, "fp8": 5e-2}

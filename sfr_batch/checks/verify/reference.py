@@ -14,10 +14,10 @@ from sfr_batch.checks.verify import known
 from sfr_batch.checks.verify.subject import PROBES, FloatArray, Subject, ids_of
 from sfr_batch.encoder import devices, probe
 from sfr_batch.encoder.reference import Reference, is_installed
-from sfr_batch.model import room
-from sfr_batch.model.families import TESTED
-from sfr_batch.model.folder import read_object
 from sfr_batch.model.prompts import DOCUMENT, QUERY, resolve
+from sfr_batch.model.repository.families import TESTED
+from sfr_batch.model.repository.folder import read_object
+from sfr_batch.model.sources import room
 
 EQUAL = 1e-5
 """Largest difference of a vector's component from that of sentence-transformers, both in float32."""

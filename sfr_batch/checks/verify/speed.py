@@ -13,7 +13,7 @@ from sfr_batch.checks.report import Outcome, judged, passed, skipped
 from sfr_batch.checks.verify.subject import Subject
 from sfr_batch.encoder import devices, probe
 from sfr_batch.encoder.encoder import Encoder
-from sfr_batch.model import room
+from sfr_batch.model.sources import room
 
 SHORTEST, LONGEST = 64, 512
 """Tokens of the rows, evenly mixed."""

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from sfr_batch.checks.verify import known
 from sfr_batch.config.settings import Config, ModelSettings
 from sfr_batch.encoder.encoder import Encoder
-from sfr_batch.model import folder, identity
+from sfr_batch.model import identity
 from sfr_batch.model.prompts import DOCUMENT, resolve
 from sfr_batch.model.recipe import Recipe
-from sfr_batch.model.tokenizer import Tokenized, Tokenizer
+from sfr_batch.model.repository import folder
+from sfr_batch.model.tokenization.tokenizer import Tokenized, Tokenizer
 
 FloatArray = NDArray[np.float32]
 T = TypeVar("T")

@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from sfr_batch.errors import ModelError
-from sfr_batch.model import weights
-from sfr_batch.model.module_types import WITH_WEIGHTS, kind_of
+from sfr_batch.model.repository import weights
+from sfr_batch.model.repository.module_types import WITH_WEIGHTS, kind_of
 from sfr_batch.storage.local_files import read_text_file
 
 MODULES = "modules.json"

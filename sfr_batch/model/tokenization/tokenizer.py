@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfr_batch.errors import ConfigError, TokenizerError
-from sfr_batch.model import sentencepiece
-from sfr_batch.model.chunks import IntArray, chunk_spans
-from sfr_batch.model.folder import read_config
 from sfr_batch.model.recipe import Recipe
-from sfr_batch.model.tokenizer_files import TokenizerFiles, acting_parts, read_files
-from sfr_batch.model.tokenizer_reading import read_tokenizer
+from sfr_batch.model.repository.folder import read_config
+from sfr_batch.model.tokenization import sentencepiece
+from sfr_batch.model.tokenization.chunks import IntArray, chunk_spans
+from sfr_batch.model.tokenization.files import TokenizerFiles, acting_parts, read_files
+from sfr_batch.model.tokenization.reading import read_tokenizer
 
 SpecialTokensInText = Literal["parse", "plain"]
 

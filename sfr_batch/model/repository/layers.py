@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sfr_batch.errors import ModelError
-from sfr_batch.model import keys
-from sfr_batch.model.folder import module_weights, read_object
-from sfr_batch.model.keys import Key, check_keys, shown
+from sfr_batch.model.repository import keys
+from sfr_batch.model.repository.folder import module_weights, read_object
+from sfr_batch.model.repository.keys import Key, check_keys, shown
 
 _VECTOR = "sentence_embedding"
 _NAMES: keys.Table = {

@@ -1,7 +1,7 @@
 """What is known of the files beside tokenizer.json: their keys, and the classes of tokenizers that they name.
 
 Tables only, taken from transformers 5.24 and 4.57.6. A key or a class that stands in none of them is refused by name,
-see `tokenizer_files`. Knows no files and no backend.
+see `tokenization.files`. Knows no files and no backend.
 """
 
 TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

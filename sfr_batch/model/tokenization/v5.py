@@ -12,9 +12,17 @@ from functools import cached_property
 from typing import Any
 
 from sfr_batch.errors import TokenizerError
-from sfr_batch.model import tokenizer_keys as keys
-from sfr_batch.model.tokenizer_files import JSON, TokenizerFiles
-from sfr_batch.model.tokenizer_tokens import DEFAULT_TOKENS, Source, Tokens, added_token, as_token, sentinels, text_of
+from sfr_batch.model.tokenization import keys
+from sfr_batch.model.tokenization.added_tokens import (
+    DEFAULT_TOKENS,
+    Source,
+    Tokens,
+    added_token,
+    as_token,
+    sentinels,
+    text_of,
+)
+from sfr_batch.model.tokenization.files import JSON, TokenizerFiles
 
 _QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

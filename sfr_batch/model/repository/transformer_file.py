@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sfr_batch.errors import ModelError
-from sfr_batch.model import keys
-from sfr_batch.model.folder import TRANSFORMER_FILES, read_object
-from sfr_batch.model.keys import Key, check_keys
+from sfr_batch.model.repository import keys
+from sfr_batch.model.repository.folder import TRANSFORMER_FILES, read_object
+from sfr_batch.model.repository.keys import Key, check_keys
 
 _ELSEWHERE = "sentence-transformers replaces it when it loads a model"
 _FETCHING: keys.Table = {

@@ -1,6 +1,6 @@
 """What the files beside tokenizer.json say of a tokenizer: its class in transformers, its flags and special tokens.
 
-A key, a class or a value that is not known is refused by name, see `tokenizer_keys`. Reads as transformers does
+A key, a class or a value that is not known is refused by name, see `tokenization.keys`. Reads as transformers does
 (`_from_pretrained` in tokenization_utils_base.py). Knows no backend and no token ids.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from sfr_batch.errors import TokenizerError
 from sfr_batch.format.fingerprint import digest
-from sfr_batch.model import tokenizer_keys as keys
+from sfr_batch.model.tokenization import keys
 from sfr_batch.storage.local_files import read_text_file
 
 CONFIG, MAP, ADDED, JSON = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json"
@@ -39,7 +39,7 @@ class TokenizerFiles:
     folder: Path
     """Where the files lie."""
     class_5: str
-    """The class of transformers 5 that reads tokenizer.json, one of the values of `tokenizer_keys.CLASSES`."""
+    """The class of transformers 5 that reads tokenizer.json, one of the values of `tokenization.keys.CLASSES`."""
     class_4: str | None
     """The class of transformers 4 without Fast; None where it has none for this model."""
     named: dict[str, Token | None]
@@ -78,7 +78,7 @@ class TokenizerFiles:
 
         transformers 4 obeyed add_bos_token and add_eos_token for some classes, and transformers 5 drops them. For
         e5-mistral, the base of SFR-Embedding-Mistral, this was shown to lose EOS. Here these classes obey a flag that
-        is given, see `tokenizer_keys.DEPARTURES`. If only one is given, the other has the default of the class. If
+        is given, see `tokenization.keys.DEPARTURES`. If only one is given, the other has the default of the class. If
         neither is given, tokenizer.json decides.
         """
         bos, eos = self.flags.get("add_bos_token"), self.flags.get("add_eos_token")

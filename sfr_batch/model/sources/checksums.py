@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sfr_batch.errors import StorageError
-from sfr_batch.model.room import cache_folder
+from sfr_batch.model.sources.room import cache_folder
 from sfr_batch.storage.local_files import file_lock, make_folder, read_text, sha256_of, write_atomically
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sfr_batch.errors import ModelError
-from sfr_batch.model.checksums import hashes, names
+from sfr_batch.model.sources.checksums import hashes, names
 from sfr_batch.storage.local_files import read_text_file, write_atomically
 
 LOCK = "sfr-model.lock.json"

@@ -12,10 +12,10 @@ from typing import Any
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from sfr_batch.errors import ModelError
-from sfr_batch.model import keys
-from sfr_batch.model.folder import REPOSITORY_FILE, read_object
-from sfr_batch.model.keys import Key, check_keys, shown, wrong_kind
 from sfr_batch.model.prompts import DOCUMENT, QUERY
+from sfr_batch.model.repository import keys
+from sfr_batch.model.repository.folder import REPOSITORY_FILE, read_object
+from sfr_batch.model.repository.keys import Key, check_keys, shown, wrong_kind
 
 REPOSITORY: keys.Table = {
     "__version__": Key(keys.OBJECT, "the libraries that wrote the file", null=True),

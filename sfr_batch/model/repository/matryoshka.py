@@ -9,9 +9,9 @@ from typing import Any
 
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ModelError
-from sfr_batch.model import keys
-from sfr_batch.model.folder import REPOSITORY_FILE, read_config
-from sfr_batch.model.keys import wrong_kind
+from sfr_batch.model.repository import keys
+from sfr_batch.model.repository.folder import REPOSITORY_FILE, read_config
+from sfr_batch.model.repository.keys import wrong_kind
 
 _LISTS = ("matryoshka_dimensions", "matryoshka_dims")
 _FLAG = "is_matryoshka"

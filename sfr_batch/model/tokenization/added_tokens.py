@@ -1,14 +1,14 @@
 """The special tokens of a tokenizer, and tokenizer.json as the `tokenizers` package reads it.
 
-What both readings (`tokenizer_v4`, `tokenizer_v5`) have in common. Knows no class but by its table of defaults.
+What both readings (`tokenization.v4`, `tokenization.v5`) have in common. Knows no class but by its table of defaults.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sfr_batch.model import tokenizer_keys as keys
-from sfr_batch.model.tokenizer_files import Token, TokenizerFiles
+from sfr_batch.model.tokenization import keys
+from sfr_batch.model.tokenization.files import Token, TokenizerFiles
 
 _BERT_TOKENS = {
     "unk_token": "[UNK]",

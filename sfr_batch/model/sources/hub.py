@@ -9,8 +9,9 @@ from typing import Any
 
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ModelError
-from sfr_batch.model import room, weights
-from sfr_batch.model.folder import module_weight_files, read_object, weight_files, weight_names_of
+from sfr_batch.model.repository import weights
+from sfr_batch.model.repository.folder import module_weight_files, read_object, weight_files, weight_names_of
+from sfr_batch.model.sources import room
 from sfr_batch.storage.local_files import file_lock, free_bytes
 
 NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")

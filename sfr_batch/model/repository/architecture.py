@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sfr_batch.errors import ModelError
-from sfr_batch.model import config_keys
-from sfr_batch.model.families import FAMILIES, UNSUPPORTED, WINDOWED, Family
-from sfr_batch.model.folder import read_config
-from sfr_batch.model.rope import rope_limit
+from sfr_batch.model.repository import config_keys
+from sfr_batch.model.repository.families import FAMILIES, UNSUPPORTED, WINDOWED, Family
+from sfr_batch.model.repository.folder import read_config
+from sfr_batch.model.repository.rope import rope_limit
 
 HARMLESS = config_keys.HARMLESS
 """Keys of config.json that change no vector, each with the reason. All others are part of the fingerprint."""

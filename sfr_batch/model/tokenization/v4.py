@@ -1,7 +1,7 @@
 """What the classes of transformers 4 make of tokenizer.json: they take it as it is, with single settings changed.
 
 From tokenization_utils_fast.py and models/*/tokenization_*_fast.py of 4.57.6, with the `tokenizers` package alone. Its
-flags for BOS and EOS are in `tokenizer_files`. Knows no recipe.
+flags for BOS and EOS are in `tokenization.files`. Knows no recipe.
 """
 
 import json
@@ -9,9 +9,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from sfr_batch.errors import TokenizerError
-from sfr_batch.model import tokenizer_keys as keys
-from sfr_batch.model.tokenizer_files import JSON, TokenizerFiles
-from sfr_batch.model.tokenizer_tokens import DEFAULT_TOKENS, Source, Tokens, as_token, default_more, sentinels, text_of
+from sfr_batch.model.tokenization import keys
+from sfr_batch.model.tokenization.added_tokens import (
+    DEFAULT_TOKENS,
+    Source,
+    Tokens,
+    as_token,
+    default_more,
+    sentinels,
+    text_of,
+)
+from sfr_batch.model.tokenization.files import JSON, TokenizerFiles
 
 _DEFAULT_TOKENS: dict[str, dict[str, str | None]] = {
     "GPTNeoXTokenizer": dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>"),

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from sfr_batch.errors import TokenizerError
-from sfr_batch.model import tokenizer_keys as keys
-from sfr_batch.model.tokenizer_files import CONFIG, JSON, TokenizerFiles, parse_object
-from sfr_batch.model.tokenizer_tokens import Source
-from sfr_batch.model.tokenizer_v4 import read_as_4
-from sfr_batch.model.tokenizer_v5 import read_as_5
+from sfr_batch.model.tokenization import keys
+from sfr_batch.model.tokenization.added_tokens import Source
+from sfr_batch.model.tokenization.files import CONFIG, JSON, TokenizerFiles, parse_object
+from sfr_batch.model.tokenization.v4 import read_as_4
+from sfr_batch.model.tokenization.v5 import read_as_5
 from sfr_batch.storage.local_files import read_text_file
 
 ORDINARY = (

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ModelError
-from sfr_batch.model import checksums, hub, s3_cache
-from sfr_batch.model.folder import weight_files
-from sfr_batch.model.location import is_local
-from sfr_batch.model.lock_file import LOCK, folder_lock
+from sfr_batch.model.repository.folder import weight_files
+from sfr_batch.model.sources import checksums, hub, s3_cache
+from sfr_batch.model.sources.location import is_local
+from sfr_batch.model.sources.lock_file import LOCK, folder_lock
 from sfr_batch.storage.store import absolute_uri, is_s3
 
 

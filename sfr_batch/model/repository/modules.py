@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from sfr_batch.errors import ModelError
-from sfr_batch.model import keys
-from sfr_batch.model.folder import MODULES, REPOSITORY_FILE, TRANSFORMER_FILES, read_json, read_object
-from sfr_batch.model.keys import Key, check_keys, shown
-from sfr_batch.model.layers import Layer, read_dense, read_layer_norm, read_normalize
-from sfr_batch.model.module_types import KINDS, LIBRARY, kind_of
+from sfr_batch.model.repository import keys
+from sfr_batch.model.repository.folder import MODULES, REPOSITORY_FILE, TRANSFORMER_FILES, read_json, read_object
+from sfr_batch.model.repository.keys import Key, check_keys, shown
+from sfr_batch.model.repository.layers import Layer, read_dense, read_layer_norm, read_normalize
+from sfr_batch.model.repository.module_types import KINDS, LIBRARY, kind_of
 
 SEVERAL = "+"
 """What stands between the names of poolings whose vectors are concatenated."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.errors import ModelError
-from sfr_batch.model import hub, s3_cache
-from sfr_batch.model.folder import weight_files
+from sfr_batch.model.repository.folder import weight_files
+from sfr_batch.model.sources import hub, s3_cache
 from sfr_batch.storage.store import is_s3
 
 _PACKAGE = "package:"
