@@ -52,6 +52,10 @@ LONG = [
         "test_security",
         "checks/test_verify",
         "planning/test_incremental",
+        "model/test_model",
+        "encoder/test_families",
+        "encoder/test_encoder",
+        "model/test_any_repository",
     )
 ]
 """What takes longest beside Ray's tests, about in this order."""

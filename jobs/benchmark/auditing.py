@@ -23,7 +23,7 @@ from jobs.benchmark.splits import aligned, run_module
 from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.errors import RunFailed
 from sfr_batch.format import names
-from sfr_batch.format.fingerprint import short_id
+from sfr_batch.format.fingerprint import digest, short_id
 from sfr_batch.format.records import Receipt, ShardRecord, TableCard
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.draft import Draft
@@ -75,9 +75,8 @@ def table(found: Audited) -> str:
 
 def write(folder: str, rows: int, dim: int) -> None:
     """A table of one snapshot with ``rows`` rows."""
-    card = TableCard.make(
-        names.table_schema(pa.string(), dim, "float32", {}), "0" * 64, {"vector_dtype": "float32"}, {"path": "none"}
-    )
+    schema, inputs = names.table_schema(pa.string(), dim, "float32", {}), {"vector_dtype": "float32"}
+    card = TableCard.make(schema, digest(inputs), inputs, {"path": "none"})
     store = open_store(folder)
     table = create_or_open(store, card)
     random = np.random.default_rng(0)

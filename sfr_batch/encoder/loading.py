@@ -50,6 +50,7 @@ def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:
             dtype=dtype,
             attn_implementation=_attention(recipe, model_class),
             use_safetensors=True,
+            trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are in the report: refused below, in one sentence

@@ -163,7 +163,7 @@ def test_what_changes_a_vector_changes_it_and_is_refused(
         make_plan(config_of(folder, *overrides))
     first, *lines, last = str(caught.value).splitlines()
     assert first == f"{folder.parent}/table holds vectors made with other settings:"
-    named = {"config.json": "config", "tokenizer.json": "tokenizer"}
+    named = {"config.json": "config", "tokenizer.json": "tokenizer", "tokenizer_config.json": "tokenizer"}
     assert {named.get(of := line.split()[0].rstrip(":"), of) for line in lines} == keys
     assert last == (
         "A table with both kinds of vectors would be silently wrong. Change the settings back, or write to a new "
