@@ -1,7 +1,7 @@
 """What follows the pooling, in float32: the layers of a recipe, its cut and the normalization.
 
 Equal to sentence-transformers' modules Dense, LayerNorm and Normalize in eval mode (sentence-transformers 6.2:
-base/modules/dense.py and others). Knows no tokens and no pooling; what the layers are is read by `model.layers`.
+base/modules/dense.py and others). Knows no tokens and no pooling; `model.repository.layers` reads what they are.
 """
 
 from collections.abc import Mapping

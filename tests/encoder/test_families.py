@@ -70,6 +70,15 @@ def test_a_decoder_whose_config_turns_it_bidirectional(tmp_path: Path, model_typ
     assert distance(before, vectors) > 0.01, "it turned"
 
 
+def test_the_length_that_sentence_transformers_writes_for_opt(tmp_path: Path) -> None:
+    """hidden_size, although the states are projected to word_embed_proj_dim."""
+    folder = write_family(tmp_path, "opt", MODELS["tested family"]["opt"])
+    edit_json(folder / "1_Pooling" / "config.json", word_embedding_dimension=32)
+    vectors, encoder = ours(folder)
+    assert (encoder.dim, vectors.shape[1]) == (16, 16)
+    assert distance(vectors, theirs(folder)) < 1e-5
+
+
 def test_gemma_3_with_attention_in_both_directions(tmp_path: Path) -> None:
     """As EmbeddingGemma, with a sliding window that is shorter than the rows."""
     config = {**MODELS["tested family"]["gemma3_text"], "use_bidirectional_attention": True}

@@ -12,7 +12,14 @@ from typing import Any
 
 from sfr_batch.errors import ModelError
 from sfr_batch.model.repository import keys
-from sfr_batch.model.repository.folder import MODULES, REPOSITORY_FILE, TRANSFORMER_FILES, read_json, read_object
+from sfr_batch.model.repository.folder import (
+    MODULES,
+    REPOSITORY_FILE,
+    TRANSFORMER_FILES,
+    read_config,
+    read_json,
+    read_object,
+)
 from sfr_batch.model.repository.keys import Key, check_keys, shown
 from sfr_batch.model.repository.layers import Layer, read_dense, read_layer_norm, read_normalize
 from sfr_batch.model.repository.module_types import KINDS, LIBRARY, kind_of
@@ -176,8 +183,10 @@ def _pooling(folder: Path, file: Path, config: Mapping[str, Any], hidden: int, a
             )
         return asked
     check_keys(file, config, POOLING)
+    # sentence-transformers writes hidden_size, although the states of OPT are projected to another length.
+    lengths = {hidden, read_config(folder).get("hidden_size", hidden)}
     for name in _DIMENSIONS:
-        if config.get(name, hidden) != hidden:
+        if config.get(name, hidden) not in lengths:
             raise ModelError(
                 f"{file} sets {name} to {config[name]}, but a hidden state has {hidden} values by {folder}/config.json "
                 "(hidden_size or the like). Fetch the model again."
