@@ -13,38 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfr_batch.config.settings import ModelSettings
 from sfr_batch.encoder.encoder import Encoder, FloatArray
 from sfr_batch.errors import ModelError
-from sfr_batch.model.recipe import Recipe, read_recipe
 from sfr_batch.model.repository.layers import ACTIVATIONS
 from sfr_batch.model.repository.module_types import KINDS, kind_of
 from sfr_batch.model.repository.modules import POOLING_NAMES
+from tests.model.recipes import recipe_of, settings_of
 from tests.models import edit_json, write_json
-from tests.repositories import HARD_TEXTS, write_chain, write_repository
+from tests.repositories import HARD_TEXTS, write_chain
 
 Chain = list[tuple[str, Mapping[str, Any] | None]]
 TEXTS = HARD_TEXTS[::3]
 IDENTITY = "torch.nn.modules.linear.Identity"
 MEAN: Chain = [("Pooling", {"embedding_dimension": 32, "pooling_mode": "mean"})]
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_repository(tmp_path_factory.mktemp("modules") / "base")
-
-
-@pytest.fixture
-def folder(base: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(base, tmp_path / "model"))
-
-
-def settings_of(folder: Path, **values: Any) -> ModelSettings:
-    return ModelSettings(path=str(folder), device="cpu", **values)
-
-
-def recipe_of(folder: Path, **values: Any) -> Recipe:
-    return read_recipe(folder, settings_of(folder, **values))
 
 
 def ours(folder: Path, texts: Sequence[str] = TEXTS, **values: Any) -> FloatArray:

@@ -1,6 +1,5 @@
 """Lengths, lowercasing, prompts and shorter vectors, as sentence-transformers' files say them: obeyed or refused."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,37 +7,18 @@ import numpy as np
 import pytest
 
 from sfr_batch.config.loading import config_from_dict
-from sfr_batch.config.settings import ModelSettings
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.errors import ModelError
-from sfr_batch.model.recipe import Recipe, read_recipe
 from sfr_batch.model.repository import transformer_file
 from sfr_batch.model.repository.folder import TRANSFORMER_FILES
+from tests.model.recipes import recipe_of, settings_of
 from tests.models import edit_json, write_json
-from tests.repositories import HARD_TEXTS, wordpiece, write_repository, write_tokenizer
+from tests.repositories import HARD_TEXTS, wordpiece, write_tokenizer
 
 TEXTS = [*HARD_TEXTS[::4], "The Quick BROWN fox " * 20]
 TEXT_ONLY = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 TRANSFORMER = "sentence_bert_config.json"
 REPOSITORY = "config_sentence_transformers.json"
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_repository(tmp_path_factory.mktemp("files") / "base")
-
-
-@pytest.fixture
-def folder(base: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(base, tmp_path / "model"))
-
-
-def settings_of(folder: Path, **values: Any) -> ModelSettings:
-    return ModelSettings(path=str(folder), device="cpu", **values)
-
-
-def recipe_of(folder: Path, **values: Any) -> Recipe:
-    return read_recipe(folder, settings_of(folder, **values))
 
 
 def assert_as_theirs(folder: Path, how: str = "encode", prompt: str | None = None, **values: Any) -> None:
