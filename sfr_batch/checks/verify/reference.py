@@ -16,8 +16,8 @@ from sfr_batch.encoder import devices, probe
 from sfr_batch.encoder.reference import Reference, is_installed
 from sfr_batch.model.prompts import DOCUMENT, QUERY, resolve
 from sfr_batch.model.repository.families import TESTED
-from sfr_batch.model.repository.folder import read_object
 from sfr_batch.model.sources import room
+from sfr_batch.model.tokenization.files import read_files
 
 EQUAL = 1e-5
 """Largest difference of a vector's component from that of sentence-transformers, both in float32."""
@@ -115,9 +115,8 @@ def _first_difference(texts: Sequence[str], ours: list[list[int]], theirs: list[
 
 
 def _flags(subject: Subject, ours: list[list[int]], theirs: list[list[int]]) -> bool:
-    """Whether rows differ only by a BOS or EOS that the flags of tokenizer_config.json ask for."""
-    config = read_object(subject.folder / "tokenizer_config.json")
-    if not (config.get("add_bos_token") or config.get("add_eos_token")):
+    """Whether rows differ only by a BOS or EOS, and the class is one whose flags are obeyed on purpose."""
+    if read_files(subject.folder, subject.recipe.model_type).special_token_flags() == (None, None):
         return False
     first, last = subject.tokenizer.prefix, subject.tokenizer.suffix
     return all(
