@@ -7,7 +7,7 @@ distinct row once, and come back in input order. Pooling and normalization run i
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,17 +138,11 @@ class Encoder:
                 recipe,
                 vocabulary=model.get_input_embeddings().weight.shape[0],
                 dtype=torch_dtype(settings.compute_dtype),
-                tested=encoder.family_state == "tested family",
+                tested=recipe.model_type in TESTED,
             )
         if fuse:
             encoder.fuse()
         return encoder
-
-    @property
-    def family_state(self) -> Literal["tested family", "equal by probe"]:
-        """How it is known that a row's vector is its own: a test compares the family with sentence-transformers, or the
-        model passed `encoder.company` when it was loaded. A third kind, refused, is never loaded."""
-        return "tested family" if self.recipe.model_type in TESTED else "equal by probe"
 
     @property
     def packed(self) -> bool:
