@@ -47,7 +47,7 @@ LONG = [
         "chaos/test_writers",
         "table/commit/test_lease",
         "table/commit/test_protocol",
-        "test_bad_input",
+        "bad_input/test_bad_input",
         "cli/test_signals",
         "test_security",
         "checks/test_verify",
