@@ -414,23 +414,42 @@ def test_a_multipart_upload_with_a_fault(
     store.delete(["big"])
 
 
-def test_of_two_multipart_uploads_at_once_one_wins(s3: S3Server, s3_prefix: str) -> None:
-    barrier = threading.Barrier(2)
+def test_of_two_multipart_uploads_that_are_completed_in_turn_the_first_wins(
+    s3: S3Server, faulty: Relay, s3_prefix: str
+) -> None:
+    """Both have uploaded all parts before the first is completed; the second gets False and leaves no parts behind.
+
+    In turn, for what two completions at the very same time give is the store's affair: AWS lets one win. SeaweedFS 4.48
+    looks whether the key is taken and then completes, so that in half of such pairs both win, with a plain client, too
+    (its PUTs are atomic). `sfr_batch/format/README.md` says why a table bears that.
+    """
+    uploaded, answered = threading.Barrier(2), threading.Event()
+    completed: list[str] = []
+
+    def in_turn(method: str, path: str) -> bool:
+        if method == "POST" and "uploadId=" in path:
+            second = uploaded.wait(60)
+            assert not second or answered.wait(60)
+            completed.append(path)
+        return False
+
+    faulty.only = in_turn
 
     def upload(name: bytes) -> bool:
-        data = big(name)
-        store = open_store(s3_prefix)
-        barrier.wait()
-        return store.create("big", data)
+        won = open_store(s3_prefix, through(faulty)).create("big", big(name))
+        answered.set()
+        return won
 
     with ThreadPoolExecutor(2) as pool:
         won = list(pool.map(upload, [b"0", b"1"]))
     assert sorted(won) == [False, True]
+    assert len(completed) == 2
+    assert [path for method, path, _ in faulty.requests if method == "DELETE"] == [completed[1]]
+    assert not leftovers(s3, s3_prefix)
     store = open_store(s3_prefix)
     with store.open("big") as file:
         assert file.read(1) == b"%d" % won.index(True)
         assert file.seek(0, os.SEEK_END) == 101 * MIB
-    assert not leftovers(s3, s3_prefix)
     store.delete(["big"])
 
 
