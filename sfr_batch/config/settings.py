@@ -53,6 +53,10 @@ Location = Annotated[Text, Field(min_length=1)]
 Character = Annotated[str, AfterValidator(_must_be_one_character)]
 # Tagged, so that an error is about the variant that was meant, not about both. Errors never show the tags.
 TAGS = ("<one>", "<several>")
+_FromColumns = Annotated[
+    Annotated[list[Text], Tag(TAGS[0])] | Annotated[dict[Location, Location], Tag(TAGS[1])],
+    Discriminator(lambda value: TAGS[isinstance(value, dict)]),
+]
 Paths = Annotated[
     Annotated[Location, Tag(TAGS[0])] | Annotated[list[Location], Field(min_length=1), Tag(TAGS[1])],
     Discriminator(lambda value: TAGS[isinstance(value, list)]),
@@ -112,10 +116,16 @@ class CorpusSettings(Section):
     """Field separator of a CSV. Default: a tab in .tsv and .tab files, a comma in others."""
     quote: Character | None = '"'
     """Quote character of a CSV. `null`: quotes are ordinary text, as in many .tsv files."""
-    carry: list[Text] = []
-    """Columns to copy into the table, beside the vectors."""
+    carry: _FromColumns = []
+    """Columns to copy into the table, beside the vectors: a list, or a mapping from the name in the table to the column
+    of the corpus, `{lang: meta.lang}`. In a list, a path is the name as well; many engines take no dots in names."""
     storage: StorageSettings = StorageSettings()
     """Credentials and endpoint of the corpus."""
+
+    @property
+    def carried(self) -> dict[str, str]:
+        """Name of each carried column in the table -> its path in the corpus."""
+        return self.carry if isinstance(self.carry, dict) else dict(zip(self.carry, self.carry, strict=True))
 
 
 class ModelSettings(Section):

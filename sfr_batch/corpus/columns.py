@@ -5,9 +5,13 @@ id or text, see `_check_id` and `_check_text`. Works on surveyed schemas; reads 
 """
 
 import difflib
+import itertools
+import json
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -20,14 +24,28 @@ from sfr_batch.errors import ConfigError, CorpusError
 from sfr_batch.format import names
 
 
+class Carried(NamedTuple):
+    """A carried column."""
+
+    path: str
+    """Its path in the corpus."""
+    type: pa.DataType
+    """Its type in the table."""
+
+
 @dataclass(frozen=True, slots=True)
 class Columns:
     """Types of the columns that the corpus gives to the table."""
 
     id_type: pa.DataType
     """int64 or string."""
-    carry: dict[str, pa.DataType]
-    """Path of a carried column -> its type."""
+    carry: dict[str, Carried]
+    """By the name of the column in the table, in the order of the table."""
+
+    @property
+    def types(self) -> dict[str, pa.DataType]:
+        """Name of each carried column in the table -> its type there."""
+        return {name: column.type for name, column in self.carry.items()}
 
 
 def resolve_columns(
@@ -59,13 +77,9 @@ class ColumnResolver:
         """See `resolve_columns`; ``surveys`` are of shards with rows."""
         if not surveys:
             return known
-        for name in self._settings.carry:
-            if name in names.RESERVED_COLUMNS:
-                raise ConfigError(
-                    f"corpus.carry: {name!r} is a column name reserved for the table. Rename the column in the corpus."
-                )
+        _check_names(self._settings.carried, new=known is None)
         shards = [(_TypedColumns if survey.exact else _SampledColumns)(survey, self._settings) for survey in surveys]
-        wanted = filter(None, (self._settings.id, *self._text, *self._settings.carry))
+        wanted = filter(None, (self._settings.id, *self._text, *self._settings.carried.values()))
         somewhere = self._elsewhere | {path for path in wanted if any(shard.has(path) for shard in shards)}
         for shard in shards:
             self._check_presence(shard, somewhere)
@@ -89,7 +103,7 @@ class ColumnResolver:
         for setting, name in [
             *([("id", shard.id_column)] if shard.id_column is not None else []),
             *(("text", name) for name in self._text),
-            *(("carry", name) for name in self._settings.carry),
+            *(("carry", path) for path in self._settings.carried.values()),
         ]:
             if any(len(shard.schema.get_all_field_indices(part)) > 1 for part in (name, name.split(".")[0])):
                 raise CorpusError(
@@ -105,18 +119,62 @@ class ColumnResolver:
         """The types as these shards have them."""
         id_column = shards[0].id_column
         found: dict[str, pa.DataType] = {}
+        carried = self._settings.carried
         for shard in shards:
-            for name in filter(None, (id_column, *self._settings.carry)):
-                before, kind = found.get(name, pa.null()), shard.type_of(name)
+            for path in filter(None, (id_column, *carried.values())):
+                before, kind = found.get(path, pa.null()), shard.type_of(path)
                 if pa.types.is_null(before):
-                    found[name] = kind
-                elif name in self._settings.carry:
-                    found[name] = shard.widen(name, before)
+                    found[path] = kind
+                elif path in carried.values():
+                    found[path] = shard.widen(path, before)
         id_type = found[id_column] if id_column is not None else pa.string()
         return Columns(
             id_type=pa.int64() if pa.types.is_integer(id_type) else pa.string(),
-            carry={name: _replace(found[name], {pa.null(): pa.string()}) for name in self._settings.carry},
+            carry={
+                name: Carried(path, _replace(found[path], {pa.null(): pa.string()})) for name, path in carried.items()
+            },
         )
+
+
+def _check_names(carried: Mapping[str, str], *, new: bool) -> None:
+    """Raises ConfigError for names that the table's own columns have.
+
+    new: whether the table is yet to be made. Then names that differ by case alone are refused, too: DuckDB and Spark
+    know no case, and would show one column as the other. Tables that have such names go on with them.
+    """
+    for name in carried:
+        if name in names.RESERVED_COLUMNS:
+            raise ConfigError(
+                f"corpus.carry: {name!r} is a column name reserved for the table. Give the column another name in the "
+                f"table, carry: {_renamed(carried, name)}."
+            )
+    seen = {name.casefold(): name for name in names.RESERVED_COLUMNS}
+    for name in carried if new else ():
+        twin = seen.setdefault(name.casefold(), name)
+        if twin != name:
+            raise ConfigError(
+                f"corpus.carry: the names {twin!r} and {name!r} differ only by case, so DuckDB and Spark would take "
+                "one column of the table for the other. Give the column another name in the table, carry: "
+                f"{_renamed(carried, name)}."
+            )
+
+
+def _renamed(carried: Mapping[str, str], name: str) -> str:
+    """The setting, in YAML, with another name for one of the columns."""
+    taken = {other.casefold() for other in (*carried, *names.RESERVED_COLUMNS)}
+    others = (f"{name.replace('.', '_')}_{number}" for number in itertools.count(2))
+    new = next(other for other in others if other.casefold() not in taken)
+    parts = (f"{_plain(new if other == name else other)}: {_plain(path)}" for other, path in carried.items())
+    return f"{{{', '.join(parts)}}}"
+
+
+def _plain(name: str) -> str:
+    """A name as YAML takes it inside braces."""
+    return name if re.fullmatch(r"[A-Za-z_][\w.]*", name) and name.lower() not in _NOT_NAMES else json.dumps(name)
+
+
+_NOT_NAMES = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
+"""Words that YAML takes for values."""
 
 
 class _ShardColumns(ABC):
@@ -148,10 +206,10 @@ class _ShardColumns(ABC):
                 f"{self.uri}: {what}, but ids in other shards or in the table are {columns.id_type}. Convert the ids "
                 "to one type, or write to a new table: table.path=<another path>."
             )
-        for name, expected in columns.carry.items():
-            found = self.type_of(name)
+        for path, expected in columns.carry.values():
+            found = self.type_of(path)
             if not pa.types.is_null(found) and not self._fits(found, expected):
-                raise self._differs(name, expected)
+                raise self._differs(path, expected)
 
     @abstractmethod
     def widen(self, name: str, before: pa.DataType) -> pa.DataType:

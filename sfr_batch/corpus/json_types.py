@@ -15,7 +15,7 @@ def infer_schema(rows: Sequence[dict[str, Any]], settings: CorpusSettings, uri: 
 
     Raises CorpusError if the id or a carried column has values of several types.
     """
-    typed = [path for path in (settings.id, *settings.carry) if path]
+    typed = [path for path in (settings.id, *settings.carried.values()) if path]
     needed = {part for path in (*typed, *TextTemplate(settings.text).columns) for part in (path, path.split(".")[0])}
     typed = [part for path in typed for part in (path, path.split(".")[0])]
     fields = []

@@ -97,7 +97,7 @@ class _Reader:
         self._template = TextTemplate(settings.text)
 
     def parquet(self) -> Iterator[tuple[Split, RowCollector]]:
-        wanted = [*self._template.columns, *self._columns.carry]
+        wanted = [*self._template.columns, *(column.path for column in self._columns.carry.values())]
         wanted += [self._settings.id] if self._settings.id is not None else []
         splits = iter(self._unit.splits)
         split, collector = next(splits), self._collector()

@@ -110,7 +110,7 @@ class RowCollector:
             bad = next((value for value in values if isinstance(value, Undecodable)), None)
             self._texts.append(self._template.render(values) if bad is None else bad)
         for name, column in self._carry.items():
-            column.append(find_column(batch, name))
+            column.append(find_column(batch, self._columns.carry[name].path))
 
     def add_record(self, position: int, record: Parsed) -> None:
         """Take in one record; ``position`` as in `names.REJECTS_SCHEMA`."""
@@ -118,8 +118,8 @@ class RowCollector:
             return self._reject(None, position, record)
         id_ = self._derived_id(position) if self._id is None else find_value(record, self._id)
         carried = {}
-        for name, kind in self._columns.carry.items():
-            scalar = carried_scalar(name, find_value(record, name), kind)
+        for name, (path, kind) in self._columns.carry.items():
+            scalar = carried_scalar(name, find_value(record, path), kind)
             if isinstance(scalar, Problem):
                 return self._reject(id_, position, scalar)
             carried[name] = scalar
@@ -137,7 +137,7 @@ class RowCollector:
     def finish(self) -> Rows:
         """Reject the rows that cannot be embedded and lay the others out in columns."""
         wanted_id = int if pa.types.is_integer(self._columns.id_type) else str
-        kinds = self._columns.carry
+        kinds = self._columns.types
         carry = pa.table(
             {name: pa.chunked_array(_arrays(self._carry[name], kind), kind) for name, kind in kinds.items()}
         )

@@ -100,7 +100,7 @@ def _survey_parquet(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, 
             "corpus."
         ) from error
     text = TextTemplate(settings.text).columns
-    needed = [*filter(None, [settings.id]), *text, *settings.carry]
+    needed = [*filter(None, [settings.id]), *text, *settings.carried.values()]
     # Which leaves are needed is the same in each row group.
     leaves = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
     of_text = [i for i, leaf in enumerate(leaves) if is_inside(leaf, text)]

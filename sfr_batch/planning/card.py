@@ -18,7 +18,9 @@ from sfr_batch.model.tokenization.tokenizer import Tokenizer
 
 def make_row_recipe(corpus: CorpusSettings) -> dict[str, Any]:
     """The settings that decide which rows and columns a shard gives."""
-    recipe = {"id": corpus.id, "text": corpus.text, "carry": list(corpus.carry)}
+    same = all(name == path for name, path in corpus.carried.items())
+    carry = list(corpus.carry) if same else corpus.carried
+    recipe = {"id": corpus.id, "text": corpus.text, "carry": carry}
     # Only where they are not the default: a setting that is added later must not make all shards count as changed.
     reading = {"format": corpus.format, "delimiter": corpus.delimiter, "quote": corpus.quote}
     usual = CorpusSettings(path="-").model_dump()
@@ -32,7 +34,7 @@ def make_card(config: Config, columns: Columns) -> TableCard:
     """
     inputs = model_inputs(config.model, config.table.vector_dtype)
     chunks = config.model.overflow == "chunk"
-    schema = names.table_schema(columns.id_type, inputs["dim"], config.table.vector_dtype, columns.carry, chunks=chunks)
+    schema = names.table_schema(columns.id_type, inputs["dim"], config.table.vector_dtype, columns.types, chunks=chunks)
     return TableCard.make(schema, digest(inputs), inputs, config.model.model_dump(mode="json"))
 
 

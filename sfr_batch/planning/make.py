@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from sfr_batch.config.settings import Config, CorpusSettings, SelectSettings, TableSettings
-from sfr_batch.corpus.columns import Columns, resolve_columns
+from sfr_batch.corpus.columns import Carried, Columns, resolve_columns
 from sfr_batch.corpus.shards import Shard, list_shards
 from sfr_batch.corpus.splits import ReadUnit, cut, rows_per_split
 from sfr_batch.corpus.survey import ShardStatistics, survey_shards
@@ -255,14 +255,15 @@ def find_vanished(base: Snapshot | None, shards: Sequence[Shard], *, keep: bool)
 
 def _known_columns(table: Table | None, corpus: CorpusSettings) -> Columns | None:
     """The types of id and carried columns in the table; None if there is no table, or it lacks one of them."""
-    if table is None or any(name not in table.schema.names for name in corpus.carry):
+    if table is None or any(name not in table.schema.names for name in corpus.carried):
         return None
     schema = table.schema
-    return Columns(schema.field(names.ID).type, {name: schema.field(name).type for name in corpus.carry})
+    carried = {name: Carried(path, schema.field(name).type) for name, path in corpus.carried.items()}
+    return Columns(schema.field(names.ID).type, carried)
 
 
 def _proven_columns(base: Snapshot | None, corpus: CorpusSettings, row_recipe: dict[str, Any]) -> frozenset[str]:
     """Columns that the corpus is known to have, because the base snapshot was read with the same row recipe."""
     if base is None or base.manifest.row_recipe != row_recipe:
         return frozenset()
-    return frozenset((*TextTemplate(corpus.text).columns, *corpus.carry))
+    return frozenset((*TextTemplate(corpus.text).columns, *corpus.carried.values()))

@@ -32,7 +32,7 @@ class RowFilter:
         cls, settings: SelectSettings, columns: Columns, rejected: Mapping[str, frozenset[str]] | None
     ) -> "RowFilter":
         """The filter of ``select``; rejected: see the field. Raises ConfigError if ``select.where`` is wrong."""
-        schema = pa.schema([(names.ID, columns.id_type), *columns.carry.items()])
+        schema = pa.schema([(names.ID, columns.id_type), *columns.types.items()])
         return cls(
             ids=frozenset(map(str, settings.ids)) if settings.ids else None,
             where=parse(settings.where, schema) if settings.where else None,

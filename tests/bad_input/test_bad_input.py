@@ -177,8 +177,8 @@ ROWS = [
         "corpus.text '{text:>8}': write plain column names in braces, as in '{title} {text}'.", code=2,
         overrides=("corpus.text='{text:>8}'",)),
     Row("reserved "
-        "column", "corpus.carry: 'embedding' is a column name reserved for the table. Rename the column in the "
-                  "corpus.", code=2,
+        "column", "corpus.carry: 'embedding' is a column name reserved for the table. Give the column another name in "
+                  "the table, carry: {embedding_2: embedding}.", code=2,
         overrides=("corpus.carry=[embedding]",), files={"a.jsonl": jsonl([{"id": "a", "text": "x", "embedding": 1}])}),
     Row("table inside the corpus",
         "corpus.path {root}/corpus covers table.path {root}/corpus/table: the next run would embed the table's "

@@ -192,6 +192,8 @@ def test_overrides_are_yaml_and_reach_any_depth(file: Path) -> None:
     )
     assert (config.run.actors.max, config.run.actors.gpus) == (3, 0)
     assert config.corpus.carry == ["title", "url"]
+    carry = load_config(file, ["corpus.carry={lang: meta.lang, n: n}"]).corpus.carried
+    assert carry == {"lang": "meta.lang", "n": "n"}
     assert config.model.prompts["document"] == "passage: "
     assert config.corpus.storage.anonymous is True
     assert config.table.generation == "2"

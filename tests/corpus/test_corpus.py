@@ -618,7 +618,8 @@ def test_columns_of_unfit_types_are_refused(tmp_path: Path) -> None:
 def test_carried_names_of_the_table_are_refused(tmp_path: Path) -> None:
     table = pa.table({"id": ["a"], "text": ["x"], "n_tokens": [1]})
     assert complaint(tmp_path, table, carry=["n_tokens"]) == (
-        "corpus.carry: 'n_tokens' is a column name reserved for the table. Rename the column in the corpus."
+        "corpus.carry: 'n_tokens' is a column name reserved for the table. Give the column another name in the table, "
+        "carry: {n_tokens_2: n_tokens}."
     )
 
 
