@@ -17,8 +17,8 @@ from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
 from tests.clusters import ray_cluster, remove_nodes
 from tests.memory_store import MemoryStore
-from tests.models import write_sfr_files
 from tests.nights import Place, Writer
+from tests.repositories import write_planned
 from tests.s3server import S3Server, s3_server
 
 # At import, before anything reads them: no test may ask a model hub, and Ray's hook for `uv run` would rebuild the
@@ -63,7 +63,7 @@ LONG = [
 
 @functools.cache
 def piece_of(module: str) -> str:
-    """What `pytest -n 2` deals out as one piece: all modules that use Ray, every other module for itself.
+    """What `pytest -n 3` deals out as one piece: all modules that use Ray, every other module for itself.
 
     Several Rays that start at once fight for the cores, and one process starts its clusters once.
     """
@@ -186,22 +186,31 @@ def ray_session(_ray_machine: Any) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def mistral(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model folder that is complete for planning, which reads no weights: it takes their hash."""
-    folder = write_sfr_files(tmp_path_factory.mktemp("mistral"), hidden=8)
+    """A model folder that is complete for planning, which reads no weights: it takes their hash.
+
+    Its tokenizer is small: every plan loads it, and a real one takes longer than the rest of a plan.
+    """
+    folder = tmp_path_factory.mktemp("small")
+    write_planned(folder)
     (folder / "model.safetensors").write_bytes(b"weights")
     return str(folder)
 
 
+@pytest.fixture(scope="session")
+def _models_read() -> dict[str, Any]:
+    """The inputs of the fingerprint by settings; a folder has one content for as long as it has one name."""
+    return {}
+
+
 @pytest.fixture
-def one_look_at_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def one_look_at_the_model(monkeypatch: pytest.MonkeyPatch, _models_read: dict[str, Any]) -> None:
     """Hundreds of plans of one model, which is read for the first of them only."""
-    read: dict[str, Any] = {}
 
     def once(model: Any, vector_dtype: str, real: Any = card.model_inputs) -> Any:
         key = model.model_dump_json() + vector_dtype
-        if key not in read:
-            read[key] = real(model, vector_dtype)
-        return read[key]
+        if key not in _models_read:
+            _models_read[key] = real(model, vector_dtype)
+        return _models_read[key]
 
     monkeypatch.setattr(card, "model_inputs", once)
 

@@ -249,6 +249,16 @@ def write_repository(
     return folder
 
 
+def write_planned(folder: Path) -> Path:
+    """The files of a BERT with vectors of 8 numbers, up to 4096 tokens, but for its weights; takes no torch."""
+    name, kind, own = FAMILIES["bert"]
+    size = {"hidden_size": 8, "num_attention_heads": 2, "max_position_embeddings": 4096}
+    write_tokenizer(folder, kind, config={"model_max_length": 4096})
+    write_modules(folder, dim=8, max_seq_length=4096)
+    write_json(folder / "config.json", {"architectures": [name], "model_type": "bert", **SMALL, **own, **size})
+    return folder
+
+
 def write_chain(
     folder: Path,
     chain: Sequence[tuple[str, Mapping[str, Any] | None]],

