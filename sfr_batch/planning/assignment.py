@@ -5,13 +5,14 @@ the order of the corpus, so that each shard is read about once. Rows of which on
 packed apart, because they need no model. Knows no Ray and no config.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import ReadUnit, pack, rows_per_split
 from sfr_batch.format import names
 from sfr_batch.format.records import ChangeCounts
@@ -25,7 +26,8 @@ from sfr_batch.planning.row_comparison import RowComparison, RowNumbers
 class SplitNames:
     """What the names of packed splits depend on, beside their rows."""
 
-    identity: Sequence[str]
+    identity: Callable[[Iterable[Shard]], Sequence[str]]
+    """What the name depends on, by the shards that the rows are from."""
     condemned: frozenset[str]
     """Split ids that must never be used again."""
 
@@ -66,7 +68,9 @@ def assign_work(
 
     def pack_rows(chosen: RowNumbers, *identity: str) -> ReadUnit:
         size = int(decisions["size"][chosen].sum())
-        unit = pack(found.choose(chosen), size, (*identity, *split_names.identity), split_names.condemned)
+        parts = found.choose(chosen)
+        of_shards = split_names.identity(part.unit.shard for part in parts)
+        unit = pack(parts, size, (*identity, *of_shards), split_names.condemned)
         rows[unit.splits[0].split_id] = chosen
         return unit
 

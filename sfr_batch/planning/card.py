@@ -1,8 +1,8 @@
-"""The metadata of the table that a config makes: schema, fingerprint inputs, row recipe."""
+"""The metadata of the table that a config makes: schema and fingerprint inputs."""
 
 from typing import Any
 
-from sfr_batch.config.settings import Config, CorpusSettings, ModelSettings
+from sfr_batch.config.settings import Config, ModelSettings
 from sfr_batch.corpus.columns import Columns
 from sfr_batch.errors import ConfigError
 from sfr_batch.format import names
@@ -14,17 +14,6 @@ from sfr_batch.model.recipe import read_recipe
 from sfr_batch.model.sources.location import locate
 from sfr_batch.model.sources.weight_hashes import weight_hashes
 from sfr_batch.model.tokenization.tokenizer import Tokenizer
-
-
-def make_row_recipe(corpus: CorpusSettings) -> dict[str, Any]:
-    """The settings that decide which rows and columns a shard gives."""
-    same = all(name == path for name, path in corpus.carried.items())
-    carry = list(corpus.carry) if same else corpus.carried
-    recipe = {"id": corpus.id, "text": corpus.text, "carry": carry}
-    # Only where they are not the default: a setting that is added later must not make all shards count as changed.
-    reading = {"format": corpus.format, "delimiter": corpus.delimiter, "quote": corpus.quote}
-    usual = CorpusSettings(path="-").model_dump()
-    return recipe | {key: value for key, value in reading.items() if value != usual[key]}
 
 
 def make_card(config: Config, columns: Columns) -> TableCard:

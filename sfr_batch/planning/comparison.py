@@ -16,7 +16,7 @@ from sfr_batch.format.records import Receipt
 from sfr_batch.planning.assignment import SplitNames, assign_work
 from sfr_batch.planning.difference import Difference
 from sfr_batch.planning.executor import Executor
-from sfr_batch.planning.limits import check_deletes, split_identity
+from sfr_batch.planning.limits import check_deletes
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.row_comparison import (
     UNIT_BYTES,
@@ -86,7 +86,7 @@ def compare(plan: EmbedPlan, executor: Executor) -> ComparisonRun:
         documents = counts.embedded + counts.reused + counts.kept
         check_deletes(changes.deleted, documents, plan.config.table, plan.store.root)
     condemned = base.read_condemned() if base else frozenset[str]()
-    split_names = SplitNames(split_identity(plan.config, plan.card, plan.row_recipe), condemned)
+    split_names = SplitNames(plan.identity_of, condemned)
     assignment = assign_work(found, changes, plan.limits, split_names, keep_own_splits=selection.keeps_own_splits)
     difference = assignment.difference
     own = [unit for unit in plan.units if unit.shard.uri in difference.fresh]

@@ -98,11 +98,14 @@ def _new_records(
     plan: EmbedPlan, done: Sequence[Receipt], indexed: frozenset[str], coverage: Mapping[str, Coverage]
 ) -> list[ShardRecord]:
     """The records of the changed shards. coverage: of the shards that have an index."""
-    recipe, before = digest(plan.row_recipe), {record.uri: record for record in plan.old_records}
+    before = {record.uri: record for record in plan.old_records}
     own = by_shard(receipt for receipt in done if receipt.shard != PACKED)
     return [
         plan.selection.record(
-            shard, recipe, coverage.get(shard.uri) or _coverage_of(own.get(shard.uri, [])), before.get(shard.uri)
+            shard,
+            plan.recipes.of(shard),
+            coverage.get(shard.uri) or _coverage_of(own.get(shard.uri, [])),
+            before.get(shard.uri),
         )
         for shard, _ in plan.changed
         if plan.selection.covers_anew(shard.uri, indexed)

@@ -1,14 +1,12 @@
 """Limits of a run: rows and bytes of a split, and how many documents may be deleted."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
 from sfr_batch.config.settings import Config, RunSettings, TableSettings
 from sfr_batch.errors import TooManyDeletes
 from sfr_batch.format import names
-from sfr_batch.format.fingerprint import digest
 from sfr_batch.format.records import TableCard
 
 BYTES_PER_TOKEN = 4.0
@@ -26,9 +24,9 @@ class SplitLimits:
     min_splits: int
 
 
-def split_identity(config: Config, card: TableCard, row_recipe: dict[str, Any]) -> tuple[str, ...]:
-    """What the name of a split depends on, beside its place in a shard."""
-    return digest(row_recipe), card.fingerprint, config.table.generation
+def split_identity(config: Config, card: TableCard, recipe: str) -> tuple[str, ...]:
+    """What the name of a split depends on, beside its place in a shard. recipe: digest of the row recipe."""
+    return recipe, card.fingerprint, config.table.generation
 
 
 def limits_of_a_split(run: RunSettings, card: TableCard) -> SplitLimits:

@@ -3,7 +3,7 @@
 Reads metadata only, writes nothing. Needs no GPU, no Ray and no torch."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,13 @@ from sfr_batch.corpus.survey import ShardStatistics, survey_shards
 from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import ConfigError, CorpusError, TableError, TableNotFound, counted
 from sfr_batch.format import names
-from sfr_batch.format.fingerprint import digest, later_inputs
+from sfr_batch.format.fingerprint import later_inputs
 from sfr_batch.format.records import KEPT, ShardRecord
 from sfr_batch.model.identity import comparable
-from sfr_batch.planning.card import make_card, make_row_recipe, with_inputs_of
+from sfr_batch.planning.card import make_card, with_inputs_of
 from sfr_batch.planning.limits import SplitLimits, limits_of_a_split, split_identity
 from sfr_batch.planning.plan import EmbedPlan
+from sfr_batch.planning.recipes import ShardRecipes, find_reread
 from sfr_batch.planning.selection import covers, selection_of
 from sfr_batch.storage.inputs import would_list
 from sfr_batch.storage.store import Store, absolute_uri, is_s3
@@ -71,13 +72,14 @@ def make_plan(config: Config) -> EmbedPlan:
     _check_apart(config.corpus, config.table, store.root)
     table = _open(store)
     base = table.latest() if table is not None else None
-    row_recipe = make_row_recipe(config.corpus)
+    known = _known_columns(table, config.corpus)
+    recipes = ShardRecipes.make(config.corpus, known.types if known else {})
     # Select before the diff: a shard outside the selection is neither changed nor vanished.
     selected = _select(config.select, list_shards(config.corpus), base)
-    diff = _diff(config, selected, base, row_recipe)
+    diff = _diff(config, selected, base, recipes)
     # Survey after the diff: only changed shards are opened. Settings are checked even if nothing has changed.
-    known, proven = _known_columns(table, config.corpus), _proven_columns(base, config.corpus, row_recipe)
-    survey = _survey(config, selected, diff, known, proven)
+    survey = _survey(config, selected, diff, known, _proven_columns(base, config.corpus, recipes.settings))
+    recipes = ShardRecipes.make(config.corpus, survey.columns.types)
     card = today = make_card(config, survey.columns)
     accepted: dict[str, Any] = {}
     if table is not None:
@@ -87,13 +89,14 @@ def make_plan(config: Config) -> EmbedPlan:
         # Names and footers of its splits carry the fingerprint that the table was made with.
         card = with_inputs_of(table.card, today)
     limits = limits_of_a_split(config.run, card)
-    units = _cut(survey, diff, limits, split_identity(config, card, row_recipe), base)
+    identities = {shard.shard.uri: split_identity(config, card, recipes.of(shard.shard)) for shard in survey.shards}
+    units = _cut(survey, diff, limits, identities, base)
     return EmbedPlan(
         config=config,
         card=card,
         store=store,
         columns=survey.columns,
-        row_recipe=row_recipe,
+        recipes=recipes,
         base=base,
         carried=(*diff.unchanged, *diff.left_alone),
         changed=tuple((shard.shard, shard.rows if shard.exact else None) for shard in survey.shards),
@@ -104,6 +107,7 @@ def make_plan(config: Config) -> EmbedPlan:
         limits=limits,
         inputs=today.fingerprint_inputs,
         accepted=accepted,
+        reread=find_reread(recipes, diff.changed, base.read_shards()) if base and not config.select.rejects else (),
     )
 
 
@@ -116,13 +120,13 @@ def _open(store: Store) -> Table | None:
     return None
 
 
-def _diff(config: Config, selected: _Selected, base: Snapshot | None, row_recipe: dict[str, Any]) -> _ShardDiff:
+def _diff(config: Config, selected: _Selected, base: Snapshot | None, recipes: ShardRecipes) -> _ShardDiff:
     """Which selected shards the base snapshot has as they are, which have changed, and which have vanished."""
     selection, generation = selection_of(config), config.table.generation
     if config.select.rejects:
         unchanged, changed = _only_rejected(base, selected.shards, generation)
     else:
-        unchanged, changed = carry_over(base, selected.shards, digest(row_recipe), generation)
+        unchanged, changed = carry_over(base, selected.shards, recipes.of, generation)
     outside = {record.uri for record in selected.outside}
     missing = find_vanished(base, selected.shards, keep=selection.keeps_kept)
     vanished = [record for record in missing if record.uri not in outside]
@@ -158,9 +162,13 @@ def _survey(
 
 
 def _cut(
-    survey: _Survey, diff: _ShardDiff, limits: SplitLimits, identity: Sequence[str], base: Snapshot | None
+    survey: _Survey,
+    diff: _ShardDiff,
+    limits: SplitLimits,
+    identities: Mapping[str, Sequence[str]],
+    base: Snapshot | None,
 ) -> list[ReadUnit]:
-    """Cut the changed shards into splits.
+    """Cut the changed shards into splits. identities: by URI, what the names of its splits depend on.
 
     The size of a split follows from the rows of the whole corpus, unchanged shards included: so a shard is always cut
     the same way, whatever else is carried over.
@@ -168,7 +176,11 @@ def _cut(
     total = sum(record.read for record in diff.unchanged) + sum(shard.rows for shard in survey.shards)
     rows = rows_per_split(total, limits.rows, limits.min_splits)
     condemned = base.read_condemned() if base else frozenset[str]()
-    return [unit for shard in survey.shards for unit in cut(shard, rows, limits.bytes, identity, condemned)]
+    return [
+        unit
+        for shard in survey.shards
+        for unit in cut(shard, rows, limits.bytes, identities[shard.shard.uri], condemned)
+    ]
 
 
 def _check_apart(corpus: CorpusSettings, table: TableSettings, root: str) -> None:
@@ -229,17 +241,17 @@ def _only_rejected(base: Snapshot | None, shards: Sequence[Shard], label: str) -
 
 
 def carry_over(
-    base: Snapshot | None, shards: Sequence[Shard], recipe: str, generation: str
+    base: Snapshot | None, shards: Sequence[Shard], recipe_of: Callable[[Shard], str], generation: str
 ) -> tuple[list[ShardRecord], list[Shard]]:
     """Records of the shards that the base snapshot has as they are, and the shards that have to be read.
 
-    recipe: digest of the row recipe; generation: the label that the vectors must have, "" for any.
+    recipe_of: digest of the shard's row recipe; generation: the label that the vectors must have, "" for any.
     """
     covered = {record.uri: record for record in base.read_shards()} if base else {}
     carried, changed = [], []
     for shard in shards:
         record = covered.get(shard.uri)
-        same = record is not None and (record.version, record.recipe) == (shard.version, recipe)
+        same = record is not None and (record.version, record.recipe) == (shard.version, recipe_of(shard))
         if record and same and generation in ("", record.generation):
             carried.append(record)
         else:

@@ -26,7 +26,8 @@ from sfr_batch.format.notebook import html_table
 from sfr_batch.format.records import KEPT, ChangeCounts, IndexPart, Receipt, ShardRecord, TableCard
 from sfr_batch.format.split_ids import missing_in_stream, stream_of
 from sfr_batch.planning.difference import Difference
-from sfr_batch.planning.limits import BYTES_PER_TOKEN, SplitLimits
+from sfr_batch.planning.limits import BYTES_PER_TOKEN, SplitLimits, split_identity
+from sfr_batch.planning.recipes import Reread, ShardRecipes
 from sfr_batch.planning.scan import OldShard
 from sfr_batch.planning.selection import Selection, selection_of
 from sfr_batch.storage.store import ObjectInfo, Store
@@ -42,7 +43,7 @@ class EmbedPlan:
     card: TableCard
     store: Store
     columns: Columns
-    row_recipe: dict[str, Any]
+    recipes: ShardRecipes
     base: Snapshot | None
     """The newest snapshot; None if nothing is published yet."""
     carried: tuple[ShardRecord, ...]
@@ -65,6 +66,18 @@ class EmbedPlan:
     """Inputs that the table's card lacks and that were accepted since."""
     difference: Difference | None = field(default=None, repr=False)
     """The result of the comparison; None before it, and if there is nothing to compare with."""
+
+    reread: tuple[Reread, ...] = ()
+    """Why some of the changed shards are read although they are as they were."""
+
+    @property
+    def row_recipe(self) -> dict[str, Any]:
+        """The settings that decide which rows and columns a shard gives."""
+        return self.recipes.settings
+
+    def identity_of(self, shards: Iterable[Shard]) -> tuple[str, ...]:
+        """What the name of a split depends on whose rows are from these shards, beside its rows."""
+        return split_identity(self.config, self.card, self.recipes.of_several(shards))
 
     @property
     def later_inputs(self) -> dict[str, Any]:
@@ -284,7 +297,7 @@ class EmbedPlan:
         return f"{counted(len(self.carried) + len(self.changed), 'shard')}, {len(self.carried):,} unchanged{vanished}"
 
     def _remarks(self) -> list[str]:
-        remarks = []
+        remarks = [reread.describe() for reread in self.reread]
         if self.has_to_compare:
             remarks.append(
                 "upper bound: `plan --compare` reads the changed shards and counts rows that already have vectors"

@@ -10,9 +10,9 @@ import pytest
 from sfr_batch.config.loading import config_from_dict
 from sfr_batch.config.settings import Config
 from sfr_batch.errors import ConfigError, CorpusError, ModelError, TableMismatch
-from sfr_batch.planning import card
 from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
+from sfr_batch.planning.recipes import make_row_recipe
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.publish import condemn
 from sfr_batch.table.table import Table
@@ -309,4 +309,4 @@ def test_corpus_or_model_that_is_not_there(here: tuple[str, str]) -> None:
 
 def test_recipe_of_rows_is_what_decides_them() -> None:
     config = config_of(("/x", "/m"), "corpus.carry=[a]", 'corpus.text="{a} {b}"')
-    assert card.make_row_recipe(config.corpus) == {"id": "id", "text": "{a} {b}", "carry": ["a"]}
+    assert make_row_recipe(config.corpus) == {"id": "id", "text": "{a} {b}", "carry": ["a"]}

@@ -25,7 +25,7 @@ from sfr_batch.corpus.splits import ReadUnit, cut
 from sfr_batch.corpus.survey import survey_shards
 from sfr_batch.errors import counted
 from sfr_batch.format import names
-from sfr_batch.format.fingerprint import digest, mismatches
+from sfr_batch.format.fingerprint import mismatches
 from sfr_batch.format.hashes import halves, hash_ids
 from sfr_batch.format.records import KEPT
 from sfr_batch.planning.make import carry_over
@@ -65,15 +65,17 @@ def check_shards(plan: EmbedPlan, shards: Sequence[Shard], contents: Contents, i
     promise = PromiseCheck(SHARDS)
     for line in mismatches(inputs, plan.inputs):
         promise.wrong(line)
-    recipe, generation = digest(plan.row_recipe), plan.config.table.generation
+    recipes, generation = plan.recipes, plan.config.table.generation
     covered = {record.uri: record for record in contents.shards}
-    for shard in carry_over(contents.snapshot, shards, recipe, generation)[1]:
+    for shard in carry_over(contents.snapshot, shards, recipes.of, generation)[1]:
         record = covered.get(shard.uri)
         if record is None:
             promise.wrong(f"{shard.uri} is new")
         elif record.version != shard.version:
             promise.wrong(f"{shard.uri} has changed")
-        elif record.recipe != recipe:
+        elif since := recipes.changes_since(shard, record.recipe):
+            promise.wrong(f"{shard.uri} was read by an older release; since then {'; '.join(since)}")
+        elif record.recipe != recipes.of(shard):
             promise.wrong(f"{shard.uri} was read with other corpus settings")
         else:
             promise.wrong(f"{shard.uri} has the generation {record.generation!r}, the config {generation!r}")

@@ -194,7 +194,7 @@ def write(store: Any, contents: Contents, run_id: str, picky: bool) -> Snapshot:
         table = create_or_open(store, CARD)
         base = table.latest()
         try:
-            carried, changed = carry_over(base, shards_of(contents), "recipe", "")
+            carried, changed = carry_over(base, shards_of(contents), lambda _: "recipe", "")
             if base is not None and not changed and not find_vanished(base, shards_of(contents), keep=False):
                 return base
             committed = table.committed()

@@ -1,0 +1,101 @@
+"""The row recipe of each shard: the settings that decide which rows and columns it gives, and how it is read.
+
+A shard that a table has under another recipe is read again. Knows settings and types of columns; reads nothing.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from sfr_batch.config.settings import CorpusSettings
+from sfr_batch.corpus.reading_version import ReadShard, changes_since, earlier_versions, reading_version
+from sfr_batch.corpus.shards import Shard
+from sfr_batch.errors import counted
+from sfr_batch.format.fingerprint import digest
+from sfr_batch.format.records import ShardRecord
+
+
+def make_row_recipe(corpus: CorpusSettings) -> dict[str, Any]:
+    """The settings that decide which rows and columns a shard gives."""
+    same = all(name == path for name, path in corpus.carried.items())
+    carry = list(corpus.carry) if same else corpus.carried
+    recipe = {"id": corpus.id, "text": corpus.text, "carry": carry}
+    # Only where they are not the default: a setting that is added later must not make all shards count as changed.
+    reading = {"format": corpus.format, "delimiter": corpus.delimiter, "quote": corpus.quote}
+    usual = CorpusSettings(path="-").model_dump()
+    return recipe | {key: value for key, value in reading.items() if value != usual[key]}
+
+
+@dataclass(frozen=True)
+class ShardRecipes:
+    """The row recipes of the shards of a corpus."""
+
+    corpus: CorpusSettings
+    carry: Mapping[str, pa.DataType]
+    """Types of the carried columns in the table."""
+    settings: dict[str, Any]
+    """See `make_row_recipe`."""
+    _digests: dict[int, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def make(cls, corpus: CorpusSettings, carry: Mapping[str, pa.DataType]) -> "ShardRecipes":
+        return cls(corpus, carry, make_row_recipe(corpus))
+
+    def of(self, shard: Shard) -> str:
+        """The digest of the shard's row recipe."""
+        return self._digest(reading_version(self._subject(shard)))
+
+    def of_several(self, shards: Iterable[Shard]) -> str:
+        """What the shards' recipes are together: their digest if they have one, else a digest of all of them."""
+        found = sorted({self.of(shard) for shard in shards})
+        return found[0] if len(found) == 1 else digest(found)
+
+    def changes_since(self, shard: Shard, recipe: str) -> list[str]:
+        """What an earlier release has read otherwise, if it has recorded the shard with this digest and the settings
+        are the same; [] else."""
+        subject = self._subject(shard)
+        for version in earlier_versions(subject):
+            if recipe == self._digest(version):
+                return changes_since(version, subject)
+        return []
+
+    def _subject(self, shard: Shard) -> ReadShard:
+        return ReadShard(shard, self.corpus, self.carry)
+
+    def _digest(self, version: int) -> str:
+        """The version is part of the recipe only if it is not 1: recipes of the first releases stay the same."""
+        if version not in self._digests:
+            self._digests[version] = digest(self.settings | ({} if version == 1 else {"reading": version}))
+        return self._digests[version]
+
+
+@dataclass(frozen=True, slots=True)
+class Reread:
+    """Shards that have not changed and are read again, because this release reads something otherwise."""
+
+    what: str
+    """See `reading_version.Change`."""
+    shards: int
+    example: str
+    """URI of one of the shards."""
+
+    def describe(self) -> str:
+        """A line for people."""
+        return (
+            f"{counted(self.shards, 'unchanged shard')}, e.g. {self.example}, read again: since an older release has "
+            f"read them, {self.what}. Rows that stay the same are not embedded again"
+        )
+
+
+def find_reread(recipes: ShardRecipes, changed: Sequence[Shard], records: Iterable[ShardRecord]) -> tuple[Reread, ...]:
+    """Why shards are read again although neither they nor the settings have changed. records: of the base snapshot."""
+    before = {record.uri: record for record in records}
+    found: dict[str, list[str]] = {}
+    for shard in changed:
+        record = before.get(shard.uri)
+        if record is not None and record.version == shard.version:
+            for what in recipes.changes_since(shard, record.recipe):
+                found.setdefault(what, []).append(shard.uri)
+    return tuple(Reread(what, len(uris), uris[0]) for what, uris in found.items())
