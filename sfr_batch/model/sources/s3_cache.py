@@ -15,7 +15,8 @@ from sfr_batch.format.fingerprint import short_id
 from sfr_batch.model.repository import weights
 from sfr_batch.model.repository.folder import weight_names_of
 from sfr_batch.model.sources import checksums, lock_file, room
-from sfr_batch.storage.inputs import InputFile, fetch_input, list_inputs, read_input_range
+from sfr_batch.storage.input_listing import list_inputs
+from sfr_batch.storage.inputs import InputFile, fetch_input, read_input_range
 from sfr_batch.storage.local_files import file_lock, free_bytes, partial_name, remove
 from sfr_batch.storage.store import absolute_uri
 
