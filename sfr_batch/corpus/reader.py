@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.column_paths import is_inside
 from sfr_batch.corpus.columns import Columns
-from sfr_batch.corpus.file_formats import PARQUET, decompressed
+from sfr_batch.corpus.decompression import decompressed
+from sfr_batch.corpus.file_formats import PARQUET
 from sfr_batch.corpus.partitions import fill_batch, fill_record
 from sfr_batch.corpus.read_ahead import Fetched, ranges_of
 from sfr_batch.corpus.records import Parsed, lines, parser, records
@@ -141,7 +142,7 @@ class _Reader:
         assert stream is not None
         with (
             open_input(self._shard.uri, self._settings.storage) as file,
-            decompressed(file, self._shard.compression) as plain,
+            decompressed(file, self._shard.compression, self._shard.uri) as plain,
         ):
             delimiter = delimiter_of(self._shard, self._settings)
             quote = self._settings.quote
