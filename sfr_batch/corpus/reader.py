@@ -23,7 +23,7 @@ from sfr_batch.corpus.splits import ReadUnit, Split
 from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import CorpusError, ObjectNotFound, counted
 from sfr_batch.storage.inputs import open_input, stat_input
-from sfr_batch.storage.store import is_s3
+from sfr_batch.storage.locations import is_s3
 
 _ROWS_PER_READ = 4096
 _BATCH_BYTES = 32 * 2**20

@@ -27,7 +27,8 @@ from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.recipes import ShardRecipes, find_reread
 from sfr_batch.planning.selection import covers, selection_of
 from sfr_batch.storage.input_listing import would_list
-from sfr_batch.storage.store import Store, absolute_uri, is_s3
+from sfr_batch.storage.locations import absolute_uri, is_s3
+from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.writing import check_same_table
 from sfr_batch.table.pointer import refuse_pointer

@@ -9,7 +9,7 @@ import errno
 from collections.abc import Iterator
 
 from sfr_batch.errors import ObjectNotFound, StorageError
-from sfr_batch.storage.store import is_s3
+from sfr_batch.storage.locations import is_s3
 
 _ACCESS_DENIED = "access denied ({error}); check {access}."
 _CAUSES: dict[int | str, tuple[type[StorageError], str]] = {

@@ -17,8 +17,8 @@ from sfr_batch.errors import StorageError
 from sfr_batch.storage.failures import explained
 from sfr_batch.storage.inputs import InputFile, local_input, s3_input
 from sfr_batch.storage.local_files import walk
+from sfr_batch.storage.locations import absolute_uri, is_s3
 from sfr_batch.storage.s3 import filesystem
-from sfr_batch.storage.store import absolute_uri, is_s3
 
 _MAGIC = "*?["
 

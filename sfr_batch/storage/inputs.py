@@ -10,9 +10,9 @@ from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import StorageError
 from sfr_batch.storage.failures import RANGE_BEHIND_THE_END, explained, s3_code
 from sfr_batch.storage.local_files import make_folder, partial_name
+from sfr_batch.storage.locations import is_s3
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.s3 import filesystem, open_s3
-from sfr_batch.storage.store import is_s3
 
 _FETCH_RANGE = 16 * 2**20
 _FETCH_AT_ONCE = 8  # ranges, held in memory

@@ -11,9 +11,10 @@ import fsspec
 from sfr_batch.config.settings import CREDENTIALS_IN_ENDPOINT, StorageSettings, secret
 from sfr_batch.errors import ConfigError, StorageError
 from sfr_batch.storage.failures import ALREADY_DELETED, KEY_IS_TAKEN, WRITE_UNDER_WAY, explained, s3_code
+from sfr_batch.storage.locations import absolute_uri, is_s3
 from sfr_batch.storage.parallel import PARALLEL_READS
 from sfr_batch.storage.retries import Bounds
-from sfr_batch.storage.store import ObjectInfo, absolute_uri, is_s3, path_parts
+from sfr_batch.storage.store import ObjectInfo, path_parts
 
 # The client tries once: only `storage.retries` repeats. Both timeouts are of silence, not of a whole transfer.
 _CLIENT = {
