@@ -12,7 +12,8 @@ import pytest
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import StorageError
 from sfr_batch.storage import s3
-from sfr_batch.storage.inputs import list_inputs, open_input, read_input_range, stat_input
+from sfr_batch.storage.input_listing import list_inputs
+from sfr_batch.storage.inputs import open_input, read_input_range, stat_input
 from sfr_batch.storage.retries import repeated_requests
 from sfr_batch.storage.stores import open_store
 from tests.proxy import Relay, relay
