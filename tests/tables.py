@@ -91,10 +91,26 @@ def rows_of(
     columns = [
         pa.FixedSizeListArray.from_arrays(flat, type=kind)
         if field.name == names.EMBEDDING
-        else pa.array(given[field.name], field.type)
+        else _column(given[field.name], field.type)
         for field in arrow_schema
     ]
     return pa.table(columns, schema=arrow_schema)
+
+
+def _column(values: Any, kind: pa.DataType) -> Any:
+    # Not through Python's objects if it need not be: they have no dates after the year 9999.
+    return values.cast(kind) if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, kind)
+
+
+def table_of(store: Store, carry: dict[str, Any], ids: Sequence[Any] | None = None) -> Table:
+    """A table with one snapshot, of one data file, that carries these columns: Arrow arrays of its rows."""
+    rows = len(next(iter(carry.values())))
+    kinds = {name: values.type for name, values in carry.items()}
+    card = card_of(names.table_schema(pa.string(), 3, "float32", kinds))
+    table = create_or_open(store, card)
+    chosen = [f"r{n}" for n in range(rows)] if ids is None else ids
+    publish(table, None, draft_of([commit_rows(store, card, "a", chosen, carry=carry)]))
+    return table
 
 
 def receipt_of(split_id: str, rows: int, rejects: int = 0, **changes: Any) -> Receipt:
@@ -161,7 +177,7 @@ def do_splits(
         for split, rows in read_unit(unit, plan.config.corpus, plan.columns):
             if len(receipts) == only:
                 return receipts
-            carry = {name: rows.carry.column(name).to_pylist() for name in rows.carry.column_names}
+            carry: dict[str, Any] = {name: rows.carry.column(name) for name in rows.carry.column_names}
             carry[names.CONTENT_HASH] = rows.content_hash.to_pylist()
             carry[names.ROW_HASH] = rows.row_hash.to_pylist()
             columns = rows_of(rows.ids.to_pylist(), table.schema, carry)

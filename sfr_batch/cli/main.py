@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 the command or config is wrong, 130 stopped by S
 stops it at once.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -109,9 +110,16 @@ def verify(config: str, overrides: tuple[str, ...], golden: str | None, record: 
 @click.option("-k", "k", default=10, show_default=True, type=click.IntRange(1), help="Number of rows to return.")
 @click.option("--show", multiple=True, metavar="COLUMN", help="Column to print with each hit; repeatable.")
 @click.option("--snapshot", type=click.IntRange(1), help="Number of the snapshot to search; default: the newest.")
+@click.option("--json", "as_lines", is_flag=True, help="Print a JSON line per hit: score, id and the shown columns.")
 @ENDPOINT
 def search(
-    table: str, query: str, k: int, show: tuple[str, ...], snapshot: int | None, endpoint_url: str | None
+    table: str,
+    query: str,
+    k: int,
+    show: tuple[str, ...],
+    snapshot: int | None,
+    as_lines: bool,
+    endpoint_url: str | None,
 ) -> None:
     """Find the rows of TABLE that are nearest to QUERY: exact, by cosine, in one snapshot.
 
@@ -122,6 +130,9 @@ def search(
     with report_errors():
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url))
         for hit in opened.search(query, k, show, snapshot=snapshot):
+            if as_lines:
+                click.echo(json.dumps(hit.as_json(), ensure_ascii=False, allow_nan=False))
+                continue
             chunk = f" [{hit.row[names.CHUNK]}]" if names.CHUNK in hit.row else ""
             click.echo(f"{hit.score:.4f}  {hit.id}{chunk}")
             for column in dict.fromkeys(show):

@@ -9,9 +9,20 @@ from sfr_batch.cli.options import ENDPOINT, report_errors
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError
 from sfr_batch.table.changes import as_json
+from sfr_batch.table.outgoing import ANY, CHOICES, Outgoing
 from sfr_batch.table.parquet_folder import ParquetFolder
 
 _TABLE = click.argument("table")
+_FOR = click.option(
+    "--for",
+    "engine",
+    type=click.Choice(CHOICES),
+    default=ANY,
+    show_default=True,
+    help="Who will read it; arrow: pyarrow, pandas, Ray.",
+)
+_RENAME = click.option("--rename", multiple=True, metavar="OLD=NEW", help="Another name for a column; repeatable.")
+_AS_TEXT = click.option("--as-text", multiple=True, metavar="COLUMN", help="Write it as text or JSON; repeatable.")
 
 
 @click.command()
@@ -37,6 +48,10 @@ def snapshots(table: str, endpoint_url: str | None) -> None:
 @click.option("--partition-by", metavar="COLUMN", help="Write a folder COLUMN=value/ for each value of this column.")
 @click.option("--columns", metavar="A,B,…", help="Columns to export; default: all. The id is always included.")
 @click.option("--where", metavar="CONDITION", help="Rows to export, e.g. \"package = 'numpy' and n_tokens > 20\".")
+@_FOR
+@_RENAME
+@_AS_TEXT
+@click.option("--empty-as-null", is_flag=True, help="With --partition-by: empty texts become null.")
 @ENDPOINT
 def export(
     table: str,
@@ -45,12 +60,20 @@ def export(
     partition_by: str | None,
     columns: str | None,
     where: str | None,
+    engine: str,
+    rename: tuple[str, ...],
+    as_text: tuple[str, ...],
+    empty_as_null: bool,
     endpoint_url: str | None,
 ) -> None:
     """Write the live rows of TABLE to TARGET, as Parquet files for any engine.
 
     TARGET is a local folder or an s3:// prefix. It must be empty or not exist: nothing is ever overwritten.
     TARGET/_SUCCESS is written last. If it is missing, the export is incomplete: remove TARGET and export again.
+
+    Types and names that the engine of --for lacks are replaced if nothing is lost, e.g. float16 by float32, a UUID by
+    its text, a dot in a name by _. If a value would change, nothing is written: --as-text, --rename or another --for
+    are the ways out.
 
     CONDITION is a small part of SQL: =, !=, <, <=, >, >=, in (…), is null, like 'a%', and, or, not, parentheses.
 
@@ -60,8 +83,17 @@ def export(
         storage = StorageSettings(endpoint_url=endpoint_url)
         opened = api.open_table(table, storage)
         state = opened.current() if snapshot is None else opened.snapshot(snapshot)
-        wanted = None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
-        done = state.export(target, partition_by=partition_by, columns=wanted, where=where, storage=storage)
+        done = state.export(
+            target,
+            partition_by=partition_by,
+            columns=_listed(columns),
+            where=where,
+            storage=storage,
+            engine=engine,
+            rename=_renames(rename),
+            as_text=as_text,
+            empty_as_null=empty_as_null,
+        )
         click.echo(done)
 
 
@@ -71,9 +103,20 @@ def export(
 @click.argument("to_snapshot", metavar="TO", type=click.IntRange(1))
 @click.option("--output", metavar="DIR", help="Write Parquet files to this new folder or prefix: upserts/, deletes/.")
 @click.option("--json", "as_lines", is_flag=True, help="Print JSON lines, op first: all deletes, then all upserts.")
+@_FOR
+@_RENAME
+@_AS_TEXT
 @ENDPOINT
 def changes(
-    table: str, from_snapshot: int, to_snapshot: int, output: str | None, as_lines: bool, endpoint_url: str | None
+    table: str,
+    from_snapshot: int,
+    to_snapshot: int,
+    output: str | None,
+    as_lines: bool,
+    engine: str,
+    rename: tuple[str, ...],
+    as_text: tuple[str, ...],
+    endpoint_url: str | None,
 ) -> None:
     """Show what turns a copy of snapshot FROM of TABLE into snapshot TO. FROM 0 is an empty copy.
 
@@ -81,8 +124,8 @@ def changes(
     delete. Where documents are cut into chunks, the key of both is (id, chunk). No key is in both, so their order does
     not matter.
 
-    Prints the counts. --output writes the rows to DIR, where _SUCCESS is written last. --json prints the rows, and the
-    counts on stderr.
+    Prints the counts. --output writes the rows to DIR, where _SUCCESS is written last; --for, --rename and --as-text
+    are those of export. --json prints the rows, and the counts on stderr.
 
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
@@ -91,15 +134,16 @@ def changes(
             raise ConfigError("Give --output or --json, not both.")
         storage = StorageSettings(endpoint_url=endpoint_url)
         opened = api.open_table(table, storage)
+        outgoing = Outgoing(opened.store.root, opened.schema, engine, _renames(rename), as_text) if output else None
         folder = ParquetFolder(output, opened.store.root, storage) if output else None
         found = opened.changes(from_snapshot, to_snapshot)
         if as_lines:
             for operation, batches in (("delete", found.deletes()), ("upsert", found.upserts())):
                 for batch in batches:
                     for row in as_json(batch, operation):
-                        click.echo(json.dumps(row, ensure_ascii=False))
+                        click.echo(json.dumps(row, ensure_ascii=False, allow_nan=False))
         if folder:
-            found.write(folder)
+            found.write(folder, outgoing)
         click.echo(str(found), err=as_lines)
 
 
@@ -108,8 +152,11 @@ def changes(
 @click.option("--engine", type=click.Choice(["duckdb"]), default="duckdb", show_default=True, help="SQL dialect.")
 @click.option("--snapshot", type=click.IntRange(1), help="Number of the snapshot to view; default: the newest.")
 @click.option("--name", default="embeddings", show_default=True, help="Name of the view.")
+@click.option("--columns", metavar="A,B,…", help="Columns of the view; default: all.")
 @ENDPOINT
-def view(table: str, engine: str, snapshot: int | None, name: str, endpoint_url: str | None) -> None:
+def view(
+    table: str, engine: str, snapshot: int | None, name: str, columns: str | None, endpoint_url: str | None
+) -> None:
     """Print SQL with which another engine reads TABLE without sfr-batch: CREATE VIEW over its live rows.
 
     The view stays at one snapshot: print it again after the next run.
@@ -121,7 +168,21 @@ def view(table: str, engine: str, snapshot: int | None, name: str, endpoint_url:
     with report_errors():
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url))
         state = opened.current() if snapshot is None else opened.snapshot(snapshot)
-        click.echo(state.duckdb_view(name), nl=False)
+        click.echo(state.duckdb_view(name, _listed(columns)), nl=False)
+
+
+def _listed(columns: str | None) -> list[str] | None:
+    return None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
+
+
+def _renames(given: tuple[str, ...]) -> dict[str, str]:
+    renames = {}
+    for text in given:
+        old, sign, new = text.rpartition("=")
+        if not (old and sign and new):
+            raise ConfigError(f"--rename {text}: write OLD=NEW, the name in the table and the name in the export.")
+        renames[old] = new
+    return renames
 
 
 READING = (snapshots, export, changes, view)

@@ -5,9 +5,8 @@ import os
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.storage.local import LocalStore
-from sfr_batch.storage.locations import absolute_uri, is_s3
 from sfr_batch.storage.s3 import S3Store
-from sfr_batch.storage.store import TEMPORARY, Store
+from sfr_batch.storage.store import TEMPORARY, Store, absolute_uri, is_s3
 
 
 def tidy(store: Store) -> None:

@@ -12,7 +12,7 @@ taken for equal values.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from sfr_batch.format import names
 from sfr_batch.format.hashes import halves, hash_ids
 from sfr_batch.storage.local_files import temporary_folder
 from sfr_batch.storage.spill import Spill
+from sfr_batch.table.json_values import rows_as_json
+from sfr_batch.table.outgoing import ARROW, Outgoing
 from sfr_batch.table.parquet_folder import ParquetFolder
 from sfr_batch.table.scan import LiveFile, Positions, Scan, key_columns
 from sfr_batch.table.search import vectors_of
@@ -64,21 +66,46 @@ class Changes:
     _upserts: Scan | None = field(repr=False)
     _deletes: Scan | None = field(repr=False)
 
-    def upserts(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """New and changed rows. columns: default all. Memory is bounded by a few data files."""
-        return _batches(self._upserts, columns)
+    def upserts(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        engine: str = ARROW,
+        rename: Mapping[str, str] | None = None,
+        as_text: Sequence[str] = (),
+    ) -> Iterator[pa.RecordBatch]:
+        """New and changed rows. columns: default all. Memory is bounded by a few data files.
+
+        engine: who takes them; by default they are as in the table. ``engine="lancedb"`` replaces the dots in names,
+        which LanceDB refuses. rename, as_text: see `Readers.export`.
+        """
+        if self._upserts is None:
+            return iter(())
+        scan = self._upserts if columns is None else self._upserts.select(columns)
+        outgoing = Outgoing(self.table, scan.schema, engine, rename, as_text)
+        return (batch for rows in scan.tables() for batch in outgoing.convert(rows).to_batches())
 
     def deletes(self) -> Iterator[pa.RecordBatch]:
         """Keys of the rows that are gone: id, and chunk if documents are cut into chunks."""
-        return _batches(self._deletes, None)
+        return iter(()) if self._deletes is None else self._deletes.batches()
 
-    def write(self, folder: ParquetFolder) -> None:
-        """Write ``upserts/part-00000.parquet``…, ``deletes/…``, and at last `_SUCCESS` with the counts."""
-        for name, batches in (("deletes", self.deletes()), ("upserts", self.upserts())):
-            for batch in batches:
-                folder.add(pa.Table.from_batches([batch]), name)
+    def write(self, folder: ParquetFolder, outgoing: Outgoing | None = None) -> None:
+        """Write ``upserts/part-00000.parquet``…, ``deletes/…``, and at last `_SUCCESS` with the counts.
+
+        outgoing: names and types of the rows; default as in the table. Raises ConfigError before anything is written if
+        a value does not fit.
+        """
+        convert = outgoing.convert if outgoing else lambda rows: rows
+        checked = outgoing.columns_to_check() if outgoing else []
+        if checked and self._upserts:
+            for rows in self._upserts.select([names.ID, *checked]).tables():
+                convert(rows)
+        for name, scan in (("deletes", self._deletes), ("upserts", self._upserts)):
+            for rows in scan.tables() if scan else ():
+                folder.add(convert(rows), name)
         counts = ("table", "from_snapshot", "to_snapshot", "new", "changed", "deleted", "unchanged")
-        folder.close({name: getattr(self, name) for name in counts})
+        about = {"renamed": outgoing.renamed, "types": outgoing.types} if outgoing else {}
+        folder.close({name: getattr(self, name) for name in counts} | about)
 
     def __repr__(self) -> str:
         return f"<Changes {self}>"
@@ -89,12 +116,6 @@ class Changes:
             f"{counted(self.new + self.changed, 'upsert')} ({self.new:,} new, {self.changed:,} changed), "
             f"{counted(self.deleted, 'delete')}, {self.unchanged:,} unchanged"
         )
-
-
-def _batches(scan: Scan | None, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
-    if scan is None:
-        return iter(())
-    return (scan if columns is None else scan.select(columns)).batches()
 
 
 def changes(table: Table, from_snapshot: int, to_snapshot: int, *, partition_rows: int = PARTITION_ROWS) -> Changes:
@@ -259,12 +280,6 @@ def _in_large_pieces(parts: Iterable[HashedRows]) -> Iterator[HashedRows]:
 
 
 def as_json(batch: pa.RecordBatch, operation: str) -> Iterator[dict[str, Any]]:
-    """Rows as JSON objects with ``op`` first. Vectors are lists, hashes hexadecimal, times ISO 8601."""
-    for row in batch.to_pylist():
-        yield {"op": operation, **{name: _plain(value) for name, value in row.items()}}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.hex()
-    return value.isoformat() if hasattr(value, "isoformat") else value
+    """Rows as JSON objects with ``op`` first. Vectors are lists, hashes hexadecimal; see `json_values` for the rest."""
+    for row in rows_as_json(batch):
+        yield {"op": operation, **row}

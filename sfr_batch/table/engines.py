@@ -9,11 +9,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sfr_batch.errors import ConfigError
 from sfr_batch.format import names
 from sfr_batch.storage.s3 import S3Store
 from sfr_batch.table import duckdb_sql
+from sfr_batch.table.json_values import json_values
 from sfr_batch.table.scan import Scan
 
 if TYPE_CHECKING:
@@ -23,9 +25,42 @@ if TYPE_CHECKING:
 
 
 def to_pandas(scan: Scan) -> "pandas.DataFrame":
-    """The rows in memory, each vector a NumPy array: ``np.stack(frame["embedding"])`` is the matrix [n, d]."""
+    """The rows in memory, each vector a NumPy array: ``np.stack(frame["embedding"])`` is the matrix [n, d].
+
+    No value is rounded: where pandas would make floats of integers beyond 2**53, because there are nulls beside them,
+    they are Python's integers. Dates beyond Python's years are datetime64[ms]; what else Python cannot hold, such as
+    times with nanoseconds, is text, see `json_values`.
+    """
     _need("pandas")
-    return scan.to_arrow().to_pandas()
+    table = scan.to_arrow()
+    series = [(name, _series(column)) for name, column in zip(table.column_names, table.columns, strict=True)]
+    import pandas
+
+    return pandas.DataFrame(dict(series), columns=table.column_names)
+
+
+def _series(column: pa.ChunkedArray) -> Any:
+    """A column as a pandas.Series, no value rounded."""
+    with contextlib.suppress(OverflowError, ValueError):  # also pyarrow's: pa.ArrowInvalid is a ValueError
+        return column.to_pandas(integer_object_nulls=any(map(_beyond_floats, column.chunks)))
+    if pa.types.is_date(column.type):
+        return column.to_pandas(date_as_object=False)
+    import pandas
+
+    return pandas.Series(json_values(column), dtype=object)
+
+
+def _beyond_floats(values: pa.Array) -> bool:
+    """Whether there are integers that a float64 may round, at whatever depth."""
+    kind, types = values.type, pa.types
+    if types.is_int64(kind) or types.is_uint64(kind):
+        bounds = pc.min_max(values).as_py()
+        return bounds["max"] is not None and max(-bounds["min"], bounds["max"]) > 2**53
+    if types.is_struct(kind):
+        return any(map(_beyond_floats, values.flatten()))
+    if types.is_map(kind):
+        return _beyond_floats(values.keys) or _beyond_floats(values.items)
+    return types.is_nested(kind) and _beyond_floats(values.flatten())
 
 
 def to_ray(scan: Scan) -> "ray.data.Dataset":
@@ -82,11 +117,12 @@ def _read_on_ray(part: Scan, ids: Any) -> Iterator[pa.Table]:
 
 
 def _with_tensors(table: pa.Table) -> pa.Table:
-    """The table with its columns of vectors as tensor columns of Ray Data."""
+    """The table with its vectors as a tensor column of Ray Data."""
     from ray.data.extensions import ArrowTensorArray
 
     for at, field in enumerate(table.schema):
-        if pa.types.is_fixed_size_list(field.type):
+        # Others may have nulls, texts or numbers that a tensor cannot have.
+        if field.name == names.EMBEDDING:
             flat = table.column(at).combine_chunks().flatten().to_numpy(zero_copy_only=False)
             tensors = ArrowTensorArray.from_numpy(flat.reshape(table.num_rows, field.type.list_size))
             table = table.set_column(at, field.name, tensors)

@@ -7,6 +7,7 @@
 Knows scans, but not where they come from.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -14,46 +15,71 @@ import pyarrow.compute as pc
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError, CountsDoNotClose, TableError, counted
+from sfr_batch.format import names
+from sfr_batch.table.hive_names import NULL, can_partition, folder_of, partition_texts
+from sfr_batch.table.outgoing import ANY, Outgoing
 from sfr_batch.table.parquet_folder import ParquetFolder
 from sfr_batch.table.scan import Scan, key_columns
+
+_LONGEST_NAME = 255
+"""Of a folder on a local disk, in bytes."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote. bytes: size of all files; partitions: number of folders, None without partitions."""
+    """What an export wrote. bytes: size of all files; partitions: number of folders, None without partitions.
+
+    changed: names and types that differ from those of the table, in words; "" if none does.
+    """
 
     target: str
     rows: int
     files: int
     bytes: int
     partitions: int | None
+    changed: str = ""
 
     def __str__(self) -> str:
         folders = "" if self.partitions is None else f" in {counted(self.partitions, 'partition')}"
         files = f"{counted(self.files, 'file')}{folders}, {self.bytes:,} bytes"
-        return f"Exported {counted(self.rows, 'row')} to {self.target}: {files}"
+        changed = f"\n{self.changed}" if self.changed else ""
+        return f"Exported {counted(self.rows, 'row')} to {self.target}: {files}{changed}"
 
 
-def export(
-    scan: Scan,
-    target: str,
-    partition_by: str | None = None,
-    rows_per_file: int | None = None,
-    storage: StorageSettings | None = None,
-) -> Exported:
-    """Write the rows of ``scan`` into ``target``, a new or empty folder.
+@dataclass(frozen=True)
+class Wanted:
+    """How rows are to be exported.
 
-    partition_by: one of the columns of ``scan``. rows_per_file: the maximum; default as many as are 128 MiB. storage:
-    settings for the target. Memory is bounded: with many partitions, files are smaller. Raises ConfigError if the
-    target is not empty or ``partition_by`` is unsuitable, CountsDoNotClose if a row was lost or doubled.
+    engine, rename, as_text: see `Outgoing`. partition_by: a column, by its name in the table. empty_as_null: write
+    empty texts of that column as null, for names of folders have no empty text.
     """
-    partition = _check_partition(scan, partition_by)
-    folder = ParquetFolder(target, scan.store.root, storage, rows_per_file)
+
+    engine: str = ANY
+    rename: Mapping[str, str] | None = None
+    as_text: Sequence[str] = ()
+    partition_by: str | None = None
+    empty_as_null: bool = False
+    rows_per_file: int | None = None
+
+
+def export(scan: Scan, target: str, wanted: Wanted, storage: StorageSettings | None = None) -> Exported:
+    """Write the rows of ``scan`` into ``target``, a new or empty folder. storage: settings for it.
+
+    Names, types and values are checked before anything is written; the last costs a reading of the columns with values
+    that may not fit. Memory is bounded: with many partitions, files are smaller. Raises ConfigError if the target is
+    not empty, ``partition_by`` is unsuitable, or the engine cannot have a name or a value, CountsDoNotClose if a row
+    was lost or doubled.
+    """
+    partition = _check_partition(scan, wanted.partition_by)
+    outgoing = Outgoing(scan.store.root, scan.schema, wanted.engine, wanted.rename, wanted.as_text)
+    folder = ParquetFolder(target, scan.store.root, storage, wanted.rows_per_file)
+    _check_values(scan, outgoing, wanted, longest=None if folder.is_s3 else _LONGEST_NAME)
+    by = outgoing.names[partition] if partition else None
     read = 0
     for table in scan.tables():
         read += table.num_rows
-        folder.add(table if partition is None else _without_empty(table, partition), by=partition)
-    columns = [name for name in scan.columns if name != partition]
+        rows = outgoing.convert(table)
+        folder.add(rows if by is None else _without_empty(rows, by), by=by)
     folder.flush()
     if folder.rows != read or not (scan.filtered or read == scan.live):
         raise CountsDoNotClose(
@@ -65,13 +91,16 @@ def export(
             "table": scan.store.root,
             "snapshot": scan.snapshot,
             "fingerprint": scan.fingerprint,
-            "columns": columns,
-            "partition_by": partition,
+            "columns": [name for name in outgoing.schema.names if name != by],
+            "partition_by": by,
             "where": scan.where,
+            "for": wanted.engine,
+            "renamed": outgoing.renamed,
+            "types": outgoing.types,
         }
     )
     partitions = folder.folders if partition else None
-    return Exported(folder.root, folder.rows, folder.files, folder.bytes, partitions)
+    return Exported(folder.root, folder.rows, folder.files, folder.bytes, partitions, str(outgoing))
 
 
 def _check_partition(scan: Scan, column: str | None) -> str | None:
@@ -80,9 +109,7 @@ def _check_partition(scan: Scan, column: str | None) -> str | None:
     if column not in scan.table_schema.names:
         raise TableError(f"{scan.store.root} has no column {column!r}. Columns: {', '.join(scan.table_schema.names)}.")
     kind = scan.table_schema.field(column).type
-    types = pa.types
-    simple = types.is_string(kind) or types.is_integer(kind) or types.is_boolean(kind) or types.is_date(kind)
-    if column in key_columns(scan.table_schema) or not simple:
+    if column in key_columns(scan.table_schema) or not can_partition(kind):
         raise ConfigError(
             f"Cannot partition by {column} ({kind}). Choose a text, integer, boolean or date column whose values many "
             "rows share. The id cannot be chosen, because the files would lack it."
@@ -90,10 +117,44 @@ def _check_partition(scan: Scan, column: str | None) -> str | None:
     return column
 
 
+def _check_values(scan: Scan, outgoing: Outgoing, wanted: Wanted, longest: int | None) -> None:
+    """Raises ConfigError if a value does not fit into the type, or the name of the folder, that it would get."""
+    by = wanted.partition_by
+    columns = [*outgoing.columns_to_check(), *([by] if by else [])]
+    for table in scan.select([names.ID, *columns]).tables() if columns else ():
+        rows = outgoing.convert(table)
+        if by is not None:
+            values = partition_texts(rows.column(outgoing.names[by])).dictionary.to_pylist()
+            _check_folders(scan, outgoing.names[by], by, values, wanted.empty_as_null, longest)
+
+
+def _check_folders(
+    scan: Scan, name: str, column: str, values: Sequence[str | None], empty_as_null: bool, longest: int | None
+) -> None:
+    root = scan.store.root
+    if "" in values and not empty_as_null:
+        raise ConfigError(
+            f"{root}: the column {column!r} has empty texts. As names of folders, engines read them as null. Accept "
+            "that with --empty-as-null, or partition by another column."
+        )
+    if NULL in values:
+        raise ConfigError(
+            f"{root}: the column {column!r} has the text {NULL}, which engines read as null in the name of a folder. "
+            "Partition by another column."
+        )
+    for value in values:
+        if longest is not None and len(folder_of(name, value).encode()) > longest:
+            raise ConfigError(
+                f"{root}: the column {column!r} has values of more than {longest} bytes, which cannot be names of "
+                f"folders here: {str(value)[:40]}… Partition by another column."
+            )
+
+
 def _without_empty(table: pa.Table, column: str) -> pa.Table:
     """The table with empty texts in ``column`` as null: names of Hive partitions cannot tell the two apart."""
     values = table.column(column)
-    if not pa.types.is_string(values.type):
+    plain = values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
+    if not (pa.types.is_string(plain.type) or pa.types.is_large_string(plain.type)):
         return table
-    filled = pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values)
+    filled = pc.if_else(pc.equal(plain, ""), pa.scalar(None, plain.type), plain)
     return table.set_column(table.column_names.index(column), column, filled)

@@ -7,7 +7,6 @@ bounded, even with many folders in it. Knows no tables of embeddings.
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +14,9 @@ import pyarrow as pa
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError, StorageError, counted
 from sfr_batch.format.parquet import encode_parquet
+from sfr_batch.storage.s3 import S3Store
 from sfr_batch.storage.stores import open_store, tidy
+from sfr_batch.table.hive_names import folder_of, partition_texts
 
 SUCCESS = "_SUCCESS"
 """The file that marks a complete folder. Engines skip names that begin with an underscore."""
@@ -25,7 +26,6 @@ _FILE_BYTES = 128 * 2**20
 _WAITING_BYTES = 2 * _FILE_BYTES
 """Maximum size of rows that wait for a full file. Above it, the largest files are written until half is left."""
 _ROW_GROUP_BYTES = 32 * 2**20
-_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 class ParquetFolder:
@@ -59,6 +59,11 @@ class ParquetFolder:
     @property
     def root(self) -> str:
         return self._store.root
+
+    @property
+    def is_s3(self) -> bool:
+        """Whether names may be longer than a local disk allows."""
+        return isinstance(self._store, S3Store)
 
     @property
     def folders(self) -> int:
@@ -125,12 +130,12 @@ class ParquetFolder:
         if by is None:
             yield folder, rows
             return
-        values = rows.column(by).combine_chunks().dictionary_encode(null_encoding="encode")
+        values = partition_texts(rows.column(by))
         number_of = values.indices.to_numpy()
         ordered = rows.take(pa.array(np.argsort(number_of, kind="stable")))
         start = 0
         for number, count in enumerate(np.bincount(number_of, minlength=len(values.dictionary)).tolist()):
-            inner = _partition(by, values.dictionary[number].as_py())
+            inner = folder_of(by, values.dictionary[number].as_py())
             yield f"{folder}/{inner}" if folder else inner, ordered.slice(start, count)
             start += count
 
@@ -149,9 +154,3 @@ class ParquetFolder:
         # With our content, it is our own file: the reply to an earlier attempt was lost.
         if not self._store.create(key, data) and self._store.read(key) != data:
             raise StorageError(f"{self.root}/{key} exists already: another process is writing to {self.root} too.")
-
-
-def _partition(column: str, value: object) -> str:
-    """Name of a Hive folder; percent-encoded, so that no value leads outside."""
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return f"{quote(column, safe='')}={_NULL if value is None else quote(text, safe='')}"

@@ -7,14 +7,15 @@ damaged file, and ConfigError for an invalid filter. Rows come in the order of t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.table import engines
-from sfr_batch.table.export import Exported, export
+from sfr_batch.table.export import Exported, Wanted, export
+from sfr_batch.table.outgoing import ANY
 from sfr_batch.table.scan import Scan, key_columns
 
 if TYPE_CHECKING:
@@ -78,6 +79,10 @@ class Readers(ABC):
         where: str | None = None,
         rows_per_file: int | None = None,
         storage: StorageSettings | None = None,
+        engine: str = ANY,
+        rename: Mapping[str, str] | None = None,
+        as_text: Sequence[str] = (),
+        empty_as_null: bool = False,
     ) -> Exported:
         """Write live rows to ``target``, a local folder or an s3:// prefix, as Parquet files for any engine.
 
@@ -85,9 +90,14 @@ class Readers(ABC):
         ``package=numpy/``; the files do not have it. rows_per_file: the maximum; default as many as are 128 MiB.
         storage: settings for the target. `_SUCCESS` is written last; without it, an export is incomplete. Memory is
         bounded. Raises ConfigError if the target is not empty: nothing is ever overwritten.
+
+        engine: who will read it, see `outgoing.CHOICES`; default any engine. Types and names that it lacks are replaced
+        where nothing is lost, else the export is refused. rename: name in the table -> name in the export. as_text:
+        columns to write as texts, JSON where they are none. empty_as_null: partition empty texts as null.
         """
         scan = self.scan(where=where)
         if columns is not None:
-            wanted = [*key_columns(scan.table_schema), *columns, *([partition_by] if partition_by else [])]
-            scan = scan.select(wanted)
-        return export(scan, target, partition_by, rows_per_file, storage)
+            needed = [*key_columns(scan.table_schema), *columns, *([partition_by] if partition_by else [])]
+            scan = scan.select(needed)
+        wanted = Wanted(engine, rename, as_text, partition_by, empty_as_null, rows_per_file)
+        return export(scan, target, wanted, storage)

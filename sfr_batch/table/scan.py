@@ -6,6 +6,7 @@ matches. Statistics in the footer can avoid even the first read. Knows no snapsh
 """
 
 import bisect
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -266,7 +267,8 @@ def _bounds(parquet: pq.ParquetFile, columns: Sequence[str]) -> Any:
         for name, place in places.items():
             statistics = parquet.metadata.row_group(group).column(place).statistics
             if statistics is not None and statistics.has_min_max:
-                found[name] = (statistics.min, statistics.max)
+                with contextlib.suppress(OverflowError, ValueError):  # a date beyond the years of Python
+                    found[name] = (statistics.min, statistics.max)
         return found
 
     return of

@@ -1,7 +1,8 @@
 """Exact search: compares every live vector with the query, in bounded memory. Knows no model."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from sfr_batch.format import names
 from sfr_batch.format.notebook import html_table
+from sfr_batch.table.json_values import python_value, rows_as_json
 
 FloatArray = NDArray[np.float32]
 
@@ -20,7 +22,15 @@ class Hit:
     id: str | int
     score: float
     row: dict[str, object]
-    """The requested columns, and those of the chunk if the table has chunks."""
+    """The requested columns, and those of the chunk if the table has chunks. A value that Python cannot hold, such as a
+    date beyond the year 9999, is text."""
+    values: pa.RecordBatch | None = field(default=None, repr=False, compare=False)
+    """The same as Arrow has them."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Score, id and the columns, ready for `json.dumps`; see `json_values`."""
+        shown = {} if self.values is None else next(rows_as_json(self.values))
+        return {"score": self.score, names.ID: self.id, **shown}
 
 
 class Hits(list[Hit]):
@@ -69,4 +79,7 @@ def _candidates(scores: FloatArray, k: int) -> NDArray[np.intp]:
 
 
 def _hit(batch: pa.RecordBatch, at: int, score: float, columns: Sequence[str]) -> Hit:
-    return Hit(batch.column(names.ID)[at].as_py(), score, {name: batch.column(name)[at].as_py() for name in columns})
+    # A copy of the row: a slice would keep the whole batch in memory, and its vectors.
+    values = batch.select(list(columns)).take(pa.array([at])) if columns else None
+    row = {} if values is None else {name: python_value(values.column(name)) for name in columns}
+    return Hit(batch.column(names.ID)[at].as_py(), score, row, values)

@@ -179,9 +179,9 @@ class Table(Readers):
         """A scan of the newest snapshot. Raises TableNotFound if nothing has been published yet."""
         return self.current().scan(columns, where=where, ids=ids)
 
-    def duckdb_view(self, name: str = "embeddings") -> str:
+    def duckdb_view(self, name: str = "embeddings", columns: Columns = None) -> str:
         """SQL that creates a view of the newest snapshot in DuckDB. See `Snapshot.duckdb_view`."""
-        return self.current().duckdb_view(name)
+        return self.current().duckdb_view(name, columns)
 
     @property
     def num_rows(self) -> int:
@@ -317,12 +317,12 @@ class Snapshot(Readers):
         )
         return everything.restrict(columns, where, ids)
 
-    def duckdb_view(self, name: str = "embeddings") -> str:
+    def duckdb_view(self, name: str = "embeddings", columns: Columns = None) -> str:
         """SQL that creates a view of this snapshot in DuckDB, which then needs no sfr-batch; vectors are FLOAT[d].
 
-        Raises ConfigError if a column has a name that this SQL needs.
+        Raises ConfigError if DuckDB would give other values than those of a column, see `duckdb_sql.select`.
         """
-        return duckdb_sql.view(self.scan(), name, self.brief())
+        return duckdb_sql.view(self.scan(columns), name, self.brief())
 
     def _keys_of_rejects(self, *, owned: bool) -> list[str]:
         """Keys of the rejects of all data files, or of those that are owned by their shard."""

@@ -100,13 +100,13 @@ def without(rows: pa.Table, column: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("rows_per_file", [None, 3])
 def test_partitions(place: str, rows_per_file: int | None) -> None:
     table = state_of(open_store(f"{place}/table"), FILES, DEAD)
-    done = table.export(f"{place}/out", partition_by="package", rows_per_file=rows_per_file)
+    done = table.export(f"{place}/out", partition_by="package", rows_per_file=rows_per_file, empty_as_null=True)
     assert done.partitions == 8, "nulls and empty texts are one, as Hive knows only one nothing"
     keys = files_of(done.target)
     assert done.files == len(keys)
     assert {key.split("/")[0] for key in keys} == {
-        *("package=numpy", "package=a%2Fb", "package=..", "package=x%3Dy%20%25", "package=%C3%A9"),
-        *("package=__HIVE_DEFAULT_PARTITION__", "package=__HIVE_DEFAULT_PARTITION__x", "package=%27%3B%20--"),
+        *("package=numpy", "package=a%2Fb", "package=..", "package=x%3Dy %25", "package=é"),
+        *("package=__HIVE_DEFAULT_PARTITION__", "package=__HIVE_DEFAULT_PARTITION__x", "package=%27; --"),
     }
     store = open_store(done.target)
     for key in keys:
@@ -123,7 +123,7 @@ def test_partitions(place: str, rows_per_file: int | None) -> None:
 
 def test_others_read_partitions(table: Table, tmp_path: Path) -> None:
     target = str(tmp_path / "out")
-    table.export(target, partition_by="package", columns=["n_tokens"])
+    table.export(target, partition_by="package", columns=["n_tokens"], empty_as_null=True)
     expected = sorted((row["id"], row["package"] or None) for row in table.to_arrow(["id", "package"]).to_pylist())
     found = duckdb.sql(f"SELECT id, package FROM read_parquet('{target}/**/*.parquet', hive_partitioning = true)")
     assert sorted(found.fetchall()) == expected
