@@ -24,7 +24,8 @@ from sfr_batch.planning.card import model_inputs
 from sfr_batch.planning.executor import InProcess
 from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
-from sfr_batch.storage.store import Store, absolute_uri
+from sfr_batch.storage.locations import absolute_uri
+from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table import pointer as pointers
 from sfr_batch.table.changes import Changes, changes

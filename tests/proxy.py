@@ -16,10 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import urlsplit
 
-BUSY = (
-    b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code>'
-    b"<Message>Please reduce your request rate.</Message></Error>"
-)
+_BUSY = (503, "SlowDown", "Please reduce your request rate.")
 FAULTS = ("slow_down", "reset", "lost_reply", "truncate", "cut", "slow")
 """What can happen to a request: 503 SlowDown in the place of the server's answer; a connection reset before the server
 has seen the request; or after it took effect, in the place of the answer; half a body, the connection then closed; half
@@ -47,6 +44,11 @@ class Relay:
         self.rates: dict[str, float] = dict(rates or {})
         self.only: Callable[[str, str], bool] = lambda method, path: True
         """Which requests (method, path) may have a fault."""
+        self.refuse: Callable[[str, str, Mapping[str, str]], tuple[int, str, str] | None] = lambda *request: None
+        """The relay's own answer (status, code of S3, message) to a request (method, path, fields), in the place of the
+        server's."""
+        self.change: Callable[[bytes, bytes], tuple[bytes, bytes]] | None = None
+        """Makes of an answer to HEAD (head, no body) or of a short listing (head, body) what is sent instead."""
         self.done: Counter[str] = Counter()
         """Faults that were put in, by kind."""
         self._seed, self._seen = seed, Counter[str]()
@@ -90,13 +92,9 @@ class Relay:
             return False
         if fault == "slow_down":
             self._note(fault)
-            if "100-continue" not in head.fields.get("expect", ""):
-                for _ in near.body(head):
-                    pass
-            near.send(
-                b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nConnection: close\r\n"
-                b"Content-Length: %d\r\n\r\n" % len(BUSY) + (b"" if method == "HEAD" else BUSY)
-            )
+        refusal = _BUSY if fault == "slow_down" else self.refuse(method, path, head.fields)
+        if refusal:
+            _refuse(near, head, *refusal)
             return False
         far.send(head.raw)
         answer = far.head() if "100-continue" in head.fields.get("expect", "") else None
@@ -113,6 +111,11 @@ class Relay:
         if answer is None:
             return False
         pieces = far.body(answer, of=method)
+        if self.change and (method == "HEAD" or "list-type=" in path) and answer.status == 200:
+            raw, body = self.change(answer.raw, b"".join(pieces))
+            if method != "HEAD":
+                raw = re.sub(rb"(?i)(content-length: *)\d+", rb"\g<1>%d" % len(body), raw)
+            answer, pieces = _Head(raw), iter([body])
         if fault == "lost_reply":
             for _ in pieces:
                 pass
@@ -194,6 +197,17 @@ class _Head:
     @property
     def closes(self) -> bool:
         return self.fields.get("connection", "").lower() == "close"
+
+
+def _refuse(near: "_Wire", head: _Head, status: int, code: str, message: str) -> None:
+    """Answer in the server's place. The connection ends."""
+    if "100-continue" not in head.fields.get("expect", ""):
+        for _ in near.body(head):
+            pass
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+    first = f"HTTP/1.1 {status} {code}\r\nContent-Type: application/xml\r\nConnection: close\r\n"
+    first += f"Content-Length: {len(body)}\r\n\r\n"
+    near.send(first.encode() + (b"" if head.first.startswith("HEAD ") else body))
 
 
 class _Wire:

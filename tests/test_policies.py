@@ -34,6 +34,7 @@ ONLY = {
     "ray": {"pipeline", "table.engines"},
     "duckdb": {"table.engines"},
     "pandas": {"table.engines"},
+    "backports": {"corpus.decompression"},
     "torch": {"encoder"},
     "transformers": {"encoder"},
     "fsspec": {"storage"},
@@ -51,6 +52,7 @@ ONLY = {
 }
 """Which packages or modules may import this library at all."""
 LAZY = {
+    ("corpus.decompression", "backports"),
     ("model.sources.hub", "huggingface_hub"),
     ("encoder.reference", "sentence_transformers"),
     *(("table.engines", library) for library in ("duckdb", "pandas", "ray")),

@@ -26,6 +26,7 @@ from sfr_batch.errors import RunFailed
 from sfr_batch.format.parquet import encode_parquet
 from sfr_batch.pipeline import packing
 from sfr_batch.planning.make import make_plan
+from sfr_batch.storage.input_listing import InputListing
 from sfr_batch.storage.inputs import InputFile
 
 SPLITS_A_SHARD = 100
@@ -36,7 +37,7 @@ T = TypeVar("T")
 
 
 class FakeCorpus:
-    """Stands in for `list_inputs` and `open_input`: ``shards`` files that do not exist, all with the same footer."""
+    """Stands in for `find_inputs` and `open_input`: ``shards`` files that do not exist, all with the same footer."""
 
     def __init__(self, shards: int) -> None:
         self._shards = shards
@@ -46,9 +47,10 @@ class FakeCorpus:
         pq.write_table(table, sink, row_group_size=_ROWS_A_SPLIT)
         self._data = sink.getvalue()
 
-    def list_inputs(self, path: str, _: Any) -> list[InputFile]:
+    def find_inputs(self, path: str, _: Any) -> InputListing:
         names = (f"{path}/part-{number:07}.parquet" for number in range(self._shards))
-        return [InputFile(name, len(self._data), f"fake-{number}") for number, name in enumerate(names)]
+        files = [InputFile(name, len(self._data), f"fake-{number}") for number, name in enumerate(names)]
+        return InputListing(path, files, [])
 
     def open_input(self, uri: str, _: Any) -> IO[bytes]:
         return io.BytesIO(self._data)
@@ -80,7 +82,7 @@ def measure(splits: int, model: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         config = fake_config(model, f"{folder}/table")
         with (
-            mock.patch("sfr_batch.corpus.shards.list_inputs", fake.list_inputs),
+            mock.patch("sfr_batch.corpus.listing.find_inputs", fake.find_inputs),
             mock.patch("sfr_batch.corpus.survey.open_input", fake.open_input),
         ):
             before = own_memory("VmRSS")

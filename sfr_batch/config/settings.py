@@ -80,6 +80,9 @@ class StorageSettings(Section):
     """Profile in the AWS config files. Default: AWS_PROFILE."""
     anonymous: bool = False
     """Whether to send unsigned requests, for public buckets."""
+    requester_pays: bool = False
+    """Whether to accept that S3 bills the requests and the transfer to your account: buckets with Requester Pays refuse
+    anybody who does not."""
     access_key_id: EnvReference | None = None
     """`${NAME}`, the environment variable that holds the access key id. Prefer the AWS chain."""
     secret_access_key: EnvReference | None = None

@@ -1,14 +1,10 @@
-"""The formats of corpus files: what is known of a file by its name, and how it is decompressed.
+"""The formats of corpus files: what is known of a file by its name.
 
 To take in another format, add it to `FORMATS` and to the settings, say in `survey` what a file tells before it is read,
 in `records` how a line becomes a row, and in `reader` how its rows are read. Knows no columns, rows or stores.
 """
 
-import io
 from dataclasses import dataclass
-from typing import IO
-
-import pyarrow as pa
 
 PARQUET = "parquet"
 JSONL = "jsonl"
@@ -58,17 +54,3 @@ def bare_name(name: str) -> tuple[str, str]:
 def supported() -> str:
     """The supported endings, as a text for messages."""
     return f"{', '.join(_ENDINGS)}; all but Parquet also with {', '.join(COMPRESSIONS)}"
-
-
-def decompressed(file: IO[bytes], compression: str) -> IO[bytes]:
-    """The file without its compression, if any; see `decompress`."""
-    return decompress(file, compression) if compression else file
-
-
-def decompress(file: IO[bytes], compression: str) -> io.BufferedReader:
-    """The decompressed stream of a file; several gzip members or zstd frames in a row are one stream.
-
-    Reading raises OSError where the compressed data is damaged or ends early. gzip always has a checksum, zstd only if
-    it was asked for, as the zstd command does.
-    """
-    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, "r"), compression))

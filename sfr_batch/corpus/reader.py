@@ -12,16 +12,18 @@ import pyarrow.parquet as pq
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.column_paths import is_inside
 from sfr_batch.corpus.columns import Columns
-from sfr_batch.corpus.file_formats import PARQUET, decompressed
+from sfr_batch.corpus.decompression import decompressed
+from sfr_batch.corpus.file_formats import PARQUET
+from sfr_batch.corpus.partitions import fill_batch, fill_record
 from sfr_batch.corpus.read_ahead import Fetched, ranges_of
-from sfr_batch.corpus.records import lines, parser, records
+from sfr_batch.corpus.records import Parsed, lines, parser, records
 from sfr_batch.corpus.rows import RowCollector, Rows
 from sfr_batch.corpus.shards import Shard, delimiter_of, settings_for
 from sfr_batch.corpus.splits import ReadUnit, Split
 from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import CorpusError, ObjectNotFound, counted
 from sfr_batch.storage.inputs import open_input, stat_input
-from sfr_batch.storage.store import is_s3
+from sfr_batch.storage.locations import is_s3
 
 _ROWS_PER_READ = 4096
 _BATCH_BYTES = 32 * 2**20
@@ -95,6 +97,9 @@ class _Reader:
         self._settings = settings
         self._columns = columns
         self._template = TextTemplate(settings.text)
+        wanted = {*self._template.columns, *(column.path for column in columns.carry.values())}
+        of_path = unit.shard.columns_of_path(settings)
+        self._of_path = {name: value for name, value in of_path.items() if name in wanted}
 
     def parquet(self) -> Iterator[tuple[Split, RowCollector]]:
         wanted = [*self._template.columns, *(column.path for column in self._columns.carry.values())]
@@ -103,6 +108,7 @@ class _Reader:
         split, collector = next(splits), self._collector()
         row = self._unit.first_row
         for batch in _record_batches(self._unit, list(dict.fromkeys(wanted)), self._settings):
+            batch = fill_batch(batch, self._of_path)
             end = row + batch.num_rows
             while row < end:
                 if row < split.start:  # of a split that is committed already
@@ -128,7 +134,7 @@ class _Reader:
             collector = self._collector()
             with open_input(self._shard.uri, self._settings.storage) as file:
                 for position, line in lines(file, self._shard.uri, split.start, split.end):
-                    collector.add_record(position, parse(line))
+                    collector.add_record(position, self._filled(parse(line)))
             yield split, collector
 
     def stream(self) -> Iterator[tuple[Split, RowCollector]]:
@@ -136,7 +142,7 @@ class _Reader:
         assert stream is not None
         with (
             open_input(self._shard.uri, self._settings.storage) as file,
-            decompressed(file, self._shard.compression) as plain,
+            decompressed(file, self._shard.compression, self._shard.uri) as plain,
         ):
             delimiter = delimiter_of(self._shard, self._settings)
             quote = self._settings.quote
@@ -152,10 +158,13 @@ class _Reader:
                 if count == 0:
                     start = position
                 if number not in done:
-                    collector.add_record(position, parse(record))
+                    collector.add_record(position, self._filled(parse(record)))
                 count, size = count + 1, size + length
             if number not in done:
                 yield self._part(stream.split_id(number, last=True), start, position + 1, count, size), collector
+
+    def _filled(self, record: Parsed) -> Parsed:
+        return fill_record(record, self._of_path) if self._of_path and isinstance(record, dict) else record
 
     def _part(self, split_id: str, start: int, end: int, rows: int, size: int) -> Split:
         return Split(split_id, self._shard.uri, self._shard.version, start, end, rows, size)

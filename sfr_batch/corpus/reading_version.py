@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from sfr_batch.config.settings import CorpusSettings
+from sfr_batch.corpus.file_formats import JSONL
 from sfr_batch.corpus.shards import Shard
+from sfr_batch.corpus.text_template import TextTemplate
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,14 @@ class Change:
     """Whether it can touch a shard. True if that cannot be known without opening the shard."""
 
 
-CHANGES: tuple[Change, ...] = ()
+def _takes_a_column_of_the_path(subject: ReadShard) -> bool:
+    wanted = {*TextTemplate(subject.settings.text).columns, *subject.settings.carried.values()}
+    return not wanted.isdisjoint(subject.shard.columns_of_path(subject.settings))
+
+
+CHANGES: tuple[Change, ...] = (
+    Change(JSONL, 2, "a row without a column has the value of its folder, key=value", _takes_a_column_of_the_path),
+)
 """All changes, oldest first."""
 
 

@@ -6,9 +6,11 @@ Knows bytes and lines; knows no columns.
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import IO
 
 from sfr_batch.config.settings import CorpusSettings
-from sfr_batch.corpus.file_formats import decompress
+from sfr_batch.corpus.decompression import compressed_by_arrow, decompress
 from sfr_batch.corpus.records import MAX_RECORD, lines, record_too_long
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.errors import CorpusError
@@ -77,20 +79,34 @@ def sample_file(shard: Shard, settings: CorpusSettings, enough: Callable[[bytes]
 def _unpack(shard: Shard, packed: bytes, whole: bool) -> Sample:
     if not shard.compression:
         return Sample(packed, len(packed), whole)
+    try:
+        return _unpack_with(compressed_by_arrow, shard, packed, whole)
+    except OSError:
+        pass  # padding or a large window, which Arrow does not know, or damage
+    try:
+        return _unpack_with(partial(decompress, uri=shard.uri), shard, packed, whole)
+    except OSError as error:
+        raise CorpusError(
+            f"{shard.uri} cannot be decompressed: {error}. It is damaged, truncated or not a {shard.compression} "
+            "file. Replace it, or correct its name."
+        ) from error
+
+
+def _unpack_with(
+    how: Callable[[IO[bytes], str], io.BufferedReader], shard: Shard, packed: bytes, whole: bool
+) -> Sample:
+    """Raises OSError if the sample is damaged; one that is not the whole file may end early."""
     source = io.BytesIO(packed)
     data = bytearray()
     try:
-        with decompress(source, shard.compression) as stream:
+        with how(source, shard.compression) as stream:
             while len(data) < _UNPACKED_SAMPLE * max(len(packed), _SAMPLE_BYTES):
                 piece = stream.read1(_PIECE)  # small: a read that meets the end of the sample gives nothing at all
                 if not piece:
                     return Sample(bytes(data), len(packed), whole)
                 data += piece
             return Sample(bytes(data), source.tell(), False)
-    except OSError as error:  # a sample of a sound file ends early, too
+    except OSError:
         if whole or not data:
-            raise CorpusError(
-                f"{shard.uri} cannot be decompressed: {error}. It is damaged, truncated or not a {shard.compression} "
-                "file. Replace it, or correct its name."
-            ) from error
+            raise
     return Sample(bytes(data), len(packed), False)

@@ -17,6 +17,7 @@ from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.column_paths import is_inside
 from sfr_batch.corpus.file_formats import CSV, FORMATS, JSONL, PARQUET, TEXT
 from sfr_batch.corpus.json_types import infer_schema
+from sfr_batch.corpus.partitions import with_partition
 from sfr_batch.corpus.records import TEXT_COLUMN, CsvReader
 from sfr_batch.corpus.sampling import SampledLines, sample_file, sample_lines
 from sfr_batch.corpus.shards import Shard, delimiter_of
@@ -80,6 +81,7 @@ def survey_shards(shards: Sequence[Shard], settings: CorpusSettings) -> list[Sha
 
     def survey(shard: Shard) -> ShardStatistics:
         schema, groups = SURVEYS[shard.format](shard, settings)
+        schema = with_partition(schema, shard.columns_of_path(settings))
         return ShardStatistics(shard, schemas.setdefault(schema, schema), groups)
 
     with ThreadPoolExecutor(_PARALLEL_SURVEYS) as pool:

@@ -29,7 +29,7 @@ from sfr_batch.pipeline import encode_stage, losses, packing, placement, read_st
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Failure, Losses, results
 from sfr_batch.storage.local_files import unnamed_file
-from sfr_batch.storage.store import is_s3
+from sfr_batch.storage.locations import is_s3
 
 T = TypeVar("T")
 

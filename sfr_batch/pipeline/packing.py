@@ -23,7 +23,7 @@ def unit_from_json(text: str) -> ReadUnit:
 
 def _unit(raw: dict[str, Any]) -> ReadUnit:
     return ReadUnit(
-        shard=Shard(**raw["shard"]),
+        shard=Shard(**{**raw["shard"], "partition": tuple(map(tuple, raw["shard"]["partition"]))}),
         row_groups=tuple(raw["row_groups"]),
         first_row=raw["first_row"],
         splits=tuple(Split(**split) for split in raw["splits"]),

@@ -45,6 +45,8 @@ class Summary:
     """Requests to S3 that this process had to retry, by reason."""
     losses: Losses = field(default_factory=Losses)
     """Nodes and actors that died during the run. Their splits were done again elsewhere."""
+    not_read: str = ""
+    """Files below corpus.path that are no shards: their number, why, and examples. Empty if there are none."""
     trial: bool = False
     """Whether the run was a trial (`select.limit`), which never publishes."""
 
@@ -74,6 +76,7 @@ class Summary:
             canaries=done.canaries,
             drift=done.drift,
             losses=done.losses,
+            not_read=plan.passed_over.describe(),
             trial=progress is not None and published is None,
         )
 
@@ -125,6 +128,7 @@ class Summary:
             ("Lost", f"{self.losses}; their splits were done again elsewhere" if self.losses else ""),
             ("Table", f"{self.table}, snapshot {snapshot.number}"),
             ("Rows", _rows(counts)),
+            ("Not read", self.not_read),
             ("Cut", _cut(counts, snapshot.share_cut)),
             ("Drift", self._drift()),
             ("Changes", format_changes(changes) if changes else ""),

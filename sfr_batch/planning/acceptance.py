@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sfr_batch.corpus.listing import list_shards
 from sfr_batch.corpus.reader import read_unit
-from sfr_batch.corpus.shards import Shard, list_shards
+from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import ReadUnit, cut, start_of
 from sfr_batch.corpus.survey import survey_shards
 from sfr_batch.errors import TableMismatch, counted

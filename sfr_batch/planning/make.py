@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from sfr_batch.config.settings import Config, CorpusSettings, SelectSettings, TableSettings
 from sfr_batch.corpus.columns import Carried, Columns, resolve_columns
-from sfr_batch.corpus.shards import Shard, list_shards
+from sfr_batch.corpus.listing import list_shards
+from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import ReadUnit, cut, rows_per_split
 from sfr_batch.corpus.survey import ShardStatistics, survey_shards
 from sfr_batch.corpus.text_template import TextTemplate
@@ -25,8 +26,9 @@ from sfr_batch.planning.limits import SplitLimits, limits_of_a_split, split_iden
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.recipes import ShardRecipes, find_reread
 from sfr_batch.planning.selection import covers, selection_of
-from sfr_batch.storage.inputs import would_list
-from sfr_batch.storage.store import Store, absolute_uri, is_s3
+from sfr_batch.storage.input_listing import would_list
+from sfr_batch.storage.locations import absolute_uri, is_s3
+from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.writing import check_same_table
 from sfr_batch.table.pointer import refuse_pointer
@@ -74,8 +76,9 @@ def make_plan(config: Config) -> EmbedPlan:
     base = table.latest() if table is not None else None
     known = _known_columns(table, config.corpus)
     recipes = ShardRecipes.make(config.corpus, known.types if known else {})
+    listing = list_shards(config.corpus)
     # Select before the diff: a shard outside the selection is neither changed nor vanished.
-    selected = _select(config.select, list_shards(config.corpus), base)
+    selected = _select(config.select, listing.shards, base)
     diff = _diff(config, selected, base, recipes)
     # Survey after the diff: only changed shards are opened. Settings are checked even if nothing has changed.
     survey = _survey(config, selected, diff, known, _proven_columns(base, config.corpus, recipes.settings))
@@ -108,6 +111,7 @@ def make_plan(config: Config) -> EmbedPlan:
         inputs=today.fingerprint_inputs,
         accepted=accepted,
         reread=find_reread(recipes, diff.changed, base.read_shards()) if base and not config.select.rejects else (),
+        passed_over=listing.passed_over,
     )
 
 

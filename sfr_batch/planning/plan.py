@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from sfr_batch.config.settings import Config
 from sfr_batch.corpus.columns import Columns
+from sfr_batch.corpus.listing import PassedOver
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import ReadUnit, Split, Stream
 from sfr_batch.corpus.survey import ShardStatistics
@@ -64,6 +65,8 @@ class EmbedPlan:
     was made with."""
     accepted: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Inputs that the table's card lacks and that were accepted since."""
+    passed_over: PassedOver = field(default=PassedOver(), repr=False)
+    """Files below corpus.path that are no shards."""
     difference: Difference | None = field(default=None, repr=False)
     """The result of the comparison; None before it, and if there is nothing to compare with."""
 
@@ -274,6 +277,7 @@ class EmbedPlan:
         return [
             ("table", f"{self.store.root} ({self.base.brief() if self.base else 'no snapshot yet'})"),
             ("corpus", self._describe_shards()),
+            ("not read", self.passed_over.describe()),
             ("rows", format_changes(self.difference.changes) if self.difference else ""),
             (
                 "splits",

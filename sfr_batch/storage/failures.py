@@ -6,10 +6,11 @@ not the store's answer.
 
 import contextlib
 import errno
+import re
 from collections.abc import Iterator
 
 from sfr_batch.errors import ObjectNotFound, StorageError
-from sfr_batch.storage.store import is_s3
+from sfr_batch.storage.locations import is_s3
 
 _ACCESS_DENIED = "access denied ({error}); check {access}."
 _CAUSES: dict[int | str, tuple[type[StorageError], str]] = {
@@ -25,6 +26,17 @@ _CAUSES: dict[int | str, tuple[type[StorageError], str]] = {
     errno.EROFS: (StorageError, "the file system is read-only; choose another path, or mount it for writing."),
     errno.ENOTDIR: (StorageError, "a file is where a folder should be; correct the path."),
     "NoSuchBucket": (StorageError, "there is no such bucket; create it or correct the path."),
+    "checksum": (
+        StorageError,
+        "the store refuses the checksum of the request, also without the newer headers, as "
+        "AWS_REQUEST_CHECKSUM_CALCULATION=when_required leaves them out ({error}). Look for a proxy that changes "
+        "requests on their way, and ask the store's operator which checksums it takes.",
+    ),
+    "not implemented": (
+        StorageError,
+        "the store does not implement this request ({error}). A table needs a store with conditional writes "
+        "(If-None-Match), such as AWS S3; a corpus only needs to be listed and read.",
+    ),
     "S3 client": (StorageError, "{error}; check credentials, endpoint and region."),
 }
 """Code of a failure, an errno or a code of S3, to our exception and its text. s3fs gives most codes of S3 an errno."""
@@ -40,12 +52,20 @@ WRITE_UNDER_WAY = {"ConditionalRequestConflict", "NoSuchUpload"}
 """Another conditional write of the key is under way, or has ended this multipart upload."""
 RANGE_BEHIND_THE_END = {"InvalidRange", "416"}
 ALREADY_DELETED = {"NoSuchKey"}
+_REFUSED_TO_THE_REQUESTER = {"AccessDenied", "403"}
+"""Also what buckets with Requester Pays answer to requests that do not accept it; to a HEAD without a code."""
 
 # Codes of S3 after which the request is sent again.
 THROTTLED = {"SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "TooManyRequests"}
 THROTTLED |= {"RequestLimitExceeded", "BandwidthLimitExceeded"}
-BROKEN_ON_THE_WAY = {"IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "RequestTimeout"}
+BROKEN_ON_THE_WAY = {"IncompleteBody", "BadDigest", "RequestTimeout"}
 """The request did not arrive as it was sent."""
+
+# Codes of S3 after which the request is sent once more, without the checksums that clients have added since 2025.
+_NOT_IMPLEMENTED = {"NotImplemented", "501"}
+_CHECKSUM_REFUSED = {"XAmzContentSHA256Mismatch", "MissingContentMD5", "MissingContentLength", "411"}
+_ABOUT_CHECKSUMS = re.compile(r"checksum|content-md5|x-amz-(content-sha256|sdk-|trailer)|aws-chunked|streaming-", re.I)
+"""In the messages of stores that know no such headers, whose codes differ: InvalidArgument, InvalidRequest, …"""
 
 
 class S3ClientError(OSError):
@@ -56,6 +76,18 @@ def s3_code(error: BaseException) -> str:
     """The store's code of a failure, "" if there is none. s3fs attaches the client's error as cause or as context."""
     response = getattr(error.__cause__ or error.__context__, "response", None)
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def refuses_checksums(error: BaseException) -> bool:
+    """Whether a store may have refused a request for the checksum that it has, or for how its body is sent."""
+    return _why_refused(error) in ("checksum", "not implemented")
+
+
+def _why_refused(error: BaseException) -> str:
+    code = s3_code(error)
+    if code in _CHECKSUM_REFUSED or (code and code not in BROKEN_ON_THE_WAY and _ABOUT_CHECKSUMS.search(str(error))):
+        return "checksum"
+    return "not implemented" if code in _NOT_IMPLEMENTED else code
 
 
 @contextlib.contextmanager
@@ -75,9 +107,11 @@ def explained(verb: str, what: str) -> Iterator[None]:
 
 
 def _explain(error: OSError, verb: str, what: str) -> StorageError:
-    codes = [s3_code(error), _code(error)]
+    codes = [_why_refused(error), _code(error)]
     kind, text = next((_CAUSES[code] for code in codes if code in _CAUSES), (StorageError, "{error}"))
     access = "the credentials, the bucket policy and the endpoint" if is_s3(what) else "its permissions"
+    if verb in ("list", "read") and s3_code(error) in _REFUSED_TO_THE_REQUESTER:
+        access += ", and, if who reads this bucket has to pay, storage.requester_pays"
     return kind(f"Cannot {verb} {what}: {text.format(error=error, access=access)}")
 
 

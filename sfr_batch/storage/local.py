@@ -10,7 +10,8 @@ from typing import IO
 from sfr_batch.errors import StorageError
 from sfr_batch.storage.failures import NO_HARD_LINKS, explained
 from sfr_batch.storage.local_files import walk
-from sfr_batch.storage.store import TEMPORARY, ObjectInfo, absolute_uri, path_parts
+from sfr_batch.storage.locations import absolute_uri
+from sfr_batch.storage.store import TEMPORARY, ObjectInfo, path_parts
 
 
 class LocalStore:

@@ -3,17 +3,25 @@
 import io
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
 import fsspec
 
 from sfr_batch.config.settings import CREDENTIALS_IN_ENDPOINT, StorageSettings, secret
 from sfr_batch.errors import ConfigError, StorageError
-from sfr_batch.storage.failures import ALREADY_DELETED, KEY_IS_TAKEN, WRITE_UNDER_WAY, explained, s3_code
-from sfr_batch.storage.parallel import PARALLEL_READS
+from sfr_batch.storage.failures import (
+    ALREADY_DELETED,
+    KEY_IS_TAKEN,
+    WRITE_UNDER_WAY,
+    explained,
+    refuses_checksums,
+    s3_code,
+)
+from sfr_batch.storage.locations import absolute_uri, is_s3
+from sfr_batch.storage.parallel import PARALLEL_READS, in_parallel
 from sfr_batch.storage.retries import Bounds
-from sfr_batch.storage.store import ObjectInfo, absolute_uri, is_s3, path_parts
+from sfr_batch.storage.store import ObjectInfo, path_parts
 
 # The client tries once: only `storage.retries` repeats. Both timeouts are of silence, not of a whole transfer.
 _CLIENT = {
@@ -44,6 +52,8 @@ def filesystem(uri: str, settings: StorageSettings) -> Any:
                 f"http://{endpoint} or https://{endpoint}."
             )
         options["endpoint_url"] = endpoint
+    if settings.requester_pays:
+        options["requester_pays"] = True
     if settings.region:
         options["client_kwargs"] = {"region_name": settings.region}
     if settings.profile:
@@ -132,7 +142,7 @@ class S3Store:
         for start in range(0, len(names), _DELETE_BATCH):
             with explained("delete from", self.root):
                 objects = [{"Key": name} for name in names[start : start + _DELETE_BATCH]]
-                answer = self._fs.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+                answer = self._delete(bucket, objects)
             refused = [error for error in answer.get("Errors", ()) if error.get("Code") not in ALREADY_DELETED]
             if refused:
                 first = refused[0]
@@ -141,6 +151,22 @@ class S3Store:
                     f"s3://{bucket}/{first.get('Key')}: {first.get('Code')} {first.get('Message', '')}; "
                     "check that the credentials may delete, and run the command again."
                 )
+
+    def _delete(self, bucket: str, objects: Sequence[dict[str, str]]) -> Any:
+        try:
+            return self._fs.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+        except OSError as error:
+            # This request must have a checksum. Older stores want it as Content-MD5, which the client no longer sends,
+            # and some know no such request.
+            if not refuses_checksums(error):
+                raise
+
+        def one(named: dict[str, str]) -> None:
+            self._fs.call_s3("delete_object", Bucket=bucket, **named)
+
+        for _ in in_parallel(one, objects, PARALLEL_READS):
+            pass
+        return {}
 
 
 class _S3Reader(io.RawIOBase):

@@ -9,6 +9,7 @@ second: `s3` imports it when the first s3:// URI is opened.
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -19,10 +20,14 @@ from botocore.parsers import ResponseParserError
 from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 
-from sfr_batch.storage.failures import BROKEN_ON_THE_WAY, THROTTLED, S3ClientError
+from sfr_batch.storage.failures import BROKEN_ON_THE_WAY, THROTTLED, S3ClientError, refuses_checksums
 from sfr_batch.storage.retries import Bounds, retry
 
 _ABORT_ATTEMPTS = 2
+_WHEN_REQUIRED = "when_required"
+_WITHOUT_CHECKSUMS = {"request_checksum_calculation": _WHEN_REQUIRED, "response_checksum_validation": _WHEN_REQUIRED}
+
+_log = logging.getLogger(__name__)
 
 
 class Truncated(Exception):
@@ -36,6 +41,7 @@ class RetryingS3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
 
     def __init__(self, bounds: Bounds, **options: Any) -> None:
         super().__init__(**options)
+        self.config_kwargs: dict[str, Any]
         self._bounds = bounds
 
     async def _call_s3(self, method: str, *parameters: Any, **named: Any) -> Any:
@@ -43,19 +49,51 @@ class RetryingS3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
         if method == "abort_multipart_upload":
             bounds = dataclasses.replace(bounds, attempts=min(bounds.attempts, _ABORT_ATTEMPTS))
 
+        without = False
+
         async def once() -> Any:
+            nonlocal without
+            await self.set_session()
+            without = self._without_checksums
             answer = await super(RetryingS3, self)._call_s3(method, *parameters, **named)
             if method == "get_object":
                 answer["Body"] = _Body(await _read(answer, named.get("Range")))
             return answer
 
-        what = "/".join(str(named[part]) for part in ("Bucket", "Key", "Prefix") if part in named)
+        what = f"{method} s3://{'/'.join(str(named[part]) for part in ('Bucket', 'Key', 'Prefix') if part in named)}"
         try:
-            return await retry(once, bounds, transient_reason, f"{method} s3://{what}")
+            try:
+                return await retry(once, bounds, transient_reason, what)
+            except OSError as error:
+                if without or not refuses_checksums(error):
+                    raise
+                await self._leave_checksums_out(f"{what}: {error}")
+                return await retry(once, bounds, transient_reason, what)
         except (client.BotoCoreError, aiohttp.ClientError, ValueError) as error:
             raise S3ClientError(str(error)) from error
 
     call_s3 = sync_wrapper(_call_s3)  # the inherited one is bound to the inherited method
+
+    @property
+    def _without_checksums(self) -> bool:
+        """Whether the client sends checksums only where the protocol requires them: the variable
+        AWS_REQUEST_CHECKSUM_CALCULATION or the profile says so, or a store has refused them."""
+        chosen = self.config_kwargs.get("request_checksum_calculation")
+        if chosen is None and self._s3 is not None:
+            chosen = self._s3.meta.config.request_checksum_calculation
+        return chosen == _WHEN_REQUIRED
+
+    async def _leave_checksums_out(self, why: str) -> None:
+        """Go on with another client, for all requests of this process to this store."""
+        if self._without_checksums:
+            return  # another request was refused at the same time
+        self.config_kwargs = {**self.config_kwargs, **_WITHOUT_CHECKSUMS}
+        await self.set_session(refresh=True)
+        _log.warning(
+            "%s. The store may not know the checksums that S3 clients add: from here on they are left out. To spare "
+            "the try, set AWS_REQUEST_CHECKSUM_CALCULATION=when_required.",
+            why,
+        )
 
     async def _abort_mpu(self, bucket: str, key: str, mpu: str) -> None:
         # The error that led here is raised, not this one. Parts left behind cost space until a lifecycle rule ends it.

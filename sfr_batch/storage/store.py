@@ -4,7 +4,7 @@ Implementations: `local.LocalStore` (hard links) and `s3.S3Store` (conditional P
 `tests/storage/test_storage.py` has the contract as tests that run on every implementation.
 
 Another kind of store, such as GCS, needs one more class with these five methods, a line in `stores.open_store`, its
-scheme in `absolute_uri`, and settings. A corpus on it also needs `inputs`; engines that read it by themselves need
+scheme in `locations`, and settings. A corpus on it also needs `inputs`; engines that read it by themselves need
 `table.engines` and `table.duckdb_sql`. Callers of `is_s3` mean "not a local disk"; they have to ask the store instead.
 
 The guarantees of a table need one operation: `create`, which makes an object only if no object has that key, and
@@ -12,12 +12,11 @@ returns whether it did. Knows nothing of tables and Parquet.
 """
 
 import io
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Protocol
 
-from sfr_batch.errors import ConfigError, StorageError
+from sfr_batch.errors import StorageError
 
 TEMPORARY = "_sfr/tmp"
 """Folder where local stores write an object before it gets its name. A sweep removes what a crash leaves there."""
@@ -63,28 +62,6 @@ class Store(Protocol):
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects. One that does not exist is no error."""
         ...
-
-
-def is_s3(uri: str) -> bool:
-    return uri.startswith(("s3://", "s3a://"))
-
-
-def absolute_uri(path: str) -> str:
-    """An s3:// URI without a trailing slash, or an absolute local path. Raises ConfigError."""
-    if is_s3(path):
-        inside = path.split("://", 1)[1].strip("/")
-        if "@" in inside.split("/")[0]:
-            raise ConfigError(
-                "An s3:// path has credentials before its bucket. Remove them: credentials come from the AWS chain or "
-                "from the section's storage settings."
-            )
-        if not inside:
-            raise ConfigError(f"{path} names no bucket; write s3://bucket/prefix.")
-        return f"s3://{inside}"
-    if "://" in path and not path.startswith("file://"):
-        scheme = path.split("://", 1)[0]
-        raise ConfigError(f"{path}: the scheme {scheme}:// is not supported; use s3:// or a local path.")
-    return os.path.abspath(os.path.expanduser(path.removeprefix("file://")))
 
 
 def path_parts(root: str, key: str) -> list[str]:

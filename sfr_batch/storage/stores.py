@@ -5,8 +5,9 @@ import os
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.storage.local import LocalStore
+from sfr_batch.storage.locations import absolute_uri, is_s3
 from sfr_batch.storage.s3 import S3Store
-from sfr_batch.storage.store import TEMPORARY, Store, absolute_uri, is_s3
+from sfr_batch.storage.store import TEMPORARY, Store
 
 
 def tidy(store: Store) -> None:

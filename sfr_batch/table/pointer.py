@@ -16,7 +16,8 @@ from sfr_batch.errors import ConfigError, PointerMoved, TableError
 from sfr_batch.format import names
 from sfr_batch.format.names import FORMAT_VERSION
 from sfr_batch.format.records import Record, utc_now, who
-from sfr_batch.storage.store import Store, absolute_uri, is_s3
+from sfr_batch.storage.locations import absolute_uri, is_s3
+from sfr_batch.storage.store import Store
 from sfr_batch.table.table import Table
 
 _ATTEMPTS = 10

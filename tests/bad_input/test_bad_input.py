@@ -471,7 +471,8 @@ ROWS = [
         overrides=(*S3_CORPUS, "corpus.storage.profile=nobody")),
     Row("anonymous",
         "Cannot list {bucket}/corpus: access denied ({*}); check the credentials, the bucket policy and the "
-        "endpoint.", prepare=s3(), overrides=(*S3_CORPUS, "corpus.storage.anonymous=true")),
+        "endpoint, and, if who reads this bucket has to pay, storage.requester_pays.", prepare=s3(),
+        overrides=(*S3_CORPUS, "corpus.storage.anonymous=true")),
     Row("nobody at the endpoint",
         "Cannot list {bucket}/corpus: tried 2 times over {*} s, the last time: connection ({*}http://127.0.0.1:{port}/"
         "{*}). Check endpoint, region and network, and run the command again; storage.attempts (2) and "
@@ -479,7 +480,8 @@ ROWS = [
         overrides=(*S3_CORPUS, "corpus.storage={endpoint_url: 'http://127.0.0.1:{port}', attempts: 2}")),
     Row("may list but not read",
         "Cannot read {bucket}/corpus/good.jsonl: access denied ({*}); check the credentials, the bucket policy "
-        "and the endpoint.", prepare=s3(deny=("GetObject", "corpus/*")), overrides=S3_CORPUS),
+        "and the endpoint, and, if who reads this bucket has to pay, storage.requester_pays.",
+        prepare=s3(deny=("GetObject", "corpus/*")), overrides=S3_CORPUS),
     Row("may read but not write",
         "Cannot write {bucket}/table/_sfr/table.json: access denied ({*}); check the credentials, the bucket "
         "policy and the endpoint.", prepare=s3(public=True),

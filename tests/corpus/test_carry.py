@@ -10,7 +10,7 @@ import yaml
 
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.columns import Carried, Columns, resolve_columns
-from sfr_batch.corpus.shards import list_shards
+from sfr_batch.corpus.listing import list_shards
 from sfr_batch.corpus.survey import survey_shards
 from sfr_batch.errors import ConfigError
 from sfr_batch.planning.card import make_row_recipe

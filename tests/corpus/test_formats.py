@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from sfr_batch.config.settings import CorpusSettings, StorageSettings
 from sfr_batch.corpus import read_ahead, reader
 from sfr_batch.corpus.columns import resolve_columns
+from sfr_batch.corpus.listing import list_shards
 from sfr_batch.corpus.reader import read_unit
-from sfr_batch.corpus.shards import list_shards
 from sfr_batch.corpus.splits import Split, Stream, cut
 from sfr_batch.corpus.survey import survey_shards
 from sfr_batch.errors import ConfigError, CorpusError

@@ -34,7 +34,8 @@ from sfr_batch.pipeline import encode_stage, packing, read_stage, write_stage
 from sfr_batch.pipeline.runner import make_job
 from sfr_batch.planning.card import model_inputs
 from sfr_batch.storage import local_files
-from sfr_batch.storage.inputs import fetch_input, list_inputs
+from sfr_batch.storage.input_listing import list_inputs
+from sfr_batch.storage.inputs import fetch_input
 from tests.job_processes import ROOT, config, documents, put, put_parquet
 from tests.models import build_tiny_mistral, edit_json, minilm_folder, write_sfr_files
 from tests.proxy import Relay, relay

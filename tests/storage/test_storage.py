@@ -21,7 +21,8 @@ from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError, ObjectNotFound, StorageError
 from sfr_batch.storage import inputs, parallel
 from sfr_batch.storage import store as storage
-from sfr_batch.storage.inputs import list_inputs, open_input, read_input_range
+from sfr_batch.storage.input_listing import list_inputs
+from sfr_batch.storage.inputs import open_input, read_input_range
 from sfr_batch.storage.local import LocalStore
 from sfr_batch.storage.s3 import S3Store
 from sfr_batch.storage.store import Store

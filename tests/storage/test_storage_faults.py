@@ -27,7 +27,8 @@ from sfr_batch.errors import ConfigError, ObjectNotFound, StorageError
 from sfr_batch.format import names as schema
 from sfr_batch.pipeline.summary import Summary
 from sfr_batch.storage import parallel, retries, s3
-from sfr_batch.storage.inputs import fetch_input, list_inputs, open_input, read_input_range
+from sfr_batch.storage.input_listing import list_inputs
+from sfr_batch.storage.inputs import fetch_input, open_input, read_input_range
 from sfr_batch.storage.retries import Bounds, RetriesExhausted, repeated_requests, retry
 from sfr_batch.storage.s3 import S3Store
 from sfr_batch.storage.s3_client import Truncated, check_length, transient_reason

@@ -27,7 +27,7 @@ from sfr_batch.checks.audit.report import (
 )
 from sfr_batch.checks.audit.snapshots import check_inputs, check_sides, read_snapshots
 from sfr_batch.checks.audit.surroundings import check_plain, look_for_orphans, look_for_runs
-from sfr_batch.corpus.shards import list_shards
+from sfr_batch.corpus.listing import list_shards
 from sfr_batch.errors import SfrBatchError
 from sfr_batch.format.expired import check_not_expired
 from sfr_batch.model.identity import comparable

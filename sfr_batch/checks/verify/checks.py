@@ -26,7 +26,7 @@ from sfr_batch.model.sources import checksums, lock_file, room
 from sfr_batch.model.sources.location import is_local, is_packaged, locate
 from sfr_batch.model.sources.weight_hashes import lock_place, published_hashes
 from sfr_batch.model.tokenization.tokenizer import Tokenized, Tokenizer
-from sfr_batch.storage.store import is_s3
+from sfr_batch.storage.locations import is_s3
 
 AGAINST_FLOAT32 = {"float16": 5e-4, "bfloat16": 1e-2, "fp8": 5e-2}
 """1 - cosine of a compute dtype against float32: all its rounding, not only what differs between two orders of it.

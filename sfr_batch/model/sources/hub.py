@@ -2,7 +2,6 @@
 
 import contextlib
 import glob
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ def _has_weights(folder: Path) -> bool:
 def _snapshot(settings: ModelSettings, patterns: list[str], **options: Any) -> Any:
     import huggingface_hub  # here, because planning with a local folder does not need it
 
-    cache_dir = os.path.expanduser(settings.cache_dir) if settings.cache_dir else None
+    cache_dir = str(room.chosen_cache(settings.cache_dir)) if settings.cache_dir else None
     try:
         return huggingface_hub.snapshot_download(
             settings.path, revision=settings.revision, cache_dir=cache_dir, allow_patterns=patterns, **options

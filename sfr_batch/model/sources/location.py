@@ -8,17 +8,17 @@ import os
 from pathlib import Path
 
 from sfr_batch.config.settings import ModelSettings
-from sfr_batch.errors import ModelError
+from sfr_batch.errors import ConfigError, ModelError
 from sfr_batch.model.repository.folder import weight_files
 from sfr_batch.model.sources import hub, s3_cache
-from sfr_batch.storage.store import is_s3
+from sfr_batch.storage.locations import is_s3, local_path
 
 _PACKAGE = "package:"
 
 
 def is_local(path: str) -> bool:
     """Whether ``model.path`` means a folder on this machine, and neither S3 nor a name on the model hub."""
-    return not is_s3(path) and (path.startswith(("/", ".", "~", _PACKAGE)) or os.path.exists(path))
+    return not is_s3(path) and (path.startswith(("/", ".", "~", "file:", _PACKAGE)) or os.path.exists(path))
 
 
 def locate(settings: ModelSettings, *, weights: bool) -> Path:
@@ -26,14 +26,14 @@ def locate(settings: ModelSettings, *, weights: bool) -> Path:
 
     Without ``weights`` only the small files are fetched, which is enough for a recipe and a tokenizer. Raises
     ModelError if there is no such model, or, with ``weights``, if the folder holds none that can be loaded safely;
-    StorageError if S3 refuses.
+    StorageError if S3 refuses, ConfigError if the path has the form of another system.
     """
     if is_s3(settings.path):
         return s3_cache.fetch(settings, with_weights=weights)
     if settings.path.startswith(_PACKAGE):
         folder = _package_folder(settings.path)
     elif is_local(settings.path):
-        folder = Path(os.path.abspath(os.path.expanduser(settings.path)))
+        folder = Path(_local_path(settings.path))
         if not folder.is_dir():
             raise ModelError(
                 f"model.path: the folder {folder} does not exist. Give an existing folder or a model hub name."
@@ -41,6 +41,7 @@ def locate(settings: ModelSettings, *, weights: bool) -> Path:
     elif hub.NAME.fullmatch(settings.path):
         folder = hub.fetch(settings, with_weights=weights)
     else:
+        _local_path(settings.path)  # which says more where another form is meant
         raise ModelError(
             f"model.path: {settings.path} is neither a folder on this machine, nor an s3:// prefix, nor a model hub "
             "name (owner/name)."
@@ -48,6 +49,13 @@ def locate(settings: ModelSettings, *, weights: bool) -> Path:
     if weights:
         weight_files(folder)
     return folder
+
+
+def _local_path(path: str) -> str:
+    try:
+        return local_path(path)
+    except ConfigError as error:
+        raise ConfigError(f"model.path: {error}") from None
 
 
 def _package_folder(path: str) -> Path:

@@ -4,12 +4,23 @@ import os
 import socket
 from pathlib import Path
 
-from sfr_batch.errors import ModelError
+from sfr_batch.errors import ConfigError, ModelError
+from sfr_batch.storage.locations import is_s3, local_path
 
 
 def cache_folder() -> Path:
     """The folder for whatever can be fetched or computed again; one for each user."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sfr-batch"
+
+
+def chosen_cache(cache_dir: str) -> Path:
+    """The folder that `model.cache_dir` names. Raises ConfigError if it is none on this machine."""
+    try:
+        if is_s3(cache_dir):
+            raise ConfigError(f"{cache_dir} is not a folder of this machine. Write a local path.")
+        return Path(local_path(cache_dir))
+    except ConfigError as error:
+        raise ConfigError(f"model.cache_dir: {error}") from None
 
 
 def gib(count: int) -> str:

@@ -15,9 +15,10 @@ from sfr_batch.format.fingerprint import short_id
 from sfr_batch.model.repository import weights
 from sfr_batch.model.repository.folder import weight_names_of
 from sfr_batch.model.sources import checksums, lock_file, room
-from sfr_batch.storage.inputs import InputFile, fetch_input, list_inputs, read_input_range
+from sfr_batch.storage.input_listing import list_inputs
+from sfr_batch.storage.inputs import InputFile, fetch_input, read_input_range
 from sfr_batch.storage.local_files import file_lock, free_bytes, partial_name, remove
-from sfr_batch.storage.store import absolute_uri
+from sfr_batch.storage.locations import absolute_uri
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def _folder(settings: ModelSettings, uri: str, files: Mapping[str, InputFile]) -
     # Not in the version: files that are not fetched, such as a lock file that is written after the weights.
     fetched = [name for name in files if weights.is_small(name) or weights.is_weights(name)]
     version = short_id(uri, *([name, files[name].size, files[name].version] for name in sorted(fetched)))
-    root = Path(settings.cache_dir).expanduser() if settings.cache_dir else room.cache_folder() / "models"
+    root = room.chosen_cache(settings.cache_dir) if settings.cache_dir else room.cache_folder() / "models"
     return root.absolute() / f"{uri.rsplit('/', 1)[-1]}-{version}"
 
 

@@ -15,7 +15,7 @@ from sfr_batch.model.repository.folder import weight_files
 from sfr_batch.model.sources import checksums, hub, s3_cache
 from sfr_batch.model.sources.location import is_local
 from sfr_batch.model.sources.lock_file import LOCK, folder_lock
-from sfr_batch.storage.store import absolute_uri, is_s3
+from sfr_batch.storage.locations import absolute_uri, is_s3
 
 
 def weight_hashes(settings: ModelSettings, folder: str | os.PathLike[str]) -> dict[str, str]:

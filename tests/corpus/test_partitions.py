@@ -1,0 +1,93 @@
+"""Columns that stand in the path of a file: folders `key=value`."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from sfr_batch.config.settings import CorpusSettings
+from sfr_batch.corpus.columns import resolve_columns
+from sfr_batch.corpus.listing import list_shards
+from sfr_batch.corpus.partitions import partition_of
+from sfr_batch.corpus.reader import read_unit
+from sfr_batch.corpus.rows import Rows
+from sfr_batch.corpus.splits import cut
+from sfr_batch.corpus.survey import survey_shards
+from sfr_batch.pipeline.packing import unit_from_json, unit_to_json
+from tests.tables import jsonl, parquet, put
+
+
+@pytest.mark.parametrize(
+    ("uri", "found"),
+    [
+        ("/c/a.parquet", ()),
+        ("s3://b/lang=de/year=2024/a.parquet", (("lang", "de"), ("year", "2024"))),
+        ("/c/_year=2024/a=b.parquet", (("_year", "2024"),)),
+        ("/c/k=a=b/=x/n=/a", (("k", "a=b"), ("n", ""))),
+        ("/c/k=1/x/k=2/a", (("k", "2"),)),
+        ("/c/lang=__HIVE_DEFAULT_PARTITION__/a", (("lang", None),)),
+        ("/c/city=New%20York/my%20key=a%2Fb/a", (("city", "New York"), ("my key", "a/b"))),
+        ("/c/city=S%C3%A3o Paulo/a", (("city", "São Paulo"),)),
+        ("/c/city=São%20Paulo/a", (("city", "São Paulo"),)),
+        ("/c/city=S%E3o/share=100%/a", (("city", "São"), ("share", "100%"))),
+    ],
+)
+def test_values_are_decoded(uri: str, found: tuple[tuple[str, str | None], ...]) -> None:
+    assert partition_of(uri) == found
+
+
+def read(**settings: object) -> list[Rows]:
+    corpus = CorpusSettings.model_validate(settings)
+    surveys = survey_shards(list_shards(corpus), corpus)
+    columns = resolve_columns(surveys, corpus)
+    assert columns is not None
+    units = [unit for survey in surveys for unit in cut(survey, 10, 10**6, ("x",), frozenset())]
+    # As a worker gets them.
+    return [rows for unit in units for _, rows in read_unit(unit_from_json(unit_to_json(unit)), corpus, columns)]
+
+
+def carried(name: str, rows: list[Rows]) -> dict[str, object]:
+    return {
+        id_: value
+        for part in rows
+        for id_, value in zip(part.ids.to_pylist(), part.carry.column(name).to_pylist(), strict=True)
+    }
+
+
+def test_a_column_of_the_path_is_carried_whatever_the_format(tmp_path: Path) -> None:
+    put(str(tmp_path), "lang=de/a.parquet", parquet(pa.table({"id": ["a"], "text": ["x"]})))
+    put(str(tmp_path), "lang=fr/b.jsonl", jsonl([{"id": "b", "text": "x"}]))
+    put(str(tmp_path), "lang=en/c.csv", b"id,text\nc,x\n")
+    put(str(tmp_path), "lang=__HIVE_DEFAULT_PARTITION__/d.parquet", parquet(pa.table({"id": ["d"], "text": ["x"]})))
+    rows = read(path=str(tmp_path), carry=["lang"], text="{lang}: {text}")
+    assert carried("lang", rows) == {"a": "de", "b": "fr", "c": "en", "d": None}
+    texts = {id_: text for part in rows for id_, text in zip(part.ids.to_pylist(), part.texts, strict=True)}
+    assert texts == {"a": "de: x", "b": "fr: x", "c": "en: x", "d": ": x"}
+
+
+def test_a_column_of_the_file_wins(tmp_path: Path) -> None:
+    put(str(tmp_path), "lang=de/a.parquet", parquet(pa.table({"id": ["a"], "text": ["x"], "lang": ["de"]})))
+    put(str(tmp_path), "lang=fr/b.jsonl", jsonl([{"id": "b", "text": "x", "lang": None}, {"id": "c", "text": "x"}]))
+    rows = read(path=str(tmp_path), carry=["lang"])
+    assert carried("lang", rows) == {"a": "de", "b": None, "c": "fr"}
+
+
+def test_the_path_gives_no_ids(tmp_path: Path) -> None:
+    put(str(tmp_path), "id=7/a.parquet", parquet(pa.table({"id": ["a"], "text": ["x"]})))
+    put(str(tmp_path), "id=8/b.jsonl", jsonl([{"id": "b", "text": "x"}, {"text": "x"}]))
+    rows = read(path=str(tmp_path))
+    assert [id_ for part in rows for id_ in part.ids.to_pylist()] == ["a", "b"]
+    assert [part.rejects.num_rows for part in rows] == [0, 1]
+
+
+def test_what_is_passed_over_is_said(tmp_path: Path) -> None:
+    put(str(tmp_path), "a.jsonl", jsonl([{"id": "b", "text": "x"}]))
+    for name in ("notes.md", "more.md", "_old/b.jsonl"):
+        put(str(tmp_path), name, b"x")
+    root = str(tmp_path)
+    listing = list_shards(CorpusSettings(path=[root, f"{root}/*.jsonl"]))
+    assert [shard.uri for shard in listing] == [f"{root}/a.jsonl"]
+    assert listing.passed_over.files == 3
+    assert listing.passed_over.describe() == (
+        f"3 files: 1 hidden (names with _ or .), e.g. {root}/_old/b.jsonl; 2 of unknown kind, e.g. {root}/more.md"
+    )
