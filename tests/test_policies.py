@@ -45,6 +45,8 @@ ONLY = {
     "tokenizers": {"model.tokenization"},
     "google": {"model.tokenization.sentencepiece"},
     "sentencepiece": set(),
+    "deltalake": {"corpus.delta_tables"},
+    "pyiceberg": {"corpus.iceberg_tables", "corpus.iceberg_io"},
     "click": {"cli"},
     "rich": {"pipeline.progress"},
     "matplotlib": set(),
@@ -55,6 +57,8 @@ LAZY = {
     ("corpus.decompression", "backports"),
     ("model.sources.hub", "huggingface_hub"),
     ("encoder.reference", "sentence_transformers"),
+    ("corpus.delta_tables", "deltalake"),
+    ("corpus.iceberg_tables", "pyiceberg"),
     *(("table.engines", library) for library in ("duckdb", "pandas", "ray")),
 }
 """Imports that may only stand in a function."""

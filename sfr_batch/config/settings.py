@@ -104,10 +104,13 @@ class CorpusSettings(Section):
 
     path: Paths
     """A file, a folder or prefix, a glob, or a list of these; local paths and s3:// URIs."""
-    format: Literal["auto", "parquet", "jsonl", "csv", "text"] = "auto"
+    format: Literal["auto", "parquet", "jsonl", "csv", "text", "delta", "iceberg"] = "auto"
     """`auto` uses the file names: .parquet, .pq, .jsonl, .ndjson, .jsonlines, .csv, .tsv, .tab, .txt (one document per
-    line), all but Parquet also with .gz, .gzip, .zst or .zstd. The other values are for files whose names do not tell
-    the format."""
+    line), all but Parquet also with .gz, .gzip, .zst or .zstd. `parquet` to `text` are for files whose names do not
+    tell the format. `delta` and `iceberg` read a whole table, whose folder is the path, with the extras of these names;
+    an Iceberg table may also be named by its metadata file, as its catalog knows it."""
+    version: int | None = Field(default=None, ge=0)
+    """Version of a Delta table, or id of an Iceberg table's snapshot. Default: the newest when a run is planned."""
     id: Text | None = "id"
     """Column with the id of the document: string or integer, unique in the corpus. `null` makes ids from file and
     position: `<shard>#<row>`, for formats of lines `<shard>#<byte offset>`. Text files always get such ids."""
@@ -124,6 +127,19 @@ class CorpusSettings(Section):
     of the corpus, `{lang: meta.lang}`. In a list, a path is the name as well; many engines take no dots in names."""
     storage: StorageSettings = StorageSettings()
     """Credentials and endpoint of the corpus."""
+
+    @model_validator(mode="after")
+    def _one_table(self) -> "CorpusSettings":
+        if self.version is not None and not self.is_table:
+            raise ValueError(f"version has no effect with format {self.format}: set format to delta or iceberg")
+        if self.is_table and not isinstance(self.path, str):
+            raise ValueError(f"format {self.format} reads one table: set path to its folder, not to a list")
+        return self
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the corpus is a table of another engine, read through that table's log."""
+        return self.format in ("delta", "iceberg")
 
     @property
     def carried(self) -> dict[str, str]:

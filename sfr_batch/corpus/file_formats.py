@@ -10,6 +10,8 @@ PARQUET = "parquet"
 JSONL = "jsonl"
 CSV = "csv"
 TEXT = "text"
+DELTA, ICEBERG = "delta", "iceberg"
+"""Formats of whole tables, whose data files are Parquet; see `table_versions`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import overload
 
 from sfr_batch.config.settings import CorpusSettings
-from sfr_batch.corpus import foreign_tables
+from sfr_batch.corpus import foreign_tables, table_versions
 from sfr_batch.corpus.file_formats import COMPRESSIONS, CSV, JSONL, TEXT, format_of, supported
 from sfr_batch.corpus.partitions import partition_of
 from sfr_batch.corpus.shards import Shard
@@ -83,8 +83,9 @@ def list_shards(settings: CorpusSettings) -> Listing:
     found: dict[str, Shard] = {}
     passed_over: dict[str, str] = {}
     for path in [settings.path] if isinstance(settings.path, str) else settings.path:
-        shards = foreign_tables.list_table(path, settings)
-        if shards is None:
+        if settings.is_table:
+            shards = table_versions.list_files(settings)
+        else:
             shards, others = _list(path, settings)
             passed_over.update(others)
         found.update({shard.uri: shard for shard in shards})
@@ -98,7 +99,7 @@ def _list(path: str, settings: CorpusSettings) -> tuple[list[Shard], dict[str, s
         listing = find_inputs(path, settings.storage)
     except ObjectNotFound as error:
         raise CorpusError(_nothing_at(path)) from error
-    foreign_tables.refuse(listing, path)
+    foreign_tables.refuse(listing, path, settings)
     files = listing.files
     shards = [shard for file in files if (shard := _shard(file, settings))]
     if not files:

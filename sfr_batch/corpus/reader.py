@@ -13,6 +13,7 @@ from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.column_paths import is_inside
 from sfr_batch.corpus.columns import Columns
 from sfr_batch.corpus.decompression import decompressed
+from sfr_batch.corpus.deleted_rows import check_there, deleted_rows
 from sfr_batch.corpus.file_formats import PARQUET
 from sfr_batch.corpus.partitions import fill_batch, fill_record
 from sfr_batch.corpus.read_ahead import Fetched, ranges_of
@@ -80,6 +81,8 @@ def _read_chosen(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> 
 
 def check_unchanged(shard: Shard, settings: CorpusSettings) -> None:
     """Raises CorpusError if the shard was deleted or replaced since the run was planned."""
+    if shard.table is not None:
+        return check_there(shard, settings)
     try:
         version = stat_input(shard.uri, settings.storage).version
     except ObjectNotFound:
@@ -107,6 +110,7 @@ class _Reader:
         splits = iter(self._unit.splits)
         split, collector = next(splits), self._collector()
         row = self._unit.first_row
+        deleted = deleted_rows(self._shard, self._settings)
         for batch in _record_batches(self._unit, list(dict.fromkeys(wanted)), self._settings):
             batch = fill_batch(batch, self._of_path)
             end = row + batch.num_rows
@@ -115,7 +119,10 @@ class _Reader:
                     row = min(end, split.start)
                     continue
                 take = min(end, split.end) - row
-                collector.add_batch(batch.slice(batch.num_rows - (end - row), take), row)
+                positions = np.arange(row, row + take)
+                live = np.isin(positions, deleted[slice(*np.searchsorted(deleted, (row, row + take)))], invert=True)
+                some = batch.slice(batch.num_rows - (end - row), take)
+                collector.add_batch(some if live.all() else some.filter(pa.array(live)), positions[live].tolist())
                 row += take
                 if row == split.end:
                     yield split, collector
@@ -177,6 +184,8 @@ def _record_batches(unit: ReadUnit, columns: list[str], settings: CorpusSettings
     """The row groups of a unit, batch by batch, in bounded memory however large a row group is."""
     with open_input(unit.shard.uri, settings.storage, readahead=_PIECE // 16) as file:
         metadata = pq.read_metadata(file)
+        table, in_file = unit.shard.table, metadata.schema.to_arrow_schema()
+        paths, columns = columns, table.names_in_file(columns, in_file) or in_file.names[:1] if table else columns
         chunks = [
             chunk
             for number in unit.row_groups
@@ -196,9 +205,10 @@ def _record_batches(unit: ReadUnit, columns: list[str], settings: CorpusSettings
             buffer_size=0 if whole else _PIECE,
             page_checksum_verification=True,  # where the writer has left checksums
         )
-        yield from reader.iter_batches(
+        batches = reader.iter_batches(
             batch_size=max(1, min(_ROWS_PER_READ, rows * _BATCH_BYTES // max(1, unpacked))),
             row_groups=list(unit.row_groups),
             columns=columns,
             use_threads=False,
         )
+        yield from (table.conform(batch, paths, in_file) for batch in batches) if table else batches

@@ -97,9 +97,8 @@ class RowCollector:
         self._carry: dict[str, list[Any]] = {name: [] for name in columns.carry}
         self._rejects: list[Reject] = []
 
-    def add_batch(self, batch: pa.RecordBatch, first: int) -> None:
-        """Take in the rows of a batch, which are the shard's rows from number ``first`` on."""
-        positions = range(first, first + batch.num_rows)
+    def add_batch(self, batch: pa.RecordBatch, positions: Sequence[int]) -> None:
+        """Take in the rows [n] of a batch; positions: [n] their numbers in the shard."""
         self._positions.extend(positions)
         if self._id is None:
             self._ids.extend(map(self._derived_id, positions))

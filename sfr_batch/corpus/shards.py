@@ -3,11 +3,12 @@
 Knows names and versions of files; knows nothing of what is in them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.file_formats import FORMATS, bare_name
 from sfr_batch.corpus.partitions import Partition
+from sfr_batch.corpus.table_files import TableFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Shard:
     compression: str = ""
     partition: Partition = ()
     """Columns that stand in the path of the file rather than in the file, the same in all rows; see `partitions`."""
+    table: TableFile | None = field(default=None, compare=False, repr=False)
+    """What the file needs beyond what is in it, if it is a data file of a Delta or Iceberg table."""
 
     @property
     def is_stream(self) -> bool:
@@ -30,6 +33,8 @@ class Shard:
 
     def columns_of_path(self, settings: CorpusSettings) -> dict[str, str | None]:
         """The columns that the path gives to all rows, with their values: any but the id, which it cannot give."""
+        if self.table is not None:
+            return {}  # the table gives them, with their types
         return {name: value for name, value in self.partition if name != settings.id}
 
 

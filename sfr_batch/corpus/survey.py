@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.column_paths import is_inside
+from sfr_batch.corpus.deleted_rows import gone
 from sfr_batch.corpus.file_formats import CSV, FORMATS, JSONL, PARQUET, TEXT
 from sfr_batch.corpus.json_types import infer_schema
 from sfr_batch.corpus.partitions import with_partition
@@ -22,7 +23,7 @@ from sfr_batch.corpus.records import TEXT_COLUMN, CsvReader
 from sfr_batch.corpus.sampling import SampledLines, sample_file, sample_lines
 from sfr_batch.corpus.shards import Shard, delimiter_of
 from sfr_batch.corpus.text_template import TextTemplate
-from sfr_batch.errors import CorpusError, counted
+from sfr_batch.errors import CorpusError, ObjectNotFound, counted
 from sfr_batch.storage.inputs import open_input
 
 _PARALLEL_SURVEYS = 32
@@ -65,6 +66,11 @@ class ShardStatistics:
         return FORMATS[self.shard.format].has_metadata
 
     @property
+    def all_live(self) -> bool:
+        """Whether the number of rows is known, and none of them is deleted."""
+        return self.exact and not (self.shard.table and self.shard.table.has_deletes)
+
+    @property
     def rows_may_lack_columns(self) -> bool:
         """Whether ``schema`` may lack columns that later rows have: JSON objects leave out what they do not have."""
         return FORMATS[self.shard.format].rows_may_lack_columns
@@ -96,6 +102,10 @@ def _survey_parquet(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, 
         with open_input(shard.uri, settings.storage) as file:
             metadata = pq.read_metadata(file)
             schema = metadata.schema.to_arrow_schema().remove_metadata()
+    except ObjectNotFound:
+        if shard.table is None:
+            raise
+        raise gone(shard, shard.uri) from None
     except (pa.ArrowException, OSError) as error:
         raise CorpusError(
             f"{shard.uri} is not a readable Parquet file: {str(error).rstrip('.')}. Replace it, or remove it from the "
@@ -103,6 +113,10 @@ def _survey_parquet(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, 
         ) from error
     text = TextTemplate(settings.text).columns
     needed = [*filter(None, [settings.id]), *text, *settings.carried.values()]
+    if shard.table is not None:
+        in_file = schema
+        schema = shard.table.schema_for(needed, in_file, shard.uri)
+        text, needed = (shard.table.names_in_file(paths, in_file) for paths in (text, needed))
     # Which leaves are needed is the same in each row group.
     leaves = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
     of_text = [i for i, leaf in enumerate(leaves) if is_inside(leaf, text)]

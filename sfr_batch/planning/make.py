@@ -15,6 +15,7 @@ from sfr_batch.corpus.listing import list_shards
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import ReadUnit, cut, rows_per_split
 from sfr_batch.corpus.survey import ShardStatistics, survey_shards
+from sfr_batch.corpus.table_versions import pin
 from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import ConfigError, CorpusError, TableError, TableNotFound, counted
 from sfr_batch.format import names
@@ -72,6 +73,8 @@ def make_plan(config: Config) -> EmbedPlan:
     """
     store = open_store(config.table.path, config.table.storage)
     _check_apart(config.corpus, config.table, store.root)
+    # Whatever lists the corpus again for this plan, in this process or another, sees the same version of it.
+    config = config.model_copy(update={"corpus": pin(config.corpus)})
     table = _open(store)
     base = table.latest() if table is not None else None
     known = _known_columns(table, config.corpus)
@@ -102,7 +105,7 @@ def make_plan(config: Config) -> EmbedPlan:
         recipes=recipes,
         base=base,
         carried=(*diff.unchanged, *diff.left_alone),
-        changed=tuple((shard.shard, shard.rows if shard.exact else None) for shard in survey.shards),
+        changed=tuple((shard.shard, shard.rows if shard.all_live else None) for shard in survey.shards),
         vanished=tuple(diff.vanished),
         units=tuple(units),
         committed=table.committed() if table is not None and units else {},

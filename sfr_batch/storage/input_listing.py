@@ -7,7 +7,7 @@ import glob
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fsspec.utils import glob_translate
@@ -33,6 +33,10 @@ class InputListing:
     """Sorted by URI."""
     hidden: list[InputFile]
     """Files whose names below ``base`` begin with ``_`` or ``.``, or those of a folder above them; sorted by URI."""
+    pattern: bool = False
+    """Whether the path is a pattern: then files below ``base`` that it does not name are not listed."""
+    beside: list[str] = field(default_factory=list)
+    """URIs of such files, as far as the store has told them anyway."""
 
 
 def list_inputs(path: str, settings: StorageSettings) -> list[InputFile]:
@@ -51,7 +55,7 @@ def find_inputs(path: str, settings: StorageSettings) -> InputListing:
     with explained("list", uri):
         if is_s3(uri):
             fs = filesystem(uri, settings)
-            found = _s3_glob(fs, plain, base) if pattern else fs.find(plain, detail=True)
+            found, others = _s3_glob(fs, plain, base) if pattern else (fs.find(plain, detail=True), [])
             # Names that end in / are the empty objects that consoles make to show a folder.
             files = [
                 s3_input(name, info)
@@ -61,7 +65,7 @@ def find_inputs(path: str, settings: StorageSettings) -> InputListing:
         else:
             names = glob.glob(plain, recursive=True) if pattern else [plain]
             found = {path: status for name in names for path, status in _inputs_at(name, deep=not pattern)}
-            files = [local_input(name, status) for name, status in found.items()]
+            files, others = [local_input(name, status) for name, status in found.items()], []
     base_uri = f"s3://{base}" if is_s3(uri) else base
     if [file.uri for file in files] == [uri]:
         return InputListing(base_uri, files, [])  # named itself, so not hidden whatever its name
@@ -73,6 +77,8 @@ def find_inputs(path: str, settings: StorageSettings) -> InputListing:
         base_uri,
         [file for file in files if file.uri not in hidden],
         [file for file in files if file.uri in hidden],
+        pattern,
+        [f"s3://{name}" for name in others],
     )
 
 
@@ -93,11 +99,13 @@ def _parse_inputs(uri: str) -> tuple[str, str, bool]:
     return plain, base, pattern
 
 
-def _s3_glob(fs: Any, pattern: str, base: str) -> dict[str, Any]:
-    """As fs.glob, in one listing, but what cannot be listed is an error: skipping it would lose documents."""
+def _s3_glob(fs: Any, pattern: str, base: str) -> tuple[dict[str, Any], list[str]]:
+    """As fs.glob, in one listing, but what cannot be listed is an error: skipping it would lose documents. Also the
+    names of other files in the listing."""
     stem = pattern[len(base) + 1 : min(pattern.index(char) for char in _MAGIC if char in pattern)]
     matches = re.compile(glob_translate(pattern)).match
-    return {name: info for name, info in fs.find(base, prefix=stem, detail=True).items() if matches(name)}
+    found = fs.find(base, prefix=stem, detail=True)
+    return {name: info for name, info in found.items() if matches(name)}, [name for name in found if not matches(name)]
 
 
 def _check_name(uri: str) -> None:

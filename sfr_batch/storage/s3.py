@@ -42,7 +42,7 @@ def filesystem(uri: str, settings: StorageSettings) -> Any:
     from sfr_batch.storage.s3_client import RetryingS3  # loads the clients, which local paths do not need
 
     options: dict[str, Any] = {"anon": settings.anonymous, "use_listings_cache": False, "config_kwargs": _CLIENT}
-    endpoint = _endpoint(settings)
+    endpoint = endpoint_of(settings)
     if endpoint:
         if "@" in endpoint:
             raise ConfigError(CREDENTIALS_IN_ENDPOINT)
@@ -63,7 +63,8 @@ def filesystem(uri: str, settings: StorageSettings) -> Any:
     return RetryingS3(bounds=Bounds(settings.attempts, settings.give_up_after_s), **options)
 
 
-def _endpoint(settings: StorageSettings) -> str | None:
+def endpoint_of(settings: StorageSettings) -> str | None:
+    """The endpoint that the settings or the environment name; None for AWS."""
     return settings.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
 
 
@@ -85,7 +86,7 @@ class S3Store:
     @property
     def endpoint_url(self) -> str | None:
         """URL of the store; None for AWS."""
-        return _endpoint(self._settings)
+        return endpoint_of(self._settings)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A pickled client would carry the keys in clear and lose its retry settings; the settings only name the keys.

@@ -10,16 +10,19 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import botocore.exceptions as client
+import botocore.session
 from botocore.parsers import ResponseParserError
 from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 
+from sfr_batch.errors import ConfigError
 from sfr_batch.storage.failures import BROKEN_ON_THE_WAY, THROTTLED, S3ClientError, refuses_checksums
 from sfr_batch.storage.retries import Bounds, retry
 
@@ -28,6 +31,26 @@ _WHEN_REQUIRED = "when_required"
 _WITHOUT_CHECKSUMS = {"request_checksum_calculation": _WHEN_REQUIRED, "response_checksum_validation": _WHEN_REQUIRED}
 
 _log = logging.getLogger(__name__)
+
+
+class Chain(NamedTuple):
+    """What the AWS chain gives: region and keys, None where it has none."""
+
+    region: str | None
+    access_key: str | None
+    secret_key: str | None
+    token: str | None
+
+
+def chain_of(profile: str | None) -> Chain:
+    """What the AWS chain gives a client that is not ours. Raises ConfigError if there is no such profile."""
+    session = botocore.session.Session(profile=profile)
+    try:
+        region, found = session.get_config_variable("region"), session.get_credentials()
+    except client.ProfileNotFound as error:
+        raise ConfigError(f"storage.profile: {error}. Correct it, or add the profile.") from error
+    keys = found.get_frozen_credentials() if found else None
+    return Chain(region or os.environ.get("AWS_REGION"), *(keys or (None, None, None))[:3])
 
 
 class Truncated(Exception):

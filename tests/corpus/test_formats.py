@@ -515,7 +515,10 @@ def test_what_was_fetched_is_what_the_file_has(
 def test_settings_that_make_no_sense(mistral: str) -> None:
     for override, message in (
         ("corpus.delimiter=ab", r"corpus\.delimiter: must be one character, such as ';'"),
-        ("corpus.format=xml", r"corpus\.format: must be 'auto', 'parquet', 'jsonl', 'csv' or 'text'"),
+        (
+            "corpus.format=xml",
+            r"corpus\.format: must be 'auto', 'parquet', 'jsonl', 'csv', 'text', 'delta' or 'iceberg'",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             config_of(("/nowhere", mistral), override)
