@@ -18,7 +18,7 @@ from sfr_batch.storage.stores import open_store
 from tests.clusters import ray_cluster, remove_nodes
 from tests.memory_store import MemoryStore
 from tests.nights import Place, Writer
-from tests.repositories import write_planned
+from tests.repositories import write_planned, write_repository
 from tests.s3server import S3Server, s3_server
 
 # At import, before anything reads them: no test may ask a model hub, and Ray's hook for `uv run` would rebuild the
@@ -194,6 +194,12 @@ def mistral(tmp_path_factory: pytest.TempPathFactory) -> str:
     write_planned(folder)
     (folder / "model.safetensors").write_bytes(b"weights")
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole model, a small BERT for up to 256 tokens, for tests that are about everything but the model."""
+    return write_repository(tmp_path_factory.mktemp("model") / "small", max_seq_length=256)
 
 
 @pytest.fixture(scope="session")

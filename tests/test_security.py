@@ -25,7 +25,6 @@ from sfr_batch.format.records import Manifest
 from sfr_batch.storage.store import Store, in_memory
 from sfr_batch.storage.stores import open_store
 from tests.job_processes import ROOT, config, put_parquet, settings
-from tests.models import minilm_folder
 from tests.s3server import S3Server
 from tests.tables import make_table
 
@@ -104,8 +103,8 @@ WRONG = "planted-wrong-secret-4b1d"
 TOKEN = "planted-token-93c0"
 
 
-def job_file(folder: Path, place: str, storage: dict[str, Any]) -> Path:
-    raw = settings(minilm_folder(), place, progress_every_s=1)
+def job_file(folder: Path, place: str, model: Path, storage: dict[str, Any]) -> Path:
+    raw = settings(model, place, progress_every_s=1)
     raw["corpus"]["storage"] = raw["table"]["storage"] = storage
     file = folder / "job.yaml"
     file.write_text(json.dumps(raw))
@@ -155,7 +154,7 @@ def ray_folder() -> Iterator[Path]:
     ],
 )
 def test_secrets_are_left_nowhere(
-    way: str, ray_address: str, s3: S3Server, s3_prefix: str, tmp_path: Path, ray_folder: Path
+    way: str, ray_address: str, s3: S3Server, s3_prefix: str, tmp_path: Path, ray_folder: Path, small_model: Path
 ) -> None:
     """A run that succeeds and, with another secret, one that fails, and all that they say and leave."""
     put_parquet(f"{s3_prefix}/corpus/a.parquet", [{"id": f"{n}", "text": f"text {n}", "lang": "en"} for n in range(9)])
@@ -173,7 +172,7 @@ def test_secrets_are_left_nowhere(
         text = f"[default]\naws_access_key_id = {s3.access_key}\naws_secret_access_key = {secret}\n"
         (home / ".aws" / "credentials").write_text(text if way == "profile" else "")
 
-    file = job_file(tmp_path, s3_prefix, storage)
+    file = job_file(tmp_path, s3_prefix, small_model, storage)
     give(s3.secret_key)
     code, output = run_job(file, environment, f"run.ray_address={ray_address}")
     assert code == 0, output
@@ -200,7 +199,7 @@ def test_secrets_are_left_nowhere(
 
 @pytest.mark.parametrize("endpoint", ["http://key:hunter2@127.0.0.1:1", "key:hunter2@127.0.0.1:1"])
 def test_credentials_in_an_endpoint_are_refused_and_not_repeated(
-    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_model: Path
 ) -> None:
     def refused(*arguments: str) -> None:
         result = CliRunner().invoke(main, arguments)
@@ -210,7 +209,7 @@ def test_credentials_in_an_endpoint_are_refused_and_not_repeated(
 
     for section in ("corpus", "table", "model"):
         with pytest.raises(ConfigError, match="credentials before its host") as caught:
-            config(minilm_folder(), str(tmp_path), f"{section}.storage.endpoint_url={endpoint}")
+            config(small_model, str(tmp_path), f"{section}.storage.endpoint_url={endpoint}")
         assert "hunter2" not in str(caught.value)
     refused("status", "s3://bucket/table", "--endpoint-url", endpoint)
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
@@ -282,12 +281,12 @@ SHARDS = [
 ]
 
 
-def test_odd_ids_and_shard_names_are_harmless(place: str, request: pytest.FixtureRequest) -> None:
+def test_odd_ids_and_shard_names_are_harmless(place: str, request: pytest.FixtureRequest, small_model: Path) -> None:
     """They come back as they are, and nothing is written but what a table consists of."""
     for number, name in enumerate(SHARDS):
         rows = [{"id": f"{id_}{number or ''}", "text": f"text {n}", "lang": id_} for n, id_ in enumerate(IDS)]
         put_parquet(f"{place}/corpus/{name}", rows)
-    job = config(minilm_folder(), place, ray_address="none")
+    job = config(small_model, place, ray_address="none")
     summary = sfr.embed(job)
     expected = {f"{id_}{number or ''}" for number in range(len(SHARDS)) for id_ in IDS}
     arrow = sfr.open_table(f"{place}/table").to_arrow(["id", "lang"])

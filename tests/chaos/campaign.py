@@ -33,15 +33,15 @@ from tests.chaos.checks import (
 from tests.chaos.corpus import ROWS_PER_SPLIT, Corpus, State, reference_vectors
 from tests.chaos.failpoints import WHEN, Failpoint
 from tests.chaos.writer import Ending, Order, Writers
-from tests.models import minilm_folder
+from tests.repositories import write_planned
 
 _OUTSIDE = 0.2
 """Share of the kills that come from outside, at a random moment."""
 
 
 def model_without_weights(folder: Path) -> Path:
-    """MiniLM's files with weights that nobody can load: the tokenizer and the recipe are real."""
-    shutil.copytree(minilm_folder(), folder, ignore=shutil.ignore_patterns("model.safetensors"))
+    """A small model with weights that nobody can load. Its tokenizer is real; every writer loads it."""
+    write_planned(folder)
     (folder / "model.safetensors").write_bytes(b"weights")
     return folder
 

@@ -26,7 +26,7 @@ from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.table.commit.writing import create_or_open
 from sfr_batch.table.table import Table
 from tests.job_processes import ROOT, config, documents, put_parquet, settings
-from tests.models import build_tiny_mistral
+from tests.repositories import write_repository
 
 SPLITS = 8
 SHARDS = 4
@@ -34,7 +34,7 @@ SHARDS = 4
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_mistral(tmp_path_factory.mktemp("model") / "tiny")
+    return write_repository(tmp_path_factory.mktemp("model") / "tiny", max_seq_length=512)
 
 
 @pytest.fixture

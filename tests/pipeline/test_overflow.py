@@ -34,6 +34,7 @@ from sfr_batch.table.commit.publish import publish
 from sfr_batch.table.commit.writing import create_or_open
 from tests.job_processes import config, documents, put_jsonl, put_parquet
 from tests.models import build_tiny_mistral, minilm_folder
+from tests.repositories import write_repository
 
 CHUNKING = ("model.overflow=chunk", "model.chunk_tokens=32", "model.chunk_overlap=6")
 PROSE = " ".join(f"This is sentence number {n}, and it has some words." for n in range(30))
@@ -51,7 +52,14 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_mistral(tmp_path_factory.mktemp("model") / "tiny", max_length=128)
+    return write_repository(tmp_path_factory.mktemp("model") / "tiny", max_seq_length=128, config={"hidden_size": 64})
+
+
+@pytest.fixture(scope="module")
+def mistral_encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    """With Mistral's tokenizer, which has a piece for most words."""
+    folder = build_tiny_mistral(tmp_path_factory.mktemp("model") / "mistral", max_length=128)
+    return Encoder.load(ModelSettings(path=str(folder), device="cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +109,7 @@ def test_settings_of_chunks_need_chunks() -> None:
         ),
         (
             ["model.chunk_tokens=8", "model.prompts.document='a rather long prompt for a document: '"],
-            "model.chunk_overlap is 0, but of the 8 tokens of a chunk (model.chunk_tokens) the prompt takes 9 and the",
+            "model.chunk_overlap is 0, but of the 8 tokens of a chunk (model.chunk_tokens) the prompt takes 15 and the",
         ),
     ],
 )
@@ -192,9 +200,10 @@ def test_the_encoder_offers_chunks_and_encode_truncates(encoder: Encoder) -> Non
 # --- the table
 
 
-def test_documents_become_chunks(tiny: Path, tmp_path: Path, encoder: Encoder) -> None:
+def test_documents_become_chunks(tmp_path: Path, mistral_encoder: Encoder) -> None:
+    folder = mistral_encoder.recipe.folder
     put_parquet(f"{tmp_path}/corpus/a.parquet", [*documents(TEXTS), {"id": "none", "text": None, "lang": "en"}])
-    job = job_of(tiny, tmp_path, *CHUNKING, "model.prompts.document='passage: '", rows_per_split=3)
+    job = job_of(folder, tmp_path, *CHUNKING, "model.prompts.document='passage: '", rows_per_split=3)
     summary = sfr.embed(job)
     counts = summary.snapshot.manifest.counts
     table = sfr.open_table(summary.table)
@@ -235,9 +244,17 @@ def test_documents_become_chunks(tiny: Path, tmp_path: Path, encoder: Encoder) -
     # A finished table, other settings, a shard more.
     assert not sfr.embed(job).published
     with pytest.raises(TableMismatch, match="chunk_overlap: 6 in the table, 7 in the config"):
-        sfr.embed(job_of(tiny, tmp_path, *CHUNKING, "model.chunk_overlap=7", "model.prompts.document='passage: '"))
+        sfr.embed(
+            job_of(
+                folder,
+                tmp_path,
+                *CHUNKING,
+                "model.chunk_overlap=7",
+                "model.prompts.document='passage: '",
+            )
+        )
     with pytest.raises(TableMismatch, match='overflow: "chunk" in the table, "truncate" in the config'):
-        sfr.embed(job_of(tiny, tmp_path, "model.prompts.document='passage: '"))
+        sfr.embed(job_of(folder, tmp_path, "model.prompts.document='passage: '"))
     put_parquet(f"{tmp_path}/corpus/b.parquet", documents([PROSE], "more"))
     counts = sfr.embed(job).snapshot.manifest.counts
     assert (counts.read, counts.embedded, counts.reused, counts.rejected) == (10, 1, 8, 1)

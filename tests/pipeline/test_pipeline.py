@@ -117,9 +117,9 @@ def test_first_run_nothing_to_do_and_changes(
     assert len(sfr.open_table(job.table.path).snapshots()) == 3  # the earlier states are still there
 
 
-def test_same_vectors_whatever_the_splits(tmp_path: Path, tiny: Path) -> None:
+def test_same_vectors_whatever_the_splits(tmp_path: Path, small_model: Path) -> None:
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS), row_group_size=50)
-    job = config(tiny, str(tmp_path), rows_per_split=7, ray_address="none")
+    job = config(small_model, str(tmp_path), rows_per_split=7, ray_address="none")
     summary = sfr.embed(job)
     assert summary.splits == 13  # 50 rows cut in 8, 30 rows cut in 5
     got = sfr.open_table(summary.table).to_arrow(["id", "embedding"]).combine_chunks()
@@ -127,14 +127,14 @@ def test_same_vectors_whatever_the_splits(tmp_path: Path, tiny: Path) -> None:
     assert np.abs(vectors_of(got["embedding"].chunk(0)) - Encoder.load(job.model).encode(TEXTS)).max() < 1e-5
 
 
-def test_plain_directory_is_read_by_other_engines(tmp_path: Path, tiny: Path) -> None:
+def test_plain_directory_is_read_by_other_engines(tmp_path: Path, small_model: Path) -> None:
     import duckdb
     import pandas as pd
     import polars as pl
     import ray
 
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS))
-    sfr.embed(config(tiny, str(tmp_path), rows_per_split=30, ray_address="none"))
+    sfr.embed(config(small_model, str(tmp_path), rows_per_split=30, ray_address="none"))
     data = f"{tmp_path}/table/data"
     assert len(os.listdir(data)) == 3
 
@@ -143,7 +143,7 @@ def test_plain_directory_is_read_by_other_engines(tmp_path: Path, tiny: Path) ->
     assert frame["n_tokens"].dtype == np.int32
     assert np.allclose(np.linalg.norm(np.stack(frame["embedding"]), axis=1), 1, atol=1e-5)
     polars = pl.read_parquet(f"{data}/*.parquet")
-    assert polars.schema["embedding"] == pl.Array(pl.Float32, 64)
+    assert polars.schema["embedding"] == pl.Array(pl.Float32, 32)
     assert polars["id"].n_unique() == len(TEXTS)
     norms = "min(list_inner_product(embedding::FLOAT[], embedding::FLOAT[]))"
     rows = duckdb.sql(f"SELECT count(*), count(DISTINCT id), {norms} FROM '{data}/*.parquet'")
@@ -152,15 +152,15 @@ def test_plain_directory_is_read_by_other_engines(tmp_path: Path, tiny: Path) ->
     assert abs(norm - 1) < 1e-5
     dataset = ray.data.read_parquet(data)
     assert dataset.count() == len(TEXTS)
-    assert np.asarray(dataset.take(1)[0]["embedding"], dtype=np.float32).shape == (64,)
+    assert np.asarray(dataset.take(1)[0]["embedding"], dtype=np.float32).shape == (32,)
 
 
-def test_duplicate_ids_are_rejected_once_and_for_all_to_see(tmp_path: Path, tiny: Path) -> None:
+def test_duplicate_ids_are_rejected_once_and_for_all_to_see(tmp_path: Path, small_model: Path) -> None:
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
     put_parquet(f"{tmp_path}/corpus/b.parquet", documents(TEXTS[5:12]))  # doc-00000 to doc-00004 once more
     with pytest.raises(TableError, match="Duplicate ids in 5 rows"):
-        sfr.embed(config(tiny, str(tmp_path), "table.duplicate_ids=error", ray_address="none"))
-    summary = sfr.embed(config(tiny, str(tmp_path), ray_address="none"))
+        sfr.embed(config(small_model, str(tmp_path), "table.duplicate_ids=error", ray_address="none"))
+    summary = sfr.embed(config(small_model, str(tmp_path), ray_address="none"))
     assert summary.splits == 0  # the first try had embedded them; only publishing was refused
     counts = summary.snapshot.manifest.counts
     assert (counts.read, counts.embedded, counts.rejected, counts.vectors) == (12, 7, 5, 7)
@@ -169,14 +169,14 @@ def test_duplicate_ids_are_rejected_once_and_for_all_to_see(tmp_path: Path, tiny
     assert set(table.current().rejects()["reason"].to_pylist()) == {"duplicate_id"}
 
 
-def test_a_failing_split_does_not_stop_the_others(tmp_path: Path, tiny: Path) -> None:
+def test_a_failing_split_does_not_stop_the_others(tmp_path: Path, small_model: Path) -> None:
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:20], "a"))
     put_parquet(f"{tmp_path}/corpus/b.parquet", documents(TEXTS[:20], "b"))
     whole = Path(f"{tmp_path}/corpus/b.parquet").read_bytes()
     broken = bytearray(whole)
     broken[4:200] = bytes(196)  # the footer is sound, the data is not
     put(f"{tmp_path}/corpus/b.parquet", bytes(broken))
-    job = config(tiny, str(tmp_path))
+    job = config(small_model, str(tmp_path))
     with pytest.raises(RunFailed, match=r"(?s)1 of 2 splits did not finish.*b\.parquet"):
         sfr.embed(job)
     assert sfr.open_table(job.table.path).latest() is None
@@ -187,10 +187,10 @@ def test_a_failing_split_does_not_stop_the_others(tmp_path: Path, tiny: Path) ->
 
 
 def test_a_shard_replaced_during_the_run_is_an_error(
-    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:20]))
-    job = config(tiny, str(tmp_path), ray_address="none")
+    job = config(small_model, str(tmp_path), ray_address="none")
     plan = sfr.plan(job)
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:21]))
     monkeypatch.setattr(runner, "make_plan", lambda _: plan)
@@ -199,12 +199,12 @@ def test_a_shard_replaced_during_the_run_is_an_error(
     assert sfr.open_table(job.table.path).latest() is None
 
 
-def test_a_finished_table(tmp_path: Path, tiny: Path) -> None:
+def test_a_finished_table(tmp_path: Path, small_model: Path) -> None:
     """It needs no Ray, refuses other settings, and is embedded anew under a new generation only."""
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
-    assert sfr.embed(config(tiny, str(tmp_path), ray_address="none")).splits == 1
+    assert sfr.embed(config(small_model, str(tmp_path), ray_address="none")).splits == 1
 
-    (tmp_path / "job.yaml").write_text(json.dumps(settings(tiny, str(tmp_path))))
+    (tmp_path / "job.yaml").write_text(json.dumps(settings(small_model, str(tmp_path))))
     code = (
         "import sys, sfr_batch as sfr; s = sfr.embed(sys.argv[1]); assert not s.published; "
         "sys.exit(any(name in sys.modules for name in ('ray', 'torch', 'transformers')))"
@@ -213,19 +213,19 @@ def test_a_finished_table(tmp_path: Path, tiny: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
-    with pytest.raises(TableMismatch, match=r"max_length: 4096 in the table, 512 in the config"):
-        sfr.embed(config(tiny, str(tmp_path), "model.max_length=512", ray_address="none"))
+    with pytest.raises(TableMismatch, match=r"max_length: 256 in the table, 128 in the config"):
+        sfr.embed(config(small_model, str(tmp_path), "model.max_length=128", ray_address="none"))
 
-    assert sfr.embed(config(tiny, str(tmp_path), "table.generation=again", ray_address="none")).splits == 1
-    assert sfr.embed(config(tiny, str(tmp_path), "table.generation=again", ray_address="none")).splits == 0
+    assert sfr.embed(config(small_model, str(tmp_path), "table.generation=again", ray_address="none")).splits == 1
+    assert sfr.embed(config(small_model, str(tmp_path), "table.generation=again", ray_address="none")).splits == 0
 
 
-def test_model_without_weights_fails_with_its_own_words(tmp_path: Path, tiny: Path) -> None:
+def test_model_without_weights_fails_with_its_own_words(tmp_path: Path, small_model: Path) -> None:
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
     with pytest.raises(CorpusError, match="Did you mean 'text'"):
-        sfr.embed(config(tiny, str(tmp_path), "corpus.text=texxt"))
+        sfr.embed(config(small_model, str(tmp_path), "corpus.text=texxt"))
     with pytest.raises(ConfigError, match="GPU"):
-        Encoder.load(config(tiny, str(tmp_path), "model.device=cuda", "run.actors.gpus=1").model)
+        Encoder.load(config(small_model, str(tmp_path), "model.device=cuda", "run.actors.gpus=1").model)
 
 
 def test_a_local_table_on_several_nodes_is_refused() -> None:
@@ -252,13 +252,15 @@ def dying_reader(batch: object, job: object) -> None:
     os._exit(9)
 
 
-def test_workers_that_always_die_end_the_run(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_always_die_end_the_run(
+    tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ray Data would try for ever."""
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
     monkeypatch.setattr(read_stage, "read_and_tokenize", dying_reader)
     monkeypatch.setattr(execution, "_LOST_WORKERS", 1)
     with pytest.raises(RunFailed, match=r"Ray gave up: .*\nFinished splits stay committed; the same command continues"):
-        sfr.embed(config(tiny, str(tmp_path), ray_address="local"))
+        sfr.embed(config(small_model, str(tmp_path), ray_address="local"))
 
 
 class FailsOnce(encode_stage.Encode):
@@ -279,11 +281,11 @@ class FailsOnce(encode_stage.Encode):
 
 
 def test_a_device_that_fails_costs_its_actor_and_not_the_run(
-    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS))
     monkeypatch.setattr(encode_stage, "Encode", FailsOnce)
-    summary = sfr.embed(config(tiny, str(tmp_path), rows_per_split=10))
+    summary = sfr.embed(config(small_model, str(tmp_path), rows_per_split=10))
     assert (tmp_path / "failed").exists()
     assert summary.losses.actors == 1
     assert (summary.splits, summary.embedded) == (8, len(TEXTS))
@@ -301,27 +303,27 @@ class LoadsAtTheSecondTime(encode_stage.Encode):
 
 
 def test_a_failure_that_is_not_the_models_does_not_end_the_run_while_it_is_loaded(
-    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray Data would end it."""
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
     monkeypatch.setattr(encode_stage, "Encode", LoadsAtTheSecondTime)
-    assert sfr.embed(config(tiny, str(tmp_path), ray_address="local")).embedded == 5
+    assert sfr.embed(config(small_model, str(tmp_path), ray_address="local")).embedded == 5
     assert (tmp_path / "failed").exists()
 
 
-def test_a_run_that_waits_in_vain_ends(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_waits_in_vain_ends(tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For a GPU that nobody has."""
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
     monkeypatch.setattr(execution, "_PATIENCE_S", 3.0)
-    job = config(tiny, str(tmp_path), ray_address="local")
+    job = config(small_model, str(tmp_path), ray_address="local")
     actors = job.run.actors.model_copy(update={"gpus": 1})
     job = job.model_copy(update={"run": job.run.model_copy(update={"actors": actors})})
     with pytest.raises(RunFailed, match=r"^No progress for .* hours: the run was stopped\. Finished splits stay"):
         sfr.embed(job)
 
 
-def test_actors_that_leave_no_cpu_for_reading_are_refused(tmp_path: Path, tiny: Path) -> None:
+def test_actors_that_leave_no_cpu_for_reading_are_refused(tmp_path: Path, small_model: Path) -> None:
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
     with pytest.raises(ConfigError, match=r"run\.actors\.min=99 actors of run\.actors\.cpus=1 leave none of the"):
-        sfr.embed(config(tiny, str(tmp_path), "run.actors.min=99", ray_address="local"))
+        sfr.embed(config(small_model, str(tmp_path), "run.actors.min=99", ray_address="local"))

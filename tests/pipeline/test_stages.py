@@ -20,12 +20,12 @@ from sfr_batch.table.commit.publish import publish
 from sfr_batch.table.commit.writing import create_or_open
 from sfr_batch.table.table import Table
 from tests.job_processes import config, documents, put_parquet
-from tests.models import build_tiny_mistral
+from tests.repositories import write_repository
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_mistral(tmp_path_factory.mktemp("model") / "tiny")
+    return write_repository(tmp_path_factory.mktemp("model") / "tiny", max_seq_length=512)
 
 
 def planned(root: Path, tiny: Path, texts: list[str | None]) -> tuple[EmbedPlan, Table, Job]:
@@ -81,7 +81,7 @@ def test_a_row_that_the_model_fails_on_is_rejected_with_what_it_says(tmp_path: P
         if bool((inputs[0] == poison).any()):
             raise IndexError("index out of range in self")
 
-    encoder._model.embed_tokens.register_forward_pre_hook(check)
+    encoder._model.get_input_embeddings().register_forward_pre_hook(check)
     receipt = result_of(write_stage.write(encode(tokenized(plan, job)), job))
     assert (receipt.read, receipt.embedded, receipt.rejected) == (3, 2, 1)
     [reject] = publish(table, plan.base, draft(plan, "run", [receipt])).rejects().to_pylist()
@@ -98,7 +98,7 @@ def test_a_device_that_fails_is_no_result_of_a_split(tmp_path: Path, tiny: Path)
     def fail(*_: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    encode._encoder._model.embed_tokens.register_forward_pre_hook(fail)
+    encode._encoder._model.get_input_embeddings().register_forward_pre_hook(fail)
     with pytest.raises(DeviceError, match="illegal memory access"):
         encode(tokenized(plan, job))
 

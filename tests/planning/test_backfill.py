@@ -18,8 +18,8 @@ from sfr_batch.planning.selection import covers
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.table import Snapshot, Table
 from tests.job_processes import config, documents, put_parquet
-from tests.models import build_tiny_mistral
 from tests.nights import Doc, Place, Writer, docs_of, night, state_of
+from tests.repositories import write_repository
 
 SHARDS = {
     "date=2026-11-01/lang=en/a.parquet": "a",
@@ -203,7 +203,7 @@ def test_job_wants_to_know_what_to_backfill(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_mistral(tmp_path_factory.mktemp("model") / "tiny", max_length=16)
+    return write_repository(tmp_path_factory.mktemp("model") / "tiny", max_seq_length=16)
 
 
 def test_rejects_are_tried_again_once_under_a_label(tiny: Path, tmp_path: Path) -> None:

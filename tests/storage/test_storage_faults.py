@@ -38,7 +38,7 @@ from sfr_batch.table.commit.writing import create_or_open
 from sfr_batch.table.search import vectors_of
 from sfr_batch.table.table import Table
 from tests.job_processes import config, documents, put_parquet
-from tests.models import docstrings, minilm_folder
+from tests.models import docstrings
 from tests.proxy import FAULTS, Relay, relay
 from tests.s3server import S3Server
 from tests.tables import card_of, commit_rows, draft_of
@@ -585,12 +585,14 @@ def embeddings(table: str) -> tuple[list[str], np.ndarray[Any, Any]]:
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("number", [DOCUMENTS, pytest.param(2000, marks=pytest.mark.slow)])
-def test_a_job_with_a_tenth_of_all_answers_faulty(number: int, faulty: Relay, s3_prefix: str) -> None:
+def test_a_job_with_a_tenth_of_all_answers_faulty(
+    number: int, faulty: Relay, s3_prefix: str, small_model: Path
+) -> None:
     """The same table, byte by byte; the slow one of documents of any length."""
     texts = sorted(docstrings(600), key=len)[:number] if number == DOCUMENTS else docstrings(number)
     for shard in range(4):
         put_parquet(f"{s3_prefix}/corpus/{shard}.parquet", documents(texts[shard::4], f"s{shard}"))
-    usual = config(minilm_folder(), s3_prefix, "run.actors.torch_threads=1", rows_per_split=2, ray_address="none")
+    usual = config(small_model, s3_prefix, "run.actors.torch_threads=1", rows_per_split=2, ray_address="none")
     calm = sfr.embed(usual)
     faulty.rates = dict.fromkeys(("slow_down", "reset", "lost_reply", "truncate", "slow"), 0.02)
     before = repeated_requests()
