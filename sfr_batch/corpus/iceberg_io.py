@@ -17,7 +17,7 @@ from sfr_batch.errors import ObjectNotFound
 from sfr_batch.storage.inputs import open_input, stat_input
 
 
-class ReadOnlyFiles(FileIO):
+class ReadOnlyFiles(FileIO):  # type: ignore[misc]  # its types are not followed
     """Reads metadata and manifests; writes nothing."""
 
     def __init__(self, storage: StorageSettings) -> None:
@@ -34,7 +34,7 @@ class ReadOnlyFiles(FileIO):
         raise NotImplementedError("a corpus is only read")
 
 
-class _File(InputFile):
+class _File(InputFile):  # type: ignore[misc]
     def __init__(self, location: str, storage: StorageSettings) -> None:
         super().__init__(location)
         self._uri, self._storage = located(location, "The Iceberg table"), storage
@@ -50,8 +50,7 @@ class _File(InputFile):
         return True
 
     def open(self, seekable: bool = True) -> InputStream:
-        stream: Any = open_input(self._uri, self._storage)
-        return stream  # type: ignore[no-any-return]
+        return open_input(self._uri, self._storage)
 
 
 def puffin_positions(file: IO[bytes], path: str) -> NDArray[np.int64]:
