@@ -11,6 +11,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sfr_batch.format.row_hash_1 import spell_rows
+from sfr_batch.format.row_hash_2 import encode_rows
+
 Hashes = NDArray[np.uint64]
 """[n, 2]: the two halves of n hashes."""
 
@@ -27,18 +30,25 @@ def hash_ids(ids: Sequence[str | int]) -> pa.Array:
     return hash_texts(map(str, ids))
 
 
-def hash_rows(content_hash: pa.Array, carry: pa.Table) -> pa.Array:
+def hash_rows(content_hash: pa.Array, carry: pa.Table, version: int) -> pa.Array:
     """[n] hash of each row: its ``content_hash`` and its carried columns. Without carried columns ``content_hash``.
 
-    Values are hashed as Python spells them, so NaN equals NaN and 0.0 is not -0.0.
+    version: of the row hash, see `TableCard.row_hash`. In each, NaN equals NaN and 0.0 is not -0.0.
     """
     if not carry.num_columns:
         return content_hash
-    values = zip(*(column.to_pylist() for column in carry.columns), strict=True)
-    hashes = zip(content_hash.to_pylist(), values, strict=True)
-    return _array(
-        [hashlib.blake2b(h + repr(v).encode("utf-8", "surrogatepass"), digest_size=_SIZE).digest() for h, v in hashes]
-    )
+    rows = _ROWS[version]([_one_array(column) for column in carry.columns])
+    hashes = zip(content_hash.to_pylist(), rows, strict=True)
+    return _array([hashlib.blake2b(content + row, digest_size=_SIZE).digest() for content, row in hashes])
+
+
+_ROWS = {1: spell_rows, 2: encode_rows}
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    """The column without chunks. Those of dictionaries may have different ones, which Arrow does not always unify."""
+    column = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _array(digests: list[bytes]) -> pa.Array:
