@@ -97,10 +97,14 @@ def check_outcome(frozen: Values, snapshot: Any, dtype: str) -> None:
 
 
 def check_against_nothing(snapshot: Any, dtype: str) -> None:
-    """A snapshot is what embedding the corpus into a new table gives: rows, vectors and rejects."""
+    """A snapshot is what embedding the corpus into a new table gives: rows, vectors and rejects.
+
+    But for the row hashes, which new tables have in another version.
+    """
     sfr.embed(CONFIG, ["table.path=./fresh"])
     fresh = sfr.open_table("fresh").current()
-    check_rows(rows_of(fresh.to_arrow()), rows_of(snapshot.to_arrow()), dtype)
+    new, old = (rows_of(table.to_arrow().drop_columns("row_hash")) for table in (fresh, snapshot))
+    check_rows(new, old, dtype)
     assert without_places(snapshot.rejects().to_pylist()) == without_places(fresh.rejects().to_pylist())
 
 

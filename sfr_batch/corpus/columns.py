@@ -22,6 +22,7 @@ from sfr_batch.corpus.survey import ShardStatistics
 from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import ConfigError, CorpusError
 from sfr_batch.format import names
+from sfr_batch.format.hashes import ROW_HASH_VERSION
 
 
 class Carried(NamedTuple):
@@ -41,6 +42,8 @@ class Columns:
     """int64 or string."""
     carry: dict[str, Carried]
     """By the name of the column in the table, in the order of the table."""
+    row_hash: int = ROW_HASH_VERSION
+    """Version of the table's row hashes."""
 
     @property
     def types(self) -> dict[str, pa.DataType]:

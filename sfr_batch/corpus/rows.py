@@ -161,7 +161,7 @@ class RowCollector:
             ids=pa.array([self._ids[row] for row in keep], self._columns.id_type),
             texts=texts,
             content_hash=content_hash,
-            row_hash=hash_rows(content_hash, carry),
+            row_hash=hash_rows(content_hash, carry, self._columns.row_hash),
             carry=carry,
             rejects=rejects_table(rejects, self._shard),
         )

@@ -17,6 +17,8 @@ from sfr_batch.format.row_hash_2 import encode_rows
 Hashes = NDArray[np.uint64]
 """[n, 2]: the two halves of n hashes."""
 
+ROW_HASH_VERSION = 2
+"""Version of the row hashes of new tables."""
 _SIZE = 16
 
 

@@ -28,8 +28,12 @@ import pyarrow as pa
 
 FORMAT_VERSION = 1
 """Format of a record that uses nothing that came later."""
-NEWEST_FORMAT = 2
-"""Format of a manifest that does, and the newest that is read."""
+FORMAT_OF_ACCEPTED = 2
+"""Format of a manifest that names accepted inputs, and of their own record."""
+FORMAT_OF_ROW_HASH = 3
+"""Format of a table card that names the version of its row hashes."""
+NEWEST_FORMAT = 3
+"""The newest format that is read."""
 
 ID = "id"
 EMBEDDING = "embedding"

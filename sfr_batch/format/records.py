@@ -22,7 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sfr_batch.errors import CountsDoNotClose, TableError, counted
 from sfr_batch.format import names
-from sfr_batch.format.names import FORMAT_VERSION, NEWEST_FORMAT
+from sfr_batch.format.hashes import ROW_HASH_VERSION
+from sfr_batch.format.names import FORMAT_OF_ACCEPTED, FORMAT_OF_ROW_HASH, FORMAT_VERSION, NEWEST_FORMAT
 
 WAYS_OUT = "Restore it from a copy, or write to a new table: table.path=<another path>."
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -385,7 +386,7 @@ class AcceptedInputs(Record):
     """Inputs of the fingerprint that a table did not record when it was created, as its first run with a release that
     knows them found them. Created once; a run with other values is refused."""
 
-    format_version: int = NEWEST_FORMAT
+    format_version: int = FORMAT_OF_ACCEPTED
     accepted_at: str
     by: str
     """``user@host`` of the process that accepted them."""
@@ -412,6 +413,17 @@ class TableCard(Record):
     """The schema for people: column name to type."""
     model: dict[str, Any]
     """The model settings of the run that created the table, for encoding queries."""
+    row_hash: int = 1
+    """Version of the row hashes, see `hashes.hash_rows`; not 1 only in a card of format 3."""
+
+    def keep_in(self, today: "TableCard") -> "TableCard":
+        """``today`` with the fingerprint and the row hashes of this card, which an older release may have written."""
+        kept = ("format_version", "row_hash", "fingerprint", "fingerprint_inputs")
+        return today.model_copy(update={name: getattr(self, name) for name in kept})
+
+    def to_json(self) -> bytes:
+        # An older release refuses a field that it does not know.
+        return self.model_dump_json(indent=1, exclude={"row_hash"} if self.row_hash == 1 else set()).encode()
 
     @property
     def schema(self) -> pa.Schema:
@@ -424,7 +436,10 @@ class TableCard(Record):
 
     @classmethod
     def make(cls, schema: pa.Schema, fingerprint: str, inputs: dict[str, Any], model: dict[str, Any]) -> Self:
+        version = ROW_HASH_VERSION if names.ROW_HASH in schema.names else 1  # what no table needs, no reader must know
         return cls(
+            format_version=FORMAT_VERSION if version == 1 else FORMAT_OF_ROW_HASH,
+            row_hash=version,
             created_at=utc_now(),
             fingerprint=fingerprint,
             fingerprint_inputs=inputs,

@@ -28,9 +28,8 @@ def make_card(config: Config, columns: Columns) -> TableCard:
 
 
 def with_inputs_of(table: TableCard, today: TableCard) -> TableCard:
-    """``today`` with the fingerprint that the ``table`` was made with, which may be over fewer inputs."""
-    same = {"fingerprint": table.fingerprint, "fingerprint_inputs": table.fingerprint_inputs}
-    return today.model_copy(update=same)
+    """``today`` with what the ``table`` keeps: its row hashes and its fingerprint, which may be over fewer inputs."""
+    return table.keep_in(today)
 
 
 def model_inputs(settings: ModelSettings, vector_dtype: str) -> dict[str, Any]:

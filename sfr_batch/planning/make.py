@@ -278,7 +278,7 @@ def _known_columns(table: Table | None, corpus: CorpusSettings) -> Columns | Non
         return None
     schema = table.schema
     carried = {name: Carried(path, schema.field(name).type) for name, path in corpus.carried.items()}
-    return Columns(schema.field(names.ID).type, carried)
+    return Columns(schema.field(names.ID).type, carried, table.card.row_hash)
 
 
 def _proven_columns(base: Snapshot | None, corpus: CorpusSettings, row_recipe: dict[str, Any]) -> frozenset[str]:

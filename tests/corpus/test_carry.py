@@ -13,7 +13,7 @@ from sfr_batch.corpus.columns import Carried, Columns, resolve_columns
 from sfr_batch.corpus.listing import list_shards
 from sfr_batch.corpus.survey import survey_shards
 from sfr_batch.errors import ConfigError
-from sfr_batch.planning.card import make_row_recipe
+from sfr_batch.planning.recipes import make_row_recipe
 from tests.corpus.test_corpus import read_all
 from tests.tables import jsonl, parquet, put
 

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def test_the_reader_leaves_out_dead_rows_and_refuses_what_is_newer(
     assert rows.column("id").to_pylist() == ["1", "2", "3"]
     assert rows.equals(table.to_arrow())
     newest = tmp_path / names.manifest_key(1)
-    newest.write_text(newest.read_text(encoding="utf-8").replace('"format_version": 1', '"format_version": 3'))
+    newest.write_text(newest.read_text(encoding="utf-8").replace('"format_version": 1', '"format_version": 4'))
     with pytest.raises(ValueError, match="needs a newer reader"):
         live_rows(str(tmp_path))
 
@@ -124,8 +125,17 @@ def test_hashes_are_as_specified() -> None:
     content = hashes.hash_texts(["one"])
     assert content.to_pylist() == [blake2b(b"one")]
     carry = pa.table({"a": ["it's"], "b": [None], "c": [2]})
-    assert hashes.hash_rows(content, carry).to_pylist() == [blake2b(blake2b(b"one") + rb"""("it's", None, 2)""")]
-    assert hashes.hash_rows(content, pa.table({})).equals(content)
+    assert hashes.hash_rows(content, carry, 1).to_pylist() == [blake2b(blake2b(b"one") + rb"""("it's", None, 2)""")]
+    assert hashes.hash_rows(content, pa.table({}), 2).equals(content)
+    at = pa.array([-1], pa.timestamp("ms", "UTC"))
+    carry = pa.table({"a": ["ä"], "b": pa.array([{"n": 2, "l": [None, 0.5]}]), "c": at})
+    length = lambda size: size.to_bytes(8, "little")  # noqa: E731
+    text = b"\x06" + length(2) + "ä".encode()
+    floats = b"\x0d" + length(2) + b"\x00" + b"\x04" + struct.pack("<d", 0.5)
+    fields = length(1) + b"l" + floats + length(1) + b"n" + b"\x02" + struct.pack("<q", 2)
+    instant = b"\x0a" + struct.pack("<qI", -1, 999_000_000)
+    row = blake2b(b"one") + text + b"\x0f" + length(2) + fields + instant
+    assert hashes.hash_rows(content, carry, 2).to_pylist() == [blake2b(row)]
 
 
 @pytest.mark.parametrize("case", ["nights", "chunks"])

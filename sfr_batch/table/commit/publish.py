@@ -74,7 +74,7 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
     indexes = [part for parts in draft.indexes.values() for part in joined(parts)]
     accepted = draft.accepted or (base.manifest.accepted if base else None)
     manifest = Manifest(
-        format_version=names.NEWEST_FORMAT if accepted else names.FORMAT_VERSION,
+        format_version=names.FORMAT_OF_ACCEPTED if accepted else names.FORMAT_VERSION,
         snapshot=number,
         parent=base.number if base else None,
         operation=draft.operation,
