@@ -21,8 +21,6 @@ class FileFormat:
     endings: tuple[str, ...]
     has_metadata: bool = False
     """Whether a file states its rows, their sizes and types; else these are estimated from its beginning."""
-    rows_may_lack_columns: bool = False
-    """Whether a row may leave columns out, so that those of other files count as well."""
     read_from_start: bool = False
     """Whether a file can only be read from its beginning, even if it is not compressed."""
     has_ids: bool = True
@@ -31,7 +29,7 @@ class FileFormat:
 
 FORMATS = {
     PARQUET: FileFormat((".parquet", ".pq"), has_metadata=True),
-    JSONL: FileFormat((".jsonl", ".ndjson", ".jsonlines"), rows_may_lack_columns=True),
+    JSONL: FileFormat((".jsonl", ".ndjson", ".jsonlines")),
     CSV: FileFormat((".csv", ".tsv", ".tab"), read_from_start=True),
     TEXT: FileFormat((".txt",), has_ids=False),
 }

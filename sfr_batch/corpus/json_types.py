@@ -1,11 +1,13 @@
 """The Arrow types of JSON objects, inferred from the first ones of a file. Knows no files and no other format."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from sfr_batch.config.settings import CorpusSettings
+from sfr_batch.corpus.column_types import unify
 from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import CorpusError
 
@@ -16,16 +18,15 @@ def infer_schema(rows: Sequence[dict[str, Any]], settings: CorpusSettings, uri: 
     Raises CorpusError if the id or a carried column has values of several types.
     """
     typed = [path for path in (settings.id, *settings.carried.values()) if path]
-    needed = {part for path in (*typed, *TextTemplate(settings.text).columns) for part in (path, path.split(".")[0])}
-    typed = [part for path in typed for part in (path, path.split(".")[0])]
+    needed = [*typed, *TextTemplate(settings.text).columns]
     fields = []
     for key in filter(_fits, dict.fromkeys(key for row in rows for key in row)):
         kind = pa.string()  # of no other column the type matters
-        if key in needed:
+        if _leads_to(key, needed):
             try:
                 kind = _infer_type([row.get(key) for row in rows])
             except pa.ArrowException as error:
-                if key in typed:
+                if _leads_to(key, typed):
                     raise CorpusError(
                         f"{uri}: the values of {key!r} have several types ({error}). Use one type, for ids strings or "
                         "integers, or set corpus.id and corpus.carry to other columns."
@@ -35,12 +36,47 @@ def infer_schema(rows: Sequence[dict[str, Any]], settings: CorpusSettings, uri: 
     return pa.schema(fields)
 
 
+def _leads_to(key: str, paths: Sequence[str]) -> bool:
+    """Whether one of the paths is the key or, as it may be, begins with it."""
+    return any(path == key or path.startswith(f"{key}.") for path in paths)
+
+
 def _infer_type(values: list[Any]) -> pa.DataType:
-    """The type of the values together, but for those that Arrow cannot hold: they are rejects when they are read."""
+    """The type of the values together, but for those that Arrow cannot hold: they are rejects when they are read.
+
+    Raises ArrowInvalid if they have several types.
+    """
     try:
         return pa.array(values).type
     except (UnicodeEncodeError, OverflowError):
-        return pa.array([value for value in values if _fits(value)]).type
+        values = [value for value in values if _fits(value)]
+    except pa.ArrowInvalid as error:
+        # Arrow finds no type for fractions and whole numbers beyond 2^53; those that do not fit are rejects later.
+        kind = _merged(values)
+        if kind is None:
+            raise error from None
+        return kind
+    return _infer_type(values)
+
+
+def _merged(values: Iterable[Any]) -> pa.DataType | None:
+    """The type of the values, found one by one; None if they have several."""
+    kind: pa.DataType | None = pa.null()
+    for one in dict.fromkeys(map(_type_of, values)):
+        kind = None if kind is None or one is None else unify(kind, one)
+    return kind
+
+
+def _type_of(value: Any) -> pa.DataType | None:
+    if isinstance(value, list):
+        element = _merged(value)
+        return None if element is None else pa.list_(element)
+    if isinstance(value, dict):
+        fields = {key: _type_of(part) for key, part in value.items() if _fits(key)}
+        return None if None in fields.values() else pa.struct(list(fields.items()))
+    if isinstance(value, float) and math.isnan(value):
+        return pa.null()  # how a value that is missing is written, of whatever type
+    return pa.scalar(value).type if _fits(value) else pa.null()
 
 
 def _fits(value: Any) -> bool:

@@ -11,8 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from sfr_batch.config.settings import CorpusSettings
+from sfr_batch.corpus.casting import cast_exactly, without_extension
 from sfr_batch.corpus.column_paths import find_column, find_value
 from sfr_batch.corpus.columns import Columns
+from sfr_batch.corpus.ids import id_values
 from sfr_batch.corpus.records import Parsed
 from sfr_batch.corpus.rejects import (
     Problem,
@@ -26,6 +28,7 @@ from sfr_batch.corpus.rejects import (
     undecodable_rows,
 )
 from sfr_batch.corpus.text_template import TextTemplate
+from sfr_batch.format import names
 from sfr_batch.format.hashes import hash_rows, hash_texts
 
 
@@ -96,6 +99,8 @@ class RowCollector:
         self._texts: list[str | None] = []
         self._carry: dict[str, list[Any]] = {name: [] for name in columns.carry}
         self._rejects: list[Reject] = []
+        self._bad: dict[int, Problem] = {}
+        """By row, why a carried column of it is not of the table's type."""
 
     def add_batch(self, batch: pa.RecordBatch, positions: Sequence[int]) -> None:
         """Take in the rows [n] of a batch; positions: [n] their numbers in the shard."""
@@ -103,13 +108,17 @@ class RowCollector:
         if self._id is None:
             self._ids.extend(map(self._derived_id, positions))
         else:
-            self._ids.extend(cell_values(find_column(batch, self._id)))
-        parts = [cell_values(find_column(batch, name)) for name in self._template.columns]
+            self._ids.extend(id_values(find_column(batch, self._id)))
+        parts = [cell_values(without_extension(find_column(batch, name))) for name in self._template.columns]
         for values in zip(*parts, strict=True):
             bad = next((value for value in values if isinstance(value, Undecodable)), None)
             self._texts.append(self._template.render(values) if bad is None else bad)
-        for name, column in self._carry.items():
-            column.append(find_column(batch, self._columns.carry[name].path))
+        for name, (path, kind) in self._columns.carry.items():
+            found = cast_exactly(find_column(batch, path), kind)
+            self._carry[name].append(found.column)
+            for row, why in found.bad.items():
+                problem = Problem(names.BAD_COLUMN, f"{name} is not {kind}: {why}")
+                self._bad.setdefault(len(self._texts) - batch.num_rows + row, problem)
 
     def add_record(self, position: int, record: Parsed) -> None:
         """Take in one record; ``position`` as in `names.REJECTS_SCHEMA`."""
@@ -140,7 +149,7 @@ class RowCollector:
         carry = pa.table(
             {name: pa.chunked_array(_arrays(self._carry[name], kind), kind) for name, kind in kinds.items()}
         )
-        undecodable: dict[int, Problem] = {}
+        undecodable = dict(self._bad)
         for name in kinds:
             undecodable |= undecodable_rows(name, carry.column(name))
         keep = []
@@ -176,4 +185,4 @@ class RowCollector:
 def _arrays(values: list[Any], kind: pa.DataType) -> list[pa.Array]:
     if values and isinstance(values[0], pa.Scalar):
         return [pa.array([value.as_py() for value in values], kind)]
-    return [value.cast(kind) for value in values]
+    return values

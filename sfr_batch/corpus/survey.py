@@ -5,10 +5,10 @@ Reads the footer of a Parquet file and the beginning of any other; knows no tabl
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,6 +47,17 @@ class ShardStatistics:
     schema: pa.Schema
     groups: tuple[RowGroup, ...]
     """The row groups of a Parquet file. Any other file with rows counts as one, estimated from its beginning."""
+    nulls: frozenset[str] = frozenset()
+    """Paths of columns that have no value in any row, though the schema may give them a type."""
+    nans: frozenset[str] = frozenset()
+    """Paths of columns that have no value but NaN."""
+    whole: bool = True
+    """Whether the types are those of all rows; False where they are guessed from the beginning of the file."""
+
+    @property
+    def columns(self) -> tuple[object, ...]:
+        """All that types of columns are decided by; shards mostly have one and the same."""
+        return self.schema, self.shard.format, self.nulls, self.nans, self.whole
 
     @property
     def rows(self) -> int:
@@ -71,11 +82,6 @@ class ShardStatistics:
         return self.exact and not (self.shard.table and self.shard.table.has_deletes)
 
     @property
-    def rows_may_lack_columns(self) -> bool:
-        """Whether ``schema`` may lack columns that later rows have: JSON objects leave out what they do not have."""
-        return FORMATS[self.shard.format].rows_may_lack_columns
-
-    @property
     def empty(self) -> bool:
         """Whether the shard has no rows, which is certain in any format. Then it needs no columns."""
         return not self.rows
@@ -86,9 +92,9 @@ def survey_shards(shards: Sequence[Shard], settings: CorpusSettings) -> list[Sha
     schemas: dict[pa.Schema, pa.Schema] = {}  # shards mostly have one and the same: 100,000 copies would be a gigabyte
 
     def survey(shard: Shard) -> ShardStatistics:
-        schema, groups = SURVEYS[shard.format](shard, settings)
+        schema, *found = SURVEYS[shard.format](shard, settings)
         schema = with_partition(schema, shard.columns_of_path(settings))
-        return ShardStatistics(shard, schemas.setdefault(schema, schema), groups)
+        return ShardStatistics(shard, schemas.setdefault(schema, schema), *found)
 
     with ThreadPoolExecutor(_PARALLEL_SURVEYS) as pool:
         return list(pool.map(survey, shards))
@@ -97,7 +103,9 @@ def survey_shards(shards: Sequence[Shard], settings: CorpusSettings) -> list[Sha
 _RowGroups = tuple[RowGroup, ...]
 
 
-def _survey_parquet(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _RowGroups]:
+def _survey_parquet(
+    shard: Shard, settings: CorpusSettings
+) -> tuple[pa.Schema, _RowGroups, frozenset[str], frozenset[str]]:
     try:
         with open_input(shard.uri, settings.storage) as file:
             metadata = pq.read_metadata(file)
@@ -125,10 +133,36 @@ def _survey_parquet(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, 
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         size, more = (sum(group.column(i).total_uncompressed_size for i in which) for which in (of_text, others))
         groups.append(RowGroup(group.num_rows, size, size + more))
-    return schema, tuple(groups)
+    single = {i: leaves[i] for i in (*of_text, *others) if leaves[i] in needed and shard.table is None}
+    return schema, tuple(groups), *_without_values(metadata, single)
 
 
-def _survey_jsonl(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _RowGroups]:
+def _without_values(metadata: pq.FileMetaData, leaves: Mapping[int, str]) -> tuple[frozenset[str], frozenset[str]]:
+    """Those of the columns, number -> path, that are null in all rows, and those that have NaN at most.
+
+    As statistics tell: a float column without least and greatest value has NaN alone; one without statistics counts as
+    one with values. Mostly the first row group shows a value, and no other is looked at.
+    """
+    nulls, nans = set(leaves), set(leaves)
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for i in nulls | nans:
+            chunk = group.column(i)
+            statistics = chunk.statistics if group.num_rows else None
+            if group.num_rows and not (statistics and statistics.has_null_count):
+                nulls.discard(i)
+                nans.discard(i)
+            elif statistics and statistics.null_count < group.num_rows:
+                nulls.discard(i)
+                if statistics.has_min_max or chunk.physical_type not in ("FLOAT", "DOUBLE"):
+                    nans.discard(i)
+        if not nans:
+            break
+    return frozenset(leaves[i] for i in nulls), frozenset(leaves[i] for i in nans - nulls)
+
+
+def _survey_jsonl(
+    shard: Shard, settings: CorpusSettings
+) -> tuple[pa.Schema, _RowGroups, frozenset[str], frozenset[str], bool]:
     sample = sample_lines(shard, settings)
     rows = []
     for line in sample.lines:
@@ -141,7 +175,8 @@ def _survey_jsonl(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _R
             f"{shard.uri} is not JSON Lines: no JSON object in its first {counted(len(sample.lines), 'line')}. Write "
             "one object per line; `jq -c '.[]'` converts a JSON array."
         )
-    return infer_schema([row for row in rows if isinstance(row, dict)], settings, shard.uri), _estimate(sample, shard)
+    schema = infer_schema([row for row in rows if isinstance(row, dict)], settings, shard.uri)
+    return schema, _estimate(sample, shard), frozenset(), frozenset(), sample.sample.whole
 
 
 def _survey_text(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _RowGroups]:
@@ -174,5 +209,10 @@ def _estimate(sample: SampledLines, shard: Shard) -> _RowGroups:
     return (RowGroup(rows, size, size),) if rows else ()
 
 
-SURVEYS = {PARQUET: _survey_parquet, JSONL: _survey_jsonl, CSV: _survey_csv, TEXT: _survey_text}
+SURVEYS: dict[str, Callable[[Shard, CorpusSettings], tuple[Any, ...]]] = {
+    PARQUET: _survey_parquet,
+    JSONL: _survey_jsonl,
+    CSV: _survey_csv,
+    TEXT: _survey_text,
+}
 assert set(SURVEYS) == set(FORMATS)

@@ -279,18 +279,19 @@ ROWS = [
         "{root}/corpus/a.jsonl: the text column 'text' is list<item: string>; it must be a string. Set corpus.text to "
         "another column.", files={"a.jsonl": jsonl([{"id": "a", "text": ["x"]}])}),
     Row("id is a float",
-        "{root}/corpus/a.parquet: the id column 'id' is double; ids must be strings or integers. Set corpus.id to "
-        "another column, or to null to number the rows.", files={"a.parquet": table(id=[1.5], text=["x"])}),
+        "{root}/corpus/a.parquet: the id column 'id' is double; ids must be strings, integers, whole "
+        "decimals or UUIDs. Set corpus.id to another column, or to null to number the rows.",
+        files={"a.parquet": table(id=[1.5], text=["x"])}),
     Row("ids of several types",
         "{root}/corpus/a.jsonl: the values of 'id' have several types ({*}). Use one type, for ids strings or "
         "integers, or set corpus.id and corpus.carry to other columns.",
         files={"a.jsonl": jsonl([{"id": "a", "text": "x"}, {"id": 1, "text": "x"}])}),
     Row("ids differ between shards",
-        "{root}/corpus/good.jsonl: the id column 'id' is string, but ids in other shards or in the table are int64. "
-        "Convert the ids to one type, or write to a new table: table.path=<another path>.",
+        "{root}/corpus/good.jsonl: the id column 'id' is string, but the ids in other shards are int64. "
+        "Convert the ids to one type, or set corpus.id=null to number the rows.",
         files={**GOOD, "h.parquet": table(id=[1], text=["x"])}),
     Row("carried types differ between shards",
-        "{root}/corpus/b.parquet: the column 'n' is string, but in other shards or in the table it is int64. Convert "
+        "{root}/corpus/b.parquet: the column 'n' is string, but in other shards it is int64. Convert "
         "it to one type, or remove it from corpus.carry.", overrides=("corpus.carry=[n]",),
         files={"a.parquet": table(id=["a"], text=["x"], n=[1]), "b.parquet": table(id=["b"], text=["x"], n=["1"])}),
     Row("columns differ between shards",
@@ -410,8 +411,8 @@ ROWS = [
         "Restore corpus.id and corpus.carry, or write to a new table: table.path=…", prepare=embedded,
         overrides=("corpus.carry=[text]",)),
     Row("table with other ids",
-        "{root}/corpus/good.jsonl: the id column 'id' is int64, but ids in other shards or in the table are string. "
-        "Convert the ids to one type, or write to a new table: table.path=<another path>.",
+        "{root}/corpus/good.jsonl: the id column 'id' is int64, but the ids in the table are string. "
+        "Convert the ids to string, or write to a new table: table.path=<another path>.",
         prepare=both(embedded, put("corpus/good.jsonl", b'{"id": 1, "text": "x"}\n'))),
     Row("table.json damaged",
         "{root}/table/_sfr/table.json is damaged: {*}. Restore it from a copy, or write to a new table: "
@@ -713,7 +714,7 @@ ROWS = [
         }, overrides=("corpus.carry=[n]",), ids=[*IDS, "far0", "far1"],
         rejects=[("a", 400_070, "bad_column", "n is not int64: {*}")]),
     Row("carried types differ between files of lines",
-        "{root}/corpus/b.jsonl: the column 'n' is string, but in other shards or in the table it is int64. Convert it "
+        "{root}/corpus/b.jsonl: the column 'n' is string, but in other shards it is int64. Convert it "
         "to one type, or remove it from corpus.carry.",
         files={"a.jsonl": jsonl([{"id": "one", "text": "x", "n": 1}]),
                "b.jsonl": jsonl([{"id": "two", "text": "y", "n": "many"}])}, overrides=("corpus.carry=[n]",)),

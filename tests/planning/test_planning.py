@@ -200,7 +200,7 @@ def test_carried_columns_taken_away_or_turned_around_are_refused(here: tuple[str
 def test_other_type_of_id_is_refused(here: tuple[str, str]) -> None:
     write_shard(here, "a", 5)
     do_plan(plan_of(here))
-    with pytest.raises(CorpusError, match="column 'year' is int64, but ids in other shards or in the table are string"):
+    with pytest.raises(CorpusError, match="column 'year' is int64, but the ids in the table are string"):
         plan_of(here, "corpus.id=year")
 
 
