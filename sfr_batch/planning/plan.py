@@ -31,9 +31,7 @@ from sfr_batch.planning.limits import BYTES_PER_TOKEN, SplitLimits, split_identi
 from sfr_batch.planning.recipes import Reread, ShardRecipes
 from sfr_batch.planning.scan import OldShard
 from sfr_batch.planning.selection import Selection, selection_of
-from sfr_batch.storage.locations import is_s3
 from sfr_batch.storage.store import ObjectInfo, Store
-from sfr_batch.storage.versions import is_by_time
 from sfr_batch.table.commit.sweep import SWEEP_AFTER_S
 from sfr_batch.table.table import Snapshot
 
@@ -94,6 +92,12 @@ class EmbedPlan:
     def accepts(self) -> bool:
         """Whether some of `later_inputs` are yet to be accepted."""
         return self.later_inputs.keys() != self.accepted.keys()
+
+    @property
+    def corpus_version(self) -> dict[str, Any] | None:
+        """Path, format and version of the table that is read; None for a corpus of files."""
+        corpus = self.config.corpus
+        return {"path": corpus.path, "format": corpus.format, "version": corpus.version} if corpus.is_table else None
 
     @cached_property
     def selection(self) -> Selection:
@@ -253,12 +257,6 @@ class EmbedPlan:
         """Bytes of the corpus that the comparison reads; an estimate."""
         return sum(survey.read_bytes for survey in self.surveys)
 
-    @cached_property
-    def _by_time(self) -> list[str]:
-        """URIs of the shards on S3 whose versions are no ETags."""
-        shards: list[ShardRecord | Shard] = [*self.carried, *(shard for shard, _ in self.changed)]
-        return [shard.uri for shard in shards if is_s3(shard.uri) and is_by_time(shard.version)]
-
     # --- for people
 
     def __repr__(self) -> str:
@@ -306,15 +304,13 @@ class EmbedPlan:
 
     def _describe_shards(self) -> str:
         vanished = f", {len(self.vanished):,} vanished" if self.vanished else ""
-        return f"{counted(len(self.carried) + len(self.changed), 'shard')}, {len(self.carried):,} unchanged{vanished}"
+        of = f" of version {self.config.corpus.version} of {self.config.corpus.path}" if self.corpus_version else ""
+        return (
+            f"{counted(len(self.carried) + len(self.changed), 'shard')}, {len(self.carried):,} unchanged{vanished}{of}"
+        )
 
     def _remarks(self) -> list[str]:
         remarks = [reread.describe() for reread in self.reread]
-        if self._by_time:
-            remarks.append(
-                f"version of {counted(len(self._by_time), 'S3 object')}, e.g. {self._by_time[0]}: size and time of "
-                "modification, because the store gives no ETag, or in its listing another one than for the object"
-            )
         if self.has_to_compare:
             remarks.append(
                 "upper bound: `plan --compare` reads the changed shards and counts rows that already have vectors"
