@@ -23,7 +23,7 @@ from sfr_batch.corpus.shards import Shard, delimiter_of, settings_for
 from sfr_batch.corpus.splits import ReadUnit, Split
 from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import CorpusError, ObjectNotFound, counted
-from sfr_batch.storage.inputs import open_input, stat_input
+from sfr_batch.storage.inputs import is_unchanged, open_input
 from sfr_batch.storage.locations import is_s3
 
 _ROWS_PER_READ = 4096
@@ -84,10 +84,10 @@ def check_unchanged(shard: Shard, settings: CorpusSettings) -> None:
     if shard.table is not None:
         return check_there(shard, settings)
     try:
-        version = stat_input(shard.uri, settings.storage).version
+        unchanged = is_unchanged(shard.uri, shard.version, settings.storage)
     except ObjectNotFound:
         raise CorpusError(f"{shard.uri} was deleted after the run was planned. Run the command again.") from None
-    if version != shard.version:
+    if not unchanged:
         raise CorpusError(f"{shard.uri} was replaced during the run. Run the command again.")
 
 

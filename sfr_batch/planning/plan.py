@@ -31,7 +31,9 @@ from sfr_batch.planning.limits import BYTES_PER_TOKEN, SplitLimits, split_identi
 from sfr_batch.planning.recipes import Reread, ShardRecipes
 from sfr_batch.planning.scan import OldShard
 from sfr_batch.planning.selection import Selection, selection_of
+from sfr_batch.storage.locations import is_s3
 from sfr_batch.storage.store import ObjectInfo, Store
+from sfr_batch.storage.versions import is_by_time
 from sfr_batch.table.commit.sweep import SWEEP_AFTER_S
 from sfr_batch.table.table import Snapshot
 
@@ -257,6 +259,12 @@ class EmbedPlan:
         """Bytes of the corpus that the comparison reads; an estimate."""
         return sum(survey.read_bytes for survey in self.surveys)
 
+    @cached_property
+    def _by_time(self) -> list[str]:
+        """URIs of the shards on S3 whose versions are no ETags."""
+        shards: list[ShardRecord | Shard] = [*self.carried, *(shard for shard, _ in self.changed)]
+        return [shard.uri for shard in shards if is_s3(shard.uri) and is_by_time(shard.version)]
+
     # --- for people
 
     def __repr__(self) -> str:
@@ -311,6 +319,11 @@ class EmbedPlan:
 
     def _remarks(self) -> list[str]:
         remarks = [reread.describe() for reread in self.reread]
+        if self._by_time:
+            remarks.append(
+                f"version of {counted(len(self._by_time), 'S3 object')}, e.g. {self._by_time[0]}: size and time of "
+                "modification, because the store gives no ETag, or in its listing another one than for the object"
+            )
         if self.has_to_compare:
             remarks.append(
                 "upper bound: `plan --compare` reads the changed shards and counts rows that already have vectors"

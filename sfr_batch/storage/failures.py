@@ -47,7 +47,8 @@ NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, err
 """Errors of `link` on a file system without hard links."""
 
 # Codes of S3 that are an answer and no failure.
-KEY_IS_TAKEN = {"PreconditionFailed"}
+PRECONDITION_FAILED = {"PreconditionFailed", "412"}
+KEY_IS_TAKEN = PRECONDITION_FAILED
 WRITE_UNDER_WAY = {"ConditionalRequestConflict", "NoSuchUpload"}
 """Another conditional write of the key is under way, or has ended this multipart upload."""
 RANGE_BEHIND_THE_END = {"InvalidRange", "416"}

@@ -19,6 +19,7 @@ from sfr_batch.storage.inputs import InputFile, local_input, s3_input
 from sfr_batch.storage.local_files import walk
 from sfr_batch.storage.locations import absolute_uri, is_s3
 from sfr_batch.storage.s3 import filesystem
+from sfr_batch.storage.versions import has_sound_etags
 
 _MAGIC = "*?["
 
@@ -57,11 +58,9 @@ def find_inputs(path: str, settings: StorageSettings) -> InputListing:
             fs = filesystem(uri, settings)
             found, others = _s3_glob(fs, plain, base) if pattern else (fs.find(plain, detail=True), [])
             # Names that end in / are the empty objects that consoles make to show a folder.
-            files = [
-                s3_input(name, info)
-                for name, info in found.items()
-                if info["type"] == "file" and not name.endswith("/")
-            ]
+            objects = [info for name, info in found.items() if info["type"] == "file" and not name.endswith("/")]
+            sound = has_sound_etags(fs, objects)
+            files = [s3_input(info, sound_etags=sound) for info in objects]
         else:
             names = glob.glob(plain, recursive=True) if pattern else [plain]
             found = {path: status for name in names for path, status in _inputs_at(name, deep=not pattern)}

@@ -4,7 +4,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import StorageError
@@ -13,6 +13,7 @@ from sfr_batch.storage.local_files import make_folder, partial_name
 from sfr_batch.storage.locations import is_s3
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.s3 import filesystem, open_s3
+from sfr_batch.storage.versions import Info, has_version, list_one, version_by_time, version_of
 
 _FETCH_RANGE = 16 * 2**20
 _FETCH_AT_ONCE = 8  # ranges, held in memory
@@ -27,9 +28,10 @@ class InputFile:
     version: str
 
 
-def s3_input(name: str, info: dict[str, Any]) -> InputFile:
-    """The file of a listed or asked-for S3 object; ``name`` has no scheme."""
-    return InputFile(f"s3://{name}", int(info["size"]), str(info.get("ETag", "")).strip('"'))
+def s3_input(info: Info, *, sound_etags: bool = True) -> InputFile:
+    """The file of an S3 object that was listed or asked for. sound_etags: see `versions.has_sound_etags`."""
+    version = version_of(info) if sound_etags else version_by_time(info)
+    return InputFile(f"s3://{info['name']}", int(info["size"]), version)
 
 
 def local_input(name: str, status: os.stat_result) -> InputFile:
@@ -46,7 +48,26 @@ def stat_input(uri: str, settings: StorageSettings) -> InputFile:
         info = filesystem(uri, settings).info(name)
         if info["type"] != "file":
             raise FileNotFoundError("it is a folder")
-        return s3_input(name, info)
+        return s3_input(info)
+
+
+def is_unchanged(uri: str, version: str, settings: StorageSettings) -> bool:
+    """Whether a file has this version, which a listing gave, still. Raises ObjectNotFound.
+
+    Where a HEAD of an S3 object does not say so, the object is listed once more: only answers to one kind of request
+    are comparable in any store.
+    """
+    if not is_s3(uri):
+        return stat_input(uri, settings).version == version
+    with explained("read", uri):
+        fs, name = filesystem(uri, settings), uri.removeprefix("s3://")
+        info = fs.info(name)
+        if info["type"] != "file":
+            raise FileNotFoundError("it is a folder")
+        if has_version(info, version):
+            return True
+        listed = list_one(fs, name)
+        return listed is not None and int(listed["size"]) == int(info["size"]) and has_version(listed, version)
 
 
 def open_input(uri: str, settings: StorageSettings, readahead: int = 8 * 2**20) -> IO[bytes]:
@@ -92,7 +113,7 @@ def fetch_input(file: InputFile, target: Path, settings: StorageSettings) -> str
                 digest.update(data)
                 size += len(data)
         # The ranges were read one by one: only an unchanged version proves that they are of one file.
-        if size != file.size or stat_input(file.uri, settings).version != file.version:
+        if size != file.size or not is_unchanged(file.uri, file.version, settings):
             raise StorageError(f"{file.uri} changed while it was downloaded; run the command again.")
         os.replace(temporary, target)
     return digest.hexdigest()

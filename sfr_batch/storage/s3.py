@@ -22,6 +22,7 @@ from sfr_batch.storage.locations import absolute_uri, is_s3
 from sfr_batch.storage.parallel import PARALLEL_READS, in_parallel
 from sfr_batch.storage.retries import Bounds
 from sfr_batch.storage.store import ObjectInfo, path_parts
+from sfr_batch.storage.versions import etag_of, is_weak
 
 # The client tries once: only `storage.retries` repeats. Both timeouts are of silence, not of a whole transfer.
 _CLIENT = {
@@ -206,4 +207,7 @@ def open_s3(fs: Any, uri: str, block_size: int) -> IO[bytes]:
         file = fs.open(path, "rb", cache_type="readahead", block_size=block_size)
         if file.details["type"] != "file":  # a prefix opens as an empty file
             raise FileNotFoundError("it is a folder")
+        # s3fs makes the ETag a condition of each range. One that is missing or weak meets no condition.
+        if (etag := etag_of(file.details)) == "" or is_weak(etag):
+            file.read_kw = {name: value for name, value in file.read_kw.items() if name != "IfMatch"}
         return io.BufferedReader(_S3Reader(file, uri))

@@ -23,7 +23,14 @@ from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 
 from sfr_batch.errors import ConfigError
-from sfr_batch.storage.failures import BROKEN_ON_THE_WAY, THROTTLED, S3ClientError, refuses_checksums
+from sfr_batch.storage.failures import (
+    BROKEN_ON_THE_WAY,
+    PRECONDITION_FAILED,
+    THROTTLED,
+    S3ClientError,
+    refuses_checksums,
+    s3_code,
+)
 from sfr_batch.storage.retries import Bounds, retry
 
 _ABORT_ATTEMPTS = 2
@@ -88,14 +95,21 @@ class RetryingS3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
             try:
                 return await retry(once, bounds, transient_reason, what)
             except OSError as error:
-                if without or not refuses_checksums(error):
+                if "IfMatch" in named and s3_code(error) in PRECONDITION_FAILED and await self._is_still(**named):
+                    named.pop("IfMatch")  # a store whose GET knows another ETag than its HEAD
+                elif without or not refuses_checksums(error):
                     raise
-                await self._leave_checksums_out(f"{what}: {error}")
+                else:
+                    await self._leave_checksums_out(f"{what}: {error}")
                 return await retry(once, bounds, transient_reason, what)
         except (client.BotoCoreError, aiohttp.ClientError, ValueError) as error:
             raise S3ClientError(str(error)) from error
 
     call_s3 = sync_wrapper(_call_s3)  # the inherited one is bound to the inherited method
+
+    async def _is_still(self, *, Bucket: str, Key: str, IfMatch: str, **_: Any) -> bool:  # as the client names them
+        """Whether a HEAD gives the ETag that a GET did not meet."""
+        return bool((await self._call_s3("head_object", Bucket=Bucket, Key=Key)).get("ETag") == IfMatch)
 
     @property
     def _without_checksums(self) -> bool:

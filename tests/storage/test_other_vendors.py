@@ -1,10 +1,13 @@
-"""S3 as other vendors make it: buckets whose reader pays, checksums that a store does not know.
+"""S3 as other vendors make it: buckets whose reader pays, checksums that a store does not know, ETags that differ.
 
 The relay answers in the server's place as such a store does; the codes and messages are theirs.
 """
 
+import hashlib
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +16,12 @@ from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import StorageError
 from sfr_batch.storage import s3
 from sfr_batch.storage.input_listing import list_inputs
-from sfr_batch.storage.inputs import open_input, read_input_range, stat_input
+from sfr_batch.storage.inputs import fetch_input, is_unchanged, open_input, read_input_range, stat_input
 from sfr_batch.storage.retries import repeated_requests
 from sfr_batch.storage.stores import open_store
 from tests.proxy import Relay, relay
 from tests.s3server import S3Server
+from tests.tables import jsonl
 
 Fields = Mapping[str, str]
 Refusal = tuple[int, str, str] | None
@@ -170,3 +174,124 @@ def test_a_store_without_conditional_writes_says_so_itself(vendor: Relay, s3_pre
 
 def test_settings_are_no_state_of_the_module() -> None:
     assert "request_checksum_calculation" not in s3._CLIENT
+
+
+# ---- ETags
+
+CORPUS = jsonl([{"id": "a", "text": "x"}])
+
+
+def put(s3: S3Server, root: str, name: str, data: bytes) -> None:
+    bucket, prefix = root.removeprefix("s3://").split("/", 1)
+    s3.client().put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=data)
+
+
+def in_listings(new: bytes) -> Callable[[bytes, bytes], tuple[bytes, bytes]]:
+    """A store whose listing has other ETags."""
+    return lambda head, body: (head, re.sub(rb"<ETag>[^<]*</ETag>", new, body))
+
+
+def in_heads(new: bytes) -> Callable[[bytes, bytes], tuple[bytes, bytes]]:
+    """A store whose answer to HEAD has another ETag line."""
+    return lambda head, body: (head if body else re.sub(rb"(?i)etag: .*\r\n", new, head), body)
+
+
+def weak(head: bytes, body: bytes) -> tuple[bytes, bytes]:
+    """A proxy that compresses: its ETags of an object are weak, those of a listing pass."""
+    return re.sub(rb'(?i)etag: "', b'ETag: W/"', head), body
+
+
+def both(*changes: Callable[[bytes, bytes], tuple[bytes, bytes]]) -> Callable[[bytes, bytes], tuple[bytes, bytes]]:
+    def change(head: bytes, body: bytes) -> tuple[bytes, bytes]:
+        for one in changes:
+            head, body = one(head, body)
+        return head, body
+
+    return change
+
+
+CONSTANT = in_listings(b"<ETag>&quot;0x8D9953E36AF2607-1&quot;</ETag>")
+NO_ETAGS = both(in_listings(b""), in_heads(b""))
+
+
+def versions(vendor: Relay, root: str) -> list[tuple[str, int]]:
+    """[files] versions, and whether each file is unchanged; beside them the requests that the listing took."""
+    vendor.requests.clear()
+    files = list_inputs(f"{root}/corpus", through(vendor))
+    asked = len(vendor.requests)
+    assert all(is_unchanged(file.uri, file.version, through(vendor)) for file in files)
+    return [(file.version, asked) for file in files]
+
+
+def test_a_sound_etag_is_the_version_and_costs_one_request(vendor: Relay, s3: S3Server, s3_prefix: str) -> None:
+    for name in "abc":
+        put(s3, s3_prefix, f"corpus/{name}", name.encode())
+    expected = [hashlib.md5(name.encode()).hexdigest() for name in "abc"]
+    assert versions(vendor, s3_prefix) == [(etag, 2) for etag in expected]
+    vendor.change = weak
+    assert versions(vendor, s3_prefix) == [(etag, 2) for etag in expected]
+    with open_input(f"{s3_prefix}/corpus/a", through(vendor)) as file:
+        assert file.read() == b"a"
+
+
+@pytest.mark.parametrize(
+    "change", [CONSTANT, in_listings(b""), in_heads(b""), NO_ETAGS, in_heads(b'ETag: "other"\r\n')]
+)
+def test_elsewhere_the_version_is_size_and_time(
+    vendor: Relay, s3: S3Server, s3_prefix: str, change: Callable[[bytes, bytes], tuple[bytes, bytes]]
+) -> None:
+    put(s3, s3_prefix, "corpus/a.jsonl", CORPUS)
+    vendor.change = change
+    [(version, _)] = versions(vendor, s3_prefix)
+    assert re.fullmatch(rf"{len(CORPUS)}-\d{{10}}", version)
+    assert versions(vendor, s3_prefix)[0][0] == version
+    uri = f"{s3_prefix}/corpus/a.jsonl"
+    with open_input(uri, through(vendor)) as file:
+        assert file.read() == CORPUS
+    put(s3, s3_prefix, "corpus/a.jsonl", CORPUS * 2)
+    assert not is_unchanged(uri, version, through(vendor))
+    assert versions(vendor, s3_prefix)[0][0] != version
+
+
+def test_the_times_of_an_object_may_differ_too(vendor: Relay, s3: S3Server, s3_prefix: str) -> None:
+    """Only the listing is compared with the listing then."""
+    put(s3, s3_prefix, "corpus/a.jsonl", CORPUS)
+    old = in_heads(b'ETag: "other"\r\n')
+    vendor.change = both(
+        old,
+        lambda head, body: (
+            re.sub(rb"(?i)(last-modified: )[^\r]*", rb"\1Mon, 01 Jan 2024 00:00:00 GMT", head) if not body else head,
+            body,
+        ),
+    )
+    [(version, _)] = versions(vendor, s3_prefix)
+    put(s3, s3_prefix, "corpus/a.jsonl", CORPUS * 2)
+    assert not is_unchanged(f"{s3_prefix}/corpus/a.jsonl", version, through(vendor))
+
+
+def test_an_object_without_etag_and_time_is_refused(vendor: Relay, s3: S3Server, s3_prefix: str) -> None:
+    put(s3, s3_prefix, "corpus/a.jsonl", CORPUS)
+    vendor.change = both(NO_ETAGS, lambda head, body: (head, re.sub(rb"<LastModified>[^<]*</LastModified>", b"", body)))
+    with pytest.raises(StorageError, match="neither an ETag nor a time of modification"):
+        list_inputs(f"{s3_prefix}/corpus", through(vendor))
+
+
+def test_a_get_that_knows_another_etag_is_asked_without_it(vendor: Relay, s3: S3Server, s3_prefix: str) -> None:
+    put(s3, s3_prefix, "corpus/a.jsonl", CORPUS)
+    with open_input(f"{s3_prefix}/corpus/a.jsonl", through(vendor)) as file:
+        vendor.refuse = lambda method, path, fields: (
+            (412, "PreconditionFailed", "pre-conditions") if "if-match" in fields else None
+        )
+        assert file.read() == CORPUS
+    with open_input(f"{s3_prefix}/corpus/a.jsonl", through(vendor)) as file:
+        put(s3, s3_prefix, "corpus/a.jsonl", CORPUS[::-1])
+        with pytest.raises(StorageError):
+            file.read()
+
+
+def test_a_model_is_fetched_whatever_its_etags(vendor: Relay, s3: S3Server, s3_prefix: str, tmp_path: Path) -> None:
+    put(s3, s3_prefix, "corpus/a.jsonl", CORPUS)
+    vendor.change = CONSTANT
+    [file] = list_inputs(f"{s3_prefix}/corpus", through(vendor))
+    fetch_input(file, tmp_path / "copy", through(vendor))
+    assert (tmp_path / "copy").read_bytes() == CORPUS
