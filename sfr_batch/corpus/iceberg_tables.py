@@ -7,6 +7,7 @@ manifests; data files are read as all others are. Knows nothing of rows.
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -14,7 +15,6 @@ import pyarrow as pa
 from sfr_batch.config.settings import CorpusSettings, StorageSettings
 from sfr_batch.corpus.file_formats import PARQUET
 from sfr_batch.corpus.foreign_tables import ICEBERG, root_above
-from sfr_batch.corpus.kept import Kept
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.table_files import (
     OTHER_NAMES,
@@ -33,8 +33,6 @@ from sfr_batch.storage.locations import absolute_uri
 from sfr_batch.storage.surroundings import names_in
 
 _METADATA_FILE = re.compile(ICEBERG.log)
-_KEPT: Kept[Any] = Kept()
-_ENDINGS = (".metadata.json", ".metadata.json.gz")
 _HINT = "version-hint.text"
 _NAME_MAPPING = "schema.name-mapping.default"
 _EXPORT = (
@@ -54,7 +52,7 @@ def newest_snapshot(settings: CorpusSettings) -> Pinned:
     """The snapshot to read: `corpus.version`, else the current one of the newest metadata. Raises ConfigError,
     CorpusError."""
     uri = _metadata_file(absolute_uri(str(settings.path)), settings.storage)
-    metadata = _KEPT.put((uri, settings.storage), _open(uri, settings.storage)).metadata
+    metadata = _open(uri, settings.storage).metadata
     wanted = settings.version
     if wanted is None:
         if metadata.current_snapshot_id is None:
@@ -71,11 +69,8 @@ def newest_snapshot(settings: CorpusSettings) -> Pinned:
 
 def list_files(settings: CorpusSettings, columns: Sequence[str]) -> list[Shard]:
     """The live data files at `corpus.version`. columns: paths of the columns that are read. Raises CorpusError."""
-    if settings.version is None or not str(settings.path).endswith(_ENDINGS):
-        pinned = newest_snapshot(settings)
-    else:
-        pinned = Pinned(absolute_uri(str(settings.path)), settings.version)
-    table = _KEPT.get((pinned.metadata, settings.storage), lambda: _open(pinned.metadata, settings.storage))
+    pinned = newest_snapshot(settings)
+    table = _open(pinned.metadata, settings.storage)
     metadata = table.metadata
     name = f"snapshot {pinned.snapshot} of the Iceberg table {metadata.location}"
     scan = table.scan(snapshot_id=pinned.snapshot)
@@ -105,7 +100,7 @@ def list_files(settings: CorpusSettings, columns: Sequence[str]) -> list[Shard]:
 
 def _metadata_file(uri: str, storage: StorageSettings) -> str:
     """The metadata file that the path is, or the newest one of the table whose folder it is."""
-    if uri.endswith(_ENDINGS):
+    if _METADATA_FILE.fullmatch(uri.rsplit("/", 1)[-1]):
         return uri
     folder = f"{uri.rstrip('/')}/{ICEBERG.folder}"
     there = [name for name in names_in(folder, "", storage)[0] if _METADATA_FILE.fullmatch(name) or name == _HINT]
@@ -149,6 +144,7 @@ def _number(name: str) -> int:
     return int(re.match(r"v?(\d+)", name)[1])  # type: ignore[index]
 
 
+@lru_cache(maxsize=2)
 def _open(uri: str, storage: StorageSettings) -> Any:
     """The table with the metadata file ``uri``."""
     try:

@@ -5,25 +5,37 @@ Knows paths, names and versions of files; knows nothing of what is in them.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import overload
 
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus import foreign_tables, table_versions
-from sfr_batch.corpus.file_formats import COMPRESSIONS, CSV, JSONL, TEXT, format_of, supported
+from sfr_batch.corpus.file_formats import PARQUET, TEXT, ending_of, format_of, may_be, supported
+from sfr_batch.corpus.file_names import (
+    MAGIC_BYTES,
+    by_first_bytes,
+    is_marker,
+    is_unclear,
+    is_unreadable,
+    samples_of,
+    shape_of,
+    was_passed_over,
+)
 from sfr_batch.corpus.partitions import partition_of
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.errors import CorpusError, ObjectNotFound, counted
-from sfr_batch.storage.input_listing import find_inputs
-from sfr_batch.storage.inputs import InputFile
+from sfr_batch.storage.input_listing import InputListing, find_inputs, one_of_each
+from sfr_batch.storage.inputs import InputFile, read_input_range
+from sfr_batch.storage.parallel import in_parallel
 
-_OTHER_DATA = (
-    *(".json", ".bz2", ".xz", ".lz4", ".zip", ".7z", ".tar", ".tgz", ".avro", ".orc", ".arrow", ".feather", ".xlsx"),
-    *COMPRESSIONS,
-)
-_HIDDEN = "hidden (names with _ or .)"
+_HIDDEN = "hidden (names that begin with _ or .)"
 _UNKNOWN = "of unknown kind"
 _OTHER_FORMAT = "not of corpus.format"
+_EMPTY = "without a byte"
+_LINKED = "counted once, for links give them a second name"
+_SHAPES = 32
+"""Most shapes of names of which files are opened to see what they are."""
+_PROBES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +75,8 @@ class Listing(Sequence[Shard]):
 
     shards: tuple[Shard, ...]
     passed_over: PassedOver
+    later: tuple[str, ...] = ()
+    """URIs of shards that earlier releases passed over without a word, sorted."""
 
     @overload
     def __getitem__(self, index: int) -> Shard: ...
@@ -82,69 +96,180 @@ def list_shards(settings: CorpusSettings) -> Listing:
     """All shards, sorted by URI, each once, and the files that are none. Raises CorpusError if there are no shards."""
     found: dict[str, Shard] = {}
     passed_over: dict[str, str] = {}
-    for path in [settings.path] if isinstance(settings.path, str) else settings.path:
+    later: set[str] = set()
+    paths = [settings.path] if isinstance(settings.path, str) else settings.path
+    for path in paths:
         if settings.is_table:
             shards = table_versions.list_files(settings)
         else:
-            shards, others = _list(path, settings)
-            passed_over.update(others)
+            files = _sort(path, settings)
+            shards = files.shards
+            passed_over.update(files.passed_over)
+            later.update(files.later)
         found.update({shard.uri: shard for shard in shards})
+    for uri in one_of_each(found) if len(paths) > 1 else ():
+        passed_over[uri] = _LINKED
+        del found[uri]
     for uri in found:
         passed_over.pop(uri, None)
-    return Listing(tuple(found[uri] for uri in sorted(found)), PassedOver.of(passed_over))
+    uris = sorted(found)
+    return Listing(
+        tuple(found[uri] for uri in uris), PassedOver.of(passed_over), tuple(uri for uri in uris if uri in later)
+    )
 
 
-def _list(path: str, settings: CorpusSettings) -> tuple[list[Shard], dict[str, str]]:
+@dataclass
+class _Files:
+    """The files at one path, sorted by what becomes of them."""
+
+    shards: list[Shard] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """By URI, what a file is that holds documents in a form that is not supported."""
+    unclear: list[InputFile] = field(default_factory=list)
+    """Files of documents whose names do not tell the format."""
+    unknown: list[InputFile] = field(default_factory=list)
+    passed_over: dict[str, str] = field(default_factory=dict)
+    """By URI, why."""
+    later: list[str] = field(default_factory=list)
+    """URIs of shards that were passed over before such names were known."""
+
+    def add(self, file: InputFile, kind: str, compression: str) -> None:
+        """Take in a shard."""
+        self.shards.append(Shard(file.uri, file.version, file.size, kind, compression, partition_of(file.uri)))
+
+
+def _sort(path: str, settings: CorpusSettings) -> _Files:
+    """The files at ``path``. Raises CorpusError if there are none to read, or some that cannot be passed over."""
     try:
         listing = find_inputs(path, settings.storage)
     except ObjectNotFound as error:
-        raise CorpusError(_nothing_at(path)) from error
+        raise CorpusError(_nothing_at(path, [])) from error
     foreign_tables.refuse(listing, path, settings)
-    files = listing.files
-    shards = [shard for file in files if (shard := _shard(file, settings))]
-    if not files:
-        raise CorpusError(_nothing_at(path))
-    if not shards:
-        raise CorpusError(
-            f"corpus.path {path} has no readable files among its {counted(len(files), 'file')}, e.g. {files[0].uri}. "
-            f"Supported: {supported()}. For files with other endings set corpus.format."
-        )
-    taken = {shard.uri for shard in shards}
-    other_data = [file.uri for file in files if file.uri.lower().endswith(_OTHER_DATA) and file.uri not in taken]
-    if other_data and settings.format == "auto":
-        raise CorpusError(
-            f"corpus.path {path} holds {counted(len(other_data), 'data file')} in unsupported formats, e.g. "
-            f"{other_data[0]}. Supported: {supported()}. Convert them, select the files to read with a glob, or set "
-            "corpus.format."
-        )
-    texts = [shard.uri for shard in shards if shard.format == TEXT]
-    if texts and len(texts) < len(shards) and settings.format == "auto":
-        raise CorpusError(
-            f"corpus.path {path} holds text files, e.g. {texts[0]}, mixed with files that have columns. Select the "
-            "files to read with a glob, or set corpus.format."
-        )
-    why = _UNKNOWN if settings.format == "auto" else _OTHER_FORMAT
-    return shards, {
-        **{file.uri: _HIDDEN for file in listing.hidden},
-        **{file.uri: why for file in files if file.uri not in taken},
-    }
+    hidden = [file for file in listing.hidden if not is_marker(file.uri, file.size)]
+    if not listing.files:
+        raise CorpusError(_nothing_at(path, hidden))
+    files = _Files()
+    for file in listing.files:
+        if not is_marker(file.uri, file.size):
+            _sort_by_name(file, settings, files)
+    _sort_by_first_bytes(settings, files)
+    _check(path, listing, files, settings)
+    files.passed_over.update({file.uri: _HIDDEN for file in hidden})
+    files.passed_over.update({file.uri: _UNKNOWN for file in files.unknown})
+    files.passed_over.update({file.uri: _LINKED for file in listing.repeated})
+    if settings.format == "auto":
+        start = len(listing.base)
+        files.later = [shard.uri for shard in files.shards if was_passed_over(shard.uri, shard.uri[start:])]
+    return files
 
 
-def _nothing_at(path: str) -> str:
-    return f"corpus.path {path} matches no files. Correct the path. Names that begin with _ or . are skipped."
-
-
-def _shard(file: InputFile, settings: CorpusSettings) -> Shard | None:
+def _sort_by_name(file: InputFile, settings: CorpusSettings, files: _Files) -> None:
     kind, compression = format_of(file.uri)
+    if kind is None and is_unreadable(file.uri):
+        files.unreadable[file.uri] = ""
+        return
     if settings.format != "auto":
-        if kind not in (None, settings.format) and not _same_family(kind, settings.format):
-            return None
-        kind = settings.format
-    if kind is None:
-        return None
-    return Shard(file.uri, file.version, file.size, kind, compression, partition_of(file.uri))
+        if not may_be(file.uri, settings.format):
+            files.passed_over[file.uri] = _OTHER_FORMAT
+            return
+        kind, compression = settings.format, compression if settings.format != PARQUET else ""
+    if kind == PARQUET and not file.size:
+        files.passed_over[file.uri] = _EMPTY
+    elif kind is not None:
+        files.add(file, kind, compression)
+    else:
+        (files.unclear if is_unclear(file.uri) else files.unknown).append(file)
 
 
-def _same_family(kind: str | None, asked: str) -> bool:
-    """Whether a file of this kind may be what ``asked`` means: data.txt may well be JSON Lines or CSV."""
-    return kind == TEXT and asked in (JSONL, CSV)
+def _sort_by_first_bytes(settings: CorpusSettings, files: _Files) -> None:
+    """Look at the beginning of a few of the files whose names do not tell what they are, and sort their likes."""
+    nameless = sorted([*files.unclear, *files.unknown], key=lambda file: file.uri)
+    if not nameless:
+        return
+    samples = samples_of([file.uri for file in nameless], _SHAPES)
+    begins = in_parallel(
+        lambda uri: by_first_bytes(read_input_range(uri, 0, MAGIC_BYTES, settings.storage)), samples, _PROBES_AT_ONCE
+    )
+    kinds: dict[str, set[str]] = {}
+    for uri, kind in zip(samples, begins, strict=True):
+        kinds.setdefault(shape_of(uri), set()).add(kind)
+    # Of one shape but not of one kind: nobody can tell what the others are.
+    kind_of = {shape: its.pop() if len(its) == 1 else _MIXED for shape, its in kinds.items()}
+    unclear = {file.uri for file in files.unclear}
+    files.unclear, files.unknown = [], []
+    for file in nameless:
+        kind = kind_of.get(shape_of(file.uri), "")
+        if kind == PARQUET:
+            files.add(file, PARQUET, "")
+        elif kind == _MIXED or (not kind and file.uri in unclear):
+            files.unclear.append(file)
+        elif kind:
+            files.unreadable[file.uri] = kind
+        else:
+            files.unknown.append(file)
+
+
+_MIXED = "mixed"
+
+
+def _check(path: str, listing: InputListing, files: _Files, settings: CorpusSettings) -> None:
+    """Raises CorpusError if files that hold documents would be passed over, or if nothing can be read."""
+    if files.unreadable:
+        first, kind = min(files.unreadable.items())
+        raise CorpusError(
+            f"corpus.path {path} holds {counted(len(files.unreadable), 'data file')} in unsupported formats, e.g. "
+            f"{first}{f', which is {kind}' if kind else ''}. Supported: {supported()}. Convert "
+            f"them{_or_select(path, listing, files.shards, settings)}."
+        )
+    if files.unclear:
+        first = files.unclear[0].uri
+        raise CorpusError(
+            f"corpus.path {path} holds {counted(len(files.unclear), 'data file')} whose names do not tell their "
+            f"format, e.g. {first}. Set corpus.format to parquet, jsonl, csv or "
+            f"text{_or_select(path, listing, files.shards, settings)}."
+        )
+    if not files.shards and files.passed_over:
+        raise CorpusError(
+            f"corpus.path {path} has no readable files, only {PassedOver.of(files.passed_over).describe()}. Correct "
+            "corpus.path or corpus.format, or write the files again."
+        )
+    if not files.shards:
+        raise CorpusError(
+            f"corpus.path {path} has no readable files among its {counted(len(listing.files), 'file')}, e.g. "
+            f"{listing.files[0].uri}. Supported: {supported()}. For files with other endings set corpus.format."
+        )
+    texts = [shard.uri for shard in files.shards if shard.format == TEXT]
+    others = [shard for shard in files.shards if shard.format != TEXT]
+    if texts and others and settings.format == "auto":
+        way_out = _or_select(path, listing, others, settings).removeprefix(", or s")
+        raise CorpusError(
+            f"corpus.path {path} holds text files, e.g. {texts[0]}, mixed with files that have columns. S{way_out}."
+        )
+
+
+def _or_select(path: str, listing: InputListing, shards: Sequence[Shard], settings: CorpusSettings) -> str:
+    """The way out by patterns that name these shards alone."""
+    if not shards:
+        return ""
+    endings = sorted({ending_of(shard.uri) for shard in shards})
+    if "" in endings or len(endings) > _FEW_ENDINGS:
+        return ", or select the files to read with patterns"
+    patterns = [f"{listing.base}/**/*{ending}" for ending in endings]
+    if not isinstance(settings.path, str):
+        return f", or select the files to read: write {', '.join(patterns)} in place of {path}"
+    shown = patterns[0] if len(patterns) == 1 else f"[{','.join(patterns)}]"
+    return f", or select the files to read: corpus.path={shown}"
+
+
+_FEW_ENDINGS = 3
+
+
+def _nothing_at(path: str, hidden: Sequence[InputFile]) -> str:
+    if not hidden:
+        return f"corpus.path {path} matches no files. Correct the path. Names that begin with _ or . are skipped."
+    first = hidden[0].uri
+    return (
+        f"corpus.path {path} matches no files but {counted(len(hidden), 'file')} whose names, or those of folders, "
+        f"begin with _ or ., e.g. {first}. They are skipped unless the path itself names them: "
+        f"corpus.path={first.rsplit('/', 1)[0]}."
+    )

@@ -6,7 +6,7 @@ Knows names and versions of files; knows nothing of what is in them.
 from dataclasses import dataclass, field
 
 from sfr_batch.config.settings import CorpusSettings
-from sfr_batch.corpus.file_formats import FORMATS, bare_name
+from sfr_batch.corpus.file_formats import FORMATS, delimiter_by_name
 from sfr_batch.corpus.partitions import Partition
 from sfr_batch.corpus.table_files import TableFile
 
@@ -44,6 +44,5 @@ def settings_for(shard: Shard, settings: CorpusSettings) -> CorpusSettings:
 
 
 def delimiter_of(shard: Shard, settings: CorpusSettings) -> str:
-    """The separator of a CSV's columns: `corpus.delimiter`, else a tab in .tsv and .tab files and a comma in others."""
-    name, _ = bare_name(shard.uri)
-    return settings.delimiter or ("\t" if name.endswith((".tsv", ".tab")) else ",")
+    """The separator of a CSV's columns: `corpus.delimiter`, else what its name says, see `FORMATS`."""
+    return settings.delimiter or delimiter_by_name(shard.uri)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from sfr_batch.config.settings import Config, CorpusSettings, SelectSettings, TableSettings
 from sfr_batch.corpus.columns import Carried, Columns, resolve_columns
-from sfr_batch.corpus.listing import list_shards
+from sfr_batch.corpus.listing import Listing, list_shards
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import ReadUnit, cut, rows_per_split
 from sfr_batch.corpus.survey import ShardStatistics, survey_shards
@@ -115,7 +115,17 @@ def make_plan(config: Config) -> EmbedPlan:
         accepted=accepted,
         reread=find_reread(recipes, diff.changed, base.read_shards()) if base and not config.select.rejects else (),
         passed_over=listing.passed_over,
+        newly_read=_newly_read(listing, base),
     )
+
+
+def _newly_read(listing: Listing, base: Snapshot | None) -> tuple[str, ...]:
+    """URIs of shards that an earlier release passed over when the base snapshot was made, as far as that shows."""
+    if base is None or not listing.later:
+        return ()
+    known = {record.uri for record in base.read_shards()}
+    # One of them in the base: this release, or one after it, has made it.
+    return listing.later if known.isdisjoint(listing.later) else ()
 
 
 def _open(store: Store) -> Table | None:
@@ -196,7 +206,7 @@ def _check_apart(corpus: CorpusSettings, table: TableSettings, root: str) -> Non
         uri = absolute_uri(path)
         if is_s3(uri) and corpus.storage != table.storage:
             continue  # the same name may be another bucket
-        if would_list(path, f"{root}/{names.data_key('0' * 32)}"):
+        if would_list(path, f"{root}/{names.data_key('0' * 32)}", corpus.storage):
             raise ConfigError(
                 f"corpus.path {path} covers table.path {table.path}: the next run would embed the table's own files. "
                 "Change one of the two paths."
@@ -222,14 +232,16 @@ def _select(settings: SelectSettings, shards: Sequence[Shard], base: Snapshot | 
     """Apply `select.shards` and `select.partitions`. Raises ConfigError if they match no shard of corpus or table."""
     if settings.everything:
         return _Selected(list(shards), [])
-    inside = [shard for shard in shards if covers(settings, shard.uri)]
+    inside = [shard for shard in shards if covers(settings, shard.uri, shard.partition)]
+    partitions = {shard.uri: shard.partition for shard in shards}
     records = base.read_shards() if base else []
-    if not inside and not any(covers(settings, record.uri) for record in records):
+    covered = {record.uri for record in records if covers(settings, record.uri, partitions.get(record.uri))}
+    if not inside and not covered:
         raise ConfigError(
             f"select matches none of the {counted(len(shards), 'shard')} of the corpus, e.g. {shards[0].uri}. Correct "
             "select.shards or select.partitions."
         )
-    return _Selected(inside, [r for r in records if r.uri != KEPT and not covers(settings, r.uri)])
+    return _Selected(inside, [r for r in records if r.uri != KEPT and r.uri not in covered])
 
 
 def _only_rejected(base: Snapshot | None, shards: Sequence[Shard], label: str) -> tuple[list[ShardRecord], list[Shard]]:

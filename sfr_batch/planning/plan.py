@@ -69,6 +69,8 @@ class EmbedPlan:
     """Inputs that the table's card lacks and that were accepted since."""
     passed_over: PassedOver = field(default=PassedOver(), repr=False)
     """Files below corpus.path that are no shards."""
+    newly_read: tuple[str, ...] = field(default=(), repr=False)
+    """URIs of shards that the release that made the base snapshot passed over without a word."""
     difference: Difference | None = field(default=None, repr=False)
     """The result of the comparison; None before it, and if there is nothing to compare with."""
 
@@ -94,12 +96,6 @@ class EmbedPlan:
     def accepts(self) -> bool:
         """Whether some of `later_inputs` are yet to be accepted."""
         return self.later_inputs.keys() != self.accepted.keys()
-
-    @property
-    def corpus_version(self) -> dict[str, Any] | None:
-        """Path, format and version of the table that is read; None for a corpus of files."""
-        corpus = self.config.corpus
-        return {"path": corpus.path, "format": corpus.format, "version": corpus.version} if corpus.is_table else None
 
     @cached_property
     def selection(self) -> Selection:
@@ -312,10 +308,7 @@ class EmbedPlan:
 
     def _describe_shards(self) -> str:
         vanished = f", {len(self.vanished):,} vanished" if self.vanished else ""
-        of = f" of version {self.config.corpus.version} of {self.config.corpus.path}" if self.corpus_version else ""
-        return (
-            f"{counted(len(self.carried) + len(self.changed), 'shard')}, {len(self.carried):,} unchanged{vanished}{of}"
-        )
+        return f"{counted(len(self.carried) + len(self.changed), 'shard')}, {len(self.carried):,} unchanged{vanished}"
 
     def _remarks(self) -> list[str]:
         remarks = [reread.describe() for reread in self.reread]
@@ -327,6 +320,11 @@ class EmbedPlan:
         if self.has_to_compare:
             remarks.append(
                 "upper bound: `plan --compare` reads the changed shards and counts rows that already have vectors"
+            )
+        if self.newly_read:
+            remarks.append(
+                f"{counted(len(self.newly_read), 'file')} that earlier releases passed over without a word, e.g. "
+                f"{self.newly_read[0]}, {'is' if len(self.newly_read) == 1 else 'are'} read from now on"
             )
         if self.accepts:
             remarks.append(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sfr_batch.config.settings import Config, SelectSettings, TableSettings
 from sfr_batch.corpus.columns import Columns
+from sfr_batch.corpus.partitions import HIVE_NULL, Partition, partition_of
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.format import names
 from sfr_batch.format.records import KEPT, ChangeCounts, ShardRecord
@@ -233,12 +234,22 @@ def _ids_to_retry(rejects: Sequence[RejectRow]) -> dict[str, frozenset[str]]:
     return {uri: frozenset(ids) for uri, ids in found.items()}
 
 
-def covers(settings: SelectSettings, uri: str) -> bool:
-    """Whether the shard ``uri`` is selected by name (`select.shards`) and partition (`select.partitions`)."""
+def covers(settings: SelectSettings, uri: str, partition: Partition | None = None) -> bool:
+    """Whether the shard ``uri`` is selected by name (`select.shards`) and partition (`select.partitions`).
+
+    partition: of the shard; None if only its path is known.
+    """
     if settings.shards and not any(_matches(uri, pattern) for pattern in settings.shards):
         return False
-    found = dict(part.split("=", 1) for part in uri.split("/")[:-1] if "=" in part)
-    return all(key in found and _within(found[key], wanted) for key, wanted in settings.partitions.items())
+    if not settings.partitions:
+        return True
+    # Also as they are written, with their escapes, which is what older configs have.
+    written = dict(part.split("=", 1) for part in uri.split("/")[:-1] if "=" in part)
+    values = {name: HIVE_NULL if value is None else value for name, value in partition or partition_of(uri)}
+    return all(
+        any(_within(found[name], wanted) for found in (values, written) if name in found)
+        for name, wanted in settings.partitions.items()
+    )
 
 
 def _matches(uri: str, pattern: str) -> bool:

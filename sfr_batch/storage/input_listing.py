@@ -3,14 +3,11 @@
 Knows names, sizes and versions; does not know which files can be read, see `corpus.listing`.
 """
 
-import glob
 import os
-import re
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
-
-from fsspec.utils import glob_translate
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import StorageError
@@ -18,10 +15,9 @@ from sfr_batch.storage.failures import explained
 from sfr_batch.storage.inputs import InputFile, local_input, s3_input
 from sfr_batch.storage.local_files import walk
 from sfr_batch.storage.locations import absolute_uri, is_s3
+from sfr_batch.storage.patterns import Pattern, parse_pattern
 from sfr_batch.storage.s3 import filesystem
 from sfr_batch.storage.versions import has_sound_etags
-
-_MAGIC = "*?["
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +30,8 @@ class InputListing:
     """Sorted by URI."""
     hidden: list[InputFile]
     """Files whose names below ``base`` begin with ``_`` or ``.``, or those of a folder above them; sorted by URI."""
+    repeated: list[InputFile] = field(default_factory=list)
+    """Files that are among ``files`` by another name, because symbolic links lead to them; sorted by URI."""
     pattern: bool = False
     """Whether the path is a pattern: then files below ``base`` that it does not name are not listed."""
     beside: list[str] = field(default_factory=list)
@@ -46,25 +44,27 @@ def list_inputs(path: str, settings: StorageSettings) -> list[InputFile]:
 
 
 def find_inputs(path: str, settings: StorageSettings) -> InputListing:
-    """The files that a file name, a folder or prefix, or a glob names; empty if there are none.
+    """The files that a file name, a folder or prefix, or a pattern names; empty if there are none.
 
-    Names below the given path that begin with ``_`` or ``.`` are hidden, as for every engine. Raises StorageError if
-    the path cannot be listed.
+    Names below the given path that begin with ``_`` or ``.`` are hidden, as for every engine, except folders
+    ``_name=value``. A file that symbolic links give several names below the path is listed once: by the name that no
+    link leads to, else by the first one. Raises StorageError if the path cannot be listed, ConfigError if a pattern is
+    wrong.
     """
     uri = absolute_uri(path)
-    plain, base, pattern = _parse_inputs(uri)
     with explained("list", uri):
+        pattern = _pattern_of(uri, settings)
+        plain = uri.removeprefix("s3://")
+        base = pattern.base if pattern else plain
         if is_s3(uri):
-            fs = filesystem(uri, settings)
-            found, others = _s3_glob(fs, plain, base) if pattern else (fs.find(plain, detail=True), [])
-            # Names that end in / are the empty objects that consoles make to show a folder.
-            objects = [info for name, info in found.items() if info["type"] == "file" and not name.endswith("/")]
-            sound = has_sound_etags(fs, objects)
-            files = [s3_input(info, sound_etags=sound) for info in objects]
+            files, beside = _on_s3(filesystem(uri, settings), base, pattern)
+            repeated = set[str]()
         else:
-            names = glob.glob(plain, recursive=True) if pattern else [plain]
-            found = {path: status for name in names for path, status in _inputs_at(name, deep=not pattern)}
-            files, others = [local_input(name, status) for name, status in found.items()], []
+            beside = []
+            found = dict(_on_disk(base, pattern))
+            files = [local_input(name, status) for name, status in found.items()]
+            # What is hidden counts for nothing: `current` may lead to a folder `.versions/7`.
+            repeated = _repeated({name: status for name, status in found.items() if not _hidden(name, base)}, base)
     base_uri = f"s3://{base}" if is_s3(uri) else base
     if [file.uri for file in files] == [uri]:
         return InputListing(base_uri, files, [])  # named itself, so not hidden whatever its name
@@ -74,37 +74,102 @@ def find_inputs(path: str, settings: StorageSettings) -> InputListing:
     hidden = {file.uri for file in files if _hidden(file.uri.removeprefix("s3://"), base)}
     return InputListing(
         base_uri,
-        [file for file in files if file.uri not in hidden],
-        [file for file in files if file.uri in hidden],
-        pattern,
-        [f"s3://{name}" for name in others],
+        [file for file in files if file.uri not in hidden and file.uri not in repeated],
+        [file for file in files if file.uri in hidden and file.uri not in repeated],
+        [file for file in files if file.uri in repeated],
+        pattern is not None,
+        beside,
     )
 
 
-def would_list(path: str, uri: str) -> bool:
-    """Whether `list_inputs` of ``path`` would list a file at ``uri``, if there were one."""
-    plain, base, pattern = _parse_inputs(absolute_uri(path))
+def would_list(path: str, uri: str, settings: StorageSettings) -> bool:
+    """Whether `find_inputs` of ``path`` would list a file at ``uri``, if there were one, as one that is not hidden."""
+    whole = absolute_uri(path)
+    with explained("list", whole):
+        pattern = _pattern_of(whole, settings)
+    base = pattern.base if pattern else whole.removeprefix("s3://")
     name = absolute_uri(uri).removeprefix("s3://")
-    inside = re.match(glob_translate(plain), name) if pattern else name.startswith(f"{base.rstrip('/')}/")
-    return bool(inside) and not _hidden(name, base)
+    inside = pattern.matches(name) if pattern else name.startswith(f"{base.rstrip('/')}/")
+    return inside and not _hidden(name, base)
 
 
-def _parse_inputs(uri: str) -> tuple[str, str, bool]:
-    """(name without scheme, folder or file below which to look, whether the name is a pattern)."""
-    plain = uri.removeprefix("s3://")
-    # A local name may contain these characters itself: an existing one is no pattern.
-    pattern = any(char in plain for char in _MAGIC) and (is_s3(uri) or not os.path.lexists(plain))
-    base = os.path.dirname(plain[: min(plain.index(char) for char in _MAGIC if char in plain)]) if pattern else plain
-    return plain, base, pattern
+def one_of_each(uris: Iterable[str]) -> dict[str, str]:
+    """Of local files that several of the URIs lead to: the URIs to leave out, with the one that stays.
+
+    Of several names of one file the name that no link leads to stays, else the one that comes first in ``uris``.
+    """
+    folders: dict[str, str] = {}
+    names: dict[str, list[str]] = {}
+    for uri in uris:
+        if is_s3(uri):
+            continue
+        folder, name = os.path.split(uri)
+        real = folders[folder] if folder in folders else folders.setdefault(folder, os.path.realpath(folder))
+        path = os.path.join(real, name)
+        names.setdefault(os.path.realpath(path) if os.path.islink(path) else path, []).append(uri)
+    return {
+        uri: kept
+        for real, its in names.items()
+        for kept in [real if real in its else its[0]]
+        for uri in its
+        if uri != kept
+    }
 
 
-def _s3_glob(fs: Any, pattern: str, base: str) -> tuple[dict[str, Any], list[str]]:
-    """As fs.glob, in one listing, but what cannot be listed is an error: skipping it would lose documents. Also the
-    names of other files in the listing."""
-    stem = pattern[len(base) + 1 : min(pattern.index(char) for char in _MAGIC if char in pattern)]
-    matches = re.compile(glob_translate(pattern)).match
-    found = fs.find(base, prefix=stem, detail=True)
-    return {name: info for name, info in found.items() if matches(name)}, [name for name in found if not matches(name)]
+def _pattern_of(uri: str, settings: StorageSettings) -> Pattern | None:
+    """The pattern that ``uri`` is, if it is one: a name that exists is none, whatever characters it has."""
+    if not is_s3(uri):
+        return parse_pattern(uri, os.path.lexists)
+    return parse_pattern(uri.removeprefix("s3://"), lambda name: _is_on_s3(name, settings))
+
+
+def _is_on_s3(name: str, settings: StorageSettings) -> bool:
+    """Whether there is an object, or a prefix, of this name, as far as we may know."""
+    try:
+        return bool(filesystem(f"s3://{name}", settings).exists(name))
+    except PermissionError:
+        return False
+
+
+def _on_s3(fs: Any, base: str, pattern: Pattern | None) -> tuple[list[InputFile], list[str]]:
+    """The objects, and the URIs of others that the listing showed. What cannot be listed is an error: to pass over it
+    would lose documents."""
+    found = fs.find(base, prefix=pattern.stem if pattern else "", detail=True)
+    # Names that end in / are the empty objects that consoles make to show a folder.
+    objects = {name: info for name, info in found.items() if info["type"] == "file" and not name.endswith("/")}
+    named = {name for name in objects if pattern is None or pattern.matches(name)}
+    chosen = [info for name, info in objects.items() if name in named]
+    sound = has_sound_etags(fs, chosen)
+    files = [s3_input(info, sound_etags=sound) for info in chosen]
+    return files, [f"s3://{name}" for name in objects if name not in named]
+
+
+def _on_disk(base: str, pattern: Pattern | None) -> Iterator[tuple[str, os.stat_result]]:
+    if os.path.isfile(base):
+        yield base, os.stat(base)
+        return
+    files = walk(base, wanted=pattern.matches, enter=pattern.may_lead) if pattern else walk(base)
+    yield from ((name, status) for name, status in files if stat.S_ISREG(status.st_mode))
+
+
+def _repeated(found: dict[str, os.stat_result], base: str) -> set[str]:
+    """The names to leave out because a file has another one. Hard links are different files, as they are to `ls`."""
+    by_inode: dict[tuple[int, int], list[str]] = {}
+    for name, status in found.items():
+        by_inode.setdefault((status.st_dev, status.st_ino), []).append(name)
+    real_base = os.path.realpath(base)
+    left_out: set[str] = set()
+    for names in by_inode.values():
+        if len(names) == 1:
+            continue
+        by_path: dict[str, list[str]] = {}
+        for name in sorted(names):
+            by_path.setdefault(os.path.realpath(name), []).append(name)
+        for real, its in by_path.items():
+            without_links = base + real.removeprefix(real_base)
+            kept = without_links if without_links in its else its[0]
+            left_out.update(name for name in its if name != kept)
+    return left_out
 
 
 def _check_name(uri: str) -> None:
@@ -115,13 +180,9 @@ def _check_name(uri: str) -> None:
         raise StorageError(f"{shown}: the name of this file is not UTF-8; rename it.") from None
 
 
-def _inputs_at(name: str, deep: bool) -> Iterator[tuple[str, os.stat_result]]:
-    """The file itself, or the files of a folder if ``deep``; nothing if it does not exist."""
-    if os.path.isfile(name):
-        yield name, os.stat(name)
-    elif deep:
-        yield from walk(name)
-
-
 def _hidden(name: str, base: str) -> bool:
-    return any(part.startswith(("_", ".")) for part in name[len(base) :].strip("/").split("/"))
+    """Whether a name below ``base`` is hidden. Folders `_name=value` are partitions, to Hive and Spark as well."""
+    *folders, last = name[len(base) :].strip("/").split("/")
+    if last.startswith(("_", ".")):
+        return True
+    return any(folder.startswith(".") or (folder.startswith("_") and "=" not in folder) for folder in folders)

@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -118,8 +118,17 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def walk(top: str) -> Iterator[tuple[str, os.stat_result]]:
+def _everything(_: str) -> bool:
+    return True
+
+
+def walk(
+    top: str, wanted: Callable[[str], bool] = _everything, enter: Callable[[str], bool] = _everything
+) -> Iterator[tuple[str, os.stat_result]]:
     """Every file below a folder. Links to folders are followed.
+
+    wanted: whether a file of this path is listed; enter: whether a folder of this path is looked into. What these leave
+    out raises nothing, either.
 
     Raises StorageError for a broken link and for a link to a folder that contains it, OSError for a folder that
     cannot be read: to pass over one of them would lose documents.
@@ -134,12 +143,12 @@ def walk(top: str) -> Iterator[tuple[str, os.stat_result]]:
         status = os.stat(folder)
         trail = above.get(os.path.dirname(folder), set()) | {(status.st_dev, status.st_ino)}
         above[folder] = trail
+        folders[:] = [name for name in folders if enter(os.path.join(folder, name))]
         for name in folders:
             path = os.path.join(folder, name)
             if os.path.islink(path) and ((status := os.stat(path)).st_dev, status.st_ino) in trail:
                 raise StorageError(f"{path} is a link to a folder that contains it; remove it.")
-        for name in names:
-            path = os.path.join(folder, name)
+        for path in filter(wanted, (os.path.join(folder, name) for name in names)):
             try:
                 status = os.stat(path)
             except FileNotFoundError:

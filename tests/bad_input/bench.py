@@ -356,7 +356,7 @@ HALF_INDEX = b'{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "mo
 S3_CORPUS = ("corpus.path={bucket}/corpus",)
 
 SUPPORTED = (
-    ".parquet, .pq, .jsonl, .ndjson, .jsonlines, .csv, .tsv, .tab, .txt; "
+    ".parquet, .pq, .parq, .jsonl, .ndjson, .jsonlines, .ldjson, .jl, .json, .csv, .tsv, .tab, .psv, .txt, .text; "
     "all but Parquet also with .gz, .gzip, .zst, .zstd"
 )
 FAR_DOWN = [{"id": f"far{n}", "text": "x " * 100_000, "n": n} for n in range(2)]

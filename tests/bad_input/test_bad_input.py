@@ -231,15 +231,15 @@ ROWS = [
         files={"a.docx": b"x", "b.pdf": b"x"}),
     Row("some unsupported files",
         "corpus.path {root}/corpus holds 1 data file in unsupported formats, e.g. {root}/corpus/b.avro. Supported: "
-        "{supported}. Convert them, select the files to read with a glob, or set corpus.format.",
+        "{supported}. Convert them, or select the files to read: corpus.path={root}/corpus/**/*.jsonl.",
         files={**GOOD, "b.avro": b"x"}),
     Row("text among Parquet",
         "corpus.path {root}/corpus holds text files, e.g. {root}/corpus/notes.txt, mixed with files that have "
-        "columns. Select the files to read with a glob, or set corpus.format.",
+        "columns. Select the files to read: corpus.path={root}/corpus/**/*.parquet.",
         files={"a.parquet": table(id=["a"], text=["x"]), "notes.txt": b"x\n"}),
-    Row("compressed Parquet", "corpus.path {root}/corpus has no readable files among its 1 file, e.g. "
-                              "{root}/corpus/a.parquet.gz. Supported: {supported}. For files with other endings set "
-                              "corpus.format.",
+    Row("compressed Parquet",
+        "{root}/corpus/a.parquet.gz is not a readable Parquet file: {*}. It is compressed as a whole: unpack it "
+        "(gunzip). Replace it, or remove it from the corpus.",
         files={"a.parquet.gz": gzip.compress(table(id=["a"], text=["x"]))}),
     Row("no rows in Parquet",
         "The corpus {root}/corpus has no rows, only 1 empty shard, e.g. {root}/corpus/a.parquet. Add rows, or "
@@ -298,11 +298,12 @@ ROWS = [
         "{root}/corpus/h.jsonl has no column 'text' (corpus.text). Did you mean 'txt'? It has: id, txt.",
         files={**GOOD, "h.jsonl": jsonl([{"id": "a", "txt": "x"}])}),
     Row("wrong delimiter",
-        "{root}/corpus/a.csv has no column 'id' (corpus.id). It has: key;text. If this is the whole header of a CSV, "
-        "set corpus.delimiter to its separator.", files={"a.csv": b"key;text\na;x\n"}),
+        "{root}/corpus/a.csv has no column 'id' (corpus.id). It has: id;text. If this is the whole header of a CSV, "
+        "set corpus.delimiter to its separator.", files={"a.csv": b"id;text\na;x\n"}),
     # Damaged files, found while planning
     Row("empty Parquet file",
-        "{root}/corpus/a.parquet is not a readable Parquet file: {*}. Replace it, or remove it from the corpus.",
+        "corpus.path {root}/corpus has no readable files, only 1 file: 1 without a byte, e.g. {root}/corpus/a.parquet. "
+        "Correct corpus.path or corpus.format, or write the files again.",
         files={"a.parquet": b""}),
     Row("no Parquet file",
         "{root}/corpus/a.parquet is not a readable Parquet file: {*}. Replace it, or remove it from the corpus.",
@@ -341,8 +342,8 @@ ROWS = [
         "model.path: the folder {cwd}/modell does not exist. Give an existing folder or a model hub name.",
         overrides=("model.path=./modell",)),
     Row("no model folder, no hub name",
-        "model.path: s4://models/x is neither a folder on this machine, nor an s3:// prefix, nor a model hub "
-        "name (owner/name).", overrides=("model.path=s4://models/x",)),
+        "model.path: models/x/y is neither a folder on this machine, nor an s3:// prefix, nor a model hub "
+        "name (owner/name).", overrides=("model.path=models/x/y",)),
     Row("no such package",
         "model.path: package:minilm/model needs the Python package minilm, which is not installed on this node.",
         overrides=("model.path=package:minilm/model",)),

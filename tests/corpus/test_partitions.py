@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from sfr_batch.config.settings import CorpusSettings
+from sfr_batch.config.settings import CorpusSettings, SelectSettings
 from sfr_batch.corpus.columns import resolve_columns
 from sfr_batch.corpus.listing import list_shards
 from sfr_batch.corpus.partitions import partition_of
@@ -14,6 +14,7 @@ from sfr_batch.corpus.rows import Rows
 from sfr_batch.corpus.splits import cut
 from sfr_batch.corpus.survey import survey_shards
 from sfr_batch.pipeline.packing import unit_from_json, unit_to_json
+from sfr_batch.planning.selection import covers
 from tests.tables import jsonl, parquet, put
 
 
@@ -80,6 +81,30 @@ def test_the_path_gives_no_ids(tmp_path: Path) -> None:
     assert [part.rejects.num_rows for part in rows] == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("city", "found"),
+    [
+        ("New York", ["New%20York"]),
+        ("New%20York", ["New%20York"]),  # as it is written
+        ("New*", ["New%20York"]),
+        ("S..Z", ["S%C3%A3o"]),
+        ("São", ["S%C3%A3o"]),
+        ("__HIVE_DEFAULT_PARTITION__", ["__HIVE_DEFAULT_PARTITION__"]),
+    ],
+)
+def test_values_are_selected_decoded(city: str, found: list[str]) -> None:
+    select = SelectSettings(partitions={"city": city})
+    uris = [f"/c/city={value}/a.parquet" for value in ("New%20York", "S%C3%A3o", "__HIVE_DEFAULT_PARTITION__")]
+    assert [uri.split("=")[1].split("/")[0] for uri in uris if covers(select, uri)] == found
+
+
+def test_values_that_a_table_states_are_selected() -> None:
+    select = SelectSettings(partitions={"city": "Rome"})
+    assert covers(select, "/c/data/1.parquet", (("city", "Rome"),))
+    assert not covers(select, "/c/data/1.parquet", (("city", None),))
+    assert not covers(select, "/c/data/1.parquet")
+
+
 def test_what_is_passed_over_is_said(tmp_path: Path) -> None:
     put(str(tmp_path), "a.jsonl", jsonl([{"id": "b", "text": "x"}]))
     for name in ("notes.md", "more.md", "_old/b.jsonl"):
@@ -89,5 +114,6 @@ def test_what_is_passed_over_is_said(tmp_path: Path) -> None:
     assert [shard.uri for shard in listing] == [f"{root}/a.jsonl"]
     assert listing.passed_over.files == 3
     assert listing.passed_over.describe() == (
-        f"3 files: 1 hidden (names with _ or .), e.g. {root}/_old/b.jsonl; 2 of unknown kind, e.g. {root}/more.md"
+        f"3 files: 1 hidden (names that begin with _ or .), e.g. {root}/_old/b.jsonl; "
+        f"2 of unknown kind, e.g. {root}/more.md"
     )

@@ -182,7 +182,6 @@ def carry_out(table: Table, found: Compaction, confirm: Callable[[], None] = lam
             indexes=base.read_indexes() | indexes,
             visited=frozenset(),
             operation="compact",
-            corpus=base.manifest.corpus,
         )
         confirm()
         return dataclasses.replace(found, snapshot=publish(table, base, draft))
