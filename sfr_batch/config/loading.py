@@ -93,6 +93,9 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         node = node[key]
         if not isinstance(node, dict):
             raise ConfigError(f"The override {dotted} goes through {key!r}, which is a value and not a section.")
+    if len(value) == 1 and not value.isalnum() and value != "~":  # a delimiter or a quote, which YAML takes for syntax
+        node[keys[-1]] = value
+        return
     try:
         node[keys[-1]] = yaml.safe_load(value)
     except yaml.YAMLError as error:

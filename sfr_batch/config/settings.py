@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -42,9 +43,22 @@ def _must_not_be_reference(value: str) -> str:
 
 
 def _must_be_one_character(value: str) -> str:
+    if named := re.fullmatch(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|([0-7]{3}))", value):
+        return chr(int(named[1] or named[2] or named[3], 8 if named[3] else 16))
+    value = {r"\t": "\t", "\\\\": "\\"}.get(value, value)
     if len(value) != 1:
         raise ValueError("must be one character, such as ';'")
     return value
+
+
+def _must_be_no_yaml_escape(values: list[str]) -> list[str]:
+    if "\x85" in values:
+        raise ValueError(r"YAML reads \N in double quotes as another character. Write '\N' in single quotes.")
+    return values
+
+
+def _none_is_false(value: object) -> object:
+    return False if value is None else value
 
 
 EnvReference = Annotated[str, AfterValidator(_must_be_reference)]
@@ -60,6 +74,12 @@ _FromColumns = Annotated[
 Paths = Annotated[
     Annotated[Location, Tag(TAGS[0])] | Annotated[list[Location], Field(min_length=1), Tag(TAGS[1])],
     Discriminator(lambda value: TAGS[isinstance(value, list)]),
+]
+
+Header = Annotated[
+    Annotated[bool, Tag(TAGS[0])] | Annotated[list[Location], Field(min_length=1), Tag(TAGS[1])],
+    Discriminator(lambda value: TAGS[isinstance(value, list)]),
+    BeforeValidator(_none_is_false),
 ]
 
 
@@ -119,9 +139,28 @@ class CorpusSettings(Section):
     template is removed. A path, `meta.title`, names a column inside a struct or a JSON object; this works in all
     settings that name columns."""
     delimiter: Character | None = None
-    """Field separator of a CSV. Default: a tab in .tsv and .tab files, a comma in others."""
+    r"""Field separator of a CSV, such as ';' or '\x01'. Default: a tab in .tsv and .tab files, a comma in others. A
+    first line `sep=;` in a file goes before it."""
     quote: Character | None = '"'
     """Quote character of a CSV. `null`: quotes are ordinary text, as in many .tsv files."""
+    escape: Character | None = None
+    r"""Escape character of a CSV: '\' for what Spark, MySQL, PostgreSQL, Redshift or Hive have written. In quotes it
+    takes away the meaning of a quote, a delimiter, a line break or itself, and is text before anything else. Outside
+    of quotes see `escape_unquoted`. Default: none, a quote within quotes is doubled."""
+    escape_unquoted: bool = False
+    r"""Whether `escape` also holds outside of quotes, as pandas and Arrow write it; Spark does not. With `quote: null`
+    it always does. There \n, \t, \r, \b, \f, \v, \0 and \Z are control characters, as in dumps of databases, and the
+    escape before any other character is left out."""
+    trim: bool = False
+    """Whether blanks on both sides of the delimiters of a CSV are left out, unless they are in quotes."""
+    header: Header = True
+    """Whether the first record of a CSV names its columns. A list names them instead: [id, text]; then a record that
+    repeats the names is rejected. `false`: there are no names, and the columns are "0", "1" and so on."""
+    comment: Location | None = None
+    """What begins a line of a CSV that is a comment, such as '#'. Default: there are no comments."""
+    nulls: Annotated[list[str], AfterValidator(_must_be_no_yaml_escape)] | None = None
+    r"""Fields of a CSV that stand for a missing value, in quotes or not, such as ['\N', 'NULL', '']. Default: none, but
+    a file that has \N in a column in use is refused, and later rows that have it are rejected; [] makes \N a text."""
     carry: _FromColumns = []
     """Columns to copy into the table, beside the vectors: a list, or a mapping from the name in the table to the column
     of the corpus, `{lang: meta.lang}`. In a list, a path is the name as well; many engines take no dots in names."""
@@ -140,6 +179,16 @@ class CorpusSettings(Section):
     def is_table(self) -> bool:
         """Whether the corpus is a table of another engine, read through that table's log."""
         return self.format in ("delta", "iceberg")
+
+    @model_validator(mode="after")
+    def _escape_is_another_character(self) -> "CorpusSettings":
+        if self.escape_unquoted and self.escape is None:
+            raise ValueError("escape_unquoted has no effect without escape: set escape, or remove escape_unquoted")
+        if self.delimiter is not None and self.delimiter in (self.quote, self.escape):
+            raise ValueError("delimiter must be another character than quote and escape")
+        if isinstance(self.header, list) and len(set(self.header)) < len(self.header):
+            raise ValueError("header names a column twice")
+        return self
 
     @property
     def carried(self) -> dict[str, str]:

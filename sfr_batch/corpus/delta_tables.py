@@ -5,7 +5,6 @@ all others are. Knows nothing of rows.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from sfr_batch.config.settings import CorpusSettings, StorageSettings
 from sfr_batch.corpus.file_formats import PARQUET
 from sfr_batch.corpus.foreign_tables import DELTA, root_above
+from sfr_batch.corpus.kept import Kept
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.table_files import FIELD_ID, TableFile, identity, located, pack_deleted, plain, value_as_text
 from sfr_batch.errors import ConfigError, CorpusError
@@ -25,6 +25,7 @@ from sfr_batch.storage.other_clients import object_store_options
 
 _KNOWN = {"deletionVectors", "columnMapping", "timestampNtz", "v2Checkpoint", "vacuumProtocolCheck", "typeWidening"}
 """The reader features that are honoured here; the library knows more, of which nobody has seen what they ask of us."""
+_KEPT: Kept["_Version"] = Kept()
 _MAPPED_ID = b"delta.columnMapping.id"
 
 
@@ -40,14 +41,17 @@ class _Version(NamedTuple):
 
 
 def newest_version(settings: CorpusSettings) -> int:
-    """The version to read: `corpus.version`, else the newest one. Raises ConfigError, CorpusError."""
-    return _open(absolute_uri(str(settings.path)), settings.version, settings.storage).number
+    """The version to read: `corpus.version`, else the newest one now. Raises ConfigError, CorpusError."""
+    root = absolute_uri(str(settings.path))
+    found = _open(root, settings.version, settings.storage)
+    return _KEPT.put((root, found.number, settings.storage), found).number
 
 
 def list_files(settings: CorpusSettings, columns: Sequence[str]) -> list[Shard]:
     """The live data files at `corpus.version`. columns: paths of the columns that are read. Raises CorpusError."""
     root = absolute_uri(str(settings.path))
-    version = _open(root, settings.version, settings.storage)
+    asked = (root, settings.version, settings.storage)
+    version = _KEPT.get(asked, lambda: _open(*asked))
     name = f"version {version.number} of the Delta table {root}"
     columns_are = identity(version.schema, columns)
     partitions = _partitions(version)
@@ -67,9 +71,8 @@ def list_files(settings: CorpusSettings, columns: Sequence[str]) -> list[Shard]:
     return shards
 
 
-@lru_cache(maxsize=2)
 def _open(root: str, number: int | None, storage: StorageSettings) -> _Version:
-    """Replay the log. Cached, because a run asks for the version that it has pinned several times."""
+    """Replay the log. number: None for the newest version."""
     try:
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError, TableNotFoundError

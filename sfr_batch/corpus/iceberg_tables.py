@@ -7,7 +7,6 @@ manifests; data files are read as all others are. Knows nothing of rows.
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -15,6 +14,7 @@ import pyarrow as pa
 from sfr_batch.config.settings import CorpusSettings, StorageSettings
 from sfr_batch.corpus.file_formats import PARQUET
 from sfr_batch.corpus.foreign_tables import ICEBERG, root_above
+from sfr_batch.corpus.kept import Kept
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.table_files import (
     OTHER_NAMES,
@@ -33,6 +33,8 @@ from sfr_batch.storage.locations import absolute_uri
 from sfr_batch.storage.surroundings import names_in
 
 _METADATA_FILE = re.compile(ICEBERG.log)
+_KEPT: Kept[Any] = Kept()
+_ENDINGS = (".metadata.json", ".metadata.json.gz")
 _HINT = "version-hint.text"
 _NAME_MAPPING = "schema.name-mapping.default"
 _EXPORT = (
@@ -52,7 +54,7 @@ def newest_snapshot(settings: CorpusSettings) -> Pinned:
     """The snapshot to read: `corpus.version`, else the current one of the newest metadata. Raises ConfigError,
     CorpusError."""
     uri = _metadata_file(absolute_uri(str(settings.path)), settings.storage)
-    metadata = _open(uri, settings.storage).metadata
+    metadata = _KEPT.put((uri, settings.storage), _open(uri, settings.storage)).metadata
     wanted = settings.version
     if wanted is None:
         if metadata.current_snapshot_id is None:
@@ -69,8 +71,11 @@ def newest_snapshot(settings: CorpusSettings) -> Pinned:
 
 def list_files(settings: CorpusSettings, columns: Sequence[str]) -> list[Shard]:
     """The live data files at `corpus.version`. columns: paths of the columns that are read. Raises CorpusError."""
-    pinned = newest_snapshot(settings)
-    table = _open(pinned.metadata, settings.storage)
+    if settings.version is None or not str(settings.path).endswith(_ENDINGS):
+        pinned = newest_snapshot(settings)
+    else:
+        pinned = Pinned(absolute_uri(str(settings.path)), settings.version)
+    table = _KEPT.get((pinned.metadata, settings.storage), lambda: _open(pinned.metadata, settings.storage))
     metadata = table.metadata
     name = f"snapshot {pinned.snapshot} of the Iceberg table {metadata.location}"
     scan = table.scan(snapshot_id=pinned.snapshot)
@@ -100,7 +105,7 @@ def list_files(settings: CorpusSettings, columns: Sequence[str]) -> list[Shard]:
 
 def _metadata_file(uri: str, storage: StorageSettings) -> str:
     """The metadata file that the path is, or the newest one of the table whose folder it is."""
-    if _METADATA_FILE.fullmatch(uri.rsplit("/", 1)[-1]):
+    if uri.endswith(_ENDINGS):
         return uri
     folder = f"{uri.rstrip('/')}/{ICEBERG.folder}"
     there = [name for name in names_in(folder, "", storage)[0] if _METADATA_FILE.fullmatch(name) or name == _HINT]
@@ -144,7 +149,6 @@ def _number(name: str) -> int:
     return int(re.match(r"v?(\d+)", name)[1])  # type: ignore[index]
 
 
-@lru_cache(maxsize=2)
 def _open(uri: str, storage: StorageSettings) -> Any:
     """The table with the metadata file ``uri``."""
     try:

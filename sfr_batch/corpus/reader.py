@@ -3,7 +3,8 @@
 Knows formats and storage; what becomes of a row is up to `rows`. Knows no table, no model and no Ray.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +13,16 @@ import pyarrow.parquet as pq
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.column_paths import is_inside
 from sfr_batch.corpus.columns import Columns
+from sfr_batch.corpus.csv_dialect import dialect_of, used_columns
+from sfr_batch.corpus.csv_records import CsvReader
 from sfr_batch.corpus.decompression import decompressed
 from sfr_batch.corpus.deleted_rows import check_there, deleted_rows
-from sfr_batch.corpus.file_formats import PARQUET
+from sfr_batch.corpus.file_formats import CSV, PARQUET
 from sfr_batch.corpus.partitions import fill_batch, fill_record
 from sfr_batch.corpus.read_ahead import Fetched, ranges_of
-from sfr_batch.corpus.records import Parsed, lines, parser, records
+from sfr_batch.corpus.records import Parsed, lines, parser
 from sfr_batch.corpus.rows import RowCollector, Rows
-from sfr_batch.corpus.shards import Shard, delimiter_of, settings_for
+from sfr_batch.corpus.shards import Shard, settings_for
 from sfr_batch.corpus.splits import ReadUnit, Split
 from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import CorpusError, ObjectNotFound, counted
@@ -151,9 +154,7 @@ class _Reader:
             open_input(self._shard.uri, self._settings.storage) as file,
             decompressed(file, self._shard.compression, self._shard.uri) as plain,
         ):
-            delimiter = delimiter_of(self._shard, self._settings)
-            quote = self._settings.quote
-            found, parse = records(plain, self._shard.uri, self._shard.format, delimiter, quote)
+            found, parse = self._records(plain)
             done = frozenset(stream.done)
             number = count = size = start = position = 0
             collector = self._collector()
@@ -169,6 +170,19 @@ class _Reader:
                 count, size = count + 1, size + length
             if number not in done:
                 yield self._part(stream.split_id(number, last=True), start, position + 1, count, size), collector
+
+    def _records(self, file: IO[bytes]) -> tuple[Iterator[tuple[int, int, Any]], Callable[[Any], Parsed]]:
+        """The records of a stream from its beginning, as (position, size, record), and the parser of a record.
+
+        position: byte offset of a line, number of a CSV record; size: bytes of a line, characters of a CSV record.
+        """
+        shard = self._shard
+        if shard.format != CSV:
+            return ((position, len(line), line) for position, line in lines(file, shard.uri)), parser(shard.format)
+        reader = CsvReader(file, shard.uri, dialect_of(shard, self._settings))
+        used = used_columns(shard, self._settings)
+        found = ((number, sum(len(field or "") for field in fields), fields) for number, fields in reader)
+        return found, lambda fields: reader.parse(fields, used)
 
     def _filled(self, record: Parsed) -> Parsed:
         return fill_record(record, self._of_path) if self._of_path and isinstance(record, dict) else record

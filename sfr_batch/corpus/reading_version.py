@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from sfr_batch.config.settings import CorpusSettings
-from sfr_batch.corpus.file_formats import JSONL
+from sfr_batch.corpus.file_formats import CSV, JSONL, TEXT
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.text_template import TextTemplate
 
@@ -45,8 +45,19 @@ def _takes_a_column_of_the_path(subject: ReadShard) -> bool:
     return not wanted.isdisjoint(subject.shard.columns_of_path(subject.settings))
 
 
+def _always(subject: ReadShard) -> bool:
+    return True
+
+
 CHANGES: tuple[Change, ...] = (
     Change(JSONL, 2, "a row without a column has the value of its folder, key=value", _takes_a_column_of_the_path),
+    *(
+        Change(format, 2, "a byte order mark at the beginning of a line is dropped", _always)
+        for format in (JSONL, CSV, TEXT)
+    ),
+    Change(CSV, 2, "a record that repeats the header and a line of dashes are rejected", _always),
+    Change(CSV, 2, r"\N in a column in use is rejected unless corpus.nulls says what it means", _always),
+    Change(CSV, 2, "a delimiter at the end of every record is no field", _always),
 )
 """All changes, oldest first."""
 

@@ -11,6 +11,7 @@ from typing import IO
 
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.decompression import compressed_by_arrow, decompress
+from sfr_batch.corpus.encodings import refuse_unmarked
 from sfr_batch.corpus.records import MAX_RECORD, lines, record_too_long
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.errors import CorpusError
@@ -60,6 +61,7 @@ def sample_lines(shard: Shard, settings: CorpusSettings) -> SampledLines:
         return [line for _, line in lines(io.BytesIO(data), shard.uri)]
 
     sample = sample_file(shard, settings, lambda data: bool(found(data[: data.rfind(b"\n") + 1])))
+    refuse_unmarked(sample.data, shard.uri)
     return SampledLines(found(sample.data if sample.whole else sample.data[: sample.data.rfind(b"\n") + 1]), sample)
 
 

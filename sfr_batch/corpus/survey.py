@@ -3,7 +3,6 @@
 Reads the footer of a Parquet file and the beginning of any other; knows no table, no model and no rows.
 """
 
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,14 +14,17 @@ import pyarrow.parquet as pq
 
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.column_paths import is_inside
+from sfr_batch.corpus.csv_dialect import dialect_of
+from sfr_batch.corpus.csv_questions import ask, read_beginning
 from sfr_batch.corpus.deleted_rows import gone
+from sfr_batch.corpus.encodings import refuse_unmarked
 from sfr_batch.corpus.file_formats import CSV, FORMATS, JSONL, PARQUET, TEXT, bare_name
 from sfr_batch.corpus.file_names import MAGIC_BYTES, by_first_bytes
 from sfr_batch.corpus.json_types import infer_schema
 from sfr_batch.corpus.partitions import with_partition
-from sfr_batch.corpus.records import TEXT_COLUMN, CsvReader
+from sfr_batch.corpus.records import TEXT_COLUMN
 from sfr_batch.corpus.sampling import SampledLines, sample_file, sample_lines
-from sfr_batch.corpus.shards import Shard, delimiter_of
+from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import CorpusError, ObjectNotFound, counted
 from sfr_batch.storage.inputs import open_input, read_input_range
@@ -173,6 +175,7 @@ def _survey_jsonl(
             continue  # a reject when it is read; the estimate and the schema do without it
     _check_first_line(shard, sample.lines)
     if sample.lines and not any(isinstance(row, dict) for row in rows):
+        _refuse_carriage_returns(sample, shard)
         raise CorpusError(
             f"{shard.uri} is not JSON Lines: no JSON object in its first {counted(len(sample.lines), 'line')}. Write "
             "one object per line; `jq -c '.[]'` converts a JSON array."
@@ -210,7 +213,19 @@ _UNPACKED_BY = {b"\x1f\x8b": "gunzip", b"\x28\xb5\x2f\xfd": "unzstd", b"BZh": "b
 
 
 def _survey_text(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _RowGroups]:
-    return pa.schema([(TEXT_COLUMN, pa.string())]), _estimate(sample_lines(shard, settings), shard)
+    sample = sample_lines(shard, settings)
+    _refuse_carriage_returns(sample, shard)
+    return pa.schema([(TEXT_COLUMN, pa.string())]), _estimate(sample, shard)
+
+
+def _refuse_carriage_returns(sample: SampledLines, shard: Shard) -> None:
+    """Raises CorpusError if all lines are one, because they end as on old Macs."""
+    line = sample.lines[0] if len(sample.lines) == 1 else b""
+    if b"\r" in line.rstrip() and not line.endswith(b"\n"):
+        raise CorpusError(
+            f"{shard.uri} has lines that end in a carriage return alone, as on old Macs. Convert them: "
+            "tr '\\r' '\\n' < OLD > NEW."
+        )
 
 
 def _survey_csv(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _RowGroups]:
@@ -218,16 +233,16 @@ def _survey_csv(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _Row
         return max(data.rfind(b"\n"), data.rfind(b"\r", 0, -1)) + 1  # a last \r may be half of \r\n
 
     sample = sample_file(shard, settings, lambda data: end(data[: end(data) - 1].rstrip(b"\r")) > 0)
+    refuse_unmarked(sample.data, shard.uri)
     lines_read = sample.data if sample.whole else sample.data[: end(sample.data)]
-    reader = CsvReader(io.BytesIO(lines_read), shard.uri, delimiter_of(shard, settings), settings.quote)
-    try:
-        records = sum(1 for _ in reader)
-    except CorpusError:
-        if sample.whole:
-            raise
-        # The sample may end inside quotes; whether they are ever closed is seen when the file is read.
-        records = len(lines_read.splitlines()) - 1
-    schema = pa.schema([(name, pa.string()) for name in reader.header])
+    dialect = dialect_of(shard, settings)
+    reading = read_beginning(lines_read, sample.whole, shard.uri, dialect)
+    ask(reading, lines_read, shard, settings, dialect)
+    if reading.error and (sample.whole or not reading.header):
+        raise reading.error
+    # The sample may end inside quotes; whether they are ever closed is seen when the file is read.
+    records = len(lines_read.splitlines()) - 1 if reading.error else reading.records
+    schema = pa.schema([(name, pa.string()) for name in reading.header])
     if sample.whole:
         return schema, (RowGroup(records, len(sample.data), len(sample.data)),) if records else ()
     total = sample.unpacked(shard)

@@ -32,6 +32,8 @@ FORMAT_OF_ACCEPTED = 2
 """Format of a manifest that names accepted inputs, and of their own record."""
 FORMAT_OF_ROW_HASH = 3
 """Format of a table card that names the version of its row hashes."""
+FORMAT_OF_CORPUS = 3
+"""Format of a manifest that names the version of the table that was its corpus."""
 NEWEST_FORMAT = 3
 """The newest format that is read."""
 

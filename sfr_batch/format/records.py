@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sfr_batch.errors import CountsDoNotClose, TableError, counted
 from sfr_batch.format import names
 from sfr_batch.format.hashes import ROW_HASH_VERSION
-from sfr_batch.format.names import FORMAT_OF_ACCEPTED, FORMAT_OF_ROW_HASH, FORMAT_VERSION, NEWEST_FORMAT
+from sfr_batch.format.names import FORMAT_OF_ROW_HASH, FORMAT_VERSION, NEWEST_FORMAT
 
 WAYS_OUT = "Restore it from a copy, or write to a new table: table.path=<another path>."
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -364,11 +364,14 @@ class Manifest(Record):
     expired: Expired | None = None
     """Earlier snapshots that can no longer be read. The newest manifest decides for the whole table."""
     accepted: dict[str, Any] | None = None
-    """Inputs of the fingerprint that the card lacks, see `AcceptedInputs`; of a manifest of format 2 alone."""
+    """Inputs of the fingerprint that the card lacks, see `format.accepted`; not in manifests of format 1."""
+    corpus: dict[str, Any] | None = None
+    """The version of the Delta or Iceberg table that the run has read: its `path`, `format` and `version`; None for a
+    corpus of files. Of a manifest of format 3 alone."""
 
     def to_json(self) -> bytes:
         # An older release refuses a field that it does not know, even if it is null.
-        left_out = {"accepted"} if self.accepted is None else set()
+        left_out = {name for name in ("accepted", "corpus") if getattr(self, name) is None}
         return self.model_dump_json(indent=1, exclude=left_out).encode()
 
     @property
@@ -380,24 +383,6 @@ class Manifest(Record):
     def has_expired(self, number: int) -> bool:
         """Whether an earlier snapshot has expired."""
         return self.expired is not None and self.expired.covers(number)
-
-
-class AcceptedInputs(Record):
-    """Inputs of the fingerprint that a table did not record when it was created, as its first run with a release that
-    knows them found them. Created once; a run with other values is refused."""
-
-    format_version: int = FORMAT_OF_ACCEPTED
-    accepted_at: str
-    by: str
-    """``user@host`` of the process that accepted them."""
-    run_id: str
-    fingerprint: str
-    """Equals the card's."""
-    inputs: dict[str, Any]
-    rows_compared: int
-    """Rows of the table that were embedded again and compared with their vectors."""
-    largest_distance: float
-    """The largest 1 - cosine among them."""
 
 
 class TableCard(Record):

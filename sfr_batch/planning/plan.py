@@ -97,6 +97,12 @@ class EmbedPlan:
         """Whether some of `later_inputs` are yet to be accepted."""
         return self.later_inputs.keys() != self.accepted.keys()
 
+    @property
+    def corpus_version(self) -> dict[str, Any] | None:
+        """Path, format and version of the table that is read; None for a corpus of files."""
+        corpus = self.config.corpus
+        return {"path": corpus.path, "format": corpus.format, "version": corpus.version} if corpus.is_table else None
+
     @cached_property
     def selection(self) -> Selection:
         """The part of the corpus that the run is about."""
@@ -308,7 +314,10 @@ class EmbedPlan:
 
     def _describe_shards(self) -> str:
         vanished = f", {len(self.vanished):,} vanished" if self.vanished else ""
-        return f"{counted(len(self.carried) + len(self.changed), 'shard')}, {len(self.carried):,} unchanged{vanished}"
+        of = f" of version {self.config.corpus.version} of {self.config.corpus.path}" if self.corpus_version else ""
+        return (
+            f"{counted(len(self.carried) + len(self.changed), 'shard')}, {len(self.carried):,} unchanged{vanished}{of}"
+        )
 
     def _remarks(self) -> list[str]:
         remarks = [reread.describe() for reread in self.reread]

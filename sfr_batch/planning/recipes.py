@@ -23,9 +23,12 @@ def make_row_recipe(corpus: CorpusSettings) -> dict[str, Any]:
     carry = list(corpus.carry) if same else corpus.carried
     recipe = {"id": corpus.id, "text": corpus.text, "carry": carry}
     # Only where they are not the default: a setting that is added later must not make all shards count as changed.
-    reading = {"format": corpus.format, "delimiter": corpus.delimiter, "quote": corpus.quote}
-    usual = CorpusSettings(path="-").model_dump()
-    return recipe | {key: value for key, value in reading.items() if value != usual[key]}
+    given, usual = corpus.model_dump(), CorpusSettings(path="-").model_dump()
+    return recipe | {key: given[key] for key in _READING if given[key] != usual[key]}
+
+
+_READING = ("format", "delimiter", "quote", "escape", "escape_unquoted", "trim", "header", "comment", "nulls")
+"""Settings that decide how a file is read."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from sfr_batch.errors import ConfigError, ObjectNotFound, TableError, TableNotFound, counted
 from sfr_batch.format import history, names
+from sfr_batch.format.accepted import AcceptedInputs
 from sfr_batch.format.expired import check_not_expired, expiry_explained, published_numbers
 from sfr_batch.format.fingerprint import LATER_INPUTS, differences
 from sfr_batch.format.indexes import read_part, rejects_of
@@ -21,7 +22,6 @@ from sfr_batch.format.notebook import html_table
 from sfr_batch.format.parquet import check_fingerprint, damage_explained, read_parquet
 from sfr_batch.format.records import (
     WAYS_OUT,
-    AcceptedInputs,
     IndexPart,
     Manifest,
     Receipt,

@@ -298,8 +298,8 @@ ROWS = [
         "{root}/corpus/h.jsonl has no column 'text' (corpus.text). Did you mean 'txt'? It has: id, txt.",
         files={**GOOD, "h.jsonl": jsonl([{"id": "a", "txt": "x"}])}),
     Row("wrong delimiter",
-        "{root}/corpus/a.csv has no column 'id' (corpus.id). It has: id;text. If this is the whole header of a CSV, "
-        "set corpus.delimiter to its separator.", files={"a.csv": b"id;text\na;x\n"}),
+        "{root}/corpus/a.csv has no column 'id' (corpus.id). It has: key;text. If this is the whole header of a CSV, "
+        "set corpus.delimiter to its separator.", files={"a.csv": b"key;text\na;x\n"}),
     # Damaged files, found while planning
     Row("empty Parquet file",
         "corpus.path {root}/corpus has no readable files, only 1 file: 1 without a byte, e.g. {root}/corpus/a.parquet. "

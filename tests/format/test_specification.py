@@ -19,8 +19,8 @@ from pydantic import BaseModel
 
 import sfr_batch
 from sfr_batch.format import fingerprint, hashes, names
+from sfr_batch.format.accepted import AcceptedInputs
 from sfr_batch.format.records import (
-    AcceptedInputs,
     ChangeCounts,
     Counts,
     Expired,

@@ -8,7 +8,7 @@ import pytest
 import sfr_batch as sfr
 from sfr_batch.errors import ModelError, TableMismatch
 from sfr_batch.format import names
-from sfr_batch.format.records import AcceptedInputs
+from sfr_batch.format.accepted import AcceptedInputs
 from sfr_batch.pipeline import acceptance, placement
 from sfr_batch.pipeline.runner import make_job
 from sfr_batch.planning.make import make_plan

@@ -17,8 +17,9 @@ from sfr_batch.config.settings import Config
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.errors import TableError, TableMismatch
 from sfr_batch.format import names
+from sfr_batch.format.accepted import AcceptedInputs
 from sfr_batch.format.fingerprint import LATER_INPUTS, differences
-from sfr_batch.format.records import AcceptedInputs, Manifest
+from sfr_batch.format.records import Manifest
 from sfr_batch.model import identity
 from sfr_batch.model.repository import architecture
 from sfr_batch.pipeline import acceptance, runner

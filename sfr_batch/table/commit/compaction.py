@@ -182,6 +182,7 @@ def carry_out(table: Table, found: Compaction, confirm: Callable[[], None] = lam
             indexes=base.read_indexes() | indexes,
             visited=frozenset(),
             operation="compact",
+            corpus=base.manifest.corpus,
         )
         confirm()
         return dataclasses.replace(found, snapshot=publish(table, base, draft))

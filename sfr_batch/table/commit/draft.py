@@ -34,5 +34,7 @@ class Draft:
     duplicate_ids: str = "reject"
     accepted: Mapping[str, Any] | None = None
     """Inputs of the fingerprint that the table's card lacks; None repeats those of the base snapshot."""
+    corpus: Mapping[str, Any] | None = None
+    """The version of the table that was read as the corpus, see `Manifest.corpus`."""
     max_reject_share: float = 1.0
     """Maximum share of rejects, in 0 to 1. Above it, nothing is published."""

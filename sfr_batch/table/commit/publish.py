@@ -74,7 +74,7 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
     indexes = [part for parts in draft.indexes.values() for part in joined(parts)]
     accepted = draft.accepted or (base.manifest.accepted if base else None)
     manifest = Manifest(
-        format_version=names.FORMAT_OF_ACCEPTED if accepted else names.FORMAT_VERSION,
+        format_version=_format_of(accepted, draft.corpus),
         snapshot=number,
         parent=base.number if base else None,
         operation=draft.operation,
@@ -94,8 +94,16 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
         expired=base.manifest.expired if base else None,
         duplicates=key,
         accepted=dict(accepted) if accepted else None,
+        corpus=dict(draft.corpus) if draft.corpus else None,
     )
     return _create_manifest(table, manifest)
+
+
+def _format_of(accepted: object, corpus: object) -> int:
+    """The lowest format that has what a manifest uses."""
+    if corpus:
+        return names.FORMAT_OF_CORPUS
+    return names.FORMAT_OF_ACCEPTED if accepted else names.FORMAT_VERSION
 
 
 def next_number(base: Snapshot | None) -> int:

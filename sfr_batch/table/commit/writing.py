@@ -13,10 +13,10 @@ from sfr_batch.errors import (
     TableMismatch,
 )
 from sfr_batch.format import names
+from sfr_batch.format.accepted import AcceptedInputs
 from sfr_batch.format.fingerprint import differences, mismatches
 from sfr_batch.format.parquet import encode_parquet, read_receipt
 from sfr_batch.format.records import (
-    AcceptedInputs,
     Receipt,
     TableCard,
     utc_now,

@@ -1,0 +1,156 @@
+"""Delta and Iceberg tables as a corpus, night by night: a table of vectors holds each version, and costs its change."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from sfr_batch.corpus import reader, survey
+from sfr_batch.planning.make import make_plan
+from sfr_batch.planning.plan import EmbedPlan
+from sfr_batch.table.table import Snapshot
+from tests import foreign
+from tests.nights import Counting, Place, vectors_of
+from tests.tables import do_plan
+
+
+def rows(numbers: Sequence[int], note: str = "") -> pa.Table:
+    return pa.table(
+        {
+            "id": [f"d{number}" for number in numbers],
+            "text": [f"text {number}{note}" for number in numbers],
+            "lang": [["en", "de"][number % 2] for number in numbers],
+        }
+    )
+
+
+class Delta:
+    """A Delta table: each change makes a version."""
+
+    format = "delta"
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        foreign.write_deltalake(root, rows(range(10)), partition_by=["lang"])
+
+    def append(self) -> None:
+        foreign.write_deltalake(self.root, rows(range(10, 14)), mode="append")
+
+    def delete(self) -> None:
+        """By deletion vectors, of which one is in the log and one in a file."""
+        adds = [action["add"]["path"] for action in foreign.actions_of(self.root, 0) if "add" in action]
+        foreign.delete_by_vectors(self.root, {adds[0]: [1, 3]})
+        foreign.delete_by_vectors(self.root, {adds[1]: [0]}, inline=False)
+
+    def update(self) -> None:
+        """Copy on write: the file of the rows is replaced. (The library cannot write where rows are deleted.)"""
+        kept = self.live()
+        version = foreign.DeltaTable(self.root).version() + 1
+        path = f"{self.root}/lang=en"
+        old = [
+            a["add"]["path"] for a in foreign.actions_of(self.root, 1) if "add" in a and "lang=en" in a["add"]["path"]
+        ]
+        ids = [int(id_[1:]) for id_ in kept if kept[id_][1] == "en" and int(id_[1:]) >= 10]
+        name = f"updated-{version}.parquet"
+        data = foreign.parquet(rows(ids, note=" updated").drop_columns("lang"))
+        (Path(path) / name).write_bytes(data)
+        add = {"path": f"lang=en/{name}", "partitionValues": {"lang": "en"}, "size": len(data), "modificationTime": 1}
+        remove = {"path": old[0], "deletionTimestamp": 1, "dataChange": True}
+        foreign.commit(self.root, version, [{"remove": remove}, {"add": {**add, "dataChange": True}}])
+
+    def live(self) -> dict[str, tuple[str, str]]:
+        """The rows as the library's own engine reads them."""
+        found = pa.table(foreign.QueryBuilder().register("t", foreign.DeltaTable(self.root)).execute("SELECT * FROM t"))
+        return {row["id"]: (row["text"], row["lang"]) for row in found.to_pylist()}
+
+
+class Iceberg:
+    """An Iceberg table: each change makes a snapshot."""
+
+    format = "iceberg"
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.table = foreign.FolderCatalog().create(root, rows([0]).schema)
+        self.table.append(rows(range(10)))
+
+    def append(self) -> None:
+        self.table.append(rows(range(10, 14)))
+
+    def delete(self) -> None:
+        foreign.delete_rows(self.table, {foreign.data_files(self.table)[0]: [1, 2]})
+
+    def update(self) -> None:
+        self.table.overwrite(rows([10, 12], note=" updated"), "id = 'd10' or id = 'd12'")
+
+    def live(self) -> dict[str, tuple[str, str]]:
+        found = self.table.scan().to_arrow().to_pylist()
+        return {row["id"]: (row["text"], row["lang"]) for row in found}
+
+
+TABLES = [Delta, Iceberg]
+
+
+class Reads:
+    """Counts which corpus files are opened, by what."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.files: set[str] = set()
+        for module in (reader, survey):
+            monkeypatch.setattr(module, "open_input", self._counted(module.open_input))
+
+    def _counted(self, open_input: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(uri: str, *arguments: Any, **named: Any) -> Any:
+            self.files.add(uri)
+            return open_input(uri, *arguments, **named)
+
+        return counted
+
+
+def night(place: Place, kind: type, *overrides: str) -> tuple[Snapshot, EmbedPlan, list[str]]:
+    """A night: its snapshot, its plan and the texts that were encoded."""
+    plan, counting = make_plan(place.config(f"corpus.format={kind.format}", *overrides)), Counting()
+    return do_plan(plan, encode=counting), plan, counting.texts
+
+
+def check(snapshot: Snapshot, live: dict[str, tuple[str, str]]) -> None:
+    """The snapshot is a full embedding of these rows."""
+    found = {row["id"]: row for row in snapshot.to_arrow().to_pylist()}
+    assert {id_: row["lang"] for id_, row in found.items()} == {id_: lang for id_, (_, lang) in live.items()}
+    for id_, (text, _) in live.items():
+        assert found[id_]["embedding"] == pytest.approx(vectors_of([text])[0].tolist(), abs=1e-6), id_
+    assert snapshot.manifest.counts.read == len(live)
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_each_night_is_a_full_embedding_of_that_version(
+    kind: type, tmp_path: Path, mistral: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = kind(f"{tmp_path}/corpus")
+    place = Place(table.root, f"{tmp_path}/table", mistral)
+    check(night(place, kind)[0], table.live())
+    files = set(make_plan(place.config(f"corpus.format={kind.format}")).base.read_shards())
+
+    table.append()
+    reads = Reads(monkeypatch)
+    snapshot, plan, texts = night(place, kind)
+    check(snapshot, table.live())
+    added = {record.uri for record in set(snapshot.read_shards()) - files}
+    assert added
+    assert reads.files == added == {shard.uri for shard, _ in plan.changed}
+    assert sorted(texts) == [f"text {number}" for number in range(10, 14)]
+
+    table.delete()
+    snapshot, _, texts = night(place, kind)
+    check(snapshot, table.live())
+    assert texts == []
+    assert snapshot.manifest.changes.deleted == 14 - len(table.live()) > 0
+
+    table.update()
+    snapshot, _, texts = night(place, kind)
+    check(snapshot, table.live())
+    assert sorted(texts) == ["text 10 updated", "text 12 updated"]
+
+    assert make_plan(place.config(f"corpus.format={kind.format}")).up_to_date
