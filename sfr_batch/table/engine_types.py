@@ -85,8 +85,8 @@ def _replacement(kind: pa.DataType, keeps: frozenset[str]) -> pa.DataType:
         unit = "ms" if kind.unit == "s" else "ns" if "nanoseconds" in keeps else "us"
         return pa.timestamp(unit, kind.tz)
     if types.is_time(kind):
-        nanoseconds = kind == pa.time64("ns") and "nanoseconds" not in keeps
-        return pa.string() if "time" not in keeps else pa.time64("us") if nanoseconds else kind
+        too_fine = kind == pa.time64("ns") and "nanoseconds" not in keeps
+        return pa.string() if "time" not in keeps or too_fine else kind
     if types.is_decimal(kind):
         if kind.precision > DIGITS and "decimal" in keeps:
             return kind
@@ -124,7 +124,6 @@ def may_lose(kind: pa.DataType, target: pa.DataType) -> bool:
         source != aim
         and (
             (pa.types.is_timestamp(source) and source.unit == "ns")
-            or (source == pa.time64("ns") and aim == pa.time64("us"))
             or (pa.types.is_decimal(source) and source.precision > DIGITS)
         )
         for source, aim in _leaves(kind, target)

@@ -143,9 +143,8 @@ def _moments(values: pa.Array) -> list[str | None]:
 
 
 def _without_zeros(text: str) -> str:
-    """A time without a fraction of nothing but zeros, as Python prints it."""
-    whole, _, fraction = text.partition(".")
-    return text if fraction.strip("0") else whole
+    """A time without zeros at its end, so that one moment is one text, whatever the unit of its column."""
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _seconds(value: int, digits: int) -> str:

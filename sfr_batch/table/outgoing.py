@@ -133,7 +133,7 @@ class Outgoing:
         seen: dict[str, str] = {}
         fold = self._engine.fold if self._engine else str
         who = self._engine.label if self._engine else "Parquet"
-        for old, new in self.names.items():
+        for number, (old, new) in enumerate(self.names.items()):
             if self._engine and old in self._rename and engine_name(new, self._engine) != new:
                 raise ConfigError(
                     f"--rename {old}={new}: {who} cannot have a column of that name. Choose another one, such as "
@@ -147,7 +147,7 @@ class Outgoing:
                     f"{self._root}: the columns {first!r} and {old!r} would be named {self.names[first]} and {new}"
                     f"{why}. Name one of them: --rename {other}=<new name>."
                 )
-            inside = twins_inside(self.schema.field(new).type, fold)
+            inside = twins_inside(self.schema.field(number).type, fold)
             if inside:
                 raise ConfigError(
                     f"{self._root}: the column {old!r} has two keys that {who} would take for one, {inside[0]!r} and "

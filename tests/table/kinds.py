@@ -21,7 +21,7 @@ def kinds() -> dict[str, pa.Array]:
         "half": ([1.5, -0.25], pa.float16()),
         "float": ([1.5, 0.1], pa.float32()),
         "double": ([0.1, -1e300], pa.float64()),
-        "text": (["é", ""], pa.string()),
+        "words": (["é", ""], pa.string()),
         "large_text": (["日本", "x"], pa.large_string()),
         "bytes": ([b"\x00\xff", b""], pa.binary()),
         "large_bytes": ([b"\x00\xff", b""], pa.large_binary()),
