@@ -196,6 +196,7 @@ def _z85(data: bytes) -> str:
 
 
 __all__ = [
+    "DataFileContent",
     "DeltaTable",
     "FolderCatalog",
     "QueryBuilder",

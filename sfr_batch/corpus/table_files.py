@@ -5,10 +5,12 @@ another name in the file, be missing from it because it came later, or stand in 
 positions of rows; knows no library of a table format and no stores.
 """
 
+import base64
 import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -55,6 +57,33 @@ class TableFile:
     deletes: tuple[DeleteFile, ...] = ()
     """The files that say which rows are deleted."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Values that JSON has, for `from_json`: a shard travels to workers."""
+        constants = pa.RecordBatch.from_pydict({key: pa.array([value]) for key, value in self.constants.items()})
+        return {
+            "table": self.table,
+            "schema": _text(self.schema.serialize()),
+            "constants": _text(constants.schema.serialize()) + " " + _text(constants.serialize()),
+            "path": self.path,
+            "cleaned_by": self.cleaned_by,
+            "deleted": _text(self.deleted),
+            "deletes": [[file.uri, file.format] for file in self.deletes],
+        }
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> "TableFile":
+        kinds, values = map(_bytes, raw["constants"].split(" "))
+        batch = pa.ipc.read_record_batch(pa.py_buffer(values), pa.ipc.read_schema(pa.py_buffer(kinds)))
+        return cls(
+            table=raw["table"],
+            schema=pa.ipc.read_schema(pa.py_buffer(_bytes(raw["schema"]))),
+            constants={name: batch.column(name)[0] for name in batch.schema.names},
+            path=raw["path"],
+            cleaned_by=raw["cleaned_by"],
+            deleted=_bytes(raw["deleted"]),
+            deletes=tuple(DeleteFile(uri, kind) for uri, kind in raw["deletes"]),
+        )
+
     @property
     def has_deletes(self) -> bool:
         """Whether some of the file's rows may be deleted."""
@@ -99,6 +128,14 @@ class TableFile:
         if not arrays:
             return batch.select([])
         return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
+
+
+def _text(data: Any) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _bytes(text: str) -> bytes:
+    return base64.b64decode(text)
 
 
 def pack_deleted(deleted: NDArray[np.bool_]) -> bytes:

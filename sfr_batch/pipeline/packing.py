@@ -11,19 +11,33 @@ import pyarrow as pa
 
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import Chosen, ReadUnit, Split, Stream
+from sfr_batch.corpus.table_files import TableFile
 
 
 def unit_to_json(unit: ReadUnit) -> str:
-    return json.dumps(dataclasses.asdict(unit), separators=(",", ":"))
+    return json.dumps(_raw(unit), separators=(",", ":"))
+
+
+def _raw(unit: ReadUnit) -> dict[str, Any]:
+    table = unit.shard.table
+    plain = dataclasses.replace(unit, shard=dataclasses.replace(unit.shard, table=None), chosen=())
+    raw = dataclasses.asdict(plain)
+    raw["shard"]["table"] = table.to_json() if table else None
+    return raw | {"chosen": [{"unit": _raw(part.unit), "rows": part.rows} for part in unit.chosen]}
 
 
 def unit_from_json(text: str) -> ReadUnit:
     return _unit(json.loads(text))
 
 
+def _shard(raw: dict[str, Any]) -> Shard:
+    table = TableFile.from_json(raw["table"]) if raw["table"] else None
+    return Shard(**{**raw, "partition": tuple(map(tuple, raw["partition"])), "table": table})
+
+
 def _unit(raw: dict[str, Any]) -> ReadUnit:
     return ReadUnit(
-        shard=Shard(**{**raw["shard"], "partition": tuple(map(tuple, raw["shard"]["partition"]))}),
+        shard=_shard(raw["shard"]),
         row_groups=tuple(raw["row_groups"]),
         first_row=raw["first_row"],
         splits=tuple(Split(**split) for split in raw["splits"]),
