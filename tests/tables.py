@@ -28,7 +28,7 @@ from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.draft import Draft
 from sfr_batch.table.commit.publish import publish
-from sfr_batch.table.commit.writing import commit_split, create_or_open, new_attempt, new_run_id
+from sfr_batch.table.commit.writing import commit_split, create_or_open, new_attempt, new_run_id, record_types
 from sfr_batch.table.table import Snapshot, Table
 
 SCHEMA = names.table_schema(pa.string(), 3, "float32", {})
@@ -209,6 +209,7 @@ def do_plan(plan: EmbedPlan, encode: Callable[[list[str]], Any] | None = None) -
     """All that is to do, and the snapshot: a run without Ray."""
     comparison = compare(plan, InProcess()) if plan.has_to_compare else None
     plan = comparison.plan if comparison else plan
+    record_types(create_or_open(plan.store, plan.card), plan.card, new_run_id())
     new = [*do_splits(plan, encode=encode), *do_copies(comparison)]
     receipts = [*(read_receipt(plan.store, split_id) for split_id in plan.done), *new]
     return publish(Table.open(plan.store), plan.base, draft(plan, new_run_id(), receipts, comparison))

@@ -24,6 +24,8 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.types as kinds
 
+from sfr_batch.format.schemas import has_null
+
 _UTC = frozenset(
     {
         *("utc", "etc/utc", "z", "zulu", "etc/zulu", "uct", "etc/uct", "universal", "etc/universal", "greenwich"),
@@ -152,11 +154,6 @@ def fill_nulls(kind: pa.DataType, other: pa.DataType) -> pa.DataType:
         field = pa.field("element", fill_nulls(kind.value_type, other.value_type))
         return pa.list_(field, kind.list_size) if kinds.is_fixed_size_list(kind) else pa.list_(field)
     return kind
-
-
-def has_null(kind: pa.DataType) -> bool:
-    """Whether the type, at whatever depth, is yet to be known."""
-    return bool(kinds.is_null(kind)) or any(has_null(kind.field(at).type) for at in range(kind.num_fields))
 
 
 def without_null(kind: pa.DataType) -> pa.DataType:

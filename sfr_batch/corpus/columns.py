@@ -132,7 +132,8 @@ class ColumnResolver:
         for shard in shards:
             if unify(shard.type_of(path), kind) is None:
                 raise shard.differs(path, kind, in_table=known is not None)
-        return without_null(kind)
+        # A sample of nulls alone does not show what is behind it: that would be refused row by row.
+        return kind if all(shard.whole for shard in shards) else without_null(kind)
 
 
 def _merged(path: str, shards: Sequence["_ShardColumns"], known: pa.DataType | None) -> pa.DataType:
@@ -181,8 +182,8 @@ class _ShardColumns:
         found = f"{self.uri}: the column {path!r} is {self.type_of(path)}, but in"
         if in_table:
             return CorpusError(
-                f"{found} the table it is {expected}. Convert it to {expected}, or write to a new table: "
-                "table.path=<another path>."
+                f"{found} the table it is {expected}. Convert it to {expected}, or leave it out of "
+                "corpus.carry in a new table: table.path=<another path>."
             )
         return CorpusError(
             f"{found} other shards it is {expected}. Convert it to one type, or remove it from corpus.carry."

@@ -9,6 +9,7 @@ and Arrow schemas; opens nothing.
     _rejects/duplicates-<n>-<run_id>.parquet     rows that lost to an earlier row with the same id
     _sfr/table.json                              the table card; created once
     _sfr/accepted.json                           inputs of the fingerprint that the card lacks; created once
+    _sfr/types/<n>.json                          types of columns that had no value before; the highest number counts
     _sfr/snapshots/<n>.json                      manifest of a published snapshot; created last
     _sfr/snapshots/<n>-<run_id>.<kind>.parquet   its side files
     _sfr/index/<n>-<run_id>-<number>.parquet     which rows some shards consist of, and where their vectors are
@@ -79,6 +80,7 @@ LEASES = "_sfr/leases"
 POINTER = "_sfr/pointer"
 TABLE_JSON = "_sfr/table.json"
 ACCEPTED_JSON = "_sfr/accepted.json"
+TYPES = "_sfr/types"
 
 RUN_CONFIG, RUN_PLAN, RUN_REPORT = "config.json", "plan.parquet", "report.json"
 """Files of a run, see `run_key`; its receipts: `run_receipts`."""
@@ -89,6 +91,7 @@ _DATA_KEY = re.compile(r"data/([0-9a-f]{32})\.parquet")
 _REJECTS_KEY = re.compile(r"_rejects/([0-9a-f]{32})-([0-9a-f]+)\.parquet")
 _DUPLICATES_KEY = re.compile(r"_rejects/duplicates-(\d{8,})-.+\.parquet")
 _MANIFEST_KEY = re.compile(r"_sfr/snapshots/(\d{8,})\.json")
+_TYPES_KEY = re.compile(r"_sfr/types/(\d{8,})\.json")
 _LEASE_KEY = re.compile(r"_sfr/leases/([0-9]{8,18})\.json")
 _POINTER_KEY = re.compile(r"_sfr/pointer/([0-9]{8,18})\.json")
 _INDEX_KEY = re.compile(r"_sfr/index/(\d{8,})-.+-\d+\.parquet")
@@ -109,6 +112,15 @@ def duplicates_key(snapshot: int, run_id: str) -> str:
 
 def manifest_key(snapshot: int) -> str:
     return f"{SNAPSHOTS}/{snapshot:08d}.json"
+
+
+def types_key(number: int) -> str:
+    return f"{TYPES}/{number:08d}.json"
+
+
+def number_of_types_key(key: str) -> int | None:
+    match = _TYPES_KEY.fullmatch(key)
+    return int(match[1]) if match else None
 
 
 def side_key(snapshot: int, run_id: str, kind: str) -> str:

@@ -4,7 +4,6 @@ Immutable values with their JSON and Arrow forms; a field's name is its key or c
 and of a pointer are in `table.commit.lease` and `table.pointer`. Knows nothing of stores.
 """
 
-import base64
 import dataclasses
 import getpass
 import json
@@ -24,6 +23,7 @@ from sfr_batch.errors import CountsDoNotClose, TableError, counted
 from sfr_batch.format import names
 from sfr_batch.format.hashes import ROW_HASH_VERSION
 from sfr_batch.format.names import FORMAT_OF_ROW_HASH, FORMAT_VERSION, NEWEST_FORMAT
+from sfr_batch.format.schemas import described, schema_of
 
 WAYS_OUT = "Restore it from a copy, or write to a new table: table.path=<another path>."
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -412,7 +412,7 @@ class TableCard(Record):
 
     @property
     def schema(self) -> pa.Schema:
-        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.arrow_schema)))
+        return schema_of(self.arrow_schema)
 
     @property
     def vector_dtype(self) -> str:
@@ -428,7 +428,6 @@ class TableCard(Record):
             created_at=utc_now(),
             fingerprint=fingerprint,
             fingerprint_inputs=inputs,
-            arrow_schema=base64.b64encode(schema.serialize().to_pybytes()).decode(),
-            columns={field.name: str(field.type) for field in schema},
+            **described(schema),
             model=model,
         )

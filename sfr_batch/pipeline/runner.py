@@ -30,7 +30,7 @@ from sfr_batch.planning.plan import EmbedPlan, format_changes
 from sfr_batch.table.commit import lease
 from sfr_batch.table.commit.publish import publish, superseded
 from sfr_batch.table.commit.reject_limits import FEW_REJECTS, too_many_rejects
-from sfr_batch.table.commit.writing import create_or_open, new_run_id
+from sfr_batch.table.commit.writing import create_or_open, new_run_id, record_types
 from sfr_batch.table.table import Snapshot, Table
 
 _ATTEMPTS = 10
@@ -84,6 +84,7 @@ def _attempt(config: Config) -> Summary | None:
                 return Summary.of(plan, time.monotonic() - started)
             if plan.accepts:
                 plan, comparison = _accept(table, plan, comparison, run_id, place)
+            record_types(table, plan.card, run_id)
             run = RunLog(table.store, plan, run_id)
             progress = Progress(len(plan.todo_splits), plan.rows, config.run.progress_every_s)
             receipts = [*_run(plan, table, run, progress, place, held), *_copy(comparison, run)]

@@ -84,6 +84,8 @@ def select(scan: Scan, ids: str | None = None) -> str:
     files = _list([names.data_key(file.split_id) for file in scan.files], scan)
     # Not of a column too: `data.id` would be either the column id or what is in the struct data.
     data, dead, wanted, name = (_unused(alias, scan) for alias in ("data", "dead", "wanted", "sfr_file"))
+    # Files that were written before a column had a value have no type for it.
+    union = ", union_by_name = true" if scan.table_schema.metadata else ""
     # A folder above the table may be named lang=de: its value is none of the rows'.
     if any(file.dead is not None for file in scan.files):
         if _ROW in map(lower_ascii, scan.table_schema.names):
@@ -92,12 +94,12 @@ def select(scan: Scan, ids: str | None = None) -> str:
                 "`sfr-batch export`, and let DuckDB read the export."
             )
         source = (
-            f"read_parquet({files}, filename = '{name}', {_ROW} = true, hive_partitioning = false) AS {data}\n"
+            f"read_parquet({files}, filename = '{name}', {_ROW} = true, hive_partitioning = false{union}) AS {data}\n"
             f"ANTI JOIN read_parquet({_list([str(scan.deletes)], scan)}, hive_partitioning = false) AS {dead}\n"
             f"    ON {dead}.split_id = parse_filename({data}.{name}, true) AND {dead}.position = {data}.{_ROW}"
         )
     else:
-        source = f"read_parquet({files}, hive_partitioning = false) AS {data}"
+        source = f"read_parquet({files}, hive_partitioning = false{union}) AS {data}"
     if ids is not None:
         source += f"\nSEMI JOIN {ids} AS {wanted} ON {wanted}.id = {data}.{quoted_name(names.ID)}"
     # Named as in the table before they are compared: the filter knows no `data`.

@@ -18,6 +18,7 @@ from sfr_batch.format.accepted import AcceptedInputs
 from sfr_batch.format.expired import check_not_expired, expiry_explained, published_numbers
 from sfr_batch.format.fingerprint import LATER_INPUTS, differences
 from sfr_batch.format.indexes import read_part, rejects_of
+from sfr_batch.format.known_types import KnownTypes
 from sfr_batch.format.notebook import html_table
 from sfr_batch.format.parquet import check_fingerprint, damage_explained, read_parquet
 from sfr_batch.format.records import (
@@ -31,6 +32,7 @@ from sfr_batch.format.records import (
     columns_of,
     from_table,
 )
+from sfr_batch.format.schemas import is_undecided
 from sfr_batch.storage.parallel import read_many
 from sfr_batch.storage.store import ObjectInfo, Store
 from sfr_batch.table import duckdb_sql
@@ -47,6 +49,7 @@ class Table(Readers):
     def __init__(self, store: Store, card: TableCard) -> None:
         self.store = store
         self.card = card
+        self._schema: pa.Schema | None = None
 
     @classmethod
     def open(cls, store: Store) -> "Table":
@@ -67,7 +70,23 @@ class Table(Readers):
 
     @property
     def schema(self) -> pa.Schema:
-        return self.card.schema
+        """The columns. Those that have no value yet have the type null, see `KnownTypes`."""
+        if self._schema is None:
+            self.refresh_types()
+        return self._schema
+
+    def refresh_types(self) -> int:
+        """Find out which columns have types today. Returns the number of the newest record of types, 0 without one."""
+        self._schema = self.card.schema
+        if not is_undecided(self._schema):
+            return 0
+        found = [names.number_of_types_key(info.key) or 0 for info in self.store.list(names.TYPES)]
+        if newest := max(found, default=0):
+            key = names.types_key(newest)
+            record = KnownTypes.from_json(self.store.read(key), f"{self.store.root}/{key}")
+            check_fingerprint(self.store, key, record.fingerprint, self.card.fingerprint)
+            self._schema = record.schema.with_metadata({names.TYPES: ""})
+        return newest
 
     @property
     def dim(self) -> int:
@@ -131,6 +150,8 @@ class Table(Readers):
             raise TableNotFound(f"{self.store.root} has no snapshot {number}. Available: {known}.") from None
         manifest = Manifest.from_json(data, f"{self.store.root}/{key}")
         check_fingerprint(self.store, key, manifest.fingerprint, self.card.fingerprint)
+        if is_undecided(self.schema):  # it may have become known since
+            self.refresh_types()
         return Snapshot(self.store, manifest, self.schema)
 
     def latest(self) -> "Snapshot | None":

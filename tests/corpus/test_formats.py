@@ -590,10 +590,10 @@ def test_types_are_what_all_shards_say_together(tmp_path: Path) -> None:
     ]
 
 
-def test_columns_without_a_value_anywhere_are_strings(tmp_path: Path) -> None:
+def test_columns_without_a_value_anywhere_stay_open(tmp_path: Path) -> None:
     put(str(tmp_path), "a.jsonl", jsonl([{"id": "a", "text": "x", "none": None, "empty": []}]))
     ((_, rows),) = read_all(str(tmp_path), carry=["none", "empty"])
-    assert rows.carry.schema.types == [pa.string(), pa.list_(pa.string())]
+    assert rows.carry.schema.types == [pa.null(), pa.list_(pa.null())]
 
 
 def test_a_shard_may_lack_a_column_of_a_template(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes, halves, hash_ids
 from sfr_batch.format.parquet import read_parquet
 from sfr_batch.format.records import Receipt
+from sfr_batch.format.schemas import is_same
 from sfr_batch.storage.store import ObjectInfo, in_memory
 from sfr_batch.table.table import Table
 
@@ -121,7 +122,7 @@ def examine(table: Table, receipt: Receipt, committed: Mapping[str, ObjectInfo],
     if isinstance(found, str):
         return _failed(DataFile(receipt), PAGES, found)
     footers = _check_footers(found.footers, table, receipt)
-    if not found.table.schema.equals(table.schema):
+    if not is_same(found.table.schema, table.schema):
         wrong = f"{key} has {difference(found.table.schema, table.schema)}"
         return _failed(DataFile(receipt, found.table.num_rows), SCHEMA, wrong, {FOOTERS: footers})
     vectors, worst_length = _check_vectors(found, table, key)

@@ -33,6 +33,7 @@ from sfr_batch.format.indexes import (
 )
 from sfr_batch.format.parquet import damage_explained, read_data_file, read_parquet, read_receipts
 from sfr_batch.format.records import PACKED, IndexPart, Receipt, rows_in
+from sfr_batch.format.schemas import described
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.table.commit import lease
 from sfr_batch.table.commit.draft import Draft
@@ -243,7 +244,7 @@ def _rewrite(table: Table, group: FileGroup, run_id: str) -> Receipt:
     """Commit the file of a group. In memory are one old file at a time and the new one."""
     pieces = []
     for source, mask in zip(group.sources, group.needed, strict=True):
-        rows = read_data_file(table.store, source, table.schema.names, table.card.fingerprint)
+        rows = read_data_file(table.store, source, table.schema.names, table.card.fingerprint).cast(table.schema)
         pieces.append(rows if mask.all() else rows.filter(pa.array(mask)))
     rows = pa.concat_tables(pieces)
     receipt = Receipt.of_rows(
@@ -257,7 +258,8 @@ def _rewrite(table: Table, group: FileGroup, run_id: str) -> Receipt:
         generation=group.sources[0].generation,
         copied=True,
     )
-    return commit_split(table.store, table.card, receipt, rows, names.REJECTS_SCHEMA.empty_table())
+    card = table.card.model_copy(update=described(table.schema))
+    return commit_split(table.store, card, receipt, rows, names.REJECTS_SCHEMA.empty_table())
 
 
 @dataclass(frozen=True)

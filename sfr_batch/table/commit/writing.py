@@ -15,6 +15,7 @@ from sfr_batch.errors import (
 from sfr_batch.format import names
 from sfr_batch.format.accepted import AcceptedInputs
 from sfr_batch.format.fingerprint import differences, mismatches
+from sfr_batch.format.known_types import KnownTypes
 from sfr_batch.format.parquet import encode_parquet, read_receipt
 from sfr_batch.format.records import (
     Receipt,
@@ -22,6 +23,7 @@ from sfr_batch.format.records import (
     utc_now,
     who,
 )
+from sfr_batch.format.schemas import described, is_same
 from sfr_batch.storage.store import Store
 from sfr_batch.table.table import Table
 
@@ -54,7 +56,7 @@ def check_same_table(table: Table, card: TableCard, known: Mapping[str, Any] | N
     if table.card.fingerprint != card.fingerprint:
         known = table.card.fingerprint_inputs if known is None else known
         _refuse(table, mismatches(known, card.fingerprint_inputs))
-    if not table.schema.equals(card.schema):
+    if not is_same(table.schema, card.schema):
         raise TableMismatch(
             f"{table.store.root} has the columns {_describe(table.schema)}, this run would write "
             f"{_describe(card.schema)}. Restore corpus.id and corpus.carry, or write to a new table: table.path=…"
@@ -89,6 +91,23 @@ def accept_inputs(table: Table, inputs: Mapping[str, Any], run_id: str, rows: in
     if not table.store.create(names.ACCEPTED_JSON, record.to_json()):
         winner = table.accepted()
         _refuse(table, differences(winner.inputs if winner else {}, inputs))
+
+
+def record_types(table: Table, card: TableCard, run_id: str) -> None:
+    """Record the types of columns that had none in the table so far, before a row with a value is committed.
+
+    Raises TableMismatch if another run has recorded other ones meanwhile.
+    """
+    number = table.refresh_types()
+    if table.schema.equals(card.schema):
+        return
+    check_same_table(table, card)
+    record = KnownTypes(
+        created_at=utc_now(), by=who(), run_id=run_id, fingerprint=table.card.fingerprint, **described(card.schema)
+    )
+    table.store.create(names.types_key(number + 1), record.to_json())
+    table.refresh_types()
+    check_same_table(table, card)
 
 
 def _describe(schema: pa.Schema) -> str:
