@@ -107,15 +107,27 @@ def delete_rows(
     """Delete rows of data files of an unpartitioned Iceberg table, as merge-on-read writers do: by one delete file."""
     pairs = [(file, at) for file in sorted(positions) for at in sorted(positions[file])]
     data = parquet(pa.table({"file_path": [file for file, _ in pairs], "pos": pa.array([at for _, at in pairs])}))
-    path = f"{table.location()}/data/00000-{next(_numbers)}-deletes.parquet"
+    _add_deletes(table, data, "parquet", FileFormat.PARQUET, len(pairs), content)
+
+
+def _add_deletes(
+    table: Table,
+    data: bytes,
+    ending: str,
+    kind: FileFormat,
+    rows: int,
+    content: DataFileContent = DataFileContent.POSITION_DELETES,
+) -> None:
+    """Commit a delete file."""
+    path = f"{table.location()}/data/00000-{next(_numbers)}-deletes.{ending}"
     with table.io.new_output(path).create() as stream:
         stream.write(data)
     file = DataFile.from_args(
         content=content,
         file_path=path,
-        file_format=FileFormat.PARQUET,
+        file_format=kind,
         partition=Record(),
-        record_count=len(pairs),
+        record_count=rows,
         file_size_in_bytes=len(data),
         equality_ids=[1] if content == DataFileContent.EQUALITY_DELETES else None,
     )
@@ -124,6 +136,21 @@ def delete_rows(
         snapshot = _AddDeletes(Operation.OVERWRITE, transaction, table.io)
         snapshot.append_data_file(file)
         snapshot.commit()
+
+
+def delete_by_puffin(table: Table, positions: Mapping[str, Sequence[int]]) -> None:
+    """Delete rows of data files of an unpartitioned Iceberg table by deletion vectors in one Puffin file."""
+    data, blobs = b"PFA1", []
+    for file, rows in sorted(positions.items()):
+        vector = bytes.fromhex("d1d33964") + BitMap64(rows).serialize()
+        blob = struct.pack(">I", len(vector)) + vector + struct.pack(">I", zlib.crc32(vector))
+        properties = {"referenced-data-file": file, "cardinality": str(len(rows))}
+        place = {"offset": len(data), "length": len(blob), "snapshot-id": -1, "sequence-number": -1, "fields": []}
+        blobs.append({"type": "deletion-vector-v1", "properties": properties, **place})
+        data += blob
+    footer = json.dumps({"blobs": blobs}).encode()
+    data += b"PFA1" + footer + struct.pack("<i", len(footer)) + bytes(4) + b"PFA1"
+    _add_deletes(table, data, "puffin", FileFormat.PUFFIN, sum(map(len, positions.values())))
 
 
 def data_files(table: Table) -> list[str]:
@@ -203,6 +230,7 @@ __all__ = [
     "actions_of",
     "commit",
     "data_files",
+    "delete_by_puffin",
     "delete_by_vectors",
     "delete_rows",
     "parquet",

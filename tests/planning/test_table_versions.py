@@ -1,5 +1,6 @@
 """Delta and Iceberg tables as a corpus, night by night: a table of vectors holds each version, and costs its change."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ import pyarrow as pa
 import pytest
 
 from sfr_batch.corpus import reader, survey
+from sfr_batch.corpus.listing import list_shards
 from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
-from sfr_batch.table.table import Snapshot
+from sfr_batch.table.commit.compaction import compact
+from sfr_batch.table.table import Snapshot, Table
 from tests import foreign
 from tests.nights import Counting, Place, vectors_of
 from tests.tables import do_plan
@@ -154,3 +157,33 @@ def test_each_night_is_a_full_embedding_of_that_version(
     assert sorted(texts) == ["text 10 updated", "text 12 updated"]
 
     assert make_plan(place.config(f"corpus.format={kind.format}")).up_to_date
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_the_version_is_pinned_and_recorded(kind: type, tmp_path: Path, mistral: str) -> None:
+    """A plan reads the version that it was made for, however the table goes on; the snapshot names it."""
+    table = kind(f"{tmp_path}/corpus")
+    place = Place(table.root, f"{tmp_path}/table", mistral)
+    plan, before = make_plan(place.config(f"corpus.format={kind.format}")), table.live()
+    version = plan.corpus_version
+    assert version is not None
+    assert version["version"] is not None
+    assert f"of version {version['version']} of {version['path']}" in plan.describe()
+    table.append()
+    make_plan(place.config(f"corpus.format={kind.format}"))  # another plan, of another version
+    snapshot = do_plan(plan, encode=vectors_of)
+    check(snapshot, before)
+    assert [shard.version for shard in list_shards(plan.config.corpus)] == [
+        shard.version for shard, _ in sorted(plan.changed, key=lambda item: item[0].uri)
+    ]
+    assert snapshot.manifest.corpus == version
+    assert json.loads(plan.config.to_json())["corpus"]["version"] == version["version"]
+    assert snapshot.manifest.format_version == 3
+    later, plan, _ = night(place, kind)
+    check(later, table.live())
+    assert later.manifest.corpus == plan.corpus_version != version
+    compacted = compact(Table.open(plan.store), rows_per_file=1000, max_unneeded=0.0, dry_run=False).snapshot
+    assert compacted is not None
+    assert compacted.manifest.corpus == later.manifest.corpus
+    pinned, *_ = night(place, kind, f"corpus.version={version['version']}")
+    check(pinned, before)
