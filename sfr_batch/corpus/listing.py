@@ -21,7 +21,7 @@ from sfr_batch.corpus.file_names import (
     shape_of,
     was_passed_over,
 )
-from sfr_batch.corpus.partitions import partition_of
+from sfr_batch.corpus.partitions import names_above, partition_of
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.errors import CorpusError, ObjectNotFound, counted
 from sfr_batch.storage.input_listing import InputListing, find_inputs, one_of_each
@@ -122,6 +122,7 @@ def list_shards(settings: CorpusSettings) -> Listing:
 class _Files:
     """The files at one path, sorted by what becomes of them."""
 
+    base: str
     shards: list[Shard] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     """By URI, what a file is that holds documents in a form that is not supported."""
@@ -135,7 +136,8 @@ class _Files:
 
     def add(self, file: InputFile, kind: str, compression: str) -> None:
         """Take in a shard."""
-        self.shards.append(Shard(file.uri, file.version, file.size, kind, compression, partition_of(file.uri)))
+        partition, above = partition_of(file.uri), names_above(self.base, file.uri)
+        self.shards.append(Shard(file.uri, file.version, file.size, kind, compression, partition, above))
 
 
 def _sort(path: str, settings: CorpusSettings) -> _Files:
@@ -148,7 +150,7 @@ def _sort(path: str, settings: CorpusSettings) -> _Files:
     hidden = [file for file in listing.hidden if not is_marker(file.uri, file.size)]
     if not listing.files:
         raise CorpusError(_nothing_at(path, hidden))
-    files = _Files()
+    files = _Files(listing.base)
     for file in listing.files:
         if not is_marker(file.uri, file.size):
             _sort_by_name(file, settings, files)

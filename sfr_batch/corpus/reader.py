@@ -18,7 +18,7 @@ from sfr_batch.corpus.csv_records import CsvReader
 from sfr_batch.corpus.decompression import decompressed
 from sfr_batch.corpus.deleted_rows import check_there, deleted_rows
 from sfr_batch.corpus.file_formats import CSV, PARQUET
-from sfr_batch.corpus.partitions import fill_batch, fill_record
+from sfr_batch.corpus.partitions import PathColumns
 from sfr_batch.corpus.read_ahead import Fetched, ranges_of
 from sfr_batch.corpus.records import Parsed, lines, parser
 from sfr_batch.corpus.rows import RowCollector, Rows
@@ -103,9 +103,10 @@ class _Reader:
         self._settings = settings
         self._columns = columns
         self._template = TextTemplate(settings.text)
-        wanted = {*self._template.columns, *(column.path for column in columns.carry.values())}
+        types = dict(columns.carry.values())
         of_path = unit.shard.columns_of_path(settings)
-        self._of_path = {name: value for name, value in of_path.items() if name in wanted}
+        used = {name: value for name, value in of_path.items() if name in types or name in self._template.columns}
+        self._of_path = PathColumns(unit.shard.uri, used, types, unit.shard.above) if used else None
 
     def parquet(self) -> Iterator[tuple[Split, RowCollector]]:
         wanted = [*self._template.columns, *(column.path for column in self._columns.carry.values())]
@@ -115,7 +116,7 @@ class _Reader:
         row = self._unit.first_row
         deleted = deleted_rows(self._shard, self._settings)
         for batch in _record_batches(self._unit, list(dict.fromkeys(wanted)), self._settings):
-            batch = fill_batch(batch, self._of_path)
+            batch = self._of_path.fill_batch(batch) if self._of_path else batch
             end = row + batch.num_rows
             while row < end:
                 if row < split.start:  # of a split that is committed already
@@ -185,7 +186,7 @@ class _Reader:
         return found, lambda fields: reader.parse(fields, used)
 
     def _filled(self, record: Parsed) -> Parsed:
-        return fill_record(record, self._of_path) if self._of_path and isinstance(record, dict) else record
+        return self._of_path.fill_record(record) if self._of_path and isinstance(record, dict) else record
 
     def _part(self, split_id: str, start: int, end: int, rows: int, size: int) -> Split:
         return Split(split_id, self._shard.uri, self._shard.version, start, end, rows, size)

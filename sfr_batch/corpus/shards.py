@@ -23,6 +23,8 @@ class Shard:
     compression: str = ""
     partition: Partition = ()
     """Columns that stand in the path of the file rather than in the file, the same in all rows; see `partitions`."""
+    above: tuple[str, ...] = ()
+    """Names in ``partition`` that stand above corpus.path: a column of the file may well mean something else."""
     table: TableFile | None = field(default=None, compare=False, repr=False)
     """What the file needs beyond what is in it, if it is a data file of a Delta or Iceberg table."""
 

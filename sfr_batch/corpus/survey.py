@@ -3,6 +3,7 @@
 Reads the footer of a Parquet file and the beginning of any other; knows no table, no model and no rows.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -96,8 +97,10 @@ def survey_shards(shards: Sequence[Shard], settings: CorpusSettings) -> list[Sha
 
     def survey(shard: Shard) -> ShardStatistics:
         schema, *found = SURVEYS[shard.format](shard, settings)
-        schema = with_partition(schema, shard.columns_of_path(settings))
-        return ShardStatistics(shard, schemas.setdefault(schema, schema), *found)
+        schema, of_path = with_partition(schema, shard.columns_of_path(settings))
+        survey = ShardStatistics(shard, schemas.setdefault(schema, schema), *found)
+        # What is text in a path decides no type: other shards and the table do, if they have the column.
+        return dataclasses.replace(survey, nulls=survey.nulls | of_path) if of_path else survey
 
     with ThreadPoolExecutor(_PARALLEL_SURVEYS) as pool:
         return list(pool.map(survey, shards))

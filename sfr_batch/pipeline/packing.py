@@ -32,7 +32,9 @@ def unit_from_json(text: str) -> ReadUnit:
 
 def _shard(raw: dict[str, Any]) -> Shard:
     table = TableFile.from_json(raw["table"]) if raw["table"] else None
-    return Shard(**{**raw, "partition": tuple(map(tuple, raw["partition"])), "table": table})
+    return Shard(
+        **{**raw, "partition": tuple(map(tuple, raw["partition"])), "above": tuple(raw["above"]), "table": table}
+    )
 
 
 def _unit(raw: dict[str, Any]) -> ReadUnit:

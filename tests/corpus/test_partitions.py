@@ -1,5 +1,6 @@
 """Columns that stand in the path of a file: folders `key=value`."""
 
+import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from sfr_batch.corpus.reader import read_unit
 from sfr_batch.corpus.rows import Rows
 from sfr_batch.corpus.splits import cut
 from sfr_batch.corpus.survey import survey_shards
+from sfr_batch.errors import CorpusError
 from sfr_batch.pipeline.packing import unit_from_json, unit_to_json
 from sfr_batch.planning.selection import covers
 from tests.tables import jsonl, parquet, put
@@ -71,6 +73,61 @@ def test_a_column_of_the_file_wins(tmp_path: Path) -> None:
     put(str(tmp_path), "lang=fr/b.jsonl", jsonl([{"id": "b", "text": "x", "lang": None}, {"id": "c", "text": "x"}]))
     rows = read(path=str(tmp_path), carry=["lang"])
     assert carried("lang", rows) == {"a": "de", "b": None, "c": "fr"}
+
+
+def test_values_have_the_type_that_the_column_has_elsewhere(tmp_path: Path) -> None:
+    put(str(tmp_path), "c/year=2023/a.parquet", parquet(pa.table({"id": ["a"], "text": ["x"]})))
+    put(
+        str(tmp_path), "c/year=02024/b.jsonl", jsonl([{"id": "b", "text": "x"}, {"id": "c", "text": "x", "year": 2024}])
+    )
+    put(str(tmp_path), "c/year=__HIVE_DEFAULT_PARTITION__/d.csv", b"id,text\nd,x\n")
+    rows = read(path=f"{tmp_path}/c", carry=["year"])
+    assert carried("year", rows) == {"a": 2023, "b": 2024, "c": 2024, "d": None}
+    put(str(tmp_path), "c/year=old/e.jsonl", jsonl([{"id": "e", "text": "x"}]))
+    with pytest.raises(CorpusError, match=r"/year=old/e\.jsonl: the folder year=old is no int64, which the column is"):
+        read(path=f"{tmp_path}/c", carry=["year"])
+
+
+DIFFERENT = [
+    ("lang=de/a.parquet", parquet(pa.table({"id": ["a"], "text": ["x"], "lang": ["fr"]})), "'fr'", "'de'"),
+    ("lang=de/a.parquet", parquet(pa.table({"id": ["a"], "text": ["x"], "lang": pa.array(["fr"]).dictionary_encode()})),
+     "'fr'", "'de'"),
+    ("lang=1/a.parquet", parquet(pa.table({"id": ["a"], "text": ["x"], "lang": [2]})), "2", "'1'"),
+    ("lang=de/a.jsonl", jsonl([{"id": "a", "text": "x", "lang": "fr"}]), "'fr'", "'de'"),
+    ("lang=de/a.csv", b"id,text,lang\na,x,fr\n", "'fr'", "'de'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "data", "own", "text"), DIFFERENT)
+def test_a_file_that_contradicts_its_folder(name: str, data: bytes, own: str, text: str, tmp_path: Path) -> None:
+    uri = put(str(tmp_path), name, data)
+    said = f"{uri}: the column 'lang' has the value {own}, but the folder's name says {text}. Correct"
+    with pytest.raises(CorpusError, match=said):
+        read(path=str(tmp_path), carry=["lang"])
+    assert len(read(path=str(tmp_path))) == 1  # as the message says: not carried, it is nobody's business
+
+
+@pytest.mark.parametrize(
+    ("folder", "column"),
+    [
+        ("v=02", pa.array([2])),
+        ("v=02", pa.array(["2"])),
+        ("v=true", pa.array([True])),
+        ("v=2024-11-01", pa.array([datetime.date(2024, 11, 1)])),
+        ("v=2024-11-01", pa.array([datetime.datetime(2023, 5, 6, 7)])),  # of the event, the folder of its arrival
+        ("v=a", pa.array([None], pa.string())),
+    ],
+)
+def test_a_file_that_agrees_with_its_folder(folder: str, column: pa.Array, tmp_path: Path) -> None:
+    put(str(tmp_path), f"{folder}/a.parquet", parquet(pa.table({"id": ["a"], "text": ["x"], "v": column})))
+    assert carried("v", read(path=str(tmp_path), carry=["v"])) == {"a": column[0].as_py()}
+
+
+def test_folders_above_the_corpus_contradict_nothing(tmp_path: Path) -> None:
+    """They give values, too, but a column of the file that has the name of one may mean something else."""
+    put(str(tmp_path), "run=5/a.parquet", parquet(pa.table({"id": ["a"], "text": ["x"], "run": [7]})))
+    put(str(tmp_path), "run=5/b.parquet", parquet(pa.table({"id": ["b"], "text": ["x"]})))
+    assert carried("run", read(path=f"{tmp_path}/run=5", carry=["run"])) == {"a": 7, "b": 5}
 
 
 def test_the_path_gives_no_ids(tmp_path: Path) -> None:
