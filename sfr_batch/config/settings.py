@@ -107,6 +107,9 @@ class StorageSettings(Section):
     """`${NAME}`, the environment variable that holds the access key id. Prefer the AWS chain."""
     secret_access_key: EnvReference | None = None
     """`${NAME}`, the environment variable that holds the secret key. Prefer the AWS chain."""
+    multipart: bool = True
+    """Whether S3 objects of 100 MiB and more are uploaded in parts. `false`, for stores that let two writers complete
+    the same name: up to 5 GiB in one request."""
     attempts: int = Field(default=16, ge=1, le=1000)
     """Maximum tries of one request, with growing pauses, if S3 throttles, closes the connection or does not answer."""
     give_up_after_s: float = Field(default=120.0, gt=0)

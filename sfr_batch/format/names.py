@@ -78,6 +78,8 @@ SNAPSHOTS = "_sfr/snapshots"
 RUNS = "_sfr/runs"
 LEASES = "_sfr/leases"
 POINTER = "_sfr/pointer"
+PROBE = "_sfr/probe"
+"""Objects with which a run has found out what the store does with conditional writes. They say nothing of the table."""
 TABLE_JSON = "_sfr/table.json"
 ACCEPTED_JSON = "_sfr/accepted.json"
 TYPES = "_sfr/types"
@@ -167,6 +169,14 @@ def lease_key(number: int) -> str:
 def number_of_lease_key(key: str) -> int | None:
     match = _LEASE_KEY.fullmatch(key)
     return int(match[1]) if match else None
+
+
+def probe_keys(store: str) -> tuple[str, str]:
+    """Of the object that is tried with, and of the one that says that the store has passed.
+
+    store: a name, of hexadecimal digits, for where the store is and how it is written to: a table may be copied.
+    """
+    return f"{PROBE}/{store}", f"{PROBE}/{store}-passed"
 
 
 def pointer_key(number: int) -> str:

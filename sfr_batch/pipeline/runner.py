@@ -30,7 +30,7 @@ from sfr_batch.planning.plan import EmbedPlan, format_changes
 from sfr_batch.table.commit import lease
 from sfr_batch.table.commit.publish import publish, superseded
 from sfr_batch.table.commit.reject_limits import FEW_REJECTS, too_many_rejects
-from sfr_batch.table.commit.writing import create_or_open, new_run_id, record_types
+from sfr_batch.table.commit.writing import check_store, create_or_open, new_run_id, record_types
 from sfr_batch.table.table import Snapshot, Table
 
 _ATTEMPTS = 10
@@ -65,6 +65,7 @@ def _attempt(config: Config) -> Summary | None:
     place = placement.choose(config) if needs_model else placement.HERE
     if needs_model and not plan.has_to_compare:
         placement.check(place, config)
+    check_store(plan.store, config.table.storage)
     table = create_or_open(plan.store, plan.card)
     if table.card.fingerprint != plan.card.fingerprint:
         return None  # an older release has created it since the plan was made

@@ -1,5 +1,6 @@
 """`Store` on S3: creates objects by conditional PUT. Also the file system that `inputs` reads through."""
 
+import contextlib
 import io
 import os
 import time
@@ -31,7 +32,9 @@ _CLIENT = {
     "retries": {"mode": "standard", "total_max_attempts": 1},
     "max_pool_connections": PARALLEL_READS,
 }
-_PARALLEL_PARTS = 4  # of 50 MiB each: what a multipart upload holds in memory beside the object
+_PART = 50 * 2**20  # an object of two parts and more is uploaded in parts
+_PARALLEL_PARTS = 4  # what a multipart upload holds in memory beside the object
+_LARGEST_PUT = 5 * 2**30
 _CONFLICT_ATTEMPTS = 5
 _DELETE_BATCH = 1000  # the most that one DeleteObjects request may name
 
@@ -76,6 +79,7 @@ class S3Store:
         self.root = absolute_uri(root)
         self._settings = settings
         self._fs = filesystem(self.root, settings)
+        self._part = _PART if settings.multipart else _LARGEST_PUT
 
     def __repr__(self) -> str:
         return f"<S3Store {self.root}>"
@@ -101,7 +105,9 @@ class S3Store:
         with explained("write", f"{self.root}/{key}"):
             for attempt in range(_CONFLICT_ATTEMPTS):
                 try:
-                    self._fs.pipe_file(self._path(key), data, mode="create", max_concurrency=_PARALLEL_PARTS)
+                    self._fs.pipe_file(
+                        self._path(key), data, mode="create", chunksize=self._part, max_concurrency=_PARALLEL_PARTS
+                    )
                     return True
                 except OSError as error:
                     code = s3_code(error)
@@ -114,6 +120,24 @@ class S3Store:
                         raise
                     time.sleep(0.1 * 2**attempt)
         raise AssertionError("unreachable")
+
+    def completes_conditionally(self, key: str) -> bool:
+        """Whether an upload in parts that is completed with `If-None-Match: *` leaves the object alone that exists."""
+        bucket, name = self._path(key).split("/", 1)
+        with explained("write", f"{self.root}/{key}"):
+            upload = {"Bucket": bucket, "Key": name}
+            upload["UploadId"] = self._fs.call_s3("create_multipart_upload", **upload)["UploadId"]
+            try:
+                tag = self._fs.call_s3("upload_part", PartNumber=1, Body=b"part\n", **upload)["ETag"]
+                parts = {"Parts": [{"PartNumber": 1, "ETag": tag}]}
+                self._fs.call_s3("complete_multipart_upload", MultipartUpload=parts, IfNoneMatch="*", **upload)
+                return False
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    self._fs.call_s3("abort_multipart_upload", **upload)
+                if s3_code(error) not in KEY_IS_TAKEN | WRITE_UNDER_WAY:
+                    raise
+                return True
 
     def read(self, key: str) -> bytes:
         with explained("read", f"{self.root}/{key}"):

@@ -485,7 +485,7 @@ ROWS = [
         "and the endpoint, and, if who reads this bucket has to pay, storage.requester_pays.",
         prepare=s3(deny=("GetObject", "corpus/*")), overrides=S3_CORPUS),
     Row("may read but not write",
-        "Cannot write {bucket}/table/_sfr/table.json: access denied ({*}); check the credentials, the bucket "
+        "Cannot write {bucket}/table/_sfr/probe/{*}: access denied ({*}); check the credentials, the bucket "
         "policy and the endpoint.", prepare=s3(public=True),
         overrides=(*S3_CORPUS, "table.path={bucket}/table", "table.storage.anonymous=true")),
     Row("may write but no data",

@@ -8,13 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import (
     CountsDoNotClose,
     TableMismatch,
 )
 from sfr_batch.format import names
 from sfr_batch.format.accepted import AcceptedInputs
-from sfr_batch.format.fingerprint import differences, mismatches
+from sfr_batch.format.fingerprint import differences, mismatches, short_id
 from sfr_batch.format.known_types import KnownTypes
 from sfr_batch.format.parquet import encode_parquet, read_receipt
 from sfr_batch.format.records import (
@@ -24,6 +25,8 @@ from sfr_batch.format.records import (
     who,
 )
 from sfr_batch.format.schemas import described, is_same
+from sfr_batch.storage.conditional_writes import check_conditional_writes
+from sfr_batch.storage.s3 import S3Store
 from sfr_batch.storage.store import Store
 from sfr_batch.table.table import Table
 
@@ -36,6 +39,13 @@ def new_run_id() -> str:
 def new_attempt() -> str:
     """A random name for one attempt at a split."""
     return secrets.token_hex(8)
+
+
+def check_store(store: Store, settings: StorageSettings) -> None:
+    """Raises StorageError if two writers of a key could both win, tried once for a table and a store."""
+    endpoint = store.endpoint_url if isinstance(store, S3Store) else None
+    target, passed = names.probe_keys(short_id("store", endpoint, settings.multipart))
+    check_conditional_writes(store, target, passed, multipart=settings.multipart)
 
 
 def create_or_open(store: Store, card: TableCard) -> Table:
