@@ -44,13 +44,13 @@ def _leads_to(key: str, paths: Sequence[str]) -> bool:
 def _infer_type(values: list[Any]) -> pa.DataType:
     """The type of the values together, but for those that Arrow cannot hold: they are rejects when they are read.
 
-    Raises ArrowInvalid if they have several types.
+    Raises ArrowException if they have several types.
     """
     try:
         return pa.array(values).type
     except (UnicodeEncodeError, OverflowError):
         values = [value for value in values if _fits(value)]
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         # Arrow finds no type for fractions and whole numbers beyond 2^53; those that do not fit are rejects later.
         kind = _merged(values)
         if kind is None:
