@@ -1,5 +1,6 @@
 """Commands that read a table: `snapshots`, `export`, `changes`, `view`."""
 
+import csv
 import json
 
 import click
@@ -172,7 +173,10 @@ def view(
 
 
 def _listed(columns: str | None) -> list[str] | None:
-    return None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
+    """Names that commas separate; one with a comma in it stands in double quotes."""
+    if columns is None:
+        return None
+    return [name.strip() for row in csv.reader([columns], skipinitialspace=True) for name in row if name.strip()]
 
 
 def _renames(given: tuple[str, ...]) -> dict[str, str]:

@@ -134,10 +134,15 @@ class Summary:
             ("Changes", format_changes(changes) if changes else ""),
             ("Search", f'sfr-batch search {self.table} "your question"'),
             ("Read", f"sfr_batch.open_table({self.table!r}).to_arrow()"),
-            ("", f"duckdb: SELECT id, embedding FROM '{self.table}/{names.DATA}/*.parquet'" if self.plain else ""),
+            ("", f"duckdb: SELECT id, embedding FROM {self._for_duckdb()}" if self.plain else ""),
             ("Rejects", f"sfr_batch.open_table({self.table!r}).current().rejects()" if counts.rejected else ""),
         ]
         return [(label, text) for label, text in details if text]
+
+    def _for_duckdb(self) -> str:
+        files = f"'{self.table}/{names.DATA}/*.parquet'"
+        # DuckDB takes a folder id=5 above them for the ids of all rows.
+        return f"read_parquet({files}, hive_partitioning = false)" if "=" in self.table else files
 
     def _repeated(self) -> str:
         if not self.repeated:

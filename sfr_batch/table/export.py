@@ -72,9 +72,14 @@ def export(scan: Scan, target: str, wanted: Wanted, storage: StorageSettings | N
     """
     partition = _check_partition(scan, wanted.partition_by)
     outgoing = Outgoing(scan.store.root, scan.schema, wanted.engine, wanted.rename, wanted.as_text)
+    by = outgoing.names[partition] if partition else None
+    if by is not None and by[0] in "_.":
+        raise ConfigError(
+            f"Cannot partition by {partition}: engines pass over folders whose names begin with an underscore or a "
+            f"dot. Give it another name: --rename {partition}={by.lstrip('_.') or 'part'}."
+        )
     folder = ParquetFolder(target, scan.store.root, storage, wanted.rows_per_file)
     _check_values(scan, outgoing, wanted, longest=None if folder.is_s3 else _LONGEST_NAME)
-    by = outgoing.names[partition] if partition else None
     read = 0
     for table in scan.tables():
         read += table.num_rows
@@ -104,6 +109,7 @@ def export(scan: Scan, target: str, wanted: Wanted, storage: StorageSettings | N
 
 
 def _check_partition(scan: Scan, column: str | None) -> str | None:
+    """The column to partition by. Raises TableError if there is none of that name, ConfigError if it is unfit."""
     if column is None:
         return None
     if column not in scan.table_schema.names:

@@ -166,6 +166,15 @@ ROWS: list[Refused] = [
         advice=f"{EXPORT} --partition-by n",
     ),
     Refused(
+        "a partition that engines pass over",
+        "Cannot partition by _day: engines pass over folders whose names begin with an underscore or a dot. Give it "
+        "another name: --rename _day=day.",
+        code=2,
+        prepare=carried(_day=NUMBERS),
+        command=f"{EXPORT} --partition-by _day",
+        advice=f"{EXPORT} --partition-by _day --rename _day=day",
+    ),
+    Refused(
         "a partition of lists",
         "Cannot partition by w (list<item: int64>). Choose a text, integer, boolean or date column whose values many "
         "rows share. The id cannot be chosen, because the files would lack it.",

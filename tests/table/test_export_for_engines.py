@@ -233,6 +233,12 @@ def test_names_that_an_engine_takes_for_one(
     assert follow(f"export {tmp_path}/table {tmp_path}/plain --for arrow").startswith("Exported 1 row")
 
 
+def test_a_name_with_a_comma_stands_in_quotes(tmp_path: Path) -> None:
+    table_at(tmp_path, **{"a,b": pa.array([1]), "c": pa.array([2]), "d": pa.array([3])})
+    follow(f"export {tmp_path}/table {tmp_path}/out --columns", '"a,b", c')
+    assert schema_of(str(tmp_path / "out")).names == ["id", "a,b", "c"]
+
+
 def test_what_cannot_be_named(tmp_path: Path) -> None:
     table = table_at(tmp_path, **{"a.b": pa.array([1])})
     for options, error, text in [

@@ -14,7 +14,7 @@ from sfr_batch.table.changes import as_json, changes
 from sfr_batch.table.json_values import json_values, python_value
 from sfr_batch.table.search import top_k
 from tests.memory_store import MemoryStore
-from tests.table.kinds import FAR, FAR_DATE, kinds
+from tests.table.kinds import FAR, FAR_DATE, UUID, kinds
 from tests.tables import table_of, vector
 
 
@@ -98,3 +98,23 @@ def test_hits_have_values_that_python_has_not() -> None:
 def test_python_value_of_far_times() -> None:
     assert python_value(pa.array([FAR], pa.timestamp("s"))) == "18213-09-20T00:00:00"
     assert python_value(pa.array([[FAR_DATE]], pa.list_(pa.date32()))) == ["18213-09-20"]
+
+
+def test_pandas_has_every_value() -> None:
+    """Where Python has none, as text; integers beside nulls are not rounded; and what was well before stays."""
+    columns = {**kinds(), "small": pa.array([1, 2, None]), "large": pa.array([2**53 + 1, 0, None])}
+    table = table_of(MemoryStore(), columns)
+    frame = table.to_pandas()
+    assert list(frame.columns) == table.schema.names
+    assert frame["large"].tolist() == [2**53 + 1, 0, None]
+    assert frame["small"].dtype == "float64"
+    assert frame["list"][0].tolist()[0] == 1.0
+    assert frame["fixed_list"][0].tolist() == [2**53 + 1, 2]
+    assert str(frame["date"][1]) == "18213-09-20 00:00:00"
+    assert frame["time_ns"].tolist() == ["00:00:00.000000001", "23:59:59.999999999", None]
+    assert frame["struct"][0] == {"n": 1, "at": "18213-09-20", "of": [{"x": "0.10"}]}
+    assert frame["uuid"][0] == UUID
+    assert np.stack(frame["embedding"]).shape == (3, 3)
+    assert frame["embedding"][0].dtype == np.float32
+    ordinary = [name for name in columns if name in ("bool", "int32", "float", "words", "decimal", "at_us", "category")]
+    assert table.to_arrow(ordinary).to_pandas().equals(table.to_pandas(ordinary))
