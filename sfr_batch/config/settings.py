@@ -4,6 +4,7 @@ Pure values with their validation: opens nothing and decides nothing; `loading` 
 here: they are references, `${NAME}`, to environment variables that are read when a store is opened.
 """
 
+import codecs
 import os
 import re
 from typing import Annotated, Literal
@@ -57,6 +58,19 @@ def _must_be_no_yaml_escape(values: list[str]) -> list[str]:
     return values
 
 
+def _must_extend_ascii(value: str) -> str:
+    """The codec's own name. A line feed has to be one byte, and the same one: files of lines are divided at it."""
+    ascii_characters = bytes(range(128))
+    try:
+        name = codecs.lookup(value).name
+        extends = ascii_characters.decode(name) == ascii_characters.decode("ascii")
+    except (LookupError, UnicodeError, ValueError):
+        name, extends = value, False
+    if not extends:
+        raise ValueError("must be utf-8, or an encoding that extends ASCII, such as latin-1, windows-1252 or shift_jis")
+    return "utf-8" if name == "utf-8-sig" else name
+
+
 def _none_is_false(value: object) -> object:
     return False if value is None else value
 
@@ -76,6 +90,7 @@ Paths = Annotated[
     Discriminator(lambda value: TAGS[isinstance(value, list)]),
 ]
 
+Encoding = Annotated[str, AfterValidator(_must_extend_ascii)]
 Header = Annotated[
     Annotated[bool, Tag(TAGS[0])] | Annotated[list[Location], Field(min_length=1), Tag(TAGS[1])],
     Discriminator(lambda value: TAGS[isinstance(value, list)]),
@@ -141,6 +156,9 @@ class CorpusSettings(Section):
     """The column to embed, or a template over several columns: `{title} {text}`. White space around the result of a
     template is removed. A path, `meta.title`, names a column inside a struct or a JSON object; this works in all
     settings that name columns."""
+    encoding: Encoding = "utf-8"
+    """Encoding of JSON Lines, CSV and text files, if it is not UTF-8: `latin-1`, `windows-1252`, `shift_jis`, `gbk` or
+    another that extends ASCII. Rows with bytes that it does not have are rejected. UTF-16 has to be converted."""
     delimiter: Character | None = None
     r"""Field separator of a CSV, such as ';' or '\x01'. Default: a tab in .tsv and .tab files, a comma in others. A
     first line `sep=;` in a file goes before it."""

@@ -6,6 +6,7 @@ Pure values, made of the settings; knows no files.
 from dataclasses import dataclass
 
 from sfr_batch.config.settings import CorpusSettings
+from sfr_batch.corpus.encodings import UTF_8
 from sfr_batch.corpus.shards import Shard, delimiter_of, settings_for
 from sfr_batch.corpus.text_template import TextTemplate
 
@@ -17,6 +18,7 @@ NULL = r"\N"
 class Dialect:
     """How a CSV is written. The fields are as the settings of the same names."""
 
+    encoding: str = UTF_8
     delimiter: str = ","
     quote: str | None = '"'
     escape: str | None = None
@@ -38,6 +40,7 @@ def dialect_of(shard: Shard, settings: CorpusSettings) -> Dialect:
     """The dialect that the settings say for this shard."""
     header = settings.header
     return Dialect(
+        encoding=settings.encoding,
         delimiter=delimiter_of(shard, settings),
         quote=settings.quote,
         escape=None if settings.escape == settings.quote else settings.escape,

@@ -113,7 +113,7 @@ class _Questions:
     def __init__(self, data: bytes, shard: Shard, settings: CorpusSettings, dialect: Dialect) -> None:
         self._uri, self._dialect, self._settings = shard.uri, dialect, settings
         self._data = data if len(data) <= _LOOKED_AT else data[: data.rfind(b"\n", 0, _LOOKED_AT) + 1]
-        self._text = self._data.decode("utf-8", "replace")
+        self._text = self._data.decode(dialect.encoding, "replace")
         self._used = used_columns(shard, settings)
         self._texts = [name for name in TextTemplate(settings.text).columns if name in self._used]
         self._id = [name for name in self._used if name == settings.id]

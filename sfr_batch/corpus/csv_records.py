@@ -25,6 +25,7 @@ _RULE = re.compile(r"\s*:?[-=+]{2,}:?\s*")
 """A field of a line such as |---|---| or ----+----."""
 _LOOK_AHEAD = 20
 """Records that must all end in a delimiter for this to be how the file is written."""
+_OF_RULES = "-=+: \t"
 Fields = list[str | None]
 
 
@@ -39,11 +40,11 @@ class CsvReader:
     def __init__(self, file: IO[bytes], uri: str, dialect: Dialect) -> None:
         csv.field_size_limit(records.MAX_RECORD)
         self._uri = uri
-        self._text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+        self._text = io.TextIOWrapper(file, encoding=dialect.encoding, errors="surrogateescape", newline="")
         self._taken = 0  # lines
         self._between = True
         self._waiting = [self._line()]
-        refuse_marked(self._waiting[0][:4].encode("utf-8", "surrogateescape"), uri)
+        refuse_marked(self._waiting[0][:4].encode(dialect.encoding, "surrogateescape"), uri)
         if said := _SEPARATOR_IS.fullmatch(self._waiting[0].removeprefix(_BOM)):
             dialect = dataclasses.replace(dialect, delimiter=said[1])
             self._waiting.clear()
@@ -53,6 +54,7 @@ class CsvReader:
         self._kept: list[Fields] = []
         self.header = self._names()
         self._width = len(self.header)
+        self._first_name = self.header[0] if self.header and dialect.header else None
 
     def __iter__(self) -> Iterator[tuple[int, Fields]]:
         """(number, fields) of each record after the header, numbered from 0."""
@@ -66,9 +68,9 @@ class CsvReader:
 
     def parse(self, fields: Fields, used: Sequence[str] = ()) -> records.Parsed:
         r"""The row of a record. used: columns that may not be \N as long as nobody has said what that means."""
-        if self.dialect.header and fields[: len(self.header)] == self.header:
+        if fields[0] == self._first_name and fields[: len(self.header)] == self.header:
             return Problem(names.BAD_CSV, "the record is the header once more")
-        if is_rule(fields):
+        if (not fields[0] or fields[0][0] in _OF_RULES) and is_rule(fields):
             return Problem(names.BAD_CSV, "the record is a line of dashes")
         if len(fields) != self._width or (self._width > len(self.header) and fields[-1]):
             return Problem(names.BAD_CSV, f"the record has {len(fields)} fields, the header {len(self.header)}")

@@ -1,14 +1,17 @@
-"""What the first bytes of a file say of its encoding. Everything but UTF-8 is refused.
-
-Knows bytes; knows no formats.
-"""
+"""Encodings of files: byte order marks, and what the first bytes say. Knows bytes; knows no formats."""
 
 from sfr_batch.errors import CorpusError
 
+UTF_8 = "utf-8"
 BOM = b"\xef\xbb\xbf"
 """Byte order mark of UTF-8. It is dropped at the beginning of any line: cat leaves it there between two files."""
 _MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _PROBE = 4096
+
+
+def as_utf_8(line: bytes, encoding: str) -> bytes:
+    """A line of another encoding. Bytes that this has not stay as they are, which is no UTF-8: the row is rejected."""
+    return line.decode(encoding, "surrogateescape").encode(UTF_8, "surrogateescape")
 
 
 def refuse_marked(start: bytes, uri: str) -> None:

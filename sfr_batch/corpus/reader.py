@@ -144,7 +144,7 @@ class _Reader:
         for split in self._unit.splits:
             collector = self._collector()
             with open_input(self._shard.uri, self._settings.storage) as file:
-                for position, line in lines(file, self._shard.uri, split.start, split.end):
+                for position, line in lines(file, self._shard.uri, split.start, split.end, self._settings.encoding):
                     collector.add_record(position, self._filled(parse(line)))
             yield split, collector
 
@@ -179,11 +179,12 @@ class _Reader:
         """
         shard = self._shard
         if shard.format != CSV:
-            return ((position, len(line), line) for position, line in lines(file, shard.uri)), parser(shard.format)
+            found = lines(file, shard.uri, encoding=self._settings.encoding)
+            return ((position, len(line), line) for position, line in found), parser(shard.format)
         reader = CsvReader(file, shard.uri, dialect_of(shard, self._settings))
         used = used_columns(shard, self._settings)
-        found = ((number, sum(len(field or "") for field in fields), fields) for number, fields in reader)
-        return found, lambda fields: reader.parse(fields, used)
+        numbered = ((number, sum(len(field or "") for field in fields), fields) for number, fields in reader)
+        return numbered, lambda fields: reader.parse(fields, used)
 
     def _filled(self, record: Parsed) -> Parsed:
         return self._of_path.fill_record(record) if self._of_path and isinstance(record, dict) else record

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-from sfr_batch.corpus.encodings import BOM, refuse_marked
+from sfr_batch.corpus.encodings import BOM, UTF_8, as_utf_8, refuse_marked
 from sfr_batch.corpus.file_formats import JSONL, TEXT
 from sfr_batch.corpus.rejects import Problem, json_type
 from sfr_batch.errors import CorpusError
@@ -23,11 +23,14 @@ Parsed = dict[str, Any] | Problem
 """The columns of a record, or why it has none."""
 
 
-def lines(file: IO[bytes], uri: str, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
+def lines(
+    file: IO[bytes], uri: str, start: int = 0, end: int | None = None, encoding: str = UTF_8
+) -> Iterator[tuple[int, bytes]]:
     """The lines that begin in [start, end), each with its byte offset; blank lines are skipped, byte order marks at the
     beginning of a line are dropped.
 
-    ``file`` needs no seek if ``start`` is 0. Raises CorpusError at a line above MAX_RECORD.
+    They are UTF-8, whatever the ``encoding`` of the file is. ``file`` needs no seek if ``start`` is 0. Raises
+    CorpusError at a line above MAX_RECORD.
     """
     position = start
     if start:
@@ -43,7 +46,7 @@ def lines(file: IO[bytes], uri: str, start: int = 0, end: int | None = None) -> 
             refuse_marked(line, uri)
         text = line.removeprefix(BOM)
         if text.strip():
-            yield position, text
+            yield position, text if encoding == UTF_8 else as_utf_8(text, encoding)
         position += len(line)
 
 

@@ -58,7 +58,7 @@ def sample_lines(shard: Shard, settings: CorpusSettings) -> SampledLines:
     """The lines at the beginning of a shard, at least one if it has any."""
 
     def found(data: bytes) -> list[bytes]:
-        return [line for _, line in lines(io.BytesIO(data), shard.uri)]
+        return [line for _, line in lines(io.BytesIO(data), shard.uri, encoding=settings.encoding)]
 
     sample = sample_file(shard, settings, lambda data: bool(found(data[: data.rfind(b"\n") + 1])))
     refuse_unmarked(sample.data, shard.uri)

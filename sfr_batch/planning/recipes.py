@@ -27,7 +27,18 @@ def make_row_recipe(corpus: CorpusSettings) -> dict[str, Any]:
     return recipe | {key: given[key] for key in _READING if given[key] != usual[key]}
 
 
-_READING = ("format", "delimiter", "quote", "escape", "escape_unquoted", "trim", "header", "comment", "nulls")
+_READING = (
+    "format",
+    "encoding",
+    "delimiter",
+    "quote",
+    "escape",
+    "escape_unquoted",
+    "trim",
+    "header",
+    "comment",
+    "nulls",
+)
 """Settings that decide how a file is read."""
 
 

@@ -348,3 +348,39 @@ def test_the_recipe_has_what_was_set() -> None:
     assert set(usual) == {"id", "text", "carry"}
     assert make_row_recipe(CorpusSettings(path="-", header=True, escape=None)) == usual
     assert make_row_recipe(CorpusSettings(path="-", escape="\\", nulls=[])) == {**usual, "escape": "\\", "nulls": []}
+
+
+# --- encodings
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "windows-1252", "shift_jis", "gbk"])
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.txt", "a.jsonl.gz"])
+def test_encodings_that_extend_ascii(name: str, encoding: str, tmp_path: Path) -> None:
+    texts = ["naïve café", "größer", "x"] if encoding in ("latin-1", "windows-1252") else ["表示ソ", "x"]
+    row = {"csv": "{n},{text}", "jsonl": '{{"id": "{n}", "text": "{text}"}}', "txt": "{text}"}[name.split(".")[1]]
+    lines = ["id,text"] * name.endswith("csv") + [row.format(n=n, text=text) for n, text in enumerate(texts)]
+    data = "".join(f"{line}\n" for line in lines).encode(encoding)
+    found = read(tmp_path, gzip.compress(data) if name.endswith("gz") else data, name, encoding=encoding)
+    assert texts_of(found) == texts
+    assert len(rejects_of(read_all(str(tmp_path)))) >= 1, "as UTF-8 they are rejected"
+
+
+def test_bytes_that_an_encoding_has_not_are_rejected(tmp_path: Path) -> None:
+    (tmp_path / "csv").mkdir()
+    found = read(tmp_path / "csv", b"id,text\na,x\x81y\nb,\xe9\n", encoding="windows-1252")
+    assert [reject[2] for reject in rejects_of(found)] == ["bad_text"]
+    assert texts_of(found) == ["é"]
+    (tmp_path / "txt").mkdir()
+    found = read(tmp_path / "txt", b"x\x81y\n\xe9\n", "a.txt", encoding="windows-1252")
+    assert ([reject[2] for reject in rejects_of(found)], texts_of(found)) == (["bad_text"], ["é"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-7", "cp037", "rot13", "base64", "none at all"])
+def test_encodings_that_do_not_extend_ascii(encoding: str) -> None:
+    with pytest.raises(ConfigError, match=r"corpus\.encoding: must be utf-8, or an encoding that extends ASCII"):
+        config_of(("/c", "/m"), f"corpus.encoding={encoding}")
+
+
+@pytest.mark.parametrize("encoding", ["UTF-8", "utf8", "utf-8-sig"])
+def test_utf_8_has_many_names(encoding: str) -> None:
+    assert make_row_recipe(CorpusSettings(path="-", encoding=encoding)) == make_row_recipe(CorpusSettings(path="-"))

@@ -218,6 +218,7 @@ NOT_IN_IT = {
     "corpus.format": "csv",
     "corpus.id": "null",
     "corpus.text": "'{title} {text}'",
+    "corpus.encoding": "latin-1",
     "corpus.delimiter": "';'",
     "corpus.quote": "null",
     "corpus.escape": "'\\'",
