@@ -15,7 +15,8 @@ from pydantic import (
     ValidationError,
 )
 
-from sfr_batch.config.settings import TAGS, Config
+from sfr_batch.config.setting_types import TAGS
+from sfr_batch.config.settings import Config
 from sfr_batch.errors import ConfigError, counted
 
 

@@ -4,22 +4,27 @@ Pure values with their validation: opens nothing and decides nothing; `loading` 
 here: they are references, `${NAME}`, to environment variables that are read when a store is opened.
 """
 
-import codecs
 import os
-import re
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
-    Tag,
     model_validator,
 )
 
+from sfr_batch.config.setting_types import (
+    Character,
+    Encoding,
+    EnvReference,
+    FromColumns,
+    Header,
+    Location,
+    Nulls,
+    Paths,
+    Text,
+)
 from sfr_batch.errors import ConfigError
 
 BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}
@@ -28,74 +33,6 @@ CREDENTIALS_IN_ENDPOINT = (
     "An S3 endpoint (storage.endpoint_url, AWS_ENDPOINT_URL) contains credentials before its host. They would end up "
     "in logs. Remove them, and use the AWS credential chain, or access_key_id and secret_access_key."
 )
-_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-
-
-def _must_be_reference(value: str) -> str:
-    if not _REFERENCE.fullmatch(value):
-        raise ValueError("a config must not contain secrets: write ${NAME} and set the environment variable NAME")
-    return value
-
-
-def _must_not_be_reference(value: str) -> str:
-    if _REFERENCE.search(value):
-        raise ValueError("${NAME} works only for secrets; to vary this setting, use an override: section.field=value")
-    return value
-
-
-def _must_be_one_character(value: str) -> str:
-    if named := re.fullmatch(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|([0-7]{3}))", value):
-        return chr(int(named[1] or named[2] or named[3], 8 if named[3] else 16))
-    value = {r"\t": "\t", "\\\\": "\\"}.get(value, value)
-    if len(value) != 1:
-        raise ValueError("must be one character, such as ';'")
-    return value
-
-
-def _must_be_no_yaml_escape(values: list[str]) -> list[str]:
-    if "\x85" in values:
-        raise ValueError(r"YAML reads \N in double quotes as another character. Write '\N' in single quotes.")
-    return values
-
-
-def _must_extend_ascii(value: str) -> str:
-    """The codec's own name. A line feed has to be one byte, and the same one: files of lines are divided at it."""
-    ascii_characters = bytes(range(128))
-    try:
-        name = codecs.lookup(value).name
-        extends = ascii_characters.decode(name) == ascii_characters.decode("ascii")
-    except (LookupError, UnicodeError, ValueError):
-        name, extends = value, False
-    if not extends:
-        raise ValueError("must be utf-8, or an encoding that extends ASCII, such as latin-1, windows-1252 or shift_jis")
-    return "utf-8" if name == "utf-8-sig" else name
-
-
-def _none_is_false(value: object) -> object:
-    return False if value is None else value
-
-
-EnvReference = Annotated[str, AfterValidator(_must_be_reference)]
-Text = Annotated[str, AfterValidator(_must_not_be_reference)]
-Location = Annotated[Text, Field(min_length=1)]
-Character = Annotated[str, AfterValidator(_must_be_one_character)]
-# Tagged, so that an error is about the variant that was meant, not about both. Errors never show the tags.
-TAGS = ("<one>", "<several>")
-_FromColumns = Annotated[
-    Annotated[list[Text], Tag(TAGS[0])] | Annotated[dict[Location, Location], Tag(TAGS[1])],
-    Discriminator(lambda value: TAGS[isinstance(value, dict)]),
-]
-Paths = Annotated[
-    Annotated[Location, Tag(TAGS[0])] | Annotated[list[Location], Field(min_length=1), Tag(TAGS[1])],
-    Discriminator(lambda value: TAGS[isinstance(value, list)]),
-]
-
-Encoding = Annotated[str, AfterValidator(_must_extend_ascii)]
-Header = Annotated[
-    Annotated[bool, Tag(TAGS[0])] | Annotated[list[Location], Field(min_length=1), Tag(TAGS[1])],
-    Discriminator(lambda value: TAGS[isinstance(value, list)]),
-    BeforeValidator(_none_is_false),
-]
 
 
 class Section(BaseModel):
@@ -179,10 +116,10 @@ class CorpusSettings(Section):
     repeats the names is rejected. `false`: there are no names, and the columns are "0", "1" and so on."""
     comment: Location | None = None
     """What begins a line of a CSV that is a comment, such as '#'. Default: there are no comments."""
-    nulls: Annotated[list[str], AfterValidator(_must_be_no_yaml_escape)] | None = None
+    nulls: Nulls | None = None
     r"""Fields of a CSV that stand for a missing value, in quotes or not, such as ['\N', 'NULL', '']. Default: none, but
     a file that has \N in a column in use is refused, and later rows that have it are rejected; [] makes \N a text."""
-    carry: _FromColumns = []
+    carry: FromColumns = []
     """Columns to copy into the table, beside the vectors: a list, or a mapping from the name in the table to the column
     of the corpus, `{lang: meta.lang}`. In a list, a path is the name as well; many engines take no dots in names."""
     storage: StorageSettings = StorageSettings()
