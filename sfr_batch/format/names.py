@@ -138,6 +138,11 @@ def run_key(run_id: str, name: str) -> str:
     return f"{RUNS}/{run_id}/{name}"
 
 
+def run_of_key(key: str) -> str:
+    """The id of the run that an object below `RUNS` is of."""
+    return key.removeprefix(f"{RUNS}/").split("/")[0]
+
+
 def run_receipts(number: int) -> str:
     """Name of a file of receipts of a run, for `run_key`."""
     return f"receipts/{number:06d}.jsonl"

@@ -15,7 +15,6 @@ from sfr_batch.corpus.listing import Listing, list_shards
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import ReadUnit, cut, rows_per_split
 from sfr_batch.corpus.survey import ShardStatistics, survey_shards
-from sfr_batch.corpus.table_versions import pin
 from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import ConfigError, CorpusError, TableError, TableNotFound, counted
 from sfr_batch.format import names
@@ -24,6 +23,7 @@ from sfr_batch.format.records import KEPT, ShardRecord
 from sfr_batch.model.identity import comparable
 from sfr_batch.planning.card import make_card, with_inputs_of
 from sfr_batch.planning.limits import SplitLimits, limits_of_a_split, split_identity
+from sfr_batch.planning.pinning import versions_to_try
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.recipes import ShardRecipes, find_reread
 from sfr_batch.planning.selection import covers, selection_of
@@ -73,10 +73,21 @@ def make_plan(config: Config) -> EmbedPlan:
     """
     store = open_store(config.table.path, config.table.storage)
     _check_apart(config.corpus, config.table, store.root)
-    # Whatever lists the corpus again for this plan, in this process or another, sees the same version of it.
-    config = config.model_copy(update={"corpus": pin(config.corpus)})
     table = _open(store)
     base = table.latest() if table is not None else None
+    for pinned in versions_to_try(config.corpus, store, base):
+        # Whatever lists the corpus again for this plan, in this process or another, sees the same version of it.
+        at_version = config.model_copy(update={"corpus": pinned.corpus})
+        try:
+            return _plan(at_version, store, table, base, pinned.continues)
+        except CorpusError:
+            if not pinned.continues:
+                raise
+    raise AssertionError("the last version to try continues no run")
+
+
+def _plan(config: Config, store: Store, table: Table | None, base: Snapshot | None, continues: str) -> EmbedPlan:
+    """See `make_plan`. continues: id of the run with whose version of the corpus the plan goes on; or empty."""
     known = _known_columns(table, config.corpus)
     recipes = ShardRecipes.make(config.corpus, known.types if known else {})
     listing = list_shards(config.corpus)
@@ -116,6 +127,7 @@ def make_plan(config: Config) -> EmbedPlan:
         reread=find_reread(recipes, diff.changed, base.read_shards()) if base and not config.select.rejects else (),
         passed_over=listing.passed_over,
         newly_read=_newly_read(listing, base),
+        continues=continues,
     )
 
 

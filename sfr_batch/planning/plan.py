@@ -74,6 +74,8 @@ class EmbedPlan:
     difference: Difference | None = field(default=None, repr=False)
     """The result of the comparison; None before it, and if there is nothing to compare with."""
 
+    continues: str = ""
+    """Id of an unfinished run with whose version of a table as the corpus the plan goes on, see `pinning`."""
     reread: tuple[Reread, ...] = ()
     """Why some of the changed shards are read although they are as they were."""
 
@@ -326,6 +328,8 @@ class EmbedPlan:
                 f"version of {counted(len(self._by_time), 'S3 object')}, e.g. {self._by_time[0]}: size and time of "
                 "modification, because the store gives no ETag, or in its listing another one than for the object"
             )
+        if self.continues:
+            remarks.append(f"goes on with the version that the unfinished run {self.continues} has read")
         if self.has_to_compare:
             remarks.append(
                 "upper bound: `plan --compare` reads the changed shards and counts rows that already have vectors"

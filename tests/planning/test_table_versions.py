@@ -10,9 +10,13 @@ import pytest
 
 from sfr_batch.corpus import reader, survey
 from sfr_batch.corpus.listing import list_shards
+from sfr_batch.errors import CorpusError
+from sfr_batch.pipeline.run_log import RunLog
+from sfr_batch.planning import pinning
 from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.table.commit.compaction import compact
+from sfr_batch.table.commit.writing import create_or_open
 from sfr_batch.table.table import Snapshot, Table
 from tests import foreign
 from tests.nights import Counting, Place, vectors_of
@@ -187,3 +191,34 @@ def test_the_version_is_pinned_and_recorded(kind: type, tmp_path: Path, mistral:
     assert compacted.manifest.corpus == later.manifest.corpus
     pinned, *_ = night(place, kind, f"corpus.version={version['version']}")
     check(pinned, before)
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_run_that_was_killed_is_continued_with_its_version(
+    kind: type, tmp_path: Path, mistral: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same night, if it can be read still; a trial is not continued."""
+    table = kind(f"{tmp_path}/corpus")
+    place = Place(table.root, f"{tmp_path}/table", mistral)
+    as_table = f"corpus.format={kind.format}"
+    killed = make_plan(place.config(as_table))
+    create_or_open(killed.store, killed.card)
+    RunLog(killed.store, killed, "20990101T000000-a")
+    table.append()
+    plan = make_plan(place.config(as_table))
+    assert plan.corpus_version == killed.corpus_version
+    assert "goes on with the version that the unfinished run" in plan.describe()
+    assert make_plan(place.config(as_table, "corpus.text=lang")).corpus_version != killed.corpus_version
+    with monkeypatch.context() as later:
+        tomorrow = pinning.time.time() + 13 * 3600
+        later.setattr(pinning.time, "time", lambda: tomorrow)
+        assert make_plan(place.config(as_table)).corpus_version != killed.corpus_version
+    RunLog(killed.store, make_plan(place.config(as_table, "select.limit=1")), "20990101T000000-b")
+    newest = make_plan(place.config(as_table))
+    assert newest.corpus_version != killed.corpus_version
+    assert not newest.continues
+    RunLog(killed.store, killed, "20990101T000000-c")
+    for shard, _ in killed.changed:
+        Path(shard.uri).unlink()
+    with pytest.raises(CorpusError, match="no longer exists"):
+        make_plan(place.config(as_table))  # of the newest version, which needs the file as well
