@@ -243,7 +243,12 @@ def _fit(array: pa.Array, wanted: pa.Field, have: pa.Field) -> pa.Array:
     if isinstance(kind, pa.BaseExtensionType):
         stored = array.storage if isinstance(array, pa.ExtensionArray) else array
         return kind.wrap_array(stored.cast(kind.storage_type))
-    return array if array.type == kind else array.cast(kind)
+    if pa.types.is_timestamp(kind) and pa.types.is_timestamp(array.type):
+        array = array.cast(pa.timestamp(array.type.unit, kind.tz))  # INT96 has no zone: the table says which it is
+    try:
+        return array if array.type == kind else array.cast(kind)
+    except pa.ArrowInvalid:
+        return array  # of a value that the type does not hold: the row is rejected, as in any file
 
 
 def _renamed(wanted: pa.Field, have: pa.Field) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import io
 import json
 from collections.abc import Sequence
 from decimal import Decimal
@@ -136,6 +137,42 @@ def test_columns_and_types_that_came_later(tmp_path: Path) -> None:
     foreign.write_deltalake(root, later, mode="append", schema_mode="merge")
     assert rows_of(root, "delta", ["lang"]) == [(1, "text 1", None), (2, "text 2", "de")]
     assert shard.version in {its.version for its in shards_of(root, "delta")}
+
+
+def test_times_as_spark_writes_them(tmp_path: Path) -> None:
+    """INT96, which has no zone: the table says that they are of UTC."""
+    root, moment = f"{tmp_path}/table", datetime.datetime(2024, 1, 2, 3, 4, 5, 6, datetime.UTC)
+    rows = some([1], at=pa.array([moment], pa.timestamp("us", "UTC")))
+    foreign.write_deltalake(root, rows)
+    sink = io.BytesIO()
+    pq.write_table(
+        rows.set_column(2, "at", rows["at"].cast(pa.timestamp("us"))), sink, use_deprecated_int96_timestamps=True
+    )
+    actions = foreign.actions_of(root, 0)
+    (add,) = (action["add"] for action in actions if "add" in action)
+    put(root, add["path"], sink.getvalue())
+    add["size"] = len(sink.getvalue())
+    foreign.commit(root, 0, actions)
+    assert rows_of(root, "delta", ["at"]) == [(1, "text 1", moment)]
+
+
+def test_a_value_that_the_table_cannot_hold_is_a_reject(tmp_path: Path) -> None:
+    root = f"{tmp_path}/table"
+    foreign.write_deltalake(root, some([1, 2], price=pa.array([1, 2], pa.int32())))
+    actions = foreign.actions_of(root, 0)
+    (add,) = (action["add"] for action in actions if "add" in action)
+    data = parquet(some([1, 2], price=pa.array([1, 2**40], pa.int64())))
+    put(root, add["path"], data)
+    add["size"] = len(data)
+    foreign.commit(root, 0, actions)
+    settings = pin(CorpusSettings(path=root, format="delta", carry=["price"]))
+    (survey,) = survey_shards(list_shards(settings), settings)
+    columns = resolve_columns([survey], settings)
+    assert columns is not None
+    (unit,) = cut(survey, 3, 2**20, ("test",), frozenset())
+    ((_, rows),) = read_unit(unit, settings, columns)
+    assert rows.ids.to_pylist() == [1]
+    assert rows.rejects.column("reason").to_pylist() == ["bad_column"]
 
 
 def test_a_file_that_was_replaced(tmp_path: Path) -> None:
