@@ -102,6 +102,8 @@ _TELLING = re.compile(
     "|".join([*(re.escape(f"/{kind.folder}/") for kind in _KINDS), "ducklake-", r"(?:base|delta)_\d{7}"])
 )
 """A quick look: what the name of every such file contains."""
+_WRITE = re.compile(r"(.+)/_(started|committed)_(\d+)")
+_NUMBER_OF_WRITE = re.compile(r"-tid-(\d+)-[^/]*$")
 _FIRST_NAMES = {"metadata": ("0", "v"), "schema": ("schema-",)}
 """How the names of logs begin in folders that others may have, too, for other things."""
 _FOLDERS_AT_ONCE = 16
@@ -124,12 +126,33 @@ def refuse(found: InputListing, path: str, settings: CorpusSettings) -> None:
     if tables:
         root = min(tables, key=lambda uri: (uri.count("/"), uri))
         raise CorpusError(_explain(path, found.base, root, tables[root], len(tables)))
+    _refuse_unfinished(path, uris, listed[len(uris) :])
 
 
 def root_above(uri: str, storage: StorageSettings) -> tuple[str, Kind] | None:
     """The nearest folder, at ``uri`` or above it, that is the root of a table, and its kind."""
     found = ((folder, _kind_of(folder, storage)) for folder in folders_from(uri))
     return next(((folder, kind) for folder, kind in found if kind), None)
+
+
+def _refuse_unfinished(path: str, uris: Sequence[str], others: Sequence[str]) -> None:
+    """Raises CorpusError for files of a write that Databricks has begun and not committed: its readers pass over them.
+
+    It leaves `_started_<n>` and, in the end, `_committed_<n>` in each folder, and writes n into the names of the files.
+    """
+    marks = {match.groups() for uri in others if (match := _WRITE.fullmatch(uri))}
+    begun = {(folder, number) for folder, what, number in marks if what == "started"}
+    begun = {(folder, number) for folder, number in begun if (folder, "committed", number) not in marks}
+    if not begun:
+        return
+    for uri in uris:
+        number = _NUMBER_OF_WRITE.search(uri)
+        if number and (os.path.dirname(uri), number[1]) in begun:
+            raise CorpusError(
+                f"corpus.path {path} has files of a write that did not finish, e.g. {uri}: there is "
+                f"_started_{number[1]} beside it and no _committed_{number[1]}. Wait until the job has ended; if it "
+                "has failed, remove its files (in Databricks, VACUUM). Then run the command again."
+            )
 
 
 def _among(uris: Iterable[str]) -> dict[str, Kind]:

@@ -133,6 +133,14 @@ ROWS = [
         "'<new folder>/0.parquet'.", files={f"{FILE}.parquet": b"x", f"{FILE}-delete.parquet": b"x"}),
     Row("a table of sfr-batch", "corpus.path {root}/corpus is a table of sfr-batch" + ONLY + NEW
         + "sfr-batch export {root}/corpus <new folder>.", files={**GOOD, "_sfr/table.json": b"{}"}),
+    Row("an unfinished write of Databricks", "corpus.path {root}/corpus has files of a write that did not finish, e.g. "
+        "{root}/corpus/part-0-tid-22-c000.jsonl: there is _started_22 beside it and no _committed_22. Wait until the "
+        "job "
+        "has ended; if it has failed, remove its files (in Databricks, VACUUM). Then run the command again.",
+        files={"part-0-tid-11-c000.jsonl": LINES, "part-0-tid-22-c000.jsonl": LINES, "_started_11": b"",
+            "_committed_11": b"{}", "_started_22": b""}),
+    Row("a finished one", phase="done",
+        files={"part-0-tid-11-c000.jsonl": LINES, "_started_11": b"", "_committed_11": b"{}", "_started_22": b""}),
     # Not one
     Row("a file that is named by itself", phase="done", files={**GOOD, **LOG},
         overrides=("corpus.path={root}/corpus/good.jsonl",)),

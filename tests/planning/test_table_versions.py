@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.corpus import reader, survey
 from sfr_batch.corpus.listing import list_shards
 from sfr_batch.errors import CorpusError
@@ -160,7 +161,19 @@ def test_each_night_is_a_full_embedding_of_that_version(
     check(snapshot, table.live())
     assert sorted(texts) == ["text 10 updated", "text 12 updated"]
 
-    assert make_plan(place.config(f"corpus.format={kind.format}")).up_to_date
+    plan = make_plan(place.config(f"corpus.format={kind.format}"))
+    assert plan.up_to_date
+    report = audit(Table.open(plan.store), plan)
+    assert not report.failed, report
+
+
+def test_reading_a_part_of_a_table(tmp_path: Path, mistral: str) -> None:
+    """Partitions are selected by the values that the table's log has."""
+    table = Delta(f"{tmp_path}/corpus")
+    place = Place(table.root, f"{tmp_path}/table", mistral)
+    snapshot, _, texts = night(place, Delta, "select.partitions={lang: de}")
+    check(snapshot, {id_: row for id_, row in table.live().items() if row[1] == "de"})
+    assert len(texts) == 5
 
 
 @pytest.mark.parametrize("kind", TABLES)
