@@ -16,6 +16,7 @@ from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.column_paths import all_paths, find_type, top_level
 from sfr_batch.corpus.column_types import fill_nulls, is_text, stored_type, table_type, unify, without_null
 from sfr_batch.corpus.ids import id_type
+from sfr_batch.corpus.partitions import PathColumns
 from sfr_batch.corpus.shards import settings_for
 from sfr_batch.corpus.survey import ShardStatistics
 from sfr_batch.corpus.table_names import check_names
@@ -64,7 +65,15 @@ def resolve_columns(
     # Shards mostly have one and the same schema, and may be 100,000.
     distinct = {survey.columns: survey for survey in reversed(surveys) if not survey.empty}
     filled = sorted(distinct.values(), key=lambda survey: survey.shard.uri)
-    return ColumnResolver(settings, elsewhere).resolve(filled, known)
+    columns = ColumnResolver(settings, elsewhere).resolve(filled, known)
+    if columns is not None:
+        types = {path: kind for path, kind in columns.carry.values() if not pa.types.is_string(kind)}
+        for survey in surveys if types else ():
+            of_path = survey.shard.columns_of_path(settings)
+            if not types.keys().isdisjoint(of_path):
+                wanted = types.keys() & of_path.keys() & survey.nulls
+                PathColumns(survey.shard.uri, of_path, types, ()).check_types(wanted)
+    return columns
 
 
 class ColumnResolver:

@@ -149,7 +149,7 @@ def _sort(path: str, settings: CorpusSettings) -> _Files:
     foreign_tables.refuse(listing, path, settings)
     hidden = [file for file in listing.hidden if not is_marker(file.uri, file.size)]
     if not listing.files:
-        raise CorpusError(_nothing_at(path, hidden))
+        raise CorpusError(_in_folders(path, listing, settings) or _nothing_at(path, hidden))
     files = _Files(listing.base)
     for file in listing.files:
         if not is_marker(file.uri, file.size):
@@ -266,7 +266,17 @@ def _or_select(path: str, listing: InputListing, shards: Sequence[Shard], settin
 _FEW_ENDINGS = 3
 
 
+def _in_folders(path: str, listing: InputListing, settings: CorpusSettings) -> str:
+    """The message where a pattern names folders alone, which Spark would look into; else empty."""
+    below = f"{path.rstrip('/')}/**"
+    if not listing.pattern or not find_inputs(below, settings.storage).files:
+        return ""
+    return f"corpus.path {path} names folders and no files. To read the files in them: corpus.path={below}."
+
+
 def _nothing_at(path: str, hidden: Sequence[InputFile]) -> str:
+    if "{" in path and not hidden:
+        return f"corpus.path {path} matches no files. Braces are no pattern: write a list, corpus.path=[a,b]."
     if not hidden:
         return f"corpus.path {path} matches no files. Correct the path. Names that begin with _ or . are skipped."
     first = hidden[0].uri

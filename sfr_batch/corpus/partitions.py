@@ -75,6 +75,12 @@ class PathColumns:
         self._types = {name: types.get(name, TYPE) for name in values}
         self._compared = set(values).difference(above)
 
+    def check_types(self, names: Iterable[str]) -> None:
+        """Raises CorpusError if the value of one of these columns has not its type."""
+        for name in names:
+            if name in self._texts:
+                self._typed(name)
+
     def fill_batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The batch and the columns that only the path has. Raises CorpusError if the file contradicts the path."""
         for name in self._texts:

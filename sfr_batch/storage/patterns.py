@@ -70,7 +70,8 @@ def parse_pattern(name: str, exists: Callable[[str], bool]) -> Pattern | None:
             rest += ["**", f"*{part[2:]}"]
         else:
             before, _, after = part.partition("**")
-            instead = "/".join(filter(None, (f"{before}*", "**", f"*{after.lstrip('*')}" if after.strip("*") else "")))
+            end = re.sub(r"\*+", "*", f"*{after}") if after.strip("*") else ""
+            instead = "/".join(filter(None, (f"{before}*", "**", end)))
             raise ConfigError(
                 f"The pattern {name}: ** stands for any number of folders, so it must be a part of the path by itself. "
                 f"Write {instead} in place of {part}."
