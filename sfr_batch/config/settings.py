@@ -78,12 +78,14 @@ class CorpusSettings(Section):
     """The documents to embed."""
 
     path: Paths
-    """A file, a folder or prefix, a glob, or a list of these; local paths and s3:// URIs."""
+    """A file, a folder or prefix, a pattern, or a list of these; local paths and s3:// URIs. In a pattern `*`, `?` and
+    `[abc]` stand for characters of a name and `**` for any number of folders; a name that exists is no pattern."""
     format: Literal["auto", "parquet", "jsonl", "csv", "text", "delta", "iceberg"] = "auto"
-    """`auto` uses the file names: .parquet, .pq, .jsonl, .ndjson, .jsonlines, .csv, .tsv, .tab, .txt (one document per
-    line), all but Parquet also with .gz, .gzip, .zst or .zstd. `parquet` to `text` are for files whose names do not
-    tell the format. `delta` and `iceberg` read a whole table, whose folder is the path, with the extras of these names;
-    an Iceberg table may also be named by its metadata file, as its catalog knows it."""
+    """`auto` uses the file names: .parquet, .pq, .parq, .jsonl, .ndjson, .jsonlines, .ldjson, .jl, .json, .csv, .tsv,
+    .tab, .psv, .txt and .text (one document per line), all but Parquet also with .gz, .gzip, .zst or .zstd. `parquet`
+    to `text` are for files whose names do not tell the format; files whose names tell another are not read. `delta` and
+    `iceberg` read a whole table, whose folder is the path, with the extras of these names; an Iceberg table may also be
+    named by its metadata file, as its catalog knows it."""
     version: int | None = Field(default=None, ge=0)
     """Version of a Delta table, or id of an Iceberg table's snapshot. Default: the newest when a run is planned."""
     id: Text | None = "id"
@@ -97,7 +99,8 @@ class CorpusSettings(Section):
     """Encoding of JSON Lines, CSV and text files, if it is not UTF-8: `latin-1`, `windows-1252`, `shift_jis`, `gbk` or
     another that extends ASCII. Rows with bytes that it does not have are rejected. UTF-16 has to be converted."""
     delimiter: Character | None = None
-    r"""Field separator of a CSV, such as ';' or '\x01'. Default: a tab in .tsv and .tab files, a comma in others. A
+    r"""Field separator of a CSV, such as ';' or '\x01'. Default: a tab in .tsv and .tab files, a bar in .psv files, a
+    comma in others. A
     first line `sep=;` in a file goes before it."""
     quote: Character | None = '"'
     """Quote character of a CSV. `null`: quotes are ordinary text, as in many .tsv files."""
@@ -121,7 +124,8 @@ class CorpusSettings(Section):
     a file that has \N in a column in use is refused, and later rows that have it are rejected; [] makes \N a text."""
     carry: FromColumns = []
     """Columns to copy into the table, beside the vectors: a list, or a mapping from the name in the table to the column
-    of the corpus, `{lang: meta.lang}`. In a list, a path is the name as well; many engines take no dots in names."""
+    of the corpus, `{lang: meta.lang}`. In a list, a path is the name as well; many engines take no dots in names. A
+    folder `lang=de` in the path of a file is a column of it, too."""
     storage: StorageSettings = StorageSettings()
     """Credentials and endpoint of the corpus."""
 
@@ -255,8 +259,8 @@ class SelectSettings(Section):
     shards: list[Text] = []
     """Globs for file names, or, with a slash, for the end of a path: `2026/*.parquet`."""
     partitions: dict[str, Text] = {}
-    """Folders `key=value` in the path of a shard: a value, a glob, or a range `2026-11-01..2026-11-24` that includes
-    both ends. Either end may be omitted. Values are compared as text."""
+    """Folders `key=value` in the path of a shard, as written or without their %-escapes: a value, a glob, or a range
+    `2026-11-01..2026-11-24` that includes both ends. Either end may be omitted. Values are compared as text."""
     ids: list[str | int] = []
     """Ids of the documents to embed."""
     where: Text | None = None

@@ -93,8 +93,8 @@ ROWS = [
         overrides=("corpus.path=['{bucket}/corpus','{bucket}/a [1]']",)),
     Row("a folder that the files contradict",
         "1 of 1 split did not finish. Nothing was published. Committed: 0 splits; the same command continues with the "
-        "rest.\n  {root}/corpus/lang=de/a.parquet: the column 'lang' has the value 'fr', but the folder's name says 'de'. "
-        "Correct one of the two, or use the column no more: corpus.carry, corpus.text.", phase="run",
+        "rest.\n  {root}/corpus/lang=de/a.parquet: the column 'lang' has the value 'fr', but the folder's name says "
+        "'de'. Correct one of the two, or use the column no more: corpus.carry, corpus.text.", phase="run",
         files={"lang=de/a.parquet": table(id=IDS, text=["One.", "Two."], lang=["de", "fr"])},
         overrides=("corpus.carry=[lang]",),
         repair=put("corpus/lang=de/a.parquet", table(id=IDS, text=["One.", "Two."], lang=["de", "de"]))),
