@@ -50,6 +50,15 @@ def _listed(file: DeleteFile, path: str, shard: Shard, settings: CorpusSettings)
     return np.concatenate([np.empty(0, np.int64), *(part.to_numpy(zero_copy_only=False) for part in parts)])
 
 
+def check_delete_files(shard: Shard, settings: CorpusSettings) -> None:
+    """Raises CorpusError if a file that lists deleted rows of the shard is gone: a plan then takes another version."""
+    for file in shard.table.deletes if shard.table else ():
+        try:
+            stat_input(file.uri, settings.storage)
+        except ObjectNotFound:
+            raise gone(shard, file.uri) from None
+
+
 def check_there(shard: Shard, settings: CorpusSettings) -> None:
     """Raises CorpusError if the file of a table's shard is gone, or is not the file that the table names."""
     assert shard.table is not None

@@ -188,5 +188,5 @@ def _as_text(constants: dict[str, pa.Scalar]) -> tuple[tuple[str, str | None], .
 def _located(root: str, path: str) -> str:
     """The URI of a file of the log: relative to the root, or absolute; percent-encoded, as the protocol says."""
     if "://" not in path and not path.startswith("/"):
-        return f"{root}/{unquote(path)}"
-    return located(unquote(path), f"The Delta table {root}")
+        path = f"{root.replace('%', '%25')}/{path}"
+    return located(unquote(path), f"The Delta table {root}", root)

@@ -20,12 +20,13 @@ from sfr_batch.storage.inputs import open_input, stat_input
 class ReadOnlyFiles(FileIO):  # type: ignore[misc]  # its types are not followed
     """Reads metadata and manifests; writes nothing."""
 
-    def __init__(self, storage: StorageSettings) -> None:
+    def __init__(self, metadata: str, storage: StorageSettings) -> None:
+        """metadata: URI of the table's metadata file."""
         super().__init__()
-        self._storage = storage
+        self._metadata, self._storage = metadata, storage
 
     def new_input(self, location: str) -> InputFile:
-        return _File(location, self._storage)
+        return _File(location, located(location, "The Iceberg table", self._metadata), self._storage)
 
     def new_output(self, location: str) -> OutputFile:
         raise NotImplementedError("a corpus is only read")
@@ -35,9 +36,9 @@ class ReadOnlyFiles(FileIO):  # type: ignore[misc]  # its types are not followed
 
 
 class _File(InputFile):  # type: ignore[misc]
-    def __init__(self, location: str, storage: StorageSettings) -> None:
+    def __init__(self, location: str, uri: str, storage: StorageSettings) -> None:
         super().__init__(location)
-        self._uri, self._storage = located(location, "The Iceberg table"), storage
+        self._uri, self._storage = uri, storage
 
     def __len__(self) -> int:
         return stat_input(self._uri, self._storage).size

@@ -89,13 +89,13 @@ def list_files(settings: CorpusSettings, columns: Sequence[str]) -> list[Shard]:
     for task in tasks:
         file = task.file
         _check_file(file, name)
-        deletes = tuple(sorted({_delete_file(other, name) for other in task.delete_files}))
+        deletes = tuple(sorted({_delete_file(other, name, pinned.metadata) for other in task.delete_files}))
         uris = [other.uri for other in deletes]
         state = short_id("iceberg", file.file_path, file.file_size_in_bytes, columns_are, uris)
         partition = partitions.of(file)
         its = TableFile(name, schema, {**defaults, **partition}, file.file_path, "expiring snapshots", deletes=deletes)
         text = tuple((key, value_as_text(value)) for key, value in partition.items())
-        uri = located(file.file_path, f"The Iceberg table {metadata.location}")
+        uri = located(file.file_path, f"The Iceberg table {metadata.location}", pinned.metadata)
         shards.append(Shard(uri, state, file.file_size_in_bytes, PARQUET, partition=text, table=its))
     return shards
 
@@ -161,7 +161,7 @@ def _open(uri: str, storage: StorageSettings) -> Any:
         raise ConfigError(
             "corpus.format iceberg needs the Python package pyiceberg: pip install 'sfr-batch[iceberg]'."
         ) from error
-    files = ReadOnlyFiles(storage)
+    files = ReadOnlyFiles(uri, storage)
     try:
         metadata = FromInputFile.table_metadata(files.new_input(uri))
     except SfrBatchError:
@@ -284,10 +284,10 @@ def _check_file(file: Any, name: str) -> None:
         raise CorpusError(f"{name} has encrypted data files, e.g. {file.file_path}, which are not supported. {_EXPORT}")
 
 
-def _delete_file(file: Any, name: str) -> DeleteFile:
+def _delete_file(file: Any, name: str, metadata: str) -> DeleteFile:
     kind = str(file.file_format.value).lower()
     if kind not in (PARQUET, PUFFIN):
         raise CorpusError(
             f"{name} has delete files in {kind}, e.g. {file.file_path}, which are not supported. {_EXPORT}"
         )
-    return DeleteFile(located(file.file_path, "The Iceberg table"), kind)
+    return DeleteFile(located(file.file_path, name, metadata), kind)

@@ -17,7 +17,7 @@ from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.column_paths import is_inside
 from sfr_batch.corpus.csv_dialect import dialect_of
 from sfr_batch.corpus.csv_questions import ask, read_beginning
-from sfr_batch.corpus.deleted_rows import gone
+from sfr_batch.corpus.deleted_rows import check_delete_files, gone
 from sfr_batch.corpus.encodings import refuse_unmarked
 from sfr_batch.corpus.file_formats import CSV, FORMATS, JSONL, PARQUET, TEXT, bare_name
 from sfr_batch.corpus.file_names import MAGIC_BYTES, by_first_bytes
@@ -128,6 +128,7 @@ def _survey_parquet(
     text = TextTemplate(settings.text).columns
     needed = [*filter(None, [settings.id]), *text, *settings.carried.values()]
     if shard.table is not None:
+        check_delete_files(shard, settings)
         in_file = schema
         schema = shard.table.schema_for(needed, in_file, shard.uri)
         text, needed = (shard.table.names_in_file(paths, in_file) for paths in (text, needed))

@@ -2,7 +2,7 @@
 
 The table decides which columns there are, of which types, and which of the file's rows are deleted: a column may have
 another name in the file, be missing from it because it came later, or stand in the table's log alone. Knows Arrow and
-positions of rows; knows no library of a table format and no stores.
+positions of rows; knows no library of a table format and opens nothing.
 """
 
 import base64
@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sfr_batch.errors import CorpusError
+from sfr_batch.storage.locations import is_s3
 
 FIELD_ID = b"PARQUET:field_id"
 """Metadata of an Arrow field: its number in the table, and in a Parquet file that has such numbers."""
@@ -178,19 +179,25 @@ def value_as_text(value: pa.Scalar) -> str | None:
     return str(plain_value).lower() if isinstance(plain_value, bool) else str(plain_value)
 
 
-def located(path: str, table: str) -> str:
-    """The URI of a file that a table names by its absolute path. Raises CorpusError if it is elsewhere."""
+def located(path: str, table: str, beside: str) -> str:
+    """The URI of a file that a table names by its absolute path. Raises CorpusError if it is elsewhere.
+
+    beside: URI of what the table itself was read from. Tables come from strangers: one on S3 must not name local files.
+    """
     scheme, colon, rest = path.partition(":")
-    if not colon or "/" in scheme:
-        return path
-    if scheme in ("s3", "s3a", "s3n"):
-        return f"s3://{rest.lstrip('/')}"
-    if scheme == "file":
-        return f"/{rest.lstrip('/')}"
-    raise CorpusError(
-        f"{table} has files on {scheme}:, e.g. {path}, which is not supported. Copy the table to s3:// or a local path "
-        "with its engine, and set corpus.path to that."
-    )
+    local = not colon or "/" in scheme or scheme == "file"
+    uri = f"/{rest.lstrip('/')}" if scheme == "file" else path if local else f"s3://{rest.lstrip('/')}"
+    if not local and scheme not in ("s3", "s3a", "s3n"):
+        raise CorpusError(
+            f"{table} has files on {scheme}:, e.g. {path}, which is not supported. Copy the table to s3:// or a local "
+            "path with its engine, and set corpus.path to that."
+        )
+    if ".." in uri.split("/") or local == is_s3(beside):
+        raise CorpusError(
+            f"{table} names the file {path}, which is not where the table is. Copy the table with its engine, and set "
+            "corpus.path to that."
+        )
+    return uri
 
 
 def _keys(field: pa.Field) -> list[str]:

@@ -78,6 +78,12 @@ def twin(table: Any) -> None:
     shutil.copy(newest, newest.with_name(newest.name[:6] + "11111111-2222-3333-4444-555555555555.metadata.json"))
 
 
+def deleted_without_file(table: Any) -> None:
+    foreign.delete_rows(table, {foreign.data_files(table)[0]: [0]})
+    (file,) = Path(table.location()).glob("data/*-deletes.parquet")
+    file.unlink()
+
+
 def without(module: str) -> Callable[[Bench], None]:
     return lambda bench: bench.monkeypatch.setitem(sys.modules, module, None)
 
@@ -192,6 +198,18 @@ ROWS = [
         "supported. Copy the table to s3:// or a local path with its engine, and set corpus.path to that.", files={},
         prepare=delta(committed(1, {"add": {"path": "abfss://c@a/x.parquet", "partitionValues": {}, "size": 1,
             "modificationTime": 1, "dataChange": True}})), overrides=AS_DELTA),
+    Row("files outside", "The Delta table {root}/corpus names the file {root}/corpus/../good.parquet, which is not "
+        "where "
+        "the table is. Copy the table with its engine, and set corpus.path to that.", files={},
+        prepare=delta(committed(1, {"add": {"path": "../good.parquet", "partitionValues": {}, "size": 1,
+            "modificationTime": 1, "dataChange": True}})), overrides=AS_DELTA),
+    Row("a delete file that is gone", "{root}/corpus/data/{*}-deletes.parquet no longer exists, but snapshot {*} of "
+        "the "
+        "Iceberg table {root}/corpus needs it: it was cleaned up (expiring snapshots) after the run was planned or "
+        "after "
+        "that version was replaced. Run the command again, without corpus.version, for the newest version; and let "
+        "clean-ups keep files for longer than a run takes.", files={}, prepare=iceberg(deleted_without_file),
+        overrides=AS_ICEBERG),
     Row("equality deletes", "snapshot {*} of the Iceberg table {root}/corpus has equality deletes, which are not "
         "supported. Let the table's engine compact it (in Spark, CALL <catalog>.system.rewrite_data_files with the "
         "option "

@@ -20,6 +20,7 @@ from sfr_batch.corpus.reader import read_unit
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import cut
 from sfr_batch.corpus.survey import survey_shards
+from sfr_batch.corpus.table_files import located
 from sfr_batch.corpus.table_versions import pin
 from sfr_batch.errors import CorpusError
 from sfr_batch.pipeline.packing import unit_from_json, unit_to_json
@@ -269,6 +270,28 @@ def test_partitions_of_iceberg(tmp_path: Path) -> None:
 
 
 # --- S3
+
+
+@pytest.mark.parametrize(
+    ("path", "beside", "uri"),
+    [
+        ("s3a://b/t/x", "s3://b/t", "s3://b/t/x"),
+        ("file:/t/x", "/t", "/t/x"),
+        ("file:///t/x", "/t", "/t/x"),
+        ("/t/a:b", "/t", "/t/a:b"),
+        ("file:///etc/passwd", "s3://b/t", None),
+        ("/etc/passwd", "s3://b/t", None),
+        ("s3://b/x", "/t", None),
+        ("/t/../x", "/t", None),
+        ("hdfs://n/x", "/t", None),
+    ],
+)
+def test_a_table_names_no_files_elsewhere(path: str, beside: str, uri: str | None) -> None:
+    if uri is not None:
+        assert located(path, "The table", beside) == uri
+        return
+    with pytest.raises(CorpusError, match=r"The table (names the file|has files on hdfs:).*set corpus\.path to that\."):
+        located(path, "The table", beside)
 
 
 def test_tables_on_s3(s3: S3Server, s3_prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
