@@ -100,7 +100,7 @@ class RetryingS3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
                 elif without or not refuses_checksums(error):
                     raise
                 else:
-                    await self._leave_checksums_out(f"{what}: {error}")
+                    await self._leave_checksums_out(f"{what}: {str(error).rstrip('.')}")
                 return await retry(once, bounds, transient_reason, what)
         except (client.BotoCoreError, aiohttp.ClientError, ValueError) as error:
             raise S3ClientError(str(error)) from error

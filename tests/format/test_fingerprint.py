@@ -208,6 +208,8 @@ STORAGE = {
     "region": "eu-central-1",
     "profile": "somebody",
     "anonymous": "true",
+    "requester_pays": "true",
+    "multipart": "false",
     "access_key_id": "${KEY}",
     "secret_access_key": "${SECRET}",
     "attempts": "3",
@@ -215,7 +217,7 @@ STORAGE = {
 }
 NOT_IN_IT = {
     "corpus.path": "elsewhere",
-    "corpus.format": "csv",
+    "corpus.format": "delta",
     "corpus.id": "null",
     "corpus.text": "'{title} {text}'",
     "corpus.encoding": "latin-1",
@@ -228,6 +230,7 @@ NOT_IN_IT = {
     "corpus.comment": "'#'",
     "corpus.nulls": "[NA]",
     "corpus.carry": "[title]",
+    "corpus.version": "3",
     "model.revision": "main",
     "model.device": "cuda",
     "model.cache_dir": "/elsewhere",
