@@ -189,11 +189,8 @@ def edit_json(file: Path, **changes: Any) -> None:
 
 
 @functools.cache
-def docstrings(count: int, packages: tuple[str, ...] = ("numpy", "torch", "transformers", "pyarrow")) -> list[str]:
-    """``count`` distinct docstrings of installed packages, of all lengths, in a shuffled but fixed order.
-
-    Each order of magnitude has its share; those beyond 256 characters a smaller one, for they cost the most.
-    """
+def _all_docstrings(packages: tuple[str, ...]) -> list[str]:
+    """The docstrings of every tenth module, sorted."""
     found: set[str] = set()
     for package in packages:
         for file in sorted(package_folder(package).rglob("*.py"))[::10]:
@@ -206,8 +203,17 @@ def docstrings(count: int, packages: tuple[str, ...] = ("numpy", "torch", "trans
                     text = ast.get_docstring(node, clean=False)
                     if text:
                         found.add(text)
+    return sorted(found)
+
+
+@functools.cache
+def docstrings(count: int, packages: tuple[str, ...] = ("numpy", "torch", "transformers", "pyarrow")) -> list[str]:
+    """``count`` distinct docstrings of installed packages, of all lengths, in a shuffled but fixed order.
+
+    Each order of magnitude has its share; those beyond 256 characters a smaller one, for they cost the most.
+    """
     by_size: defaultdict[int, list[str]] = defaultdict(list)
-    for text in sorted(found):
+    for text in _all_docstrings(packages):
         by_size[len(text).bit_length()].append(text)
     rng = random.Random(0)
     for texts in by_size.values():

@@ -64,6 +64,7 @@ def test_padding_may_be_longer_than_what_is_read_at_once() -> None:
         (gzip.compress(b"x")[:-8] + bytes(8), "incorrect data check"),
         (gzip.compress(b"x") + gzip.compress(b"y")[:-9], "Truncated"),
     ],
+    ids=["no gzip", "text behind", "a byte behind padding", "cut off", "checksum", "second member cut off"],
 )
 def test_what_is_damaged_is_an_error(data: bytes, message: str) -> None:
     with pytest.raises(OSError, match=message):

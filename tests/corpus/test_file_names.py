@@ -102,10 +102,9 @@ def test_files_of_engines_without_an_ending(name: str, tmp_path: Path) -> None:
     assert shards(root, format="jsonl") == {name: "jsonl"}
 
 
-@pytest.mark.parametrize(
-    ("name", "data"), [("part-00000.gz", gzip.compress(LINES)), ("0000_part_00.gz", gzip.compress(LINES))]
-)
-def test_a_compressed_file_may_be_of_any_format(name: str, data: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["part-00000.gz", "0000_part_00.gz"])
+def test_a_compressed_file_may_be_of_any_format(name: str, tmp_path: Path) -> None:
+    data = gzip.compress(LINES)
     root = str(tmp_path)
     put(root, name, data)
     with pytest.raises(CorpusError, match=r"do not tell their format.*Set corpus\.format to parquet, jsonl"):

@@ -536,13 +536,15 @@ def test_repr(minilm: Encoder, mistral: Encoder) -> None:
 # ------------------------------------------------------------------------------------ whatever is asked of it
 
 
-WORDS = " ".join(docstrings(2000)[:300]).split()
-texts_of_any_length = st.one_of(
-    st.text(max_size=40),
-    st.integers(0, len(WORDS) - 600).flatmap(
-        lambda start: st.integers(1, 600).map(lambda count: " ".join(WORDS[start : start + count]))
-    ),
-)
+def runs_of_words() -> st.SearchStrategy[str]:
+    words = " ".join(docstrings(2000)[:300]).split()
+    return st.tuples(st.integers(0, len(words) - 600), st.integers(1, 600)).map(
+        lambda run: " ".join(words[run[0] : run[0] + run[1]])
+    )
+
+
+# Deferred: to find docstrings takes seconds, and every process that shares the tests imports this module.
+texts_of_any_length = st.one_of(st.text(max_size=40), st.deferred(runs_of_words))
 any_batch = st.tuples(
     st.lists(texts_of_any_length, min_size=1, max_size=12),
     st.sampled_from(["", "query: ", prompts.instruct(TASK), "日本語の指示："]),
