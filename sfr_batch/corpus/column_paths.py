@@ -91,17 +91,6 @@ def _values_inside(value: Any, parts: list[str]) -> tuple[Any] | None:
     return None
 
 
-def lost_key(value: Any, kind: pa.DataType) -> str | None:
-    """A key of a JSON object, at whatever depth, that Arrow would silently leave out of a value of this type."""
-    if pa.types.is_struct(kind) and isinstance(value, dict):
-        known = {field.name: field.type for field in kind.fields}
-        inside = (key if key not in known else lost_key(part, known[key]) for key, part in value.items())
-        return next(filter(None, inside), None)
-    if pa.types.is_list(kind) and isinstance(value, list):
-        return next(filter(None, (lost_key(part, kind.value_type) for part in value)), None)
-    return None
-
-
 def all_paths(schema: pa.Schema) -> list[str]:
     """The paths of all columns and of all fields inside structs, in the order of the schema."""
     found: list[str] = []

@@ -16,6 +16,7 @@ from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.column_paths import all_paths, find_type, top_level
 from sfr_batch.corpus.column_types import fill_nulls, is_text, stored_type, table_type, unify, without_null
 from sfr_batch.corpus.ids import id_type
+from sfr_batch.corpus.json_types import spells
 from sfr_batch.corpus.partitions import PathColumns
 from sfr_batch.corpus.shards import settings_for
 from sfr_batch.corpus.survey import ShardStatistics
@@ -139,7 +140,8 @@ class ColumnResolver:
         for other in (sampled, *(shard.declared(path) for shard in shards)):
             kind = fill_nulls(kind, other)
         for shard in shards:
-            if unify(shard.type_of(path), kind) is None:
+            found = shard.type_of(path)
+            if unify(found, kind) is None and (shard.exact or not spells(found, kind)):
                 raise shard.differs(path, kind, in_table=known is not None)
         # A sample of nulls alone does not show what is behind it: that would be refused row by row.
         return kind if all(shard.whole for shard in shards) else without_null(kind)

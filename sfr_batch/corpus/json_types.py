@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.types as kinds
 
 from sfr_batch.config.settings import CorpusSettings
-from sfr_batch.corpus.column_types import unify
+from sfr_batch.corpus.column_types import is_list, unify
 from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import CorpusError
 
@@ -50,7 +51,7 @@ def _infer_type(values: list[Any]) -> pa.DataType:
         return pa.array(values).type
     except (UnicodeEncodeError, OverflowError):
         values = [value for value in values if _fits(value)]
-    except pa.ArrowException as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         # Arrow finds no type for fractions and whole numbers beyond 2^53; those that do not fit are rejects later.
         kind = _merged(values)
         if kind is None:
@@ -77,6 +78,27 @@ def _type_of(value: Any) -> pa.DataType | None:
     if isinstance(value, float) and math.isnan(value):
         return pa.null()  # how a value that is missing is written, of whatever type
     return pa.scalar(value).type if _fits(value) else pa.null()
+
+
+def spells(found: pa.DataType, expected: pa.DataType) -> bool:
+    """Whether values that a sample shows as ``found`` may be values of a column of the type ``expected``.
+
+    JSON has no decimals, dates, times, bytes and maps: it spells them as numbers, texts and objects. Which values are
+    those of the column is decided row by row, see `json_values`.
+    """
+    if unify(found, expected) is not None:
+        return True
+    if kinds.is_floating(found):
+        return bool(kinds.is_decimal(expected))
+    if kinds.is_string(found):
+        timed = kinds.is_date(expected) or kinds.is_time(expected) or kinds.is_timestamp(expected)
+        return bool(timed or kinds.is_binary(expected) or kinds.is_fixed_size_binary(expected))
+    if kinds.is_struct(found) and kinds.is_map(expected):
+        return all(spells(field.type, expected.item_type) for field in found.fields)
+    if kinds.is_struct(found) and kinds.is_struct(expected):
+        there = {field.name: field.type for field in expected.fields}
+        return all(spells(field.type, there.get(field.name, pa.null())) for field in found.fields)
+    return is_list(found) and is_list(expected) and spells(found.value_type, expected.value_type)
 
 
 def _fits(value: Any) -> bool:

@@ -18,6 +18,8 @@ from sfr_batch.corpus.csv_records import CsvReader
 from sfr_batch.corpus.decompression import decompressed
 from sfr_batch.corpus.deleted_rows import check_there, deleted_rows
 from sfr_batch.corpus.file_formats import CSV, PARQUET
+from sfr_batch.corpus.int96 import READ_AS, arrow_schema, iter_exact_batches
+from sfr_batch.corpus.json_values import needs_exact_numbers
 from sfr_batch.corpus.partitions import PathColumns
 from sfr_batch.corpus.read_ahead import Fetched, ranges_of
 from sfr_batch.corpus.records import Parsed, lines, parser
@@ -103,6 +105,7 @@ class _Reader:
         self._settings = settings
         self._columns = columns
         self._template = TextTemplate(settings.text)
+        self._exact_numbers = needs_exact_numbers(list(columns.types.values()))
         types = dict(columns.carry.values())
         of_path = unit.shard.columns_of_path(settings)
         used = {name: value for name, value in of_path.items() if name in types or name in self._template.columns}
@@ -140,7 +143,7 @@ class _Reader:
         )
 
     def lines(self) -> Iterator[tuple[Split, RowCollector]]:
-        parse = parser(self._shard.format)
+        parse = parser(self._shard.format, exact_numbers=self._exact_numbers)
         for split in self._unit.splits:
             collector = self._collector()
             with open_input(self._shard.uri, self._settings.storage) as file:
@@ -179,8 +182,9 @@ class _Reader:
         """
         shard = self._shard
         if shard.format != CSV:
+            parse = parser(shard.format, exact_numbers=self._exact_numbers)
             found = lines(file, shard.uri, encoding=self._settings.encoding)
-            return ((position, len(line), line) for position, line in found), parser(shard.format)
+            return ((position, len(line), line) for position, line in found), parse
         reader = CsvReader(file, shard.uri, dialect_of(shard, self._settings))
         used = used_columns(shard, self._settings)
         numbered = ((number, sum(len(field or "") for field in fields), fields) for number, fields in reader)
@@ -200,7 +204,7 @@ def _record_batches(unit: ReadUnit, columns: list[str], settings: CorpusSettings
     """The row groups of a unit, batch by batch, in bounded memory however large a row group is."""
     with open_input(unit.shard.uri, settings.storage, readahead=_PIECE // 16) as file:
         metadata = pq.read_metadata(file)
-        table, in_file = unit.shard.table, metadata.schema.to_arrow_schema()
+        table, in_file = unit.shard.table, arrow_schema(file, metadata)
         paths, columns = columns, table.names_in_file(columns, in_file) or in_file.names[:1] if table else columns
         chunks = [
             chunk
@@ -220,11 +224,13 @@ def _record_batches(unit: ReadUnit, columns: list[str], settings: CorpusSettings
             pre_buffer=False,
             buffer_size=0 if whole else _PIECE,
             page_checksum_verification=True,  # where the writer has left checksums
+            coerce_int96_timestamp_unit=READ_AS,
         )
-        batches = reader.iter_batches(
+        batches = iter_exact_batches(
+            reader,
+            file,
+            columns,
             batch_size=max(1, min(_ROWS_PER_READ, rows * _BATCH_BYTES // max(1, unpacked))),
             row_groups=list(unit.row_groups),
-            columns=columns,
-            use_threads=False,
         )
         yield from (table.conform(batch, paths, in_file) for batch in batches) if table else batches

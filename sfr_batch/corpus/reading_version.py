@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.types as kinds
 
 from sfr_batch.config.settings import CorpusSettings
-from sfr_batch.corpus.file_formats import CSV, JSONL, TEXT
+from sfr_batch.corpus.column_paths import find_type
+from sfr_batch.corpus.file_formats import CSV, JSONL, PARQUET, TEXT
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.text_template import TextTemplate
 
@@ -24,7 +26,9 @@ class ReadShard:
     shard: Shard
     settings: CorpusSettings
     carry: Mapping[str, pa.DataType]
-    """Types of the carried columns in the table."""
+    """Types of the carried columns in the table, by name."""
+    schema: pa.Schema | None = None
+    """The columns of the shard, as `survey` finds them; None as long as it has not been opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +53,51 @@ def _always(subject: ReadShard) -> bool:
     return True
 
 
+def _carries_what_was_made_to_fit(subject: ReadShard) -> bool:
+    """Texts, bytes, booleans and decimals have always been what JSON says, or a reject."""
+    return any(
+        kinds.is_nested(kind) or kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_temporal(kind)
+        for kind in subject.carry.values()
+    )
+
+
+def _has_numbers_in_its_text(subject: ReadShard) -> bool:
+    """A column that is the whole text is never a number. The types of a file of JSON are never certain."""
+    columns = TextTemplate(subject.settings.text).columns
+    if len(columns) < 2:
+        return False
+    if subject.schema is None or subject.shard.format == JSONL:
+        return True
+    found = (find_type(subject.schema, path) for path in columns)
+    return any(kind is not None and kinds.is_floating(kind) for kind in found)
+
+
+def _carries_int96_in_nanoseconds(subject: ReadShard) -> bool:
+    """A survey finds microseconds where a file has INT96."""
+    for name, kind in subject.carry.items():
+        if _has_unit(kind, "ns"):
+            found = subject.schema and find_type(subject.schema, subject.settings.carried[name])
+            if subject.schema is None or (found is not None and _has_unit(found, "us")):
+                return True
+    return False
+
+
+def _has_unit(kind: pa.DataType, unit: str) -> bool:
+    if kinds.is_timestamp(kind):
+        return bool(kind.unit == unit)
+    return any(_has_unit(kind.field(at).type, unit) for at in range(kind.num_fields))
+
+
+_ONE_TEXT = "in a template of several columns, NaN and infinity are no text, and 2005.0 is 2005"
+_FITS = "in carried columns, fractions, texts and numbers of other types are rejected rather than made to fit"
+_INT96 = "times of INT96 that nanoseconds cannot hold are rejected rather than other times"
+
+
 CHANGES: tuple[Change, ...] = (
     Change(JSONL, 2, "a row without a column has the value of its folder, key=value", _takes_a_column_of_the_path),
+    Change(JSONL, 2, _FITS, _carries_what_was_made_to_fit),
+    *(Change(format, 2, _ONE_TEXT, _has_numbers_in_its_text) for format in (JSONL, PARQUET)),
+    Change(PARQUET, 2, _INT96, _carries_int96_in_nanoseconds),
     # In JSON Lines such a line was rejected.
     *(Change(format, 2, "a byte order mark at the beginning of a line is dropped", _always) for format in (CSV, TEXT)),
     Change(CSV, 2, "a record that repeats the header and a line of dashes are rejected", _always),

@@ -5,10 +5,12 @@ Those of a CSV are in `csv_records`. Knows no columns of the settings, no splits
 
 import json
 from collections.abc import Callable, Iterator
+from decimal import Decimal
+from functools import partial
 from typing import IO, Any
 
 from sfr_batch.corpus.encodings import BOM, UTF_8, as_utf_8, refuse_marked
-from sfr_batch.corpus.file_formats import JSONL, TEXT
+from sfr_batch.corpus.file_formats import TEXT
 from sfr_batch.corpus.rejects import Problem, json_type
 from sfr_batch.errors import CorpusError
 from sfr_batch.format import names
@@ -65,15 +67,21 @@ def record_too_long(uri: str, what: str) -> CorpusError:
     )
 
 
-def parser(kind: str) -> Callable[[bytes], Parsed]:
-    """The function that makes a row of a line of this format."""
-    return {JSONL: _parse_json, TEXT: _parse_text}[kind]
+def parser(kind: str, *, exact_numbers: bool = False) -> Callable[[bytes], Parsed]:
+    """The function that makes a row of a line of this format.
+
+    exact_numbers: whether fractions become decimals with all of their digits rather than doubles.
+    """
+    if kind == TEXT:
+        return _parse_text
+    return partial(_parse_json, parse_float=Decimal if exact_numbers else None)
 
 
-def _parse_json(line: bytes) -> Parsed:
+def _parse_json(line: bytes, parse_float: type[Decimal] | None = None) -> Parsed:
     """The row in a line of JSON Lines."""
     try:
-        row = json.loads(line.decode())  # given bytes, it would guess at UTF-16 and UTF-32
+        # Given bytes, it would guess at UTF-16 and UTF-32.
+        row = json.loads(line.decode(), parse_float=parse_float)
     except (ValueError, RecursionError) as error:
         return Problem(names.BAD_JSON, f"the line is not JSON: {error}")
     if not isinstance(row, dict):

@@ -3,6 +3,7 @@
 `format.names` lists all reasons. Each is decided in one place:
 
     null_id, bad_id, null_text, ...       here, from a row's id, text and carried columns
+    bad_column                            also `casting` and `json_values`, for values that the table's type lacks
     bad_json, bad_csv, bad_text           `records`, for a line or a CSV record that is not a row
     too_long                              `pipeline.read_stage`, after the text is tokenized
     bad_vector, encoder_failed            `pipeline.write_stage`, after the model
@@ -13,12 +14,15 @@ Knows single values; knows no files.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
-from sfr_batch.corpus.column_paths import lost_key
+from sfr_batch.corpus.json_values import is_missing
 from sfr_batch.format import names
+from sfr_batch.format.nested import counts_and_items, fields_of, plain
 
 
 class Problem(NamedTuple):
@@ -63,9 +67,16 @@ def cell_value(scalar: pa.Scalar) -> Any:
         return Undecodable(f"bytes that are not UTF-8: {error}")
 
 
+def text_values(column: pa.Array) -> list[Any]:
+    """As `cell_values`, for a part of a text: 0.1 as a narrow float is 0.1 again, not 0.10000000149011612."""
+    narrow = {pa.float16(): np.float16, pa.float32(): np.float32}.get(column.type)
+    values = cell_values(column)
+    return values if narrow is None else [value if value is None else float(str(narrow(value))) for value in values]
+
+
 def id_or_text_problem(id_: Any, text: str | None, wanted_id: type) -> Problem | None:
     """Why the row with this id and text cannot be embedded; None if it can. wanted_id: int or str."""
-    if id_ is None:
+    if is_missing(id_):
         return Problem(names.NULL_ID, "the id is null")
     if id_ == "":  # how a CSV spells null
         return Problem(names.NULL_ID, "the id is empty")
@@ -94,21 +105,10 @@ def text_part_problem(name: str, value: Any, *, alone: bool) -> Problem | None:
 
     alone: whether the column is the whole text; a number may only be a part of one.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value is None or isinstance(value, str) or (number and not alone):
+    number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    if is_missing(value) or isinstance(value, str) or (number and not alone):
         return None
     return Problem(names.BAD_TEXT, f"{name} is a JSON {json_type(value)}, not a string")
-
-
-def carried_scalar(name: str, value: Any, kind: pa.DataType) -> pa.Scalar | Problem:
-    """The value of the carried column ``name`` as a scalar of its type, or why it is none."""
-    try:
-        scalar = pa.scalar(value, kind)
-        if lost := lost_key(value, kind):
-            return Problem(names.BAD_COLUMN, f"{name} has {lost!r}, which {kind} has no place for")
-    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-        return Problem(names.BAD_COLUMN, f"{name} is not {kind}: {error}")
-    return scalar
 
 
 def undecodable_rows(name: str, column: pa.ChunkedArray) -> dict[int, Problem]:
@@ -120,15 +120,43 @@ def undecodable_rows(name: str, column: pa.ChunkedArray) -> dict[int, Problem]:
         column.validate(full=True)
     except pa.ArrowInvalid:
         bad = Problem(names.BAD_COLUMN, f"{name} holds bytes that are not UTF-8")
-        return {row: bad for row, scalar in enumerate(column) if isinstance(cell_value(scalar), Undecodable)}
+        whole = column.combine_chunks()
+        return {row: bad for row in range(len(whole)) if _has_bad_text(whole.slice(row, 1))}
     return {}
+
+
+def _has_bad_text(array: pa.Array) -> bool:
+    """Whether a text in the array is not UTF-8. Python's values are not asked for: they do not hold all dates."""
+    array = plain(array)
+    kind = array.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _has_bad_text(array.storage)
+    if pa.types.is_struct(kind):
+        return any(_has_bad_text(part) for _, part in fields_of(array))
+    if pa.types.is_nested(kind):
+        return _has_bad_text(counts_and_items(array)[1])
+    if not pa.types.is_string(kind):
+        return False
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        return True
+    return False
 
 
 def json_type(value: Any) -> str:
     """JSON's name for the type of a value."""
     if value is None:
         return "null"
-    kinds = {bool: "boolean", int: "number", float: "number", str: "string", list: "array", dict: "object"}
+    kinds = {
+        bool: "boolean",
+        int: "number",
+        float: "number",
+        Decimal: "number",
+        str: "string",
+        list: "array",
+        dict: "object",
+    }
     return kinds[type(value)]
 
 

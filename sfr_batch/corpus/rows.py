@@ -6,6 +6,7 @@ and no Ray.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -15,16 +16,16 @@ from sfr_batch.corpus.casting import cast_exactly, without_extension
 from sfr_batch.corpus.column_paths import find_column, find_value
 from sfr_batch.corpus.columns import Columns
 from sfr_batch.corpus.ids import id_values
+from sfr_batch.corpus.json_values import Unfit, exact_value
 from sfr_batch.corpus.records import Parsed
 from sfr_batch.corpus.rejects import (
     Problem,
     Reject,
     Undecodable,
-    carried_scalar,
-    cell_values,
     id_or_text_problem,
     rejects_table,
     text_part_problem,
+    text_values,
     undecodable_rows,
 )
 from sfr_batch.corpus.text_template import TextTemplate
@@ -109,7 +110,7 @@ class RowCollector:
             self._ids.extend(map(self._derived_id, positions))
         else:
             self._ids.extend(id_values(find_column(batch, self._id)))
-        parts = [cell_values(without_extension(find_column(batch, name))) for name in self._template.columns]
+        parts = [text_values(without_extension(find_column(batch, name))) for name in self._template.columns]
         for values in zip(*parts, strict=True):
             bad = next((value for value in values if isinstance(value, Undecodable)), None)
             self._texts.append(self._template.render(values) if bad is None else bad)
@@ -125,12 +126,13 @@ class RowCollector:
         if isinstance(record, Problem):
             return self._reject(None, position, record)
         id_ = self._derived_id(position) if self._id is None else find_value(record, self._id)
+        id_ = float(id_) if isinstance(id_, Decimal) else id_
         carried = {}
         for name, (path, kind) in self._columns.carry.items():
-            scalar = carried_scalar(name, find_value(record, path), kind)
-            if isinstance(scalar, Problem):
-                return self._reject(id_, position, scalar)
-            carried[name] = scalar
+            try:
+                carried[name] = exact_value(find_value(record, path), kind)
+            except Unfit as error:
+                return self._reject(id_, position, Problem(names.BAD_COLUMN, f"{name} {error}"))
         values = [find_value(record, name) for name in self._template.columns]
         for name, value in zip(self._template.columns, values, strict=True):
             if problem := text_part_problem(name, value, alone=len(values) == 1):
@@ -146,9 +148,7 @@ class RowCollector:
         """Reject the rows that cannot be embedded and lay the others out in columns."""
         wanted_id = int if pa.types.is_integer(self._columns.id_type) else str
         kinds = self._columns.types
-        carry = pa.table(
-            {name: pa.chunked_array(_arrays(self._carry[name], kind), kind) for name, kind in kinds.items()}
-        )
+        carry = pa.table({name: _column(self._carry[name], kind) for name, kind in kinds.items()})
         undecodable = dict(self._bad)
         for name in kinds:
             undecodable |= undecodable_rows(name, carry.column(name))
@@ -182,7 +182,8 @@ class RowCollector:
         return f"{self._shard}#{position}"
 
 
-def _arrays(values: list[Any], kind: pa.DataType) -> list[pa.Array]:
-    if values and isinstance(values[0], pa.Scalar):
-        return [pa.array([value.as_py() for value in values], kind)]
-    return values
+def _column(values: list[Any], kind: pa.DataType) -> pa.ChunkedArray:
+    """A carried column of values as `exact_value` gives them, or of the arrays of a file's batches."""
+    if values and isinstance(values[0], pa.Array):
+        return pa.chunked_array(values, kind)
+    return pa.chunked_array([pa.array(values, kind)], kind)

@@ -21,6 +21,7 @@ from sfr_batch.corpus.deleted_rows import check_delete_files, gone
 from sfr_batch.corpus.encodings import refuse_unmarked
 from sfr_batch.corpus.file_formats import CSV, FORMATS, JSONL, PARQUET, TEXT, bare_name
 from sfr_batch.corpus.file_names import MAGIC_BYTES, by_first_bytes
+from sfr_batch.corpus.int96 import arrow_schema
 from sfr_batch.corpus.json_types import infer_schema
 from sfr_batch.corpus.partitions import with_partition
 from sfr_batch.corpus.records import TEXT_COLUMN
@@ -115,7 +116,7 @@ def _survey_parquet(
     try:
         with open_input(shard.uri, settings.storage) as file:
             metadata = pq.read_metadata(file)
-            schema = metadata.schema.to_arrow_schema().remove_metadata()
+            schema = arrow_schema(file, metadata).remove_metadata()
     except ObjectNotFound:
         if shard.table is None:
             raise

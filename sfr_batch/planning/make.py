@@ -3,6 +3,7 @@
 Reads metadata only, writes nothing. Needs no GPU, no Ray and no torch."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ from sfr_batch.planning.card import make_card, with_inputs_of
 from sfr_batch.planning.limits import SplitLimits, limits_of_a_split, split_identity
 from sfr_batch.planning.pinning import versions_to_try
 from sfr_batch.planning.plan import EmbedPlan
-from sfr_batch.planning.recipes import ShardRecipes, find_reread
+from sfr_batch.planning.recipes import Reread, ShardRecipes, find_reread
 from sfr_batch.planning.selection import covers, selection_of
 from sfr_batch.storage.input_listing import would_list
 from sfr_batch.storage.locations import absolute_uri, is_s3
@@ -97,6 +98,10 @@ def _plan(config: Config, store: Store, table: Table | None, base: Snapshot | No
     # Survey after the diff: only changed shards are opened. Settings are checked even if nothing has changed.
     survey = _survey(config, selected, diff, known, _proven_columns(base, config.corpus, recipes.settings))
     recipes = ShardRecipes.make(config.corpus, survey.columns.types)
+    reread: tuple[Reread, ...] = ()
+    if base is not None and not config.select.rejects:
+        reread, untouched = find_reread(recipes, survey.shards, base.read_shards(), config.table.generation)
+        diff, survey = _leave(untouched, diff, survey)
     card = today = make_card(config, survey.columns)
     accepted: dict[str, Any] = {}
     if table is not None:
@@ -124,7 +129,7 @@ def _plan(config: Config, store: Store, table: Table | None, base: Snapshot | No
         limits=limits,
         inputs=today.fingerprint_inputs,
         accepted=accepted,
-        reread=find_reread(recipes, diff.changed, base.read_shards()) if base and not config.select.rejects else (),
+        reread=reread,
         passed_over=listing.passed_over,
         newly_read=_newly_read(listing, base),
         continues=continues,
@@ -188,6 +193,15 @@ def _survey(
     # A wrong select.where is an error even if nothing has changed, so that the filter is never used.
     selection_of(config).row_filter(columns, [])
     return _Survey(surveys if diff.changed else [], columns)
+
+
+def _leave(untouched: list[ShardRecord], diff: _ShardDiff, survey: _Survey) -> tuple[_ShardDiff, _Survey]:
+    """The same with the shards of these records as unchanged ones."""
+    uris = {record.uri for record in untouched}
+    changed = [shard for shard in diff.changed if shard.uri not in uris]
+    surveys = [shard for shard in survey.shards if shard.shard.uri not in uris]
+    left = dataclasses.replace(diff, changed=changed, unchanged=[*diff.unchanged, *untouched])
+    return left, dataclasses.replace(survey, shards=surveys)
 
 
 def _cut(

@@ -3,6 +3,7 @@
 A shard that a table has under another recipe is read again. Knows settings and types of columns; reads nothing.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow as pa
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.reading_version import ReadShard, changes_since, earlier_versions, reading_version
 from sfr_batch.corpus.shards import Shard
+from sfr_batch.corpus.survey import ShardStatistics
 from sfr_batch.errors import counted
 from sfr_batch.format.fingerprint import digest
 from sfr_batch.format.records import ShardRecord
@@ -66,14 +68,17 @@ class ShardRecipes:
         found = sorted({self.of(shard) for shard in shards})
         return found[0] if len(found) == 1 else digest(found)
 
-    def changes_since(self, shard: Shard, recipe: str) -> list[str]:
+    def changes_since(self, shard: Shard, recipe: str, schema: pa.Schema | None = None) -> list[str] | None:
         """What an earlier release has read otherwise, if it has recorded the shard with this digest and the settings
-        are the same; [] else."""
+        are the same; None if something else is different.
+
+        schema: the columns of the shard, if they are known. They may show that no change can touch it: then [].
+        """
         subject = self._subject(shard)
         for version in earlier_versions(subject):
             if recipe == self._digest(version):
-                return changes_since(version, subject)
-        return []
+                return changes_since(version, dataclasses.replace(subject, schema=schema))
+        return None
 
     def _subject(self, shard: Shard) -> ReadShard:
         return ReadShard(shard, self.corpus, self.carry)
@@ -103,13 +108,26 @@ class Reread:
         )
 
 
-def find_reread(recipes: ShardRecipes, changed: Sequence[Shard], records: Iterable[ShardRecord]) -> tuple[Reread, ...]:
-    """Why shards are read again although neither they nor the settings have changed. records: of the base snapshot."""
+def find_reread(
+    recipes: ShardRecipes, changed: Sequence[ShardStatistics], records: Iterable[ShardRecord], generation: str
+) -> tuple[tuple[Reread, ...], list[ShardRecord]]:
+    """Why shards are read again although neither they nor the settings have changed; and, with the recipe of today, the
+    records of those that need not be, for their columns show that no row of them is read otherwise.
+
+    changed: surveys of all shards that count as changed; records: of the base snapshot; generation: the label that the
+    vectors must have, "" for any.
+    """
     before = {record.uri: record for record in records}
     found: dict[str, list[str]] = {}
-    for shard in changed:
+    untouched = []
+    for survey in changed:
+        shard = survey.shard
         record = before.get(shard.uri)
-        if record is not None and record.version == shard.version:
-            for what in recipes.changes_since(shard, record.recipe):
-                found.setdefault(what, []).append(shard.uri)
-    return tuple(Reread(what, len(uris), uris[0]) for what, uris in found.items())
+        if record is None or record.version != shard.version or generation not in ("", record.generation):
+            continue
+        since = recipes.changes_since(shard, record.recipe, survey.schema)
+        for what in since or ():
+            found.setdefault(what, []).append(shard.uri)
+        if since == []:
+            untouched.append(dataclasses.replace(record, recipe=recipes.of(shard)))
+    return tuple(Reread(what, len(uris), uris[0]) for what, uris in found.items()), untouched

@@ -412,7 +412,7 @@ def test_template_over_columns_of_a_shard(tmp_path: Path) -> None:
     found = read_all(str(tmp_path), text="{title} {text}")
     assert found[0][1].texts == ["A x", "y"]
     assert rejects_of(found) == [("3", 2, "null_text", "the text is null")]
-    assert read_all(str(tmp_path), text="{title} {n}")[0][1].texts == ["A 1.5", "2.0"]
+    assert read_all(str(tmp_path), text="{title} {n}")[0][1].texts == ["A 1.5", "2"]
 
 
 # --- rejects
@@ -461,19 +461,13 @@ def test_rejects_of_json_lines(tmp_path: Path) -> None:
     assert [(id_, reason, message) for id_, _, reason, message in rejects[8:]] == [
         ("number", "bad_text", "text is a JSON number, not a string"),
         ("list", "bad_text", "text is a JSON array, not a string"),
-        ("column", "bad_column", f"n is not int64: {_conversion_error('many')}"),
+        ("column", "bad_column", "n is not int64: 'many'"),
         (None, "bad_json", "the line is not JSON: Expecting value: line 1 column 1 (char 0)"),
         (None, "bad_json", "the line is a JSON array, not an object"),
         (None, "bad_json", f"the line is not JSON: {_recursion_error()}"),
     ]
     positions = [position for _, position, _, _ in rejects]
     assert positions == sorted(positions), "in the order of the shard"
-
-
-def _conversion_error(value: Any) -> str:
-    with pytest.raises(pa.ArrowException) as caught:
-        pa.scalar(value, pa.int64())
-    return str(caught.value)
 
 
 def _recursion_error() -> str:

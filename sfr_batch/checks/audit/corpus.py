@@ -27,7 +27,7 @@ from sfr_batch.errors import counted
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import mismatches
 from sfr_batch.format.hashes import halves, hash_ids
-from sfr_batch.format.records import KEPT
+from sfr_batch.format.records import KEPT, ShardRecord
 from sfr_batch.planning.make import carry_over
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.storage.spill import Spill
@@ -73,8 +73,9 @@ def check_shards(plan: EmbedPlan, shards: Sequence[Shard], contents: Contents, i
             promise.wrong(f"{shard.uri} is new")
         elif record.version != shard.version:
             promise.wrong(f"{shard.uri} has changed")
-        elif since := recipes.changes_since(shard, record.recipe):
-            promise.wrong(f"{shard.uri} was read by an older release; since then {'; '.join(since)}")
+        elif (since := _read_otherwise(plan, shard, record)) is not None:
+            if since:
+                promise.wrong(f"{shard.uri} was read by an older release; since then {'; '.join(since)}")
         elif record.recipe != recipes.of(shard):
             promise.wrong(f"{shard.uri} was read with other corpus settings")
         else:
@@ -82,6 +83,13 @@ def check_shards(plan: EmbedPlan, shards: Sequence[Shard], contents: Contents, i
     for uri in sorted(covered.keys() - {KEPT} - {shard.uri for shard in shards}):
         promise.wrong(f"{uri} is no longer in the corpus")
     return promise.finding(counted(len(shards), "shard"), "the table covers their current versions")
+
+
+def _read_otherwise(plan: EmbedPlan, shard: Shard, record: ShardRecord) -> list[str] | None:
+    """See `ShardRecipes.changes_since`; opens the shard if its columns may show that nothing is."""
+    if not plan.recipes.changes_since(shard, record.recipe):
+        return None
+    return plan.recipes.changes_since(shard, record.recipe, survey_shards([shard], plan.config.corpus)[0].schema)
 
 
 def read_corpus(plan: EmbedPlan, shards: Sequence[Shard], spill: Spill) -> CorpusRows:
