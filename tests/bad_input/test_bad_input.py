@@ -96,7 +96,7 @@ ROWS = [
         overrides=("run.rows_per_splits=3",)),
     Row("unknown setting like none", "{root}/job.yaml has 1 wrong setting:\n"
         "  table.storage.password: unknown setting. Known settings: endpoint_url, region, profile, anonymous, "
-        "access_key_id, secret_access_key, attempts, give_up_after_s.", code=2,
+        "requester_pays, access_key_id, secret_access_key, multipart, attempts, give_up_after_s.", code=2,
         overrides=("table.storage.password=x",)),
     Row("bounds of retries", "{root}/job.yaml has 2 wrong settings:\n"
         "  table.storage.attempts: must be at least 1 and at most 1000\n"
@@ -315,8 +315,8 @@ ROWS = [
         "{root}/corpus/a.parquet is not a readable Parquet file: {*}. Replace it, or remove it from the corpus.",
         files={"a.parquet": table(id=["a"], text=["x"])[:-60] + bytes(52) + table(id=["a"], text=["x"])[-8:]}),
     Row("JSON, not lines",
-        "{root}/corpus/a.jsonl is not JSON Lines: no JSON object in its first 6 lines. Write one object per line; `jq "
-        "-c '.[]'` converts a JSON array.",
+        "{root}/corpus/a.jsonl is not JSON Lines: its first line is no whole JSON value. Write one object per line; "
+        "`jq -c '.[]'` converts a JSON array, `jq -c .` an object over several lines.",
         files={"a.jsonl": json.dumps([{"id": "a", "text": "x"}], indent=1).encode()}),
     Row("plain data called gz",
         "{root}/corpus/a.jsonl.gz cannot be decompressed: {*}. It is damaged, truncated or not a gzip file. Replace "
