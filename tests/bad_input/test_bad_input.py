@@ -315,7 +315,7 @@ ROWS = [
         "{root}/corpus/a.parquet is not a readable Parquet file: {*}. Replace it, or remove it from the corpus.",
         files={"a.parquet": table(id=["a"], text=["x"])[:-60] + bytes(52) + table(id=["a"], text=["x"])[-8:]}),
     Row("JSON, not lines",
-        "{root}/corpus/a.jsonl is not JSON Lines: its first line is no whole JSON value. Write one object per line; "
+        "{root}/corpus/a.jsonl is not JSON Lines: its first line is no whole JSON value. Write one object per line: "
         "`jq -c '.[]'` converts a JSON array, `jq -c .` an object over several lines.",
         files={"a.jsonl": json.dumps([{"id": "a", "text": "x"}], indent=1).encode()}),
     Row("plain data called gz",

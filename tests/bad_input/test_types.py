@@ -74,7 +74,8 @@ ROWS = [
     Row("a large number among fractions", phase="reject", overrides=("corpus.carry=[n]",),
         files={**GOOD, "a.jsonl": jsonl([
             {"id": "large", "text": "x", "n": 2**53 + 1}, {"id": "c", "text": "z", "n": 0.5}])},
-        ids=[*IDS, "c"], rejects=[("large", 0, "bad_column", "n is double, which has no such whole number: 9007199254740993")]),
+        ids=[*IDS, "c"],
+        rejects=[("large", 0, "bad_column", "n is double, which has no such whole number: 9007199254740993")]),
 ]  # fmt: skip
 
 
