@@ -126,6 +126,9 @@ class CorpusSettings(Section):
     """Columns to copy into the table, beside the vectors: a list, or a mapping from the name in the table to the column
     of the corpus, `{lang: meta.lang}`. In a list, a path is the name as well; many engines take no dots in names. A
     folder `lang=de` in the path of a file is a column of it, too."""
+    ctime: bool = True
+    """Whether a local file is read and compared again if its size and mtime are those of the table and its ctime is
+    not: rsync -t, cp -p and tar put the mtime back. `false` where the files are copied or unpacked for each run."""
     storage: StorageSettings = StorageSettings()
     """Credentials and endpoint of the corpus."""
 

@@ -137,7 +137,8 @@ class _Files:
     def add(self, file: InputFile, kind: str, compression: str) -> None:
         """Take in a shard."""
         partition, above = partition_of(file.uri), names_above(self.base, file.uri)
-        self.shards.append(Shard(file.uri, file.version, file.size, kind, compression, partition, above))
+        shard = Shard(file.uri, file.version, file.size, kind, compression, partition, above, ctime_ns=file.ctime_ns)
+        self.shards.append(shard)
 
 
 def _sort(path: str, settings: CorpusSettings) -> _Files:

@@ -28,7 +28,7 @@ from sfr_batch.corpus.shards import Shard, settings_for
 from sfr_batch.corpus.splits import ReadUnit, Split
 from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import CorpusError, ObjectNotFound, counted
-from sfr_batch.storage.inputs import is_unchanged, open_input
+from sfr_batch.storage.inputs import is_unchanged, local_identity, open_input
 from sfr_batch.storage.locations import is_s3
 
 _ROWS_PER_READ = 4096
@@ -48,16 +48,16 @@ def read_unit(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> Ite
     if unit.chosen:
         yield unit.splits[0], _read_chosen(unit, settings, columns)
         return
-    check_unchanged(unit.shard, settings)
+    seen = check_unchanged(unit.shard, settings)
     reader = _Reader(unit, settings_for(unit.shard, settings), columns)
     read = reader.stream if unit.stream else reader.parquet if unit.shard.format == PARQUET else reader.lines
     try:
         for split, collector in read():
             rows = collector.finish()
-            check_unchanged(unit.shard, settings)
+            check_unchanged(unit.shard, settings, seen)
             yield split, rows
     except (pa.ArrowException, OSError) as error:
-        check_unchanged(unit.shard, settings)  # a shard that is being replaced looks damaged
+        check_unchanged(unit.shard, settings, seen)  # a shard that is being replaced looks damaged
         raise CorpusError(
             f"{unit.shard.uri} cannot be read: {' '.join(str(error).split()).rstrip(' .')}. If it is damaged, replace "
             "it or remove it from the corpus."
@@ -84,16 +84,28 @@ def _read_chosen(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> 
     return Rows.concat(parts)
 
 
-def check_unchanged(shard: Shard, settings: CorpusSettings) -> None:
-    """Raises CorpusError if the shard was deleted or replaced since the run was planned."""
+def check_unchanged(
+    shard: Shard, settings: CorpusSettings, seen: tuple[int, int] | None = None
+) -> tuple[int, int] | None:
+    """Raises CorpusError if the shard was deleted or replaced since the run was planned.
+
+    seen: what an earlier call on this node has returned, the inode and the ctime of a local file. A file with another
+    inode and another ctime is another file, even if size and mtime are the same. One of them alone may change:
+    permissions change the ctime, and some network file systems number their files anew. Other nodes, and other
+    processes in containers, may see other ones of the same file.
+    """
     if shard.table is not None:
-        return check_there(shard, settings)
+        check_there(shard, settings)
+        return None
     try:
         unchanged = is_unchanged(shard.uri, shard.version, settings.storage)
+        now = local_identity(shard.uri)
     except ObjectNotFound:
         raise CorpusError(f"{shard.uri} was deleted after the run was planned. Run the command again.") from None
-    if not unchanged:
+    replaced = seen is not None and now is not None and seen[0] != now[0] and seen[1] != now[1]
+    if not unchanged or replaced:
         raise CorpusError(f"{shard.uri} was replaced during the run. Run the command again.")
+    return now
 
 
 class _Reader:

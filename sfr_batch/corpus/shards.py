@@ -28,6 +28,17 @@ class Shard:
     table: TableFile | None = field(default=None, compare=False, repr=False)
     """What the file needs beyond what is in it, if it is a data file of a Delta or Iceberg table."""
 
+    ctime_ns: int = field(default=0, compare=False, repr=False)
+    """As in `InputFile`; 0 if unknown. No part of the version."""
+    touched: bool = field(default=False, compare=False, repr=False)
+    """Whether the table has the shard in this version, and only ``ctime_ns`` differs: somebody may have replaced it."""
+
+    @property
+    def named_version(self) -> str:
+        """The version in the names of splits. Of a touched shard it has the ctime as well: the table may have files
+        under the other names, with the rows that the shard had before."""
+        return f"{self.version}-{self.ctime_ns}" if self.touched else self.version
+
     @property
     def is_stream(self) -> bool:
         """Whether the shard can only be read from its beginning."""

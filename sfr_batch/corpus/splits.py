@@ -94,7 +94,7 @@ _NO_SHARD = Shard(PACKED, PACKED, 0, "")
 
 def pack(chosen: Sequence[Chosen], text_bytes: int, identity: Sequence[str], condemned: frozenset[str]) -> ReadUnit:
     """Rows of many shards as one split, whose name is a function of its rows and their shards' versions."""
-    rows = [(part.unit.shard.uri, part.unit.shard.version, start_of(part.unit), part.rows) for part in chosen]
+    rows = [(part.unit.shard.uri, part.unit.shard.named_version, start_of(part.unit), part.rows) for part in chosen]
     split_id = short_id("packed", rows, *identity)
     while split_id in condemned:
         split_id = short_id(split_id, "after a sweep")
@@ -154,7 +154,7 @@ def cut(
 
 def name_split(shard: Shard, start: int, end: int, identity: Sequence[str], condemned: frozenset[str]) -> str:
     """The split's id: 32 hexadecimal characters. A condemned name is never used again; the next free one is."""
-    split_id = short_id(shard.uri, shard.version, start, end, *identity)
+    split_id = short_id(shard.uri, shard.named_version, start, end, *identity)
     while split_id in condemned:
         split_id = short_id(split_id, "after a sweep")
     return split_id
@@ -164,7 +164,7 @@ def _name_stream(
     shard: Shard, max_rows: int, max_bytes: int, identity: Sequence[str], condemned: frozenset[str]
 ) -> str:
     prefixes = _prefixes(condemned)
-    name = short_id(shard.uri, shard.version, "stream", max_rows, max_bytes, *identity)
+    name = short_id(shard.uri, shard.named_version, "stream", max_rows, max_bytes, *identity)
     while name[:STREAM_PREFIX] in prefixes:
         name = short_id(name, "after a sweep")
     return name[:STREAM_PREFIX]

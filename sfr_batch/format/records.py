@@ -166,7 +166,8 @@ class ShardRecord:
     """One shard in a snapshot: its version, row recipe, generation and number of rows.
 
     ``rejected``: rejected rows among the ``read`` rows, without duplicates of an id. ``splits``: number of owned data
-    files. ``retried``: label under which its rejects were last tried again.
+    files. ``retried``: label under which its rejects were last tried again. ``ctime_ns``: of a local file when it was
+    read, 0 if unknown; no part of the version.
     """
 
     uri: str
@@ -178,6 +179,7 @@ class ShardRecord:
     splits: int
     rejected: int = 0
     retried: str = ""
+    ctime_ns: int = dataclasses.field(default=0, compare=False)
 
 
 KEPT = ""

@@ -160,7 +160,7 @@ def _diff(config: Config, selected: _Selected, base: Snapshot | None, recipes: S
     if config.select.rejects:
         unchanged, changed = _only_rejected(base, selected.shards, generation)
     else:
-        unchanged, changed = carry_over(base, selected.shards, recipes.of, generation)
+        unchanged, changed = carry_over(base, selected.shards, recipes.of, generation, by_ctime=config.corpus.ctime)
     outside = {record.uri for record in selected.outside}
     missing = find_vanished(base, selected.shards, keep=selection.keeps_kept)
     vanished = [record for record in missing if record.uri not in outside]
@@ -286,18 +286,30 @@ def _only_rejected(base: Snapshot | None, shards: Sequence[Shard], label: str) -
 
 
 def carry_over(
-    base: Snapshot | None, shards: Sequence[Shard], recipe_of: Callable[[Shard], str], generation: str
+    base: Snapshot | None,
+    shards: Sequence[Shard],
+    recipe_of: Callable[[Shard], str],
+    generation: str,
+    *,
+    by_ctime: bool = True,
 ) -> tuple[list[ShardRecord], list[Shard]]:
     """Records of the shards that the base snapshot has as they are, and the shards that have to be read.
 
-    recipe_of: digest of the shard's row recipe; generation: the label that the vectors must have, "" for any.
+    recipe_of: digest of the shard's row recipe; generation: the label that the vectors must have, "" for any; by_ctime:
+    whether a shard is read that differs in its ctime alone.
     """
     covered = {record.uri: record for record in base.read_shards()} if base else {}
     carried, changed = [], []
     for shard in shards:
         record = covered.get(shard.uri)
-        same = record is not None and (record.version, record.recipe) == (shard.version, recipe_of(shard))
-        if record and same and generation in ("", record.generation):
+        if record is None or record.version != shard.version:
+            changed.append(shard)
+            continue
+        if not record.ctime_ns and shard.ctime_ns:  # of an earlier release: from now on the table has it
+            record = dataclasses.replace(record, ctime_ns=shard.ctime_ns)
+        if by_ctime and shard.ctime_ns and record.ctime_ns != shard.ctime_ns:
+            changed.append(dataclasses.replace(shard, touched=True))
+        elif record.recipe == recipe_of(shard) and generation in ("", record.generation):
             carried.append(record)
         else:
             changed.append(shard)

@@ -264,6 +264,11 @@ class EmbedPlan:
         return sum(survey.read_bytes for survey in self.surveys)
 
     @cached_property
+    def _touched(self) -> list[str]:
+        """URIs of the shards that are read for their ctime alone."""
+        return [shard.uri for shard, _ in self.changed if shard.touched]
+
+    @cached_property
     def _by_time(self) -> list[str]:
         """URIs of the shards on S3 whose versions are no ETags."""
         shards: list[ShardRecord | Shard] = [*self.carried, *(shard for shard, _ in self.changed)]
@@ -323,6 +328,12 @@ class EmbedPlan:
 
     def _remarks(self) -> list[str]:
         remarks = [reread.describe() for reread in self.reread]
+        if self._touched:
+            remarks.append(
+                f"{counted(len(self._touched), 'shard')}, e.g. {self._touched[0]}, read again: its ctime has changed "
+                "without its size and mtime, so the content may be another one. Rows that stay the same are not "
+                "embedded again. Where files are copied or unpacked for each run, set corpus.ctime: false"
+            )
         if self._by_time:
             remarks.append(
                 f"version of {counted(len(self._by_time), 'S3 object')}, e.g. {self._by_time[0]}: size and time of "

@@ -160,6 +160,7 @@ class WholeShards(Selection):
             read=covered.read,
             splits=covered.splits,
             rejected=covered.rejected,
+            ctime_ns=shard.ctime_ns,
         )
 
     def staying(

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -26,6 +26,9 @@ class InputFile:
     uri: str
     size: int
     version: str
+    ctime_ns: int = field(default=0, compare=False)
+    """Of a local file, when its content, name or permissions last changed; 0 if unknown. Tools that put an old mtime
+    back (rsync -t, cp -p, tar) cannot set it. It may differ where the same file is mounted elsewhere."""
 
 
 def s3_input(info: Info, *, sound_etags: bool = True) -> InputFile:
@@ -36,7 +39,7 @@ def s3_input(info: Info, *, sound_etags: bool = True) -> InputFile:
 
 def local_input(name: str, status: os.stat_result) -> InputFile:
     """The file at a local path with this status."""
-    return InputFile(name, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+    return InputFile(name, status.st_size, f"{status.st_size}-{status.st_mtime_ns}", status.st_ctime_ns)
 
 
 def stat_input(uri: str, settings: StorageSettings) -> InputFile:
@@ -68,6 +71,15 @@ def is_unchanged(uri: str, version: str, settings: StorageSettings) -> bool:
             return True
         listed = list_one(fs, name)
         return listed is not None and int(listed["size"]) == int(info["size"]) and has_version(listed, version)
+
+
+def local_identity(uri: str) -> tuple[int, int] | None:
+    """Inode and ctime of a local file on this node, None on S3. Raises ObjectNotFound."""
+    if is_s3(uri):
+        return None
+    with explained("read", uri):
+        status = os.stat(uri)
+        return status.st_ino, status.st_ctime_ns
 
 
 def open_input(uri: str, settings: StorageSettings, readahead: int = 8 * 2**20) -> IO[bytes]:

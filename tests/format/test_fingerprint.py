@@ -230,6 +230,7 @@ NOT_IN_IT = {
     "corpus.comment": "'#'",
     "corpus.nulls": "[NA]",
     "corpus.carry": "[title]",
+    "corpus.ctime": "false",
     "corpus.version": "3",
     "model.revision": "main",
     "model.device": "cuda",

@@ -67,7 +67,7 @@ def check_shards(plan: EmbedPlan, shards: Sequence[Shard], contents: Contents, i
         promise.wrong(line)
     recipes, generation = plan.recipes, plan.config.table.generation
     covered = {record.uri: record for record in contents.shards}
-    for shard in carry_over(contents.snapshot, shards, recipes.of, generation)[1]:
+    for shard in carry_over(contents.snapshot, shards, recipes.of, generation, by_ctime=False)[1]:
         record = covered.get(shard.uri)
         if record is None:
             promise.wrong(f"{shard.uri} is new")
