@@ -24,7 +24,7 @@ from sfr_batch.planning.card import model_inputs
 from sfr_batch.planning.executor import InProcess
 from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
-from sfr_batch.storage.locations import absolute_uri
+from sfr_batch.storage.locations import Location, absolute_uri
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table import pointer as pointers
@@ -92,7 +92,7 @@ def embed(config: ConfigOrPath, overrides: Sequence[str] = ()) -> "Summary":
 
 
 def audit(
-    path: str,
+    path: Location,
     against: ConfigOrPath | None = None,
     overrides: Sequence[str] = (),
     *,
@@ -119,7 +119,7 @@ def audit(
     return audit(table, make_plan(config.model_copy(update={"table": settings})), snapshot, each=each)
 
 
-def open_table(path: str, storage: StorageSettings | None = None, *, follow: bool = True) -> "EmbeddingTable":
+def open_table(path: Location, storage: StorageSettings | None = None, *, follow: bool = True) -> "EmbeddingTable":
     """The table at a local folder or an s3:// prefix, or the table that a pointer there points to.
 
     The result stays with that table when the pointer moves; open the pointer again to follow it. follow: False refuses
@@ -140,11 +140,11 @@ def open_table(path: str, storage: StorageSettings | None = None, *, follow: boo
 
 
 def promote(
-    pointer: str,
-    table: str,
+    pointer: Location,
+    table: Location,
     *,
     snapshot: int | None = None,
-    expect_current: str | None = None,
+    expect_current: Location | None = None,
     storage: StorageSettings | None = None,
 ) -> PointerTarget:
     """Make a pointer, which is a folder or prefix of its own, point to a table. Creates the pointer if necessary.
@@ -159,7 +159,7 @@ def promote(
     return pointers.promote(store, opened, snapshot, expect=expect)
 
 
-def promote_back(pointer: str, *, storage: StorageSettings | None = None) -> PointerTarget:
+def promote_back(pointer: Location, *, storage: StorageSettings | None = None) -> PointerTarget:
     """Move a pointer back to where it pointed before. Each further call goes back one more step.
 
     Raises ConfigError if there is nothing before, PointerMoved if somebody else moves the pointer meanwhile.

@@ -23,12 +23,17 @@ _DRIVE = re.compile(r"([A-Za-z]):[\\/](.*)", re.DOTALL)
 _VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*")
 
 
+Location = str | os.PathLike[str]
+"""A path or URI as a caller has it: notebooks have pathlib's paths."""
+
+
 def is_s3(uri: str) -> bool:
     return uri.startswith(("s3://", "s3a://"))
 
 
-def absolute_uri(path: str) -> str:
+def absolute_uri(path: Location) -> str:
     """An s3:// URI without a trailing slash, or an absolute local path. Raises ConfigError."""
+    path = os.fspath(path)
     if not is_s3(path):
         return local_path(path)
     inside = path.split("://", 1)[1].strip("/")

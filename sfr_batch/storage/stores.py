@@ -5,7 +5,7 @@ import os
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.storage.local import LocalStore
-from sfr_batch.storage.locations import absolute_uri, is_s3
+from sfr_batch.storage.locations import Location, absolute_uri, is_s3
 from sfr_batch.storage.s3 import S3Store
 from sfr_batch.storage.store import TEMPORARY, Store
 
@@ -18,7 +18,7 @@ def tidy(store: Store) -> None:
             os.removedirs(folder)
 
 
-def open_store(uri: str, settings: StorageSettings | None = None) -> Store:
+def open_store(uri: Location, settings: StorageSettings | None = None) -> Store:
     """The store whose root is a local folder or an s3:// prefix. Raises ConfigError."""
-    uri = absolute_uri(uri)
-    return S3Store(uri, settings or StorageSettings()) if is_s3(uri) else LocalStore(uri)
+    root = absolute_uri(uri)
+    return S3Store(root, settings or StorageSettings()) if is_s3(root) else LocalStore(root)

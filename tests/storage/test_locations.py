@@ -11,6 +11,7 @@ from sfr_batch.errors import ConfigError
 from sfr_batch.model.sources.location import locate
 from sfr_batch.model.sources.room import chosen_cache
 from sfr_batch.storage.locations import absolute_uri
+from sfr_batch.storage.stores import open_store
 
 
 @pytest.mark.parametrize(
@@ -129,3 +130,10 @@ def test_models_and_caches(tmp_path: Path) -> None:
     for path in ("s3:/bucket/cache", "s3://bucket/cache"):
         with pytest.raises(ConfigError, match=f"^model.cache_dir: {path}"):
             chosen_cache(path)
+
+
+def test_a_path_of_pathlib_is_taken_and_its_s3_is_told(tmp_path: Path) -> None:
+    assert absolute_uri(tmp_path / "a") == f"{tmp_path}/a"
+    assert open_store(tmp_path / "table").root == f"{tmp_path}/table"
+    with pytest.raises(ConfigError, match=r"Write s3://bucket/table\."):
+        absolute_uri(Path("s3://bucket/table"))
