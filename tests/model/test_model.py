@@ -18,7 +18,7 @@ import pytest
 
 from sfr_batch.config.loading import config_from_dict
 from sfr_batch.config.settings import ModelSettings
-from sfr_batch.errors import ModelError
+from sfr_batch.errors import ConfigError, ModelError
 from sfr_batch.format import fingerprint
 from sfr_batch.model.identity import fingerprint_inputs
 from sfr_batch.model.recipe import Recipe, read_recipe
@@ -279,13 +279,17 @@ def test_local_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("/nowhere/model", r"the folder /nowhere/model does not exist"),
         ("./nowhere", r"the folder .*/nowhere does not exist"),
-        ("gs://bucket/model", r"neither a folder on this machine, nor an s3:// prefix, nor a model hub name"),
         ("a/b/c", r"neither a folder on this machine, nor an s3:// prefix, nor a model hub name"),
     ],
 )
 def test_places_that_do_not_exist(path: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         locate(ModelSettings(path=path), weights=False)
+
+
+def test_a_place_of_another_scheme_names_the_setting() -> None:
+    with pytest.raises(ConfigError, match=r"^model\.path: gs://bucket/model: the scheme gs:// is not supported"):
+        locate(ModelSettings(path="gs://bucket/model"), weights=False)
 
 
 def test_a_hub_model_without_a_network(tmp_path: Path) -> None:
@@ -449,7 +453,7 @@ def test_a_hub_model(hub: tuple[str, list[str]], folder: Path, tmp_path: Path) -
 import json, os
 from sfr_batch.model.sources import hub
 from sfr_batch.config.settings import ModelSettings
-from sfr_batch.errors import ModelError
+from sfr_batch.errors import ConfigError, ModelError
 from sfr_batch.model.repository.folder import weight_files
 from sfr_batch.model.sources.location import locate
 from sfr_batch.model.recipe import read_recipe
