@@ -453,7 +453,7 @@ def test_a_hub_model(hub: tuple[str, list[str]], folder: Path, tmp_path: Path) -
 import json, os
 from sfr_batch.model.sources import hub
 from sfr_batch.config.settings import ModelSettings
-from sfr_batch.errors import ConfigError, ModelError
+from sfr_batch.errors import ModelError
 from sfr_batch.model.repository.folder import weight_files
 from sfr_batch.model.sources.location import locate
 from sfr_batch.model.recipe import read_recipe
