@@ -201,13 +201,13 @@ ROWS = [
         "No Ray cluster answers at 127.0.0.1:9 (run.ray_address, RAY_ADDRESS). Start it, correct the address, or "
         "embed in this process: run.ray_address=none.", code=2, overrides=("run.ray_address=127.0.0.1:9",)),
     Row("document prompt leaves no room",
-        "model.prompts.document: The prompt takes 10 tokens and the special tokens take 2 of 8, which leaves no "
+        "model.prompts.document: The prompt takes 6 tokens and the special tokens take 2 of 8, which leaves no "
         "room for text. Raise model.max_length or shorten the prompt.", code=2,
-        overrides=("model.max_length=8", "model.prompts={document: 'one two three four five six'}")),
+        overrides=("model.max_length=8", "model.prompts={document: 'a b c d e f'}")),
     Row("query prompt leaves no room",
-        "model.prompts.query: The prompt takes 10 tokens and the special tokens take 2 of 8, which leaves no room "
+        "model.prompts.query: The prompt takes 6 tokens and the special tokens take 2 of 8, which leaves no room "
         "for text. Raise model.max_length or shorten the prompt.", code=2,
-        overrides=("model.max_length=8", "model.prompts={query: 'one two three four five six'}")),
+        overrides=("model.max_length=8", "model.prompts={query: 'a b c d e f'}")),
     # The corpus as a whole
     Row("nothing at the path",
         "corpus.path {root}/corpse matches no files. Correct the path. Names that begin with _ or . are "
