@@ -19,6 +19,9 @@ _OTHERS = (
 )
 """Schemes of other stores. One slash after them is enough to be sure that no local folder is meant."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/*)(.*)", re.DOTALL)
+_LOST_SCHEME = re.compile(r"(.*/)?(s3[an]?):/+(.*)", re.DOTALL)
+_ALMOST_S3 = re.compile(r"\s*[\"']?s3[an]?\s*[:;.]*\s*//+(.*)", re.DOTALL | re.IGNORECASE)
+_QUOTES = " \t\"'"
 _DRIVE = re.compile(r"([A-Za-z]):[\\/](.*)", re.DOTALL)
 _VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*")
 
@@ -49,12 +52,21 @@ def absolute_uri(path: Location) -> str:
 
 def local_path(path: str) -> str:
     """The absolute local path that is meant. Raises ConfigError if none is, with the form to write instead."""
+    lost = _LOST_SCHEME.fullmatch(path)
+    if lost and lost[1] and path.startswith("/") and not os.path.lexists(f"{lost[1]}{lost[2]}:"):
+        raise ConfigError(
+            f"{path}: pathlib or abspath has made this of an S3 path. Write s3://{lost[3] or 'bucket/prefix'}. For a "
+            f"local folder of that name make {lost[1]}{lost[2]}: first."
+        )
     if path.startswith("/"):
         return os.path.abspath(path)
     scheme = _SCHEME.fullmatch(path)
     if scheme and scheme[1].lower() == "file":
         return _of_file_uri(path, *scheme.groups()[1:])
     mistake = _of_scheme(path, *scheme.groups()) if scheme else _of_windows(path)
+    almost = None if mistake or os.path.lexists(path.split("/")[0]) else _ALMOST_S3.fullmatch(path)
+    if almost:
+        mistake = f"an S3 path begins with s3://, without blanks or quotes. Write s3://{almost[1].strip(_QUOTES)}."
     if mistake is None and path.startswith("~") and os.path.expanduser(path) == path:
         mistake = f"there is no user {path[1:].split('/')[0]} on this machine. Write the whole path."
     if mistake is None and _VARIABLE.match(path) and not os.path.lexists(path):

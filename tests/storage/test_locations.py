@@ -21,7 +21,6 @@ from sfr_batch.storage.stores import open_store
         ("s3a://bucket/x", "s3://bucket/x"),
         ("s3:///bucket/x", "s3://bucket/x"),
         ("/data/x", "/data/x"),
-        ("/data/s3:/x", "/data/s3:/x"),
         ("file:/data/x", "/data/x"),
         ("file:///data/x/", "/data/x"),
         ("FILE:///data/x", "/data/x"),
@@ -47,6 +46,16 @@ REFUSED = [
     ("S3://bucket/table", LOWER.format("s3://bucket/table"), "s3://bucket/table"),
     ("s3n://bucket/table", LOWER.format("s3://bucket/table"), "s3://bucket/table"),
     ("s3a:/bucket/table", LOWER.format("s3://bucket/table"), "s3://bucket/table"),
+    *(
+        (path, "an S3 path begins with s3://, without blanks or quotes. Write s3://bucket/table.", "s3://bucket/table")
+        for path in ("s3//bucket/table", " s3://bucket/table", "s3 ://bucket/table", "'s3://bucket/table'")
+    ),
+    (
+        "/data/s3:/bucket/table",
+        "pathlib or abspath has made this of an S3 path. Write s3://bucket/table. For a local folder of that name make "
+        "/data/s3: first.",
+        "s3://bucket/table",
+    ),
     ("arn:aws:s3:::bucket/table", "this is an ARN. Write s3://bucket/table.", "s3://bucket/table"),
     ("gs://bucket/x", "the scheme gs:// is not supported; use s3:// or a local path.", None),
     ("gs:/bucket/x", "the scheme gs:// is not supported; use s3:// or a local path.", None),
@@ -108,6 +117,7 @@ def test_a_local_folder_that_looks_like_another_system(tmp_path: Path, monkeypat
     (tmp_path / "$x").mkdir()
     with pytest.raises(ConfigError, match=re.escape("For the local folder of that name write ./s3:/bucket.")):
         absolute_uri("s3:/bucket")
+    assert absolute_uri(f"{tmp_path}/s3:/bucket") == absolute_uri(f"{tmp_path}/s3:/x/../bucket")
     assert absolute_uri("./s3:/bucket") == f"{tmp_path}/s3:/bucket"
     assert absolute_uri("a\\b") == f"{tmp_path}/a\\b"
     assert absolute_uri("$x") == f"{tmp_path}/$x"
