@@ -47,6 +47,12 @@ def is_text(kind: pa.DataType) -> bool:
     return bool(kinds.is_string(table_type(kind)))
 
 
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether the values are bytes of any length, as some engines write texts, see `rejects.as_text`."""
+    kind = kind.value_type if kinds.is_dictionary(kind) else kind
+    return bool(kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_binary_view(kind))
+
+
 def is_uuid(kind: pa.DataType) -> bool:
     """Whether the values are UUIDs, or may be: 16 bytes."""
     return extension_name(kind) == _UUID or kind == pa.binary(16)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.column_paths import all_paths, find_type, top_level
-from sfr_batch.corpus.column_types import fill_nulls, is_text, stored_type, table_type, unify, without_null
+from sfr_batch.corpus.column_types import fill_nulls, is_bytes, is_text, stored_type, table_type, unify, without_null
 from sfr_batch.corpus.ids import id_type
 from sfr_batch.corpus.json_types import spells
 from sfr_batch.corpus.partitions import PathColumns
@@ -201,6 +201,7 @@ class _ShardColumns:
         )
 
 
+_NOT_UTF_8 = "\ufffd"
 _NUMBERED = "its rows are numbered, so their ids are strings"
 
 
@@ -243,8 +244,8 @@ def _check_same_ids(shard: _ShardColumns, expected: pa.DataType, *, in_table: bo
 def _check_text(shard: _ShardColumns, name: str, *, alone: bool) -> None:
     """alone: whether the column is the whole text; a number may only be a part of one."""
     kind = shard.type_of(name)
-    number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-    if not (is_text(kind) or pa.types.is_null(stored_type(kind)) or (number and not alone)):
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    if not (is_text(kind) or is_bytes(kind) or pa.types.is_null(stored_type(kind)) or (number and not alone)):
         raise CorpusError(
             f"{shard.uri}: the text column {name!r} is {kind}; it must be a string. Set corpus.text to another column."
         )
@@ -253,9 +254,13 @@ def _check_text(shard: _ShardColumns, name: str, *, alone: bool) -> None:
 def _way_out(schema: pa.Schema, setting: str, name: str) -> str:
     """The end of the message about a missing column: what may help."""
     have = all_paths(schema)
-    close = difflib.get_close_matches(name, have, n=1)
+    close = [other for other in have if other.casefold() == name.casefold()] or difflib.get_close_matches(
+        name, have, n=1
+    )
     hint = f" Did you mean {close[0]!r}?" if close else ""
     without = " If there are no ids, set corpus.id=null to number the rows." if setting == "id" else ""
-    if len(have) == 1 and any(delimiter in have[0] for delimiter in ",;|\t"):
+    if len(have) == 1 and (any(delimiter in have[0] for delimiter in ",;|\t") or name in have[0]):
         without = " If this is the whole header of a CSV, set corpus.delimiter to its separator."
+    elif any(_NOT_UTF_8 in other for other in have):
+        without = " The header is not UTF-8: set corpus.encoding, such as corpus.encoding=cp1252."
     return f"{hint} It has: {', '.join(have)}.{without}"

@@ -196,8 +196,8 @@ class _Questions:
         if self._dialect.nulls is None and any(row.get(name) == NULL for row in reading.rows for name in self._used):
             raise CorpusError(
                 rf"{self._uri} has the value \N, as MySQL, PostgreSQL and Hive write what is missing. Set "
-                r"corpus.nulls=['\N']. If a backslash also stands before tabs, line breaks or quotes, set "
-                r"corpus.escape='\' too; if \N is a text, set corpus.nulls=[]."
+                r"corpus.nulls=['\N']. If a backslash also stands before tabs or line breaks, set "
+                r"corpus.quote=null corpus.escape='\' too; if \N is a text, set corpus.nulls=[]."
             )
         quoted = [value for value in texts if re.fullmatch(r'[ \t]+"[^"]*"\s*', value)]
         if "trim" not in said and 2 * len(quoted) > len(texts):

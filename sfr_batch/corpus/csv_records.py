@@ -94,7 +94,7 @@ class CsvReader:
         if first is None:
             return []
         if header:
-            return [name or "" for name in first]
+            return [_utf_8(name or "") for name in first]
         self._kept.append(first)
         return [str(number) for number in range(len(first))]
 
@@ -164,6 +164,11 @@ class CsvReader:
                     return [None if field in nulls else field for field in fields]
             if fields is None or fields:
                 return fields
+
+
+def _utf_8(name: str) -> str:
+    """A name in which bytes that are not UTF-8 are U+FFFD: a schema holds no others."""
+    return name if name.isascii() else name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def is_rule(fields: Fields) -> bool:

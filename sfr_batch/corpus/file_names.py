@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 
 from sfr_batch.corpus.file_formats import COMPRESSIONS, PARQUET, bare_name, format_of
+from sfr_batch.errors import CorpusError
 
 _UNREADABLE = (
     *(".bz2", ".xz", ".lzma", ".lz", ".lz4", ".lzo", ".snappy", ".sz", ".br", ".brotli", ".z", ".deflate"),
@@ -43,7 +44,19 @@ _MAGIC = {
     b"ARROW1": "Arrow IPC",
     b"FEA1": "Feather",
 }
-MAGIC_BYTES = 6
+_BINARY = re.compile(rb"[\0-\x08\x0e-\x1f]")
+MAGIC_BYTES = 64
+"""Bytes of a file that tell what it is: the mark, and behind it what no text has. Texts begin with ORCID and PARENT."""
+COMPRESSED = {
+    b"\x1f\x8b": ("gzip", ".gz", "gunzip"),
+    b"\x28\xb5\x2f\xfd": ("zstd", ".zst", "unzstd"),
+    b"BZh": ("bzip2", ".bz2", "bunzip2"),
+    b"\xfd7zXZ": ("xz", ".xz", "unxz"),
+    b"PK\x03\x04": ("zip", ".zip", "unzip"),
+}
+"""By its first bytes, how a file is compressed as a whole, the ending that says so, and the program that unpacks it."""
+_SET_ASIDE = (".tmp", ".temp", ".part", ".partial", ".inprogress", ".crdownload", "._copying_", ".bak", ".orig", "~")
+"""Endings of files that are being written, or were put aside: a whole Parquet file among them is no document's."""
 
 
 def is_marker(uri: str, size: int) -> bool:
@@ -56,6 +69,11 @@ def is_unreadable(uri: str) -> bool:
     """Whether a file holds documents, by its name, in a form that is not supported."""
     name = _last(uri)
     return name.endswith(_UNREADABLE) or bare_name(name)[0].endswith(_UNREADABLE)
+
+
+def is_set_aside(uri: str) -> bool:
+    """Whether the name of a file says that it is being written, or is kept as it was before."""
+    return _last(uri).endswith(_SET_ASIDE)
 
 
 def is_unclear(uri: str) -> bool:
@@ -81,7 +99,35 @@ _FIRST_REFUSED = (".json", *COMPRESSIONS)
 
 def by_first_bytes(data: bytes) -> str:
     """The format that a file begins as, if it is one with a mark of its own: "parquet", or a name for people."""
-    return next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), "")
+    kind = next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), "")
+    return kind if _BINARY.search(data[:MAGIC_BYTES]) else ""
+
+
+def refuse_other_kind(data: bytes, uri: str) -> None:
+    """Raises CorpusError if a file whose name says lines is something else, by its first bytes, or stands for a file
+    that is elsewhere."""
+    kind = by_first_bytes(data)
+    if kind == PARQUET:
+        raise CorpusError(f"{uri} is a Parquet file with another ending. Rename it to .parquet.")
+    if kind:
+        raise CorpusError(f"{uri} is {kind}, whatever its name says, which is not supported. Convert it.")
+    for magic, (how, ending, program) in COMPRESSED.items():
+        if data.startswith(magic):
+            rename = f"rename it to {_bare(uri)}{ending}, or " if ending in COMPRESSIONS else ""
+            raise CorpusError(
+                f"{uri} is compressed by {how}, which its name does not say: {rename}unpack it ({program})."
+            )
+    refuse_pointer(data, uri)
+
+
+def refuse_pointer(data: bytes, uri: str) -> None:
+    """Raises CorpusError if a file is only the pointer that git keeps in the place of a large file."""
+    if data.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise CorpusError(f"{uri} is a pointer of Git LFS rather than the file itself. Fetch the file: git lfs pull.")
+
+
+def _bare(uri: str) -> str:
+    return uri.rsplit("/", 1)[-1]
 
 
 def shape_of(uri: str) -> str:

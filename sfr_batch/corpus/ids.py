@@ -1,6 +1,6 @@
 """Which columns can be ids, and what their values are in the table: strings or integers of 64 bits.
 
-    string        texts of any layout; UUIDs, as an extension or as 16 bytes, in their canonical form
+    string        texts of any layout, also as bytes; UUIDs, as an extension or as 16 bytes, in their canonical form
     int64         integers of any width, and whole decimals, as Oracle, Snowflake and Trino write keys
 
 A value that does not fit is a reject. Knows columns and types; knows no files and no settings.
@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.types as kinds
 
 from sfr_batch.corpus.casting import cast_exactly, uuid_texts, without_extension
-from sfr_batch.corpus.column_types import is_text, is_uuid, stored_type
-from sfr_batch.corpus.rejects import cell_values
+from sfr_batch.corpus.column_types import is_bytes, is_text, is_uuid, stored_type
+from sfr_batch.corpus.rejects import as_text, cell_values
 
 
 def id_type(kind: pa.DataType) -> pa.DataType | None:
@@ -22,7 +22,7 @@ def id_type(kind: pa.DataType) -> pa.DataType | None:
     Of dictionaries and extension types, what they are made of counts.
     """
     plain = stored_type(kind)
-    if is_text(kind) or is_uuid(kind) or is_uuid(plain):
+    if is_text(kind) or is_bytes(kind) or is_uuid(kind) or is_uuid(plain):
         return pa.string()
     if kinds.is_integer(plain) or kinds.is_decimal(plain):
         return pa.int64()
@@ -40,4 +40,4 @@ def id_values(column: pa.Array) -> list[Any]:
         if whole.bad:
             return [int(value) if value is not None and value == int(value) else value for value in column.to_pylist()]
         column = whole.column
-    return cell_values(without_extension(column))
+    return cell_values(as_text(without_extension(column)))

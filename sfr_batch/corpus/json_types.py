@@ -50,6 +50,8 @@ def _infer_type(values: list[Any]) -> pa.DataType:
     try:
         return pa.array(values).type
     except (UnicodeEncodeError, OverflowError):
+        if all(value is None or (type(value) is int and 0 <= value < 2**64) for value in values):
+            return pa.uint64()  # such as hashes: int64 would reject half of them
         values = [value for value in values if _fits(value)]
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         # Arrow finds no type for fractions and whole numbers beyond 2^53; those that do not fit are rejects later.

@@ -43,9 +43,10 @@ def is_missing(value: Any) -> bool:
 def exact_value(value: Any, kind: pa.DataType) -> Any:
     """The value as `pa.array` takes it for this type without changing it. Raises `Unfit`.
 
-    Times become whole numbers of their unit. NaN is null, except in a column of floats.
+    Times become whole numbers of their unit. NaN is null, except in a column of floats; so is {} as long as no object
+    shows a key. Infinity is a Decimal: a float that is infinite was a number with too large an exponent.
     """
-    if value is None or (is_missing(value) and not kinds.is_floating(kind)):
+    if value is None or (is_missing(value) and not kinds.is_floating(kind)) or (value == {} and kinds.is_null(kind)):
         return None
     if isinstance(kind, pa.UuidType):
         return _uuid(value)
@@ -120,8 +121,10 @@ def _fraction(value: Any, kind: pa.DataType) -> float:
         raise _not(value, kind) from None
     if isinstance(value, int) and int(number) != value:
         raise Unfit(f"is {kind}, which has no such whole number: {value}")
-    if isinstance(value, Decimal) and math.isinf(number):
+    if isinstance(value, Decimal) and value.is_finite() and math.isinf(number):
         raise _not(value, kind)
+    if isinstance(value, float) and math.isinf(value):
+        raise Unfit(f"is {kind}, which has no number so far from zero")
     narrow = _FLOATS.get(kind)
     if narrow is not None and math.isfinite(number):
         with np.errstate(over="ignore"):

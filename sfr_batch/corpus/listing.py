@@ -15,6 +15,7 @@ from sfr_batch.corpus.file_names import (
     MAGIC_BYTES,
     by_first_bytes,
     is_marker,
+    is_set_aside,
     is_unclear,
     is_unreadable,
     samples_of,
@@ -30,6 +31,7 @@ from sfr_batch.storage.parallel import in_parallel
 
 _HIDDEN = "hidden (names that begin with _ or .)"
 _UNKNOWN = "of unknown kind"
+_SET_ASIDE = "set aside or being written, by their names (.tmp, .bak and others)"
 _OTHER_FORMAT = "not of corpus.format"
 _EMPTY = "without a byte"
 _LINKED = "counted once, for links give them a second name"
@@ -176,7 +178,9 @@ def _sort_by_name(file: InputFile, settings: CorpusSettings, files: _Files) -> N
             files.passed_over[file.uri] = _OTHER_FORMAT
             return
         kind, compression = settings.format, compression if settings.format != PARQUET else ""
-    if kind == PARQUET and not file.size:
+    if kind is None and is_set_aside(file.uri):
+        files.passed_over[file.uri] = _SET_ASIDE
+    elif kind == PARQUET and not file.size:
         files.passed_over[file.uri] = _EMPTY
     elif kind is not None:
         files.add(file, kind, compression)
@@ -241,8 +245,8 @@ def _check(path: str, listing: InputListing, files: _Files, settings: CorpusSett
             f"corpus.path {path} has no readable files among its {counted(len(listing.files), 'file')}, e.g. "
             f"{listing.files[0].uri}. Supported: {supported()}. For files with other endings set corpus.format."
         )
-    texts = [shard.uri for shard in files.shards if shard.format == TEXT]
-    others = [shard for shard in files.shards if shard.format != TEXT]
+    texts = [shard.uri for shard in files.shards if shard.format == TEXT and shard.size]
+    others = [shard for shard in files.shards if shard.format != TEXT and shard.size]
     if texts and others and settings.format == "auto":
         way_out = _or_select(path, listing, others, settings).removeprefix(", or s")
         raise CorpusError(

@@ -4,6 +4,7 @@ Those of a CSV are in `csv_records`. Knows no columns of the settings, no splits
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import partial
@@ -74,14 +75,18 @@ def parser(kind: str, *, exact_numbers: bool = False) -> Callable[[bytes], Parse
     """
     if kind == TEXT:
         return _parse_text
-    return partial(_parse_json, parse_float=Decimal if exact_numbers else None)
+    decoder = json.JSONDecoder(parse_float=Decimal if exact_numbers else None, parse_constant=_CONSTANTS.__getitem__)
+    return partial(_parse_json, decode=decoder.decode)
 
 
-def _parse_json(line: bytes, parse_float: type[Decimal] | None = None) -> Parsed:
+_CONSTANTS = {"NaN": math.nan, "Infinity": Decimal("Infinity"), "-Infinity": Decimal("-Infinity")}
+"""What Python and pandas write beyond JSON. As decimals, infinities are not what a double makes of 1e400."""
+
+
+def _parse_json(line: bytes, decode: Callable[[str], Any]) -> Parsed:
     """The row in a line of JSON Lines."""
     try:
-        # Given bytes, it would guess at UTF-16 and UTF-32.
-        row = json.loads(line.decode(), parse_float=parse_float)
+        row = decode(line.decode())
     except (ValueError, RecursionError) as error:
         return Problem(names.BAD_JSON, f"the line is not JSON: {error}")
     if not isinstance(row, dict):

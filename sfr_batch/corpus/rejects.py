@@ -14,7 +14,7 @@ Knows single values; knows no files.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +50,18 @@ class Undecodable(str):
     __slots__ = ()
 
 
+_ALL_DIGITS = Context(prec=76)
+_TEXT_OF = {pa.binary(): pa.string(), pa.large_binary(): pa.large_string(), pa.binary_view(): pa.string_view()}
+
+
+def as_text(column: pa.Array) -> pa.Array:
+    """Bytes of any length as texts, unchecked: Impala, ClickHouse and old versions of Spark write texts so."""
+    if pa.types.is_dictionary(column.type) and column.type.value_type in _TEXT_OF:
+        column = column.dictionary_decode()
+    kind = _TEXT_OF.get(column.type)
+    return column if kind is None else column.view(kind)
+
+
 def cell_values(column: pa.Array) -> list[Any]:
     """The column as Python values; a text that is not UTF-8 becomes `Undecodable`."""
     try:
@@ -68,7 +80,11 @@ def cell_value(scalar: pa.Scalar) -> Any:
 
 
 def text_values(column: pa.Array) -> list[Any]:
-    """As `cell_values`, for a part of a text: 0.1 as a narrow float is 0.1 again, not 0.10000000149011612."""
+    """As `cell_values`, for a part of a text: 0.1 as a narrow float is 0.1 again, not 0.10000000149011612, 2005.00 as
+    a decimal is 2005, and bytes are UTF-8."""
+    if pa.types.is_decimal(column.type):
+        return [value if value is None else f"{value.normalize(_ALL_DIGITS):f}" for value in column.to_pylist()]
+    column = as_text(column)
     narrow = {pa.float16(): np.float16, pa.float32(): np.float32}.get(column.type)
     values = cell_values(column)
     return values if narrow is None else [value if value is None else float(str(narrow(value))) for value in values]

@@ -12,6 +12,7 @@ from typing import IO
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.decompression import compressed_by_arrow, decompress
 from sfr_batch.corpus.encodings import refuse_unmarked
+from sfr_batch.corpus.file_names import refuse_other_kind, refuse_pointer
 from sfr_batch.corpus.records import MAX_RECORD, lines, record_too_long
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.errors import CorpusError
@@ -65,11 +66,20 @@ def sample_lines(shard: Shard, settings: CorpusSettings) -> SampledLines:
     return SampledLines(found(sample.data if sample.whole else sample.data[: sample.data.rfind(b"\n") + 1]), sample)
 
 
+def last_lines(shard: Shard, settings: CorpusSettings) -> list[bytes]:
+    """The whole lines at the end of a shard that is not compressed."""
+    start = max(0, shard.size - _SAMPLE_BYTES)
+    data = read_input_range(shard.uri, start, shard.size, settings.storage)
+    return [line for _, line in lines(io.BytesIO(data[data.find(b"\n") + 1 :]), shard.uri, encoding=settings.encoding)]
+
+
 def sample_file(shard: Shard, settings: CorpusSettings, enough: Callable[[bytes], bool]) -> Sample:
     """As much of the beginning as it takes until ``enough`` is true of it, or the whole file."""
     wanted = _SAMPLE_BYTES
     while True:
         packed = read_input_range(shard.uri, 0, min(wanted, shard.size), settings.storage)
+        if not shard.compression:
+            refuse_other_kind(packed, shard.uri)
         sample = _unpack(shard, packed, len(packed) >= shard.size)
         if sample.whole or enough(sample.data):
             return sample
@@ -88,6 +98,7 @@ def _unpack(shard: Shard, packed: bytes, whole: bool) -> Sample:
     try:
         return _unpack_with(partial(decompress, uri=shard.uri), shard, packed, whole)
     except OSError as error:
+        refuse_pointer(packed, shard.uri)
         raise CorpusError(
             f"{shard.uri} cannot be decompressed: {error}. It is damaged, truncated or not a {shard.compression} "
             "file. Replace it, or correct its name."

@@ -3,6 +3,7 @@
 Reads the footer of a Parquet file and the beginning of any other; knows no table, no model and no rows.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -14,18 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sfr_batch.config.settings import CorpusSettings
-from sfr_batch.corpus.column_paths import is_inside
+from sfr_batch.corpus.column_paths import find_type, is_inside
 from sfr_batch.corpus.csv_dialect import dialect_of
 from sfr_batch.corpus.csv_questions import ask, read_beginning
 from sfr_batch.corpus.deleted_rows import check_delete_files, gone
 from sfr_batch.corpus.encodings import refuse_unmarked
 from sfr_batch.corpus.file_formats import CSV, FORMATS, JSONL, PARQUET, TEXT, bare_name
-from sfr_batch.corpus.file_names import MAGIC_BYTES, by_first_bytes
+from sfr_batch.corpus.file_names import COMPRESSED, MAGIC_BYTES, by_first_bytes, refuse_pointer
 from sfr_batch.corpus.int96 import arrow_schema
 from sfr_batch.corpus.json_types import infer_schema
 from sfr_batch.corpus.partitions import with_partition
 from sfr_batch.corpus.records import TEXT_COLUMN
-from sfr_batch.corpus.sampling import SampledLines, sample_file, sample_lines
+from sfr_batch.corpus.sampling import SampledLines, last_lines, sample_file, sample_lines
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import CorpusError, ObjectNotFound, counted
@@ -161,23 +162,22 @@ def _without_values(metadata: pq.FileMetaData, leaves: Mapping[int, str]) -> tup
                 nans.discard(i)
             elif statistics and statistics.null_count < group.num_rows:
                 nulls.discard(i)
-                if statistics.has_min_max or chunk.physical_type not in ("FLOAT", "DOUBLE"):
+                if statistics.has_min_max or not _is_float(metadata.schema.column(i)):
                     nans.discard(i)
         if not nans:
             break
     return frozenset(leaves[i] for i in nulls), frozenset(leaves[i] for i in nans - nulls)
 
 
+def _is_float(leaf: pq.ColumnSchema) -> bool:
+    return leaf.physical_type in ("FLOAT", "DOUBLE") or leaf.logical_type.type == "FLOAT16"
+
+
 def _survey_jsonl(
     shard: Shard, settings: CorpusSettings
 ) -> tuple[pa.Schema, _RowGroups, frozenset[str], frozenset[str], bool]:
     sample = sample_lines(shard, settings)
-    rows = []
-    for line in sample.lines:
-        try:
-            rows.append(json.loads(line))
-        except (ValueError, RecursionError):
-            continue  # a reject when it is read; the estimate and the schema do without it
+    rows = _json_values(sample.lines)
     _check_first_line(shard, sample.lines)
     if sample.lines and not any(isinstance(row, dict) for row in rows):
         _refuse_carriage_returns(sample, shard)
@@ -185,8 +185,28 @@ def _survey_jsonl(
             f"{shard.uri} is not JSON Lines: no JSON object in its first {counted(len(sample.lines), 'line')}. Write "
             "one object per line; `jq -c '.[]'` converts a JSON array."
         )
-    schema = infer_schema([row for row in rows if isinstance(row, dict)], settings, shard.uri)
+    objects = [row for row in rows if isinstance(row, dict)]
+    schema = infer_schema(objects, settings, shard.uri)
+    if not sample.sample.whole and not shard.compression and _lacks_values(schema, settings):
+        more = _json_values(last_lines(shard, settings))  # what newer documents have is mostly there
+        schema = infer_schema([*objects, *(row for row in more if isinstance(row, dict))], settings, shard.uri)
     return schema, _estimate(sample, shard), frozenset(), frozenset(), sample.sample.whole
+
+
+def _json_values(lines: Sequence[bytes]) -> list[Any]:
+    """The values of the lines that are JSON. Others are rejects when they are read; estimates do without them."""
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            found.append(json.loads(line))
+    return found
+
+
+def _lacks_values(schema: pa.Schema, settings: CorpusSettings) -> bool:
+    """Whether no row of a sample has a value in one of the columns in use."""
+    paths = [*TextTemplate(settings.text).columns, *settings.carried.values()]
+    kinds = [find_type(schema, path) for path in paths]
+    return any(kind is None or pa.types.is_null(kind) for kind in kinds)
 
 
 def _check_first_line(shard: Shard, lines: Sequence[bytes]) -> None:
@@ -199,22 +219,20 @@ def _check_first_line(shard: Shard, lines: Sequence[bytes]) -> None:
     except (ValueError, RecursionError):
         raise CorpusError(
             f"{shard.uri} is not JSON Lines: its first line is no whole JSON value. Write one object per line: "
-            "`jq -c '.[]'` converts a JSON array, `jq -c .` an object over several lines."
+            "`jq -c '.[]'` converts a JSON array, `jq -c .` an object over several lines. If it holds no documents, "
+            "name the others by a pattern in corpus.path."
         ) from None
 
 
 def _what_else(shard: Shard, settings: CorpusSettings) -> str:
     """What a file that is not Parquet is instead, if its first bytes tell, and what to do about it."""
     data = read_input_range(shard.uri, 0, MAGIC_BYTES, settings.storage)
+    refuse_pointer(data, shard.uri)
     kind = by_first_bytes(data)
-    program = next((program for magic, program in _UNPACKED_BY.items() if data.startswith(magic)), "")
+    program = next((program for magic, (*_, program) in COMPRESSED.items() if data.startswith(magic)), "")
     if program:
         return f" It is compressed as a whole: unpack it ({program})."
     return f" It is {kind}, which is not supported." if kind not in ("", PARQUET) else ""
-
-
-_UNPACKED_BY = {b"\x1f\x8b": "gunzip", b"\x28\xb5\x2f\xfd": "unzstd", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz"}
-"""By its first bytes, the program that unpacks a compressed file."""
 
 
 def _survey_text(shard: Shard, settings: CorpusSettings) -> tuple[pa.Schema, _RowGroups]:

@@ -316,7 +316,8 @@ ROWS = [
         files={"a.parquet": table(id=["a"], text=["x"])[:-60] + bytes(52) + table(id=["a"], text=["x"])[-8:]}),
     Row("JSON, not lines",
         "{root}/corpus/a.jsonl is not JSON Lines: its first line is no whole JSON value. Write one object per line: "
-        "`jq -c '.[]'` converts a JSON array, `jq -c .` an object over several lines.",
+        "`jq -c '.[]'` converts a JSON array, `jq -c .` an object over several lines. If it holds no "
+        "documents, name the others by a pattern in corpus.path.",
         files={"a.jsonl": json.dumps([{"id": "a", "text": "x"}], indent=1).encode()}),
     Row("plain data called gz",
         "{root}/corpus/a.jsonl.gz cannot be decompressed: {*}. It is damaged, truncated or not a gzip file. Replace "

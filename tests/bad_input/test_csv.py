@@ -87,9 +87,9 @@ ROWS = [
         rejects=[(None, 0, "bad_csv", "the record is a line of dashes"),
                  (None, 3, "bad_csv", "the record has 1 fields, the header 2")]),
     Row("null markers", r"{root}/corpus/a.csv has the value \N, as MySQL, PostgreSQL and Hive write what is missing. "
-        r"Set corpus.nulls=['\N']. If a backslash also stands before tabs, line breaks or quotes, set "
-        r"corpus.escape='\' too; if \N is a text, set corpus.nulls=[].", files=csv(GOOD_CSV + b"three,\\N\n"),
-        overrides=("run.max_reject_share=1",), repair=(r"corpus.nulls=['\N']",),
+        r"Set corpus.nulls=['\N']. If a backslash also stands before tabs or line breaks, set "
+        r"corpus.quote=null corpus.escape='\' too; if \N is a text, set corpus.nulls=[].",
+        files=csv(GOOD_CSV + b"three,\\N\n"), overrides=("run.max_reject_share=1",), repair=(r"corpus.nulls=['\N']",),
         rejects=[("three", 2, "null_text", "the text is null")]),
     Row("a null marker that is meant", phase="done", files=csv(GOOD_CSV + b"three,\\N\n"),
         overrides=("corpus.nulls=[]",), ids=[*IDS, "three"]),

@@ -44,7 +44,8 @@ ROWS = [
     Row("Parquet without an ending", phase="done", ids=ALL, files={**GOOD, "000001_0": OTHER, "_SUCCESS": b""}),
     Row("a JSON array",
         "{root}/corpus/a.json is not JSON Lines: its first line is no whole JSON value. Write one object per line: "
-        "`jq -c '.[]'` converts a JSON array, `jq -c .` an object over several lines.",
+        "`jq -c '.[]'` converts a JSON array, `jq -c .` an object over several lines. If it holds no "
+        "documents, name the others by a pattern in corpus.path.",
         files={"a.json": json.dumps([{"id": "one", "text": "One."}], indent=1).encode()}),
     Row("JSON Lines by the name of JSON", phase="done", files={"part-00000.json": GOOD["good.jsonl"]}),
     Row("all is hidden",

@@ -598,13 +598,13 @@ def test_missing_column_suggests_the_near_one(tmp_path: Path) -> None:
 
 
 def test_columns_of_unfit_types_are_refused(tmp_path: Path) -> None:
-    table = pa.table({"id": [1.5], "text": [b"x"], "n": [1], "list": [["x"]]})
+    table = pa.table({"id": [1.5], "text": [True], "n": [1], "list": [["x"]]})
     assert complaint(tmp_path, table) == (
         "a.parquet: the id column 'id' is double; ids must be strings, integers, whole decimals or "
         "UUIDs. Set corpus.id to another column, or to null to number the rows."
     )
     assert complaint(tmp_path, table, id="n") == (
-        "a.parquet: the text column 'text' is binary; it must be a string. Set corpus.text to another column."
+        "a.parquet: the text column 'text' is bool; it must be a string. Set corpus.text to another column."
     )
     assert "the text column 'n' is int64" in complaint(tmp_path, table, id="n", text="n")
     assert "the text column 'list' is list" in complaint(tmp_path, table, id="n", text="{n} {list}")

@@ -11,10 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfr_batch.config.settings import CorpusSettings
+from sfr_batch.corpus.columns import resolve_columns
 from sfr_batch.corpus.csv_dialect import Dialect
 from sfr_batch.corpus.csv_fields import FieldReader
 from sfr_batch.corpus.csv_questions import read_beginning
 from sfr_batch.corpus.csv_records import CsvReader
+from sfr_batch.corpus.listing import list_shards
+from sfr_batch.corpus.survey import survey_shards
 from sfr_batch.errors import ConfigError, CorpusError
 from sfr_batch.planning.recipes import make_row_recipe
 from tests.corpus.test_corpus import ids_of, read_all, rejects_of
@@ -384,3 +387,16 @@ def test_encodings_that_do_not_extend_ascii(encoding: str) -> None:
 @pytest.mark.parametrize("encoding", ["UTF-8", "utf8", "utf-8-sig"])
 def test_utf_8_has_many_names(encoding: str) -> None:
     assert make_row_recipe(CorpusSettings(path="-", encoding=encoding)) == make_row_recipe(CorpusSettings(path="-"))
+
+
+def test_a_header_that_is_not_utf_8(tmp_path: Path) -> None:
+    """A name that nobody uses is no obstacle; else the message says what to set."""
+    put(str(tmp_path), "a.csv", "id,text,é\na,x,é\n".encode("cp1252"))
+    corpus = CorpusSettings(path=str(tmp_path))
+    (survey,) = survey_shards(list_shards(corpus), corpus)
+    assert survey.schema.names == ["id", "text", "\ufffd"]
+    corpus = CorpusSettings(path=str(tmp_path), text="é")
+    with pytest.raises(CorpusError, match=r"has no column 'é' .* not UTF-8: set corpus\.encoding, such as"):
+        resolve_columns(survey_shards(list_shards(corpus), corpus), corpus)
+    corpus = CorpusSettings(path=str(tmp_path), text="é", encoding="cp1252")
+    assert resolve_columns(survey_shards(list_shards(corpus), corpus), corpus)

@@ -146,7 +146,7 @@ def test_many_files_are_opened_once_for_each_shape(tmp_path: Path, monkeypatch: 
 
     def read(uri: str, *_: object) -> bytes:
         opened.append(uri)
-        return b"PAR1"
+        return TABLE
 
     monkeypatch.setattr("sfr_batch.corpus.listing.read_input_range", read)
     for number in range(200):
@@ -218,6 +218,64 @@ def test_parquet_that_is_compressed_as_a_whole(tmp_path: Path) -> None:
     corpus = CorpusSettings(path=str(tmp_path))
     (survey,) = survey_shards(list_shards(corpus), corpus)
     assert survey.rows == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        (
+            "a.jsonl",
+            gzip.compress(LINES),
+            "is compressed by gzip, which its name does not say: rename it to a.jsonl.gz,",
+        ),
+        (
+            "a.csv",
+            gzip.compress(b"id,text\na,x\n"),
+            "is compressed by gzip, which its name does not say: rename it to a.",
+        ),
+        (
+            "a.txt",
+            b"\x28\xb5\x2f\xfd\0",
+            "is compressed by zstd, which its name does not say: rename it to a.txt.zst, or",
+        ),
+        ("a.csv", b"PK\x03\x04\x14\0\x06\0\x9c\xdc", "is compressed by zip, which its name does not say: unpack it"),
+        ("a.jsonl", TABLE, "is a Parquet file with another ending. Rename it to .parquet."),
+        ("a.csv", b"ORC\x08\x03\x10", "is ORC, whatever its name says, which is not supported. Convert it."),
+        *(
+            (
+                name,
+                b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+                "is a pointer of Git LFS",
+            )
+            for name in ("a.txt", "a.jsonl", "a.csv", "a.parquet", "a.jsonl.gz", "a.csv.zst")
+        ),
+    ],
+)
+def test_files_that_are_not_what_they_are_called(name: str, data: bytes, said: str, tmp_path: Path) -> None:
+    put(str(tmp_path), name, data)
+    assert survey_error(str(tmp_path)).startswith(f"{tmp_path}/{name} {said}")
+
+
+@pytest.mark.parametrize("text", ["ORCID 0000-0002", "PARENT of many", "PAR1 and PAR2", "BZ and PK"])
+def test_texts_that_begin_as_files_of_another_kind(text: str, tmp_path: Path) -> None:
+    put(str(tmp_path), "a.csv", f"{text},id,text\n1,a,x\n".encode())
+    put(str(tmp_path), "notes", f"{text}\n".encode())
+    corpus = CorpusSettings(path=str(tmp_path))
+    assert listed(str(tmp_path)).passed_over.files == 1
+    (survey,) = survey_shards(list_shards(corpus), corpus)
+    assert survey.rows == 1
+
+
+def test_files_that_are_set_aside_are_said_and_not_read(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    for name in ("a.parquet", "b.parquet.tmp", "c.parquet.bak", "part-1.inprogress", "d.jsonl~", "e.parquet._COPYING_"):
+        put(root, name, TABLE)
+    listing = listed(root)
+    assert [shard.uri for shard in listing] == [f"{root}/a.parquet"]
+    assert listing.passed_over.describe() == (
+        f"5 files: 5 set aside or being written, by their names (.tmp, .bak and others), e.g. {root}/b.parquet.tmp"
+    )
+    assert len(listed(f"{root}/c.parquet.bak", format="parquet")) == 1
 
 
 def test_markers_are_not_worth_a_word(place: str) -> None:

@@ -58,6 +58,8 @@ def test_no_pair_changes_a_value(kind: pa.DataType) -> None:
             made = pa.array([exact_value(value, kind)], kind)
         except Unfit:
             continue
+        if value == {} and pa.types.is_null(kind):
+            continue  # no value yet: no object has shown a key
         taken.append(value)
         assert same(value, made[0].as_py(), kind), (value, made[0].as_py())
     assert bool(taken) == (not pa.types.is_null(kind) and kind not in (pa.duration("us"), pa.uuid()))
@@ -75,7 +77,7 @@ FITS: list[tuple[Any, pa.DataType, Any]] = [
     (math.nan, pa.int64(), None),
     (math.nan, pa.timestamp("us"), None),
     (math.nan, pa.float32(), pytest.approx(math.nan, nan_ok=True)),
-    (math.inf, pa.float64(), math.inf),
+    (Decimal("-Infinity"), pa.float64(), -math.inf),
     (Decimal("12345678901234567.89"), pa.decimal128(38, 2), Decimal("12345678901234567.89")),
     (19.9, pa.decimal128(10, 2), Decimal("19.90")),
     (7, pa.decimal128(3, 2), Decimal("7.00")),
@@ -102,6 +104,7 @@ UNFIT: list[tuple[Any, pa.DataType, str]] = [
     (2**53 + 1, pa.float64(), "is double, which has no such whole number: 9007199254740993"),
     (10**400, pa.float64(), "is not double: 100000000000000000000000000000000000000000000000000000000..."),
     (Decimal("1E+400"), pa.float64(), "is not double: 1E+400"),
+    (float("1e400"), pa.float64(), "is double, which has no number so far from zero"),
     (1.23456789012, pa.float32(), "is float, which has no such number: 1.23456789012"),
     (1e300, pa.float32(), "is float, which has no such number: 1e+300"),
     (2**24 + 1, pa.float32(), "is float, which has no such number: 16777217"),

@@ -209,6 +209,18 @@ def test_columns_that_came_later(tmp_path: Path, kinds: tuple[str, str]) -> None
         read_all(str(tmp_path), carry=["uri"])
 
 
+@pytest.mark.parametrize("early", [{}, {"n": None}])
+def test_a_column_that_comes_late_in_a_file(tmp_path: Path, early: dict[str, Any]) -> None:
+    """Behind the sample at the beginning: the end of the file shows it."""
+    rows = [{"id": str(number), "text": "x" * 1000, **early} for number in range(400)]
+    put(str(tmp_path), "a.jsonl", jsonl([*rows, {"id": "new", "text": "x", "n": 7}]))
+    kind, values = carried(str(tmp_path))
+    assert (kind, values[-2:]) == (pa.int64(), [None, 7])
+    (tmp_path / "a.jsonl").rename(tmp_path / "b.jsonl")
+    put(str(tmp_path), "a.jsonl", jsonl([{"id": "other", "text": "x", "n": 0.5}]))
+    assert carried(str(tmp_path))[0] == pa.float64()
+
+
 def test_one_large_number_among_fractions(tmp_path: Path) -> None:
     """It is a row that does not fit, wherever it stands: in the sample or behind it."""
     row = {"id": "large", "text": "x", "n": 2**60 + 1, "deep": {"n": [2**60 + 1]}}

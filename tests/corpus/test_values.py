@@ -3,6 +3,7 @@
 import datetime as dt
 import gzip
 import io
+import math
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from sfr_batch.corpus.reader import read_unit
 from sfr_batch.corpus.rows import Rows
 from sfr_batch.corpus.splits import cut
 from sfr_batch.corpus.survey import survey_shards
-from tests.tables import parquet, put
+from tests.tables import jsonl, parquet, put
 
 AT = [dt.datetime(9999, 12, 31), dt.datetime(1, 1, 1), dt.datetime(2024, 1, 1, 0, 0, 0, 5), None]
 
@@ -92,6 +93,57 @@ def test_every_digit_of_a_number_counts(tmp_path: Path) -> None:
     assert rows.texts == ["x 0.1"]
 
 
+def test_numbers_that_a_double_does_not_reach_are_rejected(tmp_path: Path) -> None:
+    rows = ('{"id": "a", "text": "x", "n": -1e400}', '{"id": "b", "text": "x", "n": Infinity}')
+    put(str(tmp_path), "a.jsonl", lines(*rows, '{"id": "c", "text": "x", "n": 0.5}'))
+    rows = read(tmp_path, ["n"])
+    assert carried(rows, "n") == [math.inf, 0.5]
+    assert messages(rows) == [("a", "bad_column", "n is double, which has no number so far from zero")]
+
+
+@pytest.mark.parametrize(("others", "kind"), [([1], pa.uint64()), ([-1], pa.int64()), ([2**64], pa.int64())])
+def test_hashes_of_64_bits(tmp_path: Path, others: list[int], kind: pa.DataType) -> None:
+    rows = [{"id": str(n), "text": "x", "n": n} for n in (2**64 - 1, *others, 0)]
+    put(str(tmp_path), "a.jsonl", jsonl(rows))
+    found = read(tmp_path, ["n"])
+    assert found.carry.schema.field("n").type == kind
+    assert carried(found, "n") == [row["n"] for row in rows if kind == pa.uint64() or abs(row["n"]) < 2]
+
+
+def test_an_object_without_keys_is_no_value_yet(tmp_path: Path) -> None:
+    put(str(tmp_path), "a.jsonl", jsonl([{"id": "a", "text": "x", "m": {}}]))
+    assert carried(read(tmp_path, ["m"]), "m") == [None]
+    put(str(tmp_path), "b.jsonl", jsonl([{"id": "b", "text": "x", "m": {"k": 1}}]))
+    assert carried(read(tmp_path, ["m"]), "m") == [{"k": None}, {"k": 1}]
+
+
+# --- texts of other types
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.dictionary(pa.int32(), pa.binary())])
+def test_texts_and_ids_that_are_written_as_bytes(tmp_path: Path, kind: pa.DataType) -> None:
+    values = pa.array([b"caf\xc3\xa9", b"caf\xe9", None])
+    values = values.dictionary_encode() if pa.types.is_dictionary(kind) else values.cast(kind)
+    put(str(tmp_path), "a.parquet", parquet(pa.table({"id": values, "text": pa.array([b"x"] * 3), "t": values})))
+    rows = read(tmp_path)
+    assert rows.ids.to_pylist() == ["café"]
+    assert [(id_, reason) for id_, reason, _ in messages(rows)] == [(None, "bad_id"), (None, "null_id")]
+    put(str(tmp_path), "a.parquet", parquet(pa.table({"id": pa.array([b"x", b"y", b"z"]), "text": values})))
+    rows = read(tmp_path)
+    assert rows.texts == ["café"]
+    assert [(id_, reason) for id_, reason, _ in messages(rows)] == [("y", "bad_text"), ("z", "null_text")]
+
+
+def test_a_decimal_in_a_template_is_its_number(tmp_path: Path) -> None:
+    for name, digits in (("a", 38), ("b", 70)):
+        prices = pa.array([Decimal("2005.00"), Decimal("19.90"), Decimal("12345678901234567.89"), None]).cast(
+            pa.decimal128(digits, 2) if digits == 38 else pa.decimal256(digits, 2)
+        )
+        table = pa.table({"id": [f"{name}{n}" for n in range(4)], "text": ["t"] * 4, "p": prices})
+        put(str(tmp_path), f"{name}.parquet", parquet(table))
+    assert read(tmp_path, text="{text} {p}").texts == ["t 2005", "t 19.9", "t 12345678901234567.89", "t"] * 2
+
+
 # --- missing texts
 
 
@@ -103,6 +155,13 @@ def test_a_missing_text_is_never_the_word_nan(tmp_path: Path) -> None:
     rows = read(tmp_path, text="{title} {text}")
     assert rows.texts == ["body"] * 4 + ["T body", "body"]
     assert not messages(rows)
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])
+def test_a_column_of_nan_is_one_without_values(tmp_path: Path, kind: pa.DataType) -> None:
+    put(str(tmp_path), "a.parquet", parquet(pa.table({"id": ["a"], "text": ["x"], "n": pa.array([math.nan], kind)})))
+    put(str(tmp_path), "b.parquet", parquet(pa.table({"id": ["b"], "text": ["x"], "n": ["T"]})))
+    assert carried(read(tmp_path, ["n"], text="{n} {text}"), "n") == [None, "T"]
 
 
 def test_a_text_that_is_nan_is_missing(tmp_path: Path) -> None:
