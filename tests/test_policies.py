@@ -587,7 +587,7 @@ def test_no_environment_is_read_at_import() -> None:
 
 
 def test_tests_that_use_ray_are_marked() -> None:
-    """`pytest -n 3` gives them all to one process."""
+    """`pytest -n 4` gives them all to one process."""
     ways = re.compile(r'\bray_(session|nodes)\b|\bray\.init\(|"start", "--head"')
     modules = [str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
     using = {module for module in modules if ways.search((ROOT / module).read_text(encoding="utf-8"))}
@@ -596,5 +596,5 @@ def test_tests_that_use_ray_are_marked() -> None:
 
 
 def test_the_longest_tests_exist() -> None:
-    """Those that `pytest -n 3` begins with."""
+    """Those that `pytest -n 4` begins with."""
     assert [module for module in LONG if not (ROOT / module).is_file()] == []
