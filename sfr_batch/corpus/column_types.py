@@ -97,8 +97,9 @@ def table_type(kind: pa.DataType) -> pa.DataType:
         return pa.list_(pa.field("element", table_type(kind.value_type)), kind.list_size)
     if is_list(kind):
         return pa.list_(pa.field("element", table_type(kind.value_type)))
-    if kinds.is_struct(kind):
-        return pa.struct([pa.field(field.name, table_type(field.type)) for field in kind.fields])
+    if kinds.is_struct(kind):  # without a field it is an object that has shown no key yet; Parquet has no such type
+        fields = [pa.field(field.name, table_type(field.type)) for field in kind.fields]
+        return pa.struct(fields) if fields else pa.null()
     if kinds.is_map(kind):
         return pa.map_(table_type(kind.key_type), table_type(kind.item_type))
     return kind

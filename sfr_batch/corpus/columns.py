@@ -15,6 +15,7 @@ import pyarrow as pa
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.column_paths import all_paths, find_type, top_level
 from sfr_batch.corpus.column_types import fill_nulls, is_bytes, is_text, stored_type, table_type, unify, without_null
+from sfr_batch.corpus.file_formats import bare_name
 from sfr_batch.corpus.ids import id_type
 from sfr_batch.corpus.json_types import spells
 from sfr_batch.corpus.partitions import PathColumns
@@ -124,9 +125,8 @@ class ColumnResolver:
                     "Rename one of them."
                 )
             if not shard.has(name) and (name not in optional or setting == "id"):
-                raise CorpusError(
-                    f"{shard.uri} has no column {name!r} (corpus.{setting}).{_way_out(shard.schema, setting, name)}"
-                )
+                way_out = _way_out(shard.uri, shard.schema, setting, name)
+                raise CorpusError(f"{shard.uri} has no column {name!r} (corpus.{setting}).{way_out}")
 
     def _type_of(self, path: str, shards: Sequence["_ShardColumns"], known: pa.DataType | None) -> pa.DataType:
         """The type that a carried column has in the table, which has it as ``known`` already.
@@ -251,7 +251,7 @@ def _check_text(shard: _ShardColumns, name: str, *, alone: bool) -> None:
         )
 
 
-def _way_out(schema: pa.Schema, setting: str, name: str) -> str:
+def _way_out(uri: str, schema: pa.Schema, setting: str, name: str) -> str:
     """The end of the message about a missing column: what may help."""
     have = all_paths(schema)
     close = [other for other in have if other.casefold() == name.casefold()] or difflib.get_close_matches(
@@ -259,6 +259,8 @@ def _way_out(schema: pa.Schema, setting: str, name: str) -> str:
     )
     hint = f" Did you mean {close[0]!r}?" if close else ""
     without = " If there are no ids, set corpus.id=null to number the rows." if setting == "id" else ""
+    if setting == "id" and bare_name(uri)[0].endswith(".json"):  # manifest.json, schema.json and the like
+        without += " If the file holds no documents, name the others by a pattern in corpus.path."
     if len(have) == 1 and (any(delimiter in have[0] for delimiter in ",;|\t") or name in have[0]):
         without = " If this is the whole header of a CSV, set corpus.delimiter to its separator."
     elif any(_NOT_UTF_8 in other for other in have):

@@ -91,7 +91,13 @@ _DUCKLAKE = Kind(
     r"(.+)/ducklake-[0-9a-f]{8}-[0-9a-f-]{27}(?:-delete)?\.parquet",
     _EXPORT.format(how="in DuckDB, COPY (FROM <its name>) TO '<new folder>/0.parquet'"),
 )
-_BY_FILE = ((_HIVE, re.compile(_HIVE.log)), (_DUCKLAKE, re.compile(_DUCKLAKE.log)))
+_HUDI_PARTITION = Kind(
+    "a partition of a Hudi table",
+    "",
+    r"(.+)/\.hoodie_partition_metadata(?:\.\w+)?",
+    _EXPORT.format(how="in Spark, spark.read.format('hudi').load(<the table>).write.parquet('<new folder>')"),
+)
+_BY_FILE = tuple((kind, re.compile(kind.log)) for kind in (_HIVE, _DUCKLAKE, _HUDI_PARTITION))
 """Tables whose log is elsewhere: whole URIs of their files, of which the first group is the root."""
 _LOGS = re.compile(
     "(.*)/(?:"
@@ -99,7 +105,9 @@ _LOGS = re.compile(
     + ")"
 )
 _TELLING = re.compile(
-    "|".join([*(re.escape(f"/{kind.folder}/") for kind in _KINDS), "ducklake-", r"(?:base|delta)_\d{7}"])
+    "|".join(
+        [*(re.escape(f"/{kind.folder}/") for kind in _KINDS), "ducklake-", "hoodie_partition", r"(?:base|delta)_\d{7}"]
+    )
 )
 """A quick look: what the name of every such file contains."""
 _WRITE = re.compile(r"(.+)/_(started|committed)_(\d+)")
@@ -123,6 +131,8 @@ def refuse(found: InputListing, path: str, settings: CorpusSettings) -> None:
     inside = _among(listed) | _at(_between(found.base, uris) if found.pattern else [], settings.storage)
     tables = _at(above if found.pattern else above[1:], settings.storage)
     tables |= {root: kind for root, kind in inside.items() if _any_below(root, uris)}
+    whole = [f"{root}/" for root, kind in tables.items() if kind is not _HUDI_PARTITION]
+    tables = {root: kind for root, kind in tables.items() if not root.startswith(tuple(whole))}
     if tables:
         root = min(tables, key=lambda uri: (uri.count("/"), uri))
         raise CorpusError(_explain(path, found.base, root, tables[root], len(tables)))

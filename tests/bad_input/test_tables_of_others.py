@@ -121,6 +121,12 @@ ROWS = [
     Row("a Hudi table", "corpus.path {root}/corpus is a Hudi table" + ONLY + NEW + "in Spark, "
         "spark.read.format('hudi').load('{root}/corpus').write.parquet('<new folder>').",
         files={**GOOD, ".hoodie/hoodie.properties": b""}),
+    Row("a partition of a Hudi table", "corpus.path {root}/corpus is a partition of a Hudi table" + ONLY + NEW + "in "
+        "Spark, spark.read.format('hudi').load(<the table>).write.parquet('<new folder>').",
+        files={**GOOD, ".hoodie_partition_metadata": b""}),
+    Row("a Hudi table with partitions", "corpus.path {root}/corpus holds a Hudi table, {root}/corpus/t" + ONLY + NEW
+        + "in Spark, spark.read.format('hudi').load('{root}/corpus/t').write.parquet('<new folder>').",
+        files={"t/p/a.jsonl": LINES, "t/.hoodie/hoodie.properties": b"", "t/p/.hoodie_partition_metadata": b""}),
     Row("a Lance table", "corpus.path {root}/corpus is a Lance table" + ONLY + NEW + "in Python, "
         "pyarrow.parquet.write_table(lance.dataset('{root}/corpus').to_table(), '<new folder>/0.parquet').",
         files={"data/1.lance": b"", "_versions/1.manifest": b""}),

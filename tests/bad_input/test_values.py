@@ -130,6 +130,12 @@ ROWS = [
         "set corpus.id=null to number the rows.", files={"a.csv": b"ID,text\none,One.\ntwo,Two.\n"}),
     Row("a header in other letters, repaired", phase="done", overrides=("corpus.id=ID",),
         files={"a.csv": b"ID,text\none,One.\ntwo,Two.\n"}),
+    Row("JSON that is no document",
+        "{root}/corpus/dataset_infos.json has no column 'id' (corpus.id). It has: default. If there are no ids, set "
+        "corpus.id=null to number the rows. If the file holds no documents, name the others by a pattern in "
+        "corpus.path.", files={**GOOD, "dataset_infos.json": b'{"default": {}}\n'}),
+    Row("JSON that is no document, repaired", phase="done", overrides=("corpus.path={root}/corpus/*.jsonl",),
+        files={**GOOD, "dataset_infos.json": b'{"default": {}}\n'}),
     Row("empty texts beside columns", phase="done", files={**GOOD, "notes.txt": b""}),
 ]  # fmt: skip
 

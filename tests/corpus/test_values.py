@@ -115,6 +115,10 @@ def test_an_object_without_keys_is_no_value_yet(tmp_path: Path) -> None:
     assert carried(read(tmp_path, ["m"]), "m") == [None]
     put(str(tmp_path), "b.jsonl", jsonl([{"id": "b", "text": "x", "m": {"k": 1}}]))
     assert carried(read(tmp_path, ["m"]), "m") == [{"k": None}, {"k": 1}]
+    put(str(tmp_path / "inside"), "a.jsonl", jsonl([{"id": "a", "text": "x", "m": [{}], "o": {"p": {}, "q": 1}}]))
+    rows = read(tmp_path / "inside", ["m", "o"])
+    assert rows.carry.to_pylist() == [{"m": [None], "o": {"p": None, "q": 1}}]
+    assert parquet(rows.carry)  # which has no objects without keys
 
 
 # --- texts of other types
