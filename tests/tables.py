@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from sfr_batch.corpus.reader import read_unit
 from sfr_batch.corpus.rejects import Reject, rejects_table
+from sfr_batch.corpus.rows import Rows
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import digest
 from sfr_batch.format.parquet import read_receipt
@@ -20,9 +22,10 @@ from sfr_batch.format.records import Receipt, ShardRecord, TableCard
 from sfr_batch.pipeline.copy_vectors import copy
 from sfr_batch.pipeline.runner import make_job
 from sfr_batch.pipeline.write_stage import vector_column
-from sfr_batch.planning.comparison import ComparisonRun, compare
+from sfr_batch.planning.comparison import ComparisonRun, compare, shards_to_read_again
 from sfr_batch.planning.drafting import draft
 from sfr_batch.planning.executor import InProcess
+from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
@@ -170,20 +173,26 @@ def make_table(store: Store, splits: dict[str, Sequence[Any]], card: TableCard |
 def do_splits(
     plan: EmbedPlan, only: int | None = None, encode: Callable[[list[str]], Any] | None = None
 ) -> list[Receipt]:
-    """Commit the splits of a plan that are to do, or the first few, with vectors from the ids or from ``encode``."""
+    """Commit the splits of a plan that are to do, or the first few, with vectors from the ids or from ``encode``.
+
+    A row whose vector is not finite is rejected.
+    """
     table = create_or_open(plan.store, plan.card)
     receipts: list[Receipt] = []
     for unit in plan.todo:
         for split, rows in read_unit(unit, plan.config.corpus, plan.columns):
             if len(receipts) == only:
                 return receipts
+            vectors = encode(rows.texts) if encode else np.empty((0, 0), np.float32)
+            if not (good := np.isfinite(vectors).all(axis=1)).all():
+                rows, vectors = without_vectors(rows, ~good), vectors[good]
             carry: dict[str, Any] = {name: rows.carry.column(name) for name in rows.carry.column_names}
             carry[names.CONTENT_HASH] = rows.content_hash.to_pylist()
             carry[names.ROW_HASH] = rows.row_hash.to_pylist()
             columns = rows_of(rows.ids.to_pylist(), table.schema, carry)
             if encode:
                 at = columns.schema.get_field_index(names.EMBEDDING)
-                columns = columns.set_column(at, names.EMBEDDING, vector_column(encode(rows.texts), table.schema))
+                columns = columns.set_column(at, names.EMBEDDING, vector_column(vectors, table.schema))
             receipt = receipt_of(
                 split.split_id,
                 len(rows.texts),
@@ -197,6 +206,16 @@ def do_splits(
     return receipts
 
 
+def without_vectors(rows: Rows, bad: NDArray[np.bool_]) -> Rows:
+    """The rows, of which the encoder has failed for some. bad: [n]."""
+    chosen = rows.take(pa.array(np.flatnonzero(bad)))
+    columns = {names.ID: chosen.ids.cast(pa.string()), names.SHARD: chosen.shards.cast(pa.string())}
+    columns |= {names.POSITION: chosen.positions}
+    columns |= {name: [names.BAD_VECTOR] * len(chosen.texts) for name in (names.REASON, names.MESSAGE)}
+    rejects = pa.concat_tables([rows.rejects, pa.table(columns, schema=names.REJECTS_SCHEMA)])
+    return dataclasses.replace(rows.take(pa.array(np.flatnonzero(~bad))), read=rows.read, rejects=rejects)
+
+
 def do_copies(comparison: ComparisonRun | None) -> list[Receipt]:
     """Commit the splits of a compared plan whose vectors are copied."""
     if comparison is None:
@@ -205,11 +224,15 @@ def do_copies(comparison: ComparisonRun | None) -> list[Receipt]:
     return [copy(split, known, job) for split in comparison.difference.copies]
 
 
-def do_plan(plan: EmbedPlan, encode: Callable[[list[str]], Any] | None = None) -> Snapshot:
+def do_plan(
+    plan: EmbedPlan, encode: Callable[[list[str]], Any] | None = None, again: frozenset[str] = frozenset()
+) -> Snapshot:
     """All that is to do, and the snapshot: a run without Ray."""
-    comparison = compare(plan, InProcess()) if plan.has_to_compare else None
+    comparison = compare(plan, InProcess(), again) if plan.has_to_compare or again else None
     plan = comparison.plan if comparison else plan
     record_types(create_or_open(plan.store, plan.card), plan.card, new_run_id())
     new = [*do_splits(plan, encode=encode), *do_copies(comparison)]
     receipts = [*(read_receipt(plan.store, split_id) for split_id in plan.done), *new]
+    if comparison and (rivals := shards_to_read_again(comparison, receipts) - again):
+        return do_plan(make_plan(plan.config), encode, again | rivals)
     return publish(Table.open(plan.store), plan.base, draft(plan, new_run_id(), receipts, comparison))

@@ -239,9 +239,13 @@ class TableSettings(Section):
     """Label for embedding again: every document whose vector was not made under this label is embedded. Repeated with
     the same label, a run continues. Empty: vectors of all labels are reused. Meant for backfills, on the command line;
     a nightly run needs no label."""
-    duplicate_ids: Literal["reject", "error"] = "reject"
-    """What to do if rows share an id: `reject` keeps the first one and rejects the others; `error` refuses to
-    publish."""
+    duplicate_ids: Literal["first", "last", "error", "reject"] = "first"
+    """What to do if rows share an id: `first` keeps the first of them in the order of the corpus (by URI of the shard,
+    then by position) and rejects the others; `last` keeps the last one, or the one with the largest `order_by`, and
+    embeds no other; `error` refuses to publish. `reject` is an older name of `first`."""
+    order_by: Text | None = None
+    """A carried column, by its name in the table, for `duplicate_ids: last`: of rows that share an id, the one with the
+    largest value is kept. Of equal values, the last one in the order of the corpus; null and NaN are the smallest."""
     delete: Literal["mirror", "keep", "refuse-above-share"] = "refuse-above-share"
     """What to do with documents that are no longer in the corpus: `mirror` drops them, `keep` keeps them,
     `refuse-above-share` drops them, but stops the run if they are more than `max_delete_share` of the table."""
@@ -253,6 +257,15 @@ class TableSettings(Section):
     path."""
     storage: StorageSettings = StorageSettings()
     """Credentials and endpoint of the table."""
+
+    @model_validator(mode="after")
+    def _order_is_asked_for(self) -> "TableSettings":
+        if self.order_by is not None and self.duplicate_ids != "last":
+            raise ValueError(
+                f"order_by has no effect with duplicate_ids {self.duplicate_ids}: set duplicate_ids to last, or remove "
+                "order_by"
+            )
+        return self
 
 
 class SelectSettings(Section):

@@ -3,8 +3,9 @@
 Knows formats and storage; what becomes of a row is up to `rows`. Knows no table, no model and no Ray.
 """
 
-from collections.abc import Callable, Iterator
-from typing import IO, Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import IO, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from sfr_batch.corpus.csv_records import CsvReader
 from sfr_batch.corpus.decompression import decompressed
 from sfr_batch.corpus.deleted_rows import check_there, deleted_rows
 from sfr_batch.corpus.file_formats import CSV, PARQUET
+from sfr_batch.corpus.id_rows import IdCollector, IdRows
 from sfr_batch.corpus.int96 import READ_AS, arrow_schema, iter_exact_batches
 from sfr_batch.corpus.json_values import needs_exact_numbers
 from sfr_batch.corpus.partitions import PathColumns
@@ -38,6 +40,18 @@ _READ_AT_ONCE = 64 * 2**20
 """Most stored bytes of a unit's row groups that are fetched at once; larger ones are read in pieces. On S3 as much
 again may be held that lies between them, see `read_ahead`."""
 _PIECE = 4 * 2**20
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class _Collector(Protocol, Generic[T_co]):
+    """Takes in the rows of one split as they are read."""
+
+    def add_batch(self, batch: pa.RecordBatch, positions: Sequence[int]) -> None: ...
+
+    def add_record(self, position: int, record: Parsed) -> None: ...
+
+    def finish(self) -> T_co: ...
 
 
 def read_unit(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> Iterator[tuple[Split, Rows]]:
@@ -48,8 +62,25 @@ def read_unit(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> Ite
     if unit.chosen:
         yield unit.splits[0], _read_chosen(unit, settings, columns)
         return
+    own = settings_for(unit.shard, settings)
+    make = partial(RowCollector, unit.shard.uri, own, columns)
+    yield from _collect(_Reader(unit, own, columns, TextTemplate(own.text).columns, make), settings)
+
+
+def read_ids(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> Iterator[IdRows]:
+    """The ids of the rows of a read unit, and the column that ``columns`` carries, if any: it carries at most one.
+
+    Of Parquet, nothing else is read. Raises as `read_unit`.
+    """
+    own = settings_for(unit.shard, settings)
+    make = partial(IdCollector, unit.shard.uri, own, columns)
+    return (rows for _, rows in _collect(_Reader(unit, own, columns, (), make), settings))
+
+
+def _collect(reader: "_Reader[T]", settings: CorpusSettings) -> Iterator[tuple[Split, T]]:
+    """The splits of a unit, each with what its collector has made of its rows."""
+    unit = reader.unit
     seen = check_unchanged(unit.shard, settings)
-    reader = _Reader(unit, settings_for(unit.shard, settings), columns)
     read = reader.stream if unit.stream else reader.parquet if unit.shard.format == PARQUET else reader.lines
     try:
         for split, collector in read():
@@ -108,29 +139,38 @@ def check_unchanged(
     return now
 
 
-class _Reader:
+class _Reader(Generic[T]):
     """Reads one unit. Each public method yields splits, each with a collector that has all rows of the split."""
 
-    def __init__(self, unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> None:
-        self._unit = unit
+    def __init__(
+        self,
+        unit: ReadUnit,
+        settings: CorpusSettings,
+        columns: Columns,
+        texts: Sequence[str],
+        collector: Callable[[], _Collector[T]],
+    ) -> None:
+        """texts: the columns of the text. collector: makes one for a split."""
+        self.unit = unit
         self._shard = unit.shard
         self._settings = settings
         self._columns = columns
-        self._template = TextTemplate(settings.text)
+        self._texts = texts
+        self._collector = collector
         self._exact_numbers = needs_exact_numbers(list(columns.types.values()))
         types = dict(columns.carry.values())
         of_path = unit.shard.columns_of_path(settings)
-        used = {name: value for name, value in of_path.items() if name in types or name in self._template.columns}
+        used = {name: value for name, value in of_path.items() if name in types or name in texts}
         self._of_path = PathColumns(unit.shard.uri, used, types, unit.shard.above) if used else None
 
-    def parquet(self) -> Iterator[tuple[Split, RowCollector]]:
-        wanted = [*self._template.columns, *(column.path for column in self._columns.carry.values())]
+    def parquet(self) -> Iterator[tuple[Split, _Collector[T]]]:
+        wanted = [*self._texts, *(column.path for column in self._columns.carry.values())]
         wanted += [self._settings.id] if self._settings.id is not None else []
-        splits = iter(self._unit.splits)
+        splits = iter(self.unit.splits)
         split, collector = next(splits), self._collector()
-        row = self._unit.first_row
+        row = self.unit.first_row
         deleted = deleted_rows(self._shard, self._settings)
-        for batch in _record_batches(self._unit, list(dict.fromkeys(wanted)), self._settings):
+        for batch in _record_batches(self.unit, list(dict.fromkeys(wanted)), self._settings):
             batch = self._of_path.fill_batch(batch) if self._of_path else batch
             end = row + batch.num_rows
             while row < end:
@@ -154,17 +194,17 @@ class _Reader:
             f"{counted(split.end, 'row')}. Replace it, or remove it from the corpus."
         )
 
-    def lines(self) -> Iterator[tuple[Split, RowCollector]]:
+    def lines(self) -> Iterator[tuple[Split, _Collector[T]]]:
         parse = parser(self._shard.format, exact_numbers=self._exact_numbers)
-        for split in self._unit.splits:
+        for split in self.unit.splits:
             collector = self._collector()
             with open_input(self._shard.uri, self._settings.storage) as file:
                 for position, line in lines(file, self._shard.uri, split.start, split.end, self._settings.encoding):
                     collector.add_record(position, self._filled(parse(line)))
             yield split, collector
 
-    def stream(self) -> Iterator[tuple[Split, RowCollector]]:
-        stream = self._unit.stream
+    def stream(self) -> Iterator[tuple[Split, _Collector[T]]]:
+        stream = self.unit.stream
         assert stream is not None
         with (
             open_input(self._shard.uri, self._settings.storage) as file,
@@ -207,9 +247,6 @@ class _Reader:
 
     def _part(self, split_id: str, start: int, end: int, rows: int, size: int) -> Split:
         return Split(split_id, self._shard.uri, self._shard.version, start, end, rows, size)
-
-    def _collector(self) -> RowCollector:
-        return RowCollector(self._shard.uri, self._settings, self._columns)
 
 
 def _record_batches(unit: ReadUnit, columns: list[str], settings: CorpusSettings) -> Iterator[pa.RecordBatch]:

@@ -165,6 +165,11 @@ class Located:
     def rejected(self) -> int:
         return int(self.index.num_rows - pc.count(self.index.column(names.SPLIT_ID)).as_py())
 
+    @property
+    def superseded(self) -> int:
+        """Number of the rejected rows that were not embedded because another row has their id."""
+        return int(pc.sum(pc.equal(self.index.column(names.REASON), names.DUPLICATE_ID)).as_py() or 0)
+
 
 def index_table(
     hashes: pa.Table, split_ids: pa.Array, row: NDArray[np.int64], vectors: NDArray[np.int32], rejects: pa.Table

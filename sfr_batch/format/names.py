@@ -35,7 +35,9 @@ FORMAT_OF_ROW_HASH = 3
 """Format of a table card that names the version of its row hashes."""
 FORMAT_OF_CORPUS = 3
 """Format of a manifest that names the version of the table that was its corpus."""
-NEWEST_FORMAT = 3
+FORMAT_OF_DUPLICATE_RULE = 4
+"""Format of a manifest that says that another row of an id than the first is live."""
+NEWEST_FORMAT = 4
 """The newest format that is read."""
 
 ID = "id"

@@ -165,9 +165,10 @@ class Receipt:
 class ShardRecord:
     """One shard in a snapshot: its version, row recipe, generation and number of rows.
 
-    ``rejected``: rejected rows among the ``read`` rows, without duplicates of an id. ``splits``: number of owned data
-    files. ``retried``: label under which its rejects were last tried again. ``ctime_ns``: of a local file when it was
-    read, 0 if unknown; no part of the version.
+    ``rejected``: rejected rows among the ``read`` rows, without duplicates of an id that have a vector. ``splits``:
+    number of owned data files. ``retried``: label under which its rejects were last tried again. ``ctime_ns``: of a
+    local file when it was read, 0 if unknown; no part of the version. ``superseded``: those of the rejected rows that
+    were not embedded because another row has their id (`table.duplicate_ids: last`).
     """
 
     uri: str
@@ -180,6 +181,7 @@ class ShardRecord:
     rejected: int = 0
     retried: str = ""
     ctime_ns: int = dataclasses.field(default=0, compare=False)
+    superseded: int = 0
 
 
 KEPT = ""
@@ -334,6 +336,17 @@ class Expired(Record):
         return number < self.before and number not in self.keep
 
 
+class DuplicateRule(Record):
+    """Which row of an id is live, if that is not the first one: the last one in the order of the corpus."""
+
+    order_by: str | None = None
+    """Column of the table: the row with its largest value is live, the last one among equals; null and NaN are below
+    all others."""
+
+    def __str__(self) -> str:
+        return "last" + (f" by {self.order_by}" if self.order_by else "")
+
+
 class Manifest(Record):
     """A published snapshot. Readers see what it names and nothing else."""
 
@@ -369,11 +382,13 @@ class Manifest(Record):
     """Inputs of the fingerprint that the card lacks, see `format.accepted`; not in manifests of format 1."""
     corpus: dict[str, Any] | None = None
     """The version of the Delta or Iceberg table that the run has read: its `path`, `format` and `version`; None for a
-    corpus of files. Of a manifest of format 3 alone."""
+    corpus of files. Of a manifest of format 3 or newer."""
+    duplicate_rule: DuplicateRule | None = None
+    """Which row of an id is live; None: the first. Of a manifest of format 4 alone."""
 
     def to_json(self) -> bytes:
         # An older release refuses a field that it does not know, even if it is null.
-        left_out = {name for name in ("accepted", "corpus") if getattr(self, name) is None}
+        left_out = {name for name in ("accepted", "corpus", "duplicate_rule") if getattr(self, name) is None}
         return self.model_dump_json(indent=1, exclude=left_out).encode()
 
     @property

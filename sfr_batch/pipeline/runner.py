@@ -22,11 +22,12 @@ from sfr_batch.pipeline.progress import Progress
 from sfr_batch.pipeline.results import Failure, Losses
 from sfr_batch.pipeline.run_log import RunLog, recover_receipts
 from sfr_batch.pipeline.summary import Summary
-from sfr_batch.planning.comparison import ComparisonRun, compare
+from sfr_batch.planning.comparison import ComparisonRun, compare, shards_to_read_again
 from sfr_batch.planning.drafting import draft
 from sfr_batch.planning.executor import Executor, InProcess
 from sfr_batch.planning.make import make_plan
-from sfr_batch.planning.plan import EmbedPlan, format_changes
+from sfr_batch.planning.plan import EmbedPlan
+from sfr_batch.planning.remarks import format_changes
 from sfr_batch.table.commit import lease
 from sfr_batch.table.commit.publish import publish, superseded
 from sfr_batch.table.commit.reject_limits import FEW_REJECTS, too_many_rejects
@@ -35,6 +36,7 @@ from sfr_batch.table.table import Snapshot, Table
 
 _ATTEMPTS = 10
 """Plans of one call: a plan is made anew if another run published first."""
+_PLAN_AGAIN = frozenset[str]()
 _ROWS_HERE, _BYTES_HERE = 2**21, 2**30
 """Rows of corpus and table, and bytes of the corpus, up to which the comparison runs in this process."""
 
@@ -45,41 +47,44 @@ def embed(config: Config) -> Summary:
     Raises RunFailed if splits failed (what succeeded is committed), TooManyDeletes, TooManyRejects, SnapshotConflict,
     and whatever planning raises.
     """
+    again: frozenset[str] = frozenset()
     for _ in range(_ATTEMPTS):
-        summary = _attempt(config)
-        if summary:
-            return summary
+        outcome = _attempt(config, again)
+        if isinstance(outcome, Summary):
+            return outcome
+        again |= outcome
     raise SnapshotConflict(
         f"Gave up after {_ATTEMPTS} snapshot conflicts: other runs keep publishing to {config.table.path}. Make sure "
         "that only one run writes to it, then run the command again."
     )
 
 
-def _attempt(config: Config) -> Summary | None:
-    """Plan, lease, compare, run, publish. None if another run published meanwhile: its work counts, so plan again."""
+def _attempt(config: Config, again: frozenset[str]) -> Summary | frozenset[str]:
+    """Plan, lease, compare, run, publish. If it has to be planned again, returns shards that must then be read: none if
+    another run published meanwhile, whose work counts; see also `shards_to_read_again`."""
     started = time.monotonic()
     plan = make_plan(config)
     if plan.up_to_date:
         return Summary.of(plan, time.monotonic() - started)
-    needs_model = bool(plan.todo) or plan.accepts
+    needs_model = bool(plan.todo) or plan.accepts or plan.settles_ids
     place = placement.choose(config) if needs_model else placement.HERE
     if needs_model and not plan.has_to_compare:
         placement.check(place, config)
     check_store(plan.store, config.table.storage)
     table = create_or_open(plan.store, plan.card)
     if table.card.fingerprint != plan.card.fingerprint:
-        return None  # an older release has created it since the plan was made
+        return _PLAN_AGAIN  # an older release has created it since the plan was made
     run_id = new_run_id()
     with (
         lease.hold(table.store, _holder(run_id, place), config.run.lease_s, say=_say) as held,
         contextlib.ExitStack() as stack,
     ):
         if held.waited or superseded(table, plan.base):
-            return None  # the holder before has committed or published since the plan was made: do not pay twice
+            return _PLAN_AGAIN  # the holder before has committed or published since the plan was made: do not pay twice
         try:
             comparison = None
             if plan.has_to_compare:
-                comparison, place = _compare(plan, place, stack)
+                comparison, place = _compare(plan, place, stack, again)
                 plan = comparison.plan
             if plan.changes_nothing:
                 return Summary.of(plan, time.monotonic() - started)
@@ -89,6 +94,8 @@ def _attempt(config: Config) -> Summary | None:
             run = RunLog(table.store, plan, run_id)
             progress = Progress(len(plan.todo_splits), plan.rows, config.run.progress_every_s)
             receipts = [*_run(plan, table, run, progress, place, held), *_copy(comparison, run)]
+            if comparison and (rivals := shards_to_read_again(comparison, receipts) - again):
+                return rivals
             if config.select.limit:
                 return Summary.of(plan, time.monotonic() - started, progress)
             held.confirm()
@@ -96,7 +103,7 @@ def _attempt(config: Config) -> Summary | None:
         except (TableError, StorageError, RunFailed):
             if not superseded(table, plan.base):
                 raise
-            return None
+            return _PLAN_AGAIN
         # Before data/ is listed, which takes time that is not the run's.
         summary = Summary.of(plan, time.monotonic() - started, progress, snapshot)
         summary = dataclasses.replace(summary, plain=_is_plain(table, snapshot), repeated=run.repeated())
@@ -115,7 +122,9 @@ def _run(
     ]
 
 
-def _compare(plan: EmbedPlan, place: str, stack: contextlib.ExitStack) -> tuple[ComparisonRun, str]:
+def _compare(
+    plan: EmbedPlan, place: str, stack: contextlib.ExitStack, again: frozenset[str]
+) -> tuple[ComparisonRun, str]:
     """The comparison, and where to embed. A large one runs on Ray, which ends with ``stack``."""
     executor: Executor = InProcess()
     if plan.rows_to_compare > _ROWS_HERE or plan.bytes_to_compare > _BYTES_HERE:
@@ -125,8 +134,12 @@ def _compare(plan: EmbedPlan, place: str, stack: contextlib.ExitStack) -> tuple[
         placement.check(place, plan.config)
         stack.enter_context(execution.cluster(plan.config, place))
         executor = tasks.OnRay()
-    comparison = compare(plan, executor)
-    _say(f"Compared the changed shards with the table: {format_changes(comparison.difference.changes)}")
+    comparison = compare(plan, executor, again)
+    if plan.duplicate_rule:
+        lost = sum(len(rows.positions) for rows in comparison.settled.losing.values())
+        _say(f"Looked through the ids: {counted(lost, 'row')} not embedded, because others with their ids count")
+    if comparison.difference.changes:
+        _say(f"Compared the changed shards with the table: {format_changes(comparison.difference.changes)}")
     if comparison.plan.todo:
         placement.check(place, plan.config)
     return comparison, place

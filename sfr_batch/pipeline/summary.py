@@ -9,7 +9,8 @@ from sfr_batch.format.notebook import html_table
 from sfr_batch.format.records import Counts
 from sfr_batch.pipeline.progress import Progress, format_duration
 from sfr_batch.pipeline.results import Losses
-from sfr_batch.planning.plan import EmbedPlan, format_changes
+from sfr_batch.planning.plan import EmbedPlan
+from sfr_batch.planning.remarks import format_changes
 from sfr_batch.table.table import Snapshot
 
 

@@ -5,7 +5,7 @@ the order of the corpus, so that each shard is read about once. Rows of which on
 packed apart, because they need no model. Knows no Ray and no config.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,11 +42,20 @@ class Assignment:
 
 
 def assign_work(
-    found: RowComparison, changes: ChangeCounts, limits: SplitLimits, split_names: SplitNames, *, keep_own_splits: bool
+    found: RowComparison,
+    changes: ChangeCounts | None,
+    limits: SplitLimits,
+    split_names: SplitNames,
+    *,
+    keep_own_splits: bool,
+    unread: frozenset[str],
+    losing: Container[str],
 ) -> Assignment:
     """Decide which rows are read and encoded as which split.
 
     changes: what the difference reports. keep_own_splits: whether a shard without any known row keeps its own splits.
+    unread: URIs of the shards that keep theirs because they were not compared. losing: those with rows that do not
+    count; each gets an index, if only for these.
     """
     decisions = found.decisions
     encode = decisions["kind"] == Decision.ENCODE
@@ -58,7 +67,9 @@ def assign_work(
         if keep_own_splits and encode[its].all() and not 0 < its.stop - its.start < max_rows
     )
     indexed = frozenset(
-        uri for uri, its in of_shard.items() if uri not in fresh and (decisions["kind"][its] != Decision.SKIP).any()
+        uri
+        for uri, its in of_shard.items()
+        if uri not in fresh and ((decisions["kind"][its] != Decision.SKIP).any() or (keep_own_splits and uri in losing))
     )
     in_indexed = np.zeros(len(decisions), bool)  # [rows]
     for uri in indexed:
@@ -81,7 +92,7 @@ def assign_work(
         Copy(pack_rows(chosen, "copy"), _sources(found, chosen))
         for chosen in _cut(copied, decisions["size"], rows_per_split(len(copied), limits.rows, 1), limits.bytes)
     ]
-    return Assignment(Difference(changes, fresh, indexed, tuple(packed), tuple(copies)), rows)
+    return Assignment(Difference(changes, fresh | unread, indexed, tuple(packed), tuple(copies)), rows)
 
 
 def _rows_by_shard(found: RowComparison) -> dict[str, slice]:

@@ -6,17 +6,23 @@ vector already and returns a `ComparisonRun`: the exact plan, and what drafting 
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
 from sfr_batch.corpus.splits import cut
-from sfr_batch.errors import ObjectNotFound, TableError
-from sfr_batch.format.parquet import read_receipt
-from sfr_batch.format.records import Receipt
+from sfr_batch.errors import ConfigError, ObjectNotFound, TableError, counted
+from sfr_batch.format import names
+from sfr_batch.format.parquet import read_parquet, read_receipt
+from sfr_batch.format.records import ChangeCounts, Receipt
 from sfr_batch.planning.assignment import SplitNames, assign_work
 from sfr_batch.planning.difference import Difference
 from sfr_batch.planning.executor import Executor
 from sfr_batch.planning.limits import check_deletes
+from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.row_comparison import (
     UNIT_BYTES,
@@ -28,6 +34,7 @@ from sfr_batch.planning.row_comparison import (
 )
 from sfr_batch.planning.scan import TaskContext
 from sfr_batch.planning.selection import RejectRow
+from sfr_batch.planning.settled_ids import SettledIds, settle_ids
 from sfr_batch.storage.parallel import in_parallel
 
 _PARALLEL_READS = 32
@@ -46,6 +53,7 @@ class ComparisonRun:
     """The rows of each packed and copied split, in order, by split id."""
     unpublished: tuple[Receipt, ...]
     """Receipts of data files of interrupted runs."""
+    settled: SettledIds
 
     @property
     def executor(self) -> Executor:
@@ -60,11 +68,13 @@ class ComparisonRun:
         return {receipt.split_id: receipt for receipt in [*self.plan.base_receipts, *self.unpublished]}
 
 
-def compare(plan: EmbedPlan, executor: Executor) -> ComparisonRun:
+def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozenset()) -> ComparisonRun:
     """Read the changed shards and compare them with what the table has of them.
 
-    Raises TooManyDeletes, CorpusError, TableError.
+    again: URIs of unchanged shards that have to be read, too, see `shards_to_read_again`. Raises TooManyDeletes,
+    CorpusError, TableError, ConfigError.
     """
+    plan, settled = _settle(plan, executor, again)
     base, selection, generation = plan.base, plan.selection, plan.config.table.generation
     retried = selection.old_rejects(base) if plan.config.select.rejects else []
     context = TaskContext(
@@ -75,23 +85,93 @@ def compare(plan: EmbedPlan, executor: Executor) -> ComparisonRun:
         schema=plan.card.schema,
         fingerprint=plan.card.fingerprint,
         row_filter=selection.row_filter(plan.columns, retried),
+        duplicate_rule=plan.duplicate_rule,
     )
-    units = [unit for survey in plan.surveys for unit in cut(survey, UNIT_ROWS, UNIT_BYTES, ("scan",), frozenset())]
+    whole = plan.compares_rows
+    compared = [survey for survey in plan.surveys if whole or survey.shard.uri in settled.losing]
+    units = [unit for survey in compared for unit in cut(survey, UNIT_ROWS, UNIT_BYTES, ("scan",), frozenset())]
     unpublished = _read_unpublished(plan)
     known = KnownVectors(plan.old, plan.base_receipts, unpublished, generation)
-    found = compare_rows(executor, context, units, known)
-    changes = selection.changes(found.changes)
-    if base is not None:
+    found = compare_rows(executor, context, units, known, settled.losing)
+    changes = selection.changes(_correct(found, settled)) if whole else None
+    if base is not None and changes is not None:
         counts = base.manifest.counts
         documents = counts.embedded + counts.reused + counts.kept
         check_deletes(changes.deleted, documents, plan.config.table, plan.store.root)
     condemned = base.read_condemned() if base else frozenset[str]()
     split_names = SplitNames(plan.identity_of, condemned)
-    assignment = assign_work(found, changes, plan.limits, split_names, keep_own_splits=selection.keeps_own_splits)
+    assignment = assign_work(
+        found,
+        changes,
+        plan.limits,
+        split_names,
+        keep_own_splits=selection.keeps_own_splits,
+        unread=frozenset(shard.uri for shard, _ in plan.changed) - {survey.shard.uri for survey in compared},
+        losing=settled.losing,
+    )
     difference = assignment.difference
     own = [unit for unit in plan.units if unit.shard.uri in difference.fresh]
     exact = dataclasses.replace(plan, units=(*own, *difference.packed), difference=difference)
-    return ComparisonRun(exact, difference, found, assignment.rows, tuple(unpublished))
+    return ComparisonRun(exact, difference, found, assignment.rows, tuple(unpublished), settled)
+
+
+def _settle(plan: EmbedPlan, executor: Executor, again: frozenset[str]) -> tuple[EmbedPlan, SettledIds]:
+    """Which rows count, and the plan with all shards that have to be read for it."""
+    while True:
+        if again:
+            plan = make_plan(plan.config, again)
+            missing = sorted(again - {shard.uri for shard, _ in plan.changed})
+            if missing or plan.config.select.by_rows:
+                raise ConfigError(
+                    f"table.duplicate_ids: {counted(len(again), 'shard')}, e.g. {min(again)}, must be read, because "
+                    "rows there take the place of rows that have left, have become smaller or cannot be embedded, and "
+                    "select does not cover all rows there. Run once without select."
+                )
+        settled = settle_ids(plan, executor)
+        if settled.again <= again:
+            return plan, settled
+        again |= settled.again
+
+
+def _correct(found: RowComparison, settled: SettledIds) -> ChangeCounts:
+    """The changes, seeing that unchanged shards may have an id, too."""
+    if not len(settled.unchanged):
+        return found.changes
+    left = found.left["id"][:, 0]
+    at = np.minimum(np.searchsorted(settled.unchanged, left), len(settled.unchanged) - 1)
+    still_there = len(np.unique(left[settled.unchanged[at] == left]))
+    counts = found.changes
+    replaced = min(settled.replaced, counts.new)
+    return counts.model_copy(
+        update={
+            "deleted": max(0, counts.deleted - still_there),
+            "new": counts.new - replaced,
+            "changed": counts.changed + replaced,
+        }
+    )
+
+
+def shards_to_read_again(run: ComparisonRun, receipts: Iterable[Receipt]) -> frozenset[str]:
+    """Unchanged shards whose rows would be live only because the row that counts for their id was rejected.
+
+    It counts nevertheless, so these rows have to lose their vectors: compare again, reading the shards. Happens
+    rarely: with a row that cannot be read, is too long or fails in the encoder, while an older one is in the table.
+    receipts: of the splits of the plan.
+    """
+    if not len(run.settled.contests):
+        return frozenset()
+    store = run.plan.store
+
+    def rejected() -> Iterator[tuple[str, NDArray[np.int64]]]:
+        yield from run.rows.rejected
+        for receipt in receipts:
+            if receipt.rejected:
+                found = read_parquet(store.read(names.rejects_key(receipt.split_id, receipt.attempt)))
+                for uri in found.column(names.SHARD).unique().to_pylist():
+                    own = found.filter(pc.equal(found.column(names.SHARD), uri))
+                    yield uri, own.column(names.POSITION).to_numpy()
+
+    return run.settled.rivals_of(rejected())
 
 
 def _read_unpublished(plan: EmbedPlan) -> list[Receipt]:

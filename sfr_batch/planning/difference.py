@@ -25,7 +25,8 @@ class Copy:
 class Difference:
     """What the run has to do with the compared shards."""
 
-    changes: ChangeCounts
+    changes: ChangeCounts | None
+    """None if rows were only looked through for equal ids."""
     fresh: frozenset[str]
     """URIs of the shards that keep their own splits, because no row of them has a vector."""
     indexed: frozenset[str]

@@ -54,6 +54,7 @@ def draft(plan: EmbedPlan, run_id: str, receipts: Iterable[Receipt], comparison:
         changes=difference.changes if difference else None,
         operation=plan.selection.operation,
         duplicate_ids=plan.config.table.duplicate_ids,
+        duplicate_rule=plan.duplicate_rule,
         accepted=plan.later_inputs or None,
         corpus=plan.corpus_version,
         max_reject_share=plan.config.run.max_reject_share,
@@ -81,7 +82,8 @@ def _write_indexes(comparison: ComparisonRun, located: LocatedRows, run_id: str)
 def _staying_rejects(comparison: ComparisonRun) -> dict[str, pa.Table]:
     """By indexed shard, the rejects of the base snapshot that are not among the selected rows.
 
-    Duplicates are left out: which rows are duplicates is found anew when the snapshot is published.
+    Among them are rows that gave way to another row with their id and have no vector. Those with a vector are not:
+    they are found anew when the snapshot is published.
     """
     old_rejects = comparison.read_old_rejects()
     if not old_rejects:
@@ -90,7 +92,7 @@ def _staying_rejects(comparison: ComparisonRun) -> dict[str, pa.Table]:
     found: dict[str, list[RejectRow]] = {}
     for row in old_rejects:
         again = (row[names.SHARD], row[names.POSITION]) in selected
-        if row[names.SHARD] in comparison.difference.indexed and row[names.REASON] != names.DUPLICATE_ID and not again:
+        if row[names.SHARD] in comparison.difference.indexed and not again:
             found.setdefault(row[names.SHARD], []).append(row)
     return {uri: pa.Table.from_pylist(rows, schema=names.REJECTS_SCHEMA) for uri, rows in found.items()}
 

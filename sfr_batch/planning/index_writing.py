@@ -24,11 +24,13 @@ class WrittenIndexes:
     parts: dict[str, list[IndexPart]] = field(default_factory=dict)
     coverage: dict[str, Coverage] = field(default_factory=dict)
 
-    def add(self, part: IndexPart, rejected: int) -> None:
-        """Append a part, of whose rows ``rejected`` are rejects."""
+    def add(self, part: IndexPart, rejected: int, superseded: int) -> None:
+        """Append a part, of whose rows ``rejected`` are rejects, and ``superseded`` of these as duplicates of an id."""
         self.parts.setdefault(part.shard, []).append(part)
         before = self.coverage.get(part.shard, Coverage(0, 0, 0))
-        self.coverage[part.shard] = Coverage(before.read + part.rows, before.rejected + rejected, 0)
+        self.coverage[part.shard] = Coverage(
+            before.read + part.rows, before.rejected + rejected, 0, before.superseded + superseded
+        )
 
 
 def write_indexes(
@@ -52,20 +54,20 @@ def write_indexes(
         handles += executor.submit(_write_scanned, task.scanned, wanted, located.decisions(a, b), failed, key, shared)
     written = WrittenIndexes()
     for parts in executor.get(handles):
-        for part, rejected in parts:
-            written.add(part, rejected)
+        for part, *rejected in parts:
+            written.add(part, *rejected)
     pieces = [piece for piece in others if piece.index.num_rows]
     if pieces:
         key = names.index_key(snapshot, run_id, len(found.scans))
-        for part, rejected in _write(found.context, key, pieces):
-            written.add(part, rejected)
+        for part, *rejected in _write(found.context, key, pieces):
+            written.add(part, *rejected)
     return written
 
 
-def _write(context: TaskContext, key: str, located: Sequence[Located]) -> list[tuple[IndexPart, int]]:
-    """Write one index file: each part of it, and how many rows of the part are rejects."""
+def _write(context: TaskContext, key: str, located: Sequence[Located]) -> list[tuple[IndexPart, int, int]]:
+    """Write one index file: each part of it, and how many rows of it are rejects, and of these duplicates of an id."""
     parts = write_index(open_store(context.table, context.table_storage), key, located)
-    return [(part, piece.rejected) for part, piece in zip(parts, located, strict=True)]
+    return [(part, piece.rejected, piece.superseded) for part, piece in zip(parts, located, strict=True)]
 
 
 def _write_scanned(
@@ -75,7 +77,7 @@ def _write_scanned(
     failed: Mapping[int, LateReject],
     key: str,
     shared: tuple[TaskContext, Sequence[str]],
-) -> list[tuple[IndexPart, int]]:
+) -> list[tuple[IndexPart, int, int]]:
     """A task: the indexes of the ``wanted`` units of a scan.
 
     decisions: [rows] of all units of the scan; failed: by number among these rows; key: of the file.

@@ -23,7 +23,7 @@ Decisions = NDArray[np.void]
 
 _HASHES = [("id", np.uint64, 2), ("row", np.uint64, 2)]
 _TEXT = [("content", np.uint64, 2)]
-_CORPUS = [("unit", np.int32), ("at", np.int32), ("size", np.uint32)]
+_CORPUS = [("unit", np.int32), ("at", np.int32), ("size", np.uint32), ("loses", np.bool_)]
 _PLACE = [("file", np.int32), ("first", np.int32), ("vectors", np.int32)]
 PLACE_DTYPE = np.dtype(_PLACE)
 """Where a document has its vectors: the number of a data file, the first row there, and the number of rows."""
@@ -31,7 +31,8 @@ PLACE_DTYPE = np.dtype(_PLACE)
 
 def corpus_dtype(*, carry: bool) -> np.dtype[np.void]:
     """A row of the corpus: hashes of its id, of the whole row and of its text; the number of its read unit, its number
-    among the good rows of that unit, and the bytes of its text. ``carry``: whether there are carried columns; without
+    among the good rows of that unit, the bytes of its text, and whether another row of its id counts instead, so that
+    it gets no vector. ``carry``: whether there are carried columns; without
     them row and text are the same, and there is no ``content``."""
     return np.dtype([*_HASHES, *(_TEXT if carry else []), *_CORPUS])
 
@@ -67,7 +68,7 @@ class Decision(IntEnum):
     """The vectors are copied: the text is the same, the carried columns are not."""
     ENCODE = 2
     SKIP = 3
-    """Nothing: the row is not selected."""
+    """Nothing: the row is not selected, or does not count."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,13 @@ def join(new: CorpusRows, old: Documents) -> JoinResult:
         found[rest] = text
         _take(decisions, Decision.COPY, found, old[usable])
 
+    decisions["kind"][new["loses"]] = Decision.SKIP
+
     gone = np.flatnonzero(there & ~is_there[of_old])
     known = was_there[of_new]
     count = {kind: int((known & (decisions["kind"] == kind)).sum()) for kind in Decision}
     changes = ChangeCounts(
-        new=int((~known).sum()),
+        new=int((~known & ~new["loses"]).sum()),
         changed=count[Decision.ENCODE],
         copied=count[Decision.COPY],
         unchanged=count[Decision.REUSE],

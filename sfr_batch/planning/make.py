@@ -20,6 +20,7 @@ from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import ConfigError, CorpusError, TableError, TableNotFound, counted
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import later_inputs
+from sfr_batch.format.order_values import has_order
 from sfr_batch.format.records import KEPT, ShardRecord
 from sfr_batch.model.identity import comparable
 from sfr_batch.planning.card import make_card, with_inputs_of
@@ -66,8 +67,10 @@ class _Survey:
     columns: Columns
 
 
-def make_plan(config: Config) -> EmbedPlan:
+def make_plan(config: Config, again: frozenset[str] = frozenset()) -> EmbedPlan:
     """Compare the corpus with the table. Reads metadata only; writes nothing.
+
+    again: URIs of shards that are to be read although they have not changed, if they are selected.
 
     Raises ConfigError, CorpusError, ModelError, StorageError, or TableMismatch if the table was made with other
     settings.
@@ -80,28 +83,31 @@ def make_plan(config: Config) -> EmbedPlan:
         # Whatever lists the corpus again for this plan, in this process or another, sees the same version of it.
         at_version = config.model_copy(update={"corpus": pinned.corpus})
         try:
-            return _plan(at_version, store, table, base, pinned.continues)
+            return _plan(at_version, store, table, base, pinned.continues, again)
         except CorpusError:
             if not pinned.continues:
                 raise
     raise AssertionError("the last version to try continues no run")
 
 
-def _plan(config: Config, store: Store, table: Table | None, base: Snapshot | None, continues: str) -> EmbedPlan:
+def _plan(
+    config: Config, store: Store, table: Table | None, base: Snapshot | None, continues: str, again: frozenset[str]
+) -> EmbedPlan:
     """See `make_plan`. continues: id of the run with whose version of the corpus the plan goes on; or empty."""
     known = _known_columns(table, config.corpus)
     recipes = ShardRecipes.make(config.corpus, known.types if known else {})
     listing = list_shards(config.corpus)
     # Select before the diff: a shard outside the selection is neither changed nor vanished.
     selected = _select(config.select, listing.shards, base)
-    diff = _diff(config, selected, base, recipes)
+    diff = _diff(config, selected, base, recipes, again)
     # Survey after the diff: only changed shards are opened. Settings are checked even if nothing has changed.
     survey = _survey(config, selected, diff, known, _proven_columns(base, config.corpus, recipes.settings))
+    _check_order(config.table.order_by, survey.columns)
     recipes = ShardRecipes.make(config.corpus, survey.columns.types)
     reread: tuple[Reread, ...] = ()
     if base is not None and not config.select.rejects:
         reread, untouched = find_reread(recipes, survey.shards, base.read_shards(), config.table.generation)
-        diff, survey = _leave(untouched, diff, survey)
+        diff, survey = _leave([record for record in untouched if record.uri not in again], diff, survey)
     card = today = make_card(config, survey.columns)
     accepted: dict[str, Any] = {}
     if table is not None:
@@ -154,13 +160,17 @@ def _open(store: Store) -> Table | None:
     return None
 
 
-def _diff(config: Config, selected: _Selected, base: Snapshot | None, recipes: ShardRecipes) -> _ShardDiff:
+def _diff(
+    config: Config, selected: _Selected, base: Snapshot | None, recipes: ShardRecipes, again: frozenset[str]
+) -> _ShardDiff:
     """Which selected shards the base snapshot has as they are, which have changed, and which have vanished."""
     selection, generation = selection_of(config), config.table.generation
     if config.select.rejects:
         unchanged, changed = _only_rejected(base, selected.shards, generation)
     else:
-        unchanged, changed = carry_over(base, selected.shards, recipes.of, generation, by_ctime=config.corpus.ctime)
+        unchanged, changed = carry_over(
+            base, selected.shards, recipes.of, generation, by_ctime=config.corpus.ctime, again=again
+        )
     outside = {record.uri for record in selected.outside}
     missing = find_vanished(base, selected.shards, keep=selection.keeps_kept)
     vanished = [record for record in missing if record.uri not in outside]
@@ -244,6 +254,24 @@ def _check_apart(corpus: CorpusSettings, table: TableSettings, root: str) -> Non
             )
 
 
+def _check_order(order_by: str | None, columns: Columns) -> None:
+    """Raises ConfigError if rows cannot be ordered by this column."""
+    if order_by is None:
+        return
+    if order_by not in columns.carry:
+        have = ", ".join(columns.carry) or "no column"
+        raise ConfigError(
+            f"table.order_by is {order_by}, but the table carries {have}. Add {order_by} to corpus.carry: the rows of "
+            "the next runs are compared with its values in the table."
+        )
+    kind = columns.carry[order_by].type
+    if not has_order(kind):
+        raise ConfigError(
+            f"table.order_by: the column {order_by} is {kind}, whose values have no order. Name a column of numbers, "
+            "texts or times, or remove table.order_by to keep the last row of each id in the order of the corpus."
+        )
+
+
 def _check_unused(store: Store) -> None:
     """Raises TableError if the data folder of a new table has files that readers would take for the table's."""
     others = [info.key for info in store.list(names.DATA) if names.split_of_data_key(info.key) is None]
@@ -292,11 +320,12 @@ def carry_over(
     generation: str,
     *,
     by_ctime: bool = True,
+    again: frozenset[str] = frozenset(),
 ) -> tuple[list[ShardRecord], list[Shard]]:
     """Records of the shards that the base snapshot has as they are, and the shards that have to be read.
 
     recipe_of: digest of the shard's row recipe; generation: the label that the vectors must have, "" for any; by_ctime:
-    whether a shard is read that differs in its ctime alone.
+    whether a shard is read that differs in its ctime alone; again: URIs of shards that have to be read in any case.
     """
     covered = {record.uri: record for record in base.read_shards()} if base else {}
     carried, changed = [], []
@@ -309,7 +338,7 @@ def carry_over(
             record = dataclasses.replace(record, ctime_ns=shard.ctime_ns)
         if by_ctime and shard.ctime_ns and record.ctime_ns != shard.ctime_ns:
             changed.append(dataclasses.replace(shard, touched=True))
-        elif record.recipe == recipe_of(shard) and generation in ("", record.generation):
+        elif record.recipe == recipe_of(shard) and generation in ("", record.generation) and shard.uri not in again:
             carried.append(record)
         else:
             changed.append(shard)

@@ -24,8 +24,9 @@ from sfr_batch.errors import counted
 from sfr_batch.format.fingerprint import later_inputs
 from sfr_batch.format.history import moment
 from sfr_batch.format.notebook import html_table
-from sfr_batch.format.records import KEPT, ChangeCounts, IndexPart, Receipt, ShardRecord, TableCard
+from sfr_batch.format.records import KEPT, DuplicateRule, IndexPart, Receipt, ShardRecord, TableCard
 from sfr_batch.format.split_ids import missing_in_stream, stream_of
+from sfr_batch.planning import remarks
 from sfr_batch.planning.difference import Difference
 from sfr_batch.planning.limits import BYTES_PER_TOKEN, SplitLimits, split_identity
 from sfr_batch.planning.recipes import Reread, ShardRecipes
@@ -175,7 +176,25 @@ class EmbedPlan:
     @property
     def up_to_date(self) -> bool:
         """Whether the base snapshot already is what this run would publish."""
-        return self.base is not None and not self.changed and not self.vanished
+        return self.base is not None and not self.changed and not self.vanished and not self.rule_changed
+
+    @property
+    def duplicate_rule(self) -> DuplicateRule | None:
+        """Which row of an id is to be live; None: the first, or the rows are numbered, so that none repeats an id."""
+        table = self.config.table
+        if table.duplicate_ids != "last" or self.config.corpus.id is None:
+            return None
+        return DuplicateRule(order_by=table.order_by)
+
+    @property
+    def rule_changed(self) -> bool:
+        """Whether the base snapshot was published under another rule."""
+        return self.base is not None and self.base.manifest.duplicate_rule != self.duplicate_rule
+
+    @property
+    def settles_ids(self) -> bool:
+        """Whether it has to be decided, before anything is embedded, which rows count of those that share an id."""
+        return self.rule_changed or bool(self.duplicate_rule and (self.changed or self.vanished))
 
     @property
     def rows(self) -> int:
@@ -215,7 +234,13 @@ class EmbedPlan:
         """The changed and vanished shards, and the kept documents, in the base snapshot."""
         if self.base is None:
             return []
-        uris = {shard.uri for shard, _ in self.changed} | {record.uri for record in self.vanished} | {KEPT}
+        return self.shards_of([*(shard.uri for shard, _ in self.changed), *(r.uri for r in self.vanished), KEPT])
+
+    def shards_of(self, wanted: Iterable[str]) -> list[OldShard]:
+        """Shards of the base snapshot by URI, with what lists their documents."""
+        if self.base is None:
+            return []
+        uris = frozenset(wanted)
         indexes, owned = self.base_indexes, by_shard(r for r in self.base_receipts if r.owned)
         return [
             OldShard(record, tuple(indexes[record.uri] if record.uri in indexes else owned.get(record.uri, ())))
@@ -243,15 +268,18 @@ class EmbedPlan:
 
     @property
     def has_to_compare(self) -> bool:
+        """Whether the changed shards have to be read before anything is embedded."""
+        return self.difference is None and not self.up_to_date and (self.compares_rows or self.settles_ids)
+
+    @property
+    def compares_rows(self) -> bool:
         """Whether rows of the changed shards may have a vector already, or documents have left the corpus."""
-        if self.difference is not None or self.up_to_date:
-            return False
         return self.selection.always_compares or bool(self.old) or bool(self.changed and self.unpublished)
 
     @property
     def changes_nothing(self) -> bool:
         """Whether the comparison has found every selected row up to date in the table."""
-        return self.difference is not None and self.selection.is_done(self.difference.changes)
+        return bool(self.difference and self.difference.changes and self.selection.is_done(self.difference.changes))
 
     @property
     def rows_to_compare(self) -> int:
@@ -297,11 +325,12 @@ class EmbedPlan:
         """(label, text) in reading order; a text that is empty is not shown."""
         exact = self.difference is not None or all(rows is not None for _, rows in self.changed)
         more = "~" if any(unit.stream for unit in self.units) else ""
+        changes = self.difference.changes if self.difference else None
         return [
             ("table", f"{self.store.root} ({self.base.brief() if self.base else 'no snapshot yet'})"),
             ("corpus", self._describe_shards()),
             ("not read", self.passed_over.describe()),
-            ("rows", format_changes(self.difference.changes) if self.difference else ""),
+            ("rows", remarks.format_changes(changes) if changes else ""),
             (
                 "splits",
                 f"{more}{len(self.splits):,} in the changed shards, {len(self.done):,} done, "
@@ -327,39 +356,32 @@ class EmbedPlan:
         )
 
     def _remarks(self) -> list[str]:
-        remarks = [reread.describe() for reread in self.reread]
+        said = [reread.describe() for reread in self.reread]
         if self._touched:
-            remarks.append(
-                f"{counted(len(self._touched), 'shard')}, e.g. {self._touched[0]}, read again: its ctime has changed "
-                "without its size and mtime, so the content may be another one. Rows that stay the same are not "
-                "embedded again. Where files are copied or unpacked for each run, set corpus.ctime: false"
-            )
+            said.append(remarks.touched(self._touched))
         if self._by_time:
-            remarks.append(
-                f"version of {counted(len(self._by_time), 'S3 object')}, e.g. {self._by_time[0]}: size and time of "
-                "modification, because the store gives no ETag, or in its listing another one than for the object"
-            )
+            said.append(remarks.by_time(self._by_time))
         if self.continues:
-            remarks.append(f"goes on with the version that the unfinished run {self.continues} has read")
-        if self.has_to_compare:
-            remarks.append(
+            said.append(f"goes on with the version that the unfinished run {self.continues} has read")
+        if self.settles_ids and self.difference is None:
+            exact = all(rows is not None for _, rows in self.changed)
+            said.append(remarks.ids_first(self.duplicate_rule, self.surveys, self.carried, exact=exact))
+        if self.has_to_compare and self.compares_rows:
+            said.append(
                 "upper bound: `plan --compare` reads the changed shards and counts rows that already have vectors"
             )
         if self.newly_read:
-            remarks.append(
-                f"{counted(len(self.newly_read), 'file')} that earlier releases passed over without a word, e.g. "
-                f"{self.newly_read[0]}, {'is' if len(self.newly_read) == 1 else 'are'} read from now on"
-            )
+            said.append(remarks.newly_read(self.newly_read))
         if self.accepts:
-            remarks.append(
+            said.append(
                 "an older release has made this table: the next `embed` that writes embeds some of its rows again to "
                 f"see whether {' and '.join(self.later_inputs)} are still those of its vectors, and records them"
             )
         if self.up_to_date:
-            remarks.append("up to date: nothing to do")
+            said.append("up to date: nothing to do")
         elif not self.todo_splits:
-            remarks.append("every split is done; the run would only publish a snapshot")
-        return remarks
+            said.append("every split is done; the run would only publish a snapshot")
+        return said
 
     def to_arrow(self) -> pa.Table:
         """The splits as a table, one row each: the content of plan.parquet."""
@@ -389,18 +411,6 @@ def _splits_of(unit: ReadUnit) -> Iterable[Split]:
         )
         for number in numbers
     ]
-
-
-def format_changes(changes: ChangeCounts) -> str:
-    """The counts as text: `3 new, 10 changed, 5 deleted, 982 unchanged`."""
-    counts = {
-        "new": changes.new,
-        "changed": changes.changed,
-        "with other carried columns": changes.copied,
-        "deleted": changes.deleted,
-        "unchanged": changes.unchanged,
-    }
-    return ", ".join(f"{number:,} {what}" for what, number in counts.items() if number or "carried" not in what)
 
 
 def by_shard(receipts: Iterable[Receipt]) -> dict[str, list[Receipt]]:

@@ -128,6 +128,6 @@ def find_reread(
         since = recipes.changes_since(shard, record.recipe, survey.schema)
         for what in since or ():
             found.setdefault(what, []).append(shard.uri)
-        if since == []:
+        if since == [] and not shard.touched:
             untouched.append(dataclasses.replace(record, recipe=recipes.of(shard)))
     return tuple(Reread(what, len(uris), uris[0]) for what, uris in found.items()), untouched

@@ -7,7 +7,7 @@ decisions come to the driver. Knows no plan and no settings of a run.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from sfr_batch.planning.executor import Executor
 from sfr_batch.planning.join import DECISION_DTYPE, Decision, Decisions, Documents, JoinResult, Origin, total
 from sfr_batch.planning.scan import (
     FileNumber,
+    LosingRows,
     OldShard,
     OldSource,
     ScannedUnit,
@@ -71,7 +72,7 @@ class ScanTask:
     first: int
     end: int
     counts: Any
-    """Handle of [end - first] counts of good rows: those that can be embedded."""
+    """Handle of the `UnitCounts`."""
     scanned: Any
     """Handle of a list of `ScannedUnit`."""
 
@@ -96,6 +97,8 @@ class RowComparison:
     left: Documents
     """[m] documents of the table whose ids were not found in the corpus."""
     scans: Sequence[ScanTask]
+    rejected: Sequence[tuple[str, NDArray[np.int64]]]
+    """Shards and positions of the rows that cannot be embedded."""
 
     @property
     def shards(self) -> list[str]:
@@ -133,9 +136,13 @@ class RowComparison:
 
 
 def compare_rows(
-    executor: Executor, context: TaskContext, units: Sequence[ReadUnit], known: KnownVectors
+    executor: Executor,
+    context: TaskContext,
+    units: Sequence[ReadUnit],
+    known: KnownVectors,
+    losing: Mapping[str, LosingRows],
 ) -> RowComparison:
-    """Read and join. units: those of the changed and new shards, in order.
+    """Read and join. units: those of the changed and new shards, in order. losing: rows that do not count, by shard.
 
     Raises what reading the corpus and the table raises.
     """
@@ -147,10 +154,10 @@ def compare_rows(
 
     scans: list[ScanTask] = []
     new_parts: list[list[Any]] = []
-    for first, end in _batches(units):
-        counts, scanned, *parts = executor.submit(
-            scan, list(units[first:end]), first, shared, partitions, returns=2 + partitions
-        )
+    for first, end in batches(units):
+        its = list(units[first:end])
+        lost = {unit.shard.uri: losing[unit.shard.uri] for unit in its if unit.shard.uri in losing}
+        counts, scanned, *parts = executor.submit(scan, its, first, shared, lost, partitions, returns=2 + partitions)
         scans.append(ScanTask(first, end, counts, scanned))
         new_parts.append(parts)
     files = [*known.receipts, *usable]
@@ -167,7 +174,8 @@ def compare_rows(
     ]
     del new_parts, old_parts  # handles keep results in memory
 
-    starts = _starts(executor, scans, len(units))
+    counted = list(executor.get([task.counts for task in scans]))
+    starts = np.concatenate([[0], np.cumsum(np.concatenate([np.empty(0, np.int64), *(c.good for c in counted)]))])
     decisions, left, changes = _collect(executor.get(joined), starts)
     return RowComparison(
         context=context,
@@ -179,15 +187,8 @@ def compare_rows(
         decisions=decisions,
         left=left,
         scans=scans,
+        rejected=[found for counts in counted for found in counts.rejected if len(found[1])],
     )
-
-
-def _starts(executor: Executor, scans: Sequence[ScanTask], units: int) -> NDArray[np.int64]:
-    """[units + 1] number of the first row of each unit, then the number of all rows."""
-    good = np.zeros(units, np.int64)
-    for task, counts in zip(scans, executor.get([task.counts for task in scans]), strict=True):
-        good[task.first : task.end] = counts
-    return np.concatenate([[0], np.cumsum(good)])
 
 
 def _collect(parts: Iterable[JoinResult], starts: NDArray[np.int64]) -> tuple[Decisions, Documents, ChangeCounts]:
@@ -209,7 +210,7 @@ def expected_size(unit: ReadUnit) -> tuple[int, int]:
     return sum(split.rows for split in unit.splits), sum(split.text_bytes for split in unit.splits)
 
 
-def _batches(units: Sequence[ReadUnit]) -> Iterator[tuple[int, int]]:
+def batches(units: Sequence[ReadUnit]) -> Iterator[tuple[int, int]]:
     """The first unit of each task, and the one behind its last."""
     first = rows = size = 0
     for number, unit in enumerate(units):

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from sfr_batch.config.settings import CorpusSettings, StorageSettings
 from sfr_batch.corpus.columns import Columns
 from sfr_batch.corpus.reader import read_unit
+from sfr_batch.corpus.rows import Rows
 from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.errors import ObjectNotFound, TableError
 from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes, halves, hash_ids
 from sfr_batch.format.indexes import Entries, read_entries, read_owned
-from sfr_batch.format.records import IndexPart, Receipt, ShardRecord
+from sfr_batch.format.records import DuplicateRule, IndexPart, Receipt, ShardRecord
 from sfr_batch.planning.join import (
     CorpusRows,
     Documents,
@@ -31,6 +32,7 @@ from sfr_batch.planning.join import (
 from sfr_batch.planning.row_filter import RowFilter
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
+from sfr_batch.table.commit.reject_limits import comes_last
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,36 @@ class TaskContext:
     fingerprint: str
     row_filter: RowFilter | None = None
     """The filter for the rows to compare; None: all rows."""
+    duplicate_rule: DuplicateRule | None = None
 
     @property
     def carry(self) -> bool:
         return bool(self.columns.carry)
+
+
+@dataclass(frozen=True)
+class LosingRows:
+    """The rows of a shard that do not count, because another row has their id (`table.duplicate_ids: last`).
+
+    positions: [n] ascending. by: [n] which of ``winners``, URIs of shards, has the row that counts; by_position: [n]
+    its position there, -1 where it is not known.
+    """
+
+    positions: NDArray[np.int64]
+    winners: tuple[str, ...]
+    by: NDArray[np.int64]
+    by_position: NDArray[np.int64]
+
+    def find(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[m] the number of the losing row at each of the positions [m], -1 if it counts."""
+        at = np.minimum(np.searchsorted(self.positions, positions), len(self.positions) - 1)
+        return np.asarray(np.where(self.positions[at] == positions, at, -1))
+
+    def message(self, row: int, why: str) -> str:
+        """The message of the reject. why: see `comes_last`."""
+        winner, position = self.winners[self.by[row]], int(self.by_position[row])
+        where = f"position {position} of {winner}" if position >= 0 else f"a row of {winner}"
+        return f"when it was read, {where} had this id, too, and {why}"
 
 
 @dataclass(frozen=True)
@@ -75,6 +103,15 @@ class FileNumber(NamedTuple):
 
 
 @dataclass(frozen=True)
+class UnitCounts:
+    """What the driver gets of scanned units. good: [units] rows that can be embedded, those that do not count included;
+    rejected: shards and positions of the others."""
+
+    good: NDArray[np.int64]
+    rejected: list[tuple[str, NDArray[np.int64]]]
+
+
+@dataclass(frozen=True)
 class ScannedUnit:
     """What a scan keeps of a read unit."""
 
@@ -83,16 +120,18 @@ class ScannedUnit:
     hashes: pa.Table
     """[n] id_hash, row_hash and position of the good rows, in order; content_hash if columns are carried."""
     rejects: pa.Table
-    """Rows that cannot be embedded: columns of `names.REJECTS_SCHEMA`."""
+    """Rows that cannot be embedded, and those that do not count: columns of `names.REJECTS_SCHEMA`."""
 
 
-def scan(units: Sequence[ReadUnit], first: int, context: TaskContext, partitions: int) -> tuple[Any, ...]:
-    """Read units, of which ``first`` is the number of the first one.
+def scan(
+    units: Sequence[ReadUnit], first: int, context: TaskContext, losing: Mapping[str, LosingRows], partitions: int
+) -> tuple[Any, ...]:
+    """Read units, of which ``first`` is the number of the first one. losing: by the URI of their shard.
 
-    Returns [units] counts of the good rows, a list of `ScannedUnit`, then `CorpusRows` for each partition.
+    Returns `UnitCounts`, a list of `ScannedUnit`, then `CorpusRows` for each partition.
     """
     dtype = corpus_dtype(carry=context.carry)
-    scanned, counts = [], np.zeros(len(units), np.int64)
+    scanned, counts = [], UnitCounts(np.zeros(len(units), np.int64), [])
     parts: list[list[CorpusRows]] = [[] for _ in range(partitions)]
     for number, unit in enumerate(units):
         tables, rejects, good = [], [], 0
@@ -102,20 +141,47 @@ def scan(units: Sequence[ReadUnit], first: int, context: TaskContext, partitions
             records = make_records(dtype, ids, halves(rows.row_hash), halves(rows.content_hash))
             records["unit"], records["at"] = first + number, np.arange(good, good + len(records))
             records["size"] = np.fromiter(map(len, rows.texts), np.uint32, len(rows.texts))
+            lost = _losers(losing.get(unit.shard.uri), rows)
+            records["loses"] = lost >= 0
+            counts.rejected.append((unit.shard.uri, rows.rejects.column(names.POSITION).to_numpy()))
             if context.row_filter is None:
                 _deal(records, ids, parts)
-                rejects.append(rows.rejects)
+                rejects += [rows.rejects, _losing_rejects(losing.get(unit.shard.uri), rows, lost, context)]
             else:
-                chosen = context.row_filter.mask(unit.shard.uri, rows)
+                chosen = context.row_filter.mask(unit.shard.uri, rows) & (lost < 0)
                 _deal(records[chosen], ids[chosen], parts)
                 rejects.append(rows.rejects.slice(0, 0))
             kept = {names.ID_HASH: id_hash, names.ROW_HASH: rows.row_hash, names.POSITION: rows.positions}
             tables.append(pa.table(kept | ({names.CONTENT_HASH: rows.content_hash} if context.carry else {})))
             good += len(records)
         hashes = pa.concat_tables(tables).combine_chunks()
-        scanned.append(ScannedUnit(first + number, unit.shard.uri, hashes, pa.concat_tables(rejects).combine_chunks()))
-        counts[number] = good
+        of_unit = pa.concat_tables(rejects).combine_chunks().sort_by(names.POSITION)
+        scanned.append(ScannedUnit(first + number, unit.shard.uri, hashes, of_unit))
+        counts.good[number] = good
     return counts, scanned, *(_concatenated(part, dtype) for part in parts)
+
+
+def _losers(losing: LosingRows | None, rows: Rows) -> NDArray[np.int64]:
+    """[n] for each of the rows its number in ``losing``, -1 if it counts."""
+    return np.full(len(rows.positions), -1) if losing is None else losing.find(rows.positions.to_numpy())
+
+
+def _losing_rejects(losing: LosingRows | None, rows: Rows, lost: NDArray[np.int64], context: TaskContext) -> pa.Table:
+    """The rejects of the rows that do not count. lost: [n] of `_losers`."""
+    at = np.flatnonzero(lost >= 0)
+    if losing is None or context.duplicate_rule is None or not len(at):
+        return names.REJECTS_SCHEMA.empty_table()
+    why, chosen = comes_last(context.duplicate_rule), pa.array(at)
+    return pa.table(
+        {
+            names.ID: [str(id_) for id_ in rows.ids.take(chosen).to_pylist()],
+            names.SHARD: rows.shards.take(chosen).cast(pa.string()),
+            names.POSITION: rows.positions.take(chosen),
+            names.REASON: [names.DUPLICATE_ID] * len(at),
+            names.MESSAGE: [losing.message(row, why) for row in lost[at].tolist()],
+        },
+        schema=names.REJECTS_SCHEMA,
+    )
 
 
 def read_old(

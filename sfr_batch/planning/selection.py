@@ -31,11 +31,13 @@ RejectRow = dict[str, Any]
 
 
 class Coverage(NamedTuple):
-    """What the next snapshot has of a shard: rows read, those of them that are rejected, and own splits."""
+    """What the next snapshot has of a shard: rows read, those of them that are rejected, own splits, and the rejected
+    rows that gave way to another row with their id."""
 
     read: int
     rejected: int
     splits: int
+    superseded: int = 0
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,7 @@ class WholeShards(Selection):
             splits=covered.splits,
             rejected=covered.rejected,
             ctime_ns=shard.ctime_ns,
+            superseded=covered.superseded,
         )
 
     def staying(
@@ -183,7 +186,7 @@ class SomeRows(Selection):
         return True  # only reading tells which rows are selected
 
     def old_rejects(self, base: Snapshot | None) -> list[RejectRow]:
-        return base.rejects().to_pylist() if base else []
+        return base.rejects(duplicates=False).to_pylist() if base else []
 
     def row_filter(self, columns: Columns, rejects: Sequence[RejectRow]) -> RowFilter | None:
         return RowFilter.make(self.select, columns, _ids_to_retry(rejects) if self.select.rejects else None)
@@ -208,7 +211,14 @@ class SomeRows(Selection):
         # Without a record, a version that no shard has: the next whole run then reads all of it.
         known = before or ShardRecord(shard.uri, "", shard.size, recipe, "", 0, 0)
         retried = self.table.generation if self.select.rejects else known.retried
-        return dataclasses.replace(known, read=covered.read, splits=0, rejected=covered.rejected, retried=retried)
+        return dataclasses.replace(
+            known,
+            read=covered.read,
+            splits=0,
+            rejected=covered.rejected,
+            retried=retried,
+            superseded=covered.superseded,
+        )
 
     def staying(
         self, shard_of: NDArray[np.int32], old: Sequence[ShardRecord], indexed: frozenset[str]

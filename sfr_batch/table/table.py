@@ -308,11 +308,14 @@ class Snapshot(Readers):
         bounds = np.cumsum(np.bincount(files.indices.to_numpy(), minlength=len(files.dictionary)))
         return dict(zip(files.dictionary.to_pylist(), np.split(positions[order], bounds[:-1]), strict=True))
 
-    def rejects(self) -> pa.Table:
-        """Every rejected row with its reason; columns of `names.REJECTS_SCHEMA`."""
+    def rejects(self, *, duplicates: bool = True) -> pa.Table:
+        """Every rejected row with its reason; columns of `names.REJECTS_SCHEMA`.
+
+        duplicates: whether rows are among them that have a vector and gave way to another row with their id.
+        """
         rejected = {record.uri for record in self.read_shards() if record.rejected}
         keys = self._keys_of_rejects(owned=True)
-        keys += [self.manifest.duplicates] if self.manifest.duplicates else []
+        keys += [self.manifest.duplicates] if self.manifest.duplicates and duplicates else []
         tables = []
         with expiry_explained(self.store, self.number):
             for key, data in zip(keys, read_many(self.store, keys), strict=True):

@@ -424,8 +424,8 @@ ROWS = [
         "required; fingerprint_inputs: Field required. Restore it from a copy, or write to a new table: "
         "table.path=<another path>.", prepare=put("table/_sfr/table.json", b'{"name": "x"}')),
     Row("table.json is newer",
-        "{root}/table/_sfr/table.json has table format 4; this sfr-batch reads up to 3: upgrade.",
-        prepare=put("table/_sfr/table.json", b'{"format_version": 4}')),
+        "{root}/table/_sfr/table.json has table format 5; this sfr-batch reads up to 4: upgrade.",
+        prepare=put("table/_sfr/table.json", b'{"format_version": 5}')),
     Row("table is a file",
         "Cannot read {root}/job.yaml/_sfr/table.json: a file is where a folder should be; correct the path.",
         overrides=("table.path={root}/job.yaml",)),

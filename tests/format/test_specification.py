@@ -92,7 +92,7 @@ def test_the_reader_leaves_out_dead_rows_and_refuses_what_is_newer(
     assert rows.column("id").to_pylist() == ["1", "2", "3"]
     assert rows.equals(table.to_arrow())
     newest = tmp_path / names.manifest_key(1)
-    newest.write_text(newest.read_text(encoding="utf-8").replace('"format_version": 1', '"format_version": 4'))
+    newest.write_text(newest.read_text(encoding="utf-8").replace('"format_version": 1', '"format_version": 5'))
     with pytest.raises(ValueError, match="needs a newer reader"):
         live_rows(str(tmp_path))
 

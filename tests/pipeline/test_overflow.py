@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import sfr_batch as sfr
+from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.cli import main as cli
 from sfr_batch.config.loading import config_from_dict
 from sfr_batch.config.settings import Config, ModelSettings
@@ -364,6 +365,24 @@ def test_a_later_document_with_the_same_id_loses_all_its_chunks(tiny: Path, tmp_
         key = reject["message"].split(" of ")[-1]
         data = read_data_file(table.store, receipts[key], ["id", "chunk", "lang"], table.card.fingerprint).to_pylist()
         assert data[reject["position"]] == {"id": reject["id"], "chunk": 0, "lang": "de"}
+
+
+def test_the_last_document_with_an_id_keeps_all_its_chunks(tiny: Path, tmp_path: Path) -> None:
+    once = [{"id": "long", "text": PROSE, "lang": "en"}, {"id": "short", "text": "A short one.", "lang": "en"}]
+    put_parquet(f"{tmp_path}/corpus/a.parquet", once)
+    job = job_of(tiny, tmp_path, *CHUNKING, "table.duplicate_ids=last", rows_per_split=4)
+    sfr.embed(job)
+    again = [{"id": "long", "text": PROSE[::-1], "lang": "de"}, {"id": "short", "text": PROSE[99:], "lang": "de"}]
+    put_parquet(f"{tmp_path}/corpus/b.parquet", again)
+    put_parquet(f"{tmp_path}/corpus/c.parquet", [{"id": "short", "text": "A shorter one.", "lang": "de"}])
+    summary = sfr.embed(job)
+    table = sfr.open_table(summary.table)
+    rows = by_document(table.to_arrow())
+    assert {row["lang"] for chunks in rows.values() for row in chunks} == {"de"}
+    assert all([row["chunk"] for row in chunks] == list(range(len(chunks))) for chunks in rows.values())
+    assert (len(rows["long"]) > 1, len(rows["short"])) == (True, 1)
+    assert summary.embedded == 2, "not that of b.parquet with the id of c.parquet"
+    assert audit(table, sfr.plan(job)).ok
 
 
 def test_one_bad_chunk_rejects_its_document(tiny: Path, tmp_path: Path) -> None:

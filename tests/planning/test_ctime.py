@@ -9,6 +9,7 @@ import pytest
 from sfr_batch.checks.audit.contents import Contents
 from sfr_batch.checks.audit.corpus import check_shards
 from sfr_batch.config.settings import CorpusSettings
+from sfr_batch.corpus import reading_version
 from sfr_batch.corpus.listing import list_shards
 from sfr_batch.corpus.reader import check_unchanged
 from sfr_batch.errors import CorpusError
@@ -130,3 +131,20 @@ def test_another_file_under_a_reader_is_told(tmp_path: Path) -> None:
     assert check_unchanged(shard, settings)  # on another node nobody can tell
     with pytest.raises(CorpusError, match="was replaced during the run"):
         check_unchanged(shard, settings, seen)
+
+
+def test_what_an_older_release_has_read_is_read_again_for_its_ctime(
+    nights: tuple[Place, Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A footer that shows that this release reads nothing otherwise says nothing about the content."""
+    place, writer = nights
+    monkeypatch.setattr(reading_version, "CHANGES", ())
+    put_back(writer, {"a.parquet": [Doc("a", "cat")]})
+    night(place)
+    seen_by_its_footer = reading_version.Change("parquet", 2, "-", lambda subject: subject.schema is None)
+    monkeypatch.setattr(reading_version, "CHANGES", (seen_by_its_footer,))
+    shards: Shards = {"a.parquet": [Doc("a", "dog")]}
+    put_back(writer, shards)
+    snapshot, encoded = night(place)
+    assert encoded == ["dog"]
+    expected_vectors(snapshot, shards)

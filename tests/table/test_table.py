@@ -481,7 +481,7 @@ def test_damaged_or_newer_records_are_refused(key: str) -> None:
     make_table(store, {"a": ["x"]})
     record = json.loads(store.read(key))
     for change, text in [
-        ({"format_version": 4}, "has table format 4; this sfr-batch reads up to 3: upgrade"),
+        ({"format_version": 5}, "has table format 5; this sfr-batch reads up to 4: upgrade"),
         ({"format_version": "new"}, "is damaged"),
         ({"surprise": 1}, "is not a valid record: .*surprise"),
     ]:

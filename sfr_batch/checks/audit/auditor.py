@@ -132,7 +132,7 @@ class _Auditor:
         corpus = self._read_corpus(self._against, contents, spill) if self._against else None
 
         unread = files.unread + rejects.unread + indexes.unread
-        ids = check_ids(spill.partitions(), files, indexes, corpus, unread)
+        ids = check_ids(spill.partitions(), files, indexes, corpus, unread, contents.snapshot.manifest.duplicate_rule)
         self._tell(index_finding(contents, ids.indexes))
         sums = Sums(
             live=None if files.unread else [file.live for file in files.files],

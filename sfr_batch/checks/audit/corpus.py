@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from sfr_batch.checks.audit.contents import Contents
 from sfr_batch.checks.audit.id_records import (
@@ -27,6 +28,7 @@ from sfr_batch.errors import counted
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import mismatches
 from sfr_batch.format.hashes import halves, hash_ids
+from sfr_batch.format.order_values import comparable_values
 from sfr_batch.format.records import KEPT, ShardRecord
 from sfr_batch.planning.make import carry_over
 from sfr_batch.planning.plan import EmbedPlan
@@ -38,15 +40,24 @@ _ROWS, _BYTES = 8192, 32 * 2**20
 
 @dataclass(frozen=True)
 class CorpusRows:
-    """The rows of a corpus, all read once. starts: [units + 1] number of the first row of each of ``units``."""
+    """The rows of a corpus, all read once. starts: [units + 1] number of the first row of each of ``units``.
+
+    order: [rows] the values of the column to order by, null for rejected rows; None if there is none.
+    """
 
     plan: EmbedPlan
     units: Sequence[ReadUnit]
     starts: IntArray
+    order: pa.ChunkedArray | None = None
 
     @property
     def rows(self) -> int:
         return int(self.starts[-1])
+
+    def values(self, rows: IntArray) -> pa.ChunkedArray:
+        """[n] the values to order by, of rows by their numbers."""
+        assert self.order is not None
+        return self.order.take(pa.array(rows))
 
     def place(self, number: int) -> tuple[str, bytes | None]:
         """The shard and position of a row by its number, and its content hash unless it is rejected; reads its unit
@@ -66,6 +77,10 @@ def check_shards(plan: EmbedPlan, shards: Sequence[Shard], contents: Contents, i
     for line in mismatches(inputs, plan.inputs):
         promise.wrong(line)
     recipes, generation = plan.recipes, plan.config.table.generation
+    rules = contents.snapshot.manifest.duplicate_rule, plan.duplicate_rule
+    if rules[0] != rules[1]:
+        has, wanted = (str(rule or "first") for rule in rules)
+        promise.wrong(f"the table keeps the {has} row of an id, the config asks for the {wanted}")
     covered = {record.uri: record for record in contents.shards}
     for shard in carry_over(contents.snapshot, shards, recipes.of, generation, by_ctime=False)[1]:
         record = covered.get(shard.uri)
@@ -96,15 +111,20 @@ def read_corpus(plan: EmbedPlan, shards: Sequence[Shard], spill: Spill) -> Corpu
     """Read every row of the shards; a record of each is added to ``spill``. Raises CorpusError."""
     units: list[ReadUnit] = []
     starts = [0]
+    order: list[pa.Array] = []
+    column = plan.duplicate_rule.order_by if plan.duplicate_rule else None
     for unit in _units(plan, shards):
         start = starts[-1]
         for rows in _read(unit, plan):
             for records in _records(rows, start):
                 spill.add(records)
             start += rows.read
+            if column:
+                own = comparable_values(rows.carry.column(column), plan.columns.carry[column].type)
+                order += [own, pa.nulls(rows.read - len(own), own.type)]
         units.append(unit)
         starts.append(start)
-    return CorpusRows(plan, units, np.array(starts, np.int64))
+    return CorpusRows(plan, units, np.array(starts, np.int64), pa.chunked_array(order) if order else None)
 
 
 def _units(plan: EmbedPlan, shards: Sequence[Shard]) -> Iterator[ReadUnit]:

@@ -26,6 +26,7 @@ from sfr_batch.checks.audit.report import CHUNKS, FILES, FOOTERS, PAGES, SCHEMA,
 from sfr_batch.checks.audit.snapshots import expired_since
 from sfr_batch.errors import SfrBatchError, counted
 from sfr_batch.format import names
+from sfr_batch.format.order_values import comparable_values
 from sfr_batch.format.records import Receipt
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.spill import Spill
@@ -92,6 +93,18 @@ class DataFiles:
     def number_of_row(self, file: IntArray, row: IntArray) -> IntArray:
         """[n] numbers of rows among those of all files. file, row: [n] number of the file, and of the row in it."""
         return np.asarray(self._starts[file] + row)
+
+    def values(self, column: str, rows: IntArray) -> pa.Array:
+        """[n] the values of a column in ``rows``, by their numbers, to order them by. Only their files are read."""
+        file = np.searchsorted(self._starts, rows, side="right") - 1
+        order = np.argsort(file, kind="stable")
+        pieces, kind = [], self.table.schema.field(column).type
+        for its in np.split(order, np.flatnonzero(np.diff(file[order])) + 1):
+            number = int(file[its[0]])
+            with self.table.store.open(names.data_key(self.files[number].receipt.split_id)) as data:
+                found = pq.ParquetFile(data, pre_buffer=False).read([column], use_threads=False).column(column)
+            pieces.append(comparable_values(found.take(pa.array(rows[its] - self._starts[number])), kind))
+        return pa.concat_arrays(pieces).take(pa.array(np.argsort(order)))
 
     def place(self, number: int) -> Place:
         """The file and position of a row by its number among those of all files; its id and hash are read again."""

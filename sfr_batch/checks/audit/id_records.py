@@ -3,6 +3,7 @@
 Pure over arrays; knows no files.
 """
 
+from collections.abc import Callable
 from enum import IntEnum
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes
+from sfr_batch.format.order_values import sort_indices
 
 IntArray = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -43,6 +45,8 @@ class RecordKind(IntEnum):
     """An entry of an index: a document of a shard, which points to a row of a data file."""
     KEPT = 8
     """An entry of an index for a document that is no longer in the corpus."""
+    SUPERSEDED = 9
+    """A row without a vector that gave way to another one with its id."""
 
 
 def make_records(ids: Hashes, kind: RecordKind, rows: IntArray) -> IdRecords:
@@ -117,6 +121,30 @@ class IdGroups:
         backwards = candidates[several][np.argsort(-order[candidates[several]])]
         return self._fill(np.concatenate([candidates[~several], backwards]))
 
+    def last_rows(self, values: Callable[[IntArray], pa.Array] | None) -> IntArray:
+        """[groups] the row of the last candidate of each, `NOWHERE` where there is none; of the corpus if one is.
+
+        values: those by which rows are ordered before, of rows by their numbers.
+        """
+        kind, order, row = (self._records[name] for name in ("kind", "order", "row"))
+        candidates = np.flatnonzero(order != NO_CANDIDATE)
+        several = (self.candidates + self.counts[RecordKind.KEPT] > 1)[self._group[candidates]]
+        some = candidates[several]
+        columns = {"group": self._group[some], "in_corpus": (kind[some] != RecordKind.KEPT).astype(np.uint8)}
+        columns |= {"value": values(np.maximum(row[some], 0))} if values and len(some) else {}
+        ordered = sort_indices(columns | {"order": order[some]}).to_numpy()
+        return self._fill(np.concatenate([candidates[~several], some[ordered]]))
+
+    def last_contents(self, values: Callable[[IntArray], pa.Array] | None) -> NDArray[np.uint64]:
+        """[groups] the content of the last row of the corpus of each, 0 where there is none. values: as above."""
+        some = np.flatnonzero(self._records["kind"] == RecordKind.IN_CORPUS)
+        row = self._records["row"][some]
+        columns = {"group": self._group[some]} | ({"value": values(row)} if values and len(some) else {})
+        ordered = some[sort_indices(columns | {"row": row}).to_numpy()]
+        found = np.zeros(len(self._starts) - 1, np.uint64)
+        found[self._group[ordered]] = self._records["content"][ordered]
+        return found
+
     def strays(self) -> tuple[IntArray, Mask]:
         """Entries that do not point to a document with their id and content, by their numbers among the records.
 
@@ -146,13 +174,17 @@ class IdGroups:
         found = self._records[record]
         return int(self._group[record]), int(found["order"]), int(found["row"])
 
-    def stale(self) -> IntArray:
-        """Numbers of the groups whose live row has another content than the row of the corpus with its id."""
+    def stale(self, last: NDArray[np.uint64] | None = None) -> IntArray:
+        """Numbers of the groups whose live row has another content than the row of the corpus with its id.
+
+        last: [groups] the content that it has to have; None: that of any row with its id.
+        """
         kind, content = self._records["kind"], self._records["content"]
         live = kind == RecordKind.LIVE
         of_live = np.zeros(len(self._starts) - 1, np.uint64)
         of_live[self._group[live]] = content[live]
         has_equal = self._count((kind == RecordKind.IN_CORPUS) & (content == of_live[self._group])) > 0
+        has_equal = has_equal if last is None else of_live == last
         # What is kept has the text that it had when it was in the corpus.
         there = (self.counts[RecordKind.LIVE] > 0) & (self.candidates > 0)
         return self.where(there & (self.counts[RecordKind.IN_CORPUS] > 0) & ~has_equal)

@@ -1,10 +1,11 @@
-"""Checks of all ids together: each is live once, in its first row, and indexes point to that row.
+"""Checks of all ids together: each is live once, in its first row or as the table's rule says, where indexes point to.
 
 With a corpus: no row is missing, the table has no others, and no text has changed.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -14,7 +15,9 @@ from sfr_batch.checks.audit.id_records import IdGroups, IdRecords, RecordKind
 from sfr_batch.checks.audit.indexes import IndexFiles
 from sfr_batch.checks.audit.promises import PromiseCheck
 from sfr_batch.checks.audit.report import CORPUS, DUPLICATES, IDS, INDEXES, TEXTS, Finding
+from sfr_batch.checks.audit.rule import Rule
 from sfr_batch.errors import counted
+from sfr_batch.format.records import DuplicateRule
 
 _PLACES = 3
 """Largest number of places shown for one id."""
@@ -34,14 +37,25 @@ class Ids:
 
 
 def check_ids(
-    partitions: Iterable[IdRecords], files: DataFiles, indexes: IndexFiles, corpus: CorpusRows | None, unread: int
+    partitions: Iterable[IdRecords],
+    files: DataFiles,
+    indexes: IndexFiles,
+    corpus: CorpusRows | None,
+    unread: int,
+    duplicates: DuplicateRule | None = None,
 ) -> Ids:
     """Check all records of ids, a partition at a time.
 
     files, indexes, corpus: where the records are from, all read. unread: number of files that could not be read; if
-    there are any, nothing is reported as missing.
+    there are any, nothing is reported as missing. duplicates: which row of an id is live; None: the first.
     """
-    checks = _IdChecks(files, indexes, corpus, unread)
+    column = duplicates.order_by if duplicates else None
+    rule = Rule(
+        duplicates,
+        of_table=partial(files.values, column) if column else None,
+        of_corpus=corpus.values if corpus and column else None,
+    )
+    checks = _IdChecks(files, indexes, corpus, unread, rule)
     for records in partitions:
         checks.add(IdGroups(records))
     return Ids(tuple(checks.findings()), checks.pointers, checks.kept)
@@ -50,7 +64,10 @@ def check_ids(
 class _IdChecks:
     """The checks of `check_ids`, to which partitions are added one by one."""
 
-    def __init__(self, files: DataFiles, indexes: IndexFiles, corpus: CorpusRows | None, unread: int) -> None:
+    def __init__(
+        self, files: DataFiles, indexes: IndexFiles, corpus: CorpusRows | None, unread: int, rule: Rule
+    ) -> None:
+        self._rule = rule
         self._files, self._indexes, self._corpus, self._unread = files, indexes, corpus, unread
         self._ids, self._duplicates, self._rows, self._texts = (
             PromiseCheck(name, unchecked=unread) for name in (IDS, DUPLICATES, CORPUS, TEXTS)
@@ -64,7 +81,7 @@ class _IdChecks:
         n = groups.counts
         live = n[RecordKind.LIVE]
         self._live += int(live.sum())
-        self._duplicate += int(n[RecordKind.DUPLICATE].sum())
+        self._duplicate += int(n[RecordKind.DUPLICATE].sum() + n[RecordKind.SUPERSEDED].sum())
         self._also += int(((live > 0) & (n[RecordKind.REJECTED_ID] > 0)).sum())
         self.kept += int(((n[RecordKind.KEPT] > 0) & (groups.candidates == 0)).sum())
         for group in self._ids.some(groups.where(live > 1)):
@@ -81,7 +98,8 @@ class _IdChecks:
         strays, unsound = groups.strays()
         for record in self.pointers.some(strays):
             self.pointers.wrong(self._tell_stray(groups, record))
-        first, lives = groups.first_rows(), groups.live_rows()
+        lives = groups.live_rows()
+        first = groups.last_rows(self._rule.of_table) if self._rule.duplicates else groups.first_rows()
         has = candidates + n[RecordKind.KEPT] > 0
         right = np.where(has, (live > 0) & (lives == first), live == 0)
         for group in self._ids.some(groups.where(~right & ~unsound & (live < 2))):
@@ -93,9 +111,9 @@ class _IdChecks:
         """The findings about all partitions, except that about indexes."""
         also = f"; {counted(self._also, 'id')} also rejected in another row" if self._also else ""
         documents = counted(self._live, "live document")
-        yield self._ids.finding(documents, f"each id is live once, in the first row that has it{also}")
+        yield self._ids.finding(documents, f"each id is live once, {self._rule.live}{also}")
         what = counted(self._duplicate, "duplicate row")
-        yield self._duplicates.finding(what, "each repeats the id of an earlier row, which is live instead")
+        yield self._duplicates.finding(what, self._rule.others)
         if self._corpus:
             what = f"{counted(self._corpus.rows, 'row')} of the corpus"
             kept = f"; {counted(self.kept, 'document')} kept that left the corpus" if self.kept else ""
@@ -115,7 +133,8 @@ class _IdChecks:
         if first < 0:
             return f"{self._files.place(lives)} is live, but no shard has it"
         return (
-            f"{self._files.place(lives)} is live, but {self._files.place(first).where} has the same id and comes first"
+            f"{self._files.place(lives)} is live, but {self._files.place(first).where} has the same id and comes "
+            f"{self._rule.place}"
         )
 
     def _tell_stray(self, groups: IdGroups, record: int) -> str:
@@ -136,9 +155,8 @@ class _IdChecks:
     def _compare(self, groups: IdGroups, corpus: CorpusRows) -> None:
         n, wrong = groups.counts, self._rows.wrong
         kept = np.where((groups.candidates == 0) & (n[RecordKind.KEPT] > 0), n[RecordKind.LIVE], 0)
-        by_id = (
-            n[RecordKind.IN_CORPUS] - (n[RecordKind.LIVE] - kept) - n[RecordKind.DUPLICATE] - n[RecordKind.REJECTED_ID]
-        )
+        by_id = n[RecordKind.IN_CORPUS] - (n[RecordKind.LIVE] - kept)
+        by_id -= n[RecordKind.DUPLICATE] + n[RecordKind.SUPERSEDED] + n[RecordKind.REJECTED_ID]
         by_row = n[RecordKind.BAD_IN_CORPUS] - n[RecordKind.REJECTED_ROW]
         if not self._unread:
             for kind, missing in ((RecordKind.IN_CORPUS, by_id), (RecordKind.BAD_IN_CORPUS, by_row)):
@@ -152,7 +170,8 @@ class _IdChecks:
                 wrong(f"{what} is not in the corpus", -int(by_id[group]))
         for group in self._rows.some(groups.where(by_row < 0)):
             wrong("a rejected row is not in the corpus, or is not rejected any more", -int(by_row[group]))
-        for group in self._texts.some(groups.stale()):
+        last = groups.last_contents(self._rule.of_corpus) if self._rule.duplicates else None
+        for group in self._texts.some(groups.stale(last)):
             of, content_hash = corpus.place(groups.rows(group, RecordKind.IN_CORPUS)[0])
             row = self._files.place(groups.rows(group, RecordKind.LIVE)[0])
             has = "other carried columns" if row.content_hash == content_hash else "the vector of another text"

@@ -150,10 +150,13 @@ def row_groups(key: str, parts: Sequence[NumberedPart], sizes: Sequence[int]) ->
         start += rows
 
 
-def examine_row_group(group: IndexRowGroup, files: DataFiles, snapshot: int) -> ExaminedRowGroup:
+def examine_row_group(
+    group: IndexRowGroup, files: DataFiles, snapshot: int, *, superseded: bool = False
+) -> ExaminedRowGroup:
     """Read a row group and check that each row is an entry, which points to a document, or a reject. Runs in a thread.
 
-    files: those that entries point to. snapshot: its number.
+    files: those that entries point to. snapshot: its number. superseded: whether rows without a vector may be rejected
+    as duplicates of an id.
     """
     found = _read(files.table.store, group)
     if isinstance(found, str):
@@ -170,7 +173,7 @@ def examine_row_group(group: IndexRowGroup, files: DataFiles, snapshot: int) -> 
     entries, rejects = (rows.take(ours & ~neither & mask) for mask in (is_entry, is_reject))
     entry_problems, entry_records = _check_entries(entries, files, snapshot)
     return ExaminedRowGroup(
-        [*broken, *entry_problems, *_check_rejects(rejects)],
+        [*broken, *entry_problems, *([] if superseded else _check_rejects(rejects))],
         [entry_records, *_reject_records(rejects)],
         _rejected_by_shard(rejects),
         damaged=bool(neither.any()),
@@ -285,7 +288,7 @@ def _reject_records(rows: _Selected) -> Iterator[IdRecords]:
     columns = {names.SHARD: pa.array(shards, pa.string())}
     columns |= {name: rows.table.column(name) for name in (names.ID, names.POSITION, names.REASON, names.MESSAGE)}
     rejects = pa.table([columns[column.name] for column in names.REJECTS_SCHEMA], schema=names.REJECTS_SCHEMA)
-    return reject_records(rejects, rows.orders)
+    return reject_records(rejects, rows.orders, RecordKind.SUPERSEDED)
 
 
 def _rejected_by_shard(rows: _Selected) -> dict[str, int]:

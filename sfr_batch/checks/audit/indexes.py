@@ -59,7 +59,8 @@ def read_indexes(
     groups, problems, damaged = _find_row_groups(table.store, parts, set(missing))
     check.add(problems)
     unread, rejected = {*missing, *damaged}, Counter[str]()
-    examined = in_parallel(lambda group: examine_row_group(group, files, contents.snapshot.number), groups, AHEAD)
+    number, superseded = contents.snapshot.number, contents.snapshot.manifest.duplicate_rule is not None
+    examined = in_parallel(lambda group: examine_row_group(group, files, number, superseded=superseded), groups, AHEAD)
     for group, found in zip(groups, examined, strict=True):
         check.add(found.problems)
         for records in found.records:

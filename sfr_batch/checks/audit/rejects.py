@@ -92,13 +92,16 @@ def _problems(file: _Expected, found: pa.Table) -> Iterator[str]:
         yield f"{file.key} has unexpected reasons: {', '.join(sorted(reasons))}"
 
 
-def reject_records(rejects: pa.Table, numbers: IntArray) -> Iterator[IdRecords]:
-    """Records of the rejected rows. numbers: [n] the number of each, by which they are sorted."""
+def reject_records(
+    rejects: pa.Table, numbers: IntArray, duplicate_kind: RecordKind = RecordKind.DUPLICATE
+) -> Iterator[IdRecords]:
+    """Records of the rejected rows. numbers: [n] the number of each, by which they are sorted; duplicate_kind: of the
+    duplicates of an id."""
     reasons = rejects.column(names.REASON)
     duplicate = pc.equal(reasons, names.DUPLICATE_ID).to_numpy()
     after = pc.is_in(reasons, pa.array(names.AFTER_READING)).to_numpy()
     masks = {
-        RecordKind.DUPLICATE: duplicate,
+        duplicate_kind: duplicate,
         RecordKind.REJECTED_ID: after,
         RecordKind.REJECTED_ROW: ~duplicate & ~after,
     }

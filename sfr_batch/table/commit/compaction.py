@@ -184,6 +184,7 @@ def carry_out(table: Table, found: Compaction, confirm: Callable[[], None] = lam
             visited=frozenset(),
             operation="compact",
             corpus=base.manifest.corpus,
+            duplicate_rule=base.manifest.duplicate_rule,
         )
         confirm()
         return dataclasses.replace(found, snapshot=publish(table, base, draft))

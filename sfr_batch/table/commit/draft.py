@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from sfr_batch.format.records import (
     ChangeCounts,
+    DuplicateRule,
     IndexPart,
     Receipt,
     ShardRecord,
@@ -31,7 +32,10 @@ class Draft:
     """URIs of the shards that the run has read; None for the shards of the new data files."""
     changes: ChangeCounts | None = None
     operation: Literal["embed", "backfill", "compact"] = "embed"
-    duplicate_ids: str = "reject"
+    duplicate_ids: str = "first"
+    """`error`: publish nothing if ids occur twice."""
+    duplicate_rule: DuplicateRule | None = None
+    """Which row of an id is live; None: the first."""
     accepted: Mapping[str, Any] | None = None
     """Inputs of the fingerprint that the table's card lacks; None repeats those of the base snapshot."""
     corpus: Mapping[str, Any] | None = None

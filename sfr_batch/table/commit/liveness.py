@@ -1,4 +1,5 @@
-"""Finds the live documents of a draft: in the order of the shards, the first one with each id. All others are dead.
+"""Finds the live documents of a draft: of those with one id the first in the order of the shards, or as the draft's
+rule says (`repeats`). All others are dead.
 
 Ids of owned data files and hashes of indexes are read in bounded memory: records spill to disk by hash, one partition
 is sorted at a time, and one bool a vector says whether it is live. Knows no manifests; `publish` writes them.
@@ -16,29 +17,31 @@ from numpy.typing import NDArray
 from sfr_batch.errors import TableError
 from sfr_batch.format import names
 from sfr_batch.format.indexes import Entries, read_ahead, read_entries, read_owned
+from sfr_batch.format.order_values import comparable_values
+from sfr_batch.format.parquet import read_data_file
 from sfr_batch.format.records import KEPT, IndexPart, Receipt, rows_in
 from sfr_batch.storage.local_files import temporary_folder
 from sfr_batch.storage.spill import Spill
 from sfr_batch.storage.store import Store
 from sfr_batch.table.commit.draft import Draft
+from sfr_batch.table.commit.repeats import RECORD, repeated, winners
 from sfr_batch.table.table import Table
 
 PARTITION_ROWS = 2**20
-_RECORD = np.dtype(
-    [("hash", np.uint64), ("more", np.uint64), ("order", np.int64), ("at", np.int64), ("vectors", np.int32)]
-)
-"""A document: the hash of its id, its number in order, the number of its first vector among the vectors of all files,
-and the number of its vectors."""
 
 
 @dataclass(frozen=True, slots=True)
 class DuplicateRow:
-    """A document whose id an earlier document has too. row: its first row in the data file of ``split_id``."""
+    """A document whose id another document has too, which is live instead.
+
+    row: its first row in the data file of ``split_id``; winner: the shard, split id and first row of the live one.
+    """
 
     shard: str
     split_id: str
     row: int
     id: str | int
+    winner: tuple[str, str, int]
 
 
 @dataclass
@@ -90,7 +93,7 @@ def find_live(table: Table, draft: Draft) -> Liveness:
     used = np.zeros(len(draft.receipts), bool)
     firsts, counts = [0], Counter({"embedded": 0, "reused": 0, "kept": 0})
     with temporary_folder("sfr-ids-") as folder:
-        spill = Spill(folder, _RECORD, int(files.starts[-1]), PARTITION_ROWS)
+        spill = Spill(folder, RECORD, int(files.starts[-1]), PARTITION_ROWS)
         for (uri, source), entries in _read(table, sources):
             number = _file_numbers(entries, files, source)
             records = _records_of(entries, files.starts[number], firsts[-1])
@@ -99,14 +102,27 @@ def find_live(table: Table, draft: Draft) -> Liveness:
             used[number] = True
             counts.update(_counts(uri, int(files.is_new[number].sum()), len(entries)))
             firsts.append(firsts[-1] + len(entries))
-        repeats = sorted(found for partition in spill.partitions() for found in _drop_repeats(partition, live))
+        repeats = np.concatenate([np.empty(0, RECORD), *map(repeated, spill.partitions())])
+    rule = draft.duplicate_rule
+    kept_from = next((firsts[number] for number, (uri, _) in enumerate(sources) if uri == KEPT), firsts[-1])
+    values = _read_values(table, files, repeats["at"], rule.order_by) if rule and rule.order_by else None
+    winner = winners(repeats, kept_from, last=rule is not None, values=values)
+    loses = winner != np.arange(len(repeats))
+    elsewhere = repeats[loses & (repeats["at"] != repeats["at"][winner])]  # two rows with one vector: it stays
+    live[rows_of_documents(elsewhere["at"], elsewhere["vectors"])] = False
+
+    def place(record: int) -> tuple[str, str, int]:
+        uri = sources[int(np.searchsorted(firsts, repeats["order"][record], side="right")) - 1][0]
+        file, row = files.locate(int(repeats["at"][record]))
+        return uri, files.receipts[file].split_id, row
+
     duplicates = []
-    for order, at in repeats:
-        uri = sources[int(np.searchsorted(firsts, order, side="right")) - 1][0]
-        file, row = files.locate(at)
-        counts.subtract(_counts(uri, int(files.is_new[file]), 1))
+    lost = np.flatnonzero(loses)
+    for record in lost[np.argsort(repeats["order"][lost])].tolist():
+        uri, split_id, _ = found = place(record)
+        counts.subtract(_counts(uri, int(split_id in draft.new), 1))
         if uri != KEPT:
-            duplicates.append((uri, files.receipts[file].split_id, row))
+            duplicates.append((found, place(winner[record])))
     return Liveness(
         duplicates=_with_ids(table.store, duplicates),
         vectors=int(live.sum()),
@@ -163,8 +179,8 @@ def _file_numbers(entries: Entries, files: _Files, source: Receipt | IndexPart) 
 
 
 def _records_of(entries: Entries, starts: NDArray[np.int64], first: int) -> NDArray[np.void]:
-    """[n] of _RECORD. starts: [n] number of the first vector of each entry's file; first: number of the first entry."""
-    records = np.empty(len(entries), _RECORD)
+    """[n] of RECORD. starts: [n] number of the first vector of each entry's file; first: number of the first entry."""
+    records = np.empty(len(entries), RECORD)
     records["hash"], records["more"] = entries.ids[:, 0], entries.ids[:, 1]
     records["order"] = np.arange(first, first + len(entries))
     records["at"] = starts + entries.row
@@ -180,24 +196,23 @@ def rows_of_documents(at: NDArray[np.int64], vectors: NDArray[np.int32]) -> NDAr
     return np.repeat(at - (ends - vectors), vectors) + np.arange(ends[-1] if len(ends) else 0)
 
 
-def _drop_repeats(records: NDArray[np.void], live: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """(order, at) of each document that is not the first one with its id. Its vectors are marked as dead."""
-    order = np.argsort(records["hash"], kind="stable")
-    ordered = records["hash"][order]
-    same = ordered[1:] == ordered[:-1]
-    if not same.any():
-        return []
-    shared = np.zeros(len(records), bool)
-    shared[1:] |= same
-    shared[:-1] |= same
-    some = records[order[shared]]
-    some = some[np.lexsort((some["order"], some["more"], some["hash"]))]
-    repeats = np.zeros(len(some), bool)
-    repeats[1:] = (some["hash"][1:] == some["hash"][:-1]) & (some["more"][1:] == some["more"][:-1])
-    first = np.maximum.accumulate(np.where(repeats, 0, np.arange(len(some))))
-    elsewhere = some[repeats & (some["at"] != some["at"][first])]  # two rows with one vector: it stays
-    live[rows_of_documents(elsewhere["at"], elsewhere["vectors"])] = False
-    return list(zip(some["order"][repeats].tolist(), some["at"][repeats].tolist(), strict=True))
+def _read_values(table: Table, files: _Files, at: NDArray[np.int64], column: str) -> pa.Array:
+    """[n] the values of a column in the rows with the vectors ``at`` [n]. Only their files are read."""
+    if not len(at):
+        return pa.array([], pa.int64())
+    number = np.searchsorted(files.starts, at, side="right") - 1
+    order = np.argsort(number, kind="stable")
+    bounds = np.flatnonzero(np.diff(number[order])) + 1
+    groups = np.split(order, bounds)
+    kind = table.schema.field(column).type
+
+    def read(rows: NDArray[np.intp]) -> pa.Array:
+        receipt = files.receipts[number[rows[0]]]
+        found = read_data_file(table.store, receipt, [column], table.card.fingerprint).column(column)
+        return comparable_values(found.take(pa.array(at[rows] - files.starts[number[rows[0]]])), kind)
+
+    pieces = read_ahead(read, groups, [files.receipts[number[rows[0]]].vectors for rows in groups])
+    return pa.concat_arrays(list(pieces)).take(pa.array(np.argsort(order)))
 
 
 def _deletes(files: _Files, live: NDArray[np.bool_], used: NDArray[np.bool_]) -> pa.Table:
@@ -216,10 +231,17 @@ def _deletes(files: _Files, live: NDArray[np.bool_], used: NDArray[np.bool_]) ->
     return pa.table([pa.concat_arrays(ids), np.concatenate(positions)], schema=names.DELETES_SCHEMA)
 
 
-def _with_ids(store: Store, rows: Sequence[tuple[str, str, int]]) -> list[DuplicateRow]:
-    """The ids of rows (shard, split id, row), read from their files."""
+_Place = tuple[str, str, int]
+"""Shard, split id and row of a document."""
+
+
+def _with_ids(store: Store, rows: Sequence[tuple[_Place, _Place]]) -> list[DuplicateRow]:
+    """Documents and the ones that are live instead; ids are read from their files."""
     ids: dict[str, pa.ChunkedArray] = {}
-    for split_id in dict.fromkeys(split_id for _, split_id, _ in rows):
+    for split_id in dict.fromkeys(split_id for (_, split_id, _), _ in rows):
         with store.open(names.data_key(split_id)) as file:
             ids[split_id] = pq.ParquetFile(file, pre_buffer=False).read([names.ID], use_threads=False).column(names.ID)
-    return [DuplicateRow(shard, split_id, row, ids[split_id][row].as_py()) for shard, split_id, row in rows]
+    return [
+        DuplicateRow(shard, split_id, row, ids[split_id][row].as_py(), winner)
+        for (shard, split_id, row), winner in rows
+    ]

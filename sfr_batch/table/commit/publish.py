@@ -70,11 +70,11 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
     key = None
     if live.duplicates:
         key = names.duplicates_key(number, draft.run_id)
-        create_own(store, key, encode_parquet(duplicate_rejects(live.duplicates)))
+        create_own(store, key, encode_parquet(duplicate_rejects(live.duplicates, draft.duplicate_rule)))
     indexes = [part for parts in draft.indexes.values() for part in joined(parts)]
     accepted = draft.accepted or (base.manifest.accepted if base else None)
     manifest = Manifest(
-        format_version=_format_of(accepted, draft.corpus),
+        format_version=_format_of(accepted, draft),
         snapshot=number,
         parent=base.number if base else None,
         operation=draft.operation,
@@ -95,13 +95,16 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
         duplicates=key,
         accepted=dict(accepted) if accepted else None,
         corpus=dict(draft.corpus) if draft.corpus else None,
+        duplicate_rule=draft.duplicate_rule,
     )
     return _create_manifest(table, manifest)
 
 
-def _format_of(accepted: object, corpus: object) -> int:
+def _format_of(accepted: object, draft: Draft) -> int:
     """The lowest format that has what a manifest uses."""
-    if corpus:
+    if draft.duplicate_rule:
+        return names.FORMAT_OF_DUPLICATE_RULE
+    if draft.corpus:
         return names.FORMAT_OF_CORPUS
     return names.FORMAT_OF_ACCEPTED if accepted else names.FORMAT_VERSION
 

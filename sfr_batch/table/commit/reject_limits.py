@@ -1,5 +1,6 @@
 """Before publishing: limits the number of rejects, and rejects rows whose id an earlier row has (`duplicate_id`)."""
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from sfr_batch.format.indexes import read_part, rejects_of
 from sfr_batch.format.parquet import read_parquet
 from sfr_batch.format.records import (
     Counts,
+    DuplicateRule,
     IndexPart,
     Receipt,
 )
@@ -31,8 +33,8 @@ def check_duplicates(draft: Draft, duplicates: Sequence[DuplicateRow]) -> None:
         )
 
 
-def duplicate_rejects(duplicates: Sequence[DuplicateRow]) -> pa.Table:
-    """The rejects of rows that have the id of an earlier row."""
+def duplicate_rejects(duplicates: Sequence[DuplicateRow], rule: DuplicateRule | None = None) -> pa.Table:
+    """The rejects of rows with the id of another row, which is live instead by this rule; None: the first of them."""
     return pa.table(
         {
             names.ID: [str(row.id) for row in duplicates],
@@ -40,12 +42,24 @@ def duplicate_rejects(duplicates: Sequence[DuplicateRow]) -> pa.Table:
             names.POSITION: [row.row for row in duplicates],
             names.REASON: [names.DUPLICATE_ID] * len(duplicates),
             names.MESSAGE: [
-                f"an earlier row has this id; this one is row {row.row} of {names.data_key(row.split_id)}"
+                f"{_winner(row, rule)}; this one is row {row.row} of {names.data_key(row.split_id)}"
                 for row in duplicates
             ],
         },
         schema=names.REJECTS_SCHEMA,
     )
+
+
+def _winner(row: DuplicateRow, rule: DuplicateRule | None) -> str:
+    if rule is None:
+        return "an earlier row has this id"
+    shard, split_id, at = row.winner
+    return f"row {at} of {names.data_key(split_id)} (of {shard}) has this id and {comes_last(rule)}"
+
+
+def comes_last(rule: DuplicateRule) -> str:
+    """Why a row is live rather than others with its id, as the end of a sentence about it."""
+    return f"is the last one by {rule.order_by}" if rule.order_by else "comes later"
 
 
 FEW_REJECTS = 100
@@ -55,7 +69,17 @@ _FILES_FOR_REASONS = 32
 
 
 def check_rejects(store: Store, draft: Draft, counts: Counts, duplicates: Sequence[DuplicateRow]) -> None:
-    """Raises TooManyRejects if the share of rejects in the visited shards, or in all, is above the draft's limit."""
+    """Raises TooManyRejects if the share of rejects in the visited shards, or in all, is above the draft's limit.
+
+    Rows that have given way to a later one of their id are none of them: that is what such a corpus is like.
+    """
+    if draft.duplicate_rule:
+        of_id = sum(shard.superseded for shard in draft.shards) + len(duplicates)
+        counts = counts.model_copy(update={"rejected": counts.rejected - of_id})
+        draft = dataclasses.replace(
+            draft, shards=[dataclasses.replace(s, rejected=s.rejected - s.superseded) for s in draft.shards]
+        )
+        duplicates = []
     visited = draft.visited
     if visited is None:
         visited = frozenset(receipt.shard for receipt in draft.receipts if receipt.split_id in draft.new)

@@ -1,0 +1,63 @@
+"""What a plan says for people beyond its counts: a sentence for each thing that they may not expect.
+
+Pure functions of URIs and counts; knows no plan.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from sfr_batch.corpus.survey import ShardStatistics
+from sfr_batch.errors import counted
+from sfr_batch.format.records import ChangeCounts, DuplicateRule, ShardRecord
+
+
+def touched(uris: Sequence[str]) -> str:
+    """Shards that are read for their ctime alone."""
+    return (
+        f"{counted(len(uris), 'shard')}, e.g. {uris[0]}, read again: its ctime has changed without its size and mtime, "
+        "so the content may be another one. Rows that stay the same are not embedded again. Where files are copied or "
+        "unpacked for each run, set corpus.ctime: false"
+    )
+
+
+def by_time(uris: Sequence[str]) -> str:
+    """Shards on S3 whose versions are no ETags."""
+    return (
+        f"version of {counted(len(uris), 'S3 object')}, e.g. {uris[0]}: size and time of modification, because the "
+        "store gives no ETag, or in its listing another one than for the object"
+    )
+
+
+def newly_read(uris: Sequence[str]) -> str:
+    """Files that earlier releases did not read."""
+    return (
+        f"{counted(len(uris), 'file')} that earlier releases passed over without a word, e.g. {uris[0]}, "
+        f"{'is' if len(uris) == 1 else 'are'} read from now on"
+    )
+
+
+def ids_first(
+    rule: DuplicateRule | None, surveys: Sequence[ShardStatistics], carried: Iterable[ShardRecord], *, exact: bool
+) -> str:
+    """What is read to decide which rows count. exact: whether the rows of the surveyed shards are known."""
+    if rule is None:
+        return "the table keeps the last row of an id: the shards of its other rows are read, and the rows embedded"
+    columns = "ids" + (f" and {rule.order_by}" if rule.order_by else "")
+    rows = counted(sum(survey.rows for survey in surveys), "row")
+    known = sum(record.read for record in carried)
+    of_table = f", and those of {counted(known, 'row')} of unchanged shards from the table" if known else ""
+    return (
+        f"before anything is embedded, {columns} of {'' if exact else '~'}{rows} in {counted(len(surveys), 'shard')} "
+        f"are read{of_table}: of rows with one id only the last is embedded (table.duplicate_ids)"
+    )
+
+
+def format_changes(changes: ChangeCounts) -> str:
+    """The counts as text: `3 new, 10 changed, 5 deleted, 982 unchanged`."""
+    counts = {
+        "new": changes.new,
+        "changed": changes.changed,
+        "with other carried columns": changes.copied,
+        "deleted": changes.deleted,
+        "unchanged": changes.unchanged,
+    }
+    return ", ".join(f"{number:,} {what}" for what, number in counts.items() if number or "carried" not in what)

@@ -1,0 +1,58 @@
+"""Documents that share an id, and which of them is live. Pure over arrays; knows no files."""
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sfr_batch.format.order_values import sort_indices
+
+RECORD = np.dtype(
+    [("hash", np.uint64), ("more", np.uint64), ("order", np.int64), ("at", np.int64), ("vectors", np.int32)]
+)
+"""A document: the hash of its id, its number in order, the number of its first vector among the vectors of all files,
+and the number of its vectors."""
+
+
+def repeated(records: NDArray[np.void]) -> NDArray[np.void]:
+    """Those of the records whose id another one has too, by id and then in order."""
+    order = np.argsort(records["hash"], kind="stable")
+    ordered = records["hash"][order]
+    same = ordered[1:] == ordered[:-1]
+    if not same.any():
+        return records[:0]
+    shared = np.zeros(len(records), bool)
+    shared[1:] |= same
+    shared[:-1] |= same
+    some = records[order[shared]]
+    some = some[np.lexsort((some["order"], some["more"], some["hash"]))]
+    follows = _follows(some)
+    several = follows.copy()
+    several[:-1] |= follows[1:]  # the halves of two hashes may be equal
+    return np.asarray(some[several])
+
+
+def winners(
+    records: NDArray[np.void], kept_from: int, *, last: bool = False, values: pa.Array | None = None
+) -> NDArray[np.int64]:
+    """For each of the ``records`` [n], which are by id and in order, the number of the one that is live for its id.
+
+    By default the first one. last: the last one, or with ``values`` [n] the one with the largest value, the
+    last one among equals. kept_from: the order from which on documents have left the corpus: others precede them.
+    """
+    group = np.cumsum(~_follows(records)) - 1
+    numbers = np.arange(len(records))
+    if not last:
+        return np.asarray(np.maximum.accumulate(np.where(_follows(records), 0, numbers)))
+    columns = {"group": group, "in_corpus": (records["order"] < kept_from).astype(np.uint8)}
+    columns |= {"value": values} if values is not None else {}
+    ordered = sort_indices(columns | {"order": records["order"]}).to_numpy().astype(np.int64)
+    winner = np.empty(int(group[-1]) + 1 if len(group) else 0, np.int64)
+    winner[group[ordered]] = ordered  # the last of each group stays
+    return np.asarray(winner[group])
+
+
+def _follows(records: NDArray[np.void]) -> NDArray[np.bool_]:
+    """[n] whether each record has the id of the one before it."""
+    found = np.zeros(len(records), bool)
+    found[1:] = (records["hash"][1:] == records["hash"][:-1]) & (records["more"][1:] == records["more"][:-1])
+    return found
