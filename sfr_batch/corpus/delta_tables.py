@@ -51,7 +51,8 @@ def list_files(settings: CorpusSettings, columns: Sequence[str]) -> list[Shard]:
     """The live data files at `corpus.version`. columns: paths of the columns that are read. Raises CorpusError."""
     root = absolute_uri(str(settings.path))
     asked = (root, settings.version, settings.storage)
-    version = _KEPT.get(asked, lambda: _open(*asked))
+    # What is newest changes; only a version that has a number is kept.
+    version = _open(*asked) if settings.version is None else _KEPT.get(asked, lambda: _open(*asked))
     name = f"version {version.number} of the Delta table {root}"
     columns_are = identity(version.schema, columns)
     partitions = _partitions(version)

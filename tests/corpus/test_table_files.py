@@ -85,6 +85,13 @@ def test_partitions_of_delta_have_the_types_of_the_table(tmp_path: Path) -> None
     assert {partition["place"] for partition in partitions} == {*values["place"]}
 
 
+def test_a_listing_without_a_version_is_of_the_newest_one(tmp_path: Path) -> None:
+    root = f"{tmp_path}/table"
+    for number in (1, 2):
+        foreign.write_deltalake(root, some([number]), mode="append")
+        assert len(shards_of(root, "delta")) == number
+
+
 @pytest.mark.parametrize("inline", [True, False])
 def test_deletion_vectors(tmp_path: Path, inline: bool) -> None:
     """Whatever splits the deleted rows are in, up to all of a split and of a file."""
