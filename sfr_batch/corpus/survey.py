@@ -183,7 +183,8 @@ def _survey_jsonl(
         _refuse_carriage_returns(sample, shard)
         raise CorpusError(
             f"{shard.uri} is not JSON Lines: no JSON object in its first {counted(len(sample.lines), 'line')}. Write "
-            "one object per line; `jq -c '.[]'` converts a JSON array."
+            "one object per line: `jq -c '.[]'` converts a JSON array, `jq -c .` objects over several lines or "
+            "several in one line."
         )
     objects = [row for row in rows if isinstance(row, dict)]
     schema = infer_schema(objects, settings, shard.uri)

@@ -130,6 +130,10 @@ ROWS = [
         "set corpus.id=null to number the rows.", files={"a.csv": b"ID,text\none,One.\ntwo,Two.\n"}),
     Row("a header in other letters, repaired", phase="done", overrides=("corpus.id=ID",),
         files={"a.csv": b"ID,text\none,One.\ntwo,Two.\n"}),
+    Row("objects over several lines",
+        "{root}/corpus/a.ndjson is not JSON Lines: no JSON object in its first 4 lines. Write one object per line: "
+        "`jq -c '.[]'` converts a JSON array, `jq -c .` objects over several lines or several in one line.",
+        files={"a.ndjson": b'{\n "id": "one",\n "text": "One."\n}\n'}),
     Row("JSON that is no document",
         "{root}/corpus/dataset_infos.json has no column 'id' (corpus.id). It has: default. If there are no ids, set "
         "corpus.id=null to number the rows. If the file holds no documents, name the others by a pattern in "
