@@ -81,6 +81,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: order.get(piece_of(module_of(item.nodeid)), len(order)))
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Bytes are not part of a test's name: those of gzip hold the time, and all processes must have the same names."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """In the processes of `pytest -n`, Ray's piece goes before all others: it is the longest, and mostly waits."""
     beside = hasattr(item.config, "workerinput") and piece_of(module_of(item.nodeid)) != "ray"
