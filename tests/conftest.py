@@ -28,6 +28,8 @@ os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 # Nor may Ray report its use: it logs each failure with a traceback from a thread, and in CPython 3.11 a traceback that
 # is formatted while another thread parses source, as pytest does, raises SystemError there (cpython issue 106905).
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# Ray lets its workers give way to all other processes, here to the other tests.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 # Threads of torch that wait do so without spinning: jobs in processes of their own, workers and this one share two
 # cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -162,7 +162,7 @@ def test_secrets_are_left_nowhere(
     (home / ".aws").mkdir(parents=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RAY_"))}
     environment |= {"HOME": str(home), "RAY_TMPDIR": str(ray_folder), "AWS_EC2_METADATA_DISABLED": "true"}
-    environment |= {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "MY_TOKEN": TOKEN}
+    environment |= {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_worker_niceness": "0", "MY_TOKEN": TOKEN}
     storage: dict[str, Any] = {"endpoint_url": s3.endpoint, "region": s3.region}
     if way == "reference":
         storage |= {"access_key_id": "${MY_ID}", "secret_access_key": "${MY_SECRET}"}
