@@ -248,7 +248,8 @@ class TableSettings(Section):
     largest value is kept. Of equal values, the last one in the order of the corpus; null and NaN are the smallest."""
     delete: Literal["mirror", "keep", "refuse-above-share"] = "refuse-above-share"
     """What to do with documents that are no longer in the corpus: `mirror` drops them, `keep` keeps them,
-    `refuse-above-share` drops them, but stops the run if they are more than `max_delete_share` of the table."""
+    `refuse-above-share` drops them, but stops the run if they are more than `max_delete_share` of the table. A document
+    that is in the corpus and has become a reject always loses its old vector."""
     max_delete_share: float = Field(default=0.2, ge=0, le=1)
     """Share of the table's documents that one run may drop with `delete: refuse-above-share`. It may always drop 100
     documents."""

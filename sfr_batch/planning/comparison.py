@@ -17,11 +17,12 @@ from sfr_batch.corpus.splits import cut
 from sfr_batch.errors import ConfigError, ObjectNotFound, TableError, counted
 from sfr_batch.format import names
 from sfr_batch.format.parquet import read_parquet, read_receipt
-from sfr_batch.format.records import ChangeCounts, Receipt
+from sfr_batch.format.records import KEPT, ChangeCounts, Receipt
 from sfr_batch.planning.assignment import SplitNames, assign_work
 from sfr_batch.planning.difference import Difference
 from sfr_batch.planning.executor import Executor
-from sfr_batch.planning.limits import check_deletes
+from sfr_batch.planning.join import among
+from sfr_batch.planning.limits import Deletes, check_deletes
 from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.row_comparison import (
@@ -35,6 +36,7 @@ from sfr_batch.planning.row_comparison import (
 from sfr_batch.planning.scan import TaskContext
 from sfr_batch.planning.selection import RejectRow
 from sfr_batch.planning.settled_ids import SettledIds, settle_ids
+from sfr_batch.planning.table_ids import read_rejected
 from sfr_batch.storage.parallel import in_parallel
 
 _PARALLEL_READS = 32
@@ -54,6 +56,8 @@ class ComparisonRun:
     unpublished: tuple[Receipt, ...]
     """Receipts of data files of interrupted runs."""
     settled: SettledIds
+    turned: NDArray[np.bool_]
+    """[m] which of ``rows.left`` are still in the corpus, but cannot be embedded today."""
 
     @property
     def executor(self) -> Executor:
@@ -93,11 +97,11 @@ def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozens
     unpublished = _read_unpublished(plan)
     known = KnownVectors(plan.old, plan.base_receipts, unpublished, generation)
     found = compare_rows(executor, context, units, known, settled.losing)
+    turned = _turned(plan, found)
     changes = selection.changes(_correct(found, settled)) if whole else None
     if base is not None and changes is not None:
-        counts = base.manifest.counts
-        documents = counts.embedded + counts.reused + counts.kept
-        check_deletes(changes.deleted, documents, plan.config.table, plan.store.root)
+        rejected = len(np.unique(found.left["id"][turned], axis=0))
+        check_deletes(Deletes(changes.deleted, rejected), base, plan.config.table)
     condemned = base.read_condemned() if base else frozenset[str]()
     split_names = SplitNames(plan.identity_of, condemned)
     assignment = assign_work(
@@ -112,7 +116,7 @@ def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozens
     difference = assignment.difference
     own = [unit for unit in plan.units if unit.shard.uri in difference.fresh]
     exact = dataclasses.replace(plan, units=(*own, *difference.packed), difference=difference)
-    return ComparisonRun(exact, difference, found, assignment.rows, tuple(unpublished), settled)
+    return ComparisonRun(exact, difference, found, assignment.rows, tuple(unpublished), settled, turned)
 
 
 def _settle(plan: EmbedPlan, executor: Executor, again: frozenset[str]) -> tuple[EmbedPlan, SettledIds]:
@@ -131,6 +135,17 @@ def _settle(plan: EmbedPlan, executor: Executor, again: frozenset[str]) -> tuple
         if settled.again <= again:
             return plan, settled
         again |= settled.again
+
+
+def _turned(plan: EmbedPlan, found: RowComparison) -> NDArray[np.bool_]:
+    """See `ComparisonRun.turned`. Unchanged shards may have rejects, too: reads them, if a document may be kept."""
+    if not len(found.left):
+        return np.zeros(0, np.bool_)
+    rejected = [found.rejected_ids]
+    if plan.config.table.delete == "keep" or plan.selection.keeps_kept:
+        carried = plan.shards_of(record.uri for record in plan.carried if record.uri != KEPT)
+        rejected += [ids for _, ids in read_rejected(plan, carried, names.OF_NO_DOCUMENT)]
+    return among(found.left["id"], np.concatenate(rejected))
 
 
 def _correct(found: RowComparison, settled: SettledIds) -> ChangeCounts:

@@ -73,7 +73,7 @@ def _finish(comparison: ComparisonRun, done: Sequence[Receipt], run_id: str) -> 
 def _write_indexes(comparison: ComparisonRun, located: LocatedRows, run_id: str) -> WrittenIndexes:
     """Write the indexes of the compared shards: their rows, and documents and rejects that stay in the table."""
     plan, indexed, left = comparison.plan, comparison.difference.indexed, comparison.rows.left
-    staying = plan.selection.staying(left["shard"], plan.old_records, indexed)
+    staying = plan.selection.staying(left["shard"], plan.old_records, indexed, comparison.turned)
     others = [Located(uri, index_of_documents(left[mask], comparison.rows.files)) for uri, mask in staying.items()]
     others += [Located(uri, index_of_rejects(rejects)) for uri, rejects in _staying_rejects(comparison).items()]
     return write_indexes(located, indexed, others, next_number(plan.base), run_id)

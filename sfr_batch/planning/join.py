@@ -148,6 +148,12 @@ def total(changes: Sequence[ChangeCounts]) -> ChangeCounts:
     return ChangeCounts(**{name: sum(getattr(part, name) for part in changes) for name in ChangeCounts.model_fields})
 
 
+def among(ids: Hashes, others: Hashes) -> NDArray[np.bool_]:
+    """[n] whether each of the ``ids`` [n, 2] is one of the ``others`` [m, 2]."""
+    group = _groups(np.concatenate([ids, others]))
+    return np.isin(group[: len(ids)], group[len(ids) :])
+
+
 def _take(decisions: Decisions, kind: Decision, found: NDArray[np.int64], old: Documents) -> None:
     """Let each row take the vectors of document ``found`` [n] of ``old``; -1: none, the row stays as it is."""
     rows = np.flatnonzero(found >= 0)

@@ -1,6 +1,7 @@
 """Limits of a run: rows and bytes of a split, and how many documents may be deleted."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -8,6 +9,7 @@ from sfr_batch.config.settings import Config, RunSettings, TableSettings
 from sfr_batch.errors import TooManyDeletes
 from sfr_batch.format import names
 from sfr_batch.format.records import TableCard
+from sfr_batch.table.table import Snapshot
 
 BYTES_PER_TOKEN = 4.0
 """English prose under a 32,000-piece vocabulary; code and other languages have fewer. Estimates carry a ``~``."""
@@ -48,14 +50,31 @@ def _vector_bytes(schema: pa.Schema) -> int:
     return int(vector.list_size * vector.value_type.bit_width // 8)
 
 
-def check_deletes(deleted: int, documents: int, settings: TableSettings, table: str) -> None:
-    """Raises TooManyDeletes if a run would delete more than ``settings`` allow of the ``documents`` in ``table``."""
-    share = settings.max_delete_share
+class Deletes(NamedTuple):
+    """Documents that a run deletes, and how many of them are still in the corpus, but cannot be embedded today."""
+
+    documents: int
+    rejected: int = 0
+
+
+def check_deletes(deletes: Deletes, base: Snapshot, settings: TableSettings) -> None:
+    """Raises TooManyDeletes if a run would delete more documents of ``base`` than ``settings`` allow."""
+    share, deleted, documents = settings.max_delete_share, deletes.documents, documents_of(base)
     if settings.delete != "refuse-above-share" or deleted <= max(FEW_DELETES, share * documents):
         return
+    rejected = min(deletes.rejected, deleted)
+    what = "are no longer in the corpus"
+    if rejected:
+        what = f"would leave it: {deleted - rejected:,} {what}, {rejected:,} are there but cannot be embedded any more"
     raise TooManyDeletes(
-        f"{deleted:,} of the {documents:,} documents of {table} ({deleted / documents:.1%}) are no longer in the "
-        f"corpus, and table.max_delete_share allows {share:.0%}. The corpus may be incomplete, so nothing was embedded "
-        "or published. Correct the corpus. If the documents were removed on purpose: table.delete=mirror deletes them "
-        "in this run, table.delete=keep keeps them."
+        f"{deleted:,} of the {documents:,} documents of {base.store.root} ({deleted / documents:.1%}) {what}, and "
+        f"table.max_delete_share allows {share:.0%}. The corpus may be incomplete, so nothing was embedded or "
+        "published. Correct the corpus. If the documents were removed on purpose: table.delete=mirror deletes them "
+        f"in this run, table.delete=keep keeps {'those that are no longer in the corpus' if rejected else 'them'}."
     )
+
+
+def documents_of(base: Snapshot) -> int:
+    """The documents with vectors in a snapshot."""
+    counts = base.manifest.counts
+    return counts.embedded + counts.reused + counts.kept

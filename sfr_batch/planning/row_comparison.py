@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sfr_batch.corpus.splits import Chosen, ReadUnit
 from sfr_batch.format import names
+from sfr_batch.format.hashes import Hashes
 from sfr_batch.format.indexes import ROWS_A_TASK
 from sfr_batch.format.records import ChangeCounts, Receipt, rows_in
 from sfr_batch.planning.executor import Executor
@@ -99,6 +100,8 @@ class RowComparison:
     scans: Sequence[ScanTask]
     rejected: Sequence[tuple[str, NDArray[np.int64]]]
     """Shards and positions of the rows that cannot be embedded."""
+    rejected_ids: Hashes
+    """[k, 2] hashes of the ids of documents that cannot be embedded; one may be there more than once."""
 
     @property
     def shards(self) -> list[str]:
@@ -188,6 +191,7 @@ def compare_rows(
         left=left,
         scans=scans,
         rejected=[found for counts in counted for found in counts.rejected if len(found[1])],
+        rejected_ids=np.concatenate([np.empty((0, 2), np.uint64), *(i for c in counted for i in c.rejected_ids)]),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sfr_batch.config.settings import CorpusSettings, StorageSettings
@@ -109,6 +110,8 @@ class UnitCounts:
 
     good: NDArray[np.int64]
     rejected: list[tuple[str, NDArray[np.int64]]]
+    rejected_ids: list[Hashes]
+    """Of documents that cannot be embedded, see `names.OF_NO_DOCUMENT`: [k, 2] of each piece of a unit."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def scan(
     Returns `UnitCounts`, a list of `ScannedUnit`, then `CorpusRows` for each partition.
     """
     dtype = corpus_dtype(carry=context.carry)
-    scanned, counts = [], UnitCounts(np.zeros(len(units), np.int64), [])
+    scanned, counts = [], UnitCounts(np.zeros(len(units), np.int64), [], [])
     parts: list[list[CorpusRows]] = [[] for _ in range(partitions)]
     for number, unit in enumerate(units):
         tables, rejects, good = [], [], 0
@@ -144,6 +147,7 @@ def scan(
             lost = _losers(losing.get(unit.shard.uri), rows)
             records["loses"] = lost >= 0
             counts.rejected.append((unit.shard.uri, rows.rejects.column(names.POSITION).to_numpy()))
+            counts.rejected_ids.append(rejected_ids(rows.rejects))
             if context.row_filter is None:
                 _deal(records, ids, parts)
                 rejects += [rows.rejects, _losing_rejects(losing.get(unit.shard.uri), rows, lost, context)]
@@ -159,6 +163,13 @@ def scan(
         scanned.append(ScannedUnit(first + number, unit.shard.uri, hashes, of_unit))
         counts.good[number] = good
     return counts, scanned, *(_concatenated(part, dtype) for part in parts)
+
+
+def rejected_ids(rejects: pa.Table) -> Hashes:
+    """[k, 2] hashes of the ids of documents that cannot be embedded. rejects: columns id and reason of rejects."""
+    of_document = pc.invert(pc.is_in(rejects.column(names.REASON), pa.array(names.OF_NO_DOCUMENT)))
+    ids = rejects.column(names.ID).filter(of_document).drop_null()
+    return halves(hash_ids(ids.to_pylist()))
 
 
 def _losers(losing: LosingRows | None, rows: Rows) -> NDArray[np.int64]:

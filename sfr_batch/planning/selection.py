@@ -111,11 +111,17 @@ class Selection(ABC):
 
     @abstractmethod
     def staying(
-        self, shard_of: NDArray[np.int32], old: Sequence[ShardRecord], indexed: frozenset[str]
+        self,
+        shard_of: NDArray[np.int32],
+        old: Sequence[ShardRecord],
+        indexed: frozenset[str],
+        turned: NDArray[np.bool_],
     ) -> dict[str, NDArray[np.bool_]]:
         """Which documents stay in the table although the comparison did not find their ids in the corpus.
 
-        shard_of: [m] of each such document the number of its shard in ``old``. Returns masks [m] by the URI of the
+        shard_of: [m] of each such document the number of its shard in ``old``; turned: [m] whether it is in the corpus
+        but cannot be embedded any more. What the table has of such a document is stale, so `delete: keep` does not keep
+        it. Returns masks [m] by the URI of the
         shard that owns the documents from now on.
         """
 
@@ -167,12 +173,16 @@ class WholeShards(Selection):
         )
 
     def staying(
-        self, shard_of: NDArray[np.int32], old: Sequence[ShardRecord], indexed: frozenset[str]
+        self,
+        shard_of: NDArray[np.int32],
+        old: Sequence[ShardRecord],
+        indexed: frozenset[str],
+        turned: NDArray[np.bool_],
     ) -> dict[str, NDArray[np.bool_]]:
         if self.table.delete == "keep":
-            return {KEPT: np.ones(len(shard_of), bool)}
+            return {KEPT: ~turned}
         kept = [number for number, record in enumerate(old) if record.uri == KEPT]
-        return {KEPT: shard_of == kept[0]} if kept and self.keeps_kept else {}
+        return {KEPT: (shard_of == kept[0]) & ~turned} if kept and self.keeps_kept else {}
 
 
 class SomeRows(Selection):
@@ -221,7 +231,11 @@ class SomeRows(Selection):
         )
 
     def staying(
-        self, shard_of: NDArray[np.int32], old: Sequence[ShardRecord], indexed: frozenset[str]
+        self,
+        shard_of: NDArray[np.int32],
+        old: Sequence[ShardRecord],
+        indexed: frozenset[str],
+        turned: NDArray[np.bool_],
     ) -> dict[str, NDArray[np.bool_]]:
         return {
             record.uri: shard_of == number

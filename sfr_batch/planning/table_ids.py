@@ -61,13 +61,13 @@ def read_table_ids(plan: EmbedPlan, numbers: Mapping[str, int], seen: Sequence[N
     carried = plan.shards_of(record.uri for record in plan.carried if record.uri != KEPT)
     files = {receipt.split_id: number for number, receipt in enumerate(plan.base_receipts)}
     before = list(_documents(plan, old, RowKind.BEFORE, numbers, files))
-    lost = [ids[:, 0] for _, ids in _rejected(plan, old)]
+    lost = [ids[:, 0] for _, ids in read_rejected(plan, old)]
     touched = None
     if not plan.rule_changed:
         touched = np.unique(np.concatenate([np.empty(0, np.uint64), *seen, *(rows["id"] for rows in before), *lost]))
     found = [_among(rows, touched) for rows in _documents(plan, carried, RowKind.UNCHANGED, numbers, files)]
     rejects = []
-    for uri, ids in _rejected(plan, carried):
+    for uri, ids in read_rejected(plan, carried):
         rows = np.zeros(len(ids), _ROW)
         rows["id"], rows["more"], rows["shard"] = ids[:, 0], ids[:, 1], numbers[uri]
         rows["kind"], rows["file"] = RowKind.REJECTED, _NO_FILE
@@ -113,15 +113,17 @@ def _documents(
         yield rows
 
 
-def _rejected(plan: EmbedPlan, shards: Sequence[OldShard]) -> Iterator[tuple[str, Hashes]]:
-    """The shards that have rejected rows with an id, and the hashes of these ids."""
+def read_rejected(plan: EmbedPlan, shards: Sequence[OldShard], but: Sequence[str] = ()) -> Iterator[tuple[str, Hashes]]:
+    """The shards that have rejected rows with an id, and the hashes of these ids. but: reasons that do not count."""
 
     def read(source: Receipt | IndexPart) -> pa.ChunkedArray:
         if isinstance(source, Receipt):
-            key = names.rejects_key(source.split_id, source.attempt)
-            return read_parquet(plan.store.read(key)).column(names.ID)
-        found = read_part(plan.store, source, [names.ID, names.REASON])
-        return found.filter(pc.is_valid(found.column(names.REASON))).column(names.ID)
+            found = read_parquet(plan.store.read(names.rejects_key(source.split_id, source.attempt)))
+        else:
+            found = read_part(plan.store, source, [names.ID, names.REASON])
+            found = found.filter(pc.is_valid(found.column(names.REASON)))
+        wanted = pc.invert(pc.is_in(found.column(names.REASON), pa.array(but, pa.string())))
+        return found.column(names.ID).filter(wanted)
 
     sources = [
         (shard.record.uri, source)

@@ -22,7 +22,7 @@ from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.errors import TableError, TooManyDeletes
 from sfr_batch.format import names
 from sfr_batch.format.parquet import encode_parquet, read_parquet
-from sfr_batch.planning import row_comparison
+from sfr_batch.planning import comparison, row_comparison
 from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.executor import InProcess
 from sfr_batch.planning.join import Decision, Origin, corpus_dtype, document_dtype, join, make_records
@@ -335,6 +335,67 @@ def test_kept_rows_stay_and_may_come_back_or_go(nights: tuple[Place, Writer]) ->
     assert texts == []
     assert state_of(gone).keys() == {doc.id for doc in a[1:]}
     assert gone.manifest.counts.kept == 0
+
+
+def test_keep_does_not_keep_documents_that_have_become_rejects(nights: tuple[Place, Writer]) -> None:
+    """What they have in the table is the vector of another text; only what left the corpus is kept."""
+    place, writer = nights
+    a, b = docs_of("a", 4), docs_of("b", 4)
+    writer.write({"a.parquet": a, "b.parquet": b, "c.parquet": [Doc("b3", "")]})
+    night(place)
+    writer.write({"a.parquet": [Doc("a0", ""), *a[1:3]], "c.parquet": [Doc("b3", "")]})
+    keep = place.config("table.delete=keep")
+    snapshot, texts = night(place, "table.delete=keep")
+    assert texts == []
+    assert state_of(snapshot).keys() == {"a1", "a2", "a3", "b0", "b1", "b2"}, "b3 is a reject of an unchanged shard"
+    counts = snapshot.manifest.counts
+    assert (counts.read, counts.reused, counts.rejected, counts.kept) == (4, 2, 2, 4)
+    assert audit(Table.open(snapshot.store), make_plan(keep)).ok
+    writer.write({"a.parquet": [Doc("a0", ""), *a[1:3], Doc("b0", "")], "c.parquet": [Doc("b3", "")]})
+    snapshot, _ = night(place, "table.delete=keep")
+    assert state_of(snapshot).keys() == {"a1", "a2", "a3", "b1", "b2"}, "what was kept and is back as a reject"
+
+
+def test_audit_finds_a_kept_document_that_is_in_the_corpus(
+    nights: tuple[Place, Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As earlier releases have left them. The next night that reads a shard mends the table."""
+    place, writer = nights
+    a = docs_of("a", 4)
+    writer.write({"a.parquet": a})
+    night(place)
+    writer.write({"a.parquet": [*a[:3], Doc("a3", "")]})
+    with monkeypatch.context() as earlier:
+        earlier.setattr(comparison, "_turned", lambda plan, found: np.zeros(len(found.left), bool))
+        snapshot, _ = night(place, "table.delete=keep")
+    report = audit(Table.open(snapshot.store))
+    assert not report.ok
+    wrong = [line for check in report.checks for line in check.examples]
+    assert [line.split("(id 'a3')")[-1] for line in wrong] == [
+        " is kept as a document that left the corpus, but its id is in the corpus, as a reject"
+    ]
+    writer.write({"a.parquet": [*a[:2], Doc("a3", "")]})
+    snapshot, _ = night(place, "table.delete=keep")
+    assert state_of(snapshot).keys() == {"a0", "a1", "a2"}
+    assert audit(Table.open(snapshot.store)).ok
+
+
+def test_refused_deletes_tell_rejects_from_what_left(nights: tuple[Place, Writer]) -> None:
+    place, writer = nights
+    a = docs_of("a", 300)
+    writer.write({"a.parquet": a})
+    night(place)
+    writer.write({"a.parquet": [*a[:150], *(Doc(doc.id, "") for doc in a[150:290])]})
+    with pytest.raises(TooManyDeletes) as refused:
+        night(place, "table.delete=refuse-above-share")
+    assert str(refused.value) == (
+        f"150 of the 300 documents of {place.table} (50.0%) would leave it: 10 are no longer in the corpus, 140 are "
+        "there but cannot be embedded any more, and table.max_delete_share allows 20%. The corpus may be incomplete, "
+        "so nothing was embedded or published. Correct the corpus. If the documents were removed on purpose: "
+        "table.delete=mirror deletes them in this run, table.delete=keep keeps those that are no longer in the corpus."
+    )
+    snapshot, _ = night(place, "table.delete=keep")
+    assert snapshot.manifest.counts.kept == 10
 
 
 def test_generation_embeds_rows_again_that_are_not_of_it(nights: tuple[Place, Writer]) -> None:

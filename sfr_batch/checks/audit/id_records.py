@@ -47,6 +47,8 @@ class RecordKind(IntEnum):
     """An entry of an index for a document that is no longer in the corpus."""
     SUPERSEDED = 9
     """A row without a vector that gave way to another one with its id."""
+    NO_VECTOR = 10
+    """The id of a document that is in the corpus and cannot be embedded; beside the record of the rejected row."""
 
 
 def make_records(ids: Hashes, kind: RecordKind, rows: IntArray) -> IdRecords:

@@ -104,6 +104,12 @@ class _IdChecks:
         right = np.where(has, (live > 0) & (lives == first), live == 0)
         for group in self._ids.some(groups.where(~right & ~unsound & (live < 2))):
             self._ids.wrong(self._tell_life(int(lives[group]), int(first[group])))
+        stale = (n[RecordKind.KEPT] > 0) & (candidates == 0) & (live > 0) & (n[RecordKind.NO_VECTOR] > 0)
+        for group in self._ids.some(groups.where(stale)):
+            place = self._files.place(int(lives[group]))
+            self._ids.wrong(
+                f"{place} is kept as a document that left the corpus, but its id is in the corpus, as a reject"
+            )
         for group in self._duplicates.some(groups.where(duplicate != np.maximum(candidates - 1, 0))):
             self._duplicates.wrong(self._tell_duplicate(groups, group))
 

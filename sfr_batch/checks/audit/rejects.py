@@ -109,3 +109,8 @@ def reject_records(
         some = rejects.filter(pa.array(mask))
         keys = places_of(some) if kind == RecordKind.REJECTED_ROW else some.column(names.ID).to_pylist()
         yield make_records(halves(hash_ids(keys)), kind, numbers[mask])
+    none = (
+        pc.is_in(reasons, pa.array(names.OF_NO_DOCUMENT)).to_numpy() | pc.is_null(rejects.column(names.ID)).to_numpy()
+    )
+    ids = rejects.column(names.ID).filter(pa.array(~none)).to_pylist()
+    yield make_records(halves(hash_ids(ids)), RecordKind.NO_VECTOR, numbers[~none])
