@@ -312,7 +312,8 @@ class ActorSettings(Section):
     cpus: float = Field(default=1, gt=0)
     """CPUs that each actor reserves. Leave some for reading and writing."""
     torch_threads: int | None = Field(default=None, ge=1)
-    """PyTorch threads per actor. Default: all cores of the machine for device cpu, 1 for cuda."""
+    """PyTorch threads per actor while it encodes. Default: all cores of the machine for device cpu, 1 for cuda; without
+    Ray, OMP_NUM_THREADS if it is set."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "ActorSettings":

@@ -38,7 +38,8 @@ class CsvReader:
     """
 
     def __init__(self, file: IO[bytes], uri: str, dialect: Dialect) -> None:
-        csv.field_size_limit(records.MAX_RECORD)
+        # A setting of the whole process, and no reader has its own: raised, and never lowered for others.
+        csv.field_size_limit(max(records.MAX_RECORD, csv.field_size_limit()))
         self._uri = uri
         self._text = io.TextIOWrapper(file, encoding=dialect.encoding, errors="surrogateescape", newline="")
         self._taken = 0  # lines

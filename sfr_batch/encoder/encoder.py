@@ -4,7 +4,6 @@ Knows neither Ray nor storage. Rows go through the device sorted by length under
 distinct row once, and come back in input order. Pooling and normalization run in float32 whatever the model runs in.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +21,7 @@ from sfr_batch.encoder.faults import is_of_the_device, is_out_of_memory, of_the_
 from sfr_batch.encoder.forward import Forward
 from sfr_batch.encoder.fp8 import is_quantized, quantize_linears
 from sfr_batch.encoder.loading import load_model, to_device, torch_dtype
+from sfr_batch.encoder.threads import using
 from sfr_batch.errors import ModelError
 from sfr_batch.model import prompts
 from sfr_batch.model.recipe import Recipe, read_recipe
@@ -74,6 +74,7 @@ class Encoder:
         *,
         max_batch_tokens: int | None = None,
         deterministic: bool = False,
+        torch_threads: int | None = None,
         packed: bool = False,
     ) -> None:
         """Use `Encoder.load`. ``model`` is a transformers model without head, on its device, in eval mode."""
@@ -88,6 +89,8 @@ class Encoder:
         """Whether tokens that all rows begin with are computed once. Their vectors differ only by rounding."""
         self.deterministic = deterministic
         """Whether each row is computed by itself, so that other rows cannot change its rounding."""
+        self.torch_threads = torch_threads
+        """PyTorch's threads while this encoder computes; None: those that the process has."""
 
     def __repr__(self) -> str:
         r, parameter = self.recipe, next(self._model.parameters())
@@ -107,15 +110,28 @@ class Encoder:
     ) -> "Encoder":
         """Load weights and tokenizer as the repository and the settings say.
 
-        max_batch_tokens: tokens of a batch, padding included; default is what suits the device. torch_threads: set for
-        the whole process; default is all usable cores for device cpu, 1 for cuda. weight_hashes: SHA-256 by file name
-        that the weights on this node must have, as a fingerprint names them. packed, fuse: `run.batches`, `run.fuse`.
-        Raises ModelError, ConfigError or StorageError.
+        max_batch_tokens: tokens of a batch, padding included; default is what suits the device. torch_threads: while
+        this encoder computes; default is what the process has, such as OMP_NUM_THREADS says. weight_hashes: SHA-256 by
+        file name that the weights on this node must have, as a fingerprint names them. packed, fuse: `run.batches`,
+        `run.fuse`. Raises ModelError, ConfigError or StorageError.
         """
+        with using(torch_threads):
+            encoder = cls._load(settings, max_batch_tokens, torch_threads, weight_hashes, packed=packed)
+        if fuse:
+            encoder.fuse()
+        return encoder
+
+    @classmethod
+    def _load(
+        cls,
+        settings: ModelSettings,
+        max_batch_tokens: int | None,
+        torch_threads: int | None,
+        weight_hashes: Mapping[str, str] | None,
+        *,
+        packed: bool,
+    ) -> "Encoder":
         require_device(settings.device)
-        if torch_threads is None:
-            torch_threads = len(os.sched_getaffinity(0)) if settings.device == "cpu" else 1
-        torch.set_num_threads(torch_threads)
         folder = locate(settings, weights=True)
         if weight_hashes is not None:
             check_weights(weight_files(folder), weight_hashes, folder)
@@ -130,6 +146,7 @@ class Encoder:
             recipe,
             max_batch_tokens=max_batch_tokens,
             deterministic=settings.deterministic,
+            torch_threads=torch_threads,
             packed=packed,
         )
         with of_the_device(encoder._device):
@@ -140,8 +157,6 @@ class Encoder:
                 dtype=torch_dtype(settings.compute_dtype),
                 tested=recipe.model_type in TESTED,
             )
-        if fuse:
-            encoder.fuse()
         return encoder
 
     @property
@@ -206,7 +221,7 @@ class Encoder:
         fails, ModelError if a single row does not fit into its memory, and any other error of the model that is not
         due to rows.
         """
-        with of_the_device(self._device):
+        with of_the_device(self._device), using(self.torch_threads):
             return self._encode_tokens(lengths, flat_ids)
 
     def _encode_tokens(self, lengths: NDArray[np.integer], flat_ids: NDArray[np.int32]) -> EncodedTokens:

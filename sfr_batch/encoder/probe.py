@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.encoder import Encoder, FloatArray
 from sfr_batch.encoder.pooling import pool
+from sfr_batch.encoder.threads import using
 from sfr_batch.model.repository.families import FAMILIES
 
 # They derive positions from the ids that are not padding, on either side, and do not count from 0.
@@ -37,7 +38,7 @@ def padded(
     inputs: dict[str, Any] = {"input_ids": torch.from_numpy(ids).to(encoder._device), "attention_mask": mask.long()}
     if side == "left" and encoder.recipe.model_type not in _OWN_POSITIONS:
         inputs["position_ids"] = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
-    with torch.inference_mode(), _masked_attention(encoder):
+    with using(encoder.torch_threads), torch.inference_mode(), _masked_attention(encoder):
         hidden = encoder._model(**inputs).last_hidden_state
         pooled = pool(encoder.recipe.pooling, hidden, mask)
         vectors: FloatArray = encoder._forward.finish(pooled).cpu().numpy()

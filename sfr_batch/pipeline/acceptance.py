@@ -42,9 +42,12 @@ def accept(table: Table, plan: EmbedPlan, job: Job, adopted: Sequence[Receipt], 
     return dataclasses.replace(plan, accepted=plan.later_inputs)
 
 
-def embed_texts(texts: Sequence[str], job: Job) -> NDArray[np.float32]:
-    """[n, d] vectors of ``texts`` as the stages of a run make them; NaN where a text has none. Loads the model."""
-    encoder = load_encoder(job)
+def embed_texts(texts: Sequence[str], job: Job, *, own_process: bool = True) -> NDArray[np.float32]:
+    """[n, d] vectors of ``texts`` as the stages of a run make them; NaN where a text has none. Loads the model.
+
+    own_process: see `load_encoder`.
+    """
+    encoder = load_encoder(job, own_process=own_process)
     limit = job.model.chunk_tokens if job.model.overflow == "chunk" else None
     tokenized = encoder.tokenizer.encode(texts, resolve(encoder.recipe.prompts, DOCUMENT), limit)
     vectors = np.full((len(texts), encoder.dim), np.nan, np.float32)
@@ -57,7 +60,7 @@ def embed_texts(texts: Sequence[str], job: Job) -> NDArray[np.float32]:
 
 def _embed(texts: Sequence[str], job: Job, plan: EmbedPlan, place: str) -> NDArray[np.float32]:
     if place == placement.HERE:
-        return embed_texts(texts, job)
+        return embed_texts(texts, job, own_process=False)
     from sfr_batch.pipeline import execution  # imports ray, which takes seconds
 
     with execution.cluster(plan.config, place):

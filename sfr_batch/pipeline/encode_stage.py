@@ -18,19 +18,21 @@ if TYPE_CHECKING:
     from sfr_batch.encoder.encoder import Encoder
 
 
-def load_encoder(job: Job) -> "Encoder":
+def load_encoder(job: Job, *, own_process: bool) -> "Encoder":
     """The model of a job on this node's device, if it is the one that the run was planned with.
 
-    Raises ModelError, ConfigError or StorageError.
+    own_process: whether this process is there for the model alone, see `threads_of_a_run`. Raises ModelError,
+    ConfigError or StorageError.
     """
     from sfr_batch.encoder.encoder import Encoder  # imports torch, which readers and writers do without
+    from sfr_batch.encoder.threads import threads_of_a_run
 
     encoder = Encoder.load(
         job.model,
         max_batch_tokens=job.max_batch_tokens,
         packed=job.packed,
         fuse=job.fuse,
-        torch_threads=job.torch_threads,
+        torch_threads=threads_of_a_run(job.torch_threads, job.model.device, own_process=own_process),
         weight_hashes=job.inputs["weights"],
     )
     check_planned(job.model, encoder.recipe, encoder.tokenizer, job.inputs)
@@ -40,14 +42,15 @@ def load_encoder(job: Job) -> "Encoder":
 class Encode:
     """An actor that holds the model. Returns tables and never yields, so that one call at a time uses the device."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, own_process: bool = True) -> None:
+        """own_process: see `load_encoder`."""
         # only encode actors need torch; readers and writers do not
         from sfr_batch.encoder.canaries import Canaries
 
         self.problem: str | None = None
         """The reason why the model cannot be used, which is then the error of every split; None if it can."""
         try:
-            self._encoder = load_encoder(job)
+            self._encoder = load_encoder(job, own_process=own_process)
             self._canaries = Canaries(self._encoder)
         except SfrBatchError as error:
             # An exception here would look like a lost machine and be retried; as a result it ends the run.

@@ -36,7 +36,7 @@ def execute(units: Sequence[ReadUnit], job: Job) -> Generator[Receipt | Failure,
     try:
         # Before the model is loaded: that takes seconds, and the first splits are ready when it is.
         ahead = deque(reader.submit(next, rows, None) for _ in range(_READ_AHEAD))
-        encode = encode_stage.Encode(job)
+        encode = encode_stage.Encode(job, own_process=False)
         if encode.problem:
             raise RunFailed(encode.problem)
         writing: set[Future[pa.Table]] = set()

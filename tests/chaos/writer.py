@@ -56,7 +56,7 @@ def vectors_of_tokens(lengths: NDArray[np.integer], flat_ids: NDArray[np.int32],
 class ArithmeticEncode(encode_stage.Encode):
     """The encode stage without a model."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, own_process: bool = True) -> None:
         dim = job.card.schema.field("embedding").type.list_size
         self.problem = None
 

@@ -86,9 +86,9 @@ def test_reading_begins_before_the_model_is_there(
             tokenized.set()
             yield row
 
-    def load(job: Job) -> encode_stage.Encode:
+    def load(job: Job, **options: Any) -> encode_stage.Encode:
         assert tokenized.wait(60), "nothing was read while the model was loading"
-        return real_encode(job)
+        return real_encode(job, **options)
 
     monkeypatch.setattr(read_stage, "read_and_tokenize", read)
     monkeypatch.setattr(encode_stage, "Encode", load)
@@ -141,7 +141,7 @@ def test_what_a_stage_does_not_catch_comes_out(
 ) -> None:
     plan, _, job = planned
 
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise error(stage)
 
     monkeypatch.setattr(module, stage, broken)

@@ -313,10 +313,10 @@ def test_of_two_that_accept_at_once_the_loser_compares(place: Path, monkeypatch:
     write_shard(place, "c", 90, 95)
     table, plan = Table.open(store), make_plan(config_of(place))
 
-    def first(texts: Any, job: Any) -> Any:
+    def first(texts: Any, job: Any, **options: Any) -> Any:
         """Another run accepts while this one embeds."""
         accept_inputs(table, {**plan.later_inputs, **others}, "other", 1, 0.0)
-        return embed_texts(texts, job)
+        return embed_texts(texts, job, **options)
 
     embed_texts, others = acceptance.embed_texts, {"config": {**plan.inputs["config"], "hidden_act": "relu"}}
     monkeypatch.setattr(acceptance, "embed_texts", first)

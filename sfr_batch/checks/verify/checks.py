@@ -17,6 +17,7 @@ from sfr_batch.checks.verify.golden import Golden, GoldenText
 from sfr_batch.checks.verify.subject import PROBES, FloatArray, Subject, ids_of, rows_of
 from sfr_batch.encoder import devices, probe
 from sfr_batch.encoder.encoder import Encoder
+from sfr_batch.encoder.threads import threads_of_a_run
 from sfr_batch.format.fingerprint import digest
 from sfr_batch.model.identity import SAME_MODEL
 from sfr_batch.model.prompts import DOCUMENT, QUERY, instruct, resolve
@@ -133,7 +134,7 @@ def check_model(subject: Subject) -> Outcome:
     encoder = Encoder.load(
         subject.settings,
         max_batch_tokens=subject.config.max_batch_tokens,
-        torch_threads=subject.config.run.actors.torch_threads,
+        torch_threads=_threads(subject, subject.settings.device),
         packed=subject.config.run.batches == "packed",
         fuse=subject.config.run.fuse,
     )
@@ -141,6 +142,12 @@ def check_model(subject: Subject) -> Outcome:
     dtype, device = subject.settings.compute_dtype, subject.settings.device
     count = probe.parameters(encoder)
     return passed(f"{count:,} parameters in {dtype} on {device}, loaded in {time.perf_counter() - began:.1f} s")
+
+
+def _threads(subject: Subject, device: str) -> int | None:
+    """Those of a run on the device that the config names, else its default."""
+    wanted = subject.config.run.actors.torch_threads if device == subject.settings.device else None
+    return threads_of_a_run(wanted, device, own_process=False)
 
 
 # ------------------------------------------------------------------------------------------------ what it computes
@@ -302,8 +309,8 @@ def check_float32(subject: Subject) -> Outcome:
     device = next((place for place in places if 1.2 * needed <= devices.free_memory(place)), None)
     if device is None:
         return skipped(f"float32 needs {room.gib(needed)}, more than is free on {' or '.join(dict.fromkeys(places))}")
-    threads = subject.config.run.actors.torch_threads if device == settings.device else None
-    reference = Encoder.load(settings.model_copy(update={"dtype": "float32", "device": device}), torch_threads=threads)
+    float32 = settings.model_copy(update={"dtype": "float32", "device": device})
+    reference = Encoder.load(float32, torch_threads=_threads(subject, device))
     expected = reference.encode_tokens(subject.probes.lengths, subject.probes.flat_ids).vectors
     del reference
     devices.release_memory()
