@@ -51,7 +51,8 @@ def plan(config: ConfigOrPath, overrides: Sequence[str] = (), *, compare: bool =
 
     overrides: settings as ``section.field=value``. compare: read the changed shards, in this process, to find rows that
     already have a vector; without it the plan is an upper bound. Raises ConfigError, CorpusError, ModelError,
-    TableMismatch and StorageError; with compare also TooManyDeletes, as `embed` would.
+    TableMismatch and StorageError; with compare also TooManyDeletes and TooManyChanges, as
+    `embed` would.
     """
     made = make_plan(_load(config, overrides))
     return comparison.compare(made, InProcess()).plan if compare and made.has_to_compare else made
@@ -84,7 +85,7 @@ def embed(config: ConfigOrPath, overrides: Sequence[str] = ()) -> "Summary":
     """Bring the table up to date with the corpus: embed what is missing and publish one snapshot. Safe to repeat.
 
     overrides: settings as ``section.field=value``. Raises RunFailed if splits failed (finished ones stay committed),
-    TooManyDeletes, TooManyRejects, TableInUse, SnapshotConflict, and what `plan` raises.
+    TooManyDeletes, TooManyChanges, TooManyRejects, TableInUse, SnapshotConflict, and what `plan` raises.
     """
     from sfr_batch.pipeline import runner  # loads what planning can do without
 

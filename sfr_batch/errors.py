@@ -17,6 +17,7 @@
     │   └── SnapshotConflict      another writer published first: plan again on the newer snapshot
     ├── TooManyRejects            more rows than the config allows cannot be embedded: nothing was published
     ├── TooManyDeletes            more documents left the corpus than the config allows: nothing was embedded
+    ├── TooManyChanges            more documents would be embedded again than the config allows: nothing was embedded
     └── RunFailed                 some splits failed; what succeeded is committed, running again continues
 
 Messages name the file, row or setting, and what to do; `counted` spells their numbers. Imports nothing of the package.
@@ -94,6 +95,10 @@ class TooManyRejects(SfrBatchError):
 
 class TooManyDeletes(SfrBatchError):
     """More documents left the corpus than table.max_delete_share allows; nothing was embedded or published."""
+
+
+class TooManyChanges(SfrBatchError):
+    """More documents would be embedded again than table.max_changed_share allows; nothing was embedded or published."""
 
 
 class RunFailed(SfrBatchError):

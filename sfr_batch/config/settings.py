@@ -253,6 +253,10 @@ class TableSettings(Section):
     max_delete_share: float = Field(default=0.2, ge=0, le=1)
     """Share of the table's documents that one run may drop with `delete: refuse-above-share`. It may always drop 100
     documents."""
+    max_changed_share: float | None = Field(default=None, ge=0, le=1)
+    """Share of the table's documents that one run may embed again, because their texts differ from those in the table.
+    It may always embed 100 again. If it would be more, as after a changed `corpus.text`, a run stops before it embeds.
+    A run with a label in `generation` announces that it embeds again, and is not stopped. Default: no limit."""
     shared_path: bool = False
     """Whether a local path is the same file system on all nodes. Otherwise a cluster of several nodes refuses a local
     path."""

@@ -44,8 +44,8 @@ _ROWS_HERE, _BYTES_HERE = 2**21, 2**30
 def embed(config: Config) -> Summary:
     """Make the table what the config says it should be; safe to repeat, and to kill at any moment.
 
-    Raises RunFailed if splits failed (what succeeded is committed), TooManyDeletes, TooManyRejects, SnapshotConflict,
-    and whatever planning raises.
+    Raises RunFailed if splits failed (what succeeded is committed), TooManyDeletes, TooManyChanges, TooManyRejects,
+    SnapshotConflict, and whatever planning raises.
     """
     again: frozenset[str] = frozenset()
     for _ in range(_ATTEMPTS):

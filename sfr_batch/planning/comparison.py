@@ -22,7 +22,7 @@ from sfr_batch.planning.assignment import SplitNames, assign_work
 from sfr_batch.planning.difference import Difference
 from sfr_batch.planning.executor import Executor
 from sfr_batch.planning.join import among
-from sfr_batch.planning.limits import Deletes, check_deletes
+from sfr_batch.planning.limits import Deletes, check_changes, check_deletes
 from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.row_comparison import (
@@ -76,7 +76,7 @@ def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozens
     """Read the changed shards and compare them with what the table has of them.
 
     again: URIs of unchanged shards that have to be read, too, see `shards_to_read_again`. Raises TooManyDeletes,
-    CorpusError, TableError, ConfigError.
+    TooManyChanges, CorpusError, TableError, ConfigError.
     """
     plan, settled = _settle(plan, executor, again)
     base, selection, generation = plan.base, plan.selection, plan.config.table.generation
@@ -101,7 +101,9 @@ def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozens
     changes = selection.changes(_correct(found, settled)) if whole else None
     if base is not None and changes is not None:
         rejected = len(np.unique(found.left["id"][turned], axis=0))
-        check_deletes(Deletes(changes.deleted, rejected), base, plan.config.table)
+        check_deletes(Deletes(changes.deleted, rejected), base, plan.config.table, plan.reasons)
+        other_ids = base.manifest.row_recipe.get("id") != plan.row_recipe["id"] or plan.config.corpus.id is None
+        check_changes(changes, base, plan.config.table, plan.reasons, other_ids=other_ids)
     condemned = base.read_condemned() if base else frozenset[str]()
     split_names = SplitNames(plan.identity_of, condemned)
     assignment = assign_work(

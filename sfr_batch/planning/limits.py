@@ -1,20 +1,23 @@
-"""Limits of a run: rows and bytes of a split, and how many documents may be deleted."""
+"""Limits of a run: rows and bytes of a split, and how many documents may be deleted or embedded again."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from sfr_batch.config.settings import Config, RunSettings, TableSettings
-from sfr_batch.errors import TooManyDeletes
+from sfr_batch.errors import TooManyChanges, TooManyDeletes
 from sfr_batch.format import names
-from sfr_batch.format.records import TableCard
+from sfr_batch.format.records import ChangeCounts, TableCard
 from sfr_batch.table.table import Snapshot
 
 BYTES_PER_TOKEN = 4.0
 """English prose under a 32,000-piece vocabulary; code and other languages have fewer. Estimates carry a ``~``."""
 FEW_DELETES = 100
 """Deleted documents that are always allowed, whatever their share of a small table."""
+FEW_CHANGES = 100
+"""The same for documents that are embedded again."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,11 @@ class Deletes(NamedTuple):
     rejected: int = 0
 
 
-def check_deletes(deletes: Deletes, base: Snapshot, settings: TableSettings) -> None:
-    """Raises TooManyDeletes if a run would delete more documents of ``base`` than ``settings`` allow."""
+def check_deletes(deletes: Deletes, base: Snapshot, settings: TableSettings, reasons: Sequence[str] = ()) -> None:
+    """Raises TooManyDeletes if a run would delete more documents of ``base`` than ``settings`` allow.
+
+    reasons: see `planning.reasons`.
+    """
     share, deleted, documents = settings.max_delete_share, deletes.documents, documents_of(base)
     if settings.delete != "refuse-above-share" or deleted <= max(FEW_DELETES, share * documents):
         return
@@ -66,12 +72,37 @@ def check_deletes(deletes: Deletes, base: Snapshot, settings: TableSettings) -> 
     what = "are no longer in the corpus"
     if rejected:
         what = f"would leave it: {deleted - rejected:,} {what}, {rejected:,} are there but cannot be embedded any more"
+    left = "those that are no longer in the corpus" if rejected else "them"
     raise TooManyDeletes(
         f"{deleted:,} of the {documents:,} documents of {base.store.root} ({deleted / documents:.1%}) {what}, and "
-        f"table.max_delete_share allows {share:.0%}. The corpus may be incomplete, so nothing was embedded or "
-        "published. Correct the corpus. If the documents were removed on purpose: table.delete=mirror deletes them "
-        f"in this run, table.delete=keep keeps {'those that are no longer in the corpus' if rejected else 'them'}."
+        f"table.max_delete_share allows {share:.0%}. {_because(reasons, 'The corpus may be incomplete')} Nothing was "
+        "embedded or published. Correct the corpus or its settings. If the documents were removed on purpose: "
+        f"table.delete=mirror deletes them in this run, table.delete=keep keeps {left}."
     )
+
+
+def check_changes(
+    changes: ChangeCounts, base: Snapshot, settings: TableSettings, reasons: Sequence[str] = (), *, other_ids: bool
+) -> None:
+    """Raises TooManyChanges if a run would embed more documents of ``base`` again than ``settings`` allow.
+
+    reasons: see `planning.reasons`. other_ids: whether documents have other ids than before, so that those that are new
+    may be those that are deleted.
+    """
+    share, documents = settings.max_changed_share, documents_of(base)
+    again = changes.changed + (min(changes.new, changes.deleted) if other_ids else 0)
+    if share is None or settings.generation or again <= max(FEW_CHANGES, share * documents):
+        return
+    raise TooManyChanges(
+        f"{again:,} of the {documents:,} documents of {base.store.root} ({again / documents:.1%}) would be embedded "
+        f"again, and table.max_changed_share allows {share:.0%}. {_because(reasons, 'Their texts have changed')} "
+        "Nothing was embedded or published. Correct the corpus or its settings. If the change is meant: "
+        "table.max_changed_share=1 embeds them in this run; a label in table.generation embeds all documents again."
+    )
+
+
+def _because(reasons: Sequence[str], otherwise: str) -> str:
+    return f"The reason may be a setting: {'. Also, '.join(reasons)}." if reasons else f"{otherwise}."
 
 
 def documents_of(base: Snapshot) -> int:

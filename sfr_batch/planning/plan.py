@@ -29,6 +29,7 @@ from sfr_batch.format.split_ids import missing_in_stream, stream_of
 from sfr_batch.planning import remarks
 from sfr_batch.planning.difference import Difference
 from sfr_batch.planning.limits import BYTES_PER_TOKEN, SplitLimits, split_identity
+from sfr_batch.planning.reasons import changed_settings, moved_corpus
 from sfr_batch.planning.recipes import Reread, ShardRecipes
 from sfr_batch.planning.scan import OldShard
 from sfr_batch.planning.selection import Selection, selection_of
@@ -292,6 +293,16 @@ class EmbedPlan:
         return sum(survey.read_bytes for survey in self.surveys)
 
     @cached_property
+    def reasons(self) -> list[str]:
+        """Settings that differ from those that the base snapshot was read with, a sentence each."""
+        if self.base is None or not self.changed:
+            return []
+        before = {record.uri for record in self.base.read_shards()} - {KEPT}
+        today = {record.uri for record in self.carried} | {shard.uri for shard, _ in self.changed}
+        moved = moved_corpus(before, today, self.config.corpus)
+        return [*changed_settings(self.base.manifest.row_recipe, self.row_recipe), *moved]
+
+    @cached_property
     def _touched(self) -> list[str]:
         """URIs of the shards that are read for their ctime alone."""
         return [shard.uri for shard, _ in self.changed if shard.touched]
@@ -356,7 +367,7 @@ class EmbedPlan:
         )
 
     def _remarks(self) -> list[str]:
-        said = [reread.describe() for reread in self.reread]
+        said = [*self.reasons, *(reread.describe() for reread in self.reread)]
         if self._touched:
             said.append(remarks.touched(self._touched))
         if self._by_time:

@@ -241,6 +241,7 @@ NOT_IN_IT = {
     "table.order_by": "title",
     "table.delete": "mirror",
     "table.max_delete_share": 0.5,
+    "table.max_changed_share": 0.5,
     "table.shared_path": "true",
     "select.shards": "['*.parquet']",
     "select.partitions": "{date: 2026-11-01..}",

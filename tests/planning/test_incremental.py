@@ -390,9 +390,10 @@ def test_refused_deletes_tell_rejects_from_what_left(nights: tuple[Place, Writer
         night(place, "table.delete=refuse-above-share")
     assert str(refused.value) == (
         f"150 of the 300 documents of {place.table} (50.0%) would leave it: 10 are no longer in the corpus, 140 are "
-        "there but cannot be embedded any more, and table.max_delete_share allows 20%. The corpus may be incomplete, "
-        "so nothing was embedded or published. Correct the corpus. If the documents were removed on purpose: "
-        "table.delete=mirror deletes them in this run, table.delete=keep keeps those that are no longer in the corpus."
+        "there but cannot be embedded any more, and table.max_delete_share allows 20%. The corpus may be incomplete. "
+        "Nothing was embedded or published. Correct the corpus or its settings. If the documents were removed on "
+        "purpose: table.delete=mirror deletes them in this run, table.delete=keep keeps those that are no longer in "
+        "the corpus."
     )
     snapshot, _ = night(place, "table.delete=keep")
     assert snapshot.manifest.counts.kept == 10
