@@ -22,6 +22,7 @@ from sfr_batch.pipeline.progress import Progress
 from sfr_batch.pipeline.results import Failure, Losses
 from sfr_batch.pipeline.run_log import RunLog, recover_receipts
 from sfr_batch.pipeline.summary import Summary
+from sfr_batch.planning import remarks
 from sfr_batch.planning.comparison import ComparisonRun, compare, shards_to_read_again
 from sfr_batch.planning.drafting import draft
 from sfr_batch.planning.executor import Executor, InProcess
@@ -140,6 +141,8 @@ def _compare(
         _say(f"Looked through the ids: {counted(lost, 'row')} not embedded, because others with their ids count")
     if comparison.difference.changes:
         _say(f"Compared the changed shards with the table: {format_changes(comparison.difference.changes)}")
+    if comparison.difference.taken:
+        _say(remarks.taken(comparison.difference.taken, first=plan.base is None))
     if comparison.plan.todo:
         placement.check(place, plan.config)
     return comparison, place

@@ -92,13 +92,18 @@ def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozens
         duplicate_rule=plan.duplicate_rule,
     )
     whole = plan.compares_rows
-    compared = [survey for survey in plan.surveys if whole or survey.shard.uri in settled.losing]
+    compared = [
+        survey
+        for survey in plan.surveys
+        if (whole and survey.shard.uri not in plan.begun) or survey.shard.uri in settled.losing
+    ]
     units = [unit for survey in compared for unit in cut(survey, UNIT_ROWS, UNIT_BYTES, ("scan",), frozenset())]
     unpublished = _read_unpublished(plan)
     known = KnownVectors(plan.old, plan.base_receipts, unpublished, generation)
     found = compare_rows(executor, context, units, known, settled.losing)
     turned = _turned(plan, found)
-    changes = selection.changes(_correct(found, settled)) if whole else None
+    counts = whole and (base is not None or selection.always_compares)
+    changes = selection.changes(_correct(found, settled)) if counts else None
     if base is not None and changes is not None:
         rejected = len(np.unique(found.left["id"][turned], axis=0))
         check_deletes(Deletes(changes.deleted, rejected), base, plan.config.table, plan.reasons)
@@ -115,7 +120,7 @@ def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozens
         unread=frozenset(shard.uri for shard, _ in plan.changed) - {survey.shard.uri for survey in compared},
         losing=settled.losing,
     )
-    difference = assignment.difference
+    difference = dataclasses.replace(assignment.difference, taken=found.taken(len(plan.base_receipts)))
     own = [unit for unit in plan.units if unit.shard.uri in difference.fresh]
     exact = dataclasses.replace(plan, units=(*own, *difference.packed), difference=difference)
     return ComparisonRun(exact, difference, found, assignment.rows, tuple(unpublished), settled, turned)

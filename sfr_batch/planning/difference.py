@@ -35,3 +35,5 @@ class Difference:
     """Rows of indexed shards that are encoded, a split each."""
     copies: tuple[Copy, ...]
     """Rows of indexed shards whose vectors are copied."""
+    taken: int = 0
+    """Rows that take vectors of data files that the base snapshot does not have, such as an interrupted run's."""

@@ -29,7 +29,7 @@ from sfr_batch.format.split_ids import missing_in_stream, stream_of
 from sfr_batch.planning import remarks
 from sfr_batch.planning.difference import Difference
 from sfr_batch.planning.limits import BYTES_PER_TOKEN, SplitLimits, split_identity
-from sfr_batch.planning.reasons import changed_settings, moved_corpus
+from sfr_batch.planning.reasons import reasons_since
 from sfr_batch.planning.recipes import Reread, ShardRecipes
 from sfr_batch.planning.scan import OldShard
 from sfr_batch.planning.selection import Selection, selection_of
@@ -259,10 +259,11 @@ class EmbedPlan:
         """Split ids of data files that belong neither to the base snapshot nor to this plan.
 
         An interrupted run has written them, or their rows have left the table. Files that were already old when the
-        base was published are left out: a table that has been compacted for years has many.
+        base was published are left out: a table that has been compacted for years has many. Without a base: those of
+        shards that had another version, or were read or cut otherwise.
         """
         if self.base is None:
-            return []
+            return sorted(self.committed.keys() - self.done.keys())
         known = {*self.base.split_ids(), *self.base.read_condemned(), *self.done}
         since = moment(self.base.manifest.created_at).timestamp() - SWEEP_AFTER_S
         return sorted(s for s, info in self.committed.items() if s not in known and info.modified >= since)
@@ -275,7 +276,20 @@ class EmbedPlan:
     @property
     def compares_rows(self) -> bool:
         """Whether rows of the changed shards may have a vector already, or documents have left the corpus."""
-        return self.selection.always_compares or bool(self.old) or bool(self.changed and self.unpublished)
+        waiting = any(shard.uri not in self.begun for shard, _ in self.changed)
+        return self.selection.always_compares or bool(self.old) or bool(waiting and self.unpublished)
+
+    @cached_property
+    def begun(self) -> frozenset[str]:
+        """URIs of the shards of which an interrupted first run has done splits of this plan. They go on with these, and
+        are not compared with its other data files."""
+        if self.base is not None or self.difference is not None or self.selection.always_compares:
+            return frozenset()
+        return frozenset(
+            unit.shard.uri
+            for unit in self.units
+            if (self._done_of(unit.stream) if unit.stream else any(s.split_id in self.committed for s in unit.splits))
+        )
 
     @property
     def changes_nothing(self) -> bool:
@@ -297,10 +311,8 @@ class EmbedPlan:
         """Settings that differ from those that the base snapshot was read with, a sentence each."""
         if self.base is None or not self.changed:
             return []
-        before = {record.uri for record in self.base.read_shards()} - {KEPT}
-        today = {record.uri for record in self.carried} | {shard.uri for shard, _ in self.changed}
-        moved = moved_corpus(before, today, self.config.corpus)
-        return [*changed_settings(self.base.manifest.row_recipe, self.row_recipe), *moved]
+        today = [*(record.uri for record in self.carried), *(shard.uri for shard, _ in self.changed)]
+        return reasons_since(self.base, self.row_recipe, today, self.config.corpus)
 
     @cached_property
     def _touched(self) -> list[str]:
@@ -377,6 +389,10 @@ class EmbedPlan:
         if self.settles_ids and self.difference is None:
             exact = all(rows is not None for _, rows in self.changed)
             said.append(remarks.ids_first(self.duplicate_rule, self.surveys, self.carried, exact=exact))
+        if self.base is None and self.has_to_compare and self.unpublished:
+            said.append(remarks.unpublished(len(self.unpublished)))
+        if self.difference and self.difference.taken:
+            said.append(remarks.taken(self.difference.taken, first=self.base is None))
         if self.has_to_compare and self.compares_rows:
             said.append(
                 "upper bound: `plan --compare` reads the changed shards and counts rows that already have vectors"

@@ -1,7 +1,7 @@
 """Why many shards or rows count as changed: settings of the corpus that the newest snapshot was not read with.
 
 A night that costs much more than the one before is often a setting that somebody has changed, so plans and refusals
-name it. Pure functions of recorded settings and URIs; read nothing.
+name it. Functions of recorded settings and URIs; reads the shards of a snapshot and writes nothing.
 """
 
 import itertools
@@ -11,6 +11,8 @@ from typing import Any
 
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.errors import counted
+from sfr_batch.format.records import KEPT
+from sfr_batch.table.table import Snapshot
 
 _CARRY = "carry"
 """Carried columns do not decide whether a row is embedded again."""
@@ -19,6 +21,14 @@ _EFFECTS = {
     "text": "rows whose text is another one are embedded again",
 }
 _EFFECT = "rows that are read otherwise are embedded again"
+
+
+def reasons_since(
+    base: Snapshot, recipe: Mapping[str, Any], shards: Collection[str], corpus: CorpusSettings
+) -> list[str]:
+    """Settings that differ from those of ``base``, a sentence each. recipe: the row recipe of today; shards: URIs."""
+    before = {record.uri for record in base.read_shards()} - {KEPT}
+    return [*changed_settings(base.manifest.row_recipe, recipe), *moved_corpus(before, shards, corpus)]
 
 
 def changed_settings(before: Mapping[str, Any], today: Mapping[str, Any]) -> list[str]:

@@ -35,6 +35,20 @@ def newly_read(uris: Sequence[str]) -> str:
     )
 
 
+def unpublished(files: int) -> str:
+    """What a first run that was interrupted has left, and this plan cannot take over as it is."""
+    return (
+        f"{counted(files, 'data file')} of an interrupted run are of shards that were others then, or were read "
+        "otherwise: rows with the same id and text take their vectors"
+    )
+
+
+def taken(rows: int, *, first: bool) -> str:
+    """Rows that take vectors that no snapshot has. first: whether there is no snapshot yet."""
+    older = "" if first else ", or that had left the table"
+    return f"{counted(rows, 'row')} not embedded again: they take vectors that an interrupted run has made{older}"
+
+
 def ids_first(
     rule: DuplicateRule | None, surveys: Sequence[ShardStatistics], carried: Iterable[ShardRecord], *, exact: bool
 ) -> str:

@@ -117,6 +117,11 @@ class RowComparison:
             for u, part in zip(unit[bounds].tolist(), np.split(rows, bounds[1:]), strict=True)
         )
 
+    def taken(self, known: int) -> int:
+        """How many rows take vectors of other data files than the first ``known``."""
+        takes = np.isin(self.decisions["kind"], (Decision.REUSE, Decision.COPY))
+        return int((takes & (self.decisions["file"] >= known)).sum())
+
     def by_position(self, rows: RowNumbers) -> dict[tuple[str, int], int]:
         """The row numbers by shard and position in the shard. Fetches what was scanned of their units."""
         found: dict[tuple[str, int], int] = {}
