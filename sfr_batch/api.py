@@ -5,7 +5,6 @@ What needs torch or Ray is imported when it is called.
 """
 
 import os
-import time
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -310,7 +309,7 @@ class Maintenance:
         if not dry_run:
             return sweep(self._table, older_than_s=seconds)
         base = self._table.latest()
-        return find_orphans(self._table, base, time.time() - seconds) if base else Orphans()
+        return find_orphans(self._table, base, self._table.store.clock() - seconds) if base else Orphans()
 
 
 def _load(config: ConfigOrPath, overrides: Sequence[str]) -> Config:

@@ -47,6 +47,9 @@ class MemoryStore:
             found = [ObjectInfo(k, len(d), t) for k, (d, t) in self._objects.items() if k.startswith(start)]
         yield from found
 
+    def clock(self) -> float:
+        return self.now
+
     def delete(self, keys: Iterable[str]) -> None:
         wanted = list(keys)  # the caller may be iterating over our own listing
         with self._lock:

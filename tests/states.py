@@ -11,11 +11,13 @@ import pyarrow as pa
 
 from sfr_batch.corpus.rejects import rejects_table
 from sfr_batch.format import names
+from sfr_batch.format.history import moment
 from sfr_batch.format.records import Counts, Manifest, Receipt, ShardRecord, SideFile, TableCard, to_table
 from sfr_batch.storage.store import Store
 from sfr_batch.table.commit.publish import encode_parquet
 from sfr_batch.table.commit.writing import commit_split, create_or_open
 from sfr_batch.table.table import Snapshot, Table
+from tests.memory_store import MemoryStore
 from tests.tables import card_of, receipt_of, rows_of, split_name, vector
 
 
@@ -98,6 +100,8 @@ def publish_state(
             **changes,
         }
     )
+    if "created_at" in changes and isinstance(table.store, MemoryStore):
+        table.store.now = moment(changes["created_at"]).timestamp()  # no clock is wrong here
     assert table.store.create(names.manifest_key(number), manifest.to_json())
     return table.snapshot(number)
 

@@ -6,6 +6,7 @@ from sfr_batch import api
 from sfr_batch.cli.options import ENDPOINT, report_errors, show_objects
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError, counted
+from sfr_batch.table.commit.clocks import tell_skew
 from sfr_batch.table.commit.compaction import MAX_UNNEEDED, ROWS_PER_FILE
 from sfr_batch.table.commit.expiry import Expiry
 
@@ -30,7 +31,8 @@ def expire(
     Without --delete it only lists them. Nothing that a remaining snapshot needs is ever removed.
 
     A snapshot stays if any option keeps it, and the newest state always stays. A state is what one `embed` or
-    compaction has published. Its age counts from the moment when the next state replaced it. --keep applies to this
+    compaction has published. Its age counts from the moment when the next state replaced it, by the clock of the store,
+    whatever those of the machines said. --keep applies to this
     command only: a nightly command must name the snapshot every time.
 
     Before it deletes, it publishes a snapshot that lists the removed ones: readers get a clear error, and a run in
@@ -41,6 +43,8 @@ def expire(
     with report_errors():
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
         expiry = opened.maintenance.expire(keep_last=keep_last, keep_for=keep_for, keep=keep, dry_run=not delete)
+        if skew := tell_skew(opened.store):
+            click.echo(skew, err=True)
         show_objects(expiry.objects)
         click.echo(_format_expiry(expiry, delete))
 

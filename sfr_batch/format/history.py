@@ -34,6 +34,11 @@ def row(manifest: Manifest) -> tuple[str, ...]:
     return (str(manifest.snapshot), when, manifest.operation, run, *(f"{number:,}" for number in numbers), by)
 
 
+def iso(seconds: float) -> str:
+    """Seconds since the epoch as manifests write times."""
+    return datetime.fromtimestamp(int(seconds), UTC).isoformat(timespec="seconds")
+
+
 def moment(time: str | datetime) -> datetime:
     """A time, given in ISO 8601 or as an object; UTC unless it names a zone. Raises ConfigError."""
     if isinstance(time, str):

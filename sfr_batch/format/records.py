@@ -340,8 +340,7 @@ class DuplicateRule(Record):
     """Which row of an id is live, if that is not the first one: the last one in the order of the corpus."""
 
     order_by: str | None = None
-    """Column of the table: the row with its largest value is live, the last one among equals; null and NaN are below
-    all others."""
+    """Column of the table whose largest value is live, the last row among equals; null and NaN are below all others."""
 
     def __str__(self) -> str:
         return "last" + (f" by {self.order_by}" if self.order_by else "")
@@ -381,15 +380,16 @@ class Manifest(Record):
     accepted: dict[str, Any] | None = None
     """Inputs of the fingerprint that the card lacks, see `format.accepted`; not in manifests of format 1."""
     corpus: dict[str, Any] | None = None
-    """The version of the Delta or Iceberg table that the run has read: its `path`, `format` and `version`; None for a
-    corpus of files. Of a manifest of format 3 or newer."""
+    """`path`, `format` and `version` of the Delta or Iceberg table that was read; None for files. Since format 3."""
     duplicate_rule: DuplicateRule | None = None
     """Which row of an id is live; None: the first. Of a manifest of format 4 alone."""
+    clock: str | None = None
+    """The writer's own time, if it was before the parent's ``created_at``, which this repeats. Of format 4 alone."""
 
     def to_json(self) -> bytes:
         # An older release refuses a field that it does not know, even if it is null.
-        left_out = {name for name in ("accepted", "corpus", "duplicate_rule") if getattr(self, name) is None}
-        return self.model_dump_json(indent=1, exclude=left_out).encode()
+        later = ("accepted", "corpus", "duplicate_rule", "clock")
+        return self.model_dump_json(indent=1, exclude={name for name in later if getattr(self, name) is None}).encode()
 
     @property
     def sides(self) -> list[SideFile]:

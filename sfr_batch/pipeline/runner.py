@@ -30,6 +30,7 @@ from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.remarks import format_changes
 from sfr_batch.table.commit import lease
+from sfr_batch.table.commit.clocks import tell_lifted, tell_skew
 from sfr_batch.table.commit.publish import publish, superseded
 from sfr_batch.table.commit.reject_limits import FEW_REJECTS, too_many_rejects
 from sfr_batch.table.commit.writing import check_store, create_or_open, new_run_id, record_types
@@ -72,6 +73,7 @@ def _attempt(config: Config, again: frozenset[str]) -> Summary | frozenset[str]:
     if needs_model and not plan.has_to_compare:
         placement.check(place, config)
     check_store(plan.store, config.table.storage)
+    _warn(tell_skew(plan.store))
     table = create_or_open(plan.store, plan.card)
     if table.card.fingerprint != plan.card.fingerprint:
         return _PLAN_AGAIN  # an older release has created it since the plan was made
@@ -105,6 +107,7 @@ def _attempt(config: Config, again: frozenset[str]) -> Summary | frozenset[str]:
             if not superseded(table, plan.base):
                 raise
             return _PLAN_AGAIN
+        _warn(tell_lifted(snapshot))
         # Before data/ is listed, which takes time that is not the run's.
         summary = Summary.of(plan, time.monotonic() - started, progress, snapshot)
         summary = dataclasses.replace(summary, plain=_is_plain(table, snapshot), repeated=run.repeated())
@@ -182,6 +185,11 @@ def _holder(run_id: str, place: str) -> lease.Holder:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _warn(text: str) -> None:
+    if text:
+        _say(text)
 
 
 def _is_plain(table: Table, snapshot: Snapshot) -> bool:

@@ -5,7 +5,6 @@ meanwhile: data files that a table's engine has merged have other names. Reads t
 """
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -49,7 +48,7 @@ def _unfinished(store: Store, since: str) -> tuple[str, dict[str, Any] | None]:
         if run_id > since:
             alive[run_id] = max(info.modified, alive.get(run_id, 0.0))
     newest = max(alive, default="")
-    if not newest or alive[newest] < time.time() - _SAME_NIGHT_S:
+    if not newest or alive[newest] < store.clock() - _SAME_NIGHT_S:
         return "", None
     config = json.loads(store.read(names.run_key(newest, names.RUN_CONFIG)))
     return newest, None if config["select"]["limit"] else config["corpus"]

@@ -22,10 +22,10 @@ from sfr_batch.corpus.splits import ReadUnit, Split, Stream
 from sfr_batch.corpus.survey import ShardStatistics
 from sfr_batch.errors import counted
 from sfr_batch.format.fingerprint import later_inputs
-from sfr_batch.format.history import moment
 from sfr_batch.format.notebook import html_table
 from sfr_batch.format.records import KEPT, DuplicateRule, IndexPart, Receipt, ShardRecord, TableCard
 from sfr_batch.format.split_ids import missing_in_stream, stream_of
+from sfr_batch.format.store_times import published_at
 from sfr_batch.planning import remarks
 from sfr_batch.planning.difference import Difference
 from sfr_batch.planning.limits import BYTES_PER_TOKEN, SplitLimits, split_identity
@@ -265,7 +265,7 @@ class EmbedPlan:
         if self.base is None:
             return sorted(self.committed.keys() - self.done.keys())
         known = {*self.base.split_ids(), *self.base.read_condemned(), *self.done}
-        since = moment(self.base.manifest.created_at).timestamp() - SWEEP_AFTER_S
+        since = published_at(self.store)[self.base.number] - SWEEP_AFTER_S
         return sorted(s for s, info in self.committed.items() if s not in known and info.modified >= since)
 
     @property

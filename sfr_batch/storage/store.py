@@ -3,7 +3,7 @@
 Implementations: `local.LocalStore` (hard links) and `s3.S3Store` (conditional PUT); tests have `MemoryStore`.
 `tests/storage/test_storage.py` has the contract as tests that run on every implementation.
 
-Another kind of store, such as GCS, needs one more class with these five methods, a line in `stores.open_store`, its
+Another kind of store, such as GCS, needs one more class with these six methods, a line in `stores.open_store`, its
 scheme in `locations`, and settings. A corpus on it also needs `inputs`; engines that read it by themselves need
 `table.engines` and `table.duckdb_sql`. Callers of `is_s3` mean "not a local disk"; they have to ask the store instead.
 
@@ -61,6 +61,10 @@ class Store(Protocol):
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects. One that does not exist is no error."""
+        ...
+
+    def clock(self) -> float:
+        """The time of the store's own clock, which gives objects their `modified`: seconds since the epoch."""
         ...
 
 

@@ -33,6 +33,7 @@ from sfr_batch.format.records import (
     from_table,
 )
 from sfr_batch.format.schemas import is_undecided
+from sfr_batch.format.store_times import published_at, visible_since
 from sfr_batch.storage.parallel import read_many
 from sfr_batch.storage.store import ObjectInfo, Store
 from sfr_batch.table import duckdb_sql
@@ -166,6 +167,9 @@ class Table(Readers):
     def at(self, snapshot: int | None = None, time: str | datetime | None = None) -> "Snapshot":
         """The snapshot with this number, or the newest one at this time: ISO 8601, in UTC unless it names a zone.
 
+        The clock is that of the store, whatever those of the writers said: where the time of a snapshot is more than a
+        minute away from that of its manifest on the store, the store's counts.
+
         Raises TableNotFound if it does not exist or has expired, ConfigError for an invalid time.
         """
         if (snapshot is None) == (time is None):
@@ -173,17 +177,17 @@ class Table(Readers):
         if snapshot is not None:
             return self.snapshot(snapshot)
         wanted = history.moment(str(time) if not isinstance(time, datetime) else time)
-        earliest = None
-        for number in reversed(self.published_numbers()):
+        earliest, times = None, published_at(self.store)
+        for number in reversed(times):
             earliest = self.published(number)
-            if history.moment(earliest.manifest.created_at) <= wanted:
+            if visible_since(earliest.manifest, times) <= wanted.timestamp():
                 check_not_expired(self.store, number)
                 return earliest
         if earliest is None:
             raise TableNotFound(f"Nothing has been published in {self.store.root} yet.")
         raise TableNotFound(
             f"{self.store.root} had no snapshot yet at {wanted.isoformat()}. The first one was published at "
-            f"{earliest.manifest.created_at}."
+            f"{history.iso(visible_since(earliest.manifest, times))}."
         )
 
     def current(self) -> "Snapshot":

@@ -13,9 +13,9 @@ from sfr_batch.corpus import reader, survey
 from sfr_batch.corpus.listing import list_shards
 from sfr_batch.errors import CorpusError
 from sfr_batch.pipeline.run_log import RunLog
-from sfr_batch.planning import pinning
 from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
+from sfr_batch.storage.local import LocalStore
 from sfr_batch.table.commit.compaction import compact
 from sfr_batch.table.commit.writing import create_or_open
 from sfr_batch.table.table import Snapshot, Table
@@ -223,8 +223,8 @@ def test_a_run_that_was_killed_is_continued_with_its_version(
     assert "goes on with the version that the unfinished run" in plan.describe()
     assert make_plan(place.config(as_table, "corpus.text=lang")).corpus_version != killed.corpus_version
     with monkeypatch.context() as later:
-        tomorrow = pinning.time.time() + 13 * 3600
-        later.setattr(pinning.time, "time", lambda: tomorrow)
+        tomorrow = killed.store.clock() + 13 * 3600
+        later.setattr(LocalStore, "clock", lambda store: tomorrow)
         assert make_plan(place.config(as_table)).corpus_version != killed.corpus_version
     RunLog(killed.store, make_plan(place.config(as_table, "select.limit=1")), "20990101T000000-b")
     newest = make_plan(place.config(as_table))

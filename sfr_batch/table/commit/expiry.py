@@ -13,13 +13,14 @@ names stay too, because a version of a shard that comes back gives the same name
 
 import contextlib
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from sfr_batch.errors import ConfigError, ObjectNotFound, SnapshotConflict, TableNotFound, counted
 from sfr_batch.format import names
 from sfr_batch.format.records import Expired
+from sfr_batch.format.store_times import published_at
 from sfr_batch.storage.store import ObjectInfo
 from sfr_batch.table.commit.publish import condemn, conflict_if_superseded
 from sfr_batch.table.table import Snapshot, Table
@@ -74,8 +75,9 @@ def expire(
     """Remove old snapshots. A snapshot stays if any given rule keeps it; the newest state always stays.
 
     keep_last: keep the last states, so many. keep_for: keep every state that was the newest at some time within
-    ``30d``, ``36h`` or ``90m``. keep: keep the snapshots with these numbers. dry_run: change nothing, only return what
-    would be removed. Raises ConfigError for invalid rules, TableNotFound if ``keep`` names a missing snapshot,
+    ``30d``, ``36h`` or ``90m``, by the clock of the store, whatever those of the writers said. keep: keep the snapshots
+    with these numbers. dry_run: change nothing, only return what would be removed. now: by the store's clock; default:
+    what it says. Raises ConfigError for invalid rules, TableNotFound if ``keep`` names a missing snapshot,
     SnapshotConflict if other writers keep publishing, StorageError. After an error or a crash, the same call does the
     rest.
     """
@@ -85,7 +87,8 @@ def expire(
         raise ConfigError(f"--keep-last {keep_last}: must be at least 1, because the newest state always stays.")
     since = math.inf
     if keep_for is not None:
-        since = (now or datetime.now(UTC)).timestamp() - parse_duration(keep_for, "--keep-for")
+        age = parse_duration(keep_for, "--keep-for")
+        since = (now.timestamp() if now else table.store.clock()) - age
     for attempt in range(_ATTEMPTS):
         base = table.latest()
         if base is None:
@@ -123,7 +126,8 @@ def _plan(table: Table, base: Snapshot, keep_last: int, since: float, keep: Coll
             f"--keep {unknown[0]}: {table.store.root} has no such snapshot. Available: {', '.join(map(str, here))}."
         )
     before = base.manifest.expired.before if base.manifest.expired else 1
-    before = _oldest_to_keep([s for number, s in here.items() if number >= before], keep_last, since)
+    times = published_at(table.store)
+    before = _oldest_to_keep([s for number, s in here.items() if number >= before], times, keep_last, since)
     expired = Expired(before=before, keep=tuple(sorted(number for number in set(keep) if number < before)))
     going = [snapshot for number, snapshot in here.items() if expired.covers(number)]
     kept = [snapshot for number, snapshot in here.items() if not expired.covers(number)]
@@ -151,14 +155,15 @@ def _plan(table: Table, base: Snapshot, keep_last: int, since: float, keep: Coll
     )
 
 
-def _oldest_to_keep(snapshots: Sequence[Snapshot], keep_last: int, since: float) -> int:
+def _oldest_to_keep(snapshots: Sequence[Snapshot], times: Mapping[int, float], keep_last: int, since: float) -> int:
     """Number of the first snapshot of the oldest state that stays.
 
-    since: seconds since the epoch. The state that was the newest at that time stays, and so do all later ones.
+    times: when each was published, by the store's clock, which may count whole seconds. since: seconds since the epoch.
+    The state that was the newest at that time stays, and so do all later ones.
     """
     states = [snapshot.manifest for snapshot in snapshots if snapshot.manifest.operation not in HOUSEKEEPING]
-    ended = [datetime.fromisoformat(successor.created_at).timestamp() for successor in states[1:]]
-    by_time = sum(end <= since for end in ended)
+    ended = [times[successor.snapshot] for successor in states[1:]]
+    by_time = sum(end + 1 <= since for end in ended)
     return states[min(by_time, max(0, len(states) - keep_last))].snapshot
 
 

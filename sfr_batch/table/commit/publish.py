@@ -42,10 +42,10 @@ from sfr_batch.format.records import (
     ShardRecord,
     SideFile,
     to_table,
-    utc_now,
     who,
 )
 from sfr_batch.storage.store import Store
+from sfr_batch.table.commit.clocks import stamp
 from sfr_batch.table.commit.draft import Draft
 from sfr_batch.table.commit.liveness import Liveness, find_live
 from sfr_batch.table.commit.reject_limits import check_duplicates, check_rejects, duplicate_rejects
@@ -73,13 +73,14 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
         create_own(store, key, encode_parquet(duplicate_rejects(live.duplicates, draft.duplicate_rule)))
     indexes = [part for parts in draft.indexes.values() for part in joined(parts)]
     accepted = draft.accepted or (base.manifest.accepted if base else None)
+    created_at, clock = stamp(base)
     manifest = Manifest(
-        format_version=_format_of(accepted, draft),
+        format_version=_format_of(accepted, draft, clock),
         snapshot=number,
         parent=base.number if base else None,
         operation=draft.operation,
         run_id=draft.run_id,
-        created_at=utc_now(),
+        created_at=created_at,
         by=who(),
         fingerprint=table.card.fingerprint,
         row_recipe=draft.row_recipe,
@@ -96,12 +97,15 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
         accepted=dict(accepted) if accepted else None,
         corpus=dict(draft.corpus) if draft.corpus else None,
         duplicate_rule=draft.duplicate_rule,
+        clock=clock,
     )
     return _create_manifest(table, manifest)
 
 
-def _format_of(accepted: object, draft: Draft) -> int:
+def _format_of(accepted: object, draft: Draft, clock: str | None) -> int:
     """The lowest format that has what a manifest uses."""
+    if clock:
+        return names.FORMAT_OF_CLOCK
     if draft.duplicate_rule:
         return names.FORMAT_OF_DUPLICATE_RULE
     if draft.corpus:
@@ -236,13 +240,17 @@ def condemn(
         table.store, base.number + 1, run_id, names.CONDEMNED, pa.table([everything], schema=names.CONDEMNED_SCHEMA)
     )
     counts = base.manifest.counts
+    created_at, clock = stamp(base)
+    version = base.manifest.format_version
     manifest = base.manifest.model_copy(
         update={
             "snapshot": base.number + 1,
             "parent": base.number,
             "operation": operation,
             "run_id": run_id,
-            "created_at": utc_now(),
+            "format_version": max(version, names.FORMAT_OF_CLOCK) if clock else version,
+            "created_at": created_at,
+            "clock": clock,
             "by": who(),
             "counts": counts.model_copy(update={"embedded": 0, "reused": counts.embedded + counts.reused}),
             "changes": None,

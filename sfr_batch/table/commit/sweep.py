@@ -1,6 +1,5 @@
 """Finds and removes objects that no snapshot names: leftovers of runs that died or lost a race."""
 
-import time
 from dataclasses import dataclass, field
 
 from sfr_batch.errors import counted
@@ -34,13 +33,14 @@ class Orphans:
 def sweep(table: Table, *, older_than_s: float = SWEEP_AFTER_S, now: float | None = None) -> Orphans:
     """Delete the objects that no snapshot needs and that are older than ``older_than_s`` seconds.
 
-    Returns what was condemned and deleted. Raises SnapshotConflict if another writer publishes meanwhile: sweep again.
+    now: by the store's clock, which gives objects their time; default: what it says. Returns what was condemned and
+    deleted. Raises SnapshotConflict if another writer publishes meanwhile: sweep again.
     """
     base = table.latest()
     if base is None:
         return Orphans()
     with conflict_if_superseded(table, base):
-        orphans = find_orphans(table, base, (time.time() if now is None else now) - older_than_s)
+        orphans = find_orphans(table, base, (table.store.clock() if now is None else now) - older_than_s)
     if orphans.condemn:
         condemn(table, base, orphans.condemn)
     table.store.delete(orphans.keys)
