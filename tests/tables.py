@@ -220,8 +220,8 @@ def do_copies(comparison: ComparisonRun | None) -> list[Receipt]:
     """Commit the splits of a compared plan whose vectors are copied."""
     if comparison is None:
         return []
-    known, job = comparison.sources(), make_job(comparison.plan, "run")
-    return [copy(split, known, job) for split in comparison.difference.copies]
+    copies, job = comparison.difference.copies, make_job(comparison.plan, "run")
+    return [copy(split, known, job) for split, known in zip(copies, comparison.sources_of(copies), strict=True)]
 
 
 def do_plan(

@@ -239,6 +239,10 @@ class TableSettings(Section):
     """Label for embedding again: every document whose vector was not made under this label is embedded. Repeated with
     the same label, a run continues. Empty: vectors of all labels are reused. Meant for backfills, on the command line;
     a nightly run needs no label."""
+    reuse_from: Location | None = None
+    """Another table of the same model and settings, whose vectors are copied for texts that it has, whatever their ids.
+    For a new table with other columns, ids or rules: it costs no tokens. Nothing refers to the other table later. A
+    run with a label in `generation` does not copy. The storage settings are those of this table."""
     duplicate_ids: Literal["first", "last", "error", "reject"] = "first"
     """What to do if rows share an id: `first` keeps the first of them in the order of the corpus (by URI of the shard,
     then by position) and rejects the others; `last` keeps the last one, or the one with the largest `order_by`, and

@@ -1,4 +1,4 @@
-"""Splits whose vectors are already in the table: only carried columns have changed, so vectors are copied.
+"""Splits whose vectors exist: only carried columns have changed, or another table lends them, so they are copied.
 
 Commits like the write stage; needs no model and no device."""
 
@@ -25,7 +25,11 @@ def copy(split: Copy, receipts: Mapping[str, Receipt], job: Job) -> Receipt:
     """
     _, documents = next(iter(read_unit(split.unit, job.corpus, job.columns)))
     store = table_store(job.table, job.table_storage.model_dump_json())
-    stored = gather_rows(store, split.sources, receipts, _stored_columns(job), job.card.fingerprint)
+    source, fingerprint = store, job.card.fingerprint
+    if split.lender:
+        source = table_store(split.lender.table, job.table_storage.model_dump_json())
+        fingerprint = split.lender.fingerprint
+    stored = gather_rows(source, split.sources, receipts, _stored_columns(job), fingerprint)
     vectors = split.sources.column(names.VECTORS).to_numpy()  # [documents] rows of each
     document = np.repeat(np.arange(len(vectors)), vectors)  # [rows] number of the document of each row
     columns = {

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 from sfr_batch.config.settings import Config
 from sfr_batch.errors import RunFailed, SnapshotConflict, StorageError, TableError, counted
-from sfr_batch.format import names
 from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import interrupt, local, placement
 from sfr_batch.pipeline.acceptance import accept
@@ -144,6 +143,8 @@ def _compare(
         _say(f"Looked through the ids: {counted(lost, 'row')} not embedded, because others with their ids count")
     if comparison.difference.changes:
         _say(f"Compared the changed shards with the table: {format_changes(comparison.difference.changes)}")
+    if plan.lender:
+        _say(remarks.lender(plan.lender, comparison.difference))
     if comparison.difference.taken:
         _say(remarks.taken(comparison.difference.taken, first=plan.base is None))
     if comparison.plan.todo:
@@ -166,11 +167,9 @@ def _copy(comparison: ComparisonRun | None, run: RunLog) -> list[Receipt]:
     if comparison is None or not comparison.difference.copies:
         return []
     executor, job = comparison.executor, make_job(comparison.plan, run.run_id)
-    known = comparison.sources()
-    handles = []
-    for split in comparison.difference.copies:
-        files = split.sources.column(names.SPLIT_ID).unique().to_pylist()
-        handles += executor.submit(copy, split, {split_id: known[split_id] for split_id in files}, job)
+    copies, handles = comparison.difference.copies, []
+    for split, known in zip(copies, comparison.sources_of(copies), strict=True):
+        handles += executor.submit(copy, split, known, job)
     receipts = list(executor.get(handles))
     for receipt in receipts:
         run.add(receipt)

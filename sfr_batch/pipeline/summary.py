@@ -48,6 +48,8 @@ class Summary:
     """Nodes and actors that died during the run. Their splits were done again elsewhere."""
     not_read: str = ""
     """Files below corpus.path that are no shards: their number, why, and examples. Empty if there are none."""
+    borrowed: int = 0
+    """Rows whose vectors were copied from another table (`table.reuse_from`)."""
     trial: bool = False
     """Whether the run was a trial (`select.limit`), which never publishes."""
 
@@ -78,6 +80,7 @@ class Summary:
             drift=done.drift,
             losses=done.losses,
             not_read=plan.passed_over.describe(),
+            borrowed=plan.difference.borrowed if plan.difference and published else 0,
             trial=progress is not None and published is None,
         )
 
@@ -129,6 +132,7 @@ class Summary:
             ("Lost", f"{self.losses}; their splits were done again elsewhere" if self.losses else ""),
             ("Table", f"{self.table}, snapshot {snapshot.number}"),
             ("Rows", _rows(counts)),
+            ("Copied", f"vectors of {counted(self.borrowed, 'row')} from table.reuse_from" if self.borrowed else ""),
             ("Not read", self.not_read),
             ("Cut", _cut(counts, snapshot.share_cut)),
             ("Drift", self._drift()),

@@ -88,9 +88,13 @@ def assign_work(
     encoded = np.flatnonzero(in_indexed & encode)
     packed = [pack_rows(chosen) for chosen in _cut(encoded, decisions["size"], max_rows, limits.bytes)]
     copied = np.flatnonzero(in_indexed & (decisions["kind"] == Decision.COPY))
+    lent = decisions["file"][copied] >= (len(found.files) if found.own_files is None else found.own_files)
     copies = [
-        Copy(pack_rows(chosen, "copy"), _sources(found, chosen))
-        for chosen in _cut(copied, decisions["size"], rows_per_split(len(copied), limits.rows, 1), limits.bytes)
+        Copy(pack_rows(chosen, kind), _sources(found, chosen), lender)
+        for kind, rows_to_copy, lender in (("copy", copied[~lent], None), ("lent", copied[lent], found.lender))
+        for chosen in _cut(
+            rows_to_copy, decisions["size"], rows_per_split(len(rows_to_copy), limits.rows, 1), limits.bytes
+        )
     ]
     return Assignment(Difference(changes, fresh | unread, indexed, tuple(packed), tuple(copies)), rows)
 

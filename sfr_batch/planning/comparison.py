@@ -19,9 +19,10 @@ from sfr_batch.format import names
 from sfr_batch.format.parquet import read_parquet, read_receipt
 from sfr_batch.format.records import KEPT, ChangeCounts, Receipt
 from sfr_batch.planning.assignment import SplitNames, assign_work
-from sfr_batch.planning.difference import Difference
+from sfr_batch.planning.difference import Copy, Difference
 from sfr_batch.planning.executor import Executor
 from sfr_batch.planning.join import among
+from sfr_batch.planning.lending import borrow
 from sfr_batch.planning.limits import Deletes, check_changes, check_deletes
 from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
@@ -58,6 +59,8 @@ class ComparisonRun:
     settled: SettledIds
     turned: NDArray[np.bool_]
     """[m] which of ``rows.left`` are still in the corpus, but cannot be embedded today."""
+    lent: Mapping[str, Receipt] = dataclasses.field(default_factory=dict)
+    """Receipts of data files of the table that lends vectors, by split id."""
 
     @property
     def executor(self) -> Executor:
@@ -67,9 +70,16 @@ class ComparisonRun:
         """Rejects of the base snapshot that may stay. Not kept: a table may have many, and drafting asks once."""
         return self.plan.selection.old_rejects(self.plan.base)
 
-    def sources(self) -> dict[str, Receipt]:
-        """Receipts of all data files that vectors may be copied from, by split id."""
-        return {receipt.split_id: receipt for receipt in [*self.plan.base_receipts, *self.unpublished]}
+    def sources_of(self, copies: Sequence[Copy]) -> list[dict[str, Receipt]]:
+        """[n] for each of the ``copies`` [n], receipts of the data files that its vectors are in, by split id."""
+        own = {receipt.split_id: receipt for receipt in [*self.plan.base_receipts, *self.unpublished]}
+        return [
+            {
+                split_id: (self.lent if split.lender else own)[split_id]
+                for split_id in split.sources.column(names.SPLIT_ID).unique().to_pylist()
+            }
+            for split in copies
+        ]
 
 
 def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozenset()) -> ComparisonRun:
@@ -101,14 +111,18 @@ def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozens
     unpublished = _read_unpublished(plan)
     known = KnownVectors(plan.old, plan.base_receipts, unpublished, generation)
     found = compare_rows(executor, context, units, known, settled.losing)
+    taken = found.taken(len(plan.base_receipts))
     turned = _turned(plan, found)
+    borrowed = borrow(found, plan.lender)
+    found = borrowed.found
     counts = whole and (base is not None or selection.always_compares)
     changes = selection.changes(_correct(found, settled)) if counts else None
     if base is not None and changes is not None:
         rejected = len(np.unique(found.left["id"][turned], axis=0))
         check_deletes(Deletes(changes.deleted, rejected), base, plan.config.table, plan.reasons)
         other_ids = base.manifest.row_recipe.get("id") != plan.row_recipe["id"] or plan.config.corpus.id is None
-        check_changes(changes, base, plan.config.table, plan.reasons, other_ids=other_ids)
+        encoded = changes.model_copy(update={"changed": max(0, changes.changed - borrowed.rows)})
+        check_changes(encoded, base, plan.config.table, plan.reasons, other_ids=other_ids)
     condemned = base.read_condemned() if base else frozenset[str]()
     split_names = SplitNames(plan.identity_of, condemned)
     assignment = assign_work(
@@ -120,10 +134,12 @@ def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozens
         unread=frozenset(shard.uri for shard, _ in plan.changed) - {survey.shard.uri for survey in compared},
         losing=settled.losing,
     )
-    difference = dataclasses.replace(assignment.difference, taken=found.taken(len(plan.base_receipts)))
+    difference = dataclasses.replace(assignment.difference, taken=taken, borrowed=borrowed.rows)
     own = [unit for unit in plan.units if unit.shard.uri in difference.fresh]
     exact = dataclasses.replace(plan, units=(*own, *difference.packed), difference=difference)
-    return ComparisonRun(exact, difference, found, assignment.rows, tuple(unpublished), settled, turned)
+    return ComparisonRun(
+        exact, difference, found, assignment.rows, tuple(unpublished), settled, turned, borrowed.receipts
+    )
 
 
 def _settle(plan: EmbedPlan, executor: Executor, again: frozenset[str]) -> tuple[EmbedPlan, SettledIds]:
@@ -146,8 +162,8 @@ def _settle(plan: EmbedPlan, executor: Executor, again: frozenset[str]) -> tuple
 
 def _turned(plan: EmbedPlan, found: RowComparison) -> NDArray[np.bool_]:
     """See `ComparisonRun.turned`. Unchanged shards may have rejects, too: reads them, if a document may be kept."""
-    if not len(found.left):
-        return np.zeros(0, np.bool_)
+    if not len(found.left) or plan.selection.always_compares:
+        return np.zeros(len(found.left), np.bool_)
     rejected = [found.rejected_ids]
     if plan.config.table.delete == "keep" or plan.selection.keeps_kept:
         carried = plan.shards_of(record.uri for record in plan.carried if record.uri != KEPT)

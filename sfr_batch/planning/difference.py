@@ -1,11 +1,19 @@
 """The result of a comparison, as a value: which shards keep their splits, what is packed, what is copied."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.format.records import ChangeCounts
+
+
+class Lender(NamedTuple):
+    """Another table that vectors are copied from: its root, and the fingerprint in its data files."""
+
+    table: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -15,6 +23,8 @@ class Copy:
     unit: ReadUnit
     sources: pa.Table
     """[rows] split_id, row and vectors: the data file, the first row there, and the number of rows."""
+    lender: Lender | None = None
+    """The table of these data files; None: the one that is written."""
 
     @property
     def split_id(self) -> str:
@@ -37,3 +47,5 @@ class Difference:
     """Rows of indexed shards whose vectors are copied."""
     taken: int = 0
     """Rows that take vectors of data files that the base snapshot does not have, such as an interrupted run's."""
+    borrowed: int = 0
+    """Rows that take vectors of another table, see `lending`."""

@@ -15,7 +15,8 @@ from sfr_batch.format.records import KEPT, PACKED, Receipt, ShardRecord
 from sfr_batch.planning.comparison import ComparisonRun
 from sfr_batch.planning.index_writing import WrittenIndexes, index_of_documents, index_of_rejects, write_indexes
 from sfr_batch.planning.located import LocatedRows, locate
-from sfr_batch.planning.plan import EmbedPlan, by_shard
+from sfr_batch.planning.plan import EmbedPlan
+from sfr_batch.planning.scan import by_shard
 from sfr_batch.planning.selection import Coverage, RejectRow
 from sfr_batch.table.commit.draft import Draft
 from sfr_batch.table.commit.publish import next_number

@@ -24,6 +24,7 @@ from sfr_batch.format.order_values import has_order
 from sfr_batch.format.records import KEPT, ShardRecord
 from sfr_batch.model.identity import comparable
 from sfr_batch.planning.card import make_card, with_inputs_of
+from sfr_batch.planning.lending import open_lender
 from sfr_batch.planning.limits import SplitLimits, limits_of_a_split, split_identity
 from sfr_batch.planning.pinning import versions_to_try
 from sfr_batch.planning.plan import EmbedPlan
@@ -136,6 +137,7 @@ def _plan(
         inputs=today.fingerprint_inputs,
         accepted=accepted,
         reread=reread,
+        lender=open_lender(config.table, dict(today.fingerprint_inputs), store.root),
         passed_over=listing.passed_over,
         newly_read=_newly_read(listing, base),
         continues=continues,

@@ -31,7 +31,7 @@ from sfr_batch.planning.difference import Difference
 from sfr_batch.planning.limits import BYTES_PER_TOKEN, SplitLimits, split_identity
 from sfr_batch.planning.reasons import reasons_since
 from sfr_batch.planning.recipes import Reread, ShardRecipes
-from sfr_batch.planning.scan import OldShard
+from sfr_batch.planning.scan import OldShard, by_shard
 from sfr_batch.planning.selection import Selection, selection_of
 from sfr_batch.storage.locations import is_s3
 from sfr_batch.storage.store import ObjectInfo, Store
@@ -76,6 +76,8 @@ class EmbedPlan:
     difference: Difference | None = field(default=None, repr=False)
     """The result of the comparison; None before it, and if there is nothing to compare with."""
 
+    lender: Snapshot | None = field(default=None, repr=False)
+    """The snapshot of another table that lends vectors, see `lending`."""
     continues: str = ""
     """Id of an unfinished run with whose version of a table as the corpus the plan goes on, see `pinning`."""
     reread: tuple[Reread, ...] = ()
@@ -277,7 +279,7 @@ class EmbedPlan:
     def compares_rows(self) -> bool:
         """Whether rows of the changed shards may have a vector already, or documents have left the corpus."""
         waiting = any(shard.uri not in self.begun for shard, _ in self.changed)
-        return self.selection.always_compares or bool(self.old) or bool(waiting and self.unpublished)
+        return self.selection.always_compares or bool(self.old) or bool(waiting and (self.unpublished or self.lender))
 
     @cached_property
     def begun(self) -> frozenset[str]:
@@ -393,6 +395,8 @@ class EmbedPlan:
             said.append(remarks.unpublished(len(self.unpublished)))
         if self.difference and self.difference.taken:
             said.append(remarks.taken(self.difference.taken, first=self.base is None))
+        if self.lender and (self.difference or self.has_to_compare):
+            said.append(remarks.lender(self.lender, self.difference))
         if self.has_to_compare and self.compares_rows:
             said.append(
                 "upper bound: `plan --compare` reads the changed shards and counts rows that already have vectors"
@@ -438,11 +442,3 @@ def _splits_of(unit: ReadUnit) -> Iterable[Split]:
         )
         for number in numbers
     ]
-
-
-def by_shard(receipts: Iterable[Receipt]) -> dict[str, list[Receipt]]:
-    """The receipts by the URI of their shard, in the order of their rows."""
-    grouped: dict[str, list[Receipt]] = {}
-    for receipt in sorted(receipts, key=lambda r: (r.shard, r.start)):
-        grouped.setdefault(receipt.shard, []).append(receipt)
-    return grouped

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from sfr_batch.corpus.survey import ShardStatistics
 from sfr_batch.errors import counted
 from sfr_batch.format.records import ChangeCounts, DuplicateRule, ShardRecord
+from sfr_batch.planning.difference import Difference
+from sfr_batch.table.table import Snapshot
 
 
 def touched(uris: Sequence[str]) -> str:
@@ -47,6 +49,13 @@ def taken(rows: int, *, first: bool) -> str:
     """Rows that take vectors that no snapshot has. first: whether there is no snapshot yet."""
     older = "" if first else ", or that had left the table"
     return f"{counted(rows, 'row')} not embedded again: they take vectors that an interrupted run has made{older}"
+
+
+def lender(snapshot: Snapshot, difference: Difference | None) -> str:
+    """The table that lends vectors; after the comparison also how many rows take them."""
+    if difference is None:
+        return f"vectors of texts that {snapshot.store.root} has are copied from there ({snapshot.brief()})"
+    return f"{counted(difference.borrowed, 'row')} not embedded: their vectors are copied from {snapshot.store.root}"
 
 
 def ids_first(

@@ -20,6 +20,7 @@ from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes
 from sfr_batch.format.indexes import ROWS_A_TASK
 from sfr_batch.format.records import ChangeCounts, Receipt, rows_in
+from sfr_batch.planning.difference import Lender
 from sfr_batch.planning.executor import Executor
 from sfr_batch.planning.join import DECISION_DTYPE, Decision, Decisions, Documents, JoinResult, Origin, total
 from sfr_batch.planning.scan import (
@@ -102,6 +103,9 @@ class RowComparison:
     """Shards and positions of the rows that cannot be embedded."""
     rejected_ids: Hashes
     """[k, 2] hashes of the ids of documents that cannot be embedded; one may be there more than once."""
+    lender: Lender | None = None
+    """The table of the data files from number ``own_files`` on."""
+    own_files: int | None = None
 
     @property
     def shards(self) -> list[str]:

@@ -1,6 +1,6 @@
 """The tasks of a comparison: scan shards, read what the table has of them, join one partition of the ids."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -86,6 +86,14 @@ class OldShard:
 
     record: ShardRecord
     sources: tuple[Receipt | IndexPart, ...]
+
+
+def by_shard(receipts: Iterable[Receipt]) -> dict[str, list[Receipt]]:
+    """The receipts by the URI of their shard, in the order of their rows."""
+    grouped: dict[str, list[Receipt]] = {}
+    for receipt in sorted(receipts, key=lambda r: (r.shard, r.start)):
+        grouped.setdefault(receipt.shard, []).append(receipt)
+    return grouped
 
 
 class OldSource(NamedTuple):

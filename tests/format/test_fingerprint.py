@@ -242,6 +242,7 @@ NOT_IN_IT = {
     "table.delete": "mirror",
     "table.max_delete_share": 0.5,
     "table.max_changed_share": 0.5,
+    "table.reuse_from": "/nowhere/older",
     "table.shared_path": "true",
     "select.shards": "['*.parquet']",
     "select.partitions": "{date: 2026-11-01..}",
