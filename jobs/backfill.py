@@ -17,6 +17,7 @@ import click
 from sfr_batch import api
 from sfr_batch.cli import main as cli
 from sfr_batch.cli.options import report_errors
+from sfr_batch.cli.start import run
 from sfr_batch.config.loading import load_config
 from sfr_batch.errors import ConfigError
 
@@ -43,4 +44,4 @@ def main(config: str, overrides: tuple[str, ...], dry_run: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(lambda: main)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the submitted folder, where sfr-batch need not be installed
 
-from sfr_batch.cli.main import verify
+from sfr_batch.cli.start import main
 
 if __name__ == "__main__":
-    verify()
+    main("verify")

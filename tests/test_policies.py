@@ -48,7 +48,6 @@ ONLY = {
     "deltalake": {"corpus.delta_tables"},
     "pyiceberg": {"corpus.iceberg_tables", "corpus.iceberg_io"},
     "click": {"cli"},
-    "rich": {"pipeline.progress"},
     "matplotlib": set(),
     "sentence_transformers": {"encoder.reference"},
 }

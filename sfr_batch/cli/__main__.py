@@ -1,6 +1,6 @@
 """`python -m sfr_batch.cli`: the `sfr-batch` command."""
 
-from sfr_batch.cli.main import main
+from sfr_batch.cli.start import main
 
 if __name__ == "__main__":
     main()

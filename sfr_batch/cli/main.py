@@ -72,7 +72,7 @@ def embed(config: str, overrides: tuple[str, ...]) -> None:
 
     Exit codes: 0 done, 1 failed, 2 the command or config is wrong, 130 stopped by Ctrl-C, 143 by SIGTERM.
     """
-    with leaving(interrupt.last_words, lease.release_all), report_errors():
+    with leaving(interrupt.last_words, lease.release_all), report_errors(changes=True):
         click.echo(api.embed(config, overrides).describe())
 
 
@@ -96,7 +96,7 @@ def verify(config: str, overrides: tuple[str, ...], golden: str | None, record: 
 
     Exit codes: 0 no check failed, 1 a check failed, 2 the command or config is wrong.
     """
-    with report_errors():
+    with report_errors(changes=record is not None):
         report = api.verify(
             config, overrides, golden=golden, record=record, seconds=seconds, each=lambda check: click.echo(str(check))
         )
@@ -184,7 +184,7 @@ def audit(
     wrong.
     """
     storage = StorageSettings(endpoint_url=endpoint_url) if endpoint_url else None
-    with report_errors():
+    with report_errors(changes=json_file is not None):
         if overrides and not against:
             raise ConfigError(f"{overrides[0]}: overrides need --against CONFIG.")
         if json_file and not Path(json_file).absolute().parent.is_dir():
@@ -219,7 +219,7 @@ def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -
 
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
-    with report_errors():
+    with report_errors(changes=delete):
         parse_duration(older_than, "--older-than")  # before anything is opened
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
         if opened.latest() is None:
@@ -244,7 +244,3 @@ for _command in (*READING, *KEEPING):
 def _one_line(value: object, width: int = 100) -> str:
     text = " ".join(str(value).split())
     return text if len(text) <= width else text[: width - 1] + "…"
-
-
-if __name__ == "__main__":
-    main()

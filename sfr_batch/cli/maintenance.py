@@ -6,6 +6,7 @@ from sfr_batch import api
 from sfr_batch.cli.options import ENDPOINT, report_errors, show_objects
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError, counted
+from sfr_batch.pipeline.display import say
 from sfr_batch.table.commit.clocks import tell_skew
 from sfr_batch.table.commit.compaction import MAX_UNNEEDED, ROWS_PER_FILE
 from sfr_batch.table.commit.expiry import Expiry
@@ -40,7 +41,7 @@ def expire(
 
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
-    with report_errors():
+    with report_errors(changes=delete):
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
         expiry = opened.maintenance.expire(keep_last=keep_last, keep_for=keep_for, keep=keep, dry_run=not delete)
         if skew := tell_skew(opened.store):
@@ -105,7 +106,7 @@ def promote(
 
     Exit codes: 0 done, 1 failed or the pointer points elsewhere than expected, 2 the command is wrong.
     """
-    with report_errors():
+    with report_errors(changes=True):
         storage = StorageSettings(endpoint_url=endpoint_url)
         if go_back:
             if table or snapshot or expect_current:
@@ -147,13 +148,13 @@ def compact(table: str, rows_per_file: int, max_unneeded: float, write: bool, en
 
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
-    with report_errors():
+    with report_errors(changes=write):
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
         found = opened.maintenance.compact(
             rows_per_file=rows_per_file,
             max_unneeded=max_unneeded,
             dry_run=not write,
-            say=lambda text: click.echo(text, err=True),
+            say=say,
         )
         click.echo(found.describe())
 

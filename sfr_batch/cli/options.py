@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
+from sfr_batch.cli import streams
 from sfr_batch.errors import ConfigError, SfrBatchError, counted
 from sfr_batch.storage.store import ObjectInfo
 
@@ -22,8 +23,13 @@ def show_objects(objects: Sequence[ObjectInfo]) -> None:
 
 
 @contextlib.contextmanager
-def report_errors() -> Iterator[None]:
-    """Turn our errors into a message on stderr and an exit code."""
+def report_errors(*, changes: bool = False) -> Iterator[None]:
+    """Turn our errors into a message on stderr and an exit code.
+
+    changes: whether the command changes something, so that its exit code is about that, and not about stdout.
+    """
+    if changes:
+        streams.stdout_is_a_display()
     try:
         yield
     except SfrBatchError as error:

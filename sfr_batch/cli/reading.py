@@ -80,7 +80,7 @@ def export(
 
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
-    with report_errors():
+    with report_errors(changes=True):
         storage = StorageSettings(endpoint_url=endpoint_url)
         opened = api.open_table(table, storage)
         state = opened.current() if snapshot is None else opened.snapshot(snapshot)
@@ -130,7 +130,7 @@ def changes(
 
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
-    with report_errors():
+    with report_errors(changes=output is not None):
         if output and as_lines:
             raise ConfigError("Give --output or --json, not both.")
         storage = StorageSettings(endpoint_url=endpoint_url)

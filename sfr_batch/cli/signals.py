@@ -18,7 +18,7 @@ from types import FrameType
 LEAVE_WITHIN_S = 2.0
 """Seconds from the signal to the end. `ray job stop` kills after three."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_CLEAR_LINE_AND_SHOW_CURSOR = b"\r\x1b[K\x1b[?25h"
+_CLEAR_LINE = b"\r\x1b[K"
 _OVER = 0  # no signal has this number
 
 
@@ -72,9 +72,10 @@ def _speak(number: int, terminal: int, last_words: Callable[[str], str], afterwa
     try:
         words = last_words(signal.Signals(number).name) + "\n"
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError, AttributeError):  # there may be none
+            with contextlib.suppress(Exception):  # there may be none, or it takes nothing
                 stream.flush()
-        os.write(terminal, (_CLEAR_LINE_AND_SHOW_CURSOR if os.isatty(terminal) else b"") + words.encode())
+        with contextlib.suppress(OSError):  # a log on a full disk, a terminal that is gone
+            os.write(terminal, (_CLEAR_LINE if os.isatty(terminal) else b"") + words.encode())
         afterwards()
     finally:
         os._exit(128 + number)

@@ -5,7 +5,6 @@ stage, where that stage gets its device: in this process, or on Ray.
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +14,7 @@ from sfr_batch.errors import counted
 from sfr_batch.format.records import Receipt
 from sfr_batch.model.prompts import DOCUMENT, resolve
 from sfr_batch.pipeline import placement
+from sfr_batch.pipeline.display import say
 from sfr_batch.pipeline.encode_stage import load_encoder
 from sfr_batch.pipeline.job import Job
 from sfr_batch.planning.acceptance import draw, largest_distance
@@ -34,9 +34,9 @@ def accept(table: Table, plan: EmbedPlan, job: Job, adopted: Sequence[Receipt], 
     drawn = draw(plan, adopted)
     names = " and ".join(plan.later_inputs)
     if drawn.texts:
-        _say(f"An older release made this table. Embedding {counted(len(drawn.texts), 'row')} again to accept {names}.")
+        say(f"An older release made this table. Embedding {counted(len(drawn.texts), 'row')} again to accept {names}.")
     if 0 < len(drawn.texts) < drawn.wanted:
-        _say(f"Warning: of {counted(drawn.rows, 'row')} only these have their text in the corpus.")
+        say(f"Warning: of {counted(drawn.rows, 'row')} only these have their text in the corpus.")
     vectors = _embed(drawn.texts, job, plan, place) if drawn.texts else drawn.vectors
     accept_inputs(table, plan.later_inputs, job.run_id, len(drawn.texts), largest_distance(drawn, vectors, plan))
     return dataclasses.replace(plan, accepted=plan.later_inputs)
@@ -66,7 +66,3 @@ def _embed(texts: Sequence[str], job: Job, plan: EmbedPlan, place: str) -> NDArr
     with execution.cluster(plan.config, place):
         vectors: NDArray[np.float32] = execution.call(embed_texts, texts, job, actors=plan.config.run.actors)
         return vectors
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

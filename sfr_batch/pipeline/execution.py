@@ -25,7 +25,7 @@ from sfr_batch.config.settings import ActorSettings, Config
 from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.errors import ConfigError, RunFailed
 from sfr_batch.format.records import Receipt
-from sfr_batch.pipeline import encode_stage, losses, packing, placement, read_stage
+from sfr_batch.pipeline import display, encode_stage, losses, packing, placement, read_stage
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Failure, Losses, results
 from sfr_batch.storage.local_files import unnamed_file
@@ -95,19 +95,23 @@ def _own_signals() -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet_start() -> Iterator[None]:
     """Hold back what Ray's C++ core prints on stderr while it starts, and show it only if the start fails."""
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with unnamed_file() as kept:
+    with contextlib.ExitStack() as stack:
+        try:
+            kept = stack.enter_context(unnamed_file())
+            terminal = os.dup(2)
+        except OSError:  # no room for the file, or no stderr
+            yield
+            return
+        stack.callback(os.close, terminal)
+        display.attempt(sys.stderr, lambda: sys.stderr.flush())
         os.dup2(kept.fileno(), 2)
+        stack.callback(os.dup2, terminal, 2)
         try:
             yield
         except BaseException:
             kept.seek(0)
-            os.write(terminal, kept.read())
+            display.attempt(sys.stderr, lambda: os.write(terminal, kept.read()))
             raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
 
 
 def check_paths(config: Config, nodes: int) -> None:

@@ -5,7 +5,6 @@ it. Restarted actors mark their results; nodes are asked for. Knows no splits.
 """
 
 import os
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pyarrow as pa
 import ray
 
 from sfr_batch.errors import DeviceError
-from sfr_batch.pipeline import encode_stage, write_stage
+from sfr_batch.pipeline import display, encode_stage, write_stage
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Losses
 
@@ -38,7 +37,7 @@ class WatchedEncode:
         except DeviceError as error:
             # An exception would fail the split. A dead process is restarted by Ray, with a fresh context of the device
             # or on another node, and gets the split again.
-            print(error, file=sys.stderr, flush=True)
+            display.say(str(error))
             os._exit(1)
         return encoded.append_column(_MARK, pa.array([self._mark], pa.string()))
 

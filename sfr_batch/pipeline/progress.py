@@ -1,30 +1,35 @@
-"""Progress of a run: a live display on a terminal, plain lines in a log. Knows receipts, not who makes them."""
+"""Progress of a run: one live line on a terminal, plain lines in a log. Knows receipts, not who makes them."""
 
+import os
 import sys
 import threading
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import IO, Self
-
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
+from typing import Self, TextIO
 
 from sfr_batch.format.records import Receipt
+from sfr_batch.pipeline import display
 from sfr_batch.pipeline.results import Losses
+
+_LIVE_EVERY_S = 0.25
+_CLEAR_LINE = "\r\x1b[K"
 
 
 @dataclass
 class Progress:
-    """Counts the finished splits of a run, and shows the counts until it is closed. A context manager."""
+    """Counts the finished splits of a run, and shows the counts until it is closed. A context manager.
+
+    It is shown by a thread of its own, which nobody waits for: see `display`.
+    """
 
     splits: int
     """Splits to embed in this run."""
     rows: int
     """Rows to embed in this run; an estimate for formats of lines."""
     every_s: float = 5.0
-    stream: IO[str] = field(default_factory=lambda: sys.stderr)
+    """Seconds between two lines in a log."""
+    stream: TextIO | None = field(default_factory=lambda: sys.stderr)
 
     splits_done: int = 0
     failed: int = 0
@@ -43,30 +48,19 @@ class Progress:
         self.started = time.monotonic()
         self._first: float | None = None
         self._stop = threading.Event()
-        self._live: Live | None = None
-        self._thread: threading.Thread | None = None
+        self._live = _is_terminal(self.stream)
+        self._thread = threading.Thread(target=self._show, name="sfr-progress", daemon=True)
 
     def __enter__(self) -> Self:
-        if self.stream.isatty():
-            console = Console(file=self.stream)
-            self._live = Live(
-                get_renderable=lambda: Text(self.line()), console=console, transient=True, refresh_per_second=4
-            )
-            self._live.start()
-        else:
-            self._thread = threading.Thread(target=self._print_lines, daemon=True)
-            self._thread.start()
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        if self._live:
-            self._live.stop()
-        if self._thread:
-            self._thread.join()
-        print(self.line(), file=self.stream, flush=True)
+        self._thread.join()
+        display.offer(self.stream, f"{_CLEAR_LINE if self._live else ''}{self.line()}\n")
 
     def add(self, receipt: Receipt) -> None:
         """Count a finished split."""
@@ -122,9 +116,28 @@ class Progress:
             f"{self.splits:,} splits{failed}{lost}, {speed}, {self.rejected:,} rejects, {left} left"
         )
 
-    def _print_lines(self) -> None:
-        while not self._stop.wait(self.every_s):
-            print(self.line(), file=self.stream, flush=True)
+    def _show(self) -> None:
+        while not self._stop.wait(_LIVE_EVERY_S if self._live else self.every_s):
+            display.offer(self.stream, self._live_line() if self._live else f"{self.line()}\n")
+
+    def _live_line(self) -> str:
+        return _CLEAR_LINE + self.line()[: _columns(self.stream) - 1]
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Whether a line can be written over on a stream, which may be closed."""
+    try:
+        return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
+    except (OSError, ValueError):
+        return False
+
+
+def _columns(stream: TextIO | None) -> int:
+    """Width of a terminal, which may be gone."""
+    try:
+        return (os.get_terminal_size(stream.fileno()).columns if stream else 0) or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def format_duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 
+from sfr_batch.errors import StorageError
 from sfr_batch.format import names
 from sfr_batch.format.parquet import encode_parquet, read_receipts
 from sfr_batch.format.records import Receipt, utc_now
@@ -52,22 +53,29 @@ class RunLog:
         self._waiting: list[Receipt] = []
         self._files = 0
         self._flushed = time.monotonic()
+        self._full = _RECEIPTS_PER_FILE
         self._repeated = repeated_requests()
         self._create(names.RUN_CONFIG, plan.config.to_json().encode())
         self._create(names.RUN_PLAN, encode_parquet(plan.to_arrow()))
 
     def add(self, receipt: Receipt) -> None:
         self._waiting.append(receipt)
-        if len(self._waiting) >= _RECEIPTS_PER_FILE or time.monotonic() - self._flushed > _RECEIPT_FILE_EVERY_S:
+        if len(self._waiting) >= self._full or time.monotonic() - self._flushed > _RECEIPT_FILE_EVERY_S:
             self.close()
 
     def close(self) -> None:
-        """Write the receipts that are still in memory."""
+        """Write the receipts that are still in memory. If the store refuses, they stay there until the next time: the
+        data files have them as well."""
         if self._waiting:
             lines = "".join(receipt.to_json() + "\n" for receipt in self._waiting)
-            self._create(names.run_receipts(self._files), lines.encode())
-            self._files += 1
-        self._waiting, self._flushed = [], time.monotonic()
+            try:
+                self._create(names.run_receipts(self._files), lines.encode())
+            except StorageError:
+                self._full = len(self._waiting) + _RECEIPTS_PER_FILE
+            else:
+                self._files += 1
+                self._waiting, self._full = [], _RECEIPTS_PER_FILE
+        self._flushed = time.monotonic()
 
     def repeated(self) -> Mapping[str, int]:
         """Requests to S3 that this process has repeated since the run began, by reason, the most frequent first."""

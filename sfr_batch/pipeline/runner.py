@@ -6,7 +6,6 @@ embed, and Ray is imported only if they run on Ray: on a finished table nothing 
 
 import contextlib
 import dataclasses
-import sys
 import time
 from collections.abc import Iterator
 
@@ -16,6 +15,7 @@ from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import interrupt, local, placement
 from sfr_batch.pipeline.acceptance import accept
 from sfr_batch.pipeline.copy_vectors import copy
+from sfr_batch.pipeline.display import say
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.progress import Progress
 from sfr_batch.pipeline.results import Failure, Losses
@@ -78,7 +78,7 @@ def _attempt(config: Config, again: frozenset[str]) -> Summary | frozenset[str]:
         return _PLAN_AGAIN  # an older release has created it since the plan was made
     run_id = new_run_id()
     with (
-        lease.hold(table.store, _holder(run_id, place), config.run.lease_s, say=_say) as held,
+        lease.hold(table.store, _holder(run_id, place), config.run.lease_s, say=say) as held,
         contextlib.ExitStack() as stack,
     ):
         if held.waited or superseded(table, plan.base):
@@ -108,10 +108,18 @@ def _attempt(config: Config, again: frozenset[str]) -> Summary | frozenset[str]:
             return _PLAN_AGAIN
         _warn(tell_lifted(snapshot))
         # Before data/ is listed, which takes time that is not the run's.
-        summary = Summary.of(plan, time.monotonic() - started, progress, snapshot)
-        summary = dataclasses.replace(summary, plain=_is_plain(table, snapshot), repeated=run.repeated())
+        return _reported(Summary.of(plan, time.monotonic() - started, progress, snapshot), table, run, progress)
+
+
+def _reported(summary: Summary, table: Table, run: RunLog, progress: Progress) -> Summary:
+    """The summary of a run that has published, with its report written. That may fail: the run has succeeded."""
+    try:
+        plain = summary.snapshot is not None and _is_plain(table, summary.snapshot)
+        summary = dataclasses.replace(summary, plain=plain, repeated=run.repeated())
         run.report(summary, progress)
-        return summary
+    except (StorageError, TableError) as error:
+        say(f"Warning: the snapshot is published, but the report of the run could not be written: {error}")
+    return summary
 
 
 def _run(
@@ -140,13 +148,13 @@ def _compare(
     comparison = compare(plan, executor, again)
     if plan.duplicate_rule:
         lost = sum(len(rows.positions) for rows in comparison.settled.losing.values())
-        _say(f"Looked through the ids: {counted(lost, 'row')} not embedded, because others with their ids count")
+        say(f"Looked through the ids: {counted(lost, 'row')} not embedded, because others with their ids count")
     if comparison.difference.changes:
-        _say(f"Compared the changed shards with the table: {format_changes(comparison.difference.changes)}")
+        say(f"Compared the changed shards with the table: {format_changes(comparison.difference.changes)}")
     if plan.lender:
-        _say(remarks.lender(plan.lender, comparison.difference))
+        say(remarks.lender(plan.lender, comparison.difference))
     if comparison.difference.taken:
-        _say(remarks.taken(comparison.difference.taken, first=plan.base is None))
+        say(remarks.taken(comparison.difference.taken, first=plan.base is None))
     if comparison.plan.todo:
         placement.check(place, plan.config)
     return comparison, place
@@ -182,13 +190,9 @@ def _holder(run_id: str, place: str) -> lease.Holder:
     return lease.Holder.of_this_process(run_id, ray_job=placement.submission_id(), ray_address=cluster)
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _warn(text: str) -> None:
     if text:
-        _say(text)
+        say(text)
 
 
 def _is_plain(table: Table, snapshot: Snapshot) -> bool:

@@ -11,7 +11,7 @@ import signal
 import stat
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -75,8 +75,15 @@ def die_instead(*_: object) -> None:
 class FailpointStore:
     """The real store; each call of one of its methods is an operation that is counted and may be the last one."""
 
-    def __init__(self, store: Store, failpoint: Failpoint | None, seen: Counter[str]) -> None:
-        self._store, self._failpoint, self._seen = store, failpoint, seen
+    def __init__(
+        self,
+        store: Store,
+        failpoint: Failpoint | None,
+        seen: Counter[str],
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        """before: called before each operation."""
+        self._store, self._failpoint, self._seen, self._before = store, failpoint, seen, before
         self._lock = threading.Lock()
 
     def __getattr__(self, name: str) -> Any:
@@ -86,6 +93,7 @@ class FailpointStore:
     def _do(self, method: str, call: Any, *arguments: Any) -> Any:
         operation = name_of(method, arguments[0] if isinstance(arguments[0], str) else "several")
         with self._lock:
+            self._before()
             self._seen[operation] += 1
             here = self._failpoint == Failpoint(operation, self._seen[operation], when := self._when())
         if here and when == "before":

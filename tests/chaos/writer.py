@@ -30,15 +30,18 @@ from botocore.loaders import JSONFileLoader
 from botocore.session import get_session
 from numpy.typing import NDArray
 
+from sfr_batch.cli import start, streams
 from sfr_batch.config.loading import config_from_dict
 from sfr_batch.config.settings import Config, ModelSettings
 from sfr_batch.format.fingerprint import canonical_json
+from sfr_batch.pipeline import display as pipeline_display
 from sfr_batch.pipeline import encode_stage, model_files, runner, write_stage
 from sfr_batch.pipeline.job import Job
 from sfr_batch.planning import card, make
 from sfr_batch.planning.card import model_inputs
 from sfr_batch.storage.stores import open_store
 from tests.chaos.bugs import BUGS
+from tests.chaos.displays import Breakage, Display
 from tests.chaos.failpoints import Failpoint, FailpointStore
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +79,8 @@ class Order:
     kill_after_s: float | None = None
     """Kill it from outside."""
     bug: str | None = None
+    display: Breakage | None = None
+    """If there is one, it is a run of the command, whose streams break."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,8 @@ class Ending:
     seconds: float
     output: str
     operations: dict[str, int]
+    broken: bool = False
+    """Whether its display broke before it ended."""
 
     @property
     def killed(self) -> bool:
@@ -140,27 +147,42 @@ def _run(order: Order, folder: Path) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     seen: Counter[str] = Counter()
+    display = Display(order.display, folder / "broken") if order.display else None
 
     def with_failpoint(*arguments: Any) -> Any:
-        return FailpointStore(open_store(*arguments), order.failpoint, seen)
+        return FailpointStore(open_store(*arguments), order.failpoint, seen, *([display.count] if display else []))
 
     make.open_store = write_stage.open_store = with_failpoint  # type: ignore[attr-defined]
     encode_stage.Encode = ArithmeticEncode  # type: ignore[misc]
     if order.bug:
         BUGS[order.bug].plant()
+    if display:
+        _run_command(order.config, folder)
+        return
     runner.embed(config_from_dict(order.config))
     (folder / "operations").write_text(json.dumps(seen))
+
+
+def _run_command(config: dict[str, Any], folder: Path) -> None:
+    config["run"]["progress_every_s"] = 0.01
+    (folder / "job.yaml").write_text(json.dumps(config))
+    pipeline_display.PATIENCE_S = streams.LAST_WORDS_S = 0.2
+    sys.argv = ["sfr-batch", "embed", str(folder / "job.yaml")]
+    start.main()
 
 
 def _fork(order: Order, folder: Path) -> Ending:
     (folder / "operations").write_text("{}")
     (folder / "output").write_text("")
+    (folder / "broken").unlink(missing_ok=True)
     started = time.monotonic()
     child = os.fork()
     if child == 0:
         try:
             _run(order, folder)
             os._exit(0)
+        except SystemExit as ended:  # of the command
+            os._exit(int(ended.code or 0))
         except BaseException:
             traceback.print_exc()
             sys.stderr.flush()
@@ -180,6 +202,7 @@ def _fork(order: Order, folder: Path) -> Ending:
         output=(folder / "output").read_text(errors="replace"),
         # One that was killed may have been about to write them.
         operations={} if code == _KILLED else json.loads((folder / "operations").read_text()),
+        broken=(folder / "broken").exists(),
     )
 
 
@@ -206,8 +229,12 @@ def main(folder: Path) -> None:
     _warm_up()
     for line in sys.stdin:
         raw = json.loads(line)
-        failpoint = raw.pop("failpoint")
-        order = Order(failpoint=Failpoint(**failpoint) if failpoint else None, **raw)
+        failpoint, display = raw.pop("failpoint"), raw.pop("display")
+        order = Order(
+            failpoint=Failpoint(**failpoint) if failpoint else None,
+            display=Breakage.from_dict(display) if display else None,
+            **raw,
+        )
         _read_model(config_from_dict(order.config))
         print(json.dumps(asdict(_fork(order, folder))), flush=True)
 

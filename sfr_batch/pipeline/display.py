@@ -1,0 +1,76 @@
+"""What people see of a run while it goes on. The display never ends a run and never holds it up.
+
+A stream may be closed, a broken pipe, a log on a full disk, a terminal that is gone or one that somebody has stopped
+with Ctrl-S: then what is written is lost, and the run goes on in silence. Knows neither runs nor what is shown. Imports
+only the standard library: entry points load this first.
+"""
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import TextIO
+
+PATIENCE_S = 1.0
+"""Seconds that a stream may take for one write, before nobody waits for it any more."""
+
+_writing: dict[int, threading.Thread] = {}
+"""By the id of a stream: who writes to it now, or is stuck in it."""
+
+
+def say(text: str) -> None:
+    """A line on stderr, if it takes one."""
+    offer(sys.stderr, f"{text}\n")
+
+
+def offer(stream: TextIO | None, text: str) -> bool:
+    """Write ``text`` to a stream that may not take it; whether it did within PATIENCE_S. Never raises."""
+
+    def write() -> None:
+        if stream is None:  # Python has none for a descriptor that was closed when it started
+            raise ValueError
+        stream.write(text)
+        stream.flush()
+
+    return attempt(stream, write)
+
+
+def attempt(stream: object, action: Callable[[], object]) -> bool:
+    """Do something with a stream that may fail or take for ever; whether it was done within PATIENCE_S.
+
+    While an earlier attempt is stuck in the stream, later ones do nothing. Never raises.
+    """
+    busy = _writing.get(id(stream))
+    done: list[bool] = []
+
+    def act() -> None:
+        try:
+            action()
+        except Exception:
+            return
+        done.append(True)
+
+    if busy is threading.current_thread() or sys.is_finalizing():  # no thread runs any more then
+        act()
+        return bool(done)
+    if busy and busy.is_alive():
+        return False
+    thread = threading.Thread(target=act, name="sfr-display", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads, or the interpreter is ending
+        act()
+        return bool(done)
+    _writing[id(stream)] = thread
+    thread.join(PATIENCE_S)
+    if not thread.is_alive():
+        _writing.pop(id(stream), None)
+    return bool(done)
+
+
+def is_stuck(stream: object, wait_s: float) -> bool:
+    """Whether an attempt is still stuck in a stream after ``wait_s`` seconds. The interpreter cannot end then, but by
+    `os._exit`: it would wait for the stream, and then abort."""
+    if (busy := _writing.get(id(stream))) is None:
+        return False
+    busy.join(wait_s)
+    return busy.is_alive()
