@@ -25,7 +25,7 @@ from sfr_batch.config.settings import ActorSettings, Config
 from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.errors import ConfigError, RunFailed
 from sfr_batch.format.records import Receipt
-from sfr_batch.pipeline import display, encode_stage, losses, packing, placement, read_stage
+from sfr_batch.pipeline import actors, display, encode_stage, losses, packing, placement, read_stage
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Failure, Losses, results
 from sfr_batch.storage.local_files import unnamed_file
@@ -136,11 +136,14 @@ def _check_cpus(config: Config) -> None:
         )
 
 
-def execute(units: Sequence[ReadUnit], job: Job, config: Config) -> Generator[Receipt | Failure | Losses, None, None]:
+def execute(
+    units: Sequence[ReadUnit], job: Job, config: Config, enter: Callable[[str], None] = lambda stage: None
+) -> Generator[Receipt | Failure | Losses, None, None]:
     """Read, tokenize, encode and write: yields the receipt or failure of each split, in no particular order.
 
-    Ray retries the work of lost workers, actors and nodes; their total is yielded when it changes. Raises RunFailed
-    when Ray gives up. Stop iterating to stop the work.
+    Ray retries the work of lost workers, actors and nodes; their total is yielded when it changes. enter: is
+    called with the stage of the run, from another thread. Raises RunFailed when Ray gives up. Stop iterating to stop
+    the work.
     """
     with warnings.catch_warnings():
         # The warning asks for named arguments, which do not exist yet for `max_retries` and the like.
@@ -148,10 +151,11 @@ def execute(units: Sequence[ReadUnit], job: Job, config: Config) -> Generator[Re
         dataset = _dataset(units, job, config)
     watch = losses.Watch()
     try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield from results(batch)
-            yield from watch.news(batch)
-            check_paths(config, watch.nodes)  # nodes may have joined
+        with actors.watched(job.run_id, config.run.actors, enter):
+            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                yield from results(batch)
+                yield from watch.news(batch)
+                check_paths(config, watch.nodes)  # nodes may have joined
     except ray.data.exceptions.ExecutionTimeoutError as error:
         raise RunFailed(
             f"No progress for {_PATIENCE_S / 3600:g} hours: the run was stopped. Finished splits stay committed; the "

@@ -6,7 +6,7 @@ result means is the runner's.
 """
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import pyarrow as pa
@@ -24,11 +24,13 @@ _WRITERS = 2
 """Splits that are written while the next one is encoded."""
 
 
-def execute(units: Sequence[ReadUnit], job: Job) -> Generator[Receipt | Failure, None, None]:
+def execute(
+    units: Sequence[ReadUnit], job: Job, enter: Callable[[str], None] = lambda stage: None
+) -> Generator[Receipt | Failure, None, None]:
     """Read, tokenize, encode and write: yields the receipt or failure of each split as it comes.
 
-    Raises RunFailed if the model cannot be loaded. Close the iterator to stop: it returns when the threads have ended
-    and all encoded splits are written.
+    enter: is called with each stage of the run. Raises RunFailed if the model cannot be loaded. Close the iterator to
+    stop: it returns when the threads have ended and all encoded splits are written.
     """
     rows = (row for unit in units for row in read_stage.read_and_tokenize(_one_unit(unit), job))
     reader = ThreadPoolExecutor(1, thread_name_prefix="sfr-read")
@@ -36,9 +38,11 @@ def execute(units: Sequence[ReadUnit], job: Job) -> Generator[Receipt | Failure,
     try:
         # Before the model is loaded: that takes seconds, and the first splits are ready when it is.
         ahead = deque(reader.submit(next, rows, None) for _ in range(_READ_AHEAD))
+        enter("loading the model")
         encode = encode_stage.Encode(job, own_process=False)
         if encode.problem:
             raise RunFailed(encode.problem)
+        enter("encoding")
         writing: set[Future[pa.Table]] = set()
         while ahead or writing:
             may_encode = bool(ahead) and len(writing) < _WRITERS

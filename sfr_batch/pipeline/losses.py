@@ -13,7 +13,7 @@ import pyarrow as pa
 import ray
 
 from sfr_batch.errors import DeviceError
-from sfr_batch.pipeline import display, encode_stage, write_stage
+from sfr_batch.pipeline import actors, display, encode_stage, write_stage
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Losses
 
@@ -27,7 +27,9 @@ class WatchedEncode:
     """The encode stage on Ray: marks the results of a restarted actor, and ends its process when the device fails."""
 
     def __init__(self, job: Job, stage: type[encode_stage.Encode]) -> None:
+        actors.mark(job.run_id, actors.LOADING)
         self._encode = stage(job)
+        actors.mark(job.run_id, actors.READY)
         again = ray.get_runtime_context().was_current_actor_reconstructed
         self._mark = uuid.uuid4().hex if again else None  # names one restart
 

@@ -4,16 +4,22 @@ import os
 import sys
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TextIO
 
 from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import display
+from sfr_batch.pipeline.progress_line import fit, parts_of
 from sfr_batch.pipeline.results import Losses
 
 _LIVE_EVERY_S = 0.25
 _CLEAR_LINE = "\r\x1b[K"
+_MINUTE_S = 60.0
+_SILENCE_S = 30.0
+"""Seconds without a finished split that are worth a word, unless splits take about as long anyway."""
 
 
 @dataclass
@@ -26,11 +32,16 @@ class Progress:
     splits: int
     """Splits to embed in this run."""
     rows: int
-    """Rows to embed in this run; an estimate for formats of lines."""
+    """Rows to embed in this run."""
     every_s: float = 5.0
     """Seconds between two lines in a log."""
     stream: TextIO | None = field(default_factory=lambda: sys.stderr)
+    estimated: bool = False
+    """Whether ``rows`` and ``splits`` are estimates, as for formats of lines."""
+    clock: Callable[[], float] = time.monotonic
 
+    stage: str = ""
+    """What the run is doing now, in a few words."""
     splits_done: int = 0
     failed: int = 0
     read: int = 0
@@ -45,8 +56,11 @@ class Progress:
     losses: Losses = field(default_factory=Losses)
 
     def __post_init__(self) -> None:
-        self.started = time.monotonic()
+        self.started = self.clock()
         self._first: float | None = None
+        self._last = self.started
+        self._recent: deque[tuple[float, int]] = deque()
+        """Time and tokens of the splits of the last minute."""
         self._stop = threading.Event()
         self._live = _is_terminal(self.stream)
         self._thread = threading.Thread(target=self._show, name="sfr-progress", daemon=True)
@@ -60,11 +74,21 @@ class Progress:
     ) -> None:
         self._stop.set()
         self._thread.join()
+        if error is None:
+            self.stage = ""
         display.offer(self.stream, f"{_CLEAR_LINE if self._live else ''}{self.line()}\n")
+
+    def enter(self, stage: str) -> None:
+        """Tell what the run is doing from now on."""
+        self.stage = stage
 
     def add(self, receipt: Receipt) -> None:
         """Count a finished split."""
-        self._first = time.monotonic() if self._first is None else self._first
+        self._last = self.clock()
+        self._first = self._last if self._first is None else self._first
+        self._recent.append((self._last, receipt.tokens))
+        while self._recent[0][0] < self._last - _MINUTE_S:
+            self._recent.popleft()
         self.splits_done += 1
         self.read += receipt.read
         self.embedded += receipt.embedded
@@ -83,7 +107,7 @@ class Progress:
     @property
     def elapsed(self) -> float:
         """Seconds since the run began."""
-        return time.monotonic() - self.started
+        return self.clock() - self.started
 
     @property
     def tokens_per_second(self) -> float:
@@ -91,37 +115,49 @@ class Progress:
         return self.tokens / self.elapsed if self.elapsed else 0.0
 
     @property
+    def tokens_per_second_now(self) -> float | None:
+        """The same over the last minute; None in the first one."""
+        if self._first is None or self.clock() - self._first < _MINUTE_S:
+            return None
+        since = self.clock() - _MINUTE_S
+        return sum(tokens for at, tokens in list(self._recent) if at > since) / _MINUTE_S
+
+    @property
     def padding(self) -> float:
         """Share of the computed tokens that were padding."""
         return 1 - self.encoded_tokens / self.padded_tokens if self.padded_tokens else 0.0
 
     @property
+    def rest(self) -> int:
+        """Splits that are neither done nor failed."""
+        return self.splits - self.splits_done - self.failed
+
+    @property
     def left(self) -> float | None:
         """Estimated seconds for the remaining splits, from the pace since the first one; None while unknown."""
-        rest = self.splits - self.splits_done - self.failed
-        if not rest:
+        if self.rest <= 0:
             return 0.0
         if self._first is None or self.splits_done < 2:
             return None
-        return (time.monotonic() - self._first) / (self.splits_done - 1) * rest
+        return (self.clock() - self._first) / (self.splits_done - 1) * self.rest
 
-    def line(self) -> str:
-        """The state in one line."""
-        left = "…" if self.left is None else format_duration(self.left)
-        failed = f", {self.failed} FAILED" if self.failed else ""
-        lost = f", lost {self.losses}" if self.losses else ""
-        speed = f"{self.tokens:,} tokens, {self.tokens_per_second:,.0f} tokens/s, {self.padding:.1%} padding"
-        return (
-            f"[{format_duration(self.elapsed)}] {self.embedded:,} of {self.rows:,} rows, {self.splits_done:,} of "
-            f"{self.splits:,} splits{failed}{lost}, {speed}, {self.rejected:,} rejects, {left} left"
-        )
+    @property
+    def silence(self) -> float | None:
+        """Seconds since a split was finished, if that is long for this run; None otherwise."""
+        if not self.splits_done or self.rest <= 0:
+            return None
+        now = self.clock()
+        usual = (self._last - self.started) / self.splits_done
+        return now - self._last if now - self._last > max(_SILENCE_S, 2 * usual) else None
+
+    def line(self, width: int | None = None) -> str:
+        """The state in one line. width: its length in characters at most; what matters least is left out."""
+        return fit(parts_of(self), width)
 
     def _show(self) -> None:
         while not self._stop.wait(_LIVE_EVERY_S if self._live else self.every_s):
-            display.offer(self.stream, self._live_line() if self._live else f"{self.line()}\n")
-
-    def _live_line(self) -> str:
-        return _CLEAR_LINE + self.line()[: _columns(self.stream) - 1]
+            line = _CLEAR_LINE + self.line(_columns(self.stream) - 1) if self._live else f"{self.line()}\n"
+            display.offer(self.stream, line)
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
@@ -138,10 +174,3 @@ def _columns(stream: TextIO | None) -> int:
         return (os.get_terminal_size(stream.fileno()).columns if stream else 0) or 80
     except (OSError, ValueError):
         return 80
-
-
-def format_duration(seconds: float) -> str:
-    """``h:mm:ss``, or ``m:ss`` below an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

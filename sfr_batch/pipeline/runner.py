@@ -7,7 +7,7 @@ embed, and Ray is imported only if they run on Ray: on a finished table nothing 
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from sfr_batch.config.settings import Config
 from sfr_batch.errors import RunFailed, SnapshotConflict, StorageError, TableError, counted
@@ -94,12 +94,13 @@ def _attempt(config: Config, again: frozenset[str]) -> Summary | frozenset[str]:
                 plan, comparison = _accept(table, plan, comparison, run_id, place)
             record_types(table, plan.card, run_id)
             run = RunLog(table.store, plan, run_id)
-            progress = Progress(len(plan.todo_splits), plan.rows, config.run.progress_every_s)
-            receipts = [*_run(plan, table, run, progress, place, held), *_copy(comparison, run)]
+            progress = _progress(plan)
+            receipts = [*_run(plan, table, run, progress, place, held, stack), *_copy(comparison, run)]
             if comparison and (rivals := shards_to_read_again(comparison, receipts) - again):
                 return rivals
             if config.select.limit:
                 return Summary.of(plan, time.monotonic() - started, progress)
+            progress.enter("publishing")
             held.confirm()
             snapshot = publish(table, plan.base, draft(plan, run_id, receipts, comparison))
         except (TableError, StorageError, RunFailed):
@@ -122,14 +123,28 @@ def _reported(summary: Summary, table: Table, run: RunLog, progress: Progress) -
     return summary
 
 
+def _progress(plan: EmbedPlan) -> Progress:
+    every_s = plan.config.run.progress_every_s
+    return Progress(len(plan.todo_splits), plan.rows, every_s, estimated=not plan.rows_are_exact)
+
+
 def _run(
-    plan: EmbedPlan, table: Table, run: RunLog, progress: Progress, place: str, held: lease.Lease
+    plan: EmbedPlan,
+    table: Table,
+    run: RunLog,
+    progress: Progress,
+    place: str,
+    held: lease.Lease,
+    stack: contextlib.ExitStack,
 ) -> list[Receipt]:
-    """Receipts of all splits of the plan that are encoded: by an earlier run, or by this one."""
+    """Receipts of all splits of the plan that are encoded: by an earlier run, or by this one.
+
+    If there are any to encode, the progress is shown from then on until ``stack`` is left.
+    """
     interrupt.progress = progress
     return [
         *recover_receipts(table, plan),
-        *_embed_missing(plan, run, progress, place, held),
+        *_embed_missing(plan, run, progress, place, held, stack),
     ]
 
 
@@ -199,13 +214,16 @@ def _is_plain(table: Table, snapshot: Snapshot) -> bool:
     return snapshot.manifest.deletes is None and set(table.committed()) == set(snapshot.split_ids())
 
 
-def _embed_missing(plan: EmbedPlan, run: RunLog, progress: Progress, place: str, held: lease.Lease) -> list[Receipt]:
+def _embed_missing(
+    plan: EmbedPlan, run: RunLog, progress: Progress, place: str, held: lease.Lease, stack: contextlib.ExitStack
+) -> list[Receipt]:
     if not plan.todo:
         return []
     config = plan.config
     receipts: list[Receipt] = []
     errors: list[str] = []
-    with _results(plan, run.run_id, place) as results, progress, contextlib.closing(run):
+    with _results(plan, run.run_id, place, progress.enter) as results, contextlib.closing(run):
+        stack.enter_context(progress)  # not before: while Ray starts, what is written to stderr is held back
         for result in results:
             held.check()
             if isinstance(result, Receipt):
@@ -236,24 +254,26 @@ def _too_many_rejects(plan: EmbedPlan, progress: Progress) -> bool:
 
     Numbers of rows may be estimates; then twice as many are assumed to come.
     """
-    rest = max(0, plan.rows - progress.read) * (1 if all(rows is not None for _, rows in plan.changed) else 2)
+    rest = max(0, plan.rows - progress.read) * (1 if plan.rows_are_exact else 2)
     allowed = plan.config.run.max_reject_share * (progress.read + rest)
     return progress.rejected > max(FEW_REJECTS, allowed)
 
 
 @contextlib.contextmanager
-def _results(plan: EmbedPlan, run_id: str, place: str) -> Iterator[Iterator[Receipt | Failure | Losses]]:
+def _results(
+    plan: EmbedPlan, run_id: str, place: str, enter: Callable[[str], None]
+) -> Iterator[Iterator[Receipt | Failure | Losses]]:
     """The results of the splits to embed, as they come from ``place``. Leaving the context stops the work."""
     job = make_job(plan, run_id)
     if place == placement.HERE:
-        with contextlib.closing(local.execute(plan.todo, job)) as results:
+        with contextlib.closing(local.execute(plan.todo, job, enter)) as results:
             yield results
         return
     from sfr_batch.pipeline import execution  # imports ray, which takes seconds
 
     with (
         execution.cluster(plan.config, place),
-        contextlib.closing(execution.execute(plan.todo, job, plan.config)) as results,
+        contextlib.closing(execution.execute(plan.todo, job, plan.config, enter)) as results,
     ):
         yield results
 

@@ -205,6 +205,11 @@ class EmbedPlan:
         return sum(split.rows for split in self.todo_splits)
 
     @property
+    def rows_are_exact(self) -> bool:
+        """Whether `rows` is no estimate."""
+        return self.difference is not None or all(rows is not None for _, rows in self.changed)
+
+    @property
     def text_bytes(self) -> int:
         """Bytes of text to embed."""
         return sum(split.text_bytes for split in self.todo_splits)
@@ -348,7 +353,6 @@ class EmbedPlan:
 
     def _details(self) -> list[tuple[str, str]]:
         """(label, text) in reading order; a text that is empty is not shown."""
-        exact = self.difference is not None or all(rows is not None for _, rows in self.changed)
         more = "~" if any(unit.stream for unit in self.units) else ""
         changes = self.difference.changes if self.difference else None
         return [
@@ -363,8 +367,8 @@ class EmbedPlan:
             ),
             (
                 "to embed",
-                f"{'' if exact else '~'}{counted(self.rows, 'row')}, {self.text_bytes / 1e6:,.1f} MB of text, "
-                f"~{counted(self.estimated_tokens, 'token')}",
+                f"{'' if self.rows_are_exact else '~'}{counted(self.rows, 'row')}, "
+                f"{self.text_bytes / 1e6:,.1f} MB of text, ~{counted(self.estimated_tokens, 'token')}",
             ),
             (
                 "model",

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 import sfr_batch as sfr
-from sfr_batch.errors import RunFailed, SnapshotConflict, TooManyRejects
+from sfr_batch.errors import RunFailed, SnapshotConflict, StorageError, TooManyRejects
 from sfr_batch.format import names
 from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import encode_stage, local, placement, read_stage, run_log, runner, write_stage
@@ -178,6 +178,34 @@ def test_interrupt_of_the_library(tmp_path: Path, tiny: Path, monkeypatch: pytes
     monkeypatch.undo()
     assert len(sfr.open_table(job.table.path).committed()) == 2
     assert sfr.embed(job).splits == SPLITS - 2
+
+
+def test_a_run_whose_log_cannot_be_written_publishes(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The receipts are in the data files as well, and the report comes after the publication."""
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents([f"text {n}" for n in range(10)]))
+    real = run_log.RunLog._create
+
+    def refuse(self: run_log.RunLog, name: str, data: bytes) -> None:
+        if name not in (names.RUN_CONFIG, names.RUN_PLAN):
+            raise StorageError("no more requests today")
+        real(self, name, data)
+
+    monkeypatch.setattr(run_log.RunLog, "_create", refuse)
+    job = config(tiny, str(tmp_path), rows_per_split=5, ray_address="none")
+    assert sfr.embed(job).published
+    assert (
+        "Warning: the snapshot is published, but the report of the run could not be written: no more requests today\n"
+    ) in capsys.readouterr().err
+    assert sfr.open_table(job.table.path).num_rows == 10
+
+
+def test_stages_are_told(planned: tuple[EmbedPlan, Table, Job]) -> None:
+    plan, _, job = planned
+    stages: list[str] = []
+    assert len(list(local.execute(plan.todo, job, stages.append))) == SPLITS
+    assert stages == ["loading the model", "encoding"]
 
 
 def test_rejects_end_a_run_as_soon_as_they_are_too_many(tmp_path: Path, tiny: Path) -> None:

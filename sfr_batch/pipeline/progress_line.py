@@ -1,0 +1,64 @@
+"""The progress of a run as one line, for a log or for a terminal of any width. Knows numbers and words, no run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sfr_batch.errors import counted
+
+if TYPE_CHECKING:
+    from sfr_batch.pipeline.progress import Progress
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the line. The higher its rank, the sooner it is left out, or replaced by what is shorter."""
+
+    rank: int
+    text: str
+    shorter: "Part | None" = None
+
+
+def parts_of(progress: "Progress") -> list[Part]:
+    """The parts in reading order."""
+    about = "~" if progress.estimated and progress.rest else ""
+    share = progress.embedded + progress.rejected
+    percent = Part(1, f"{about}{min(1.0, share / progress.rows) if progress.rows else 0:.0%}")
+    now = progress.tokens_per_second_now
+    rate = f"{progress.tokens_per_second:,.0f} tokens/s"
+    parts = [
+        Part(0, f"[{format_duration(progress.elapsed)}] {progress.stage}".rstrip()),
+        Part(7, f"{progress.embedded:,} of {about}{progress.rows:,} rows", percent),
+        Part(8, f"{progress.splits_done:,} of {about}{progress.splits:,} splits"),
+        Part(0, f"{progress.failed:,} FAILED" if progress.failed else ""),
+        Part(6, f"lost {progress.losses}" if progress.losses else ""),
+        Part(10, f"{progress.tokens:,} tokens"),
+        Part(4, rate) if now is None else Part(5, f"{rate}, {now:,.0f} in the last minute", Part(4, rate)),
+        Part(11, f"{progress.padding:.1%} padding"),
+        Part(6 if progress.rejected else 9, counted(progress.rejected, "reject")),
+        Part(2, "" if progress.silence is None else f"nothing for {format_duration(progress.silence)}"),
+        Part(3, f"{'…' if progress.left is None else format_duration(progress.left)} left"),
+    ]
+    return [part for part in parts if part.text]
+
+
+def fit(parts: Sequence[Part], width: int | None) -> str:
+    """The parts as a line of at most ``width`` characters; None: all of them. The first one follows no comma."""
+    left = list(parts)
+    while width is not None and len(_joined(left)) > width and (rank := max(part.rank for part in left)) > 0:
+        number = next(number for number, part in enumerate(left) if part.rank == rank)
+        left[number : number + 1] = [shorter] if (shorter := left[number].shorter) else []
+    line = _joined(left)
+    return line if width is None or len(line) <= width else line[: max(0, width - 1)] + "…"
+
+
+def format_duration(seconds: float) -> str:
+    """``h:mm:ss``, or ``m:ss`` below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _joined(parts: Sequence[Part]) -> str:
+    line = ", ".join(part.text for part in parts)
+    return line.replace("], ", "] ", 1) if line.partition(", ")[0].endswith("]") else line
