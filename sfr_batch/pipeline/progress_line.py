@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sfr_batch.errors import counted
+from sfr_batch.format.durations import format_duration
 
 if TYPE_CHECKING:
     from sfr_batch.pipeline.progress import Progress
@@ -50,13 +51,6 @@ def fit(parts: Sequence[Part], width: int | None) -> str:
         left[number : number + 1] = [shorter] if (shorter := left[number].shorter) else []
     line = _joined(left)
     return line if width is None or len(line) <= width else line[: max(0, width - 1)] + "…"
-
-
-def format_duration(seconds: float) -> str:
-    """``h:mm:ss``, or ``m:ss`` below an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _joined(parts: Sequence[Part]) -> str:

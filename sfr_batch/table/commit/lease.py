@@ -153,10 +153,16 @@ def _read_leases(store: Store) -> _Leases:
     return _Leases(numbers, None)
 
 
+def read_record(store: Store) -> LeaseRecord | None:
+    """The lease, whose holder may be dead; None if it is free or its record cannot be read."""
+    entry = _read_leases(store).newest
+    return entry if entry and not entry.released else None
+
+
 def read_holder(store: Store) -> Holder | None:
     """The holder of the lease, dead or alive; None if it is free or its record cannot be read."""
-    entry = _read_leases(store).newest
-    return entry.holder if entry and not entry.released else None
+    entry = read_record(store)
+    return entry.holder if entry else None
 
 
 class Lease:
