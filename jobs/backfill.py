@@ -8,16 +8,21 @@ that would be the nightly run.
 """
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from sfr_batch.cli.start import run
+
+if __name__ == "__main__":  # before the imports below, which take a moment in which Ctrl-C must be a sentence, too
+    run(lambda: import_module("jobs.backfill").main)
 
 import click
 
 from sfr_batch import api
 from sfr_batch.cli import main as cli
 from sfr_batch.cli.options import report_errors
-from sfr_batch.cli.start import run
 from sfr_batch.config.loading import load_config
 from sfr_batch.errors import ConfigError
 
@@ -41,7 +46,3 @@ def main(config: str, overrides: tuple[str, ...], dry_run: bool) -> None:
             click.echo(api.plan(config, overrides, compare=True).describe())
         return
     cli.main(["embed", config, *overrides])
-
-
-if __name__ == "__main__":
-    run(lambda: main)

@@ -7,16 +7,23 @@ Everything is written to ./demo. Run it again: nothing is embedded twice.
 """
 
 import sys
+from importlib import import_module
 from pathlib import Path
-
-import click
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from sfr_batch.cli.start import run
+
+if __name__ == "__main__":  # before the imports below, which take a moment in which Ctrl-C must be a sentence, too
+    run(lambda: import_module("jobs.demo").main)
+
+import click
+
 import sfr_batch as sfr
 from jobs.docstrings import write_docstring_corpus
-from sfr_batch.errors import SfrBatchError
+from sfr_batch.cli.options import report_errors
+from sfr_batch.pipeline import interrupt
 
 QUESTIONS = (
     "read only some columns of a parquet file",
@@ -32,9 +39,11 @@ QUESTIONS = (
 )
 def main(documents: int, folder: str) -> None:
     """Write the corpus, embed it, search it."""
-    try:
+    with report_errors(changes=True, stopped=interrupt.state):
+        print(f"Collecting {documents:,} docstrings of the packages that are installed here …", flush=True)
         corpus = write_docstring_corpus(f"{folder}/corpus", documents)
         print(f"Corpus: {corpus.documents:,} docstrings, {corpus.bytes / 1e6:.1f} MB of text, in {corpus.folder}")
+        print("Embedding them. Ctrl-C keeps what is done, and the same command continues.", flush=True)
         paths = [f"corpus.path={corpus.folder}", f"table.path={folder}/table"]
         summary = sfr.embed(ROOT / "configs" / "demo.yaml", paths)
         print(summary.describe())
@@ -43,9 +52,3 @@ def main(documents: int, folder: str) -> None:
             print(f"\n{question}?")
             for hit in table.search(question, k=3, columns=["text"]):
                 print(f"  {hit.score:.3f}  {hit.id}\n         {str(hit.row['text']).splitlines()[0][:90]}")
-    except SfrBatchError as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()

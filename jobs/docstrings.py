@@ -181,6 +181,7 @@ def _parse_elsewhere(sources: list[_Source]) -> list[tuple[str, str, str]]:
         env=environment,
         stdout=subprocess.PIPE,
         check=True,
+        start_new_session=True,  # Ctrl-C is for the caller alone, which speaks for both
     )
     return [(name, package, text) for name, package, text in json.loads(done.stdout)]
 
@@ -188,7 +189,11 @@ def _parse_elsewhere(sources: list[_Source]) -> list[tuple[str, str, str]]:
 def _parse_stdin() -> None:
     gc.disable()  # a fifth of the time; syntax trees hold no cycles
     sources = [_Source(*fields) for fields in json.load(sys.stdin)]
-    json.dump([document for source in sources for document in _parse(source)], sys.stdout)
+    try:
+        json.dump([document for source in sources for document in _parse(source)], sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the caller has been stopped
+        os._exit(1)
 
 
 def _parse(source: _Source) -> Iterator[tuple[str, str, str]]:

@@ -13,15 +13,13 @@ import click
 
 from sfr_batch import __version__, api
 from sfr_batch.cli.maintenance import KEEPING
-from sfr_batch.cli.options import ENDPOINT, report_errors, show_objects
+from sfr_batch.cli.options import DOES_THE_REST, ENDPOINT, NOTHING, report_errors, show_objects
 from sfr_batch.cli.reading import READING
-from sfr_batch.cli.signals import leaving
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError, counted
 from sfr_batch.format import names
 from sfr_batch.pipeline import interrupt
 from sfr_batch.storage.local_files import write_text
-from sfr_batch.table.commit import lease
 from sfr_batch.table.commit.expiry import parse_duration
 
 _CONFIG = click.argument("config", type=click.Path(dir_okay=False))
@@ -72,7 +70,7 @@ def embed(config: str, overrides: tuple[str, ...]) -> None:
 
     Exit codes: 0 done, 1 failed, 2 the command or config is wrong, 130 stopped by Ctrl-C, 143 by SIGTERM.
     """
-    with leaving(interrupt.last_words, lease.release_all), report_errors(changes=True):
+    with report_errors(changes=True, stopped=interrupt.state):
         click.echo(api.embed(config, overrides).describe())
 
 
@@ -96,7 +94,7 @@ def verify(config: str, overrides: tuple[str, ...], golden: str | None, record: 
 
     Exit codes: 0 no check failed, 1 a check failed, 2 the command or config is wrong.
     """
-    with report_errors(changes=record is not None):
+    with report_errors(changes=record is not None, stopped="the checks are not complete"):
         report = api.verify(
             config, overrides, golden=golden, record=record, seconds=seconds, each=lambda check: click.echo(str(check))
         )
@@ -190,7 +188,12 @@ def audit(
         if json_file and not Path(json_file).absolute().parent.is_dir():
             raise ConfigError(f"--json {json_file}: there is no folder {Path(json_file).absolute().parent}.")
         found = api.audit(
-            table, against, overrides, snapshot=snapshot, storage=storage, each=lambda finding: click.echo(str(finding))
+            table,
+            against,
+            overrides,
+            snapshot=snapshot,
+            storage=storage,
+            each=lambda finding: click.echo(str(finding)),
         )
         click.echo(found.brief())
         if json_file:
@@ -219,7 +222,7 @@ def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -
 
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
-    with report_errors(changes=delete):
+    with report_errors(changes=delete, stopped=DOES_THE_REST if delete else NOTHING):
         parse_duration(older_than, "--older-than")  # before anything is opened
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
         if opened.latest() is None:

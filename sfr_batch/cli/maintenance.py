@@ -3,7 +3,7 @@
 import click
 
 from sfr_batch import api
-from sfr_batch.cli.options import ENDPOINT, report_errors, show_objects
+from sfr_batch.cli.options import DOES_THE_REST, ENDPOINT, NOTHING, report_errors, show_objects
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError, counted
 from sfr_batch.pipeline.display import say
@@ -41,7 +41,7 @@ def expire(
 
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
-    with report_errors(changes=delete):
+    with report_errors(changes=delete, stopped=DOES_THE_REST if delete else NOTHING):
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
         expiry = opened.maintenance.expire(keep_last=keep_last, keep_for=keep_for, keep=keep, dry_run=not delete)
         if skew := tell_skew(opened.store):
@@ -106,7 +106,7 @@ def promote(
 
     Exit codes: 0 done, 1 failed or the pointer points elsewhere than expected, 2 the command is wrong.
     """
-    with report_errors(changes=True):
+    with report_errors(changes=True, stopped=f"`sfr-batch status {pointer}` shows where it points"):
         storage = StorageSettings(endpoint_url=endpoint_url)
         if go_back:
             if table or snapshot or expect_current:
@@ -148,7 +148,7 @@ def compact(table: str, rows_per_file: int, max_unneeded: float, write: bool, en
 
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
-    with report_errors(changes=write):
+    with report_errors(changes=write, stopped=DOES_THE_REST if write else NOTHING):
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
         found = opened.maintenance.compact(
             rows_per_file=rows_per_file,

@@ -2,16 +2,19 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import click
 
-from sfr_batch.cli import streams
+from sfr_batch.cli import signals, streams
 from sfr_batch.errors import ConfigError, SfrBatchError, counted
 from sfr_batch.storage.store import ObjectInfo
 
 ENDPOINT = click.option("--endpoint-url", help="S3 endpoint of the table; default: the AWS environment variables.")
 _SHOWN = 20
+NOTHING = "nothing was changed"
+DOES_THE_REST = "it may be done in part; the same command does the rest"
+"""What a signal finds of a command that may be killed at any moment."""
 
 
 def show_objects(objects: Sequence[ObjectInfo]) -> None:
@@ -23,11 +26,13 @@ def show_objects(objects: Sequence[ObjectInfo]) -> None:
 
 
 @contextlib.contextmanager
-def report_errors(*, changes: bool = False) -> Iterator[None]:
+def report_errors(*, changes: bool = False, stopped: str | Callable[[], str] = NOTHING) -> Iterator[None]:
     """Turn our errors into a message on stderr and an exit code.
 
-    changes: whether the command changes something, so that its exit code is about that, and not about stdout.
+    changes: whether the command changes something, so that its exit code is about that, and not about stdout. stopped:
+    what a signal finds, at any moment of the command, for its last words.
     """
+    signals.when_stopped(stopped)
     if changes:
         streams.stdout_is_a_display()
     try:
@@ -36,5 +41,5 @@ def report_errors(*, changes: bool = False) -> Iterator[None]:
         click.echo(f"error: {error}", err=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
-        click.echo("interrupted: finished splits stay committed; the same command continues with the rest", err=True)
+        click.echo(signals.last_words("SIGINT"), err=True)
         sys.exit(130)

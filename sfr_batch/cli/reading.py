@@ -6,7 +6,7 @@ import json
 import click
 
 from sfr_batch import api
-from sfr_batch.cli.options import ENDPOINT, report_errors
+from sfr_batch.cli.options import ENDPOINT, NOTHING, report_errors
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError
 from sfr_batch.table.changes import as_json
@@ -80,7 +80,7 @@ def export(
 
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
-    with report_errors(changes=True):
+    with report_errors(changes=True, stopped=_incomplete(target)):
         storage = StorageSettings(endpoint_url=endpoint_url)
         opened = api.open_table(table, storage)
         state = opened.current() if snapshot is None else opened.snapshot(snapshot)
@@ -130,7 +130,7 @@ def changes(
 
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
-    with report_errors(changes=output is not None):
+    with report_errors(changes=output is not None, stopped=_incomplete(output) if output else NOTHING):
         if output and as_lines:
             raise ConfigError("Give --output or --json, not both.")
         storage = StorageSettings(endpoint_url=endpoint_url)
@@ -170,6 +170,10 @@ def view(
         opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url))
         state = opened.current() if snapshot is None else opened.snapshot(snapshot)
         click.echo(state.duckdb_view(name, _listed(columns)), nl=False)
+
+
+def _incomplete(target: str) -> str:
+    return f"if {target} has no _SUCCESS, it is incomplete: remove it and run the same command again"
 
 
 def _listed(columns: str | None) -> list[str] | None:

@@ -20,6 +20,18 @@ LEAVE_WITHIN_S = 2.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _CLEAR_LINE = b"\r\x1b[K"
 _OVER = 0  # no signal has this number
+_state: Callable[[], str] = lambda: "nothing was started"  # noqa: E731
+
+
+def when_stopped(state: str | Callable[[], str]) -> None:
+    """From now on the last words of this process say this: what is true whenever a signal comes."""
+    global _state
+    _state = (lambda: state) if isinstance(state, str) else state
+
+
+def last_words(signal_name: str) -> str:
+    """The last line of a process that is stopped."""
+    return f"stopped by {signal_name}: {_state()}"
 
 
 @contextlib.contextmanager

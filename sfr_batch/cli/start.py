@@ -1,16 +1,14 @@
-"""The first code of every command: makes its streams safe, runs it, and ends the process with its exit code.
+"""The first code of every command: makes signals and streams safe, runs it, ends the process with its exit code.
 
-What takes time to import is imported when all that is in place. Knows no command.
+Imports next to nothing itself: what takes time is imported when all that is in place. Knows no command.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
-
-from sfr_batch.cli import streams
-from sfr_batch.pipeline import display
-from sfr_batch.storage.descriptors import fill_standard_descriptors
 
 if TYPE_CHECKING:
     import click
@@ -32,15 +30,42 @@ def main(name: str | None = None) -> NoReturn:
 
 def run(load: "Callable[[], click.Command]") -> NoReturn:
     """Run a command with the arguments of this process. load: imports and returns it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _leave_at_once)
+    from sfr_batch.cli import signals, streams
+    from sfr_batch.storage.descriptors import fill_standard_descriptors
+
     fill_standard_descriptors()
     streams.replace_streams()
-    code = _code_of(load)
-    if not streams.finish():
+    signals.when_stopped("nothing was started")
+    with signals.leaving(signals.last_words, _release):
+        code = _code_of(load)
+        signals.when_stopped(f"the command had ended already, with exit code {code}")
+        ended = streams.finish()
+    if not ended:
         os._exit(code)
     sys.exit(code)
 
 
+def _leave_at_once(number: int, frame: FrameType | None) -> None:
+    """Before anything is imported, and when all is done."""
+    try:
+        os.write(2, f"stopped by {signal.Signals(number).name}: nothing is going on\n".encode())
+    finally:
+        os._exit(128 + number)
+
+
+def _release() -> None:
+    """Release the lease, if this process may have one: then its module is loaded."""
+    if lease := sys.modules.get("sfr_batch.table.commit.lease"):
+        lease.release_all()
+
+
 def _code_of(load: "Callable[[], click.Command]") -> int:
+    from sfr_batch.cli.streams import OutputLost
+    from sfr_batch.pipeline.display import say
+
     code = 0
     try:
         try:
@@ -48,12 +73,12 @@ def _code_of(load: "Callable[[], click.Command]") -> int:
         except SystemExit as ended:
             code = _number(ended)
         sys.stdout.flush()
-    except streams.OutputLost as lost:
+    except OutputLost as lost:
         if code:  # it has failed before, and has said why
             return code
         if lost.closed_pipe:
             return CLOSED_PIPE
-        display.say(f"error: {lost}")
+        say(f"error: {lost}")
         return 1
     return code
 
@@ -61,5 +86,7 @@ def _code_of(load: "Callable[[], click.Command]") -> int:
 def _number(ended: SystemExit) -> int:
     if ended.code is None or isinstance(ended.code, int):
         return ended.code or 0
-    display.say(str(ended.code))
+    from sfr_batch.pipeline.display import say
+
+    say(str(ended.code))
     return 1

@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class SplitCounts(Protocol):
-    """The part of a run's progress that `last_words` needs."""
+    """The part of a run's progress that `state` needs."""
 
     splits: int
     """Splits that the run embeds."""
@@ -20,13 +20,19 @@ progress: SplitCounts | None = None
 """The progress of the last run that this process started; None before the first one."""
 
 
-def last_words(signal_name: str) -> str:
-    """The last line of a stopped process: what is committed, and what the same command does next."""
+published: int | None = None
+"""The number of the snapshot that the last run has published; None before."""
+
+
+def state() -> str:
+    """What is committed or published, and what the same command does next."""
+    if published is not None:
+        return f"snapshot {published} is published; the same command finds nothing to do"
     if progress is None:
-        return f"stopped by {signal_name}: nothing was started; the same command starts again"
+        return "nothing was started; the same command starts again"
     if progress.splits_done >= progress.splits:
-        return f"stopped by {signal_name}: all splits are committed; the same command publishes them"
+        return "all splits are committed; the same command publishes them"
     return (
-        f"stopped by {signal_name}: {progress.splits_done:,} of {progress.splits:,} splits of this run are committed; "
-        "the same command continues from there"
+        f"{progress.splits_done:,} of {progress.splits:,} splits of this run are committed; the same command continues "
+        "from there"
     )

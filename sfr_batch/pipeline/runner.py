@@ -114,6 +114,7 @@ def _attempt(config: Config, again: frozenset[str]) -> Summary | frozenset[str]:
 
 def _reported(summary: Summary, table: Table, run: RunLog, progress: Progress) -> Summary:
     """The summary of a run that has published, with its report written. That may fail: the run has succeeded."""
+    interrupt.published = summary.snapshot.number if summary.snapshot else None
     try:
         plain = summary.snapshot is not None and _is_plain(table, summary.snapshot)
         summary = dataclasses.replace(summary, plain=plain, repeated=run.repeated())
@@ -141,7 +142,7 @@ def _run(
 
     If there are any to encode, the progress is shown from then on until ``stack`` is left.
     """
-    interrupt.progress = progress
+    interrupt.progress, interrupt.published = progress, None
     return [
         *recover_receipts(table, plan),
         *_embed_missing(plan, run, progress, place, held, stack),

@@ -15,9 +15,11 @@ import pytest
 import sfr_batch as sfr
 from sfr_batch.cli import signals
 from sfr_batch.format import names
+from sfr_batch.pipeline import interrupt
 from sfr_batch.storage.stores import open_store
 from tests.job_processes import (
     DOCUMENTS,
+    ROOT,
     SPLITS,
     command,
     data_files,
@@ -108,12 +110,90 @@ def test_stop_while_planning(tmp_path: Path) -> None:
     assert line == "stopped by SIGINT: nothing was started; the same command starts again"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["plan", "{config}"], "nothing was changed"),
+        (["status", "s3://bucket/table"], "nothing was changed"),
+        (["sweep", "s3://bucket/table"], "nothing was changed"),
+        (["compact", "s3://bucket/table", "--write"], "it may be done in part; the same command does the rest"),
+        (
+            ["export", "s3://bucket/table", "out"],
+            "if out has no _SUCCESS, it is incomplete: remove it and run the same command again",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_stop_any_command(arguments: list[str], words: str, tmp_path: Path) -> None:
+    """Each by what it does: one that reads does not speak of commits."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        raw = settings(minilm_folder(), str(tmp_path))
+        raw["corpus"] = {"path": "s3://bucket/corpus", "storage": {"endpoint_url": endpoint, "anonymous": True}}
+        (tmp_path / "job.yaml").write_text(json.dumps(raw))
+        given = [argument.format(config=tmp_path / "job.yaml") for argument in arguments]
+        with pytest.MonkeyPatch.context() as environment:
+            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+                environment.setenv(name, "x")
+            environment.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+            job = start_python("-m", "sfr_batch.cli", *given)
+        connection, _ = server.accept()
+        job.send_signal(signal.SIGINT)
+        output, _ = job.communicate(timeout=GENEROUS_S)
+        connection.close()
+    assert (job.returncode, output) == (130, f"stopped by SIGINT: {words}\n")
+
+
+def start_and_stop(code: str) -> tuple[int, str]:
+    """Exit code and output of a command that is stopped when it has printed a line."""
+    job = start_python("-c", code)
+    assert job.stdout is not None
+    assert b"".join(iter(lambda: os.read(job.stdout.fileno(), 1), b"\n")) == b"ready"
+    job.send_signal(signal.SIGINT)
+    output, _ = job.communicate(timeout=GENEROUS_S)
+    return job.returncode, output
+
+
+def test_stop_from_the_first_line_of_code_to_the_last() -> None:
+    run = "import sys, time\nfrom sfr_batch.cli import start\n{}\nstart.run({})"
+    wait = "lambda *_: print('ready', flush=True) or time.sleep(1000)"
+    first = run.format(f"sys.meta_path.insert(0, type('Slow', (), {{'find_spec': {wait}}}))", "None")
+    assert start_and_stop(first) == (130, "stopped by SIGINT: nothing is going on\n")
+    imports = run.format("", wait)
+    assert start_and_stop(imports) == (130, "stopped by SIGINT: nothing was started\n")
+    last = run.format(
+        f"from sfr_batch.cli import streams\nstreams.finish = {wait}",
+        "lambda: type('Command', (), {'main': lambda: None})",
+    )
+    assert start_and_stop(last) == (130, "stopped by SIGINT: the command had ended already, with exit code 0\n")
+
+
+def test_stop_the_demo(tmp_path: Path) -> None:
+    """It says at once what it does, and its helpers say nothing."""
+    job = start_python(ROOT / "jobs" / "demo.py", "--folder", tmp_path / "demo")
+    assert job.stdout is not None
+    first = b"".join(iter(lambda: os.read(job.stdout.fileno(), 1), b"\n")).decode()
+    assert first == "Collecting 12,500 docstrings of the packages that are installed here …"
+    while len(process_tree(job.pid)) == 1:
+        assert job.poll() is None
+    assert stop(job, signal.SIGINT) == "stopped by SIGINT: nothing was started; the same command starts again"
+
+
+def test_stop_after_publishing() -> None:
+    """What was published is not published again."""
+    interrupt.published = 3
+    try:
+        assert interrupt.state() == "snapshot 3 is published; the same command finds nothing to do"
+    finally:
+        interrupt.published = None
+
+
 def test_stop_while_publishing(tmp_path: Path) -> None:
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(["one", "two", "three"]))
     (tmp_path / "job.yaml").write_text(json.dumps(settings(minilm_folder(), str(tmp_path))))
     do_splits(sfr.plan(tmp_path / "job.yaml"))
     slow = (
-        "import time\nfrom sfr_batch.cli.main import main\nfrom sfr_batch.pipeline import runner\n"
+        "import time\nfrom sfr_batch.cli.start import main\nfrom sfr_batch.pipeline import runner\n"
         "def publish(*_): print('publishing', flush=True); time.sleep(1000)\n"
         "runner.publish = publish\nmain()"
     )
