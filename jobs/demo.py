@@ -23,6 +23,7 @@ import click
 import sfr_batch as sfr
 from jobs.docstrings import write_docstring_corpus
 from sfr_batch.cli.options import report_errors
+from sfr_batch.format.on_screen import shown, shown_id
 from sfr_batch.pipeline import interrupt
 
 QUESTIONS = (
@@ -51,4 +52,4 @@ def main(documents: int, folder: str) -> None:
         for question in QUESTIONS:
             print(f"\n{question}?")
             for hit in table.search(question, k=3, columns=["text"]):
-                print(f"  {hit.score:.3f}  {hit.id}\n         {str(hit.row['text']).splitlines()[0][:90]}")
+                print(f"  {hit.score:.3f}  {shown_id(hit.id)}\n         {shown(hit.row['text'], 90)}")

@@ -18,6 +18,7 @@ from sfr_batch.cli.reading import READING
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError, counted
 from sfr_batch.format import names
+from sfr_batch.format.on_screen import shown, shown_id, shown_message
 from sfr_batch.pipeline import interrupt
 from sfr_batch.storage.local_files import write_text
 from sfr_batch.table.commit.expiry import parse_duration
@@ -132,9 +133,9 @@ def search(
                 click.echo(json.dumps(hit.as_json(), ensure_ascii=False, allow_nan=False))
                 continue
             chunk = f" [{hit.row[names.CHUNK]}]" if names.CHUNK in hit.row else ""
-            click.echo(f"{hit.score:.4f}  {hit.id}{chunk}")
+            click.echo(f"{hit.score:.4f}  {shown_id(hit.id)}{chunk}")
             for column in dict.fromkeys(show):
-                click.echo("        " + _one_line(hit.row[column]))
+                click.echo("        " + shown(hit.row[column]))
 
 
 @main.command()
@@ -193,7 +194,7 @@ def audit(
             overrides,
             snapshot=snapshot,
             storage=storage,
-            each=lambda finding: click.echo(str(finding)),
+            each=lambda finding: click.echo(shown_message(str(finding))),
         )
         click.echo(found.brief())
         if json_file:
@@ -242,8 +243,3 @@ def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -
 
 for _command in (*READING, *KEEPING):
     main.add_command(_command)
-
-
-def _one_line(value: object, width: int = 100) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= width else text[: width - 1] + "…"

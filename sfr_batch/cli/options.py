@@ -8,6 +8,7 @@ import click
 
 from sfr_batch.cli import signals, streams
 from sfr_batch.errors import ConfigError, SfrBatchError, counted
+from sfr_batch.format.on_screen import shown_message
 from sfr_batch.storage.store import ObjectInfo
 
 ENDPOINT = click.option("--endpoint-url", help="S3 endpoint of the table; default: the AWS environment variables.")
@@ -38,7 +39,7 @@ def report_errors(*, changes: bool = False, stopped: str | Callable[[], str] = N
     try:
         yield
     except SfrBatchError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {shown_message(str(error))}", err=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
         click.echo(signals.last_words("SIGINT"), err=True)

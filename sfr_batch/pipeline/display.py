@@ -22,13 +22,24 @@ def say(text: str) -> None:
     offer(sys.stderr, f"{text}\n")
 
 
-def offer(stream: TextIO | None, text: str) -> bool:
-    """Write ``text`` to a stream that may not take it; whether it did within PATIENCE_S. Never raises."""
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a stream, which may be closed, is a terminal."""
+    try:
+        return stream is not None and stream.isatty()
+    except (OSError, ValueError):
+        return False
+
+
+def offer(stream: TextIO | None, text: str, *, controls: bool = False) -> bool:
+    """Write ``text`` to a stream that may not take it; whether it did within PATIENCE_S. Never raises.
+
+    controls: whether it moves the cursor of a terminal, which streams that escape such characters must let through.
+    """
 
     def write() -> None:
         if stream is None:  # Python has none for a descriptor that was closed when it started
             raise ValueError
-        stream.write(text)
+        getattr(stream, "write_controls" if controls else "write", stream.write)(text)
         stream.flush()
 
     return attempt(stream, write)

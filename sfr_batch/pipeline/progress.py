@@ -62,7 +62,7 @@ class Progress:
         self._recent: deque[tuple[float, int]] = deque()
         """Time and tokens of the splits of the last minute."""
         self._stop = threading.Event()
-        self._live = _is_terminal(self.stream)
+        self._live = display.is_terminal(self.stream) and os.environ.get("TERM") != "dumb"
         self._thread = threading.Thread(target=self._show, name="sfr-progress", daemon=True)
 
     def __enter__(self) -> Self:
@@ -76,7 +76,7 @@ class Progress:
         self._thread.join()
         if error is None:
             self.stage = ""
-        display.offer(self.stream, f"{_CLEAR_LINE if self._live else ''}{self.line()}\n")
+        self._write(f"{_CLEAR_LINE if self._live else ''}{self.line()}\n")
 
     def enter(self, stage: str) -> None:
         """Tell what the run is doing from now on."""
@@ -157,15 +157,10 @@ class Progress:
     def _show(self) -> None:
         while not self._stop.wait(_LIVE_EVERY_S if self._live else self.every_s):
             line = _CLEAR_LINE + self.line(_columns(self.stream) - 1) if self._live else f"{self.line()}\n"
-            display.offer(self.stream, line)
+            self._write(line)
 
-
-def _is_terminal(stream: TextIO | None) -> bool:
-    """Whether a line can be written over on a stream, which may be closed."""
-    try:
-        return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
-    except (OSError, ValueError):
-        return False
+    def _write(self, text: str) -> None:
+        display.offer(self.stream, text, controls=self._live)
 
 
 def _columns(stream: TextIO | None) -> int:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sfr_batch.format import names
 from sfr_batch.format.notebook import html_table
+from sfr_batch.format.on_screen import shown_cell, shown_id
 from sfr_batch.table.json_values import python_value, rows_as_json
 
 FloatArray = NDArray[np.float32]
@@ -37,11 +38,11 @@ class Hits(list[Hit]):
     """The hits of a search, best first. Prints a line per hit."""
 
     def __repr__(self) -> str:
-        return "\n".join(f"{hit.score:.4f}  {hit.id}" for hit in self) or "no hits"
+        return "\n".join(f"{hit.score:.4f}  {shown_id(hit.id)}" for hit in self) or "no hits"
 
     def _repr_html_(self) -> str:
         columns = list(self[0].row) if self else []
-        rows = [(f"{hit.score:.4f}", hit.id, *hit.row.values()) for hit in self]
+        rows = [(f"{hit.score:.4f}", shown_id(hit.id), *map(shown_cell, hit.row.values())) for hit in self]
         return html_table(rows, head=("score", names.ID, *columns), numbers=[0])
 
 

@@ -15,10 +15,11 @@ from sfr_batch import __version__ as sfr_version
 from sfr_batch.api import EmbeddingTable
 from sfr_batch.cli.main import main
 from sfr_batch.encoder.encoder import Encoder
-from sfr_batch.errors import ConfigError, SfrBatchError, TableError, TableMismatch
+from sfr_batch.errors import ConfigError, CorpusError, SfrBatchError, TableError, TableMismatch
 from sfr_batch.format import names
 from sfr_batch.format.parquet import encode_parquet
 from sfr_batch.storage.stores import open_store
+from sfr_batch.table.search import Hit, Hits
 from tests.models import minilm_folder
 from tests.s3server import S3Server
 from tests.tables import do_plan, do_splits, parquet, put
@@ -155,6 +156,28 @@ def test_interrupt_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     result = run("plan", write_config(tmp_path, str(tmp_path)))
     assert result.exit_code == 130
     assert result.stderr == "stopped by SIGINT: nothing was changed\n"
+
+
+def test_what_others_have_written_is_shown_escaped_and_short(monkeypatch: pytest.MonkeyPatch, finished: Path) -> None:
+    huge = "x" * 2_000_000
+
+    def found(*_: Any, **__: Any) -> Hits:
+        return Hits([Hit("a\x1b[2J\nb", 0.5, {"text": "\x1b]0;owned\x07" + huge}), Hit(huge, 0.25, {"text": ""})])
+
+    monkeypatch.setattr(EmbeddingTable, "search", found)
+    lines = run("search", finished / "table", "x", "--show", "text").output.splitlines()
+    assert lines[0] == "0.5000  a\\x1b[2J\\nb"
+    assert lines[1] == "        \\x1b]0;owned\\x07" + "x" * 83 + "…"
+    assert lines[2] == "0.2500  " + "x" * 200 + "… (2,000,000 characters)"
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise CorpusError(f"The id {huge!r} of a\x1b[2J.jsonl is damaged.")
+
+    monkeypatch.setattr("sfr_batch.api.plan", fail)
+    text = complaint(1, "plan", finished / "small.yaml")
+    assert text.startswith("The id 'xxx")
+    assert text.endswith("xxx' of a\\x1b[2J.jsonl is damaged.\n")
+    assert len(text) < 2100
 
 
 def test_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pty
 import subprocess
 import sys
 import threading
@@ -180,6 +181,21 @@ def test_nothing_that_a_stream_raises_comes_out() -> None:
         full.close()
     with Progress(splits=1, rows=1, stream=None):
         pass
+
+
+def test_a_terminal_obeys_the_live_line_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe gets every character."""
+    master, slave = pty.openpty()
+    with open(slave, "w") as terminal:
+        shown = streams.Output(terminal, 1, best_effort=False)
+        print("a\x1b[2Jb", file=shown, flush=True)
+        assert os.read(master, 100) == b"a\\x1b[2Jb\r\n"
+        assert display.offer(shown, "\r\x1b[K1 of 2", controls=True)  # type: ignore[arg-type]
+        assert os.read(master, 100) == b"\r\x1b[K1 of 2"
+    os.close(master)
+    pipe = io.StringIO()
+    print("a\x1b[2Jb", file=streams.Output(pipe, 1, best_effort=False), flush=True)
+    assert pipe.getvalue() == "a\x1b[2Jb\n"
 
 
 def test_what_an_encoding_lacks_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
