@@ -41,10 +41,12 @@ QUESTIONS = (
 def main(documents: int, folder: str) -> None:
     """Write the corpus, embed it, search it."""
     with report_errors(changes=True, stopped=interrupt.state):
-        print(f"Collecting {documents:,} docstrings of the packages that are installed here …", flush=True)
+        print(f"This collects {documents:,} docstrings of installed packages, embeds and searches them.", flush=True)
         corpus = write_docstring_corpus(f"{folder}/corpus", documents)
-        print(f"Corpus: {corpus.documents:,} docstrings, {corpus.bytes / 1e6:.1f} MB of text, in {corpus.folder}")
-        print("Embedding them. Ctrl-C keeps what is done, and the same command continues.", flush=True)
+        print(
+            f"Corpus: {corpus.documents:,} docstrings, {corpus.bytes / 1e6:.1f} MB of text, in {corpus.folder}",
+            flush=True,
+        )
         paths = [f"corpus.path={corpus.folder}", f"table.path={folder}/table"]
         summary = sfr.embed(ROOT / "configs" / "demo.yaml", paths)
         print(summary.describe())
