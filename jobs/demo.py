@@ -43,10 +43,7 @@ def main(documents: int, folder: str) -> None:
     with report_errors(changes=True, stopped=interrupt.state):
         print(f"This collects {documents:,} docstrings of installed packages, embeds and searches them.", flush=True)
         corpus = write_docstring_corpus(f"{folder}/corpus", documents)
-        print(
-            f"Corpus: {corpus.documents:,} docstrings, {corpus.bytes / 1e6:.1f} MB of text, in {corpus.folder}",
-            flush=True,
-        )
+        print(f"Corpus: {corpus.documents:,} docstrings, {corpus.bytes / 1e6:.1f} MB of text, in {corpus.folder}")
         paths = [f"corpus.path={corpus.folder}", f"table.path={folder}/table"]
         summary = sfr.embed(ROOT / "configs" / "demo.yaml", paths)
         print(summary.describe())

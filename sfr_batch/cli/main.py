@@ -1,8 +1,8 @@
 """The command line: from arguments to a library call, and from exceptions to a message and an exit code.
 
 Exit codes: 0 done, 1 failed, 2 the command or config is wrong, 130 stopped by SIGINT (Ctrl-C), 143 stopped by SIGTERM
-(`ray job stop`, `kubectl delete`), 141 nobody reads the result. Every command stops within two seconds of a signal at any
-moment, see `start`.
+(`ray job stop`, `kubectl delete`), 141 nobody reads the result. Every command stops within two seconds of a signal at
+any moment, see `start`.
 """
 
 import json
