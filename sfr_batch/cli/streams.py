@@ -13,7 +13,6 @@ from typing import Any, TextIO
 
 from sfr_batch.format.on_screen import printable
 from sfr_batch.pipeline import display
-from sfr_batch.pipeline.display import is_terminal
 from sfr_batch.storage.descriptors import discard, text_stream
 
 LAST_WORDS_S = 60.0
@@ -44,17 +43,16 @@ class Output:
         self._closed = stream is None
         self._stream = text_stream(number) if stream is None else stream
         self._number = number
-        self._terminal = is_terminal(self._stream)
+        self._escapes = number == 1 and display.is_terminal(self._stream)
+        """On stderr, libraries draw bars; what comes from here is escaped where it is said."""
         self.best_effort = best_effort
         """Whether a write that fails, or takes too long, is left at that. Otherwise it raises OutputLost."""
 
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f"{type(text).__name__} is not text")
-        return self.write_controls(printable(text) if self._terminal else text)
-
-    def write_controls(self, text: str) -> int:
-        """Write text that may move the cursor of a terminal."""
+        if self._escapes:
+            text = printable(text)
         if self.best_effort:
             display.attempt(self, lambda: self._stream.write(text))
         elif text and self._closed:

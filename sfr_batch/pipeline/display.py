@@ -2,13 +2,15 @@
 
 A stream may be closed, a broken pipe, a log on a full disk, a terminal that is gone or one that somebody has stopped
 with Ctrl-S: then what is written is lost, and the run goes on in silence. Knows neither runs nor what is shown. Imports
-only the standard library: entry points load this first.
+next to nothing: entry points load this first.
 """
 
 import sys
 import threading
 from collections.abc import Callable
 from typing import TextIO
+
+from sfr_batch.format.on_screen import printable
 
 PATIENCE_S = 1.0
 """Seconds that a stream may take for one write, before nobody waits for it any more."""
@@ -18,8 +20,8 @@ _writing: dict[int, threading.Thread] = {}
 
 
 def say(text: str) -> None:
-    """A line on stderr, if it takes one."""
-    offer(sys.stderr, f"{text}\n")
+    """A line on stderr, if it takes one. What a terminal would obey is escaped."""
+    offer(sys.stderr, f"{printable(text)}\n")
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -30,16 +32,13 @@ def is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
-def offer(stream: TextIO | None, text: str, *, controls: bool = False) -> bool:
-    """Write ``text`` to a stream that may not take it; whether it did within PATIENCE_S. Never raises.
-
-    controls: whether it moves the cursor of a terminal, which streams that escape such characters must let through.
-    """
+def offer(stream: TextIO | None, text: str) -> bool:
+    """Write ``text`` to a stream that may not take it; whether it did within PATIENCE_S. Never raises."""
 
     def write() -> None:
         if stream is None:  # Python has none for a descriptor that was closed when it started
             raise ValueError
-        getattr(stream, "write_controls" if controls else "write", stream.write)(text)
+        stream.write(text)
         stream.flush()
 
     return attempt(stream, write)

@@ -76,7 +76,7 @@ class Progress:
         self._thread.join()
         if error is None:
             self.stage = ""
-        self._write(f"{_CLEAR_LINE if self._live else ''}{self.line()}\n")
+        display.offer(self.stream, f"{_CLEAR_LINE if self._live else ''}{self.line()}\n")
 
     def enter(self, stage: str) -> None:
         """Tell what the run is doing from now on."""
@@ -157,10 +157,7 @@ class Progress:
     def _show(self) -> None:
         while not self._stop.wait(_LIVE_EVERY_S if self._live else self.every_s):
             line = _CLEAR_LINE + self.line(_columns(self.stream) - 1) if self._live else f"{self.line()}\n"
-            self._write(line)
-
-    def _write(self, text: str) -> None:
-        display.offer(self.stream, text, controls=self._live)
+            display.offer(self.stream, line)
 
 
 def _columns(stream: TextIO | None) -> int:
