@@ -10,5 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the submitted folder, wher
 
 from sfr_batch.cli.start import main
 
+COMMAND = "embed"
+
 if __name__ == "__main__":
-    main("embed")
+    main(COMMAND)

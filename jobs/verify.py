@@ -11,5 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the submitted folder, wher
 
 from sfr_batch.cli.start import main
 
+COMMAND = "verify"
+
 if __name__ == "__main__":
-    main("verify")
+    main(COMMAND)

@@ -95,8 +95,8 @@ def page(path: Path) -> Page:
 
 @functools.cache
 def command_line() -> click.Group:
-    module, name = PROJECT["scripts"]["sfr-batch"].split(":")
-    found = getattr(importlib.import_module(module), name)
+    assert PROJECT["scripts"]["sfr-batch"] == "sfr_batch.cli.start:main"
+    found = importlib.import_module("sfr_batch.cli.main").main
     assert isinstance(found, click.Group)
     return found
 
@@ -112,10 +112,9 @@ def script(file: Path) -> ModuleType:
 
 
 def parser_of(module: ModuleType) -> click.Command:
-    """Its `main`, else the only command that it imports."""
-    commands = [value for value in vars(module).values() if isinstance(value, click.Command)]
+    """Its `main`, else the command that it names."""
     main = getattr(module, "main", None)
-    return main if isinstance(main, click.Command) else commands[0]
+    return main if isinstance(main, click.Command) else command_line().commands[module.COMMAND]
 
 
 def command_problems(readme: Page) -> Iterator[str]:

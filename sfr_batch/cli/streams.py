@@ -1,4 +1,4 @@
-"""stdout and stderr of a command, for the process that it runs in.
+"""The streams of a command, stdout and stderr, for the process that it runs in.
 
 stderr is a display, and so is stdout of a command that changes something: its exit code says whether it succeeded,
 whoever has heard it. Where stdout is the result, a write that fails raises OutputLost. Only entry points put these
@@ -49,6 +49,7 @@ class Output:
         """Whether a write that fails, or takes too long, is left at that. Otherwise it raises OutputLost."""
 
     def write(self, text: str) -> int:
+        """Write text, now or in a moment. Raises OutputLost."""
         if not isinstance(text, str):
             raise TypeError(f"{type(text).__name__} is not text")
         if self._escapes:
@@ -62,6 +63,7 @@ class Output:
         return len(text)
 
     def flush(self) -> None:
+        """Write what is still held. Raises OutputLost."""
         if self.best_effort:
             display.attempt(self, self._stream.flush)
         else:
@@ -93,8 +95,8 @@ def replace_streams() -> None:
             ascii_only = stream.encoding.lower() in ("ascii", "us-ascii", "ansi_x3.4-1968", "646")
             with contextlib.suppress(OSError, ValueError):  # it is broken already
                 stream.reconfigure(encoding="utf-8" if ascii_only else None, errors="backslashreplace")
-    sys.stdout = Output(sys.stdout, 1, best_effort=False)  # type: ignore[assignment]
-    sys.stderr = Output(sys.stderr, 2, best_effort=True)  # type: ignore[assignment]
+    sys.stdout = Output(sys.stdout, 1, best_effort=False)
+    sys.stderr = Output(sys.stderr, 2, best_effort=True)
 
 
 def stdout_is_a_display() -> None:

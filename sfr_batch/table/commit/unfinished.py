@@ -138,7 +138,7 @@ def _status(table: Table, run_id: str, started: float, committed: Mapping[str, f
     ids = map(without_last_flag, plan.column(names.SPLIT_ID).to_pylist())
     rows = dict(zip(ids, plan.column("rows").to_pylist(), strict=True))
     done = sorted((committed[split_id], number) for split_id, number in rows.items() if split_id in committed)
-    shards = set(plan.column("shard").to_pylist())
+    shards = set(plan.column(names.SHARD).to_pylist())
     return RunStatus(
         run_id,
         splits=len(rows),
