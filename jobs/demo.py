@@ -41,7 +41,7 @@ QUESTIONS = (
 def main(documents: int, folder: str) -> None:
     """Write the corpus, embed it, search it."""
     with report_errors(changes=True, stopped=interrupt.state):
-        print(f"This collects {documents:,} docstrings of installed packages, embeds and searches them.", flush=True)
+        print(f"It embeds and searches {documents:,} docstrings of installed packages.", flush=True)
         corpus = write_docstring_corpus(f"{folder}/corpus", documents)
         print(f"Corpus: {corpus.documents:,} docstrings, {corpus.bytes / 1e6:.1f} MB of text, in {corpus.folder}")
         paths = [f"corpus.path={corpus.folder}", f"table.path={folder}/table"]

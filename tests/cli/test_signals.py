@@ -173,7 +173,7 @@ def test_stop_the_demo(tmp_path: Path) -> None:
     job = start_python(ROOT / "jobs" / "demo.py", "--folder", tmp_path / "demo")
     assert job.stdout is not None
     first = b"".join(iter(lambda: os.read(job.stdout.fileno(), 1), b"\n")).decode()
-    assert first == "This collects 12,500 docstrings of installed packages, embeds and searches them."
+    assert first == "It embeds and searches 12,500 docstrings of installed packages."
     while len(process_tree(job.pid)) == 1:
         assert job.poll() is None
     assert stop(job, signal.SIGINT) == "stopped by SIGINT: nothing was started; the same command starts again"
