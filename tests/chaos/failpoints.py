@@ -54,12 +54,12 @@ class Failpoint:
         return f"{self.kind} #{self.nth}"
 
 
-def name_of(method: str, key: str) -> str:
+def name_of(method: str, key: str = "") -> str:
     """What an operation is called, such as ``create data file``."""
     for pattern, kind in _KINDS:
         if match := re.fullmatch(pattern, key):
             return f"{method} {match.expand(kind)}"
-    return f"{method} {key}"
+    return f"{method} {key}".rstrip()
 
 
 def die() -> None:
@@ -91,7 +91,7 @@ class FailpointStore:
         return (lambda *arguments: self._do(name, value, *arguments)) if callable(value) else value
 
     def _do(self, method: str, call: Any, *arguments: Any) -> Any:
-        operation = name_of(method, arguments[0] if isinstance(arguments[0], str) else "several")
+        operation = name_of(method, *[a if isinstance(a, str) else "several" for a in arguments[:1]])
         with self._lock:
             self._before()
             self._seen[operation] += 1
