@@ -188,11 +188,11 @@ def _parse_elsewhere(sources: list[_Source]) -> list[tuple[str, str, str]]:
 
 def _parse_stdin() -> None:
     gc.disable()  # a fifth of the time; syntax trees hold no cycles
-    sources = [_Source(*fields) for fields in json.load(sys.stdin)]
     try:
+        sources = [_Source(*fields) for fields in json.load(sys.stdin)]
         json.dump([document for source in sources for document in _parse(source)], sys.stdout)
         sys.stdout.flush()
-    except BrokenPipeError:  # the caller has been stopped
+    except (BrokenPipeError, json.JSONDecodeError):  # the caller has been stopped
         os._exit(1)
 
 

@@ -45,7 +45,7 @@ class FakeEncoder:
 class FakeEncode(encode_stage.Encode):
     """The encode stage with a FakeEncoder in it."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, own_process: bool = True) -> None:
         self.problem = None
         self._canaries: Any = FakeEncoder(job.card.schema.field("embedding").type.list_size)
 

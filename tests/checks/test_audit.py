@@ -242,7 +242,7 @@ def test_what_is_not_published_is_an_orphan_and_no_failure(store: Store) -> None
 
 def test_unfinished_run_is_told() -> None:
     table = plain(MemoryStore())
-    plan = pa.table({"split_id": [split_name("a"), split_name("new")], "rows": [2, 2]})
+    plan = pa.table({"split_id": [split_name("a"), split_name("new")], "shard": ["a", "b"], "rows": [2, 2]})
     table.store.create(names.run_key("2999-run", "plan.parquet"), encode_parquet(plan))
     found = audit(table)
     assert found["runs"].measured == "in progress or interrupted: 2999-run (1 of 2 splits)"
