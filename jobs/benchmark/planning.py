@@ -37,7 +37,8 @@ T = TypeVar("T")
 
 
 class FakeCorpus:
-    """Stands in for `find_inputs` and `open_input`: ``shards`` files that do not exist, all with the same footer."""
+    """Stands in for `find_inputs`, `names_in` and `open_input`: ``shards`` files that do not exist, all with the same
+    footer."""
 
     def __init__(self, shards: int) -> None:
         self._shards = shards
@@ -51,6 +52,10 @@ class FakeCorpus:
         names = (f"{path}/part-{number:07}.parquet" for number in range(self._shards))
         files = [InputFile(name, len(self._data), f"fake-{number}") for number, name in enumerate(names)]
         return InputListing(path, files, [])
+
+    def names_in(self, folder: str, beginning: str, _: Any) -> tuple[list[str], bool]:
+        """Nothing lies around the corpus."""
+        return [], True
 
     def open_input(self, uri: str, _: Any) -> IO[bytes]:
         return io.BytesIO(self._data)
@@ -83,6 +88,7 @@ def measure(splits: int, model: str) -> dict[str, Any]:
         config = fake_config(model, f"{folder}/table")
         with (
             mock.patch("sfr_batch.corpus.listing.find_inputs", fake.find_inputs),
+            mock.patch("sfr_batch.corpus.foreign_tables.names_in", fake.names_in),
             mock.patch("sfr_batch.corpus.survey.open_input", fake.open_input),
         ):
             before = own_memory("VmRSS")

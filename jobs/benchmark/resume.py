@@ -124,6 +124,7 @@ def measure(splits: int, receipts: str, model: str, folder: Path) -> dict[str, A
     config = fake_config(model, f"{folder}/table")
     with (
         mock.patch("sfr_batch.corpus.listing.find_inputs", fake.find_inputs),
+        mock.patch("sfr_batch.corpus.foreign_tables.names_in", fake.names_in),
         mock.patch("sfr_batch.corpus.survey.open_input", fake.open_input),
     ):
         written = _in_child(lambda: _write_table(make_plan(config), receipts == "log"))
