@@ -90,10 +90,10 @@ class S3Server:
                     raise RuntimeError(f"SeaweedFS is not ready ({error}); its log:\n{self._log_tail()}") from error
                 time.sleep(0.05)
 
-    def client(self) -> Any:
-        """A plain botocore client that tries once: what a test does to the store behind the back of sfr-batch."""
+    def client(self, attempts: int = 1) -> Any:
+        """A plain botocore client: what a test does to the store behind the back of sfr-batch."""
         config = botocore.config.Config(
-            connect_timeout=2, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 1}
+            connect_timeout=2, read_timeout=30, retries={"mode": "standard", "total_max_attempts": attempts}
         )
         return botocore.session.get_session().create_client(
             "s3",

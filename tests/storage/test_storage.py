@@ -578,6 +578,7 @@ def test_what_was_acknowledged_survives_a_kill_of_the_server(tmp_path: Path) -> 
             client.put_object(Bucket="durable", Key=str(n), Body=str(n).encode())
         server.kill()
         server.start()
+        client = server.client(attempts=10)  # the volumes may come up a moment after the S3 port
         for n in range(20):
             assert client.get_object(Bucket="durable", Key=str(n))["Body"].read() == str(n).encode()
     finally:
