@@ -15,7 +15,7 @@ from tests.chaos.writer import Writers
 from tests.s3server import S3Server
 
 SEED = 20261125
-KILLS = {"local": 88, "s3": 12}
+KILLS = {"local": 180, "s3": 20}
 CREATED = ("card", "run plan.parquet", "rejects", "data file", "receipts", "side files", "side shards", "manifest")
 
 
