@@ -6,7 +6,6 @@ A row counts by its id, whatever becomes of its text later. Takes rows as `rows`
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +14,7 @@ from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.casting import cast_exactly
 from sfr_batch.corpus.column_paths import find_column, find_value
 from sfr_batch.corpus.columns import Columns
-from sfr_batch.corpus.ids import id_values
+from sfr_batch.corpus.ids import id_of_record, id_values, numbered_id
 from sfr_batch.corpus.json_values import Unfit, exact_value
 from sfr_batch.corpus.records import Parsed
 from sfr_batch.corpus.rejects import Problem, id_or_text_problem
@@ -51,7 +50,7 @@ class IdCollector:
     def add_batch(self, batch: pa.RecordBatch, positions: Sequence[int]) -> None:
         """Take in the rows [n] of a batch; positions: [n] their numbers in the shard."""
         if self._id is None:
-            ids = [f"{self._shard}#{position}" for position in positions]
+            ids = [numbered_id(self._shard, position) for position in positions]
         else:
             ids = id_values(find_column(batch, self._id))
         order = None
@@ -64,8 +63,7 @@ class IdCollector:
         """Take in one record; ``position`` as in `names.REJECTS_SCHEMA`."""
         if isinstance(record, Problem):
             return
-        id_ = f"{self._shard}#{position}" if self._id is None else find_value(record, self._id)
-        id_ = float(id_) if isinstance(id_, Decimal) else id_
+        id_ = numbered_id(self._shard, position) if self._id is None else id_of_record(record, self._id)
         value = None
         if self._order is not None:
             with contextlib.suppress(Unfit):

@@ -6,12 +6,14 @@
 A value that does not fit is a reject. Knows columns and types; knows no files and no settings.
 """
 
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.types as kinds
 
 from sfr_batch.corpus.casting import cast_exactly, uuid_texts, without_extension
+from sfr_batch.corpus.column_paths import find_value
 from sfr_batch.corpus.column_types import is_bytes, is_text, is_uuid, stored_type
 from sfr_batch.corpus.rejects import as_text, cell_values
 
@@ -41,3 +43,14 @@ def id_values(column: pa.Array) -> list[Any]:
             return [int(value) if value is not None and value == int(value) else value for value in column.to_pylist()]
         column = whole.column
     return cell_values(as_text(without_extension(column)))
+
+
+def id_of_record(record: dict[str, Any], path: str) -> Any:
+    """The id of a record of JSON or CSV. A fraction, which is no id, is a float however exactly it was read."""
+    value = find_value(record, path)
+    return float(value) if isinstance(value, Decimal) else value
+
+
+def numbered_id(shard: str, position: int) -> str:
+    """The id of a row where the rows are numbered. shard: its URI; position: as in `names.REJECTS_SCHEMA`."""
+    return f"{shard}#{position}"

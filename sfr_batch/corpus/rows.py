@@ -6,7 +6,6 @@ and no Ray.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +14,7 @@ from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.casting import cast_exactly, without_extension
 from sfr_batch.corpus.column_paths import find_column, find_value
 from sfr_batch.corpus.columns import Columns
-from sfr_batch.corpus.ids import id_values
+from sfr_batch.corpus.ids import id_of_record, id_values, numbered_id
 from sfr_batch.corpus.json_values import Unfit, exact_value
 from sfr_batch.corpus.records import Parsed
 from sfr_batch.corpus.rejects import (
@@ -107,7 +106,7 @@ class RowCollector:
         """Take in the rows [n] of a batch; positions: [n] their numbers in the shard."""
         self._positions.extend(positions)
         if self._id is None:
-            self._ids.extend(map(self._derived_id, positions))
+            self._ids.extend(numbered_id(self._shard, position) for position in positions)
         else:
             self._ids.extend(id_values(find_column(batch, self._id)))
         parts = [text_values(without_extension(find_column(batch, name))) for name in self._template.columns]
@@ -125,8 +124,7 @@ class RowCollector:
         """Take in one record; ``position`` as in `names.REJECTS_SCHEMA`."""
         if isinstance(record, Problem):
             return self._reject(None, position, record)
-        id_ = self._derived_id(position) if self._id is None else find_value(record, self._id)
-        id_ = float(id_) if isinstance(id_, Decimal) else id_
+        id_ = numbered_id(self._shard, position) if self._id is None else id_of_record(record, self._id)
         carried = {}
         for name, (path, kind) in self._columns.carry.items():
             try:
@@ -177,9 +175,6 @@ class RowCollector:
 
     def _reject(self, id_: Any, position: int, problem: Problem) -> None:
         self._rejects.append(Reject(id_, position, *problem))
-
-    def _derived_id(self, position: int) -> str:
-        return f"{self._shard}#{position}"
 
 
 def _column(values: list[Any], kind: pa.DataType) -> pa.ChunkedArray:
