@@ -50,8 +50,7 @@ def plan(config: ConfigOrPath, overrides: Sequence[str] = (), *, compare: bool =
 
     overrides: settings as ``section.field=value``. compare: read the changed shards, in this process, to find rows that
     already have a vector; without it the plan is an upper bound. Raises ConfigError, CorpusError, ModelError,
-    TableMismatch and StorageError; with compare also TooManyDeletes and TooManyChanges, as
-    `embed` would.
+    TableMismatch and StorageError; with compare also TooManyDeletes and TooManyChanges, as `embed` would.
     """
     made = make_plan(_load(config, overrides))
     return comparison.compare(made, InProcess()).plan if compare and made.has_to_compare else made

@@ -33,8 +33,8 @@ def expire(
 
     A snapshot stays if any option keeps it, and the newest state always stays. A state is what one `embed` or
     compaction has published. Its age counts from the moment when the next state replaced it, by the clock of the store,
-    whatever those of the machines said. --keep applies to this
-    command only: a nightly command must name the snapshot every time.
+    whatever those of the machines said. --keep applies to this command only: a nightly command must name the snapshot
+    every time.
 
     Before it deletes, it publishes a snapshot that lists the removed ones: readers get a clear error, and a run in
     progress plans again. It may be killed at any moment: the same command does the rest.

@@ -267,7 +267,7 @@ AFTER_READING = (BAD_VECTOR, ENCODER_FAILED, TOO_LONG)
 """Reasons of rows that were read without an error: id and text are good."""
 # Of rows with a vector:
 DUPLICATE_ID = "duplicate_id"
-"""An earlier row of the corpus has the same id."""
+"""Another row of the corpus has the same id and is live instead."""
 OF_NO_DOCUMENT = (NULL_ID, BAD_ID, DUPLICATE_ID)
 """Reasons that say nothing of a document: the row has no id, or another row of its id counts. Of any other reject with
 an id it is known that the document is in the corpus and cannot be embedded."""

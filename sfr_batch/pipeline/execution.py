@@ -141,9 +141,8 @@ def execute(
 ) -> Generator[Receipt | Failure | Losses, None, None]:
     """Read, tokenize, encode and write: yields the receipt or failure of each split, in no particular order.
 
-    Ray retries the work of lost workers, actors and nodes; their total is yielded when it changes. enter: is
-    called with the stage of the run, from another thread. Raises RunFailed when Ray gives up. Stop iterating to stop
-    the work.
+    Ray retries the work of lost workers, actors and nodes; their total is yielded when it changes. enter: is called
+    with the stage of the run, from another thread. Raises RunFailed when Ray gives up. Stop iterating to stop the work.
     """
     with warnings.catch_warnings():
         # The warning asks for named arguments, which do not exist yet for `max_retries` and the like.

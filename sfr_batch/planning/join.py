@@ -32,8 +32,8 @@ PLACE_DTYPE = np.dtype(_PLACE)
 def corpus_dtype(*, carry: bool) -> np.dtype[np.void]:
     """A row of the corpus: hashes of its id, of the whole row and of its text; the number of its read unit, its number
     among the good rows of that unit, the bytes of its text, and whether another row of its id counts instead, so that
-    it gets no vector. ``carry``: whether there are carried columns; without
-    them row and text are the same, and there is no ``content``."""
+    it gets no vector. ``carry``: whether there are carried columns; without them row and text are the same, and there
+    is no ``content``."""
     return np.dtype([*_HASHES, *(_TEXT if carry else []), *_CORPUS])
 
 

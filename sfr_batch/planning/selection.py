@@ -121,8 +121,7 @@ class Selection(ABC):
 
         shard_of: [m] of each such document the number of its shard in ``old``; turned: [m] whether it is in the corpus
         but cannot be embedded any more. What the table has of such a document is stale, so `delete: keep` does not keep
-        it. Returns masks [m] by the URI of the
-        shard that owns the documents from now on.
+        it. Returns masks [m] by the URI of the shard that owns the documents from now on.
         """
 
 

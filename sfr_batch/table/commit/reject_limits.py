@@ -1,4 +1,4 @@
-"""Before publishing: limits the number of rejects, and rejects rows whose id an earlier row has (`duplicate_id`)."""
+"""Before publishing: limits the number of rejects, and rejects rows whose id another row has (`duplicate_id`)."""
 
 import dataclasses
 import math
