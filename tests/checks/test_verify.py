@@ -162,7 +162,9 @@ def test_the_command_on_a_package_needs_no_ray_and_writes_nothing(tmp_path: Path
     assert summary == "11 passed, 0 failed, 4 skipped (instruction, card scores, float32, lock)"
     assert [line[:4] for line in lines].count("PASS") == 11
     table = {line[6:18].strip(): line for line in lines}
-    assert "tokens/s at 64 to 256 tokens a row at run.max_batch_tokens=2048" in table["throughput"]
+    # How long the rows are that fit into two seconds depends on the machine.
+    rate = r"[\d,]+ tokens/s at 64 to \d+ tokens a row at run\.max_batch_tokens=2048"
+    assert re.search(rate, table["throughput"])
     assert f"written: {golden}, 13 texts, fingerprint" in table["record"]
     assert f"not written into an installed package; it would be {minilm_folder() / lock_file.LOCK}" in table["lock"]
     assert not (minilm_folder() / lock_file.LOCK).exists()
@@ -522,7 +524,7 @@ def test_a_gpu_that_is_not_there(built: Path) -> None:
 
 def test_throughput_tries_budgets(built: Path) -> None:
     subject = subject_of(built)
-    finding = speed.check_throughput(subject, 1.0)
+    finding = speed.check_throughput(subject, 3.0)  # a busy machine, too, gets through two budgets
     assert finding.verdict == "PASS"
     assert "at run.max_batch_tokens=2048" in finding.measured
     assert re.search(r"; run.batches=packed: \d+\.\d\d times as fast", finding.measured)
