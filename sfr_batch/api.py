@@ -244,8 +244,10 @@ class EmbeddingTable(Table):
         columns: to return with each hit, in ``Hit.row``. Where documents are cut into chunks (`model.overflow: chunk`),
         each hit is a chunk, and a document may be found several times; ``Hit.row`` has its number ``chunk`` and its
         span of the document's text, ``chunk_start`` to ``chunk_end``. snapshot: its number; default: the newest. Raises
-        ConfigError if the query is not valid Unicode, and what `encoder` raises.
+        ConfigError if the query is empty or not valid Unicode, and what `encoder` raises.
         """
+        if not query.strip():
+            raise ConfigError("The query is empty. Give a text to search for.")
         try:
             query.encode()
         except UnicodeEncodeError as error:

@@ -28,7 +28,22 @@ _OVERRIDES = click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE
 _FILE = click.Path(dir_okay=False)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+_IN_ORDER_OF_USE = (
+    *("init", "verify", "plan", "embed"),
+    *("status", "search", "snapshots", "audit", "repair"),
+    *("export", "changes", "view", "promote"),
+    *("compact", "expire", "sweep"),
+)
+
+
+class _Commands(click.Group):
+    """The commands, which `--help` lists in the order in which they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name in _IN_ORDER_OF_USE if name in self.commands]
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="sfr-batch")
 def main() -> None:
     """Turn a sharded corpus into a table of embeddings, on your own GPUs.

@@ -1,6 +1,7 @@
 """The command line: sentences and exit codes instead of tracebacks, and search and status on a real table."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,10 @@ def test_help(command: str | None) -> None:
 def test_every_command_has_its_help() -> None:
     assert set(main.commands) == COMMANDS
     assert all(command.help for command in main.commands.values())
+    listed = re.findall(r"(?m)^  (\w+)  ", run("--help").output.partition("Commands:")[2])
+    assert set(listed) == COMMANDS
+    used = ["verify", "plan", "embed", "status", "search", "export", "compact", "expire", "sweep"]
+    assert [name for name in listed if name in used] == used
     assert "sfr-batch embed configs/demo.yaml" in run("--help").output
     assert run("--version").output == f"sfr-batch, version {sfr_version}\n"
 
@@ -217,7 +222,10 @@ def test_search(finished: Path) -> None:
     assert lines == [lines[0], f"        {TEXTS['parquet']}", "        parquet"]
     assert len(run("search", table, "x").output.splitlines()) == 4, "the empty text has no vector"
     assert "has no column 'titel'" in complaint(1, "search", table, "x", "--show", "titel")
-    assert run("search", table, "").exit_code == 0
+    for empty in ("", " \t\u3000"):
+        assert complaint(2, "search", table, empty) == "The query is empty. Give a text to search for.\n"
+        with pytest.raises(ConfigError, match="query is empty"):
+            sfr.open_table(str(table)).search(empty)
 
 
 def test_search_finds_a_text_by_itself(finished: Path, encoder: Encoder) -> None:
