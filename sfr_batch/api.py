@@ -155,7 +155,7 @@ def promote(
     store = open_store(pointer, storage)
     opened = open_table(table, storage, follow=False)
     expect = None if expect_current is None else absolute_uri(expect_current)
-    return pointers.promote(store, opened, snapshot, expect=expect)
+    return pointers.promote(store, opened, snapshot, expect=expect, storage=storage)
 
 
 def promote_back(pointer: Location, *, storage: StorageSettings | None = None) -> PointerTarget:

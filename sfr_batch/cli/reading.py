@@ -9,6 +9,8 @@ from sfr_batch import api
 from sfr_batch.cli.options import ENDPOINT, NOTHING, report_errors
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError
+from sfr_batch.storage.locations import absolute_uri
+from sfr_batch.table.apart import BESIDE, check_apart
 from sfr_batch.table.changes import as_json
 from sfr_batch.table.outgoing import ANY, CHOICES, Outgoing
 from sfr_batch.table.parquet_folder import ParquetFolder
@@ -136,7 +138,9 @@ def changes(
         storage = StorageSettings(endpoint_url=endpoint_url)
         opened = api.open_table(table, storage)
         outgoing = Outgoing(opened.store.root, opened.schema, engine, _renames(rename), as_text) if output else None
-        folder = ParquetFolder(output, opened.store.root, storage) if output else None
+        if output:
+            check_apart(absolute_uri(output), opened.store, storage, BESIDE)
+        folder = ParquetFolder(output, storage) if output else None
         found = opened.changes(from_snapshot, to_snapshot)
         if as_lines:
             for operation, batches in (("delete", found.deletes()), ("upsert", found.upserts())):

@@ -29,8 +29,8 @@ from sfr_batch.corpus.records import TEXT_COLUMN
 from sfr_batch.corpus.sampling import SampledLines, last_lines, sample_file, sample_lines
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.text_template import TextTemplate
-from sfr_batch.errors import CorpusError, ObjectNotFound, counted
-from sfr_batch.storage.inputs import open_input, read_input_range
+from sfr_batch.errors import CorpusError, ObjectNotFound, StorageError, counted
+from sfr_batch.storage.inputs import is_unchanged, open_input, read_input_range
 
 _PARALLEL_SURVEYS = 32
 
@@ -94,11 +94,16 @@ class ShardStatistics:
 
 
 def survey_shards(shards: Sequence[Shard], settings: CorpusSettings) -> list[ShardStatistics]:
-    """Surveys the shards, many at a time. Raises CorpusError naming the file that cannot be read."""
+    """Surveys the shards, many at a time. Raises CorpusError naming the file that cannot be read, or that was replaced
+    or deleted since it was listed."""
     schemas: dict[pa.Schema, pa.Schema] = {}  # shards mostly have one and the same: 100,000 copies would be a gigabyte
 
     def survey(shard: Shard) -> ShardStatistics:
-        schema, *found = SURVEYS[shard.format](shard, settings)
+        try:
+            schema, *found = SURVEYS[shard.format](shard, settings)
+        except (CorpusError, ObjectNotFound) as error:
+            _check_listed(shard, settings, error)
+            raise
         schema, of_path = with_partition(schema, shard.columns_of_path(settings))
         survey = ShardStatistics(shard, schemas.setdefault(schema, schema), *found)
         # What is text in a path decides no type: other shards and the table do, if they have the column.
@@ -106,6 +111,20 @@ def survey_shards(shards: Sequence[Shard], settings: CorpusSettings) -> list[Sha
 
     with ThreadPoolExecutor(_PARALLEL_SURVEYS) as pool:
         return list(pool.map(survey, shards))
+
+
+def _check_listed(shard: Shard, settings: CorpusSettings, error: Exception) -> None:
+    """Raises CorpusError if the shard is not what was listed any more: one that is being replaced looks damaged."""
+    if shard.table is not None:
+        return
+    try:
+        replaced = not is_unchanged(shard.uri, shard.version, settings.storage)
+    except ObjectNotFound:
+        raise CorpusError(f"{shard.uri} was deleted after it was listed. Run the command again.") from error
+    except StorageError:
+        return
+    if replaced:
+        raise CorpusError(f"{shard.uri} was replaced after it was listed. Run the command again.") from error
 
 
 _RowGroups = tuple[RowGroup, ...]

@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError, CountsDoNotClose, TableError, counted
 from sfr_batch.format import names
+from sfr_batch.storage.locations import absolute_uri
+from sfr_batch.table.apart import BESIDE, check_apart
 from sfr_batch.table.hive_names import NULL, can_partition, folder_of, partition_texts
 from sfr_batch.table.outgoing import ANY, Outgoing
 from sfr_batch.table.parquet_folder import ParquetFolder
@@ -78,7 +80,8 @@ def export(scan: Scan, target: str, wanted: Wanted, storage: StorageSettings | N
             f"Cannot partition by {partition}: engines pass over folders whose names begin with an underscore or a "
             f"dot. Give it another name: --rename {partition}={by.lstrip('_.') or 'part'}."
         )
-    folder = ParquetFolder(target, scan.store.root, storage, wanted.rows_per_file)
+    check_apart(absolute_uri(target), scan.store, storage, BESIDE)
+    folder = ParquetFolder(target, storage, wanted.rows_per_file)
     _check_values(scan, outgoing, wanted, longest=None if folder.is_s3 else _LONGEST_NAME)
     read = 0
     for table in scan.tables():

@@ -5,6 +5,7 @@ bounded, even with many folders in it. Knows no tables of embeddings.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from sfr_batch.table.hive_names import folder_of, partition_texts
 SUCCESS = "_SUCCESS"
 """The file that marks a complete folder. Engines skip names that begin with an underscore."""
 
+_EXPORTED = re.compile(rf"(?:^|/)(?:{SUCCESS}|part-\d+\.parquet)$")
 _FILE_BYTES = 128 * 2**20
 """Size of a full file, as rows in memory."""
 _WAITING_BYTES = 2 * _FILE_BYTES
@@ -31,17 +33,13 @@ _ROW_GROUP_BYTES = 32 * 2**20
 class ParquetFolder:
     """Collects rows and writes them. rows_per_file: the maximum; default: as many as are 128 MiB.
 
-    Raises ConfigError unless ``target`` is empty or new, and outside of ``table``, the root of a table.
+    Raises ConfigError unless ``target`` is empty or new.
     """
 
-    def __init__(
-        self, target: str, table: str, storage: StorageSettings | None = None, rows_per_file: int | None = None
-    ) -> None:
+    def __init__(self, target: str, storage: StorageSettings | None = None, rows_per_file: int | None = None) -> None:
         if rows_per_file is not None and rows_per_file < 1:
             raise ConfigError(f"rows_per_file must be at least 1, not {rows_per_file}.")
         self._store = open_store(target, storage)
-        if f"{self.root}/".startswith(f"{table}/"):
-            raise ConfigError(f"{self.root} is inside the table {table}. Choose a folder outside of it.")
         self._rows_per_file = rows_per_file
         self._waiting: list[pa.Table] = []
         self._bytes_waiting = 0
@@ -50,10 +48,12 @@ class ParquetFolder:
         self.rows = self.files = self.bytes = 0
         keys = {info.key for info in self._store.list("")}
         if keys:
-            what = "a complete export" if SUCCESS in keys else f"no {SUCCESS}, so perhaps an incomplete export"
+            complete = "a complete export" if SUCCESS in keys else f"no {SUCCESS}, so perhaps an incomplete export"
+            exported = all(_EXPORTED.search(key) for key in keys)
             raise ConfigError(
-                f"{self.root} is not empty ({counted(len(keys), 'object')}, {what}). Nothing is ever overwritten: "
-                "choose another target, or remove this one first."
+                f"{self.root} is not empty ({counted(len(keys), 'object')}, "
+                f"{complete if exported else 'of something else'}). Nothing is ever overwritten: choose another target"
+                f"{', or remove this one first' if exported else ''}."
             )
 
     @property

@@ -12,16 +12,19 @@ configs. `api.open_table` follows pointers; `planning` refuses to write through 
 import secrets
 from dataclasses import dataclass
 
+from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError, PointerMoved, TableError
 from sfr_batch.format import names
 from sfr_batch.format.names import FORMAT_VERSION
 from sfr_batch.format.records import Record, utc_now, who
 from sfr_batch.storage.locations import absolute_uri, is_s3
 from sfr_batch.storage.store import Store
+from sfr_batch.table.apart import check_apart
 from sfr_batch.table.table import Table
 
 _ATTEMPTS = 10
 _BESIDE = "../"
+_BESIDE_TABLES = "A pointer needs a folder or prefix of its own, beside the tables."
 
 
 class PointerRecord(Record):
@@ -72,11 +75,19 @@ def read_pointer(store: Store) -> PointerTarget | None:
     return None if newest is None else _read(store, newest)
 
 
-def promote(store: Store, table: Table, snapshot: int | None = None, *, expect: str | None = None) -> PointerTarget:
+def promote(
+    store: Store,
+    table: Table,
+    snapshot: int | None = None,
+    *,
+    expect: str | None = None,
+    storage: StorageSettings | None = None,
+) -> PointerTarget:
     """Make the pointer at ``store`` point to a table. If others promote at the same time, the last one wins.
 
     snapshot: number to pin. expect: URI of the table that the pointer must point to now. Raises PointerMoved if it does
-    not, TableNotFound if the table lacks that snapshot or has none, ConfigError if ``store`` is a table itself.
+    not, TableNotFound if the table lacks that snapshot or has none, ConfigError if ``store`` is a table itself, or if a
+    new pointer would be in a table or in this one's corpus, or they in it. storage: settings of the store.
     """
     if snapshot is None:
         table.current()
@@ -84,6 +95,8 @@ def promote(store: Store, table: Table, snapshot: int | None = None, *, expect: 
         table.snapshot(snapshot)
     _check_no_table(store)
     target = _as_stored(store.root, table.store.root)
+    if read_pointer(store) is None:
+        check_apart(store.root, table.store, storage, _BESIDE_TABLES)
     for _ in range(_ATTEMPTS):
         now = read_pointer(store)
         if expect is not None and (now is None or now.table != expect):
@@ -156,7 +169,7 @@ def _pointed(store: Store, number: int, record: PointerRecord) -> PointerTarget:
 
 def _check_no_table(store: Store) -> None:
     if any(info.key == names.TABLE_JSON for info in store.list(names.TABLE_JSON.split("/")[0])):
-        raise ConfigError(f"{store.root} is a table. A pointer needs a folder or prefix of its own, beside the tables.")
+        raise ConfigError(f"{store.root} is a table. {_BESIDE_TABLES}")
 
 
 def _as_stored(root: str, table: str) -> str:

@@ -12,7 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.decompression import decompress
+from sfr_batch.corpus.listing import list_shards
+from sfr_batch.corpus.survey import survey_shards
 from sfr_batch.errors import CorpusError
 from tests.corpus.test_corpus import ids_of, read_all
 from tests.tables import jsonl, put
@@ -135,3 +138,21 @@ def test_without_the_library_the_message_says_how_to_go_on(tmp_path: Path, monke
     subprocess.run("zstd -dc --long=31 a.jsonl.zst | zstd -q -o new.zst", shell=True, cwd=tmp_path, check=True)
     (tmp_path / "new.zst").replace(uri)
     assert ids_of(read_all(str(tmp_path))) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv.gz", "a.jsonl.zst", "a.parquet"])
+def test_a_shard_that_is_replaced_after_it_was_listed_is_not_called_damaged(name: str, tmp_path: Path) -> None:
+    """A longer one looks cut off, a shorter one with another beginning like another format; and a deleted one."""
+    file, settings = tmp_path / name, CorpusSettings(path=str(tmp_path))
+    file.write_bytes(b"PAR1" if name == "a.parquet" else gzip.compress(b"short\n"))
+    shards = list_shards(settings)
+    file.write_bytes(gzip.compress(random.Random(1).randbytes(2000)) if name.endswith(".gz") else b"-" * 100)
+    with pytest.raises(CorpusError) as replaced:
+        survey_shards(shards, settings)
+    assert str(replaced.value) == f"{file} was replaced after it was listed. Run the command again."
+    with pytest.raises(CorpusError, match=r"cannot be decompressed|not a readable Parquet file|no JSON object|CSV|csv"):
+        survey_shards(list_shards(settings), settings)
+    file.unlink()
+    with pytest.raises(CorpusError) as deleted:
+        survey_shards(shards, settings)
+    assert str(deleted.value) == f"{file} was deleted after it was listed. Run the command again."

@@ -255,7 +255,7 @@ def test_wrong_requests_are_explained() -> None:
 def test_written_to_a_folder(tmp_path: Path) -> None:
     table = table_with(({"a": OLD}, {}), ({"a": OLD, "b": CHANGED}, {"a": [1, 2, 3, 4]}))
     found = changes(table, 1, 2)
-    found.write(ParquetFolder(str(tmp_path / "out"), "table"))
+    found.write(ParquetFolder(str(tmp_path / "out")))
     rows = ds.dataset(str(tmp_path / "out" / "upserts")).to_table()
     assert sorted(rows.column("id").to_pylist()) == EXPECTED
     assert rows.column_names == table.schema.names

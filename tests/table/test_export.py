@@ -178,7 +178,7 @@ def test_many_partitions_in_little_memory(tmp_path: Path, monkeypatch: pytest.Mo
 def test_rows_that_wait_are_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slice of a few rows would keep all in memory that were read with them."""
     monkeypatch.setattr(parquet_folder, "_WAITING_BYTES", 159_000)
-    folder = ParquetFolder(str(tmp_path / "out"), "table", rows_per_file=11_000)
+    folder = ParquetFolder(str(tmp_path / "out"), rows_per_file=11_000)
     folder.add(pa.table({"x": list(range(19_999))}))
     (kept,) = folder._waiting
     assert kept.num_rows == 8_999
@@ -229,7 +229,7 @@ def test_wrong_requests_are_explained_before_anything_is_written(tmp_path: Path)
         with pytest.raises(error, match=text):
             table.export(target, **options)  # type: ignore[arg-type]
     for inside in ("table", "table/data/x"):
-        with pytest.raises(ConfigError, match=r"is inside the table .*\. Choose a folder outside of it"):
+        with pytest.raises(ConfigError, match=r"is inside the table .*\. Choose a folder beside it"):
             table.export(str(tmp_path / inside))
     assert not (tmp_path / "out").exists()
     assert table.export(str(tmp_path / "table2")).rows == 83, "a neighbour is outside"
@@ -254,7 +254,7 @@ def test_export_that_breaks_off_has_no_success(table: Table, tmp_path: Path, mon
 def test_two_exports_to_one_place_do_not_mix(table: Table, tmp_path: Path) -> None:
     """Both saw it empty; the second finds the first's file."""
     target = str(tmp_path / "out")
-    first, second = ParquetFolder(target, "table"), ParquetFolder(target, "table")
+    first, second = ParquetFolder(target), ParquetFolder(target)
     first.add(pa.table({"x": [1]}))
     second.add(pa.table({"x": [2]}))
     first.flush()
@@ -267,7 +267,7 @@ def test_two_exports_to_one_place_do_not_mix(table: Table, tmp_path: Path) -> No
 def test_lost_reply_is_no_other_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     create = LocalStore.create
     monkeypatch.setattr(LocalStore, "create", lambda self, key, data: create(self, key, data) and False)
-    folder = ParquetFolder(str(tmp_path / "out"), "table")
+    folder = ParquetFolder(str(tmp_path / "out"))
     folder.add(pa.table({"x": [1]}))
     folder.close({})
     assert (folder.rows, folder.files) == (1, 1)

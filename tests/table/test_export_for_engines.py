@@ -118,7 +118,7 @@ def test_a_value_that_does_not_fit_is_refused_before_anything_is_written(
     assert re.fullmatch("[^\n]+".join(map(re.escape, expected.split("{*}"))), said), said
     assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match="'col' has"):
-        changes(table, 0, 1).write(ParquetFolder(str(tmp_path / "feed"), "x"), Outgoing("x", table.schema))
+        changes(table, 0, 1).write(ParquetFolder(str(tmp_path / "feed")), Outgoing("x", table.schema))
     assert not (tmp_path / "feed").exists()
     for number, way in enumerate(
         ["--as-text col", "--columns more", *(f"--for {one}" for one in others.split(" or "))]
