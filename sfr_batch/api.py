@@ -1,7 +1,7 @@
 """The public functions, and the table that `open_table` returns.
 
 From arguments to the modules that do the work: a config is an object or a file, a path a table or a pointer to one.
-What needs torch or Ray is imported when it is called.
+What needs torch, Ray or planning is imported when it is called: tables are read without them.
 """
 
 import os
@@ -16,19 +16,13 @@ from sfr_batch.errors import ConfigError, TableMismatch, TableNotFound
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import mismatches
 from sfr_batch.format.records import TableCard
-from sfr_batch.model.identity import comparable
-from sfr_batch.model.prompts import QUERY
-from sfr_batch.planning import comparison
-from sfr_batch.planning.card import model_inputs
-from sfr_batch.planning.executor import InProcess
-from sfr_batch.planning.make import make_plan
-from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.storage.locations import Location, absolute_uri
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table import pointer as pointers
 from sfr_batch.table.changes import Changes, changes
-from sfr_batch.table.commit.compaction import MAX_UNNEEDED, ROWS_PER_FILE, Compaction, compact
+from sfr_batch.table.choices import MAX_UNNEEDED, ROWS_PER_FILE
+from sfr_batch.table.commit.compaction import Compaction, compact
 from sfr_batch.table.commit.expiry import Expiry, expire, parse_duration
 from sfr_batch.table.commit.sweep import Orphans, find_orphans, sweep
 from sfr_batch.table.pointer import PointerTarget
@@ -41,17 +35,22 @@ if TYPE_CHECKING:
     from sfr_batch.checks.verify.report import VerifyReport
     from sfr_batch.encoder.encoder import Encoder
     from sfr_batch.pipeline.summary import Summary
+    from sfr_batch.planning.plan import EmbedPlan
 
 ConfigOrPath = Config | str | os.PathLike[str]
 
 
-def plan(config: ConfigOrPath, overrides: Sequence[str] = (), *, compare: bool = False) -> EmbedPlan:
+def plan(config: ConfigOrPath, overrides: Sequence[str] = (), *, compare: bool = False) -> "EmbedPlan":
     """What `embed` would do. Writes nothing; needs no GPU.
 
     overrides: settings as ``section.field=value``. compare: read the changed shards, in this process, to find rows that
     already have a vector; without it the plan is an upper bound. Raises ConfigError, CorpusError, ModelError,
     TableMismatch and StorageError; with compare also TooManyDeletes and TooManyChanges, as `embed` would.
     """
+    from sfr_batch.planning import comparison
+    from sfr_batch.planning.executor import InProcess
+    from sfr_batch.planning.make import make_plan
+
     made = make_plan(_load(config, overrides))
     return comparison.compare(made, InProcess()).plan if compare and made.has_to_compare else made
 
@@ -114,6 +113,8 @@ def audit(
     snapshot = table.pinned if snapshot is None else snapshot
     if config is None:
         return audit(table, snapshot=snapshot, each=each)
+    from sfr_batch.planning.make import make_plan
+
     settings = config.table.model_copy(update={"path": table.store.root, "storage": storage})
     return audit(table, make_plan(config.model_copy(update={"table": settings})), snapshot, each=each)
 
@@ -191,6 +192,8 @@ class EmbeddingTable(Table):
         """
         from sfr_batch.encoder.devices import has_gpu  # imports torch, which planning can do without
         from sfr_batch.encoder.encoder import Encoder
+        from sfr_batch.model.identity import comparable
+        from sfr_batch.planning.card import model_inputs
 
         settings = ModelSettings.model_validate(self.card.model)
         made_with, here = comparable(self.known_inputs(self.latest())), model_inputs(settings, self.card.vector_dtype)
@@ -201,7 +204,7 @@ class EmbeddingTable(Table):
             settings = settings.model_copy(update={"device": "cpu", "dtype": settings.compute_dtype})
         return Encoder.load(settings, weight_hashes=made_with["weights"])
 
-    def audit(self, against: EmbedPlan | None = None, snapshot: int | None = None) -> "AuditReport":
+    def audit(self, against: "EmbedPlan | None" = None, snapshot: int | None = None) -> "AuditReport":
         """Check every promise of the table, see `sfr_batch.audit`. against: a plan, to compare with its corpus too."""
         from sfr_batch.checks.audit.auditor import audit
 
@@ -246,6 +249,8 @@ class EmbeddingTable(Table):
         span of the document's text, ``chunk_start`` to ``chunk_end``. snapshot: its number; default: the newest. Raises
         ConfigError if the query is empty or not valid Unicode, and what `encoder` raises.
         """
+        from sfr_batch.model.prompts import QUERY
+
         if not query.strip():
             raise ConfigError("The query is empty. Give a text to search for.")
         try:

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -15,11 +16,15 @@ import pyarrow as pa
 import pytest
 
 import sfr_batch
+from sfr_batch.cli.main import main
 from sfr_batch.config.loading import load_config
+from sfr_batch.config.settings import RunSettings
 from sfr_batch.format import names
 from sfr_batch.format.records import Manifest
 from sfr_batch.planning.make import make_plan
 from sfr_batch.storage import local_files
+from sfr_batch.table import choices
+from sfr_batch.table.engine_types import ENGINES
 from tests.conftest import LONG, piece_of
 from tests.tables import do_plan, parquet, put
 
@@ -61,6 +66,8 @@ LAZY = {
     *(("table.engines", library) for library in ("duckdb", "pandas", "ray")),
 }
 """Imports that may only stand in a function."""
+SLOW = {"fsspec", "asyncio", "google", "tokenizers", "huggingface_hub", "yaml", "scipy", "sympy"}
+"""Libraries that take long to load and that help and readers of a local table do without."""
 HEAVY = ("torch", "transformers", "ray", "sentence_transformers", "pandas", "duckdb")
 
 
@@ -215,40 +222,62 @@ def loaded(code: str, *arguments: str) -> set[str]:
     return set(done.stdout.split("---\n")[1].splitlines())
 
 
-CLI = "import sys; from sfr_batch.cli.main import main\nmain(sys.argv[1:], standalone_mode=False)"
+STEPS = """
+import contextlib, io, json, sys
+def step():
+    report[name] = list(sys.modules)
+report, name = {}, "import"
+import sfr_batch
+step()
+from sfr_batch.cli.main import main
+for name, arguments in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        main(arguments, standalone_mode=False)
+    step()
+json.dump(report, open(sys.argv[2], "w"))
+"""
 
 
-@pytest.mark.parametrize(
-    ("code", "arguments"),
-    [
-        ("import sfr_batch; sfr_batch.SfrBatchError", []),
-        ("import sfr_batch; sfr_batch.load_config('configs/demo.yaml')", []),
-        (CLI, ["--help"]),
-        (CLI, ["embed", "--help"]),
-    ],
-    ids=["import", "load_config", "help", "embed help"],
-)
-def test_slim(code: str, arguments: list[str]) -> None:
-    assert not loaded(code, *arguments) & set(HEAVY)
-
-
-def test_planning_is_slim(tmp_path: Path) -> None:
+def test_commands_load_what_they_need(tmp_path: Path) -> None:
+    """One process runs one command after the other, each of which may load what it needs beside those before it."""
     table = pa.table({"id": ["a", "b"], "text": ["x", "y"], "package": ["p", "q"]})
     put(str(tmp_path), "corpus/a.parquet", parquet(table))
-    paths = [f"corpus.path={tmp_path}/corpus", f"table.path={tmp_path}/table"]
-    assert not loaded(CLI, "plan", str(ROOT / "configs" / "demo.yaml"), *paths) & set(HEAVY)
+    demo, paths = str(ROOT / "configs" / "demo.yaml"), [f"corpus.path={tmp_path}/corpus", f"table.path={tmp_path}/t"]
+    do_plan(make_plan(load_config(demo, paths)))
+    commands = {
+        "help": ["--help"],
+        **{f"help of {name}": [name, "--help"] for name in main.commands},
+        "snapshots": ["snapshots", f"{tmp_path}/t"],
+        "status": ["status", f"{tmp_path}/t"],
+        "view": ["view", f"{tmp_path}/t"],
+        "changes": ["changes", f"{tmp_path}/t", "0", "1"],
+        "plan": ["plan", demo, *paths],
+        "embed": ["embed", demo, *paths],
+        "audit": ["audit", f"{tmp_path}/t"],
+        "audit against": ["audit", f"{tmp_path}/t", "--against", demo, paths[0]],
+    }
+    loaded(STEPS, json.dumps(list(commands.items())), str(tmp_path / "report"))
+    report = {name: set(modules) for name, modules in json.loads((tmp_path / "report").read_text()).items()}
+
+    assert {name for name in report["import"] if name.startswith("sfr_batch")} == {"sfr_batch"}
+    for name, modules in report.items():
+        # Where there is a pandas, pyarrow itself loads it when arrays go to NumPy or come from lists; nobody needs it.
+        assert not modules & set(HEAVY) - ({"pandas"} if "audit" in name else set()), name
+        packages = {home(module) for module in modules if module.startswith("sfr_batch.")}
+        if name.startswith("help"):
+            assert not modules & (SLOW | {"pyarrow", "numpy", "pydantic"}), name
+        elif name in ("snapshots", "status", "view", "changes"):
+            assert not modules & (SLOW - {"yaml"}), name
+            assert not packages & {"planning", "corpus", "model", "encoder", "checks"}, name
+        elif name in ("plan", "embed"):
+            assert not modules & {"fsspec", "scipy", "sympy"}, name
+            assert "encoder" not in packages, name
 
 
-def test_audit_is_slim(tmp_path: Path) -> None:
-    table = pa.table({"id": ["a", "b"], "text": ["x", "y"], "package": ["p", "q"]})
-    put(str(tmp_path), "corpus/a.parquet", parquet(table))
-    config = load_config(ROOT / "configs" / "demo.yaml", [f"corpus.path={tmp_path}/corpus"])
-    do_plan(make_plan(config.model_copy(update={"table": config.table.model_copy(update={"path": f"{tmp_path}/t"})})))
-    arguments = [f"{tmp_path}/t", "--against", str(ROOT / "configs" / "demo.yaml"), f"corpus.path={tmp_path}/corpus"]
-    code = CLI.replace("main(sys.argv", "import contextlib\nwith contextlib.suppress(SystemExit): main(sys.argv")
-    # Where there is a pandas, pyarrow itself loads it when arrays go to NumPy or come from lists; nobody needs it.
-    assert not loaded(code, "audit", arguments[0]) & set(HEAVY) - {"pandas"}
-    assert not loaded(code, "audit", *arguments) & set(HEAVY) - {"pandas"}
+def test_help_offers_what_there_is() -> None:
+    """Its choices and defaults are spelled where nothing is loaded for them."""
+    assert (*ENGINES, choices.ARROW) == choices.CHOICES
+    assert RunSettings().rows_per_split == choices.ROWS_PER_FILE
 
 
 def reads_of_parquet(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
@@ -279,10 +308,6 @@ def test_no_python_file_is_read_by_threads_of_arrow() -> None:
             given = {name.arg: ast.unparse(name.value) for name in call.keywords}
             assert given.get(keyword) == "False", f"{dotted(path)} line {call.lineno}: {keyword}"
         assert len(found) == text.count("pre_buffer=") + text.count("use_threads="), f"{dotted(path)}: one is not found"
-
-
-def test_import_alone_loads_nothing_of_the_package() -> None:
-    assert {name for name in loaded("import sfr_batch") if name.startswith("sfr_batch")} == {"sfr_batch"}
 
 
 # --- files

@@ -11,17 +11,13 @@ from pathlib import Path
 
 import click
 
-from sfr_batch import __version__, api
+import sfr_batch as api  # its names are loaded when they are used: help is quick
 from sfr_batch.cli.maintenance import KEEPING
 from sfr_batch.cli.options import DOES_THE_REST, ENDPOINT, NOTHING, report_errors, show_objects
 from sfr_batch.cli.reading import READING
-from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError, counted
-from sfr_batch.format import names
 from sfr_batch.format.on_screen import shown, shown_id, shown_message
 from sfr_batch.pipeline import interrupt
-from sfr_batch.storage.local_files import write_text
-from sfr_batch.table.commit.expiry import parse_duration
 
 _CONFIG = click.argument("config", type=click.Path(dir_okay=False))
 _OVERRIDES = click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")
@@ -44,7 +40,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="sfr-batch")
+@click.version_option(api.__version__, prog_name="sfr-batch")
 def main() -> None:
     """Turn a sharded corpus into a table of embeddings, on your own GPUs.
 
@@ -141,8 +137,10 @@ def search(
 
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
+    from sfr_batch.format import names
+
     with report_errors():
-        opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url))
+        opened = api.open_table(table, api.StorageSettings(endpoint_url=endpoint_url))
         for hit in opened.search(query, k, show, snapshot=snapshot):
             if as_lines:
                 click.echo(json.dumps(hit.as_json(), ensure_ascii=False, allow_nan=False))
@@ -164,7 +162,7 @@ def status(table: str, endpoint_url: str | None) -> None:
     from sfr_batch.table.commit import status as table_status
 
     with report_errors():
-        opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url))
+        opened = api.open_table(table, api.StorageSettings(endpoint_url=endpoint_url))
         if opened.pointed:
             click.echo(f"pointer   {opened.pointed.describe()}")
         click.echo(table_status.describe(opened))
@@ -197,7 +195,9 @@ def audit(
     Exit codes: 0 every promise is kept, 1 a promise is broken or the table cannot be read, 2 the command or config is
     wrong.
     """
-    storage = StorageSettings(endpoint_url=endpoint_url) if endpoint_url else None
+    from sfr_batch.storage.local_files import write_text
+
+    storage = api.StorageSettings(endpoint_url=endpoint_url) if endpoint_url else None
     with report_errors(changes=json_file is not None):
         if overrides and not against:
             raise ConfigError(f"{overrides[0]}: overrides need --against CONFIG.")
@@ -238,9 +238,11 @@ def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -
 
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
+    from sfr_batch.table.commit.expiry import parse_duration
+
     with report_errors(changes=delete, stopped=DOES_THE_REST if delete else NOTHING):
         parse_duration(older_than, "--older-than")  # before anything is opened
-        opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
+        opened = api.open_table(table, api.StorageSettings(endpoint_url=endpoint_url), follow=False)
         if opened.latest() is None:
             click.echo("Nothing is published yet. Nothing was removed.")
             return

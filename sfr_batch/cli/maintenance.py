@@ -2,14 +2,11 @@
 
 import click
 
-from sfr_batch import api
+import sfr_batch as api  # its names are loaded when they are used: help is quick
 from sfr_batch.cli.options import DOES_THE_REST, ENDPOINT, NOTHING, report_errors, show_objects
-from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError, counted
 from sfr_batch.pipeline.display import say
-from sfr_batch.table.commit.clocks import tell_skew
-from sfr_batch.table.commit.compaction import MAX_UNNEEDED, ROWS_PER_FILE
-from sfr_batch.table.commit.expiry import Expiry
+from sfr_batch.table.choices import MAX_UNNEEDED, ROWS_PER_FILE
 
 
 @click.command()
@@ -41,8 +38,10 @@ def expire(
 
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
+    from sfr_batch.table.commit.clocks import tell_skew
+
     with report_errors(changes=delete, stopped=DOES_THE_REST if delete else NOTHING):
-        opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
+        opened = api.open_table(table, api.StorageSettings(endpoint_url=endpoint_url), follow=False)
         expiry = opened.maintenance.expire(keep_last=keep_last, keep_for=keep_for, keep=keep, dry_run=not delete)
         if skew := tell_skew(opened.store):
             click.echo(skew, err=True)
@@ -50,7 +49,7 @@ def expire(
         click.echo(_format_expiry(expiry, delete))
 
 
-def _format_expiry(expiry: Expiry, delete: bool) -> str:
+def _format_expiry(expiry: "api.Expiry", delete: bool) -> str:
     if not expiry.kept:
         return "Nothing is published yet. There is nothing to expire."
     stay = f"{_numbers(expiry.kept)} {'stay' if len(expiry.kept) > 1 else 'stays'}"
@@ -107,7 +106,7 @@ def promote(
     Exit codes: 0 done, 1 failed or the pointer points elsewhere than expected, 2 the command is wrong.
     """
     with report_errors(changes=True, stopped=f"`sfr-batch status {pointer}` shows where it points"):
-        storage = StorageSettings(endpoint_url=endpoint_url)
+        storage = api.StorageSettings(endpoint_url=endpoint_url)
         if go_back:
             if table or snapshot or expect_current:
                 raise ConfigError("--back takes no argument but POINTER.")
@@ -149,7 +148,7 @@ def compact(table: str, rows_per_file: int, max_unneeded: float, write: bool, en
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
     with report_errors(changes=write, stopped=DOES_THE_REST if write else NOTHING):
-        opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url), follow=False)
+        opened = api.open_table(table, api.StorageSettings(endpoint_url=endpoint_url), follow=False)
         found = opened.maintenance.compact(
             rows_per_file=rows_per_file,
             max_unneeded=max_unneeded,

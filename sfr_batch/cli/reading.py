@@ -5,15 +5,10 @@ import json
 
 import click
 
-from sfr_batch import api
+import sfr_batch as api  # its names are loaded when they are used: help is quick
 from sfr_batch.cli.options import ENDPOINT, NOTHING, report_errors
-from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError
-from sfr_batch.storage.locations import absolute_uri
-from sfr_batch.table.apart import BESIDE, check_apart
-from sfr_batch.table.changes import as_json
-from sfr_batch.table.outgoing import ANY, CHOICES, Outgoing
-from sfr_batch.table.parquet_folder import ParquetFolder
+from sfr_batch.table.choices import ANY, CHOICES
 
 _TABLE = click.argument("table")
 _FOR = click.option(
@@ -41,7 +36,7 @@ def snapshots(table: str, endpoint_url: str | None) -> None:
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
     with report_errors():
-        click.echo(repr(api.open_table(table, StorageSettings(endpoint_url=endpoint_url)).snapshots()))
+        click.echo(repr(api.open_table(table, api.StorageSettings(endpoint_url=endpoint_url)).snapshots()))
 
 
 @click.command()
@@ -83,7 +78,7 @@ def export(
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
     with report_errors(changes=True, stopped=_incomplete(target)):
-        storage = StorageSettings(endpoint_url=endpoint_url)
+        storage = api.StorageSettings(endpoint_url=endpoint_url)
         opened = api.open_table(table, storage)
         state = opened.current() if snapshot is None else opened.snapshot(snapshot)
         done = state.export(
@@ -132,10 +127,16 @@ def changes(
 
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
+    from sfr_batch.storage.locations import absolute_uri
+    from sfr_batch.table.apart import BESIDE, check_apart
+    from sfr_batch.table.changes import as_json
+    from sfr_batch.table.outgoing import Outgoing
+    from sfr_batch.table.parquet_folder import ParquetFolder
+
     with report_errors(changes=output is not None, stopped=_incomplete(output) if output else NOTHING):
         if output and as_lines:
             raise ConfigError("Give --output or --json, not both.")
-        storage = StorageSettings(endpoint_url=endpoint_url)
+        storage = api.StorageSettings(endpoint_url=endpoint_url)
         opened = api.open_table(table, storage)
         outgoing = Outgoing(opened.store.root, opened.schema, engine, _renames(rename), as_text) if output else None
         if output:
@@ -171,7 +172,7 @@ def view(
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
     with report_errors():
-        opened = api.open_table(table, StorageSettings(endpoint_url=endpoint_url))
+        opened = api.open_table(table, api.StorageSettings(endpoint_url=endpoint_url))
         state = opened.current() if snapshot is None else opened.snapshot(snapshot)
         click.echo(state.duckdb_view(name, _listed(columns)), nl=False)
 

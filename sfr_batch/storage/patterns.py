@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from fsspec.utils import glob_translate
-
 from sfr_batch.errors import ConfigError
 
 _MAGIC = "*?["
@@ -48,6 +46,8 @@ class Pattern:
         return [self._compiled(self.parts[:depth]) for depth in range(len(self.parts))]
 
     def _compiled(self, parts: tuple[str, ...]) -> Callable[[str], re.Match[str] | None]:
+        from fsspec.utils import glob_translate  # takes long to load; few corpora are given by patterns
+
         return re.compile(re.escape(f"{self.base.rstrip('/')}/") + glob_translate("/".join(parts))).match
 
 

@@ -5,7 +5,6 @@ requests are logged and counted, by reason, for this process. Knows no client: a
 transient, see `s3_client`.
 """
 
-import asyncio
 import itertools
 import logging
 import random
@@ -63,6 +62,8 @@ async def retry(
     ``reason_of``: why a failure is transient, in a word or two, or None if it is permanent: it is raised unchanged.
     Raises RetriesExhausted.
     """
+    import asyncio  # whoever calls this has loaded it; whoever counts retries may do without
+
     began = time.monotonic()
     for tried in itertools.count(1):
         try:

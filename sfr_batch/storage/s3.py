@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from typing import IO, Any
 
-import fsspec
-
 from sfr_batch.config.settings import CREDENTIALS_IN_ENDPOINT, StorageSettings, secret
 from sfr_batch.errors import ConfigError, StorageError
 from sfr_batch.storage.failures import (
@@ -43,6 +41,8 @@ _DELETE_BATCH = 1000  # the most that one DeleteObjects request may name
 def filesystem(uri: str, settings: StorageSettings) -> Any:
     """The fsspec file system for ``uri``. Listings are never cached: a stale listing would break resuming."""
     if not is_s3(uri):
+        import fsspec  # takes long to load, which commands on local paths do not need
+
         return fsspec.filesystem("file")
     from sfr_batch.storage.s3_client import RetryingS3  # loads the clients, which local paths do not need
 

@@ -26,8 +26,9 @@ from sfr_batch.format import names
 from sfr_batch.format.hashes import halves, hash_ids
 from sfr_batch.storage.local_files import temporary_folder
 from sfr_batch.storage.spill import Spill
+from sfr_batch.table.choices import ARROW
 from sfr_batch.table.json_values import rows_as_json
-from sfr_batch.table.outgoing import ARROW, Outgoing
+from sfr_batch.table.outgoing import Outgoing
 from sfr_batch.table.parquet_folder import ParquetFolder
 from sfr_batch.table.scan import LiveFile, Positions, Scan, key_columns
 from sfr_batch.table.search import vectors_of

@@ -1,7 +1,8 @@
 """What other engines take: for each, the types and names that it lacks and what can stand for them without loss.
 
-To add an engine, add a line to `ENGINES`. To add a type that engines lack, add a line to `_replacement`. Values are
-never changed: a conversion that would lose a part of one raises. Knows Arrow types and arrays; no tables, no files.
+To add an engine, add a line to `ENGINES` and its name to `choices`. To add a type that engines lack, add a line to
+`_replacement`. Values are never changed: a conversion that would lose a part of one raises. Knows Arrow types and
+arrays; no tables, no files.
 """
 
 import re

@@ -18,8 +18,9 @@ from sfr_batch.errors import ConfigError, CountsDoNotClose, TableError, counted
 from sfr_batch.format import names
 from sfr_batch.storage.locations import absolute_uri
 from sfr_batch.table.apart import BESIDE, check_apart
+from sfr_batch.table.choices import ANY
 from sfr_batch.table.hive_names import NULL, can_partition, folder_of, partition_texts
-from sfr_batch.table.outgoing import ANY, Outgoing
+from sfr_batch.table.outgoing import Outgoing
 from sfr_batch.table.parquet_folder import ParquetFolder
 from sfr_batch.table.scan import Scan, key_columns
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from sfr_batch.errors import ConfigError, TableError
 from sfr_batch.format import names
+from sfr_batch.table.choices import ANY, ARROW, CHOICES
 from sfr_batch.table.engine_names import twins_inside
 from sfr_batch.table.engine_types import (
     ENGINES,
@@ -20,10 +21,6 @@ from sfr_batch.table.engine_types import (
     may_lose,
     target_type,
 )
-
-ANY, ARROW = "any", "arrow"
-CHOICES = (*ENGINES, ARROW)
-"""Engines that rows can leave for. "any": types and names that all of them read; "arrow": as in the table."""
 
 
 class Outgoing:

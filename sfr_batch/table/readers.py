@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.table import engines
+from sfr_batch.table.choices import ANY
 from sfr_batch.table.export import Exported, Wanted, export
-from sfr_batch.table.outgoing import ANY
 from sfr_batch.table.scan import Scan, key_columns
 
 if TYPE_CHECKING:

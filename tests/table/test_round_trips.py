@@ -27,8 +27,8 @@ from sfr_batch.corpus.splits import cut
 from sfr_batch.corpus.survey import survey_shards
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.changes import changes
+from sfr_batch.table.choices import CHOICES
 from sfr_batch.table.json_values import json_values
-from sfr_batch.table.outgoing import CHOICES
 from sfr_batch.table.table import Table
 from tests.table.kinds import kinds
 from tests.tables import parquet, put, table_of

@@ -35,6 +35,7 @@ from sfr_batch.format.parquet import damage_explained, read_data_file, read_parq
 from sfr_batch.format.records import PACKED, IndexPart, Receipt, rows_in
 from sfr_batch.format.schemas import described
 from sfr_batch.storage.parallel import in_parallel
+from sfr_batch.table.choices import MAX_UNNEEDED, ROWS_PER_FILE
 from sfr_batch.table.commit import lease
 from sfr_batch.table.commit.draft import Draft
 from sfr_batch.table.commit.liveness import rows_of_documents
@@ -42,8 +43,6 @@ from sfr_batch.table.commit.publish import conflict_if_superseded, next_number, 
 from sfr_batch.table.commit.writing import commit_split, new_attempt, new_run_id
 from sfr_batch.table.table import Snapshot, Table
 
-ROWS_PER_FILE = RunSettings().rows_per_split
-MAX_UNNEEDED = 0.2
 _PARALLEL_WRITES = 4
 Mask = NDArray[np.bool_]
 
