@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 import sfr_batch as api  # its names are loaded when they are used: help is quick
+from sfr_batch.cli.init import init
 from sfr_batch.cli.maintenance import KEEPING
 from sfr_batch.cli.options import DOES_THE_REST, ENDPOINT, NOTHING, report_errors, show_objects
 from sfr_batch.cli.reading import READING
@@ -258,5 +259,5 @@ def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -
             click.echo(f"Would remove {what}. Nothing was removed; --delete does it.")
 
 
-for _command in (*READING, *KEEPING):
+for _command in (init, *READING, *KEEPING):
     main.add_command(_command)

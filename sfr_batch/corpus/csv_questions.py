@@ -10,7 +10,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,14 @@ _DATA = re.compile(r"([-+]?\d[\d.,:eE+-]*|\\N|)", re.ASCII)
 _SENTENCE = re.compile(r"\S+\s+\S+.*[.!?…]\W*|(\S+\s+){5}.*", re.DOTALL)
 _SHOWN_CHARACTERS = 60
 _SHOWN = {"\t": r"\t", "\x01": r"\x01", "\x1f": r"\x1f"}
+
+
+class OtherDialect(CorpusError):
+    """A CSV seems to be written in another dialect than the settings say. settings: the fields that would read it."""
+
+    def __init__(self, message: str, settings: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.settings = dict(settings)
 
 
 @dataclass
@@ -105,6 +113,11 @@ def ask(reading: Reading, data: bytes, shard: Shard, settings: CorpusSettings, d
         questions.other_width(reading)
     if reading.rows and all(known):
         questions.values(reading)
+
+
+def is_data(names: Sequence[str]) -> bool:
+    """Whether the names of columns look like a row: a file without a header. pandas calls its index by no name."""
+    return any(name and (_DATA.fullmatch(name) or _SENTENCE.fullmatch(name)) for name in names)
 
 
 class _Questions:
@@ -194,10 +207,11 @@ class _Questions:
         said = self._settings.model_fields_set
         texts = [value for row in reading.rows for name in self._texts if (value := row.get(name))]
         if self._dialect.nulls is None and any(row.get(name) == NULL for row in reading.rows for name in self._used):
-            raise CorpusError(
+            raise OtherDialect(
                 rf"{self._uri} has the value \N, as MySQL, PostgreSQL and Hive write what is missing. Set "
                 r"corpus.nulls=['\N']. If a backslash also stands before tabs or line breaks, set "
-                r"corpus.quote=null corpus.escape='\' too; if \N is a text, set corpus.nulls=[]."
+                r"corpus.quote=null corpus.escape='\' too; if \N is a text, set corpus.nulls=[].",
+                {"nulls": [NULL]},
             )
         quoted = [value for value in texts if re.fullmatch(r'[ \t]+"[^"]*"\s*', value)]
         if "trim" not in said and 2 * len(quoted) > len(texts):
@@ -232,9 +246,10 @@ class _Questions:
         what = [_describe(name, value, first) for name, value in changes.items()]
         settings = " ".join(f"corpus.{name}={_spelled(value)}" for name, value in changes.items())
         end = f" If that is meant, set {or_else}." if or_else else ""
-        return CorpusError(
+        return OtherDialect(
             f"{self._uri} seems to be written in another dialect of CSV: it {', and it '.join(what)}. "
-            f"Set {settings}.{end}"
+            f"Set {settings}.{end}",
+            {name: list(value) if isinstance(value, tuple) else value for name, value in changes.items()},
         )
 
 

@@ -129,7 +129,7 @@ def refuse(found: InputListing, path: str, settings: CorpusSettings) -> None:
     listed = [*uris, *(file.uri for file in found.hidden), *found.beside]
     above = list(folders_from(found.base))
     inside = _among(listed) | _at(_between(found.base, uris) if found.pattern else [], settings.storage)
-    tables = _at(above if found.pattern else above[1:], settings.storage)
+    tables = _at(above if found.pattern or not found.complete else above[1:], settings.storage)
     tables |= {root: kind for root, kind in inside.items() if _any_below(root, uris)}
     whole = [f"{root}/" for root, kind in tables.items() if kind is not _HUDI_PARTITION]
     tables = {root: kind for root, kind in tables.items() if not root.startswith(tuple(whole))}

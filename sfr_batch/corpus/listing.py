@@ -40,6 +40,10 @@ _SHAPES = 32
 _PROBES_AT_ONCE = 16
 
 
+class UnclearFormat(CorpusError):
+    """There are files of documents whose names do not tell their format."""
+
+
 @dataclass(frozen=True, slots=True)
 class PassedOver:
     """Files below corpus.path that are no shards."""
@@ -79,6 +83,8 @@ class Listing(Sequence[Shard]):
     passed_over: PassedOver
     later: tuple[str, ...] = ()
     """URIs of shards that earlier releases passed over without a word, sorted."""
+    complete: bool = True
+    """False if there may be more, because a first look was asked for."""
 
     @overload
     def __getitem__(self, index: int) -> Shard: ...
@@ -94,20 +100,25 @@ class Listing(Sequence[Shard]):
         return iter(self.shards)
 
 
-def list_shards(settings: CorpusSettings) -> Listing:
-    """All shards, sorted by URI, each once, and the files that are none. Raises CorpusError if there are no shards."""
+def list_shards(settings: CorpusSettings, first: int | None = None) -> Listing:
+    """All shards, sorted by URI, each once, and the files that are none. Raises CorpusError if there are no shards.
+
+    first: for a first look: how many names at each path are asked for; default: all.
+    """
     found: dict[str, Shard] = {}
     passed_over: dict[str, str] = {}
     later: set[str] = set()
+    complete = True
     paths = [settings.path] if isinstance(settings.path, str) else settings.path
     for path in paths:
         if settings.is_table:
             shards = table_versions.list_files(settings)
         else:
-            files = _sort(path, settings)
+            files = _sort(path, settings, first)
             shards = files.shards
             passed_over.update(files.passed_over)
             later.update(files.later)
+            complete &= files.complete
         found.update({shard.uri: shard for shard in shards})
     for uri in one_of_each(found) if len(paths) > 1 else ():
         passed_over[uri] = _LINKED
@@ -116,7 +127,10 @@ def list_shards(settings: CorpusSettings) -> Listing:
         passed_over.pop(uri, None)
     uris = sorted(found)
     return Listing(
-        tuple(found[uri] for uri in uris), PassedOver.of(passed_over), tuple(uri for uri in uris if uri in later)
+        tuple(found[uri] for uri in uris),
+        PassedOver.of(passed_over),
+        tuple(uri for uri in uris if uri in later),
+        complete,
     )
 
 
@@ -135,6 +149,7 @@ class _Files:
     """By URI, why."""
     later: list[str] = field(default_factory=list)
     """URIs of shards that were passed over before such names were known."""
+    complete: bool = True
 
     def add(self, file: InputFile, kind: str, compression: str) -> None:
         """Take in a shard."""
@@ -143,17 +158,17 @@ class _Files:
         self.shards.append(shard)
 
 
-def _sort(path: str, settings: CorpusSettings) -> _Files:
+def _sort(path: str, settings: CorpusSettings, first: int | None) -> _Files:
     """The files at ``path``. Raises CorpusError if there are none to read, or some that cannot be passed over."""
     try:
-        listing = find_inputs(path, settings.storage)
+        listing = find_inputs(path, settings.storage, first)
     except ObjectNotFound as error:
         raise CorpusError(_nothing_at(path, [])) from error
     foreign_tables.refuse(listing, path, settings)
     hidden = [file for file in listing.hidden if not is_marker(file.uri, file.size)]
     if not listing.files:
         raise CorpusError(_in_folders(path, listing, settings) or _nothing_at(path, hidden))
-    files = _Files(listing.base)
+    files = _Files(listing.base, complete=listing.complete)
     for file in listing.files:
         if not is_marker(file.uri, file.size):
             _sort_by_name(file, settings, files)
@@ -230,7 +245,7 @@ def _check(path: str, listing: InputListing, files: _Files, settings: CorpusSett
         )
     if files.unclear:
         first = files.unclear[0].uri
-        raise CorpusError(
+        raise UnclearFormat(
             f"corpus.path {path} holds {counted(len(files.unclear), 'data file')} whose names do not tell their "
             f"format, e.g. {first}. Set corpus.format to parquet, jsonl, csv or "
             f"text{_or_select(path, listing, files.shards, settings)}."

@@ -3,9 +3,10 @@
 Knows names, sizes and versions; does not know which files can be read, see `corpus.listing`.
 """
 
+import itertools
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from sfr_batch.storage.local_files import walk
 from sfr_batch.storage.locations import absolute_uri, is_s3
 from sfr_batch.storage.patterns import Pattern, parse_pattern
 from sfr_batch.storage.s3 import filesystem
-from sfr_batch.storage.versions import has_sound_etags
+from sfr_batch.storage.versions import Info, has_sound_etags, list_one
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class InputListing:
     """Whether the path is a pattern: then files below ``base`` that it does not name are not listed."""
     beside: list[str] = field(default_factory=list)
     """URIs of such files, as far as the store has told them anyway."""
+    complete: bool = True
+    """False if there may be more, because a first look was asked for."""
 
 
 def list_inputs(path: str, settings: StorageSettings) -> list[InputFile]:
@@ -43,8 +46,10 @@ def list_inputs(path: str, settings: StorageSettings) -> list[InputFile]:
     return find_inputs(path, settings).files
 
 
-def find_inputs(path: str, settings: StorageSettings) -> InputListing:
+def find_inputs(path: str, settings: StorageSettings, first: int | None = None) -> InputListing:
     """The files that a file name, a folder or prefix, or a pattern names; empty if there are none.
+
+    first: for a first look: how many names are asked for, whatever they are; default: all.
 
     Names below the given path that begin with ``_`` or ``.`` are hidden, as for every engine, except folders
     ``_name=value``. A file that symbolic links give several names below the path is listed once: by the name that no
@@ -57,11 +62,14 @@ def find_inputs(path: str, settings: StorageSettings) -> InputListing:
         plain = uri.removeprefix("s3://")
         base = pattern.base if pattern else plain
         if is_s3(uri):
-            files, beside = _on_s3(filesystem(uri, settings), base, pattern)
+            fs = filesystem(uri, settings)
+            objects, complete = _objects(fs, base, pattern, first)
+            files, beside = _of_objects(fs, objects, pattern)
             repeated = set[str]()
         else:
             beside = []
-            found = dict(_on_disk(base, pattern))
+            found = dict(itertools.islice(_on_disk(base, pattern), first))
+            complete = first is None or len(found) < first
             files = [local_input(name, status) for name, status in found.items()]
             # What is hidden counts for nothing: `current` may lead to a folder `.versions/7`.
             repeated = _repeated({name: status for name, status in found.items() if not _hidden(name, base)}, base)
@@ -79,6 +87,7 @@ def find_inputs(path: str, settings: StorageSettings) -> InputListing:
         [file for file in files if file.uri in repeated],
         pattern is not None,
         beside,
+        complete,
     )
 
 
@@ -131,10 +140,31 @@ def _is_on_s3(name: str, settings: StorageSettings) -> bool:
         return False
 
 
-def _on_s3(fs: Any, base: str, pattern: Pattern | None) -> tuple[list[InputFile], list[str]]:
+def _objects(fs: Any, base: str, pattern: Pattern | None, first: int | None) -> tuple[Mapping[str, Info], bool]:
+    """The object ``base``, or those below it, by name; and whether these are all.
+
+    first: at most so many, in the order of their names; default: all.
+    """
+    if first is None:
+        return fs.find(base, prefix=pattern.stem if pattern else "", detail=True), True
+    bucket, _, key = base.partition("/")
+    if key and not pattern and (itself := list_one(fs, base)):
+        return {base: {**itself, "type": "file"}}, True
+    found: dict[str, Info] = {}
+    asked = {"Prefix": (f"{key}/" if key else "") + (pattern.stem if pattern else "")}
+    while True:
+        answer = fs.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=min(first - len(found), 1000), **asked)
+        for info in answer.get("Contents", ()):
+            name = f"{bucket}/{info['Key']}"
+            found[name] = {**info, "name": name, "size": info["Size"], "type": "file"}
+        if not answer.get("IsTruncated") or len(found) >= first:
+            return found, not answer.get("IsTruncated")
+        asked["ContinuationToken"] = answer["NextContinuationToken"]
+
+
+def _of_objects(fs: Any, found: Mapping[str, Info], pattern: Pattern | None) -> tuple[list[InputFile], list[str]]:
     """The objects, and the URIs of others that the listing showed. What cannot be listed is an error: to pass over it
     would lose documents."""
-    found = fs.find(base, prefix=pattern.stem if pattern else "", detail=True)
     # Names that end in / are the empty objects that consoles make to show a folder.
     objects = {name: info for name, info in found.items() if info["type"] == "file" and not name.endswith("/")}
     named = {name for name in objects if pattern is None or pattern.matches(name)}

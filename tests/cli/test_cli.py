@@ -85,7 +85,7 @@ def complaint(code: int, *arguments: Any) -> str:
 
 
 COMMANDS = {
-    *("plan", "embed", "verify", "search", "status", "audit", "sweep"),
+    *("init", "plan", "embed", "verify", "search", "status", "audit", "sweep"),
     *("snapshots", "export", "changes", "view", "compact", "expire", "promote"),
 }
 
