@@ -2,6 +2,7 @@
 on. How tests are dealt out when several processes share them, as in continuous integration."""
 
 import functools
+import gc
 import os
 import re
 import secrets
@@ -81,6 +82,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         order = {piece: number for number, piece in enumerate(["ray", *LONG])}
         items.sort(key=lambda item: order.get(piece_of(module_of(item.nodeid)), len(order)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What modules load stays: garbage is looked for neither while it is loaded, nor in it ever after."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
