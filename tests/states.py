@@ -12,7 +12,8 @@ import pyarrow as pa
 from sfr_batch.corpus.rejects import rejects_table
 from sfr_batch.format import names
 from sfr_batch.format.history import moment
-from sfr_batch.format.records import Counts, Manifest, Receipt, ShardRecord, SideFile, TableCard, to_table
+from sfr_batch.format.records import Counts, Manifest, Receipt, ShardRecord, SideFile, TableCard
+from sfr_batch.format.side_tables import to_table
 from sfr_batch.storage.store import Store
 from sfr_batch.table.commit.publish import encode_parquet
 from sfr_batch.table.commit.writing import commit_split, create_or_open

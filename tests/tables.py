@@ -177,7 +177,7 @@ def do_splits(
 
     A row whose vector is not finite is rejected.
     """
-    table = create_or_open(plan.store, plan.card)
+    create_or_open(plan.store, plan.card)
     receipts: list[Receipt] = []
     for unit in plan.todo:
         for split, rows in read_unit(unit, plan.config.corpus, plan.columns):
@@ -189,10 +189,10 @@ def do_splits(
             carry: dict[str, Any] = {name: rows.carry.column(name) for name in rows.carry.column_names}
             carry[names.CONTENT_HASH] = rows.content_hash.to_pylist()
             carry[names.ROW_HASH] = rows.row_hash.to_pylist()
-            columns = rows_of(rows.ids.to_pylist(), table.schema, carry)
+            columns = rows_of(rows.ids.to_pylist(), plan.card.schema, carry)
             if encode:
                 at = columns.schema.get_field_index(names.EMBEDDING)
-                columns = columns.set_column(at, names.EMBEDDING, vector_column(vectors, table.schema))
+                columns = columns.set_column(at, names.EMBEDDING, vector_column(vectors, plan.card.schema))
             receipt = receipt_of(
                 split.split_id,
                 len(rows.texts),
@@ -201,6 +201,7 @@ def do_splits(
                 version=split.version,
                 start=split.start,
                 generation=plan.config.table.generation,
+                covers=plan.layout.covers,
             )
             receipts.append(commit_split(plan.store, plan.card, receipt, columns, rows.rejects))
     return receipts
@@ -230,7 +231,10 @@ def do_plan(
     """All that is to do, and the snapshot: a run without Ray."""
     comparison = compare(plan, InProcess(), again) if plan.has_to_compare or again else None
     plan = comparison.plan if comparison else plan
-    record_types(create_or_open(plan.store, plan.card), plan.card, new_run_id())
+    table = create_or_open(plan.store, plan.card)
+    assert plan.is_for(table)
+    if not plan.states_layout:
+        record_types(table, plan.card, new_run_id())
     new = [*do_splits(plan, encode=encode), *do_copies(comparison)]
     receipts = [*(read_receipt(plan.store, split_id) for split_id in plan.done), *new]
     if comparison and (rivals := shards_to_read_again(comparison, receipts) - again):

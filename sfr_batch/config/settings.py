@@ -125,7 +125,8 @@ class CorpusSettings(Section):
     carry: FromColumns = []
     """Columns to copy into the table, beside the vectors: a list, or a mapping from the name in the table to the column
     of the corpus, `{lang: meta.lang}`. In a list, a path is the name as well; many engines take no dots in names. A
-    folder `lang=de` in the path of a file is a column of it, too."""
+    folder `lang=de` in the path of a file is a column of it, too. The columns may change from run to run: the vectors
+    stay. For another type see `table.retype`."""
     ctime: bool = True
     """Whether a local file is read and compared again if its size and mtime are those of the table and its ctime is
     not: rsync -t, cp -p and tar put the mtime back. `false` where the files are copied or unpacked for each run."""
@@ -250,6 +251,11 @@ class TableSettings(Section):
     order_by: Text | None = None
     """A carried column, by its name in the table, for `duplicate_ids: last`: of rows that share an id, the one with the
     largest value is kept. Of equal values, the last one in the order of the corpus; null and NaN are the smallest."""
+    retype: list[Text] = []
+    """Carried columns, by their names in the table, that take the type that the corpus has today. All shards are looked
+    at. If the new type holds every value of the old one, as int64 does of int32, nothing is copied; else all rows take
+    their values from the corpus, and their vectors are copied. Meant for one run, on the command line: a type that
+    changes without it is an error of the corpus."""
     delete: Literal["mirror", "keep", "refuse-above-share"] = "refuse-above-share"
     """What to do with documents that are no longer in the corpus: `mirror` drops them, `keep` keeps them,
     `refuse-above-share` drops them, but stops the run if they are more than `max_delete_share` of the table. A document

@@ -61,8 +61,9 @@ def resolve_columns(
 ) -> Columns | None:
     """The types of the table's id and carried columns; None if they are not known and all shards are empty.
 
-    known: the types that the table has already. elsewhere: columns that shards outside of ``surveys`` are known to
-    have. Raises CorpusError naming the shard that lacks a column or has one of an unfit type, or ConfigError.
+    known: the types that the table has already, and that stay; it may lack columns. elsewhere: columns that shards
+    outside of ``surveys`` are known to have. Raises CorpusError naming the shard that lacks a column or has one of an
+    unfit type, or ConfigError.
     """
     # Shards mostly have one and the same schema, and may be 100,000.
     distinct = {survey.columns: survey for survey in reversed(surveys) if not survey.empty}
@@ -88,10 +89,10 @@ class ColumnResolver:
 
     def resolve(self, surveys: Sequence[ShardStatistics], known: Columns | None) -> Columns | None:
         """See `resolve_columns`; ``surveys`` are of shards with rows."""
+        carried, types_known = self._settings.carried, known.types if known else {}
         if not surveys:
-            return known
-        carried = self._settings.carried
-        check_names(carried, new=known is None)
+            return known if known and types_known.keys() >= carried.keys() else None
+        check_names(carried, new=[name for name in carried if name not in types_known])
         shards = [_ShardColumns(survey, self._settings) for survey in surveys]
         wanted = filter(None, (self._settings.id, *self._text, *carried.values()))
         somewhere = self._elsewhere | {path for path in wanted if any(shard.has(path) for shard in shards)}
@@ -103,7 +104,7 @@ class ColumnResolver:
         id_kind = known.id_type if known else _id_type(shards)
         for shard in shards:
             _check_same_ids(shard, id_kind, in_table=known is not None)
-        types = {name: self._type_of(path, shards, known and known.types[name]) for name, path in carried.items()}
+        types = {name: self._type_of(name, path, shards, types_known.get(name)) for name, path in carried.items()}
         row_hash = known.row_hash if known else ROW_HASH_VERSION
         return Columns(id_kind, {name: Carried(path, types[name]) for name, path in carried.items()}, row_hash)
 
@@ -128,32 +129,35 @@ class ColumnResolver:
                 way_out = _way_out(shard.uri, shard.schema, setting, name)
                 raise CorpusError(f"{shard.uri} has no column {name!r} (corpus.{setting}).{way_out}")
 
-    def _type_of(self, path: str, shards: Sequence["_ShardColumns"], known: pa.DataType | None) -> pa.DataType:
-        """The type that a carried column has in the table, which has it as ``known`` already.
+    def _type_of(
+        self, name: str, path: str, shards: Sequence["_ShardColumns"], known: pa.DataType | None
+    ) -> pa.DataType:
+        """The type that a carried column has in the table, where it is ``name`` and has the type ``known`` already.
 
         Shards whose metadata states their types decide. What has no value in them is as samples of the others show it,
         and what has no value anywhere as its type is declared. Raises CorpusError for a shard of another type.
         """
-        stated = _merged(path, [shard for shard in shards if shard.exact], known)
-        sampled = _merged(path, [shard for shard in shards if not shard.exact], known)
+        retype = None if known is None else name
+        stated = _merged(path, [shard for shard in shards if shard.exact], known, retype)
+        sampled = _merged(path, [shard for shard in shards if not shard.exact], known, retype)
         kind = fill_nulls(stated if known is None else known, sampled if known is None else stated)
         for other in (sampled, *(shard.declared(path) for shard in shards)):
             kind = fill_nulls(kind, other)
         for shard in shards:
             found = shard.type_of(path)
             if unify(found, kind) is None and (shard.exact or not spells(found, kind)):
-                raise shard.differs(path, kind, in_table=known is not None)
+                raise shard.differs(path, kind, retype)
         # A sample of nulls alone does not show what is behind it: that would be refused row by row.
         return kind if all(shard.whole for shard in shards) else without_null(kind)
 
 
-def _merged(path: str, shards: Sequence["_ShardColumns"], known: pa.DataType | None) -> pa.DataType:
+def _merged(path: str, shards: Sequence["_ShardColumns"], known: pa.DataType | None, retype: str | None) -> pa.DataType:
     """The type of the column in all these shards together; null if it has no value there."""
     kind = pa.null()
     for shard in shards:
         both = unify(kind, shard.type_of(path))
         if both is None:
-            raise shard.differs(path, kind if known is None else known, in_table=known is not None)
+            raise shard.differs(path, kind if known is None else known, retype)
         kind = both
     return kind
 
@@ -188,13 +192,14 @@ class _ShardColumns:
         kind = table_type(find_type(self.schema, path) or pa.null())
         return pa.null() if path in self._survey.nulls and kind in (pa.float64(), pa.int32()) else kind
 
-    def differs(self, path: str, expected: pa.DataType, *, in_table: bool) -> CorpusError:
-        """The error for a column whose type does not go with the others."""
+    def differs(self, path: str, expected: pa.DataType, retype: str | None) -> CorpusError:
+        """The error for a column whose type does not go with the others, or that of the column ``retype`` in the
+        table."""
         found = f"{self.uri}: the column {path!r} is {self.type_of(path)}, but in"
-        if in_table:
+        if retype is not None:
             return CorpusError(
-                f"{found} the table it is {expected}. Convert it to {expected}, or leave it out of "
-                "corpus.carry in a new table: table.path=<another path>."
+                f"{found} the table it is {expected}. Convert it to {expected}. If all of the corpus has the new "
+                f"type, run once with table.retype=[{retype}]: the table takes it, and keeps its vectors."
             )
         return CorpusError(
             f"{found} other shards it is {expected}. Convert it to one type, or remove it from corpus.carry."

@@ -6,7 +6,7 @@ Parquet file, bytes of an uncompressed file of lines, and a stream, which can on
 while it is read, and the names of its splits say their number and whether they are the last. Reads nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -211,3 +211,25 @@ def _cut_bytes(groups: Sequence[RowGroup], max_rows: int, max_bytes: int, size: 
     bounds = [size * part // parts for part in range(parts + 1)]
     for a, b in pairwise(bounds):
         yield (), 0, [(a, b, -(-rows // parts), b - a)]
+
+
+def splits_of(unit: ReadUnit) -> Iterable[Split]:
+    """The unit's splits. Of a stream the expected ones that are not done, at least one."""
+    stream, shard = unit.stream, unit.shard
+    if stream is None:
+        return unit.splits
+    expected = stream.expected_splits()
+    done = frozenset(stream.done)
+    numbers = [number for number in range(expected) if number not in done] or [len(done)]
+    return [
+        Split(
+            split_id=stream.split_id(number, last=False),
+            shard=shard.uri,
+            version=shard.version,
+            start=number,
+            end=number + 1,
+            rows=-(-stream.rows // expected),
+            text_bytes=stream.text_bytes // expected,
+        )
+        for number in numbers
+    ]

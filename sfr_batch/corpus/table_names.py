@@ -6,17 +6,17 @@ Pure functions over names; knows no types and no files.
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from sfr_batch.errors import ConfigError
 from sfr_batch.format import names
 
 
-def check_names(carried: Mapping[str, str], *, new: bool) -> None:
+def check_names(carried: Mapping[str, str], *, new: Collection[str]) -> None:
     """Raises ConfigError for names that the table's own columns have.
 
-    new: whether the table is yet to be made. Then names that differ by case alone are refused, too: DuckDB and Spark
-    know no case, and would show one column as the other. Tables that have such names go on with them.
+    new: those that the table does not have yet. Of these, names that differ from another by case alone are refused,
+    too: DuckDB and Spark know no case, and would show one column as the other. Tables that have such names go on.
     """
     for name in carried:
         if name in names.RESERVED_COLUMNS:
@@ -25,9 +25,9 @@ def check_names(carried: Mapping[str, str], *, new: bool) -> None:
                 f"table, carry: {_renamed(carried, name)}."
             )
     seen = {name.casefold(): name for name in names.RESERVED_COLUMNS}
-    for name in carried if new else ():
+    for name in sorted(carried, key=lambda name: name in new):  # of two, the new one is named
         twin = seen.setdefault(name.casefold(), name)
-        if twin != name:
+        if twin != name and (name in new or twin in new):
             raise ConfigError(
                 f"corpus.carry: the names {twin!r} and {name!r} differ only by case, so DuckDB and Spark would take "
                 "one column of the table for the other. Give the column another name in the table, carry: "

@@ -4,6 +4,7 @@ If the rows of a shard are exactly those of its own data files, it has no index.
 files, in order. Knows stores, receipts and hashes; `planning` compares snapshots.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 from sfr_batch.errors import TableError
 from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes, halves, hash_ids
-from sfr_batch.format.parquet import damage_explained, encode_parquet, read_data_file
+from sfr_batch.format.layout import Layout
+from sfr_batch.format.parquet import damage_explained, encode_parquet, open_parquet, read_data_file
 from sfr_batch.format.records import IndexPart, Receipt
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.store import Store
@@ -55,16 +57,23 @@ class Entries:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def take(self, at: NDArray[np.intp]) -> "Entries":
+        """Those with these numbers."""
+        fields = ("ids", "rows", "contents", "files", "row", "vectors")
+        return Entries(self.split_ids, **{name: getattr(self, name)[at] for name in fields})
 
-def read_owned(store: Store, receipt: Receipt, schema: pa.Schema, fingerprint: str, *, hashes: bool = True) -> Entries:
+
+def read_owned(store: Store, receipt: Receipt, layout: Layout, fingerprint: str, *, hashes: bool = True) -> Entries:
     """All documents of a data file, in order. ``hashes``: whether the hashes of rows and texts are needed.
+
+    layout: of which the row hashes are.
 
     Raises TableError, CountsDoNotClose, as `read_data_file`.
     """
-    row_hash = names.ROW_HASH if names.ROW_HASH in schema.names else names.CONTENT_HASH
-    columns = [names.ID, *([names.CHUNK] if names.CHUNK in schema.names else [])]
+    row_hash = layout.row_hash_column
+    columns = [names.ID, *([names.CHUNK] if names.CHUNK in layout.schema.names else [])]
     columns += dict.fromkeys([names.CONTENT_HASH, row_hash]) if hashes else []
-    table = read_data_file(store, receipt, columns, fingerprint)
+    table = read_data_file(store, receipt, columns, fingerprint, layout)
     first, vectors = first_rows(table)
     table = table.take(pa.array(first)) if len(first) < table.num_rows else table
     ids = halves(hash_ids(table.column(names.ID).to_pylist()))
@@ -126,16 +135,39 @@ def entries_of(index: pa.Table) -> Entries:
     ids = halves(index.column(names.ID_HASH))
     with_hashes = names.ROW_HASH in index.column_names
     rows = halves(index.column(names.ROW_HASH)) if with_hashes else ids
-    carry = with_hashes and not index.column(names.CONTENT_HASH).null_count
+    contents = rows
+    if with_hashes and (none := index.column(names.CONTENT_HASH).null_count) < index.num_rows:
+        # Parts that were written before any column was carried have none.
+        texts = index.column(names.CONTENT_HASH)
+        contents = halves(pc.coalesce(texts, index.column(names.ROW_HASH)) if none else texts)
     return Entries(
         split_ids=files.dictionary.to_pylist(),
         ids=ids,
         rows=rows,
-        contents=halves(index.column(names.CONTENT_HASH)) if carry else rows,
+        contents=contents,
         files=files.indices.to_numpy().astype(np.int32),
         row=index.column(names.ROW).to_numpy(),
         vectors=index.column(names.VECTORS).to_numpy(),
     )
+
+
+def rehashed(store: Store, entries: Entries, layout: Layout) -> Entries:
+    """The entries with row hashes of this layout, computed from the carried columns of the data files.
+
+    For an index whose row hashes cover other columns. Raises ObjectNotFound, or TableError.
+    """
+    if layout.row_hash_column == names.CONTENT_HASH:
+        return dataclasses.replace(entries, rows=entries.contents)
+    rows = np.empty_like(entries.rows)
+    for number, split_id in enumerate(entries.split_ids):
+        its = np.flatnonzero(entries.files == number)
+        if not len(its):
+            continue
+        key = names.data_key(split_id)
+        with damage_explained(store, key), store.open(key) as file:
+            found = layout.read(open_parquet(file), [names.ROW_HASH])
+            rows[its] = halves(found.column(0).take(pa.array(entries.row[its])))
+    return dataclasses.replace(entries, rows=rows)
 
 
 def rejects_of(index: pa.Table, shard: str) -> pa.Table:
@@ -160,6 +192,8 @@ class Located:
 
     shard: str
     index: pa.Table
+    covers: str = ""
+    """What its row hashes cover, as in a receipt."""
 
     @property
     def rejected(self) -> int:
@@ -199,7 +233,7 @@ def write_index(store: Store, key: str, located: Sequence[Located]) -> list[Inde
     """Write rows of shards as one index file, under a name that no other writer uses. Returns their parts."""
     parts, start = [], 0
     for piece in located:
-        parts.append(IndexPart(piece.shard, key, start, piece.index.num_rows))
+        parts.append(IndexPart(piece.shard, key, start, piece.index.num_rows, piece.covers))
         start += piece.index.num_rows
     data = encode_parquet(pa.concat_tables([piece.index for piece in located]), row_group_size=_ROWS_A_GROUP)
     create_own(store, key, data)
@@ -220,7 +254,7 @@ def joined(parts: Sequence[IndexPart]) -> Iterator[IndexPart]:
     last: IndexPart | None = None
     for part in parts:
         if last and (last.key, last.shard, last.start + last.rows) == (part.key, part.shard, part.start):
-            last = IndexPart(last.shard, last.key, last.start, last.rows + part.rows)
+            last = dataclasses.replace(last, rows=last.rows + part.rows)
             continue
         if last:
             yield last

@@ -39,6 +39,8 @@ FORMAT_OF_DUPLICATE_RULE = 4
 """Format of a manifest that says that another row of an id than the first is live."""
 FORMAT_OF_CLOCK = 4
 """Format of a manifest whose writer had a clock behind that of its parent's."""
+FORMAT_OF_LAYOUT = 4
+"""Format of a manifest that has columns of its own."""
 NEWEST_FORMAT = 4
 """The newest format that is read."""
 

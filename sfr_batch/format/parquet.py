@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from sfr_batch.errors import CountsDoNotClose, StorageError, TableError, counted
 from sfr_batch.format import names
+from sfr_batch.format.layout import Layout
 from sfr_batch.format.records import WAYS_OUT, Receipt
 from sfr_batch.storage.store import Store, in_memory
 
@@ -91,16 +92,21 @@ def check_data_file(store: Store, key: str, file: pq.ParquetFile, rows: int, fin
         )
 
 
-def read_data_file(store: Store, receipt: Receipt, columns: list[str], fingerprint: str) -> pa.Table:
+def read_data_file(
+    store: Store, receipt: Receipt, columns: list[str], fingerprint: str, layout: Layout | None = None
+) -> pa.Table:
     """Columns of a split's data file, including dead rows. Page checksums are verified.
 
-    Raises TableError if the file is damaged or its footer does not have the table's ``fingerprint``, CountsDoNotClose
-    if its number of rows differs from the receipt.
+    layout: in which they are read; needed for carried columns and row hashes, which files may have otherwise. Raises
+    TableError if the file is damaged or its footer does not have the table's ``fingerprint``, CountsDoNotClose if its
+    number of rows differs from the receipt.
     """
     key = names.data_key(receipt.split_id)
     with damage_explained(store, key), store.open(key) as stream:
         file = open_parquet(stream)
         check_data_file(store, key, file, receipt.vectors, fingerprint)
+        if layout is not None:
+            return layout.read(file, columns)
         return file.read(columns=columns, use_threads=False).select(columns)
 
 

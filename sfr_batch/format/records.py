@@ -10,7 +10,6 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
@@ -26,7 +25,6 @@ from sfr_batch.format.names import FORMAT_OF_ROW_HASH, FORMAT_VERSION, NEWEST_FO
 from sfr_batch.format.schemas import described, schema_of
 
 WAYS_OUT = "Restore it from a copy, or write to a new table: table.path=<another path>."
-_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
 def utc_now() -> str:
@@ -81,6 +79,9 @@ class Receipt:
     """Label of the run that embedded the rows."""
     copied: bool = False
     """Whether the vectors are copies, because only carried columns changed."""
+    covers: str = ""
+    """What the row hashes of the data file cover, if not what the table's card says: a JSON list of their version and
+    an object of the carried columns, name to type."""
     size: int = 0
     """Bytes of the data file. 0 in the footer, which is part of the file."""
     owned: bool = True
@@ -106,6 +107,7 @@ class Receipt:
         canaries: int = 0,
         drift: float = 0.0,
         copied: bool = False,
+        covers: str = "",
     ) -> Self:
         """The receipt of a data file with these rows: counts of documents, vectors and tokens are taken from them.
 
@@ -136,6 +138,7 @@ class Receipt:
             drift=drift,
             generation=generation,
             copied=copied,
+            covers=covers,
         )
 
     def check(self) -> None:
@@ -152,13 +155,18 @@ class Receipt:
         return dataclasses.replace(self, size=0, owned=True)
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+        # An older release refuses a field that it does not know.
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if name != "covers" or value}
+        return json.dumps(fields, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         values = json.loads(text)
         # Thousands of receipts name the same shard and run: intern the strings.
-        return cls(**values | {key: sys.intern(values[key]) for key in ("shard", "version", "run_id")})
+        return cls(
+            **values
+            | {key: sys.intern(values[key]) for key in ("shard", "version", "run_id", "covers") if key in values}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,48 +206,13 @@ class IndexPart:
     key: str
     start: int
     rows: int
+    covers: str = ""
+    """What its row hashes cover, as in a receipt."""
 
 
 def rows_in(source: Receipt | IndexPart) -> int:
     """Number of rows of a data file or of a part of an index."""
     return source.vectors if isinstance(source, Receipt) else source.rows
-
-
-def to_table(cls: type[Any], records: list[Any]) -> pa.Table:
-    """Records of one of the dataclasses above as an Arrow table, one column per field."""
-    fields = dataclasses.fields(cls)
-    schema = pa.schema([pa.field(f.name, _ARROW[f.type], nullable=False) for f in fields])  # type: ignore[index]
-    arrays = [pa.array([getattr(r, f.name) for r in records], schema.field(f.name).type) for f in fields]
-    return pa.table(arrays, schema=schema)
-
-
-def from_table(cls: type[Any], table: pa.Table) -> list[Any]:
-    """The inverse of `to_table`. A field that an older table does not have gets its default."""
-    names = [field.name for field in dataclasses.fields(cls) if field.name in table.column_names]
-    columns = [_values(table.column(name)) for name in names]
-    return [cls(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
-
-
-def columns_of(cls: type[Any], table: pa.Table, fields: Sequence[str]) -> pa.Table:
-    """These fields, a column each, not decoded. A field that an older table does not have gets its default."""
-    known = {field.name: field for field in dataclasses.fields(cls)}
-    columns = []
-    for name in fields:
-        if name in table.column_names:
-            columns.append(table.column(name))
-        else:
-            default = pa.scalar(known[name].default, _ARROW[known[name].type])  # type: ignore[index]
-            columns.append(pa.chunked_array([pa.repeat(default, table.num_rows)]))
-    return pa.table(columns, names=list(fields))
-
-
-def _values(column: pa.ChunkedArray) -> list[Any]:
-    """The values as Python objects. A text that occurs often is one object: the receipts of a shard all name it."""
-    if not pa.types.is_string(column.type):
-        return list(column.to_pylist())
-    coded = column.combine_chunks().dictionary_encode()
-    texts = coded.dictionary.to_pylist()
-    return [texts[at] for at in coded.indices.to_pylist()]
 
 
 class Record(BaseModel):
@@ -346,6 +319,21 @@ class DuplicateRule(Record):
         return "last" + (f" by {self.order_by}" if self.order_by else "")
 
 
+class StatedLayout(Record):
+    """The columns of a snapshot, see `format.layout`."""
+
+    arrow_schema: str = Field(repr=False)
+    """As in the card."""
+    columns: dict[str, str]
+    """As in the card."""
+    row_hash: int
+    """Version of the row hashes of data files that are written in it."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        return schema_of(self.arrow_schema)
+
+
 class Manifest(Record):
     """A published snapshot. Readers see what it names and nothing else."""
 
@@ -385,10 +373,13 @@ class Manifest(Record):
     """Which row of an id is live; None: the first. Of a manifest of format 4 alone."""
     clock: str | None = None
     """The writer's own time, if it was before the parent's ``created_at``, which this repeats. Of format 4 alone."""
+    layout: StatedLayout | None = None
+    """The columns, if carried columns have changed since the table was made; then all later manifests state them. Of a
+    manifest of format 4 alone."""
 
     def to_json(self) -> bytes:
         # An older release refuses a field that it does not know, even if it is null.
-        later = ("accepted", "corpus", "duplicate_rule", "clock")
+        later = ("accepted", "corpus", "duplicate_rule", "clock", "layout")
         return self.model_dump_json(indent=1, exclude={name for name in later if getattr(self, name) is None}).encode()
 
     @property

@@ -53,6 +53,7 @@ def copy(split: Copy, receipts: Mapping[str, Receipt], job: Job) -> Receipt:
         generation=job.generation,
         rejected=documents.rejects.num_rows,
         copied=True,
+        covers=job.covers,
     )
     return commit_split(store, job.card, receipt, rows.select(job.card.schema.names), documents.rejects)
 

@@ -21,6 +21,8 @@ class Job:
     model: ModelSettings
     columns: Columns
     card: TableCard
+    covers: str
+    """What the row hashes of the data files cover, see `Receipt.covers`."""
     inputs: Mapping[str, Any]
     """The inputs of the fingerprint on the driver's node, which every node must have."""
     table: str

@@ -74,8 +74,8 @@ def _attempt(config: Config, again: frozenset[str]) -> Summary | frozenset[str]:
     check_store(plan.store, config.table.storage)
     _warn(tell_skew(plan.store))
     table = create_or_open(plan.store, plan.card)
-    if table.card.fingerprint != plan.card.fingerprint:
-        return _PLAN_AGAIN  # an older release has created it since the plan was made
+    if not plan.is_for(table):
+        return _PLAN_AGAIN  # another run, perhaps of an older release, has created it since the plan was made
     run_id = new_run_id()
     with (
         lease.hold(table.store, _holder(run_id, place), config.run.lease_s, say=say) as held,
@@ -92,7 +92,8 @@ def _attempt(config: Config, again: frozenset[str]) -> Summary | frozenset[str]:
                 return Summary.of(plan, time.monotonic() - started)
             if plan.accepts:
                 plan, comparison = _accept(table, plan, comparison, run_id, place)
-            record_types(table, plan.card, run_id)
+            if not plan.states_layout:
+                record_types(table, plan.card, run_id)
             run = RunLog(table.store, plan, run_id)
             progress = _progress(plan)
             receipts = [*_run(plan, table, run, progress, place, held, stack), *_copy(comparison, run)]
@@ -212,7 +213,9 @@ def _warn(text: str) -> None:
 
 
 def _is_plain(table: Table, snapshot: Snapshot) -> bool:
-    return snapshot.manifest.deletes is None and set(table.committed()) == set(snapshot.split_ids())
+    if snapshot.manifest.deletes is not None or snapshot.files_with_other_columns():
+        return False
+    return set(table.committed()) == set(snapshot.split_ids())
 
 
 def _embed_missing(
@@ -298,6 +301,7 @@ def make_job(plan: EmbedPlan, run_id: str) -> Job:
         model=config.model,
         columns=plan.columns,
         card=plan.card,
+        covers=plan.layout.covers,
         inputs=plan.inputs,
         table=plan.store.root,
         table_storage=config.table.storage,

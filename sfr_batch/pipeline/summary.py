@@ -51,6 +51,8 @@ class Summary:
     """Files below corpus.path that are no shards: their number, why, and examples. Empty if there are none."""
     borrowed: int = 0
     """Rows whose vectors were copied from another table (`table.reuse_from`)."""
+    columns: str = ""
+    """How the carried columns differ from those of the snapshot before. Empty if they do not."""
     trial: bool = False
     """Whether the run was a trial (`select.limit`), which never publishes."""
 
@@ -82,6 +84,7 @@ class Summary:
             losses=done.losses,
             not_read=plan.passed_over.describe(),
             borrowed=plan.difference.borrowed if plan.difference and published else 0,
+            columns=plan.column_changes.describe() if plan.column_changes else "",
             trial=progress is not None and published is None,
         )
 
@@ -137,6 +140,7 @@ class Summary:
             ("Not read", self.not_read),
             ("Cut", _cut(counts, snapshot.share_cut)),
             ("Drift", self._drift()),
+            ("Columns", self.columns if self.published else ""),
             ("Changes", format_changes(changes) if changes else ""),
             ("Search", f'sfr-batch search {self.table} "your question"'),
             ("Read", f"sfr_batch.open_table({self.table!r}).to_arrow()"),

@@ -69,6 +69,7 @@ def _write(split: Split, row: pa.Table, job: Job) -> Receipt:
         run_id=job.run_id,
         generation=job.generation,
         rejected=rejects.num_rows,
+        covers=job.covers,
         **{name: row.column(name)[0].as_py() for name in _WORK_COLUMNS},
     )
     return commit_split(

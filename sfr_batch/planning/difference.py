@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sfr_batch.corpus.splits import ReadUnit
+from sfr_batch.format import names
 from sfr_batch.format.records import ChangeCounts
 
 
@@ -49,3 +51,8 @@ class Difference:
     """Rows that take vectors of data files that the base snapshot does not have, such as an interrupted run's."""
     borrowed: int = 0
     """Rows that take vectors of another table, see `lending`."""
+
+    @property
+    def copied_vectors(self) -> int:
+        """Number of vectors that are copied."""
+        return sum(int(pc.sum(copy.sources.column(names.VECTORS)).as_py()) for copy in self.copies)

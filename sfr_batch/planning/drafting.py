@@ -56,6 +56,7 @@ def draft(plan: EmbedPlan, run_id: str, receipts: Iterable[Receipt], comparison:
         operation=plan.selection.operation,
         duplicate_ids=plan.config.table.duplicate_ids,
         duplicate_rule=plan.duplicate_rule,
+        layout=plan.layout,
         accepted=plan.later_inputs or None,
         corpus=plan.corpus_version,
         max_reject_share=plan.config.run.max_reject_share,

@@ -1,5 +1,6 @@
 """The last round of a comparison: writes index files once the place of every vector is known."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -66,6 +67,7 @@ def write_indexes(
 
 def _write(context: TaskContext, key: str, located: Sequence[Located]) -> list[tuple[IndexPart, int, int]]:
     """Write one index file: each part of it, and how many rows of it are rejects, and of these duplicates of an id."""
+    located = [dataclasses.replace(piece, covers=context.layout.covers) for piece in located]
     parts = write_index(open_store(context.table, context.table_storage), key, located)
     return [(part, piece.rejected, piece.superseded) for part, piece in zip(parts, located, strict=True)]
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 from sfr_batch.config.settings import Config, RunSettings, TableSettings
 from sfr_batch.errors import TooManyChanges, TooManyDeletes
 from sfr_batch.format import names
+from sfr_batch.format.layout import Layout
 from sfr_batch.format.records import ChangeCounts, TableCard
 from sfr_batch.table.table import Snapshot
 
@@ -29,9 +30,12 @@ class SplitLimits:
     min_splits: int
 
 
-def split_identity(config: Config, card: TableCard, recipe: str) -> tuple[str, ...]:
-    """What the name of a split depends on, beside its place in a shard. recipe: digest of the row recipe."""
-    return recipe, card.fingerprint, config.table.generation
+def split_identity(config: Config, card: TableCard, recipe: str, layout: Layout) -> tuple[str, ...]:
+    """What the name of a split depends on, beside its place in a shard. recipe: digest of the row recipe.
+
+    The layout is not part of it as long as it is that of the table's card.
+    """
+    return recipe, card.fingerprint, config.table.generation, *filter(None, [layout.covers])
 
 
 def limits_of_a_split(run: RunSettings, card: TableCard) -> SplitLimits:
@@ -39,7 +43,7 @@ def limits_of_a_split(run: RunSettings, card: TableCard) -> SplitLimits:
 
     With chunks the number of vectors is estimated from the bytes of text.
     """
-    vectors = max(1, run.vector_bytes_per_split // _vector_bytes(card.schema))
+    vectors = max(1, run.vector_bytes_per_split // vector_bytes(card.schema))
     inputs = card.fingerprint_inputs
     size = run.bytes_per_split
     if inputs["overflow"] == "chunk":
@@ -48,7 +52,8 @@ def limits_of_a_split(run: RunSettings, card: TableCard) -> SplitLimits:
     return SplitLimits(min(run.rows_per_split, vectors), size, run.min_splits)
 
 
-def _vector_bytes(schema: pa.Schema) -> int:
+def vector_bytes(schema: pa.Schema) -> int:
+    """Bytes of one vector in the table."""
     vector = schema.field(names.EMBEDDING).type
     return int(vector.list_size * vector.value_type.bit_width // 8)
 

@@ -4,32 +4,40 @@ Reads metadata only, writes nothing. Needs no GPU, no Ray and no torch."""
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.compute as pc
-
-from sfr_batch.config.settings import Config, CorpusSettings, SelectSettings, TableSettings
-from sfr_batch.corpus.columns import Carried, Columns, resolve_columns
+from sfr_batch.config.settings import Config, CorpusSettings, TableSettings
+from sfr_batch.corpus.columns import Columns, resolve_columns
 from sfr_batch.corpus.listing import Listing, list_shards
-from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import ReadUnit, cut, rows_per_split
 from sfr_batch.corpus.survey import ShardStatistics, survey_shards
 from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import ConfigError, CorpusError, TableError, TableNotFound, counted
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import later_inputs
+from sfr_batch.format.layout import Layout
 from sfr_batch.format.order_values import has_order
-from sfr_batch.format.records import KEPT, ShardRecord
+from sfr_batch.format.records import ShardRecord, TableCard
 from sfr_batch.model.identity import comparable
 from sfr_batch.planning.card import make_card, with_inputs_of
+from sfr_batch.planning.carried_columns import (
+    ColumnChanges,
+    EarlierRecipes,
+    check_change,
+    keep_types_without_values,
+    known_columns,
+    next_layout,
+    shards_to_read,
+)
 from sfr_batch.planning.lending import open_lender
 from sfr_batch.planning.limits import SplitLimits, limits_of_a_split, split_identity
 from sfr_batch.planning.pinning import versions_to_try
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.recipes import Reread, ShardRecipes, find_reread
-from sfr_batch.planning.selection import covers, selection_of
+from sfr_batch.planning.selection import selection_of
+from sfr_batch.planning.shard_diff import Selected, ShardDiff, diff_shards, select_shards
 from sfr_batch.storage.input_listing import would_list
 from sfr_batch.storage.locations import absolute_uri, is_s3
 from sfr_batch.storage.store import Store
@@ -40,32 +48,17 @@ from sfr_batch.table.table import Snapshot, Table
 
 
 @dataclass(frozen=True)
-class _Selected:
-    """Shards of the corpus that are selected, and records of the base snapshot that are not."""
-
-    shards: list[Shard]
-    outside: list[ShardRecord]
-
-
-@dataclass(frozen=True)
-class _ShardDiff:
-    """The selected shards against the base snapshot."""
-
-    unchanged: list[ShardRecord]
-    changed: list[Shard]
-    """Changed and new shards."""
-    vanished: list[ShardRecord]
-    """Shards that leave the table."""
-    left_alone: list[ShardRecord]
-    """Shards that stay in the table although the corpus may no longer have them: they are not selected."""
-
-
-@dataclass(frozen=True)
 class _Survey:
     """Statistics of the changed shards, and the columns of the table."""
 
     shards: list[ShardStatistics]
     columns: Columns
+    card: TableCard
+    """What the card of a new table would be."""
+    layout: Layout
+    """Of the next snapshot."""
+    changes: ColumnChanges | None
+    """Of the carried columns since the base snapshot; None if there are none."""
 
 
 def make_plan(config: Config, again: frozenset[str] = frozenset()) -> EmbedPlan:
@@ -95,21 +88,17 @@ def _plan(
     config: Config, store: Store, table: Table | None, base: Snapshot | None, continues: str, again: frozenset[str]
 ) -> EmbedPlan:
     """See `make_plan`. continues: id of the run with whose version of the corpus the plan goes on; or empty."""
-    known = _known_columns(table, config.corpus)
-    recipes = ShardRecipes.make(config.corpus, known.types if known else {})
     listing = list_shards(config.corpus)
     # Select before the diff: a shard outside the selection is neither changed nor vanished.
-    selected = _select(config.select, listing.shards, base)
-    diff = _diff(config, selected, base, recipes, again)
-    # Survey after the diff: only changed shards are opened. Settings are checked even if nothing has changed.
-    survey = _survey(config, selected, diff, known, _proven_columns(base, config.corpus, recipes.settings))
+    selected = select_shards(config.select, listing.shards, base)
+    diff, survey, again = _diff_and_survey(config, selected, table, base, again)
+    card = today = survey.card
     _check_order(config.table.order_by, survey.columns)
     recipes = ShardRecipes.make(config.corpus, survey.columns.types)
     reread: tuple[Reread, ...] = ()
     if base is not None and not config.select.rejects:
         reread, untouched = find_reread(recipes, survey.shards, base.read_shards(), config.table.generation)
         diff, survey = _leave([record for record in untouched if record.uri not in again], diff, survey)
-    card = today = make_card(config, survey.columns)
     accepted: dict[str, Any] = {}
     if table is not None:
         inputs = table.known_inputs(base)
@@ -118,13 +107,18 @@ def _plan(
         # Names and footers of its splits carry the fingerprint that the table was made with.
         card = with_inputs_of(table.card, today)
     limits = limits_of_a_split(config.run, card)
-    identities = {shard.shard.uri: split_identity(config, card, recipes.of(shard.shard)) for shard in survey.shards}
+    identities = {
+        shard.shard.uri: split_identity(config, card, recipes.of(shard.shard), survey.layout) for shard in survey.shards
+    }
     units = _cut(survey, diff, limits, identities, base)
     return EmbedPlan(
         config=config,
         card=card,
         store=store,
         columns=survey.columns,
+        layout=survey.layout,
+        column_changes=survey.changes,
+        recolumned=_recolumned(config, base, diff, survey.changes),
         recipes=recipes,
         base=base,
         carried=(*diff.unchanged, *diff.left_alone),
@@ -162,35 +156,64 @@ def _open(store: Store) -> Table | None:
     return None
 
 
-def _diff(
-    config: Config, selected: _Selected, base: Snapshot | None, recipes: ShardRecipes, again: frozenset[str]
-) -> _ShardDiff:
-    """Which selected shards the base snapshot has as they are, which have changed, and which have vanished."""
-    selection, generation = selection_of(config), config.table.generation
-    if config.select.rejects:
-        unchanged, changed = _only_rejected(base, selected.shards, generation)
-    else:
-        unchanged, changed = carry_over(
-            base, selected.shards, recipes.of, generation, by_ctime=config.corpus.ctime, again=again
+def _diff_and_survey(
+    config: Config, selected: Selected, table: Table | None, base: Snapshot | None, again: frozenset[str]
+) -> tuple[ShardDiff, _Survey, frozenset[str]]:
+    """The diff and the survey; and ``again``, with the shards that are read because carried columns have changed."""
+    before = base.layout if base else table.layout if table else None
+    known = known_columns(before, config)
+    recipes = ShardRecipes.make(config.corpus, known.types if known else {})
+    earlier = EarlierRecipes.of(base, config.corpus)
+    dropped = earlier if earlier and earlier.only_dropped else None
+    proven = base is not None and (dropped is not None or base.manifest.row_recipe == recipes.settings)
+    while True:
+        diff = diff_shards(config, selected, base, recipes, dropped, again)
+        # Survey after the diff: only changed shards are opened. Settings are checked even if nothing has changed.
+        surveys, columns = _survey(
+            config, selected, diff, known, _named_columns(config.corpus) if proven else frozenset()
         )
-    outside = {record.uri for record in selected.outside}
-    missing = find_vanished(base, selected.shards, keep=selection.keeps_kept)
-    vanished = [record for record in missing if record.uri not in outside]
-    leaving = selection.leaving(vanished)
-    uris = {record.uri for record in leaving}
-    staying = [record for record in vanished if record.uri not in uris]
-    return _ShardDiff(unchanged, changed, leaving, [*selected.outside, *staying])
+        columns = keep_types_without_values(columns, before)
+        card = make_card(config, columns)
+        layout = next_layout(table, base, card)
+        changes = None
+        if base is not None and layout.covers != base.layout.covers:
+            changes = ColumnChanges.between(base.layout, layout)
+            check_change(config, base, changes)
+            if more := shards_to_read(base, changes) - again:
+                again |= more
+                continue
+        columns = dataclasses.replace(columns, row_hash=layout.row_hash)
+        return diff, _Survey(surveys, columns, card, layout, changes), again
+
+
+def _recolumned(
+    config: Config, base: Snapshot | None, diff: ShardDiff, columns: ColumnChanges | None
+) -> tuple[ShardRecord, ...]:
+    """Records of the changed shards of which nothing but carried columns has changed: rows of them need no model."""
+    if base is None or columns is None:
+        return ()
+    earlier = EarlierRecipes.of(base, config.corpus) or EarlierRecipes.same(base, config.corpus)
+    shards = {shard.uri: shard for shard in diff.changed if not shard.touched}
+    return tuple(
+        record
+        for record in base.read_shards()
+        if (shard := shards.get(record.uri))
+        and record.version == shard.version
+        and earlier.are_those_of(record, shard)
+        and config.table.generation in ("", record.generation)
+    )
 
 
 def _survey(
-    config: Config, selected: _Selected, diff: _ShardDiff, known: Columns | None, proven: frozenset[str]
-) -> _Survey:
+    config: Config, selected: Selected, diff: ShardDiff, known: Columns | None, proven: frozenset[str]
+) -> tuple[list[ShardStatistics], Columns]:
     """Survey the changed shards; if there are none, the first shard, to check the columns that the config names.
 
     known: types of the table's columns; proven: columns that the corpus is known to have.
     """
     corpus, shards = config.corpus, selected.shards
-    surveys = survey_shards(diff.changed or shards[:1], corpus)
+    # A type that may change is that of all shards together.
+    surveys = survey_shards(shards if config.table.retype and known else diff.changed or shards[:1], corpus)
     columns = resolve_columns(surveys, corpus, known, proven)
     if columns is None and not shards:
         raise ConfigError(
@@ -204,10 +227,11 @@ def _survey(
         )
     # A wrong select.where is an error even if nothing has changed, so that the filter is never used.
     selection_of(config).row_filter(columns, [])
-    return _Survey(surveys if diff.changed else [], columns)
+    changed = {shard.uri for shard in diff.changed}
+    return [survey for survey in surveys if survey.shard.uri in changed], columns
 
 
-def _leave(untouched: list[ShardRecord], diff: _ShardDiff, survey: _Survey) -> tuple[_ShardDiff, _Survey]:
+def _leave(untouched: list[ShardRecord], diff: ShardDiff, survey: _Survey) -> tuple[ShardDiff, _Survey]:
     """The same with the shards of these records as unchanged ones."""
     uris = {record.uri for record in untouched}
     changed = [shard for shard in diff.changed if shard.uri not in uris]
@@ -218,7 +242,7 @@ def _leave(untouched: list[ShardRecord], diff: _ShardDiff, survey: _Survey) -> t
 
 def _cut(
     survey: _Survey,
-    diff: _ShardDiff,
+    diff: ShardDiff,
     limits: SplitLimits,
     identities: Mapping[str, Sequence[str]],
     base: Snapshot | None,
@@ -284,86 +308,5 @@ def _check_unused(store: Store) -> None:
         )
 
 
-def _select(settings: SelectSettings, shards: Sequence[Shard], base: Snapshot | None) -> _Selected:
-    """Apply `select.shards` and `select.partitions`. Raises ConfigError if they match no shard of corpus or table."""
-    if settings.everything:
-        return _Selected(list(shards), [])
-    inside = [shard for shard in shards if covers(settings, shard.uri, shard.partition)]
-    partitions = {shard.uri: shard.partition for shard in shards}
-    records = base.read_shards() if base else []
-    covered = {record.uri for record in records if covers(settings, record.uri, partitions.get(record.uri))}
-    if not inside and not covered:
-        raise ConfigError(
-            f"select matches none of the {counted(len(shards), 'shard')} of the corpus, e.g. {shards[0].uri}. Correct "
-            "select.shards or select.partitions."
-        )
-    return _Selected(inside, [r for r in records if r.uri != KEPT and r.uri not in covered])
-
-
-def _only_rejected(base: Snapshot | None, shards: Sequence[Shard], label: str) -> tuple[list[ShardRecord], list[Shard]]:
-    """Records of the shards without rejects to try again, even if they have changed; and the shards with such rejects.
-
-    label: the `table.generation`, under which rejects are tried again once.
-    """
-    if base is None:
-        raise ConfigError("select.rejects: there is no table yet, so no row was rejected. Remove select.rejects.")
-    rejects = base.rejects().filter(pc.field(names.REASON).isin(names.AFTER_READING))
-    rejected = set(rejects[names.SHARD].unique().to_pylist())
-    rejected -= {record.uri for record in base.read_shards() if record.retried == label}
-    again = [shard for shard in shards if shard.uri in rejected]
-    there = {shard.uri for shard in shards} - rejected
-    return [record for record in base.read_shards() if record.uri in there], again
-
-
-def carry_over(
-    base: Snapshot | None,
-    shards: Sequence[Shard],
-    recipe_of: Callable[[Shard], str],
-    generation: str,
-    *,
-    by_ctime: bool = True,
-    again: frozenset[str] = frozenset(),
-) -> tuple[list[ShardRecord], list[Shard]]:
-    """Records of the shards that the base snapshot has as they are, and the shards that have to be read.
-
-    recipe_of: digest of the shard's row recipe; generation: the label that the vectors must have, "" for any; by_ctime:
-    whether a shard is read that differs in its ctime alone; again: URIs of shards that have to be read in any case.
-    """
-    covered = {record.uri: record for record in base.read_shards()} if base else {}
-    carried, changed = [], []
-    for shard in shards:
-        record = covered.get(shard.uri)
-        if record is None or record.version != shard.version:
-            changed.append(shard)
-            continue
-        if not record.ctime_ns and shard.ctime_ns:  # of an earlier release: from now on the table has it
-            record = dataclasses.replace(record, ctime_ns=shard.ctime_ns)
-        if by_ctime and shard.ctime_ns and record.ctime_ns != shard.ctime_ns:
-            changed.append(dataclasses.replace(shard, touched=True))
-        elif record.recipe == recipe_of(shard) and generation in ("", record.generation) and shard.uri not in again:
-            carried.append(record)
-        else:
-            changed.append(shard)
-    return carried, changed
-
-
-def find_vanished(base: Snapshot | None, shards: Sequence[Shard], *, keep: bool) -> list[ShardRecord]:
-    """Shards of the base snapshot that are not among ``shards``. keep: whether kept documents are left out."""
-    there = {shard.uri for shard in shards} | ({KEPT} if keep else set())
-    return [record for record in base.read_shards() if record.uri not in there] if base else []
-
-
-def _known_columns(table: Table | None, corpus: CorpusSettings) -> Columns | None:
-    """The types of id and carried columns in the table; None if there is no table, or it lacks one of them."""
-    if table is None or any(name not in table.schema.names for name in corpus.carried):
-        return None
-    schema = table.schema
-    carried = {name: Carried(path, schema.field(name).type) for name, path in corpus.carried.items()}
-    return Columns(schema.field(names.ID).type, carried, table.card.row_hash)
-
-
-def _proven_columns(base: Snapshot | None, corpus: CorpusSettings, row_recipe: dict[str, Any]) -> frozenset[str]:
-    """Columns that the corpus is known to have, because the base snapshot was read with the same row recipe."""
-    if base is None or base.manifest.row_recipe != row_recipe:
-        return frozenset()
+def _named_columns(corpus: CorpusSettings) -> frozenset[str]:
     return frozenset((*TextTemplate(corpus.text).columns, *corpus.carried.values()))

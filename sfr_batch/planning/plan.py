@@ -18,17 +18,19 @@ from sfr_batch.config.settings import Config
 from sfr_batch.corpus.columns import Columns
 from sfr_batch.corpus.listing import PassedOver
 from sfr_batch.corpus.shards import Shard
-from sfr_batch.corpus.splits import ReadUnit, Split, Stream
+from sfr_batch.corpus.splits import ReadUnit, Split, splits_of
 from sfr_batch.corpus.survey import ShardStatistics
 from sfr_batch.errors import counted
 from sfr_batch.format.fingerprint import later_inputs
+from sfr_batch.format.layout import Layout
 from sfr_batch.format.notebook import html_table
 from sfr_batch.format.records import KEPT, DuplicateRule, IndexPart, Receipt, ShardRecord, TableCard
-from sfr_batch.format.split_ids import missing_in_stream, stream_of
 from sfr_batch.format.store_times import published_at
 from sfr_batch.planning import remarks
+from sfr_batch.planning.carried_columns import ColumnChanges, describe_copies, most_copies, next_layout
+from sfr_batch.planning.committed_splits import CommittedSplits
 from sfr_batch.planning.difference import Difference
-from sfr_batch.planning.limits import BYTES_PER_TOKEN, SplitLimits, split_identity
+from sfr_batch.planning.limits import BYTES_PER_TOKEN, SplitLimits, split_identity, vector_bytes
 from sfr_batch.planning.reasons import reasons_since
 from sfr_batch.planning.recipes import Reread, ShardRecipes
 from sfr_batch.planning.scan import OldShard, by_shard
@@ -37,7 +39,7 @@ from sfr_batch.storage.locations import is_s3
 from sfr_batch.storage.store import ObjectInfo, Store
 from sfr_batch.storage.versions import is_by_time
 from sfr_batch.table.commit.sweep import SWEEP_AFTER_S
-from sfr_batch.table.table import Snapshot
+from sfr_batch.table.table import Snapshot, Table
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class EmbedPlan:
     card: TableCard
     store: Store
     columns: Columns
+    layout: Layout
+    """The columns of the next snapshot, and what its row hashes cover."""
     recipes: ShardRecipes
     base: Snapshot | None
     """The newest snapshot; None if nothing is published yet."""
@@ -76,6 +80,10 @@ class EmbedPlan:
     difference: Difference | None = field(default=None, repr=False)
     """The result of the comparison; None before it, and if there is nothing to compare with."""
 
+    column_changes: ColumnChanges | None = None
+    """The carried columns against those of the base snapshot; None if they are the same."""
+    recolumned: tuple[ShardRecord, ...] = ()
+    """Records of the changed shards of which nothing but carried columns has changed."""
     lender: Snapshot | None = field(default=None, repr=False)
     """The snapshot of another table that lends vectors, see `lending`."""
     continues: str = ""
@@ -90,7 +98,7 @@ class EmbedPlan:
 
     def identity_of(self, shards: Iterable[Shard]) -> tuple[str, ...]:
         """What the name of a split depends on whose rows are from these shards, beside its rows."""
-        return split_identity(self.config, self.card, self.recipes.of_several(shards))
+        return split_identity(self.config, self.card, self.recipes.of_several(shards), self.layout)
 
     @property
     def later_inputs(self) -> dict[str, Any]:
@@ -117,69 +125,51 @@ class EmbedPlan:
     @cached_property
     def splits(self) -> list[Split]:
         """All splits of ``units``. A stream is cut as it is read: of it, the expected number of splits."""
-        return [split for unit in self.units for split in _splits_of(unit)]
+        return [split for unit in self.units for split in splits_of(unit)]
 
     @cached_property
+    def _splits_there(self) -> CommittedSplits:
+        return CommittedSplits(self.units, self.committed)
+
+    @property
     def todo(self) -> list[ReadUnit]:
         """The read units, each with only the splits that have no data file yet."""
-        units = []
-        for unit in self.units:
-            if unit.stream:
-                done = self._done_of(unit.stream)
-                if missing_in_stream(done.items()):
-                    stream = dataclasses.replace(unit.stream, done=tuple(sorted(done)))
-                    units.append(dataclasses.replace(unit, stream=stream))
-                continue
-            missing = tuple(split for split in unit.splits if split.split_id not in self.committed)
-            if missing:
-                units.append(dataclasses.replace(unit, splits=missing))
-        return units
+        return self._splits_there.todo
 
     @cached_property
     def todo_splits(self) -> list[Split]:
-        """Splits without a data file; of a stream, the expected number."""
-        return [split for unit in self.todo for split in _splits_of(unit)]
+        """Splits without a data file that need the model; of a stream, the expected number."""
+        known = {record.uri for record in self.recolumned} if self.difference is None else ()
+        return [split for unit in self.todo if unit.shard.uri not in known for split in splits_of(unit)]
 
-    @cached_property
+    @property
     def done(self) -> dict[str, ObjectInfo]:
         """The existing data files of this plan's splits, by split id."""
-        of_streams = {
-            unit.stream.split_id(number, last)
-            for unit in self.units
-            if unit.stream
-            for number, last in self._done_of(unit.stream).items()
-        }
-        ids = of_streams.union(split.split_id for unit in self.units for split in unit.splits)
-        return {split_id: info for split_id, info in self.committed.items() if split_id in ids}
+        return self._splits_there.done
 
     def missing(self, finished: Iterable[str]) -> int:
         """The splits that are missing once those with the ids ``finished`` are done; of streams a lower bound."""
-        ids = {*self.done, *finished}
-        streams: dict[str, list[tuple[int, bool]]] = {unit.stream.prefix: [] for unit in self.todo if unit.stream}
-        for split_id in ids if streams else ():
-            prefix, number, last = stream_of(split_id)
-            if prefix in streams:
-                streams[prefix].append((number, last))
-        missing = sum(split.split_id not in ids for unit in self.todo for split in unit.splits)
-        return missing + sum(map(missing_in_stream, streams.values()))
-
-    @cached_property
-    def _by_prefix(self) -> dict[str, dict[int, bool]]:
-        """The splits of each stream that have a data file: by prefix and number, whether it is the last split."""
-        found: dict[str, dict[int, bool]] = {unit.stream.prefix: {} for unit in self.units if unit.stream}
-        for split_id in self.committed if found else ():
-            prefix, number, last = stream_of(split_id)
-            if prefix in found:
-                found[prefix][number] = last
-        return found
-
-    def _done_of(self, stream: Stream) -> dict[int, bool]:
-        return self._by_prefix[stream.prefix]
+        return self._splits_there.missing(finished)
 
     @property
     def up_to_date(self) -> bool:
         """Whether the base snapshot already is what this run would publish."""
-        return self.base is not None and not self.changed and not self.vanished and not self.rule_changed
+        return self.base is not None and not self.changed and not self.vanished and not self._republished
+
+    @property
+    def _republished(self) -> bool:
+        """Whether the next snapshot differs from the base even if it has the same shards."""
+        return self.rule_changed or self.column_changes is not None
+
+    def is_for(self, table: Table) -> bool:
+        """Whether the plan was made for this table, rather than before another run created it otherwise."""
+        same = table.card.fingerprint == self.card.fingerprint
+        return same and next_layout(table, self.base, self.card).covers == self.layout.covers
+
+    @property
+    def states_layout(self) -> bool:
+        """Whether the columns stand in the manifest, not in the table's card and its records of types."""
+        return bool(self.layout.covers) or (self.base is not None and self.base.manifest.layout is not None)
 
     @property
     def duplicate_rule(self) -> DuplicateRule | None:
@@ -292,11 +282,7 @@ class EmbedPlan:
         are not compared with its other data files."""
         if self.base is not None or self.difference is not None or self.selection.always_compares:
             return frozenset()
-        return frozenset(
-            unit.shard.uri
-            for unit in self.units
-            if (self._done_of(unit.stream) if unit.stream else any(s.split_id in self.committed for s in unit.splits))
-        )
+        return self._splits_there.begun
 
     @property
     def changes_nothing(self) -> bool:
@@ -359,6 +345,7 @@ class EmbedPlan:
             ("table", f"{self.store.root} ({self.base.brief() if self.base else 'no snapshot yet'})"),
             ("corpus", self._describe_shards()),
             ("not read", self.passed_over.describe()),
+            ("columns", self.column_changes.describe() if self.column_changes else ""),
             ("rows", remarks.format_changes(changes) if changes else ""),
             (
                 "splits",
@@ -370,6 +357,7 @@ class EmbedPlan:
                 f"{'' if self.rows_are_exact else '~'}{counted(self.rows, 'row')}, "
                 f"{self.text_bytes / 1e6:,.1f} MB of text, ~{counted(self.estimated_tokens, 'token')}",
             ),
+            ("to copy", self._describe_copies()),
             (
                 "model",
                 f"{self.config.model.path}, {self.config.model.compute_dtype} on {self.config.model.device}, "
@@ -383,6 +371,19 @@ class EmbedPlan:
         return (
             f"{counted(len(self.carried) + len(self.changed), 'shard')}, {len(self.carried):,} unchanged{vanished}{of}"
         )
+
+    @cached_property
+    def vectors_to_copy(self) -> int:
+        """Vectors that are copied because only carried columns have changed, before the comparison at most; after it
+        also those of another table."""
+        if self.difference is not None:
+            return self.difference.copied_vectors
+        changes = self.column_changes
+        return most_copies(self.base, self.recolumned) if self.base and changes and changes.copies else 0
+
+    def _describe_copies(self) -> str:
+        size = self.vectors_to_copy * vector_bytes(self.card.schema)
+        return describe_copies(self.vectors_to_copy, size, exact=self.difference is not None)
 
     def _remarks(self) -> list[str]:
         said = [*self.reasons, *(reread.describe() for reread in self.reread)]
@@ -414,7 +415,7 @@ class EmbedPlan:
             )
         if self.up_to_date:
             said.append("up to date: nothing to do")
-        elif not self.todo_splits:
+        elif not self.todo_splits and not self.vectors_to_copy:
             said.append("every split is done; the run would only publish a snapshot")
         return said
 
@@ -424,25 +425,3 @@ class EmbedPlan:
         done = [split.split_id in self.done for split in self.splits]
         table = pa.table({name: [getattr(split, name) for split in self.splits] for name in columns})
         return table.append_column("committed", pa.array(done, pa.bool_()))
-
-
-def _splits_of(unit: ReadUnit) -> Iterable[Split]:
-    """The unit's splits. Of a stream the expected ones that are not done, at least one."""
-    stream, shard = unit.stream, unit.shard
-    if stream is None:
-        return unit.splits
-    expected = stream.expected_splits()
-    done = frozenset(stream.done)
-    numbers = [number for number in range(expected) if number not in done] or [len(done)]
-    return [
-        Split(
-            split_id=stream.split_id(number, last=False),
-            shard=shard.uri,
-            version=shard.version,
-            start=number,
-            end=number + 1,
-            rows=-(-stream.rows // expected),
-            text_bytes=stream.text_bytes // expected,
-        )
-        for number in numbers
-    ]

@@ -17,7 +17,8 @@ from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.errors import ObjectNotFound, TableError
 from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes, halves, hash_ids
-from sfr_batch.format.indexes import Entries, read_entries, read_owned
+from sfr_batch.format.indexes import Entries, read_entries, read_owned, rehashed
+from sfr_batch.format.layout import Layout
 from sfr_batch.format.records import DuplicateRule, IndexPart, Receipt, ShardRecord
 from sfr_batch.planning.join import (
     CorpusRows,
@@ -44,7 +45,8 @@ class TaskContext:
     columns: Columns
     table: str
     table_storage: StorageSettings
-    schema: pa.Schema
+    layout: Layout
+    """That of the next snapshot."""
     fingerprint: str
     row_filter: RowFilter | None = None
     """The filter for the rows to compare; None: all rows."""
@@ -231,9 +233,10 @@ def read_old(
 def _read_entries(store: Store, source: OldSource, context: TaskContext) -> Entries | None:
     """None if an unpublished data file is damaged or was swept meanwhile: its vectors are then not reused."""
     if isinstance(source.documents, IndexPart):
-        return read_entries(store, source.documents)
+        entries = read_entries(store, source.documents)
+        return entries if source.documents.covers == context.layout.covers else rehashed(store, entries, context.layout)
     try:
-        return read_owned(store, source.documents, context.schema, context.fingerprint)
+        return read_owned(store, source.documents, context.layout, context.fingerprint)
     except (TableError, ObjectNotFound):
         if source.origin == Origin.UNPUBLISHED:
             return None

@@ -95,7 +95,7 @@ def _documents(
 
     def read(source: Receipt | IndexPart) -> Entries:
         if isinstance(source, Receipt):
-            return read_owned(plan.store, source, plan.card.schema, plan.card.fingerprint, hashes=False)
+            return read_owned(plan.store, source, plan.layout, plan.card.fingerprint, hashes=False)
         return read_entries(plan.store, source, hashes=False)
 
     sources = [(shard.record.uri, source) for shard in shards for source in shard.sources]
@@ -150,7 +150,7 @@ def _values(plan: EmbedPlan, rows: NDArray[np.void], column: str) -> pa.Array:
         number = int(rows["file"][its[0]])
         if number == _NO_FILE:
             return comparable_values(pa.nulls(len(its)), kind)
-        found = read_data_file(plan.store, receipts[number], [column], plan.card.fingerprint)
+        found = read_data_file(plan.store, receipts[number], [column], plan.card.fingerprint, plan.layout)
         return comparable_values(found.column(column).take(pa.array(rows["row"][its])), kind)
 
     numbers = [int(rows["file"][its[0]]) for its in groups]

@@ -127,7 +127,8 @@ def changes(table: Table, from_snapshot: int, to_snapshot: int, *, partition_row
     to = table.snapshot(to_snapshot).scan()
     if from_snapshot == 0:
         return Changes(table.store.root, 0, to_snapshot, to.live, 0, 0, 0, 0, to, None)
-    start = table.snapshot(from_snapshot).scan()
+    # The rows of both as the second has them: what only the first has is no difference.
+    start = dataclasses.replace(table.snapshot(from_snapshot).scan(), layout=to.layout)
     before, after = _Side(start, to), _Side(to, start)
     with temporary_folder("sfr-changes-") as folder:
         counts = _join(before, after, folder, partition_rows)
@@ -141,7 +142,7 @@ def changes(table: Table, from_snapshot: int, to_snapshot: int, *, partition_row
         deleted=deleted,
         unchanged=to.live - new - changed,
         files_read=len(before.scan.files) + len(after.scan.files),
-        _upserts=after.chosen(after.marked).select(table.schema.names),
+        _upserts=after.chosen(after.marked).select(to.table_schema.names),
         _deletes=before.chosen(before.marked),
     )
 

@@ -77,15 +77,17 @@ def select(scan: Scan, ids: str | None = None) -> str:
     """
     condition = None if scan.where is None else parse(scan.where, scan.table_schema)
     _check(scan, [*scan.columns, *(condition.columns if condition else ())])
-    columns = ",\n    ".join(_column(field) for field in scan.schema)
+    written = _written(scan)
+    columns = ",\n    ".join(_column(field) if field.name in written else _nothing(field) for field in scan.schema)
     if not scan.files:
-        empty = ",\n    ".join(f"CAST(NULL AS {_type_of(f.type)}) AS {quoted_name(f.name)}" for f in scan.schema)
+        empty = ",\n    ".join(map(_nothing, scan.schema))
         return f"SELECT\n    {empty}\nWHERE false"
     files = _list([names.data_key(file.split_id) for file in scan.files], scan)
     # Not of a column too: `data.id` would be either the column id or what is in the struct data.
     data, dead, wanted, name = (_unused(alias, scan) for alias in ("data", "dead", "wanted", "sfr_file"))
-    # Files that were written before a column had a value have no type for it.
-    union = ", union_by_name = true" if scan.table_schema.metadata else ""
+    # Files that were written before a column had a value have no type for it; others lack columns that came later.
+    mixed = scan.table_schema.metadata or any(file.covers != scan.layout.covers for file in scan.files)
+    union = ", union_by_name = true" if mixed else ""
     # A folder above the table may be named lang=de: its value is none of the rows'.
     if any(file.dead is not None for file in scan.files):
         if _ROW in map(lower_ascii, scan.table_schema.names):
@@ -138,6 +140,18 @@ def _unused(alias: str, scan: Scan) -> str:
     while alias in taken:
         alias += "_"
     return alias
+
+
+def _written(scan: Scan) -> set[str]:
+    """The columns of the snapshot that some file has."""
+    carried = {name for covers in {file.covers for file in scan.files} for name in scan.layout.written_columns(covers)}
+    missing = {name for name in scan.layout.carried if name not in carried}
+    missing |= set() if carried else {names.ROW_HASH}
+    return {name for name in scan.table_schema.names if name not in missing}
+
+
+def _nothing(field: pa.Field) -> str:
+    return f"CAST(NULL AS {_type_of(field.type)}) AS {quoted_name(field.name)}"
 
 
 def _list(keys: Sequence[str], scan: Scan) -> str:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sfr_batch.errors import ConfigError, TableError, counted
 from sfr_batch.format import names
 from sfr_batch.format.expired import expiry_explained
+from sfr_batch.format.layout import Layout
 from sfr_batch.format.parquet import check_data_file, damage_explained, open_parquet
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.store import Store
@@ -36,7 +37,8 @@ _FILTERED_AHEAD = 8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LiveFile:
-    """A data file with live rows. rows: number of all its rows; dead: positions of the dead ones.
+    """A data file with live rows. rows: number of all its rows; dead: positions of the dead ones; covers: of its
+    receipt.
 
     only: the rows to read, one bool for each of ``rows`` as `np.packbits` packs them; default: all live rows.
     """
@@ -45,6 +47,7 @@ class LiveFile:
     rows: int
     bytes: int
     dead: Positions | None
+    covers: str = ""
     only: NDArray[np.uint8] | None = None
 
     def mask(self) -> NDArray[np.bool_]:
@@ -69,7 +72,7 @@ class Scan:
     """What is to be read. `Snapshot.scan` makes it: all live rows, then `restrict`."""
 
     store: Store
-    table_schema: pa.Schema
+    layout: Layout
     snapshot: int
     fingerprint: str
     files: Sequence[LiveFile]
@@ -83,6 +86,11 @@ class Scan:
     def __repr__(self) -> str:
         rows = f"{'some of ' * self.filtered}{counted(self.live, 'row')} in {counted(len(self.files), 'file')}"
         return f"<Scan {self.store.root}, snapshot {self.snapshot}: {rows}, {', '.join(self.columns)}>"
+
+    @property
+    def table_schema(self) -> pa.Schema:
+        """All columns of the snapshot."""
+        return self.layout.schema
 
     @property
     def schema(self) -> pa.Schema:
@@ -152,15 +160,6 @@ class Scan:
             for part in np.unique(part_of)
         ]
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # pyarrow's own pickle of a schema forgets names and nullability inside of lists.
-        fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        return _scan_from, (fields | {"table_schema": self.table_schema.serialize().to_pybytes()},)
-
-
-def _scan_from(fields: dict[str, Any]) -> Scan:
-    return Scan(**fields | {"table_schema": pa.ipc.read_schema(pa.py_buffer(fields["table_schema"]))})
-
 
 def key_columns(table_schema: pa.Schema) -> list[str]:
     """The columns that identify a row: the id, and the chunk number if documents are cut into chunks."""
@@ -206,13 +205,12 @@ class _Reader:
             if scan.filtered:
                 tables = [scan.schema.empty_table(), *self._taken(parquet, live)]
                 return pa.concat_tables(tables)
-            columns = list(scan.columns)
-            table = parquet.read(columns=columns, use_threads=False).select(columns).cast(scan.schema)
+            table = scan.layout.read(parquet, scan.columns)
         return table if live.all() else table.filter(pa.array(live))
 
     def _taken(self, parquet: pq.ParquetFile, live: NDArray[np.bool_]) -> Iterator[pa.Table]:
         """Matching rows, as one table for each row group that has some. live: [rows of the file]."""
-        bounds_of = _bounds(parquet, self._looked_at)
+        bounds_of = _bounds(parquet, self._looked_at, self._scan.table_schema)
         start = 0
         for group in range(parquet.num_row_groups):
             taken = live[start : start + parquet.metadata.row_group(group).num_rows]
@@ -234,8 +232,7 @@ class _Reader:
             yield rows.filter(pa.array(taken))
 
     def _columns(self, parquet: pq.ParquetFile, group: int, columns: list[str]) -> pa.Table:
-        table = parquet.read_row_group(group, columns=columns, use_threads=False).select(columns)
-        return table.cast(pa.schema([self._scan.table_schema.field(name) for name in columns]))
+        return self._scan.layout.read(parquet, columns, group)
 
     def _may_match(self, bounds: filters.Bounds) -> bool:
         if self._where and not self._where.may_match(bounds):
@@ -247,12 +244,16 @@ class _Reader:
         return at < len(self._sorted_ids) and self._sorted_ids[at] <= greatest
 
 
-def _bounds(parquet: pq.ParquetFile, columns: Sequence[str]) -> Any:
-    """A function from a row group's number to the bounds of its columns of simple types, from the statistics."""
+def _bounds(parquet: pq.ParquetFile, columns: Sequence[str], wanted: pa.Schema) -> Any:
+    """A function from a row group's number to the bounds of its columns of simple types, from the statistics.
+
+    wanted: the columns of the snapshot. Of a column that the file lacks or has in another type, there are none.
+    """
     schema = parquet.schema_arrow
+    same = [name for name in columns if name in schema.names and schema.field(name).type == wanted.field(name).type]
     simple = {
         name
-        for name in columns
+        for name in same
         if pa.types.is_string(schema.field(name).type)
         or pa.types.is_integer(schema.field(name).type)
         or pa.types.is_floating(schema.field(name).type)

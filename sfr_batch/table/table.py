@@ -19,6 +19,7 @@ from sfr_batch.format.expired import check_not_expired, expiry_explained, publis
 from sfr_batch.format.fingerprint import LATER_INPUTS, differences
 from sfr_batch.format.indexes import read_part, rejects_of
 from sfr_batch.format.known_types import KnownTypes
+from sfr_batch.format.layout import Layout
 from sfr_batch.format.notebook import html_table
 from sfr_batch.format.parquet import check_fingerprint, damage_explained, read_parquet
 from sfr_batch.format.records import (
@@ -29,10 +30,9 @@ from sfr_batch.format.records import (
     ShardRecord,
     SideFile,
     TableCard,
-    columns_of,
-    from_table,
 )
 from sfr_batch.format.schemas import is_undecided
+from sfr_batch.format.side_tables import columns_of, from_table
 from sfr_batch.format.store_times import published_at, visible_since
 from sfr_batch.storage.parallel import read_many
 from sfr_batch.storage.store import ObjectInfo, Store
@@ -50,7 +50,7 @@ class Table(Readers):
     def __init__(self, store: Store, card: TableCard) -> None:
         self.store = store
         self.card = card
-        self._schema: pa.Schema | None = None
+        self._layout: Layout | None = None
 
     @classmethod
     def open(cls, store: Store) -> "Table":
@@ -71,28 +71,35 @@ class Table(Readers):
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns. Those that have no value yet have the type null, see `KnownTypes`."""
-        if self._schema is None:
+        """The columns of the newest snapshot. Those that have no value yet have the type null, see `KnownTypes`."""
+        latest = self.latest()
+        return latest.schema if latest else self.layout.schema
+
+    @property
+    def layout(self) -> Layout:
+        """The layout that the table was made with: that of data files whose receipts name no other."""
+        if self._layout is None:
             self.refresh_types()
-        return self._schema
+            assert self._layout is not None
+        return self._layout
 
     def refresh_types(self) -> int:
         """Find out which columns have types today. Returns the number of the newest record of types, 0 without one."""
-        self._schema = self.card.schema
-        if not is_undecided(self._schema):
+        self._layout = Layout.of_table(self.card.schema, self.card.row_hash)
+        if not is_undecided(self._layout.schema):
             return 0
         found = [names.number_of_types_key(info.key) or 0 for info in self.store.list(names.TYPES)]
         if newest := max(found, default=0):
             key = names.types_key(newest)
             record = KnownTypes.from_json(self.store.read(key), f"{self.store.root}/{key}")
             check_fingerprint(self.store, key, record.fingerprint, self.card.fingerprint)
-            self._schema = record.schema.with_metadata({names.TYPES: ""})
+            self._layout = Layout.of_table(record.schema.with_metadata({names.TYPES: ""}), self.card.row_hash)
         return newest
 
     @property
     def dim(self) -> int:
         """Length of a vector."""
-        return int(self.schema.field(names.EMBEDDING).type.list_size)
+        return int(self.layout.schema.field(names.EMBEDDING).type.list_size)
 
     def accepted(self) -> AcceptedInputs | None:
         """What was accepted for a table that does not record all inputs of its fingerprint; None without a record."""
@@ -151,9 +158,15 @@ class Table(Readers):
             raise TableNotFound(f"{self.store.root} has no snapshot {number}. Available: {known}.") from None
         manifest = Manifest.from_json(data, f"{self.store.root}/{key}")
         check_fingerprint(self.store, key, manifest.fingerprint, self.card.fingerprint)
-        if is_undecided(self.schema):  # it may have become known since
+        if is_undecided(self.layout.schema):  # it may have become known since
             self.refresh_types()
-        return Snapshot(self.store, manifest, self.schema)
+        return self.make_snapshot(manifest)
+
+    def make_snapshot(self, manifest: Manifest) -> "Snapshot":
+        """The snapshot that a manifest of this table describes."""
+        stated = manifest.layout
+        layout = self.layout.changed_to(stated.schema, stated.row_hash) if stated else self.layout
+        return Snapshot(self.store, manifest, layout)
 
     def latest(self) -> "Snapshot | None":
         """The newest snapshot, or None if nothing has been published yet."""
@@ -222,10 +235,11 @@ class Table(Readers):
 class Snapshot(Readers):
     """A published version of a table. Side files are read when needed and checked against the manifest's SHA-256."""
 
-    def __init__(self, store: Store, manifest: Manifest, schema: pa.Schema) -> None:
+    def __init__(self, store: Store, manifest: Manifest, layout: Layout) -> None:
         self.store = store
         self.manifest = manifest
-        self.schema = schema
+        self.layout = layout
+        self.schema = layout.schema
         # Not functools.cached_property: before Python 3.12 it holds a lock of the whole class while it reads.
         self._sides: dict[str, pa.Table] = {}
         self._records: dict[type, tuple[Any, ...]] = {}
@@ -263,6 +277,10 @@ class Snapshot(Readers):
     def split_ids(self) -> list[str]:
         """Split ids of the data files that this snapshot needs, in order."""
         return cast("list[str]", self.receipt_columns([names.SPLIT_ID]).column(0).to_pylist())
+
+    def files_with_other_columns(self) -> int:
+        """Number of data files that were written with other carried columns than the snapshot has."""
+        return int(pc.sum(pc.not_equal(self.receipt_columns(["covers"]).column(0), self.layout.covers)).as_py() or 0)
 
     def read_shards(self) -> tuple[ShardRecord, ...]:
         """The shards that this snapshot covers."""
@@ -331,12 +349,12 @@ class Snapshot(Readers):
 
     def scan(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> Scan:
         dead = self.read_deletes()
-        columns_of_files = self.receipt_columns([names.SPLIT_ID, "vectors", "size"]).columns
+        columns_of_files = self.receipt_columns([names.SPLIT_ID, "vectors", "size", "covers"]).columns
         files = zip(*(column.to_pylist() for column in columns_of_files), strict=True)
-        live = [LiveFile(split_id, rows, size, dead.get(split_id)) for split_id, rows, size in files]
+        live = [LiveFile(split_id, rows, size, dead.get(split_id), covers) for split_id, rows, size, covers in files]
         everything = Scan(
             store=self.store,
-            table_schema=self.schema,
+            layout=self.layout,
             snapshot=self.number,
             fingerprint=self.manifest.fingerprint,
             files=[file for file in live if file.live],

@@ -405,13 +405,6 @@ ROWS = [
         "A table with both kinds of vectors would be silently wrong. Change the settings back, or write to a new "
         "table: table.path=<another path>.", prepare=embedded,
         overrides=("model.max_length=128", "table.vector_dtype=float16")),
-    Row("table with other columns",
-        "{root}/table has the columns id string, embedding fixed_size_list<element: float not null>[32], "
-        "n_tokens int32, n_tokens_full int32, truncated bool, content_hash fixed_size_binary[16], this run would "
-        "write id string, embedding fixed_size_list<element: float not null>[32], n_tokens int32, n_tokens_full "
-        "int32, truncated bool, content_hash fixed_size_binary[16], row_hash fixed_size_binary[16], text string. "
-        "Restore corpus.id and corpus.carry, or write to a new table: table.path=…", prepare=embedded,
-        overrides=("corpus.carry=[text]",)),
     Row("table with other ids",
         "{root}/corpus/good.jsonl: the id column 'id' is int64, but the ids in the table are string. "
         "Convert the ids to string, or write to a new table: table.path=<another path>.",

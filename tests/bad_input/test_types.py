@@ -49,8 +49,9 @@ ROWS = [
         files={"a.parquet": table(id=["one"], text=["x"], n=pa.array([0], pa.timestamp("s", "UTC"))),
                "b.parquet": table(id=["two"], text=["y"], n=pa.array([0], pa.timestamp("s")))}),
     Row("texts in a table of numbers",
-        "{root}/corpus/b.parquet: the column 'n' is string, but in the table it is int8. Convert it to int8, or leave "
-        "it out of corpus.carry in a new table: table.path=<another path>.", files=WHOLE,
+        "{root}/corpus/b.parquet: the column 'n' is string, but in the table it is int8. Convert it to int8. If "
+        "all of the corpus has the new type, run once with table.retype=[n]: the table takes it, and keeps its "
+        "vectors.", files=WHOLE,
         prepare=nights("b", id=["c"], text=["z"], n=["many"]), overrides=("corpus.carry=[n]",)),
     Row("a column that nobody has",
         "{root}/corpus/a.parquet has no column 'nn' (corpus.carry). Did you mean 'n'? It has: id, text, n.",

@@ -26,7 +26,8 @@ from sfr_batch.corpus.rejects import Reject
 from sfr_batch.errors import TableMismatch, TableNotFound
 from sfr_batch.format import names
 from sfr_batch.format.parquet import encode_parquet, read_receipt
-from sfr_batch.format.records import Receipt, ShardRecord, SideFile, TableCard, to_table
+from sfr_batch.format.records import Receipt, ShardRecord, SideFile, TableCard
+from sfr_batch.format.side_tables import to_table
 from sfr_batch.planning.make import make_plan
 from sfr_batch.storage.store import Store, in_memory
 from sfr_batch.storage.stores import open_store

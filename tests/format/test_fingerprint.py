@@ -239,6 +239,7 @@ NOT_IN_IT = {
     "table.generation": "again",
     "table.duplicate_ids": "last",
     "table.order_by": "title",
+    "table.retype": "[title]",
     "table.delete": "mirror",
     "table.max_delete_share": 0.5,
     "table.max_changed_share": 0.5,

@@ -22,7 +22,7 @@ def snapshot(tmp_path: Path) -> Snapshot:
     )
     changes = ChangeCounts(new=1, changed=1, unchanged=5)
     return Snapshot(
-        latest.store, latest.manifest.model_copy(update={"counts": counts, "changes": changes}), latest.schema
+        latest.store, latest.manifest.model_copy(update={"counts": counts, "changes": changes}), latest.layout
     )
 
 
@@ -64,7 +64,7 @@ def test_every_line_in_reading_order(snapshot: Snapshot) -> None:
 
 def test_what_does_not_apply_is_not_said(snapshot: Snapshot) -> None:
     plain = snapshot.manifest.counts.model_copy(update={"rejected": 0, "kept": 0, "vectors": 7, "truncated": 0})
-    state = Snapshot(snapshot.store, snapshot.manifest.model_copy(update={"counts": plain}), snapshot.schema)
+    state = Snapshot(snapshot.store, snapshot.manifest.model_copy(update={"counts": plain}), snapshot.layout)
     quiet = dataclasses.replace(
         summary_of(state), splits=0, embedded=0, published=False, plain=False, canaries=0, repeated={}, losses=Losses()
     )

@@ -11,7 +11,8 @@ import pytest
 from sfr_batch.api import open_table
 from sfr_batch.format import names
 from sfr_batch.format.parquet import encode_parquet, read_parquet
-from sfr_batch.format.records import IndexPart, Receipt, ShardRecord, from_table, to_table
+from sfr_batch.format.records import IndexPart, Receipt, ShardRecord
+from sfr_batch.format.side_tables import from_table, to_table
 from sfr_batch.pipeline.runner import embed
 from sfr_batch.storage.local import LocalStore
 from sfr_batch.table import table as tables

@@ -30,8 +30,8 @@ from sfr_batch.format.fingerprint import mismatches
 from sfr_batch.format.hashes import halves, hash_ids
 from sfr_batch.format.order_values import comparable_values
 from sfr_batch.format.records import KEPT, ShardRecord
-from sfr_batch.planning.make import carry_over
 from sfr_batch.planning.plan import EmbedPlan
+from sfr_batch.planning.shard_diff import carry_over
 from sfr_batch.storage.spill import Spill
 
 _ROWS, _BYTES = 8192, 32 * 2**20

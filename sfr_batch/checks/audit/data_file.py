@@ -22,6 +22,7 @@ from sfr_batch.checks.audit.report import CHUNKS, COUNTS, FILES, FOOTERS, PAGES,
 from sfr_batch.errors import ObjectNotFound
 from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes, halves, hash_ids
+from sfr_batch.format.layout import Layout, carried_columns
 from sfr_batch.format.parquet import read_parquet
 from sfr_batch.format.records import Receipt
 from sfr_batch.format.schemas import is_same
@@ -96,7 +97,7 @@ class _Documents:
 
 def is_chunked(table: Table) -> bool:
     """Whether a document of the table may have several rows."""
-    return names.CHUNK in table.schema.names
+    return names.CHUNK in table.layout.schema.names
 
 
 def listed_wrong(split_id: str, size: int, committed: Mapping[str, ObjectInfo]) -> str | None:
@@ -107,10 +108,12 @@ def listed_wrong(split_id: str, size: int, committed: Mapping[str, ObjectInfo]) 
     return None if info.size == size else f"{key} has {info.size:,} bytes instead of {size:,}"
 
 
-def examine(table: Table, receipt: Receipt, committed: Mapping[str, ObjectInfo], dead: IntArray) -> Examined:
+def examine(
+    table: Table, layout: Layout, receipt: Receipt, committed: Mapping[str, ObjectInfo], dead: IntArray
+) -> Examined:
     """Read a data file and check it against its receipt. Runs in a thread.
 
-    committed: the listed data files by split id. dead: [n] rows that are deleted.
+    layout: of the snapshot. committed: the listed data files by split id. dead: [n] rows that are deleted.
     """
     key = names.data_key(receipt.split_id)
     if wrong := listed_wrong(receipt.split_id, receipt.size, committed):
@@ -122,13 +125,13 @@ def examine(table: Table, receipt: Receipt, committed: Mapping[str, ObjectInfo],
     if isinstance(found, str):
         return _failed(DataFile(receipt), PAGES, found)
     footers = _check_footers(found.footers, table, receipt)
-    if not is_same(found.table.schema, table.schema):
-        wrong = f"{key} has {difference(found.table.schema, table.schema)}"
+    if wrong := _other_columns(found.table.schema, table, receipt.covers):
+        wrong = f"{key} has {wrong}"
         return _failed(DataFile(receipt, found.table.num_rows), SCHEMA, wrong, {FOOTERS: footers})
     vectors, worst_length = _check_vectors(found, table, key)
     documents, chunks = _find_documents(found, table, key, dead)
     counts, live = _count(found.table, documents, receipt)
-    ids = _records(found.table, documents)
+    ids = _records(found.table, documents, layout, receipt.covers)
     file = DataFile(
         receipt,
         found.table.num_rows,
@@ -137,6 +140,23 @@ def examine(table: Table, receipt: Receipt, committed: Mapping[str, ObjectInfo],
         ids["row"].astype(np.int32) if is_chunked(table) else None,
     )
     return Examined(file, {FOOTERS: footers, VECTORS: vectors, CHUNKS: chunks, COUNTS: counts}, ids=ids)
+
+
+def _other_columns(found: pa.Schema, table: Table, covers: str) -> str | None:
+    """What is wrong with the columns of a data file, if anything is. covers: of its receipt."""
+    if not covers:
+        first = table.layout.schema
+        return None if is_same(found, first) else difference(found, first)
+    has, said = (
+        list(carried_columns(found)),
+        list(json.loads(covers)[1]),
+    )  # types are spelled by Arrow, whose way may change
+    if has != said:
+        return f"the carried columns {', '.join(has) or 'none'}, its receipt says {', '.join(said) or 'none'}"
+    own = [name for name in table.layout.schema.names if name in names.RESERVED_COLUMNS - {names.ROW_HASH}]
+    wanted = pa.schema([table.layout.schema.field(name) for name in own])
+    there = pa.schema([found.field(name) for name in own if name in found.names])
+    return None if there.equals(wanted) else difference(there, wanted)
 
 
 def _failed(
@@ -259,12 +279,14 @@ def _count(table: pa.Table, documents: _Documents, receipt: Receipt) -> tuple[li
     )
 
 
-def _records(table: pa.Table, documents: _Documents) -> IdRecords:
+def _records(table: pa.Table, documents: _Documents, layout: Layout, covers: str) -> IdRecords:
     first = documents.first
     ids = np.empty(len(first), RECORD)
     ids["hash"], ids["more"] = documents.hashes[first, 0], documents.hashes[first, 1]
     texts = halves(table.column(names.CONTENT_HASH))
-    whole = halves(table.column(names.ROW_HASH)) if names.ROW_HASH in table.column_names else texts
+    whole = texts
+    if layout.row_hash_column != names.CONTENT_HASH:
+        whole = halves(layout.project(table, [names.ROW_HASH], covers, table.num_rows).column(0))
     ids["content"] = contents_of(texts[first], whole[first])
     ids["row"] = first
     ids["kind"] = np.where(documents.live[first], RecordKind.LIVE, RecordKind.DEAD)

@@ -26,6 +26,7 @@ from sfr_batch.checks.audit.report import CHUNKS, FILES, FOOTERS, PAGES, SCHEMA,
 from sfr_batch.checks.audit.snapshots import expired_since
 from sfr_batch.errors import SfrBatchError, counted
 from sfr_batch.format import names
+from sfr_batch.format.layout import Layout
 from sfr_batch.format.order_values import comparable_values
 from sfr_batch.format.records import Receipt
 from sfr_batch.storage.parallel import in_parallel
@@ -53,10 +54,11 @@ class Place:
 class DataFiles:
     """The data files of a snapshot, all examined, and the numbering of their rows: the first file's rows come first.
 
-    problems: by promise, of `PROMISES`.
+    layout: of the snapshot. problems: by promise, of `PROMISES`.
     """
 
     table: Table
+    layout: Layout
     files: Sequence[DataFile]
     problems: Mapping[str, Problems]
 
@@ -98,11 +100,11 @@ class DataFiles:
         """[n] the values of a column in ``rows``, by their numbers, to order them by. Only their files are read."""
         file = np.searchsorted(self._starts, rows, side="right") - 1
         order = np.argsort(file, kind="stable")
-        pieces, kind = [], self.table.schema.field(column).type
+        pieces, kind = [], self.layout.schema.field(column).type
         for its in np.split(order, np.flatnonzero(np.diff(file[order])) + 1):
             number = int(file[its[0]])
             with self.table.store.open(names.data_key(self.files[number].receipt.split_id)) as data:
-                found = pq.ParquetFile(data, pre_buffer=False).read([column], use_threads=False).column(column)
+                found = self.layout.read(pq.ParquetFile(data, pre_buffer=False), [column]).column(column)
             pieces.append(comparable_values(found.take(pa.array(rows[its] - self._starts[number])), kind))
         return pa.concat_arrays(pieces).take(pa.array(np.argsort(order)))
 
@@ -134,16 +136,16 @@ def read_data_files(table: Table, contents: Contents, snapshots: Mapping[int, Sn
         spill.add(_numbered(found.ids, start, orders.get(found.file.receipt.split_id)))
         files.append(found.file)
         start += _room(found.file)
-    return DataFiles(table, files, {name: check.problems for name, check in checks.items()})
+    return DataFiles(table, contents.snapshot.layout, files, {name: check.problems for name, check in checks.items()})
 
 
 def _examine_all(table: Table, contents: Contents, committed: Mapping[str, ObjectInfo]) -> Iterator[Examined]:
     """Each data file, in order; as many in parallel as memory allows."""
-    none = np.empty(0, np.int64)
+    none, layout = np.empty(0, np.int64), contents.snapshot.layout
     largest = max((receipt.size for receipt in contents.receipts), default=1)
     at_once = int(np.clip(_IN_FLIGHT // (3 * max(1, largest)), 2, AHEAD))
     return in_parallel(
-        lambda receipt: examine(table, receipt, committed, contents.deletes.get(receipt.split_id, none)),
+        lambda receipt: examine(table, layout, receipt, committed, contents.deletes.get(receipt.split_id, none)),
         contents.receipts,
         at_once,
     )
@@ -191,10 +193,17 @@ def file_findings(found: DataFiles) -> Iterator[Finding]:
         FILES: (files, f"all present, {found.bytes:,} bytes"),
         PAGES: (f"pages of {counted(found.rows, 'row')}", "checksums match"),
         FOOTERS: (files, f"fingerprint {table.card.fingerprint[:12]}, receipts as in the manifest"),
-        SCHEMA: (files, f"the same {counted(len(table.schema), 'column')} as the table"),
+        SCHEMA: (files, _told_columns(found)),
     }
     for name, told in held.items():
         yield PromiseCheck(name, found.problems[name]).finding(*told)
+
+
+def _told_columns(found: DataFiles) -> str:
+    others = sum(file.receipt.covers != found.layout.covers for file in found.files)
+    if others:
+        return f"the columns that their receipts say; {counted(others, 'file')} written before carried columns changed"
+    return f"the same {counted(len(found.layout.schema), 'column')} as the table"
 
 
 def row_findings(found: DataFiles) -> Iterator[Finding]:

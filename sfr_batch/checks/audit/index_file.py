@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from sfr_batch.checks.audit.contents import difference
 from sfr_batch.checks.audit.data_file import is_chunked
@@ -28,7 +29,7 @@ from sfr_batch.checks.audit.promises import Problem, sample
 from sfr_batch.checks.audit.rejects import reject_records
 from sfr_batch.errors import ObjectNotFound, counted
 from sfr_batch.format import names
-from sfr_batch.format.indexes import Entries, entries_of
+from sfr_batch.format.indexes import Entries, entries_of, rehashed
 from sfr_batch.format.records import KEPT, IndexPart
 from sfr_batch.storage.store import Store
 
@@ -244,11 +245,25 @@ def _check_entries(rows: _Selected, files: DataFiles, snapshot: int) -> tuple[li
     good = known & inside & whole
     records = make_records(entries.ids, RecordKind.ENTRY, np.full(len(entries), NOWHERE))
     records["row"][good] = files.number_of_row(file[good], entries.row[good])
-    records["content"] = contents_of(entries.contents, entries.rows)
+    records["content"] = _contents(rows, entries, files, good)
     records["order"] = rows.orders
     is_kept = np.array([numbered.part.shard == KEPT for numbered in rows.group.parts], bool)
     records["kind"][is_kept[rows.part_of]] = RecordKind.KEPT
     return problems, records
+
+
+def _contents(rows: _Selected, entries: Entries, files: DataFiles, good: Mask) -> NDArray[np.uint64]:
+    """[n] the contents of the entries; of those whose row hashes cover other columns, in the layout of the snapshot.
+
+    good: [n] which of them point to a document.
+    """
+    content = contents_of(entries.contents, entries.rows)
+    other = np.array([numbered.part.covers != files.layout.covers for numbered in rows.group.parts], bool)
+    at = np.flatnonzero(other[rows.part_of] & good)
+    if len(at):
+        some = rehashed(files.table.store, entries.take(at), files.layout)
+        content[at] = contents_of(some.contents, some.rows)
+    return content
 
 
 def _rows_of(entries: Entries, at: int) -> str:

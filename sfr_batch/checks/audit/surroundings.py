@@ -47,9 +47,11 @@ def _why_not_plain(table: Table, base: Snapshot) -> str:
     live = set(map(names.data_key, base.split_ids()))
     others = {info.key for info in table.store.list(names.DATA) if info.key.endswith(".parquet")} - live
     deleted = base.manifest.deletes.rows if base.manifest.deletes else 0
+    columns = base.files_with_other_columns()
     reasons = [
         f"{counted(deleted, 'row')} deleted" if deleted else "",
         f"{counted(len(others), 'file')} not in snapshot {base.number}" if others else "",
+        f"{counted(columns, 'file')} with other carried columns" if columns else "",
     ]
     return ", ".join(filter(None, reasons))
 

@@ -31,6 +31,7 @@ from sfr_batch.format.indexes import (
     read_part,
     write_index,
 )
+from sfr_batch.format.layout import Layout
 from sfr_batch.format.parquet import damage_explained, read_data_file, read_parquet, read_receipts
 from sfr_batch.format.records import PACKED, IndexPart, Receipt, rows_in
 from sfr_batch.format.schemas import described
@@ -163,7 +164,7 @@ def carry_out(table: Table, found: Compaction, confirm: Callable[[], None] = lam
         done = read_receipts(table.store, [group.split_id for group in found.groups if group.split_id in committed])
         there = {receipt.split_id for receipt in done}
         todo = [group for group in found.groups if group.split_id not in there]
-        new = [*done, *in_parallel(lambda group: _rewrite(table, group, run_id), todo, _PARALLEL_WRITES)]
+        new = [*done, *in_parallel(lambda group: _rewrite(table, group, base.layout, run_id), todo, _PARALLEL_WRITES)]
         indexes = _move(table, found, run_id)
         gone = {source.split_id for group in found.groups for source in group.sources}
         receipts = [dataclasses.replace(r, owned=False) for r in new]
@@ -184,6 +185,7 @@ def carry_out(table: Table, found: Compaction, confirm: Callable[[], None] = lam
             operation="compact",
             corpus=base.manifest.corpus,
             duplicate_rule=base.manifest.duplicate_rule,
+            layout=base.layout,
         )
         confirm()
         return dataclasses.replace(found, snapshot=publish(table, base, draft))
@@ -231,7 +233,7 @@ def _worthwhile(group: list[Receipt], needed: Mapping[str, Mask], max_unneeded: 
 
 def _group(base: Snapshot, sources: list[Receipt], needed: list[Mask], condemned: frozenset[str]) -> FileGroup:
     rows = [(source.split_id, np.packbits(mask).tobytes().hex()) for source, mask in zip(sources, needed, strict=True)]
-    split_id = short_id("compact", rows, base.manifest.fingerprint)
+    split_id = short_id("compact", rows, base.manifest.fingerprint, *filter(None, [base.layout.covers]))
     while split_id in condemned:
         split_id = short_id(split_id, "after a sweep")
     return FileGroup(split_id, tuple(sources), tuple(needed))
@@ -240,11 +242,11 @@ def _group(base: Snapshot, sources: list[Receipt], needed: list[Mask], condemned
 # --- writing
 
 
-def _rewrite(table: Table, group: FileGroup, run_id: str) -> Receipt:
-    """Commit the file of a group. In memory are one old file at a time and the new one."""
+def _rewrite(table: Table, group: FileGroup, layout: Layout, run_id: str) -> Receipt:
+    """Commit the file of a group, in the layout. In memory are one old file at a time and the new one."""
     pieces = []
     for source, mask in zip(group.sources, group.needed, strict=True):
-        rows = read_data_file(table.store, source, table.schema.names, table.card.fingerprint).cast(table.schema)
+        rows = read_data_file(table.store, source, layout.schema.names, table.card.fingerprint, layout)
         pieces.append(rows if mask.all() else rows.filter(pa.array(mask)))
     rows = pa.concat_tables(pieces)
     receipt = Receipt.of_rows(
@@ -257,8 +259,9 @@ def _rewrite(table: Table, group: FileGroup, run_id: str) -> Receipt:
         run_id=run_id,
         generation=group.sources[0].generation,
         copied=True,
+        covers=layout.covers,
     )
-    card = table.card.model_copy(update=described(table.schema))
+    card = table.card.model_copy(update=described(layout.schema))
     return commit_split(table.store, card, receipt, rows, names.REJECTS_SCHEMA.empty_table())
 
 
@@ -291,8 +294,11 @@ def _move(table: Table, found: Compaction, run_id: str) -> dict[str, list[IndexP
 
     def locate(source: tuple[str, Receipt | IndexPart]) -> Located:
         uri, where = source
-        index = _index_of_owned(table, where) if isinstance(where, Receipt) else read_part(table.store, where)
-        return Located(uri, _moved_index(index, moves))
+        index = (
+            _index_of_owned(table, where, base.layout) if isinstance(where, Receipt) else read_part(table.store, where)
+        )
+        covers = base.layout.covers if isinstance(where, Receipt) else where.covers
+        return Located(uri, _moved_index(index, moves), covers)
 
     parts: dict[str, list[IndexPart]] = {}
     rows = [rows_in(where) for _, where in sources]
@@ -317,12 +323,12 @@ def _batches(pieces: Iterable[Located]) -> Iterator[list[Located]]:
         yield batch
 
 
-def _index_of_owned(table: Table, receipt: Receipt) -> pa.Table:
+def _index_of_owned(table: Table, receipt: Receipt, layout: Layout) -> pa.Table:
     """The rows of an owned data file and its rejects as rows of an index."""
-    entries = read_owned(table.store, receipt, table.schema, table.card.fingerprint)
+    entries = read_owned(table.store, receipt, layout, table.card.fingerprint)
     hashes = {names.ID_HASH: whole(entries.ids), names.ROW_HASH: whole(entries.rows)}
     hashes[names.POSITION] = pa.array(np.zeros(len(entries), np.int64))  # among the rejects: nobody asks for it
-    if names.ROW_HASH in table.schema.names:
+    if names.ROW_HASH in layout.schema.names:
         hashes[names.CONTENT_HASH] = whole(entries.contents)
     rejects = names.REJECTS_SCHEMA.empty_table()
     if receipt.rejected:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sfr_batch.format.layout import Layout
 from sfr_batch.format.records import (
     ChangeCounts,
     DuplicateRule,
@@ -36,6 +37,8 @@ class Draft:
     """`error`: publish nothing if ids occur twice."""
     duplicate_rule: DuplicateRule | None = None
     """Which row of an id is live; None: the first."""
+    layout: Layout | None = None
+    """The columns of the snapshot; None: those of the base snapshot, or of the table."""
     accepted: Mapping[str, Any] | None = None
     """Inputs of the fingerprint that the table's card lacks; None repeats those of the base snapshot."""
     corpus: Mapping[str, Any] | None = None

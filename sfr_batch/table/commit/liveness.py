@@ -105,7 +105,7 @@ def find_live(table: Table, draft: Draft) -> Liveness:
         repeats = np.concatenate([np.empty(0, RECORD), *map(repeated, spill.partitions())])
     rule = draft.duplicate_rule
     kept_from = next((firsts[number] for number, (uri, _) in enumerate(sources) if uri == KEPT), firsts[-1])
-    values = _read_values(table, files, repeats["at"], rule.order_by) if rule and rule.order_by else None
+    values = _read_values(table, draft, files, repeats["at"], rule.order_by) if rule and rule.order_by else None
     winner = winners(repeats, kept_from, last=rule is not None, values=values)
     loses = winner != np.arange(len(repeats))
     elsewhere = repeats[loses & (repeats["at"] != repeats["at"][winner])]  # two rows with one vector: it stays
@@ -154,7 +154,7 @@ def _read(
 
     def read(source: tuple[str, Receipt | IndexPart]) -> Entries:
         if isinstance(source[1], Receipt):
-            return read_owned(table.store, source[1], table.schema, table.card.fingerprint, hashes=False)
+            return read_owned(table.store, source[1], table.layout, table.card.fingerprint, hashes=False)
         return read_entries(table.store, source[1], hashes=False)
 
     return zip(sources, read_ahead(read, sources, [rows_in(source) for _, source in sources]), strict=True)
@@ -196,19 +196,20 @@ def rows_of_documents(at: NDArray[np.int64], vectors: NDArray[np.int32]) -> NDAr
     return np.repeat(at - (ends - vectors), vectors) + np.arange(ends[-1] if len(ends) else 0)
 
 
-def _read_values(table: Table, files: _Files, at: NDArray[np.int64], column: str) -> pa.Array:
+def _read_values(table: Table, draft: Draft, files: _Files, at: NDArray[np.int64], column: str) -> pa.Array:
     """[n] the values of a column in the rows with the vectors ``at`` [n]. Only their files are read."""
+    layout = draft.layout or table.layout
     if not len(at):
         return pa.array([], pa.int64())
     number = np.searchsorted(files.starts, at, side="right") - 1
     order = np.argsort(number, kind="stable")
     bounds = np.flatnonzero(np.diff(number[order])) + 1
     groups = np.split(order, bounds)
-    kind = table.schema.field(column).type
+    kind = layout.schema.field(column).type
 
     def read(rows: NDArray[np.intp]) -> pa.Array:
         receipt = files.receipts[number[rows[0]]]
-        found = read_data_file(table.store, receipt, [column], table.card.fingerprint).column(column)
+        found = read_data_file(table.store, receipt, [column], table.card.fingerprint, layout).column(column)
         return comparable_values(found.take(pa.array(at[rows] - files.starts[number[rows[0]]])), kind)
 
     pieces = read_ahead(read, groups, [files.receipts[number[rows[0]]].vectors for rows in groups])

@@ -41,9 +41,11 @@ from sfr_batch.format.records import (
     Receipt,
     ShardRecord,
     SideFile,
-    to_table,
+    StatedLayout,
     who,
 )
+from sfr_batch.format.schemas import described
+from sfr_batch.format.side_tables import to_table
 from sfr_batch.storage.store import Store
 from sfr_batch.table.commit.clocks import stamp
 from sfr_batch.table.commit.draft import Draft
@@ -73,9 +75,10 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
         create_own(store, key, encode_parquet(duplicate_rejects(live.duplicates, draft.duplicate_rule)))
     indexes = [part for parts in draft.indexes.values() for part in joined(parts)]
     accepted = draft.accepted or (base.manifest.accepted if base else None)
+    layout = _stated(table, base, draft, receipts)
     created_at, clock = stamp(base)
     manifest = Manifest(
-        format_version=_format_of(accepted, draft, clock),
+        format_version=_format_of(accepted, draft, clock, layout),
         snapshot=number,
         parent=base.number if base else None,
         operation=draft.operation,
@@ -98,16 +101,31 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
         corpus=dict(draft.corpus) if draft.corpus else None,
         duplicate_rule=draft.duplicate_rule,
         clock=clock,
+        layout=layout,
     )
     return _create_manifest(table, manifest)
 
 
-def _format_of(accepted: object, draft: Draft, clock: str | None) -> int:
+def _stated(table: Table, base: Snapshot | None, draft: Draft, receipts: Sequence[Receipt]) -> StatedLayout | None:
+    """The layout of the draft, if it or that of a data file is not the one that the table was made with.
+
+    Once a manifest states it, all later ones do: an older release must not read data files that lack columns.
+    """
+    layout = draft.layout or (base.layout if base else table.layout)
+    before = base is not None and base.manifest.layout is not None
+    if not layout.covers and not before and not any(receipt.covers for receipt in receipts):
+        return None
+    return StatedLayout(**described(layout.schema), row_hash=layout.row_hash)
+
+
+def _format_of(accepted: object, draft: Draft, clock: str | None, layout: object) -> int:
     """The lowest format that has what a manifest uses."""
     if clock:
         return names.FORMAT_OF_CLOCK
     if draft.duplicate_rule:
         return names.FORMAT_OF_DUPLICATE_RULE
+    if layout:
+        return names.FORMAT_OF_LAYOUT
     if draft.corpus:
         return names.FORMAT_OF_CORPUS
     return names.FORMAT_OF_ACCEPTED if accepted else names.FORMAT_VERSION
@@ -147,7 +165,7 @@ def _create_manifest(table: Table, manifest: Manifest) -> Snapshot:
                 f"{winner.created_at}, while this run was in progress."
             )
         manifest = winner
-    return Snapshot(table.store, manifest, table.schema)
+    return table.make_snapshot(manifest)
 
 
 def _side(store: Store, number: int, run_id: str, kind: str, table: pa.Table) -> SideFile:
@@ -193,7 +211,7 @@ def _dead_tokens(table: Table, receipts: Sequence[Receipt], deletes: pa.Table) -
     bounds = np.flatnonzero(np.diff(number)) + 1  # they come by file
 
     def count(split_id: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        columns = [*_COUNTED, *([names.CHUNK] if names.CHUNK in table.schema.names else [])]
+        columns = [*_COUNTED, *([names.CHUNK] if names.CHUNK in table.layout.schema.names else [])]
         found = read_data_file(table.store, dead[split_id], columns, table.card.fingerprint).take(pa.array(rows))
         tokens, full, cut = (found.column(name).to_numpy().astype(np.int64) for name in _COUNTED)
         if names.CHUNK in columns:

@@ -66,11 +66,6 @@ def check_same_table(table: Table, card: TableCard, known: Mapping[str, Any] | N
     if table.card.fingerprint != card.fingerprint:
         known = table.card.fingerprint_inputs if known is None else known
         _refuse(table, mismatches(known, card.fingerprint_inputs))
-    if not is_same(table.schema, card.schema):
-        raise TableMismatch(
-            f"{table.store.root} has the columns {_describe(table.schema)}, this run would write "
-            f"{_describe(card.schema)}. Restore corpus.id and corpus.carry, or write to a new table: table.path=…"
-        )
 
 
 def _refuse(table: Table, lines: list[str]) -> None:
@@ -106,22 +101,36 @@ def accept_inputs(table: Table, inputs: Mapping[str, Any], run_id: str, rows: in
 def record_types(table: Table, card: TableCard, run_id: str) -> None:
     """Record the types of columns that had none in the table so far, before a row with a value is committed.
 
+    Not for a table whose manifests state its columns.
+
     Raises TableMismatch if another run has recorded other ones meanwhile.
     """
     number = table.refresh_types()
-    if table.schema.equals(card.schema):
+    if table.layout.schema.equals(card.schema):
         return
-    check_same_table(table, card)
+    _check_types(table, card)
     record = KnownTypes(
         created_at=utc_now(), by=who(), run_id=run_id, fingerprint=table.card.fingerprint, **described(card.schema)
     )
     table.store.create(names.types_key(number + 1), record.to_json())
     table.refresh_types()
-    check_same_table(table, card)
+    _check_types(table, card)
 
 
-def _describe(schema: pa.Schema) -> str:
-    return ", ".join(f"{column.name} {column.type}" for column in schema)
+def _check_types(table: Table, card: TableCard) -> None:
+    known = table.layout.schema
+    if is_same(known, card.schema):
+        return
+    name = next(name for name in card.schema.names if not is_same(*(_alone(it, name) for it in (known, card.schema))))
+    raise TableMismatch(
+        f"The column {name} of {table.store.root} had no value, and another run has given it the type "
+        f"{known.field(name).type} meanwhile. This run would write {card.schema.field(name).type}. Run the command "
+        "again."
+    )
+
+
+def _alone(schema: pa.Schema, name: str) -> pa.Schema:
+    return pa.schema([schema.field(name)])
 
 
 def commit_split(store: Store, card: TableCard, receipt: Receipt, rows: pa.Table, rejects: pa.Table) -> Receipt:

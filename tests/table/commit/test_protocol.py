@@ -30,7 +30,7 @@ from sfr_batch.errors import SnapshotConflict, StorageError, TableError, TableNo
 from sfr_batch.format import indexes, names
 from sfr_batch.format.parquet import read_receipt
 from sfr_batch.format.records import Receipt, ShardRecord, TableCard
-from sfr_batch.planning.make import carry_over, find_vanished
+from sfr_batch.planning.shard_diff import carry_over, find_vanished
 from sfr_batch.storage.store import ObjectInfo
 from sfr_batch.table.commit import expiry as retention
 from sfr_batch.table.commit import publish as commit

@@ -1,0 +1,131 @@
+"""The layout of a snapshot: its columns, and what its row hashes cover. Reads any data file of the table in it.
+
+Carried columns come, go and change their types; data files stay as they were written. A column that a file lacks, or
+has in a type whose values the snapshot's type does not hold, is null in it. The row hash of a file that covers other
+columns is computed anew. Knows Parquet files, not stores.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sfr_batch.format import names
+from sfr_batch.format.hashes import hash_rows
+from sfr_batch.format.widening import holds, widened
+
+
+def carried_columns(schema: pa.Schema) -> dict[str, pa.DataType]:
+    """Name and type of the carried columns among those of a table."""
+    return {field.name: field.type for field in schema if field.name not in names.RESERVED_COLUMNS}
+
+
+def covers_of(schema: pa.Schema, row_hash: int) -> str:
+    """What row hashes of this version cover in a table with these columns, as a text: see `Receipt.covers`."""
+    carried = {name: str(kind) for name, kind in carried_columns(schema).items()}
+    return json.dumps([row_hash if carried else 0, carried], separators=(",", ":"), ensure_ascii=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The columns of a snapshot and of the data files that a run writes for it."""
+
+    schema: pa.Schema
+    row_hash: int
+    """Version of the row hashes, see `hashes.hash_rows`."""
+    covers: str = ""
+    """As in the receipts of data files that are written in this layout: "" for what the table's card says."""
+    of_card: tuple[str, ...] = ()
+    """The carried columns of data files whose receipt says ""."""
+
+    @classmethod
+    def of_table(cls, schema: pa.Schema, row_hash: int) -> "Layout":
+        """The layout that a table was made with. schema, row_hash: of its card, with the types that are known since."""
+        return cls(schema, row_hash, "", tuple(carried_columns(schema)))
+
+    def changed_to(self, schema: pa.Schema, row_hash: int) -> "Layout":
+        """Other columns of the table whose layout at first was this one."""
+        covers = covers_of(schema, row_hash)
+        same = covers == covers_of(self.schema, self.row_hash)
+        return Layout(schema, row_hash, "" if same else covers, self.of_card)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # pyarrow's own pickle of a schema forgets names and nullability inside of lists.
+        return _layout_from, (self.schema.serialize().to_pybytes(), self.row_hash, self.covers, self.of_card)
+
+    @property
+    def carried(self) -> dict[str, pa.DataType]:
+        """Name and type of the carried columns."""
+        return carried_columns(self.schema)
+
+    @property
+    def row_hash_column(self) -> str:
+        """The column with the hash of a whole row: without carried columns that of its text."""
+        return names.ROW_HASH if names.ROW_HASH in self.schema.names else names.CONTENT_HASH
+
+    def written_columns(self, covers: str) -> frozenset[str]:
+        """The carried columns of a data file, by what its receipt says that its row hashes cover."""
+        return frozenset(json.loads(covers)[1] if covers else self.of_card)
+
+    def read(self, file: pq.ParquetFile, columns: Sequence[str], group: int | None = None) -> pa.Table:
+        """Columns of the layout from a data file, or from one of its row groups; in the calling thread."""
+        covers = _covers_in(file) if names.ROW_HASH in columns else self.covers
+        present = [name for name in self._needed(columns, covers) if name in file.schema_arrow.names]
+        if group is None:
+            table, rows = file.read(columns=present, use_threads=False), file.metadata.num_rows
+        else:
+            table = file.read_row_group(group, columns=present, use_threads=False)
+            rows = file.metadata.row_group(group).num_rows
+        # A column named "a.b" is also read where "a" is asked for.
+        return self.project(table.select(present), columns, covers, rows)
+
+    def project(self, stored: pa.Table, columns: Sequence[str], covers: str, rows: int) -> pa.Table:
+        """Columns of the layout [rows] from those of a data file. covers: of its receipt; what is computed from other
+        columns needs these."""
+        found: dict[str, Any] = {}
+        lost: list[str] = []
+        for name in self._needed(columns, covers):
+            kind = self.schema.field(name).type
+            have = stored.schema.field(name).type if name in stored.column_names else pa.null()
+            if not holds(kind, have):
+                lost.append(f"{name} {have}")
+            found[name] = _as(stored.column(name), kind) if name in stored.column_names else pa.nulls(rows, kind)
+        if names.ROW_HASH in columns and names.ROW_HASH not in found:
+            carry = pa.table({name: found[name] for name in self.carried})
+            # A value that the table does not show any more equals none: not even null.
+            carry = carry.append_column("lost", pa.repeat(", ".join(lost), rows)) if lost else carry
+            contents = found[names.CONTENT_HASH]
+            contents = contents.combine_chunks() if isinstance(contents, pa.ChunkedArray) else contents
+            found[names.ROW_HASH] = hash_rows(contents, carry, self.row_hash)
+        fields = [self.schema.field(name) for name in columns]
+        return pa.table([found[name] for name in columns], schema=pa.schema(fields))
+
+    def _needed(self, columns: Sequence[str], covers: str) -> list[str]:
+        """The stored columns that are needed for these."""
+        if names.ROW_HASH not in columns or covers == self.covers:
+            return list(dict.fromkeys(columns))
+        others = [name for name in columns if name != names.ROW_HASH]
+        return list(dict.fromkeys([*others, names.CONTENT_HASH, *self.carried]))
+
+
+def _layout_from(schema: bytes, row_hash: int, covers: str, of_card: tuple[str, ...]) -> Layout:
+    return Layout(pa.ipc.read_schema(pa.py_buffer(schema)), row_hash, covers, of_card)
+
+
+def _covers_in(file: pq.ParquetFile) -> str:
+    """What the receipt in the footer says."""
+    receipt = (file.metadata.metadata or {}).get(names.RECEIPT_KEY.encode(), b"")
+    return str(json.loads(receipt).get("covers", "")) if b'"covers"' in receipt else ""
+
+
+def _as(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """The column in the type; null where that cannot be without a loss."""
+    have = column.type
+    if have.equals(kind):
+        return column.cast(kind)  # names inside of lists may differ
+    if not holds(kind, have):
+        return pa.chunked_array([pa.nulls(len(column), kind)], kind)
+    return pa.chunked_array([widened(chunk, kind) for chunk in column.chunks], kind)
