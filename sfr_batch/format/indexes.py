@@ -250,10 +250,10 @@ def create_own(store: Store, key: str, data: bytes) -> None:
 
 
 def joined(parts: Sequence[IndexPart]) -> Iterator[IndexPart]:
-    """Parts, with those merged that follow each other in a file and belong to one shard."""
+    """Parts, with those merged that follow each other in a file, belong to one shard and cover the same."""
     last: IndexPart | None = None
     for part in parts:
-        if last and (last.key, last.shard, last.start + last.rows) == (part.key, part.shard, part.start):
+        if last and part == dataclasses.replace(last, start=last.start + last.rows, rows=part.rows):
             last = dataclasses.replace(last, rows=last.rows + part.rows)
             continue
         if last:

@@ -5,9 +5,10 @@ has in a type whose values the snapshot's type does not hold, is null in it. The
 columns is computed anew. Knows Parquet files, not stores.
 """
 
+import dataclasses
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -38,23 +39,39 @@ class Layout:
     """Version of the row hashes, see `hashes.hash_rows`."""
     covers: str = ""
     """As in the receipts of data files that are written in this layout: "" for what the table's card says."""
-    of_card: tuple[str, ...] = ()
+    of_card: Mapping[str, pa.DataType] = field(default_factory=dict)
     """The carried columns of data files whose receipt says ""."""
+    earlier: "Layout | None" = None
+    """A layout whose values these are: what it does not show of a data file is null here, too."""
 
     @classmethod
     def of_table(cls, schema: pa.Schema, row_hash: int) -> "Layout":
         """The layout that a table was made with. schema, row_hash: of its card, with the types that are known since."""
-        return cls(schema, row_hash, "", tuple(carried_columns(schema)))
+        return cls(schema, row_hash, "", carried_columns(schema))
 
     def changed_to(self, schema: pa.Schema, row_hash: int) -> "Layout":
         """Other columns of the table whose layout at first was this one."""
         covers = covers_of(schema, row_hash)
-        same = covers == covers_of(self.schema, self.row_hash)
-        return Layout(schema, row_hash, "" if same else covers, self.of_card)
+        if covers == covers_of(self.schema, self.row_hash):
+            return dataclasses.replace(self, row_hash=row_hash)  # with the mark of types that became known
+        return Layout(schema, row_hash, covers, self.of_card)
+
+    def of_values_in(self, earlier: "Layout") -> "Layout":
+        """These columns of what ``earlier`` shows, as somebody has them who read the table then."""
+        if earlier.covers == self.covers:
+            return self
+        return dataclasses.replace(self, covers=f"{self.covers} of {earlier.covers}", earlier=earlier)
+
+    def shows_the_same(self, earlier: "Layout", covers: str) -> bool:
+        """Whether a data file has for certain the same values in both, in these columns. covers: of its receipt."""
+        have, were = self.written_columns(covers), earlier.carried
+        return all(name in were and kind.equals(were[name]) for name, kind in self.carried.items() if name in have)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # pyarrow's own pickle of a schema forgets names and nullability inside of lists.
-        return _layout_from, (self.schema.serialize().to_pybytes(), self.row_hash, self.covers, self.of_card)
+        fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        schemas = {"schema": self.schema, "of_card": pa.schema(list(self.of_card.items()))}
+        return _layout_from, (fields | {name: found.serialize().to_pybytes() for name, found in schemas.items()},)
 
     @property
     def carried(self) -> dict[str, pa.DataType]:
@@ -85,6 +102,9 @@ class Layout:
     def project(self, stored: pa.Table, columns: Sequence[str], covers: str, rows: int) -> pa.Table:
         """Columns of the layout [rows] from those of a data file. covers: of its receipt; what is computed from other
         columns needs these."""
+        if self.earlier is not None:
+            shown = [name for name in stored.column_names if name in self.earlier.schema.names]
+            stored = self.earlier.project(stored, shown, covers, rows)
         found: dict[str, Any] = {}
         lost: list[str] = []
         for name in self._needed(columns, covers):
@@ -95,8 +115,9 @@ class Layout:
             found[name] = _as(stored.column(name), kind) if name in stored.column_names else pa.nulls(rows, kind)
         if names.ROW_HASH in columns and names.ROW_HASH not in found:
             carry = pa.table({name: found[name] for name in self.carried})
-            # A value that the table does not show any more equals none: not even null.
-            carry = carry.append_column("lost", pa.repeat(", ".join(lost), rows)) if lost else carry
+            # A value that the table does not show any more equals none: not even null. Nor what was shown earlier.
+            if lost and self.earlier is None:
+                carry = carry.append_column("lost", pa.repeat(", ".join(lost), rows))
             contents = found[names.CONTENT_HASH]
             contents = contents.combine_chunks() if isinstance(contents, pa.ChunkedArray) else contents
             found[names.ROW_HASH] = hash_rows(contents, carry, self.row_hash)
@@ -111,8 +132,9 @@ class Layout:
         return list(dict.fromkeys([*others, names.CONTENT_HASH, *self.carried]))
 
 
-def _layout_from(schema: bytes, row_hash: int, covers: str, of_card: tuple[str, ...]) -> Layout:
-    return Layout(pa.ipc.read_schema(pa.py_buffer(schema)), row_hash, covers, of_card)
+def _layout_from(fields: dict[str, Any]) -> Layout:
+    schema, of_card = (pa.ipc.read_schema(pa.py_buffer(fields[name])) for name in ("schema", "of_card"))
+    return Layout(**fields | {"schema": schema, "of_card": carried_columns(of_card)})
 
 
 def _covers_in(file: pq.ParquetFile) -> str:

@@ -169,7 +169,7 @@ def shards_to_read(base: Snapshot, changes: ColumnChanges) -> frozenset[str]:
 def check_change(config: Config, base: Snapshot, changes: ColumnChanges) -> None:
     """Raises ConfigError if the run would leave the table with columns that some rows have and others lack."""
     what = changes.describe()
-    if not config.select.everything:
+    if what and not config.select.everything:  # a type alone that became known suits all rows
         raise ConfigError(
             f"The carried columns differ from those of {base.store.root}: {what}. A run with select would change them "
             "for some rows only. Run once without select."

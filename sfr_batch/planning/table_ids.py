@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sfr_batch.format import names
+from sfr_batch.format.file_values import gather_values
 from sfr_batch.format.hashes import Hashes, halves, hash_ids
 from sfr_batch.format.indexes import Entries, read_ahead, read_entries, read_owned, read_part
-from sfr_batch.format.order_values import comparable_values
 from sfr_batch.format.parquet import read_data_file, read_parquet
 from sfr_batch.format.records import KEPT, IndexPart, Receipt, rows_in
 from sfr_batch.planning.last_rows import ID, KIND, MORE, ORDER, POSITION, SHARD, RowKind
@@ -141,21 +141,10 @@ def read_rejected(plan: EmbedPlan, shards: Sequence[OldShard], but: Sequence[str
 
 def _values(plan: EmbedPlan, rows: NDArray[np.void], column: str) -> pa.Array:
     """[n] the values of a column of the table; null for rows without a vector. Only the files of the rows are read."""
-    order = np.argsort(rows["file"], kind="stable")
-    of_file = rows["file"][order]
-    receipts, kind = plan.base_receipts, plan.columns.carry[column].type
-    groups = [its for its in np.split(order, np.flatnonzero(np.diff(of_file)) + 1) if len(its)]
+    receipts = plan.base_receipts
 
-    def read(its: NDArray[np.intp]) -> pa.Array:
-        number = int(rows["file"][its[0]])
-        if number == _NO_FILE:
-            return comparable_values(pa.nulls(len(its)), kind)
-        found = read_data_file(plan.store, receipts[number], [column], plan.card.fingerprint, plan.layout)
-        return comparable_values(found.column(column).take(pa.array(rows["row"][its])), kind)
+    def read(number: int) -> pa.ChunkedArray:
+        return read_data_file(plan.store, receipts[number], [column], plan.card.fingerprint, plan.layout).column(column)
 
-    numbers = [int(rows["file"][its[0]]) for its in groups]
-    sizes = [0 if number == _NO_FILE else receipts[number].vectors for number in numbers]
-    pieces = [*read_ahead(read, groups, sizes)]
-    if not pieces:
-        return comparable_values(pa.nulls(0), kind)
-    return pa.concat_arrays(pieces).take(pa.array(np.argsort(order)))
+    kind = plan.layout.schema.field(column).type
+    return gather_values(read, rows["file"], rows["row"], kind, [receipt.vectors for receipt in receipts])

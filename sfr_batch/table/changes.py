@@ -4,7 +4,8 @@ The key of a row is its id, or id and chunk number if documents are cut into chu
 new, or if its row hash (text and carried columns) or its vector differs. Deletes and upserts have no key in common.
 Applied to a copy of the first snapshot, they give the second one.
 
-Data files with the same live rows in both snapshots are not read. In other files, keys and hashes are read of the rows
+Data files with the same live rows in both snapshots are not read, unless a carried column has come back or has another
+type, so that they show other values. In other files, keys and hashes are read of the rows
 that are live in only one of the snapshots, and vectors only of rows that moved with an equal hash. Rows are joined by
 hash in partitions on disk and remembered as one bit each, so memory is bounded. Hashes have 128 bits: equal hashes are
 taken for equal values.
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from sfr_batch.errors import TableError, counted
 from sfr_batch.format import names
 from sfr_batch.format.hashes import halves, hash_ids
+from sfr_batch.format.layout import Layout
 from sfr_batch.storage.local_files import temporary_folder
 from sfr_batch.storage.spill import Spill
 from sfr_batch.table.choices import ARROW
@@ -127,9 +129,11 @@ def changes(table: Table, from_snapshot: int, to_snapshot: int, *, partition_row
     to = table.snapshot(to_snapshot).scan()
     if from_snapshot == 0:
         return Changes(table.store.root, 0, to_snapshot, to.live, 0, 0, 0, 0, to, None)
-    # The rows of both as the second has them: what only the first has is no difference.
-    start = dataclasses.replace(table.snapshot(from_snapshot).scan(), layout=to.layout)
-    before, after = _Side(start, to), _Side(to, start)
+    start = table.snapshot(from_snapshot).scan()
+    earlier = start.layout
+    # The rows of both in the columns of the second: what only the first has is no difference.
+    start = dataclasses.replace(start, layout=to.layout.of_values_in(earlier))
+    before, after = _Side(start, to, earlier), _Side(to, start, earlier)
     with temporary_folder("sfr-changes-") as folder:
         counts = _join(before, after, folder, partition_rows)
     new, changed, deleted = counts
@@ -150,9 +154,10 @@ def changes(table: Table, from_snapshot: int, to_snapshot: int, *, partition_row
 class _Side:
     """One of the two snapshots: its live rows, without those that are live in the other one in the same place."""
 
-    def __init__(self, whole: Scan, other: Scan) -> None:
+    def __init__(self, whole: Scan, other: Scan, earlier: Layout) -> None:
+        """earlier: the layout of the first snapshot."""
         self.key = key_columns(whole.table_schema)
-        theirs = {file.split_id: file for file in other.files}
+        theirs = {f.split_id: f for f in other.files if whole.layout.shows_the_same(earlier, f.covers)}
         files = [_alone(file, theirs.get(file.split_id)) for file in whole.files]
         self.scan = dataclasses.replace(whole.select(self.key), files=[file for file in files if file and file.live])
         # Rows are numbered through all files; each begins at a whole byte of the bits.

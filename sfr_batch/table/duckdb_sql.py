@@ -2,7 +2,7 @@
 
     SELECT … FROM read_parquet([data files]) AS data ANTI JOIN read_parquet([deletes]) AS dead ON file and position
 
-Makes only text: opens no file and does not import DuckDB.
+Makes only text, and does not import DuckDB. Opens no file, unless carried columns have changed.
 """
 
 from collections.abc import Sequence
@@ -73,10 +73,13 @@ def select(scan: Scan, ids: str | None = None) -> str:
     """A query for the rows of ``scan``. Vectors are FLOAT[d]. ids: name of a table in DuckDB with the wanted ids.
 
     Raises ConfigError if DuckDB would give other values than those of a column: it knows no case in names, and no
-    decimals of more than 38 digits; or if a column has a name that this SQL needs.
+    decimals of more than 38 digits, and it converts values that the snapshot does not show, because they are of
+    another type; or if a column has a name that this SQL needs.
     """
     condition = None if scan.where is None else parse(scan.where, scan.table_schema)
-    _check(scan, [*scan.columns, *(condition.columns if condition else ())])
+    asked = [*scan.columns, *(condition.columns if condition else ())]
+    _check(scan, asked)
+    _check_lost(scan, asked)
     written = _written(scan)
     columns = ",\n    ".join(_column(field) if field.name in written else _nothing(field) for field in scan.schema)
     if not scan.files:
@@ -133,6 +136,19 @@ def _check(scan: Scan, columns: Sequence[str]) -> None:
             f"{root}: the column {name!r} {why}. Name the columns to read without it, or let DuckDB read an export "
             f"with it as text: sfr-batch export {root} <new folder> --for duckdb --as-text {name}."
         )
+
+
+def _check_lost(scan: Scan, columns: Sequence[str]) -> None:
+    """Raises ConfigError if rows have null in one of these columns and their files a value of an earlier type."""
+    root = scan.store.root
+    for name, kind in scan.lost_columns().items():
+        if name in columns:
+            raise ConfigError(
+                f"{root}: the column {name!r} is {scan.table_schema.field(name).type}, and was {kind} when some of the "
+                "rows were written. These have no value in it any more, and DuckDB would show the old one. Name the "
+                "columns to read without it, or let DuckDB read an export: "
+                f"sfr-batch export {root} <new folder> --for duckdb."
+            )
 
 
 def _unused(alias: str, scan: Scan) -> str:

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from sfr_batch.errors import ConfigError, TableError, counted
 from sfr_batch.format import names
 from sfr_batch.format.expired import expiry_explained
-from sfr_batch.format.layout import Layout
+from sfr_batch.format.layout import Layout, carried_columns
 from sfr_batch.format.parquet import check_data_file, damage_explained, open_parquet
+from sfr_batch.format.widening import holds
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.store import Store
 from sfr_batch.table import filter_parser, filters
@@ -132,6 +133,21 @@ class Scan:
                 known = ", ".join(self.table_schema.names)
                 raise TableError(f"{self.store.root} has no column {name!r}. Columns: {known}.")
         return dataclasses.replace(self, columns=wanted)
+
+    def lost_columns(self) -> dict[str, pa.DataType]:
+        """Columns in which rows are null although their data files have values, of a type that the snapshot's does not
+        hold: this type by name. Opens a file of each other layout."""
+        kinds = self.layout.carried
+        lost: dict[str, pa.DataType] = {}
+        for file in {file.covers: file for file in self.files if file.covers != self.layout.covers}.values():
+            there = self._carried_in(file) if file.covers else self.layout.of_card
+            lost |= {name: kind for name, kind in there.items() if name in kinds and not holds(kinds[name], kind)}
+        return lost
+
+    def _carried_in(self, file: LiveFile) -> dict[str, pa.DataType]:
+        key = names.data_key(file.split_id)
+        with damage_explained(self.store, key), self.store.open(key) as data:
+            return carried_columns(open_parquet(data).schema_arrow)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The rows, as one or more record batches a data file. Memory is bounded by a few data files."""

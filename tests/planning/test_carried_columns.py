@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pickle
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -17,8 +18,10 @@ from hypothesis import strategies as st
 from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.errors import ConfigError, CorpusError, TableError
 from sfr_batch.format import names, records
+from sfr_batch.format.indexes import joined
 from sfr_batch.format.layout import Layout, covers_of
 from sfr_batch.format.parquet import read_receipt
+from sfr_batch.format.records import IndexPart
 from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.executor import InProcess
 from sfr_batch.planning.make import make_plan
@@ -166,8 +169,8 @@ def some_nights(
         found = audit(Table.open(snapshot.store), make_plan(place.config(*overrides)))
         assert found.ok, found.describe()
         same_in_duckdb(snapshot)
-        if published:
-            check_changes(published[-1][0], snapshot)
+        for older, _ in published:
+            check_changes(older, snapshot)
         published.append((snapshot, state_of(snapshot)))
         known |= {id_: its.text for id_, its in rows.items()}
     for older, state in published:
@@ -191,16 +194,16 @@ def _plain(value: Any) -> Any:
 
 
 def check_changes(before: Snapshot, after: Snapshot) -> None:
-    """The feed, applied to the rows of the first snapshot in the columns of the second, gives the second."""
+    """The feed, applied to what the first snapshot showed, in the columns of the second, gives the second."""
     found = changes(Table.open(after.store), before.number, after.number)
-    scan = dataclasses.replace(before.scan(), layout=after.layout, columns=after.schema.names)
-    rows = {row["id"]: row for row in scan.to_arrow().to_pylist()}
+    compared = [name for name in after.schema.names if name != names.ROW_HASH]  # of other columns, it is another one
+    rows = {row["id"]: {name: row.get(name) for name in compared} for row in before.to_arrow().to_pylist()}
     for batch in found.deletes():
         for id_ in batch.column("id").to_pylist():
             del rows[id_]
-    for batch in found.upserts():
+    for batch in found.upserts(compared):
         rows |= {row["id"]: row for row in batch.to_pylist()}
-    assert rows == {row["id"]: row for row in after.to_arrow().to_pylist()}
+    assert rows == {row["id"]: row for row in after.to_arrow(compared).to_pylist()}
 
 
 # --- one change at a time
@@ -381,6 +384,56 @@ def test_kept_documents_keep_what_they_had(place: Place) -> None:
         make_plan(place.config(BOTH, keep, "table.retype=[year]"))
 
 
+def test_a_kept_value_of_an_earlier_type_is_null_wherever_it_is_read(place: Place) -> None:
+    """The column went, its document left, and it came back with another type: nothing says what the value is in it."""
+    keep = "table.delete=keep"
+    first, _ = night(place, YEAR)
+    (Path(place.corpus) / "b.parquet").unlink()
+    second, _ = night(place, NONE, keep)
+    shard(place, "a", ["1", "two", None], pa.string())
+    third, texts = night(place, YEAR, keep)
+    assert texts == []
+    years = {"a0": "1", "a1": "two", "a2": None, "b0": None, "b1": None, "b2": None}
+    assert years_of(place) == years
+    assert audit(Table.open(third.store), make_plan(place.config(YEAR, keep))).ok
+    check_changes(first, third)
+    check_changes(second, third)
+    with pytest.raises(ConfigError, match=r"'year' is string, and was int64 when some.*DuckDB would show the old one"):
+        third.duckdb_view()
+    with pytest.raises(ConfigError, match="DuckDB would show the old one"):
+        third.to_duckdb(["id"], where="year = '3'")
+    with duckdb.connect() as connection:
+        connection.execute(third.duckdb_view(columns=["id", "embedding"]))
+        assert len(connection.sql("FROM embeddings").fetchall()) == 6
+    compact(Table.open(third.store), dry_run=False)
+    assert years_of(place) == years
+    same_in_duckdb(Table.open(third.store).current())
+
+
+def test_the_feed_has_the_values_of_a_column_that_came_back(place: Place) -> None:
+    first, _ = night(place, BOTH)
+    second, _ = night(place, LANG)
+    third, _ = night(place, BOTH)
+    feed = changes(Table.open(third.store), second.number, third.number)
+    assert (feed.new, feed.changed, feed.deleted) == (0, 5, 0), "null is null already"
+    check_changes(second, third)
+    same = changes(Table.open(third.store), first.number, third.number)
+    assert (same.changed, same.files_read) == (0, 0)
+
+
+def test_a_part_of_the_corpus_may_give_a_column_its_type(place: Place) -> None:
+    for name in "ab":
+        shard(place, name, [None, None], pa.null())
+    night(place, LANG)
+    night(place, BOTH)
+    shard(place, "b", [7, None])
+    plan = make_plan(place.config(BOTH, "select.shards=[b.parquet]"))
+    assert "\ncolumns" not in plan.describe()
+    snapshot = do_plan(plan, encode=Counting())
+    assert years_of(place) == {"a0": None, "a1": None, "b0": 7, "b1": None}
+    same_in_duckdb(snapshot)
+
+
 def test_a_part_of_the_corpus_changes_no_columns(place: Place) -> None:
     night(place, LANG)
     for part in ("select.shards=[a.parquet]", "select.ids=[a0]"):
@@ -479,3 +532,9 @@ def test_what_hashes_cover() -> None:
     assert first.changed_to(schema, 2).covers == ""
     assert other.written_columns("") == {"a b", "c"}
     assert other.written_columns(other.covers) == {"c"}
+    known = Layout.of_table(schema.with_metadata({names.TYPES: ""}), 1)
+    assert known.changed_to(schema, 1).schema.metadata, "some files may lack the types"
+    again = pickle.loads(pickle.dumps(first.of_values_in(other)))
+    assert (again.schema, again.of_card, again.earlier.covers) == (schema, first.of_card, other.covers)
+    parts = [IndexPart("a", "key", 0, 2), IndexPart("a", "key", 2, 3), IndexPart("a", "key", 5, 1, other.covers)]
+    assert list(joined(parts)) == [IndexPart("a", "key", 0, 5), parts[2]]

@@ -147,10 +147,8 @@ def _other_columns(found: pa.Schema, table: Table, covers: str) -> str | None:
     if not covers:
         first = table.layout.schema
         return None if is_same(found, first) else difference(found, first)
-    has, said = (
-        list(carried_columns(found)),
-        list(json.loads(covers)[1]),
-    )  # types are spelled by Arrow, whose way may change
+    # Names alone: types are spelled by Arrow, whose way may change.
+    has, said = list(carried_columns(found)), list(json.loads(covers)[1])
     if has != said:
         return f"the carried columns {', '.join(has) or 'none'}, its receipt says {', '.join(said) or 'none'}"
     own = [name for name in table.layout.schema.names if name in names.RESERVED_COLUMNS - {names.ROW_HASH}]

@@ -26,8 +26,8 @@ from sfr_batch.checks.audit.report import CHUNKS, FILES, FOOTERS, PAGES, SCHEMA,
 from sfr_batch.checks.audit.snapshots import expired_since
 from sfr_batch.errors import SfrBatchError, counted
 from sfr_batch.format import names
+from sfr_batch.format.file_values import gather_values
 from sfr_batch.format.layout import Layout
-from sfr_batch.format.order_values import comparable_values
 from sfr_batch.format.records import Receipt
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.spill import Spill
@@ -99,14 +99,13 @@ class DataFiles:
     def values(self, column: str, rows: IntArray) -> pa.Array:
         """[n] the values of a column in ``rows``, by their numbers, to order them by. Only their files are read."""
         file = np.searchsorted(self._starts, rows, side="right") - 1
-        order = np.argsort(file, kind="stable")
-        pieces, kind = [], self.layout.schema.field(column).type
-        for its in np.split(order, np.flatnonzero(np.diff(file[order])) + 1):
-            number = int(file[its[0]])
-            with self.table.store.open(names.data_key(self.files[number].receipt.split_id)) as data:
-                found = self.layout.read(pq.ParquetFile(data, pre_buffer=False), [column]).column(column)
-            pieces.append(comparable_values(found.take(pa.array(rows[its] - self._starts[number])), kind))
-        return pa.concat_arrays(pieces).take(pa.array(np.argsort(order)))
+        kind = self.layout.schema.field(column).type
+        place = file, rows - self._starts[file]
+        return gather_values(lambda number: self._column(column, number), *place, kind, self.vectors.tolist())
+
+    def _column(self, name: str, file: int) -> pa.ChunkedArray:
+        with self.table.store.open(names.data_key(self.files[file].receipt.split_id)) as data:
+            return self.layout.read(pq.ParquetFile(data, pre_buffer=False), [name]).column(name)
 
     def place(self, number: int) -> Place:
         """The file and position of a row by its number among those of all files; its id and hash are read again."""

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from sfr_batch.errors import TableError
 from sfr_batch.format import names
+from sfr_batch.format.file_values import gather_values
 from sfr_batch.format.indexes import Entries, read_ahead, read_entries, read_owned
-from sfr_batch.format.order_values import comparable_values
+from sfr_batch.format.layout import Layout
 from sfr_batch.format.parquet import read_data_file
 from sfr_batch.format.records import KEPT, IndexPart, Receipt, rows_in
 from sfr_batch.storage.local_files import temporary_folder
@@ -83,8 +84,8 @@ class _Files:
         return number, at - int(self.starts[number])
 
 
-def find_live(table: Table, draft: Draft) -> Liveness:
-    """Find out which rows of the draft's data files are live.
+def find_live(table: Table, draft: Draft, layout: Layout) -> Liveness:
+    """Find out which rows of the draft's data files are live. layout: of the snapshot.
 
     Raises TableError if a file is damaged or an index points to rows that do not exist.
     """
@@ -105,7 +106,7 @@ def find_live(table: Table, draft: Draft) -> Liveness:
         repeats = np.concatenate([np.empty(0, RECORD), *map(repeated, spill.partitions())])
     rule = draft.duplicate_rule
     kept_from = next((firsts[number] for number, (uri, _) in enumerate(sources) if uri == KEPT), firsts[-1])
-    values = _read_values(table, draft, files, repeats["at"], rule.order_by) if rule and rule.order_by else None
+    values = _read_values(table, layout, files, repeats["at"], rule.order_by) if rule and rule.order_by else None
     winner = winners(repeats, kept_from, last=rule is not None, values=values)
     loses = winner != np.arange(len(repeats))
     elsewhere = repeats[loses & (repeats["at"] != repeats["at"][winner])]  # two rows with one vector: it stays
@@ -196,24 +197,16 @@ def rows_of_documents(at: NDArray[np.int64], vectors: NDArray[np.int32]) -> NDAr
     return np.repeat(at - (ends - vectors), vectors) + np.arange(ends[-1] if len(ends) else 0)
 
 
-def _read_values(table: Table, draft: Draft, files: _Files, at: NDArray[np.int64], column: str) -> pa.Array:
+def _read_values(table: Table, layout: Layout, files: _Files, at: NDArray[np.int64], column: str) -> pa.Array:
     """[n] the values of a column in the rows with the vectors ``at`` [n]. Only their files are read."""
-    layout = draft.layout or table.layout
-    if not len(at):
-        return pa.array([], pa.int64())
+
+    def read(number: int) -> pa.ChunkedArray:
+        receipt = files.receipts[number]
+        return read_data_file(table.store, receipt, [column], table.card.fingerprint, layout).column(column)
+
     number = np.searchsorted(files.starts, at, side="right") - 1
-    order = np.argsort(number, kind="stable")
-    bounds = np.flatnonzero(np.diff(number[order])) + 1
-    groups = np.split(order, bounds)
-    kind = layout.schema.field(column).type
-
-    def read(rows: NDArray[np.intp]) -> pa.Array:
-        receipt = files.receipts[number[rows[0]]]
-        found = read_data_file(table.store, receipt, [column], table.card.fingerprint, layout).column(column)
-        return comparable_values(found.take(pa.array(at[rows] - files.starts[number[rows[0]]])), kind)
-
-    pieces = read_ahead(read, groups, [files.receipts[number[rows[0]]].vectors for rows in groups])
-    return pa.concat_arrays(list(pieces)).take(pa.array(np.argsort(order)))
+    vectors = [receipt.vectors for receipt in files.receipts]
+    return gather_values(read, number, at - files.starts[number], layout.schema.field(column).type, vectors)
 
 
 def _deletes(files: _Files, live: NDArray[np.bool_], used: NDArray[np.bool_]) -> pa.Table:

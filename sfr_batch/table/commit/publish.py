@@ -31,6 +31,7 @@ from sfr_batch.errors import (
 )
 from sfr_batch.format import names
 from sfr_batch.format.indexes import create_own, joined, read_ahead
+from sfr_batch.format.layout import Layout
 from sfr_batch.format.parquet import encode_parquet, read_data_file
 from sfr_batch.format.records import (
     KEPT,
@@ -63,7 +64,8 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
     """
     number = next_number(base)
     _check_files(table, base, draft)
-    live = find_live(table, draft)
+    layout = draft.layout or (base.layout if base else table.layout)
+    live = find_live(table, draft, layout)
     check_duplicates(draft, live.duplicates)
     receipts = [receipt for receipt in draft.receipts if receipt.owned or receipt.split_id in live.needed]
     counts = _count(table, draft, receipts, live)
@@ -75,10 +77,10 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
         create_own(store, key, encode_parquet(duplicate_rejects(live.duplicates, draft.duplicate_rule)))
     indexes = [part for parts in draft.indexes.values() for part in joined(parts)]
     accepted = draft.accepted or (base.manifest.accepted if base else None)
-    layout = _stated(table, base, draft, receipts)
+    stated = _stated(layout, base, receipts)
     created_at, clock = stamp(base)
     manifest = Manifest(
-        format_version=_format_of(accepted, draft, clock, layout),
+        format_version=_format_of(accepted, draft, clock, stated),
         snapshot=number,
         parent=base.number if base else None,
         operation=draft.operation,
@@ -101,17 +103,16 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
         corpus=dict(draft.corpus) if draft.corpus else None,
         duplicate_rule=draft.duplicate_rule,
         clock=clock,
-        layout=layout,
+        layout=stated,
     )
     return _create_manifest(table, manifest)
 
 
-def _stated(table: Table, base: Snapshot | None, draft: Draft, receipts: Sequence[Receipt]) -> StatedLayout | None:
-    """The layout of the draft, if it or that of a data file is not the one that the table was made with.
+def _stated(layout: Layout, base: Snapshot | None, receipts: Sequence[Receipt]) -> StatedLayout | None:
+    """The layout of the next snapshot, if it or that of a data file is not the one that the table was made with.
 
     Once a manifest states it, all later ones do: an older release must not read data files that lack columns.
     """
-    layout = draft.layout or (base.layout if base else table.layout)
     before = base is not None and base.manifest.layout is not None
     if not layout.covers and not before and not any(receipt.covers for receipt in receipts):
         return None

@@ -41,7 +41,8 @@ def live_of(
 ) -> Liveness:
     records = [ShardRecord(uri, "1", 0, "recipe", "", 0, 0) for uri in shards]
     draft = draft_of(receipts, shards=records, indexes=indexes or {}, new=more.get("new", frozenset()))
-    return find_live(Table(store, card_of()), draft)
+    table = Table(store, card_of())
+    return find_live(table, draft, table.layout)
 
 
 @settings(max_examples=80)
