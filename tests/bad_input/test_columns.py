@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+import duckdb
 import pyarrow as pa
 import pytest
 
@@ -9,7 +10,7 @@ import sfr_batch as sfr
 from tests.bad_input.bench import IDS, Bench, Row, both, check_row, put, table
 
 WHOLE = {"a.parquet": table(id=IDS, text=["One.", "Two."], n=pa.array([1, 2], pa.int8()), m=["x", "y"])}
-CARRY, RETYPE = "corpus.carry=[n]", "table.retype=[n]"
+CARRY, RETYPE, KEEP = "corpus.carry=[n]", "table.retype=[n]", "table.delete=keep"
 OTHERS = (
     "{root}/corpus/a.parquet: the column 'n' is string, but in the table it is int8. Convert it to int8. If all of "
 )
@@ -27,7 +28,21 @@ def texts(bench: Bench) -> None:
     )
 
 
+def kept(bench: Bench) -> None:
+    """The column went, one of its documents left and is kept, and it came back with another type."""
+    keep = (KEEP, "corpus.carry=[]")
+    carrying(bench)
+    assert bench.run("embed {root}/job.yaml", keep).exit_code == 0
+    bench.put("corpus/a.parquet", table(id=["one"], text=["One."], n=["many"], m=["x"]))
+    assert bench.run("embed {root}/job.yaml", (CARRY, KEEP)).exit_code == 0
+
+
 ROWS = [
+    Row("a kept value of an earlier type in DuckDB",
+        "{root}/table: the column 'n' is string, and was int8 when some of the rows were written. These have no value "
+        "in it any more, and DuckDB would show the old one. Name the columns to read without it, or let DuckDB read an "
+        "export: sfr-batch export {root}/table <new folder> --for duckdb.", code=2, files=WHOLE, prepare=kept,
+        command="view {root}/table"),
     Row("a column of another type", OTHERS, files=WHOLE, prepare=texts, overrides=(CARRY,)),
     Row("another type, and documents are kept",
         "table.retype: n is int8 in {root}/table and string in the corpus. Not every int8 is a string, and "
@@ -51,7 +66,6 @@ ROWS = [
 ]  # fmt: skip
 
 
-KEEP = "table.delete=keep"
 WAYS: Mapping[str, tuple[Callable[[Bench], None], tuple[str, ...]]] = {
     "a column comes": (carrying, ("corpus.carry=[n, m]",)),
     "a column goes": (carrying, ("corpus.carry=[]",)),
@@ -75,6 +89,17 @@ def test_ways_out(way: str, bench: Bench) -> None:
     assert result.exit_code == 0, result.output
     counts = sfr.open_table(str(bench.table)).current().manifest.counts
     assert (counts.embedded, counts.reused, counts.rejected) == (0, 2, 0), "no vector is made again"
+
+
+def test_ways_out_of_a_kept_value_of_an_earlier_type(bench: Bench) -> None:
+    for name, data in WHOLE.items():
+        bench.put(f"corpus/{name}", data)
+    kept(bench)
+    assert bench.run("view {root}/table --columns id,embedding", ()).exit_code == 0
+    assert bench.run("export {root}/table {root}/new --for duckdb", ()).exit_code == 0
+    with duckdb.connect() as connection:
+        rows = connection.sql(f"SELECT id, n FROM '{bench.root}/new/*.parquet' ORDER BY id").fetchall()
+    assert rows == [("one", "many"), ("two", None)]
 
 
 def test_chunks_are_copied_whole(bench: Bench) -> None:
