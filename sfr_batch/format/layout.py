@@ -6,12 +6,14 @@ columns is computed anew. Knows Parquet files, not stores.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sfr_batch.format import names
@@ -87,9 +89,16 @@ class Layout:
         """The carried columns of a data file, by what its receipt says that its row hashes cover."""
         return frozenset(json.loads(covers)[1] if covers else self.of_card)
 
+    def has_type(self, name: str, covers: str) -> bool:
+        """Whether a data file was written with the type that the column has here. covers: of its receipt."""
+        if name in names.RESERVED_COLUMNS or covers == self.covers:
+            return True
+        kind = self.schema.field(name).type
+        return kind.equals(self.of_card.get(name)) if not covers else json.loads(covers)[1].get(name) == str(kind)
+
     def read(self, file: pq.ParquetFile, columns: Sequence[str], group: int | None = None) -> pa.Table:
         """Columns of the layout from a data file, or from one of its row groups; in the calling thread."""
-        covers = _covers_in(file) if names.ROW_HASH in columns else self.covers
+        covers = _covers_in(file)
         present = [name for name in self._needed(columns, covers) if name in file.schema_arrow.names]
         if group is None:
             table, rows = file.read(columns=present, use_threads=False), file.metadata.num_rows
@@ -106,23 +115,39 @@ class Layout:
             shown = [name for name in stored.column_names if name in self.earlier.schema.names]
             stored = self.earlier.project(stored, shown, covers, rows)
         found: dict[str, Any] = {}
-        lost: list[str] = []
+        lost: dict[str, pa.ChunkedArray] = {}
         for name in self._needed(columns, covers):
             kind = self.schema.field(name).type
-            have = stored.schema.field(name).type if name in stored.column_names else pa.null()
-            if not holds(kind, have):
-                lost.append(f"{name} {have}")
-            found[name] = _as(stored.column(name), kind) if name in stored.column_names else pa.nulls(rows, kind)
+            have = stored.schema.field(name).type if name in stored.column_names else None
+            if name not in stored.column_names:
+                found[name] = pa.nulls(rows, kind)
+            elif self.earlier is None and self.has_type(name, covers):
+                found[name] = stored.column(name).cast(kind)  # what Parquet gives back is not always what was written
+            elif holds(kind, have):
+                found[name] = _widened(stored.column(name), kind)
+            else:
+                lost[name] = stored.column(name)
+                found[name] = pa.nulls(rows, kind)
         if names.ROW_HASH in columns and names.ROW_HASH not in found:
-            carry = pa.table({name: found[name] for name in self.carried})
-            # A value that the table does not show any more equals none: not even null. Nor what was shown earlier.
-            if lost and self.earlier is None:
-                carry = carry.append_column("lost", pa.repeat(", ".join(lost), rows))
-            contents = found[names.CONTENT_HASH]
-            contents = contents.combine_chunks() if isinstance(contents, pa.ChunkedArray) else contents
-            found[names.ROW_HASH] = hash_rows(contents, carry, self.row_hash)
+            found[names.ROW_HASH] = self._hashes(found, lost)
         fields = [self.schema.field(name) for name in columns]
         return pa.table([found[name] for name in columns], schema=pa.schema(fields))
+
+    def _hashes(self, found: dict[str, Any], lost: dict[str, pa.ChunkedArray]) -> pa.Array:
+        """[rows] row hashes of these columns. lost: those that are null for their type, as they were."""
+        contents = found[names.CONTENT_HASH]
+        contents = contents.combine_chunks() if isinstance(contents, pa.ChunkedArray) else contents
+        carry = pa.table({name: found[name] for name in self.carried})
+        if not lost:
+            return hash_rows(contents, carry, self.row_hash)
+        # A value that the table does not show any more equals none: not even null.
+        said = ", ".join(f"{name} {column.type}" for name, column in lost.items())
+        said = said if self.earlier is None else f"shown, {said}"
+        marked = hash_rows(contents, carry.append_column("lost", pa.repeat(said, len(contents))), self.row_hash)
+        if self.earlier is None:
+            return marked
+        shown = functools.reduce(pc.or_, (pc.is_valid(column).combine_chunks() for column in lost.values()))
+        return pc.if_else(shown, marked, hash_rows(contents, carry, self.row_hash))
 
     def _needed(self, columns: Sequence[str], covers: str) -> list[str]:
         """The stored columns that are needed for these."""
@@ -143,11 +168,5 @@ def _covers_in(file: pq.ParquetFile) -> str:
     return str(json.loads(receipt).get("covers", "")) if b'"covers"' in receipt else ""
 
 
-def _as(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """The column in the type; null where that cannot be without a loss."""
-    have = column.type
-    if have.equals(kind):
-        return column.cast(kind)  # names inside of lists may differ
-    if not holds(kind, have):
-        return pa.chunked_array([pa.nulls(len(column), kind)], kind)
+def _widened(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     return pa.chunked_array([widened(chunk, kind) for chunk in column.chunks], kind)

@@ -21,6 +21,8 @@ def holds(kind: pa.DataType, other: pa.DataType) -> bool:
         return True
     if kinds.is_dictionary(other):
         return holds(kind, other.value_type)
+    if kinds.is_dictionary(kind):
+        return holds(kind.value_type, other)
     if kinds.is_struct(kind) and kinds.is_struct(other):
         return _holds_fields(kind, other)
     if kinds.is_map(kind) and kinds.is_map(other):
@@ -80,6 +82,8 @@ def widened(column: pa.Array, kind: pa.DataType) -> pa.Array:
         return pa.nulls(len(column), kind)
     if kinds.is_dictionary(have):
         return widened(column.dictionary_decode(), kind)
+    if kinds.is_dictionary(kind):
+        return widened(column, kind.value_type).dictionary_encode().cast(kind)
     if kinds.is_struct(kind):
         return _structs(column, kind)
     if kinds.is_map(kind):

@@ -21,6 +21,7 @@ from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import ReadUnit, Split, splits_of
 from sfr_batch.corpus.survey import ShardStatistics
 from sfr_batch.errors import counted
+from sfr_batch.format import names
 from sfr_batch.format.fingerprint import later_inputs
 from sfr_batch.format.layout import Layout
 from sfr_batch.format.notebook import html_table
@@ -163,7 +164,8 @@ class EmbedPlan:
 
     def is_for(self, table: Table) -> bool:
         """Whether the plan was made for this table, rather than before another run created it otherwise."""
-        same = table.card.fingerprint == self.card.fingerprint
+        id_types = [schema.field(names.ID).type for schema in (table.card.schema, self.card.schema)]
+        same = table.card.fingerprint == self.card.fingerprint and id_types[0].equals(id_types[1])
         return same and next_layout(table, self.base, self.card).covers == self.layout.covers
 
     @property

@@ -141,7 +141,8 @@ class Scan:
         lost: dict[str, pa.DataType] = {}
         for file in {file.covers: file for file in self.files if file.covers != self.layout.covers}.values():
             there = self._carried_in(file) if file.covers else self.layout.of_card
-            lost |= {name: kind for name, kind in there.items() if name in kinds and not holds(kinds[name], kind)}
+            other = [name for name in there if name in kinds and not self.layout.has_type(name, file.covers)]
+            lost |= {name: there[name] for name in other if not holds(kinds[name], there[name])}
         return lost
 
     def _carried_in(self, file: LiveFile) -> dict[str, pa.DataType]:

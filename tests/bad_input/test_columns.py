@@ -67,12 +67,11 @@ ROWS = [
 
 
 WAYS: Mapping[str, tuple[Callable[[Bench], None], tuple[str, ...]]] = {
-    "a column comes": (carrying, ("corpus.carry=[n, m]",)),
+    "a column comes, and without select": (carrying, ("corpus.carry=[n, m]",)),
     "a column goes": (carrying, ("corpus.carry=[]",)),
     "the new type": (texts, (CARRY, RETYPE)),
     "another name": (texts, ("corpus.carry={n_2: n}", KEEP)),
     "mirror": (texts, (CARRY, RETYPE, "table.delete=mirror")),
-    "without select": (carrying, ("corpus.carry=[n, m]",)),
     "carry it": (carrying, ("corpus.carry=[n, m]", "table.retype=[m]")),
     "a name with a number": (carrying, ('corpus.carry={"n": "n", N_2: m}',)),
 }

@@ -58,7 +58,7 @@ def create_or_open(store: Store, card: TableCard) -> Table:
 
 
 def check_same_table(table: Table, card: TableCard, known: Mapping[str, Any] | None = None) -> None:
-    """Raises TableMismatch, which shows what differs and what to do, if the table has another card.
+    """Raises TableMismatch, which shows what differs and what to do, if the table has another fingerprint.
 
     known: the inputs of the table's fingerprint, default those of its card. Inputs that are not known are not compared,
     see `accept_inputs`.
