@@ -1,6 +1,7 @@
 """Carried columns that come, go and change their types between nights: the vectors stay, and the rest is exact."""
 
 import dataclasses
+import io
 import json
 import os
 import pickle
@@ -11,6 +12,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -525,6 +527,27 @@ def test_new_keys_of_structs(place: Place) -> None:
         {"n": 2, "of": ["x"]},
     ]
     same_in_duckdb(snapshot)
+
+
+def test_types_that_parquet_gives_back_otherwise() -> None:
+    """They are no other types, whatever columns the snapshot has, and are held as what they were written."""
+    kinds = {"d": pa.dictionary(pa.int32(), pa.large_string()), "s": pa.timestamp("s"), "t": pa.time32("s")}
+    schema = names.table_schema(pa.string(), 3, "float32", kinds)
+    values = {"d": ["x", None, "y"], "s": [1, None, -1], "t": [1, 2, None]}
+    stored = pa.table({name: pa.array(values[name], kind) for name, kind in kinds.items()})
+    file = pq.ParquetFile(io.BytesIO(parquet(stored)), pre_buffer=False)
+    assert file.schema_arrow != stored.schema
+    first = Layout.of_table(schema, 2)
+    other = first.changed_to(names.table_schema(pa.string(), 3, "float32", {**kinds, "n": pa.int8()}), 2)
+    for layout in (first, other, other.of_values_in(first)):
+        found = layout.read(file, list(kinds))
+        assert (found.schema.types, found.to_pydict()) == (list(kinds.values()), stored.to_pydict())
+    wider = first.changed_to(names.table_schema(pa.string(), 3, "float32", {"d": pa.string()}), 2)
+    assert wider.read(file, ["d"]).column(0).to_pylist() == values["d"]
+    wider = other.changed_to(
+        names.table_schema(pa.string(), 3, "float32", {"d": pa.dictionary(pa.int8(), pa.string())}), 2
+    )
+    assert wider.read(file, ["d"]).column(0).to_pylist() == values["d"]
 
 
 def test_what_hashes_cover() -> None:
