@@ -94,7 +94,9 @@ class Layout:
         if name in names.RESERVED_COLUMNS or covers == self.covers:
             return True
         kind = self.schema.field(name).type
-        return kind.equals(self.of_card.get(name)) if not covers else json.loads(covers)[1].get(name) == str(kind)
+        if not covers:
+            return name in self.of_card and bool(kind.equals(self.of_card[name]))
+        return bool(json.loads(covers)[1].get(name) == str(kind))
 
     def read(self, file: pq.ParquetFile, columns: Sequence[str], group: int | None = None) -> pa.Table:
         """Columns of the layout from a data file, or from one of its row groups; in the calling thread."""
