@@ -3,10 +3,11 @@
     import sfr_batch as sfr
 
     report = sfr.verify("configs/demo.yaml")
-    plan = sfr.plan("configs/demo.yaml")
+    plan = sfr.plan("configs/demo.yaml", {"select.limit": 1000})
     summary = sfr.embed("configs/demo.yaml")
     table = sfr.open_table("demo/table")
-    table.search("how do I read a Parquet file?", k=5)
+    table.search("how do I read a Parquet file?", k=5).to_pandas()
+    ids, matrix = table.to_numpy()
     table.audit().ok
 
     function      returns          what it does
@@ -19,7 +20,7 @@
     promote       PointerTarget    makes a pointer point to a table
     promote_back  PointerTarget    moves a pointer back
 
-    type             where you meet it
+    type             where you meet it; help(sfr.EmbeddingTable) has the calls of a table
     Config           settings of a job; its parts include ModelSettings and StorageSettings
     ModelSettings    Config.model; the argument of Encoder.load
     StorageSettings  the argument `storage` of open_table, audit and promote
@@ -27,12 +28,17 @@
     EmbeddingTable   search, read and audit; .maintenance expires, compacts and sweeps
     Snapshot         one published state of a table: table.current(), table.snapshots(), table.at(...)
     Hits, Hit        what table.search found: a list that prints, and its rows
+    Sample           table.sample(1000)
     Changes          table.changes(1, 2)
     Exported         table.export(target)
     Expiry           table.maintenance.expire(...)
     Compaction       table.maintenance.compact(...)
     Orphans          table.maintenance.sweep(...)
     SfrBatchError    the base of all errors; the others are in `errors`
+
+Settings of a config can be overridden in each call: ["select.limit=10"] as on the command line, {"select.limit": 10},
+or as keywords, select={"limit": 10}. Results show as tables in notebooks; hits, samples, changes, snapshots and reports
+have .to_pandas() and .to_arrow().
 
 Names are loaded when they are first used. Importing the package, planning and reading load neither torch nor ray.
 """
@@ -66,6 +72,7 @@ if TYPE_CHECKING:
     from sfr_batch.table.commit.sweep import Orphans as Orphans
     from sfr_batch.table.export import Exported as Exported
     from sfr_batch.table.pointer import PointerTarget as PointerTarget
+    from sfr_batch.table.sampling import Sample as Sample
     from sfr_batch.table.search import Hit as Hit
     from sfr_batch.table.search import Hits as Hits
     from sfr_batch.table.table import Snapshot as Snapshot
@@ -87,6 +94,7 @@ _HOMES = {
     "ModelSettings": "config.settings",
     "Orphans": "table.commit.sweep",
     "PointerTarget": "table.pointer",
+    "Sample": "table.sampling",
     "SfrBatchError": "errors",
     "Snapshot": "table.table",
     "StorageSettings": "config.settings",
@@ -104,7 +112,8 @@ _HOMES = {
 }
 """The module of each public name; `errors` is one itself."""
 
-__all__ = sorted(_HOMES)
+__all__ = sorted(name for name in _HOMES if name.islower())
+"""The functions, and `errors`. Not the types, or help(sfr_batch) would have each of them in full."""
 
 
 def __getattr__(name: str) -> Any:
@@ -115,4 +124,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    """What completion and help() show: not the modules that happen to be loaded."""
+    return sorted([*_HOMES, "__version__"])

@@ -5,12 +5,13 @@ What needs torch, Ray or planning is imported when it is called: tables are read
 """
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sfr_batch.config.loading import config_from_dict, load_config
+from sfr_batch.config.overrides import Overrides
 from sfr_batch.config.settings import Config, ModelSettings, StorageSettings
 from sfr_batch.errors import ConfigError, TableMismatch, TableNotFound
 from sfr_batch.format import names
@@ -20,6 +21,7 @@ from sfr_batch.storage.locations import Location, absolute_uri
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table import pointer as pointers
+from sfr_batch.table.arguments import listed, whole_number
 from sfr_batch.table.changes import Changes, changes
 from sfr_batch.table.choices import MAX_UNNEEDED, ROWS_PER_FILE
 from sfr_batch.table.commit.compaction import Compaction, compact
@@ -37,86 +39,91 @@ if TYPE_CHECKING:
     from sfr_batch.pipeline.summary import Summary
     from sfr_batch.planning.plan import EmbedPlan
 
-ConfigOrPath = Config | str | os.PathLike[str]
+ConfigOrPath = Config | Mapping[str, Any] | str | os.PathLike[str]
+"""A config: its file, an object of `load_config`, or its settings as a dictionary."""
 
 
-def plan(config: ConfigOrPath, overrides: Sequence[str] = (), *, compare: bool = False) -> "EmbedPlan":
+def plan(config: "ConfigOrPath", overrides: "Overrides" = (), *, compare: bool = False, **settings: Any) -> "EmbedPlan":
     """What `embed` would do. Writes nothing; needs no GPU.
 
-    overrides: settings as ``section.field=value``. compare: read the changed shards, in this process, to find rows that
-    already have a vector; without it the plan is an upper bound. Raises ConfigError, CorpusError, ModelError,
-    TableMismatch and StorageError; with compare also TooManyDeletes and TooManyChanges, as `embed` would.
+    overrides, settings: see `load_config`. compare: read the changed shards, in this process, to find rows that already
+    have a vector; without it the plan is an upper bound. Raises ConfigError, CorpusError, ModelError, TableMismatch and
+    StorageError; with compare also TooManyDeletes and TooManyChanges, as `embed` would.
     """
     from sfr_batch.planning import comparison
     from sfr_batch.planning.executor import InProcess
     from sfr_batch.planning.make import make_plan
 
-    made = make_plan(_load(config, overrides))
+    made = make_plan(_load(config, overrides, settings))
     return comparison.compare(made, InProcess()).plan if compare and made.has_to_compare else made
 
 
 def verify(
-    config: ConfigOrPath,
-    overrides: Sequence[str] = (),
+    config: "ConfigOrPath",
+    overrides: "Overrides" = (),
     *,
     golden: str | os.PathLike[str] | None = None,
     record: str | os.PathLike[str] | None = None,
     seconds: float = 5.0,
-    each: "Callable[[CheckResult], None]" = lambda check: None,
+    each: "Callable[[CheckResult], None] | None" = None,
+    **settings: Any,
 ) -> "VerifyReport":
     """Check the config's model on the device of this machine. Needs no corpus, no table and no Ray.
 
-    golden: file of vectors to compare with. record: new file to write such vectors to, if no check failed. seconds: how
-    long to measure throughput; 0 skips it. each: is called with every check as soon as it is done. Raises ConfigError;
-    every other problem is a failed check of the report.
+    overrides, settings: see `load_config`. golden: file of vectors to compare with. record: new file to write such
+    vectors to, if no check failed. seconds: how long to measure throughput; 0 skips it. each: is called with every
+    check as soon as it is done. Raises ConfigError; every other problem is a failed check of the report.
     """
     from sfr_batch.checks.verify import preflight  # loads what planning can do without
 
     golden_file, record_file = (None if file is None else Path(file) for file in (golden, record))
+    loaded = _load(config, overrides, settings)
     return preflight.verify(
-        _load(config, overrides), golden_file=golden_file, record_file=record_file, seconds=seconds, each=each
+        loaded, golden_file=golden_file, record_file=record_file, seconds=seconds, each=each or _ignore
     )
 
 
-def embed(config: ConfigOrPath, overrides: Sequence[str] = ()) -> "Summary":
+def embed(config: "ConfigOrPath", overrides: "Overrides" = (), **settings: Any) -> "Summary":
     """Bring the table up to date with the corpus: embed what is missing and publish one snapshot. Safe to repeat.
 
-    overrides: settings as ``section.field=value``. Raises RunFailed if splits failed (finished ones stay committed),
-    TooManyDeletes, TooManyChanges, TooManyRejects, TableInUse, SnapshotConflict, and what `plan` raises.
+    overrides, settings: see `load_config`; ``sfr.embed("job.yaml", {"corpus.path": "s3://…", "select.limit": 10})``.
+    Raises RunFailed if splits failed (finished ones stay committed), TooManyDeletes, TooManyChanges, TooManyRejects,
+    TableInUse, SnapshotConflict, and what `plan` raises.
     """
     from sfr_batch.pipeline import runner  # loads what planning can do without
 
-    return runner.embed(_load(config, overrides))
+    return runner.embed(_load(config, overrides, settings))
 
 
 def audit(
     path: Location,
-    against: ConfigOrPath | None = None,
-    overrides: Sequence[str] = (),
+    against: "ConfigOrPath | None" = None,
+    overrides: "Overrides" = (),
     *,
     snapshot: int | None = None,
     storage: StorageSettings | None = None,
-    each: "Callable[[Finding], None]" = lambda finding: None,
+    each: "Callable[[Finding], None] | None" = None,
+    **settings: Any,
 ) -> "AuditReport":
     """Check every promise of the table at ``path``. Reads every byte of a snapshot, changes nothing; needs no model.
 
     path: the table, or a pointer to it. against: a config whose corpus the table should hold; its table.path is
-    ignored, its table.storage is used unless ``storage`` is given. snapshot: its number; default: the newest, or the
-    one that the pointer pins. each: is called with every finding as soon as it is made. Raises TableNotFound and
-    StorageError, with ``against`` also what `plan` raises.
+    ignored, its table.storage is used unless ``storage`` is given. overrides, settings: of that config, see
+    `load_config`. snapshot: its number; default: the newest, or the one that the pointer pins. each: is called with
+    every finding as soon as it is made. Raises TableNotFound and StorageError, with ``against`` also what `plan`
+    raises.
     """
     from sfr_batch.checks.audit.auditor import audit  # loads what planning can do without
 
-    config = None if against is None else _load(against, overrides)
+    if against is None and (overrides or settings):
+        raise ConfigError("Overrides need a config whose settings they change: audit(path, against=CONFIG, …).")
+    config = None if against is None else _load(against, overrides, settings)
     storage = storage or (config.table.storage if config else None)
     table = open_table(path, storage)
     snapshot = table.pinned if snapshot is None else snapshot
     if config is None:
-        return audit(table, snapshot=snapshot, each=each)
-    from sfr_batch.planning.make import make_plan
-
-    settings = config.table.model_copy(update={"path": table.store.root, "storage": storage})
-    return audit(table, make_plan(config.model_copy(update={"table": settings})), snapshot, each=each)
+        return audit(table, snapshot=snapshot, each=each or _ignore)
+    return audit(table, _plan_for(table, config, storage), snapshot, each=each or _ignore)
 
 
 def open_table(path: Location, storage: StorageSettings | None = None, *, follow: bool = True) -> "EmbeddingTable":
@@ -168,7 +175,24 @@ def promote_back(pointer: Location, *, storage: StorageSettings | None = None) -
 
 
 class EmbeddingTable(Table):
-    """A table that can encode a query with the model it was made with. Made by `open_table`."""
+    """A table that can encode a query with the model it was made with. `sfr_batch.open_table` opens it.
+
+        table.search("open a file", k=3)              hits; .to_pandas(), .to_arrow()
+        table.sample(1000)                            random rows; .to_pandas(), .to_arrow(), .to_numpy()
+        table.to_numpy(where="n_tokens > 20")         ids, and the matrix of their vectors
+        table.to_pandas(["id", "n_tokens"])           a DataFrame; to_arrow, to_duckdb, to_ray, batches
+        table.schema, table.num_rows, table.dim       columns, live rows, length of a vector
+        table.current().rejects()                     rows that were not embedded, and why
+        table.snapshots(), table.at(time="2026-11-24")    earlier states; each has all these readers
+        table.changes(1, 2)                           what to upsert and delete elsewhere
+        table.export("folder")                        plain Parquet for any engine
+        table.audit()                                 checks every promise of the table
+        table.maintenance                             .expire(), .compact(), .sweep()
+        table.encoder.encode(texts)                   the model of the table
+
+    Readers return live rows only, and take ``columns``, ``where`` and ``ids``. The names that are missing above are for
+    other parts of the package.
+    """
 
     def __init__(self, store: Store, card: TableCard, pointed: PointerTarget | None = None) -> None:
         super().__init__(store, card)
@@ -204,10 +228,16 @@ class EmbeddingTable(Table):
             settings = settings.model_copy(update={"device": "cpu", "dtype": settings.compute_dtype})
         return Encoder.load(settings, weight_hashes=made_with["weights"])
 
-    def audit(self, against: "EmbedPlan | None" = None, snapshot: int | None = None) -> "AuditReport":
-        """Check every promise of the table, see `sfr_batch.audit`. against: a plan, to compare with its corpus too."""
+    def audit(self, against: "EmbedPlan | ConfigOrPath | None" = None, snapshot: int | None = None) -> "AuditReport":
+        """Check every promise of the table, see `sfr_batch.audit`.
+
+        against: a config, or a plan, whose corpus the table should hold. snapshot: its number; default: the newest.
+        """
         from sfr_batch.checks.audit.auditor import audit
 
+        if isinstance(against, Config | Mapping | str | os.PathLike):
+            config = _load(against)
+            against = _plan_for(self, config, config.table.storage)
         return audit(self, against, self.pinned if snapshot is None else snapshot)
 
     @property
@@ -251,17 +281,27 @@ class EmbeddingTable(Table):
         """
         from sfr_batch.model.prompts import QUERY
 
-        if not query.strip():
-            raise ConfigError("The query is empty. Give a text to search for.")
-        try:
-            query.encode()
-        except UnicodeEncodeError as error:
-            raise ConfigError(f"The query is not valid Unicode at character {error.start}; type it again.") from None
+        _check_query(query)
+        k = whole_number("k", k, 1)
         searched = self.current() if snapshot is None else self.snapshot(snapshot)
+        chunk = [name for name in names.CHUNK_COLUMNS if name in searched.schema.names]
+        shown = list(dict.fromkeys([*chunk, *listed("columns", columns)]))
+        scan = searched.scan([names.ID, names.EMBEDDING, *shown])
         vector = self.encoder.encode([query], prompt=QUERY)
-        chunk = [name for name in names.CHUNK_COLUMNS if name in self.schema.names]
-        shown = list(dict.fromkeys([*chunk, *columns]))
-        return Hits(top_k(searched.batches([names.ID, names.EMBEDDING, *shown]), vector, k, shown)[0])
+        return Hits(top_k(scan.batches(), vector, k, shown)[0], scan.select([names.ID, *shown]).schema)
+
+
+def _check_query(query: object) -> None:
+    if not isinstance(query, str):
+        raise ConfigError(
+            f"The query is of the type {type(query).__name__}. Give one text; for several, search for each."
+        )
+    if not query.strip():
+        raise ConfigError("The query is empty. Give a text to search for.")
+    try:
+        query.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"The query is not valid Unicode at character {error.start}; type it again.") from None
 
 
 class Maintenance:
@@ -288,6 +328,8 @@ class Maintenance:
         such as ``30d``, ``36h`` or ``90m``. keep: numbers of snapshots. Raises ConfigError, TableNotFound,
         SnapshotConflict.
         """
+        keep_last = None if keep_last is None else whole_number("keep_last", keep_last, 1)
+        keep_for = None if keep_for is None else str(keep_for)  # what is no age is refused
         return expire(self._table, keep_last=keep_last, keep_for=keep_for, keep=keep, dry_run=dry_run)
 
     def compact(
@@ -311,14 +353,33 @@ class Maintenance:
 
         older_than: their least age, such as ``7d``, ``36h`` or ``90m``. Raises ConfigError, SnapshotConflict.
         """
-        seconds = parse_duration(older_than, "older_than")
+        seconds = parse_duration(str(older_than), "older_than")  # what is no age is refused
         if not dry_run:
             return sweep(self._table, older_than_s=seconds)
         base = self._table.latest()
         return find_orphans(self._table, base, self._table.store.clock() - seconds) if base else Orphans()
 
 
-def _load(config: ConfigOrPath, overrides: Sequence[str]) -> Config:
+def _ignore(result: object) -> None:
+    pass
+
+
+def _plan_for(table: Table, config: Config, storage: StorageSettings | None) -> "EmbedPlan":
+    """The plan of ``table`` for the corpus of another config."""
+    from sfr_batch.planning.make import make_plan
+
+    settings = config.table.model_copy(update={"path": table.store.root, "storage": storage})
+    return make_plan(config.model_copy(update={"table": settings}))
+
+
+def _load(config: ConfigOrPath, overrides: Overrides = (), settings: Mapping[str, Any] | None = None) -> Config:
+    if isinstance(config, Mapping):
+        config = config_from_dict({}, config)
     if isinstance(config, Config):
-        return config_from_dict(config.model_dump(), overrides) if overrides else config
-    return load_config(config, overrides)
+        return config_from_dict(config.model_dump(), overrides, settings or ()) if overrides or settings else config
+    if not isinstance(config, str | os.PathLike):
+        raise ConfigError(
+            f"The config is of the type {type(config).__name__}. Give the path of its file, its settings as a "
+            "dictionary, or what load_config returned."
+        )
+    return load_config(config, overrides, **(settings or {}))

@@ -5,6 +5,7 @@
     ├── CorpusError               the corpus is not what the config says: correct one of them
     ├── ModelError                the model folder is incomplete, or contradicts the config
     │   └── TokenizerError        the tokenizer does not produce what the model was trained on
+    ├── TextError                 what was given to an encoder is no text: correct the row that the message names
     ├── DeviceError               the GPU failed: no row is to blame; run again, elsewhere if it happens again
     ├── StorageError              the store refused or failed: check credentials, endpoint, space
     │   └── ObjectNotFound        the object or file does not exist
@@ -21,7 +22,10 @@
     └── RunFailed                 some splits failed; what succeeded is committed, running again continues
 
 Messages name the file, row or setting, and what to do; `counted` spells their numbers. Imports nothing of the package.
+In IPython and Jupyter they show without a traceback: what is to be done stands in the message.
 """
+
+import os
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
@@ -29,8 +33,44 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+_PACKAGE = os.path.dirname(__file__) + os.sep
+_LINE_WIDTH = 2000
+"""Characters of a line of a message in a notebook; ids in it may have millions."""
+_SOURCE_WIDTH = 120
+
+
+def _printable(text: str) -> str:
+    """The text with escapes for what a terminal would obey, and without the middle of an endless line."""
+    half = _LINE_WIDTH // 2
+    lines = [x if len(x) <= _LINE_WIDTH else f"{x[:half]}…{x[-half:]}" for x in text.split("\n")]
+    return "\n".join("".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line) for line in lines)
+
+
+def _line_of_user(error: BaseException) -> list[str]:
+    """The line that called this package, if there is its text: of a cell its number, else also the file."""
+    import traceback  # for this alone, and linecache with it
+
+    caller = None
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename.startswith(_PACKAGE):
+            break
+        caller = frame
+    if not (caller and caller.line):
+        return []
+    file = f"{caller.filename}, " if os.path.exists(caller.filename) else ""  # a cell is in no file
+    return [f"In {file}line {caller.lineno}: {_printable(caller.line[:_SOURCE_WIDTH])}"]
+
+
 class SfrBatchError(Exception):
     """Base of all errors of this package."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback: the message, and the line of the user that led to it.
+
+        Nobody else calls it, and ``%debug`` finds the traceback where it was.
+        """
+        shown = [f"{type(self).__name__}: {_printable(str(self))}"]
+        return shown + _line_of_user(self)
 
 
 class ConfigError(SfrBatchError):
@@ -47,6 +87,10 @@ class ModelError(SfrBatchError):
 
 class TokenizerError(ModelError):
     """The tokenizer does not produce the special tokens that the recipe requires."""
+
+
+class TextError(SfrBatchError, ValueError):
+    """A row that was given to an encoder is no text, or none of which a token is left."""
 
 
 class DeviceError(SfrBatchError):

@@ -1,5 +1,6 @@
-"""How results show in a notebook: one line, or a table of HTML in which nothing of a corpus is markup."""
+"""Results and errors in a notebook: one line, a table of HTML in which nothing of a corpus is markup, a DataFrame."""
 
+import linecache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +15,15 @@ from sfr_batch.checks.audit.report import AuditReport, Finding
 from sfr_batch.checks.report import CheckResult
 from sfr_batch.checks.verify.report import VerifyReport
 from sfr_batch.config.loading import config_from_dict
+from sfr_batch.errors import ConfigError, TableError
 from sfr_batch.format.notebook import html_table
 from sfr_batch.pipeline.summary import Summary
 from sfr_batch.planning.make import make_plan
 from sfr_batch.storage.stores import open_store
-from tests.tables import commit_rows, do_plan, make_table, parquet, put
+from sfr_batch.table.changes import changes
+from sfr_batch.table.commit.publish import publish
+from sfr_batch.table.search import Hit
+from tests.tables import commit_rows, do_plan, draft_of, make_table, parquet, put, table_of
 
 EVIL = "<script>alert('a')</script> & \"b\""
 
@@ -53,12 +58,73 @@ def test_hits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert EVIL in {row[1] for row in rows}
     assert repr(sfr.Hits()) == "no hits"
     assert cells(sfr.Hits()._repr_html_()) == [["score", "id"]]
+    frame = hits.to_pandas()
+    assert frame.to_dict("list") == {
+        "score": [hit.score for hit in hits],
+        "id": [hit.id for hit in hits],
+        "n_tokens": [5, 5],
+    }
+    assert hits.to_arrow().schema.field("n_tokens").type == pa.int32()
+    nothing = sfr.Hits([], hits.schema).to_arrow()
+    assert (nothing.num_rows, nothing.schema) == (0, hits.to_arrow().schema)
+
+
+def test_a_column_named_score_is_no_score(tmp_path: Path) -> None:
+    hits = sfr.Hits(
+        [Hit("a", 0.5, {"score": 7}, pa.record_batch({"score": [7], "id": ["a"]}))],
+        pa.schema([("id", pa.string()), ("score", pa.int64())]),
+    )
+    assert hits.to_pandas().to_dict("records") == [{"cosine": 0.5, "id": "a", "score": 7}]
+
+
+def test_samples_and_tables(tmp_path: Path) -> None:
+    made = table_of(open_store(str(tmp_path)), {"note": pa.array([EVIL] * 25)})
+    sample = made.sample(22, ["id", "embedding", "note", "row_hash"])
+    title, head, *rows = cells(sample._repr_html_())
+    assert title == ["22 rows of 25; the first 20"]
+    assert head == ["id", "embedding", "note"], "nobody reads hashes"
+    assert rows[0] == [sample.rows.column("id")[0].as_py(), "3 x float", EVIL]
+    assert len(rows) == 20
+    assert repr(sample) == f"<Sample of {tmp_path}, snapshot 1: 22 rows of 25; id, embedding, note, row_hash>"
+    for shown in (made, made.current()):
+        title, *columns = cells(shown._repr_html_())
+        assert title[0] == repr(shown).strip("<>")
+        assert columns[:2] == [["id", "string"], ["embedding", "3 x float"]]
+        assert columns[-1] == ["note", "string"]
 
 
 def test_snapshots(tmp_path: Path) -> None:
     table = make_table(open_store(str(tmp_path)), {"a": ["one"]})
     text, html = repr(table.snapshots()).splitlines(), cells(table.snapshots()._repr_html_())
     assert [line.split() for line in text] == html
+    (row,) = table.snapshots().to_arrow().to_pylist()
+    assert (row["number"], row["vectors"], row["operation"]) == (1, 1, "embed")
+    assert row["when"].isoformat() == table.current().manifest.created_at
+    assert sfr.open_table(tmp_path).changes(1, 1).to_arrow().num_rows == 0
+
+
+def test_changes(tmp_path: Path) -> None:
+    """Deletes have their key alone, beside whole rows."""
+    store = open_store(str(tmp_path))
+    first = make_table(store, {"a": ["one", "two"]})
+    b = commit_rows(store, first.card, "b", ["three"])
+    publish(first, first.latest(), draft_of([b], first.latest()))
+    table = sfr.open_table(tmp_path)
+    found = table.changes(1, 2)
+    rows = found.to_arrow()
+    assert rows.schema.names == ["op", *table.schema.names]
+    assert rows.select(["op", "id", "n_tokens"]).to_pylist() == [
+        {"op": "delete", "id": "one", "n_tokens": None},
+        {"op": "delete", "id": "two", "n_tokens": None},
+        {"op": "upsert", "id": "three", "n_tokens": 5},
+    ]
+    assert rows.slice(2).column("embedding").to_pylist() == table.to_arrow().column("embedding").to_pylist()
+    assert found.to_arrow(["n_tokens"]).schema.names == ["op", "id", "n_tokens"]
+    assert table.changes(0, 1).to_pandas(["n_tokens"])["op"].tolist() == ["upsert", "upsert"]
+    renamed = table_of(open_store(f"{tmp_path}/op"), {"op": pa.array(["x"])})
+    with pytest.raises(ConfigError, match=r"has a column op, which would stand beside the op of the rows"):
+        changes(renamed, 0, 1).to_arrow()
+    assert changes(renamed, 0, 1).to_arrow(["n_tokens"]).num_rows == 1
 
 
 def test_reports() -> None:
@@ -68,6 +134,8 @@ def test_reports() -> None:
         ["PASS", "weights", EVIL],
         ["SKIP", "drift", "no GPU"],
     ]
+    assert verify.to_arrow().to_pylist()[1] == {"verdict": "SKIP", "name": "drift", "measured": "no GPU", "details": ""}
+    assert VerifyReport("m", ()).to_arrow().num_rows == 0
     finding = Finding("ids", "FAIL", "3 rows: 2 problems", 2, (EVIL,), "Do this.")
     audit = AuditReport("t", 1, (finding,), rows=3, bytes=9, seconds=1.0, plain=False, orphans=0, orphan_bytes=0)
     title, row = cells(audit._repr_html_())
@@ -121,3 +189,24 @@ def test_one_line_each(tmp_path: Path) -> None:
     for value, start in one_line:
         assert repr(value).startswith(start)
         assert "\n" not in repr(value)
+
+
+def test_errors_are_the_message_and_the_line_of_the_cell(tmp_path: Path) -> None:
+    """IPython shows what `_render_traceback_` returns. A bug has no such method, and keeps its traceback."""
+    cell = f"x = 1\nsfr.open_table({str(tmp_path)!r})"
+    linecache.cache["<cell>"] = (len(cell), None, cell.splitlines(), "<cell>")
+    with pytest.raises(sfr.SfrBatchError) as caught:
+        exec(compile(cell, "<cell>", "exec"), {"sfr": sfr})
+    # What stands outside of the cell is the test's own, as in IPython its loop.
+    assert caught.value._render_traceback_() == [f"TableNotFound: {caught.value}", f"In line 2: {cell.splitlines()[1]}"]
+    helper = tmp_path / "helper.py"
+    helper.write_text("def opened(sfr, path):\n    return sfr.open_table(path)\n")
+    found: dict[str, Any] = {}
+    exec(compile(helper.read_text(), str(helper), "exec"), found)
+    with pytest.raises(sfr.SfrBatchError) as caught:
+        found["opened"](sfr, tmp_path)
+    assert caught.value._render_traceback_()[1:] == [f"In {helper}, line 2: return sfr.open_table(path)"]
+
+    assert TableError("\x1b[31mred\nnext")._render_traceback_() == ["TableError: \\x1b[31mred\nnext"]
+    assert len(TableError("x" * 10**6)._render_traceback_()[0]) < 2100
+    assert not hasattr(Exception, "_render_traceback_")

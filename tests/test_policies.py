@@ -5,6 +5,7 @@ import importlib
 import inspect
 import json
 import os
+import pydoc
 import re
 import subprocess
 import sys
@@ -524,6 +525,7 @@ PUBLIC = {
     "encoder.encoder": ["Encoder"],
     "table.commit.expiry": ["Expiry"],
     "table.export": ["Exported"],
+    "table.sampling": ["Sample"],
     "table.search": ["Hit", "Hits"],
     "table.commit.sweep": ["Orphans"],
     "table.pointer": ["PointerTarget"],
@@ -538,17 +540,34 @@ PUBLIC = {
 
 def test_public_names_are_these() -> None:
     """No more, no fewer; each is what its module has, is documented, and stands in the table of the package."""
-    assert sfr_batch.__all__ == sorted(name for names in PUBLIC.values() for name in names)
+    assert dir(sfr_batch) == sorted(["__version__", *(name for names in PUBLIC.values() for name in names)])
     for module, public_names in PUBLIC.items():
         for name in public_names:
             value = getattr(sfr_batch, name)
             home = importlib.import_module(f"sfr_batch.{module}")
             assert value is (home if name == module else getattr(home, name))
             assert inspect.getdoc(value), name
-            assert name in dir(sfr_batch)
             assert re.search(rf"^    (\w+,? +)?{name}\b|`{name}`", sfr_batch.__doc__ or "", re.MULTILINE), name
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = sfr_batch.nonsense
+
+
+def test_help_of_the_package_is_short() -> None:
+    """The table of what there is, then the functions; not 3,000 lines with each method of each type."""
+    functions = [name for name in dir(sfr_batch) if inspect.isfunction(getattr(sfr_batch, name))]
+    assert sorted(sfr_batch.__all__) == sorted(["errors", *functions])
+    shown = pydoc.render_doc(sfr_batch, renderer=pydoc.plaintext)
+    assert "CLASSES" not in shown
+    assert "__" not in shown.replace("__init__.py", "")
+    assert shown.count("\n") < 160
+
+
+def test_every_call_that_takes_overrides_takes_them_as_keywords() -> None:
+    for name in sfr_batch.__all__:
+        value = getattr(sfr_batch, name)
+        if inspect.isfunction(value) and "overrides" in (parameters := inspect.signature(value).parameters):
+            assert any(p.kind is p.VAR_KEYWORD for p in parameters.values()), f"{name} lacks **settings, see api.plan"
+            assert parameters["overrides"].annotation == "Overrides", name
 
 
 def test_type_checkers_see_the_public_names() -> None:

@@ -1,11 +1,15 @@
-"""Results of checks, one line each. Plain values; knows no model and no table."""
+"""Results of checks, one line each. Plain values; knows no model and no table of vectors."""
 
 from dataclasses import dataclass
 from typing import Literal
 
+import pyarrow as pa
+
 from sfr_batch.format.notebook import html_table
+from sfr_batch.table.tabular import Tabular
 
 Verdict = Literal["PASS", "FAIL", "SKIP"]
+_COLUMNS = ["verdict", "name", "measured", "details"]
 _NAME_WIDTH = 12
 
 
@@ -49,8 +53,8 @@ class CheckResult:
         return []
 
 
-class CheckReport:
-    """Several check results, ``checks``: the base of reports."""
+class CheckReport(Tabular):
+    """Several check results, ``checks``: the base of reports. `to_pandas` and `to_arrow` have a row for each."""
 
     checks: tuple[CheckResult, ...]
 
@@ -69,6 +73,12 @@ class CheckReport:
             if check.name == name:
                 return check
         raise KeyError(name)
+
+    def to_arrow(self) -> pa.Table:
+        """verdict, name, measured, and details: what stands below it in `describe`, line by line."""
+        rows = [(check.verdict, check.name, check.measured, "\n".join(check.details())) for check in self.checks]
+        columns = zip(*rows, strict=True) if rows else ((),) * len(_COLUMNS)
+        return pa.table([pa.array(column, pa.string()) for column in columns], names=_COLUMNS)
 
     def _repr_html_(self) -> str:
         rows = [(check.verdict, check.name, "\n".join([check.measured, *check.details()])) for check in self.checks]

@@ -2,19 +2,16 @@
 
 Knows the shape of a config file and the errors of pydantic. The settings themselves are in `settings`."""
 
-import copy
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ValidationError,
-)
+from pydantic import ValidationError
 
+from sfr_batch.config.overrides import Overrides, apply, plain, section_at
 from sfr_batch.config.setting_types import TAGS
 from sfr_batch.config.settings import Config
 from sfr_batch.errors import ConfigError, counted
@@ -39,16 +36,19 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML config and apply overrides, each ``section.field=value`` with a YAML value.
+def load_config(path: str | os.PathLike[str], overrides: "Overrides" = (), **settings: Any) -> Config:
+    """Read a YAML config and apply overrides.
 
-    Raises ConfigError, which names the file and every wrong setting.
+    overrides: as on the command line, ``["select.limit=10"]`` with YAML values, or values of Python, by name or by
+    section: ``{"select.limit": 10}``, ``{"select": {"limit": 10}}``. settings: the same as keywords,
+    ``select={"limit": 10}``. A section changes the settings that it names and no others. Raises ConfigError, which
+    names the file and every wrong setting.
     """
     file = Path(path)
     try:
         raw = _load_yaml(file.read_text(encoding="utf-8"), str(file))
     except FileNotFoundError:
-        raise ConfigError(f"There is no config {file}.{_similar_files(file)}") from None
+        raise ConfigError(f"There is no config {file.absolute()}.{_similar_files(file.absolute())}") from None
     except UnicodeDecodeError as error:
         reason = f"{error.reason} at byte {error.start}"
         raise ConfigError(f"The config {file} is not valid UTF-8 ({reason}). Save the file as UTF-8.") from error
@@ -58,7 +58,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         raise ConfigError(f"The config {file} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"The config {file} must be a mapping with the sections {', '.join(Config.model_fields)}.")
-    return config_from_dict(raw, overrides, source=str(file))
+    return config_from_dict(raw, overrides, settings, source=str(file))
 
 
 def _load_yaml(text: str, source: str) -> Any:
@@ -70,40 +70,20 @@ def _load_yaml(text: str, source: str) -> Any:
         loader.dispose()
 
 
-def config_from_dict(raw: dict[str, Any], overrides: Sequence[str] = (), source: str = "config") -> Config:
-    """A Config from plain values, which are not modified. source: their name in errors. Raises ConfigError."""
-    raw = copy.deepcopy(raw)
-    for override in overrides:
-        _apply(raw, override)
+def config_from_dict(
+    raw: Mapping[str, Any], overrides: Overrides = (), settings: Overrides = (), source: str = "config"
+) -> Config:
+    """A Config from plain values, which are not modified. overrides: see `load_config`; settings: applied after them.
+
+    source: the name of the values in errors. Raises ConfigError.
+    """
+    values: dict[str, Any] = plain(raw)
+    apply(values, overrides)
+    apply(values, settings)
     try:
-        return Config.model_validate(raw)
+        return Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_explain(error, source)) from None
-
-
-def _apply(raw: dict[str, Any], override: str) -> None:
-    # Messages name the field and not the value: it may be a secret.
-    dotted, equals, value = override.partition("=")
-    keys = dotted.strip().split(".")
-    if not equals or not all(keys):
-        raise ConfigError(f"The override {dotted!r} is not of the form section.field=value.")
-    node: dict[str, Any] = raw
-    for key in keys[:-1]:
-        if node.get(key) is None:  # an empty section of a YAML file is None
-            node[key] = {}
-        node = node[key]
-        if not isinstance(node, dict):
-            raise ConfigError(f"The override {dotted} goes through {key!r}, which is a value and not a section.")
-    if len(value) == 1 and not value.isalnum() and value != "~":  # a delimiter or a quote, which YAML takes for syntax
-        node[keys[-1]] = value
-        return
-    try:
-        node[keys[-1]] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise ConfigError(
-            f"The value of the override {dotted} is not valid YAML: {problem}. Quote it twice: {dotted}='\"…\"'."
-        ) from None
 
 
 def _explain(error: ValidationError, source: str) -> str:
@@ -146,7 +126,7 @@ _LIMITS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less tha
 
 def _with_range(requirement: str, loc: tuple[int | str, ...]) -> str:
     """The requirement and all limits of the number at ``loc``, not only the limit that was broken."""
-    section = _section(loc)
+    section = section_at(loc[:-1])
     field = section.model_fields.get(str(loc[-1])) if section else None
     limits = [
         f"{words} {getattr(limit, name):g}"
@@ -160,18 +140,8 @@ def _with_range(requirement: str, loc: tuple[int | str, ...]) -> str:
     return f"{requirement}{comma} {' and '.join(limits)}"
 
 
-def _section(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """The section that contains the setting at ``loc``; None inside lists and mappings."""
-    section: type[BaseModel] | None = Config
-    for part in loc[:-1]:
-        field = section.model_fields.get(str(part)) if section else None
-        kind = field.annotation if field else None
-        section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-    return section
-
-
 def _near(loc: tuple[int | str, ...]) -> str:
-    section = _section(loc)
+    section = section_at(loc[:-1])
     if section is None:
         return ""
     names = list(section.model_fields)

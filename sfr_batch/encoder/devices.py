@@ -1,13 +1,13 @@
 """The devices of this machine: which there are, what they can do, and how much memory is free. Knows no models."""
 
 import gc
-import os
 import re
 from pathlib import Path
 
 import torch
 
 from sfr_batch.errors import ConfigError
+from sfr_batch.storage import memory
 from sfr_batch.storage.local_files import read_text_file
 
 
@@ -35,10 +35,7 @@ def free_memory(device: str) -> int:
     if device == "cuda":
         unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return int(torch.cuda.mem_get_info()[0] + unused)
-    available = re.search(r"^MemAvailable:\s*(\d+)", read_text_file(Path("/proc/meminfo")) or "", re.MULTILINE)
-    if available:
-        return int(available[1]) * 1024
-    return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return memory.free_memory()
 
 
 def has_bfloat16() -> bool | None:

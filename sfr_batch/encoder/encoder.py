@@ -22,7 +22,7 @@ from sfr_batch.encoder.forward import Forward
 from sfr_batch.encoder.fp8 import is_quantized, quantize_linears
 from sfr_batch.encoder.loading import load_model, to_device, torch_dtype
 from sfr_batch.encoder.threads import using
-from sfr_batch.errors import ModelError
+from sfr_batch.errors import ConfigError, ModelError, TextError
 from sfr_batch.model import prompts
 from sfr_batch.model.recipe import Recipe, read_recipe
 from sfr_batch.model.repository.families import TESTED
@@ -115,6 +115,8 @@ class Encoder:
         file name that the weights on this node must have, as a fingerprint names them. packed, fuse: `run.batches`,
         `run.fuse`. Raises ModelError, ConfigError or StorageError.
         """
+        if not isinstance(settings, ModelSettings):
+            raise ConfigError("Encoder.load takes the model of a config: Encoder.load(load_config(PATH).model).")
         with using(torch_threads):
             encoder = cls._load(settings, max_batch_tokens, torch_threads, weight_hashes, packed=packed)
         if fuse:
@@ -194,10 +196,10 @@ class Encoder:
         prompt: the name of a prompt, such as "query" or "document", whose text is put before each text; None puts
         nothing. Gives one vector per text whatever `model.overflow` is: a text beyond the recipe's max_length is
         truncated (`tokenizer.encode(...).truncated` tells which). For several vectors per text see `chunks`. Raises
-        ConfigError for an unknown name, and ValueError naming the row for a text of which no token is left.
+        ConfigError for an unknown name, and TextError naming the row for what is no text or has no token left.
         """
         if isinstance(texts, str):
-            raise TypeError("encode takes a list of texts; for one text write encode([text])[0]")
+            raise TextError("encode takes a list of texts; for one text write encode([text])[0]")
         tokenized = self.tokenizer.encode(texts, prompts.resolve(self.recipe.prompts, prompt))
         _check_tokens(tokenized.lengths)
         return self.encode_tokens(tokenized.lengths, tokenized.flat_ids).vectors
@@ -323,10 +325,10 @@ class Encoder:
 
 
 def _check_tokens(lengths: NDArray[np.integer], text: NDArray[np.integer] | None = None) -> None:
-    """Raises ValueError if a row has no token. text: the number of each row's text, by default that of the row."""
+    """Raises TextError if a row has no token. text: the number of each row's text, by default that of the row."""
     empty = np.flatnonzero(lengths == 0)
     if len(empty):
         row = int(empty[0] if text is None else text[empty[0]])
-        raise ValueError(
+        raise TextError(
             f"row {row} has no token: the tokenizer drops all characters of its text and puts nothing around it"
         )

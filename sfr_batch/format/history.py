@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+import pyarrow as pa
+
 from sfr_batch.errors import ConfigError
 from sfr_batch.format.records import Manifest
 
@@ -27,11 +29,31 @@ def listing(manifests: Sequence[Manifest]) -> str:
 
 def row(manifest: Manifest) -> tuple[str, ...]:
     """The cells of a snapshot, under HEAD."""
-    counts = manifest.counts
-    numbers = (counts.vectors, counts.embedded, counts.reused, counts.rejected)
     run, by = ("".join(char if char.isprintable() else "?" for char in text) for text in (manifest.run_id, manifest.by))
     when = moment(manifest.created_at).astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    return (str(manifest.snapshot), when, manifest.operation, run, *(f"{number:,}" for number in numbers), by)
+    return (
+        str(manifest.snapshot),
+        when,
+        manifest.operation,
+        run,
+        *(f"{number:,}" for number in _numbers(manifest)),
+        by,
+    )
+
+
+def _numbers(manifest: Manifest) -> tuple[int, ...]:
+    counts = manifest.counts
+    return (counts.vectors, counts.embedded, counts.reused, counts.rejected)
+
+
+def table(manifests: Sequence[Manifest]) -> pa.Table:
+    """The same as Arrow has it: numbers as such, when in UTC."""
+    kinds = {name: pa.int64() if name in NUMBERS else pa.string() for name in HEAD} | {"when": pa.timestamp("s", "UTC")}
+    rows = [(m.snapshot, moment(m.created_at), m.operation, m.run_id, *_numbers(m), m.by) for m in manifests]
+    return pa.table(
+        [pa.array([row[n] for row in rows], kind) for n, kind in enumerate(kinds.values())],
+        schema=pa.schema(list(kinds.items())),
+    )
 
 
 def iso(seconds: float) -> str:

@@ -9,6 +9,8 @@ from html import escape
 
 _COLORS = {"PASS": "#2e7d32", "FAIL": "#c62828", "SKIP": "#757575"}
 """Colors of cells that hold a verdict; readable on white and on black."""
+_TITLE_WIDTH = 100
+"""Characters of a line of a title."""
 
 
 def html_table(
@@ -22,7 +24,9 @@ def html_table(
 
     Line breaks within a cell are kept.
     """
-    caption = f'<caption style="{_style("left")};font-weight:bold">{escape(title)}</caption>' if title else ""
+    # As wide as it is, or a long title over a narrow table would have a word a line.
+    wide = f"min-width:{min(len(title), _TITLE_WIDTH)}ch;font-weight:bold"
+    caption = f'<caption style="{_style("left")};{wide}">{escape(title)}</caption>' if title else ""
     first = "".join(f'<th style="{_style(_side(n, numbers))}">{escape(name)}</th>' for n, name in enumerate(head))
     body = "".join(f"<tr>{''.join(_cell(n, cell, numbers) for n, cell in enumerate(row))}</tr>" for row in rows)
     return f"<table>{caption}{f'<thead><tr>{first}</tr></thead>' if head else ''}<tbody>{body}</tbody></table>"

@@ -36,6 +36,8 @@ def is_s3(uri: str) -> bool:
 
 def absolute_uri(path: Location) -> str:
     """An s3:// URI without a trailing slash, or an absolute local path. Raises ConfigError."""
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(f"A path is of the type {type(path).__name__}. Give a folder, or a text s3://bucket/prefix.")
     path = os.fspath(path)
     if not is_s3(path):
         return local_path(path)

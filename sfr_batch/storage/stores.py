@@ -4,6 +4,7 @@ import contextlib
 import os
 
 from sfr_batch.config.settings import StorageSettings
+from sfr_batch.errors import ConfigError
 from sfr_batch.storage.local import LocalStore
 from sfr_batch.storage.locations import Location, absolute_uri, is_s3
 from sfr_batch.storage.s3 import S3Store
@@ -20,5 +21,10 @@ def tidy(store: Store) -> None:
 
 def open_store(uri: Location, settings: StorageSettings | None = None) -> Store:
     """The store whose root is a local folder or an s3:// prefix. Raises ConfigError."""
+    if not isinstance(settings, StorageSettings | None):
+        raise ConfigError(
+            f"Storage settings are of the type {type(settings).__name__}. Give them as "
+            "StorageSettings(endpoint_url=…, region=…)."
+        )
     root = absolute_uri(uri)
     return S3Store(root, settings or StorageSettings()) if is_s3(root) else LocalStore(root)

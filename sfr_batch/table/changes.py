@@ -16,18 +16,20 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sfr_batch.errors import TableError, counted
+from sfr_batch.errors import ConfigError, TableError, counted
 from sfr_batch.format import names
 from sfr_batch.format.hashes import halves, hash_ids
 from sfr_batch.format.layout import Layout
 from sfr_batch.storage.local_files import temporary_folder
 from sfr_batch.storage.spill import Spill
+from sfr_batch.table import engines
+from sfr_batch.table.arguments import listed
 from sfr_batch.table.choices import ARROW
 from sfr_batch.table.json_values import rows_as_json
 from sfr_batch.table.outgoing import Outgoing
@@ -35,7 +37,13 @@ from sfr_batch.table.parquet_folder import ParquetFolder
 from sfr_batch.table.scan import LiveFile, Positions, Scan, key_columns
 from sfr_batch.table.search import vectors_of
 from sfr_batch.table.table import Table
+from sfr_batch.table.tabular import Tabular
 
+if TYPE_CHECKING:
+    import pandas
+
+OP = "op"
+"""Column and key of what is to be done with a row: delete or upsert."""
 PARTITION_ROWS = 2**22
 """Number of rows that are joined in memory at a time, at about 150 bytes each."""
 _ADD_ROWS = 2**18
@@ -51,7 +59,7 @@ HashedRows = NDArray[np.void]
 
 
 @dataclass(frozen=True)
-class Changes:
+class Changes(Tabular):
     """The difference between two snapshots of ``table``. from_snapshot 0 stands for an empty table. See `changes`.
 
     new, changed: numbers of rows that are upserts; unchanged: number of the other rows of the second snapshot.
@@ -91,6 +99,30 @@ class Changes:
     def deletes(self) -> Iterator[pa.RecordBatch]:
         """Keys of the rows that are gone: id, and chunk if documents are cut into chunks."""
         return iter(()) if self._deletes is None else self._deletes.batches()
+
+    def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All deletes, then all upserts, in memory: ``op`` is delete or upsert, and deletes have only their key.
+
+        columns: of the upserts, beside ``op`` and the key; default: all. Raises ConfigError if the table has a column
+        named op: `upserts` and `deletes` return its rows.
+        """
+        if self._upserts is None:
+            return pa.table({OP: pa.array([], pa.string())})
+        key = self._upserts.select(key_columns(self._upserts.table_schema))
+        scan = self._upserts if columns is None else self._upserts.select([*key.columns, *listed("columns", columns)])
+        if OP in scan.columns:
+            raise ConfigError(
+                f"{self.table} has a column {OP}, which would stand beside the {OP} of the rows, delete or upsert. Use "
+                "upserts() and deletes(), or leave the column out: columns=[…]."
+            )
+        deletes = pa.Table.from_batches(self.deletes(), key.schema)
+        rows = [_with_operation(deletes, "delete"), _with_operation(scan.to_arrow(), "upsert")]
+        return pa.concat_tables(rows, promote_options="default")
+
+    def to_pandas(self, columns: Sequence[str] | None = None) -> "pandas.DataFrame":
+        """The same as a DataFrame. Raises also ConfigError if pandas is missing."""
+        engines.need_pandas()
+        return engines.to_pandas(self.to_arrow(columns))
 
     def write(self, folder: ParquetFolder, outgoing: Outgoing | None = None) -> None:
         """Write ``upserts/part-00000.parquet``…, ``deletes/…``, and at last `_SUCCESS` with the counts.
@@ -286,7 +318,12 @@ def _in_large_pieces(parts: Iterable[HashedRows]) -> Iterator[HashedRows]:
         yield np.concatenate(waiting)
 
 
+def _with_operation(rows: pa.Table, operation: str) -> pa.Table:
+    rows = pa.table(rows.columns, schema=pa.schema([each.with_nullable(True) for each in rows.schema]))
+    return rows.add_column(0, OP, pa.array([operation] * rows.num_rows, pa.string()))
+
+
 def as_json(batch: pa.RecordBatch, operation: str) -> Iterator[dict[str, Any]]:
     """Rows as JSON objects with ``op`` first. Vectors are lists, hashes hexadecimal; see `json_values` for the rest."""
     for row in rows_as_json(batch):
-        yield {"op": operation, **row}
+        yield {OP: operation, **row}

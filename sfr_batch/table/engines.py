@@ -24,15 +24,14 @@ if TYPE_CHECKING:
     import ray.data
 
 
-def to_pandas(scan: Scan) -> "pandas.DataFrame":
-    """The rows in memory, each vector a NumPy array: ``np.stack(frame["embedding"])`` is the matrix [n, d].
+def to_pandas(table: pa.Table) -> "pandas.DataFrame":
+    """The rows, each vector a NumPy array: ``np.stack(frame["embedding"])`` is the matrix [n, d].
 
     No value is rounded: where pandas would make floats of integers beyond 2**53, because there are nulls beside them,
     they are Python's integers. Dates beyond Python's years are datetime64[ms]; what else Python cannot hold, such as
     times with nanoseconds, is text, see `json_values`.
     """
     _need("pandas")
-    table = scan.to_arrow()
     series = [(name, _series(column)) for name, column in zip(table.column_names, table.columns, strict=True)]
     import pandas
 
@@ -147,6 +146,11 @@ def to_duckdb(scan: Scan, connection: "duckdb.DuckDBPyConnection | None" = None)
         wanted = f"sfr_ids_{secrets.token_hex(8)}"
         connection.register(wanted, pa.table({"id": scan.ids}))
     return connection.sql(duckdb_sql.select(scan, wanted))
+
+
+def need_pandas() -> None:
+    """Raises ConfigError if pandas is missing: before anything is read for it."""
+    _need("pandas")
 
 
 def _need(package: str) -> None:

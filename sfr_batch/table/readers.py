@@ -1,4 +1,5 @@
-"""The readers of a table and of a snapshot: live rows as batches, Arrow, pandas, Ray Data, DuckDB or an export.
+"""The readers of a table and of a snapshot: live rows as batches, Arrow, pandas, NumPy, Ray Data, DuckDB, a sample, an
+export.
 
 All take the same arguments: ``columns``, default all; ``where``, a condition such as ``"package = 'numpy' and n_tokens
 > 20"`` (see `table.filters`); ``ids``, the ids of the rows to read. All raise TableError for an unknown column or a
@@ -8,15 +9,18 @@ damaged file, and ConfigError for an invalid filter. Rows come in the order of t
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
 from sfr_batch.config.settings import StorageSettings
+from sfr_batch.format.notebook import html_table
 from sfr_batch.table import engines
 from sfr_batch.table.choices import ANY
 from sfr_batch.table.export import Exported, Wanted, export
+from sfr_batch.table.sampling import Sample, sample
 from sfr_batch.table.scan import Scan, key_columns
+from sfr_batch.table.vectors import Vectors, VectorType, read_vectors
 
 if TYPE_CHECKING:
     import duckdb
@@ -34,6 +38,11 @@ class Readers(ABC):
     def scan(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> Scan:
         """The planned read, which can be cut into parts."""
 
+    def _repr_html_(self) -> str:
+        """The columns, under what `repr` says."""
+        schema: pa.Schema = cast("Any", self).schema
+        return html_table([(field.name, _type_name(field.type)) for field in schema], title=repr(self).strip("<>"))
+
     def batches(
         self, columns: Columns = None, *, where: str | None = None, ids: Ids = None
     ) -> Iterator[pa.RecordBatch]:
@@ -45,8 +54,32 @@ class Readers(ABC):
         return self.scan(columns, where=where, ids=ids).to_arrow()
 
     def to_pandas(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> "pandas.DataFrame":
-        """Live rows in memory. Each vector is a NumPy array: ``np.stack(frame["embedding"])`` is the matrix [n, d]."""
-        return engines.to_pandas(self.scan(columns, where=where, ids=ids))
+        """Live rows in memory. Each vector is a NumPy array; `to_numpy` returns the matrix.
+
+        Raises ConfigError if pandas is missing.
+        """
+        engines.need_pandas()
+        return engines.to_pandas(self.to_arrow(columns, where=where, ids=ids))
+
+    def to_numpy(self, *, where: str | None = None, ids: Ids = None, dtype: VectorType = "float32") -> Vectors:
+        """``ids, matrix = table.to_numpy()``: ids [n], and their vectors [n, d]; row n belongs to the n-th id.
+
+        dtype: ``"float32"``, or ``"stored"`` for that of the table. Where documents are cut, an id occurs once for each
+        of its chunks; their numbers are ``to_arrow(["chunk"])``, in the same order. In memory are the result and a few
+        data files. Raises ConfigError if it does not fit into the free memory.
+        """
+        return read_vectors(self.scan(where=where, ids=ids), dtype)
+
+    def sample(
+        self, n: int, columns: Columns = None, *, seed: int = 0, where: str | None = None, ids: Ids = None
+    ) -> Sample:
+        """``n`` random live rows, all equally likely, or all rows if there are no more. In the order of the table.
+
+        The same ``seed`` takes the same rows of a snapshot. Shows as a table; ``.to_pandas()``, ``.to_arrow()`` and
+        ``.to_numpy()`` have the rows. Only the columns are read, of the data files in which chosen rows lie: in a large
+        table with long vectors, name others than ``embedding`` where they will do.
+        """
+        return sample(self.scan(columns, where=where, ids=ids), n, seed)
 
     def to_ray(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> "ray.data.Dataset":
         """Live rows as a lazy Ray Data dataset. Each task reads one or a few data files.
@@ -101,3 +134,7 @@ class Readers(ABC):
             scan = scan.select(needed)
         wanted = Wanted(engine, rename, as_text, partition_by, empty_as_null, rows_per_file)
         return export(scan, target, wanted, storage)
+
+
+def _type_name(kind: pa.DataType) -> str:
+    return f"{kind.list_size:,} x {kind.value_type}" if pa.types.is_fixed_size_list(kind) else str(kind)

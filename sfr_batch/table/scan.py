@@ -27,6 +27,7 @@ from sfr_batch.format.widening import holds
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.store import Store
 from sfr_batch.table import filter_parser, filters
+from sfr_batch.table.arguments import listed
 
 Positions = NDArray[np.int64]
 
@@ -117,6 +118,8 @@ class Scan:
 
         columns: default as before. Raises TableError for an unknown column, ConfigError for a wrong filter.
         """
+        if not isinstance(where, str | None):
+            raise ConfigError(f"where is {where!r}. Give a text, such as \"package = 'numpy' and n_tokens > 20\".")
         if where is not None:
             filter_parser.parse(where, self.table_schema)
         wanted = None if ids is None else _array_of_ids(ids, self.table_schema.field(names.ID).type)
@@ -125,7 +128,7 @@ class Scan:
 
     def select(self, columns: Sequence[str]) -> "Scan":
         """The same rows with these columns, each once. Raises TableError for an unknown column."""
-        wanted = list(dict.fromkeys(columns))
+        wanted = listed("columns", columns)
         if not wanted:
             raise ConfigError("columns is empty: name at least one column, or omit columns to get all of them.")
         for name in wanted:
@@ -184,7 +187,7 @@ def key_columns(table_schema: pa.Schema) -> list[str]:
 
 
 def _array_of_ids(ids: Iterable[Any], kind: pa.DataType) -> pa.Array:
-    if isinstance(ids, str | bytes):
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
         raise ConfigError(f"ids must be a list: [{ids!r}] instead of {ids!r}.")
     listed = [value.as_py() if isinstance(value, pa.Scalar) else value for value in ids]
     if None in listed:

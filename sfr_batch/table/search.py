@@ -12,6 +12,7 @@ from sfr_batch.format import names
 from sfr_batch.format.notebook import html_table
 from sfr_batch.format.on_screen import shown_cell, shown_id
 from sfr_batch.table.json_values import python_value, rows_as_json
+from sfr_batch.table.tabular import Tabular
 
 FloatArray = NDArray[np.float32]
 
@@ -34,8 +35,23 @@ class Hit:
         return {"score": self.score, names.ID: self.id, **shown}
 
 
-class Hits(list[Hit]):
-    """The hits of a search, best first. Prints a line per hit."""
+class Hits(list[Hit], Tabular):
+    """The hits of a search, best first. Prints a line per hit; `to_pandas` and `to_arrow` have a row for each."""
+
+    def __init__(self, hits: Iterable[Hit] = (), schema: pa.Schema | None = None) -> None:
+        """schema: the id, and the columns of the hits; default: an id that is a text."""
+        super().__init__(hits)
+        self.schema = pa.schema([(names.ID, pa.string())]) if schema is None else schema
+
+    def to_arrow(self) -> pa.Table:
+        """score, id and the columns, a row each. A column of the table named score stands beside ``cosine``."""
+        columns = [name for name in self.schema.names if name != names.ID]
+        rows = [hit.values.select(columns) for hit in self if hit.values is not None]
+        found = pa.Table.from_batches(rows, pa.schema([self.schema.field(name) for name in columns]))
+        score = "score" if "score" not in columns else "cosine"
+        scores = pa.array([hit.score for hit in self], pa.float64())
+        ids = pa.array([hit.id for hit in self], self.schema.field(names.ID).type)
+        return pa.table([scores, ids, *found.columns], names=[score, names.ID, *columns])
 
     def __repr__(self) -> str:
         return "\n".join(f"{hit.score:.4f}  {shown_id(hit.id)}" for hit in self) or "no hits"

@@ -37,9 +37,11 @@ from sfr_batch.format.store_times import published_at, visible_since
 from sfr_batch.storage.parallel import read_many
 from sfr_batch.storage.store import ObjectInfo, Store
 from sfr_batch.table import duckdb_sql
+from sfr_batch.table.arguments import whole_number
 from sfr_batch.table.readers import Columns, Ids, Readers
 from sfr_batch.table.scan import LiveFile, Scan
 from sfr_batch.table.scan import Positions as Positions  # others know it from here
+from sfr_batch.table.tabular import Tabular
 
 _R = TypeVar("_R", Receipt, ShardRecord, IndexPart)
 
@@ -150,6 +152,7 @@ class Table(Readers):
 
     def published(self, number: int) -> "Snapshot":
         """Like `snapshot`, but also for an expired one, of which only the manifest is left."""
+        number = whole_number("snapshot", number, 0)
         key = names.manifest_key(number)
         try:
             data = self.store.read(key)
@@ -396,8 +399,12 @@ class Snapshot(Readers):
         return self._sides[side.name]
 
 
-class Snapshots(list[Snapshot]):
-    """A list of snapshots that prints as a table."""
+class Snapshots(list[Snapshot], Tabular):
+    """A list of snapshots that prints as a table; `to_pandas` and `to_arrow` have a row for each."""
+
+    def to_arrow(self) -> pa.Table:
+        """A row for each: numbers are numbers, ``when`` is a timestamp in UTC."""
+        return history.table([snapshot.manifest for snapshot in self])
 
     def __repr__(self) -> str:
         return history.listing([snapshot.manifest for snapshot in self])

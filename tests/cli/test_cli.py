@@ -304,4 +304,4 @@ def test_module_is_a_command(tmp_path: Path) -> None:
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr == "error: There is no config nowhere.yaml.\n"
+    assert done.stderr == f"error: There is no config {tmp_path}/nowhere.yaml.\n"

@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import BaseModel
 
 from sfr_batch.config import settings as config_module
 from sfr_batch.config.loading import config_from_dict, load_config
-from sfr_batch.config.settings import Config, secret
+from sfr_batch.config.settings import Config, StorageSettings, secret
 from sfr_batch.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -211,6 +212,41 @@ def test_override_goes_through_an_empty_section() -> None:
     """A section whose settings are all commented out is None in YAML."""
     raw = small(corpus={"path": "x", "storage": None})
     assert config_from_dict(raw, ["corpus.storage.anonymous=true"]).corpus.storage.anonymous
+
+
+def test_overrides_as_values_of_python(file: Path) -> None:
+    """By name or by section, as a dictionary or as keywords: as those of the command line, but for YAML."""
+    written = [
+        "run.actors.max=3",
+        "corpus.path=elsewhere",
+        'table.generation="1"',
+        "select.ids=[a, 5]",
+        "select.limit=7",
+    ]
+    by_name = {
+        "run.actors.max": np.int64(3),
+        "corpus.path": Path("elsewhere"),
+        "table.generation": "1",
+        "select.ids": np.array(["a", 5], dtype=object),
+        "select.limit": 7,
+    }
+    by_section = {
+        "run": {"actors": {"max": 3}},
+        "corpus": {"path": "elsewhere"},
+        "table.generation": "1",
+        "select": {"ids": ("a", 5), "limit": 7},
+    }
+    expected = load_config(file, written)
+    assert expected.run.actors.gpus == 0, "the other settings of a section stay"
+    for given in (by_name, by_section):
+        assert load_config(file, given) == load_config(file, **given) == expected
+        assert load_config(file, {"select": {"limit": 9}, "table.path": "t"}, **given).select.limit == 7
+    assert expected.table.path == load_config(file).table.path
+    assert load_config(file, "select.limit=7") == load_config(file, ["select.limit=7"])
+    assert load_config(file, {"corpus.carry": {"lang": "meta.lang"}}).corpus.carried == {"lang": "meta.lang"}
+    storage = load_config(file, {"table.storage": StorageSettings(region="x")}).table.storage
+    assert storage.region == "x"
+    assert by_section["run"] == {"actors": {"max": 3}}
 
 
 def test_overrides_leave_the_given_values_alone() -> None:

@@ -21,7 +21,7 @@ from sfr_batch.config.settings import ModelSettings
 from sfr_batch.encoder import batching, devices, pooling
 from sfr_batch.encoder.encoder import MOST_FAILED, Encoder
 from sfr_batch.encoder.loading import load_model
-from sfr_batch.errors import ConfigError, DeviceError, ModelError
+from sfr_batch.errors import ConfigError, DeviceError, ModelError, TextError
 from sfr_batch.model import prompts
 from sfr_batch.model.recipe import Recipe
 from tests.models import BOS, EOS, build_tiny_mistral, docstrings, edit_json, minilm_folder
@@ -467,8 +467,12 @@ def test_bfloat16_is_normalized_in_float32(mistral_folder: Path, mistral: Encode
 def test_wrong_arguments(mistral: Encoder) -> None:
     with pytest.raises(ConfigError, match=r"no prompt 'qeury'. Known prompts: document, query"):
         mistral.encode(["a"], prompt="qeury")
-    with pytest.raises(TypeError, match="takes a list of texts"):
+    with pytest.raises(TextError, match="takes a list of texts"):
         mistral.encode("a text")
+    with pytest.raises(TextError, match="row 1 is not a text but float"):
+        mistral.encode(["a text", float("nan")])  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match=r"^Encoder.load takes the model of a config: Encoder.load\(load_config"):
+        Encoder.load("configs/demo.yaml")  # type: ignore[arg-type]
 
 
 def test_weights_that_do_not_fit_the_config(tmp_path: Path) -> None:

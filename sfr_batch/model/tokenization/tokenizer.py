@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sfr_batch.errors import ConfigError, TokenizerError
+from sfr_batch.errors import ConfigError, TextError, TokenizerError
 from sfr_batch.model.recipe import Recipe
 from sfr_batch.model.repository.folder import read_config
 from sfr_batch.model.tokenization import sentencepiece
@@ -271,11 +271,11 @@ class Tokenizer:
         except (TypeError, ValueError):
             for row, text in enumerate(texts):
                 if not isinstance(text, str):
-                    raise ValueError(f"row {row} is not a text but {type(text).__name__}") from None
+                    raise TextError(f"row {row} is not a text but {type(text).__name__}") from None
                 try:
                     text.encode()
                 except UnicodeEncodeError as error:
-                    raise ValueError(f"row {row} is not valid Unicode: {error}") from None
+                    raise TextError(f"row {row} is not valid Unicode: {error}") from None
             raise
         return encodings
 
