@@ -74,7 +74,10 @@ def verify(
     vectors to, if no check failed. seconds: how long to measure throughput; 0 skips it. each: is called with every
     check as soon as it is done. Raises ConfigError; every other problem is a failed check of the report.
     """
-    from sfr_batch.checks.verify import preflight  # loads what planning can do without
+    from sfr_batch.encoder.libraries import load_libraries
+
+    load_libraries()
+    from sfr_batch.checks.verify import preflight
 
     golden_file, record_file = (None if file is None else Path(file) for file in (golden, record))
     loaded = _load(config, overrides, settings)
@@ -214,7 +217,10 @@ class EmbeddingTable(Table):
 
         Raises TableMismatch if the model at that path is no longer the one that made the vectors.
         """
-        from sfr_batch.encoder.devices import has_gpu  # imports torch, which planning can do without
+        from sfr_batch.encoder.libraries import load_libraries
+
+        load_libraries()
+        from sfr_batch.encoder.devices import has_gpu
         from sfr_batch.encoder.encoder import Encoder
         from sfr_batch.model.identity import comparable
         from sfr_batch.planning.card import model_inputs

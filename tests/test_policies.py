@@ -272,7 +272,7 @@ def test_commands_load_what_they_need(tmp_path: Path) -> None:
             assert not packages & {"planning", "corpus", "model", "encoder", "checks"}, name
         elif name in ("plan", "embed"):
             assert not modules & {"fsspec", "scipy", "sympy"}, name
-            assert "encoder" not in packages, name
+            assert "sfr_batch.encoder.encoder" not in modules, name
 
 
 def test_help_offers_what_there_is() -> None:

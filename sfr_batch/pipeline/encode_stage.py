@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from sfr_batch.encoder.libraries import load_libraries
 from sfr_batch.errors import DeviceError, SfrBatchError
 from sfr_batch.format import names
 from sfr_batch.pipeline.job import Job, explain
@@ -24,7 +25,8 @@ def load_encoder(job: Job, *, own_process: bool) -> "Encoder":
     own_process: whether this process is there for the model alone, see `threads_of_a_run`. Raises ModelError,
     ConfigError or StorageError.
     """
-    from sfr_batch.encoder.encoder import Encoder  # imports torch, which readers and writers do without
+    load_libraries()  # torch among them, which readers and writers do without
+    from sfr_batch.encoder.encoder import Encoder
     from sfr_batch.encoder.threads import threads_of_a_run
 
     encoder = Encoder.load(
@@ -44,7 +46,7 @@ class Encode:
 
     def __init__(self, job: Job, *, own_process: bool = True) -> None:
         """own_process: see `load_encoder`."""
-        # only encode actors need torch; readers and writers do not
+        load_libraries()
         from sfr_batch.encoder.canaries import Canaries
 
         self.problem: str | None = None
