@@ -74,7 +74,7 @@ def test_a_column_named_score_is_no_score(tmp_path: Path) -> None:
         [Hit("a", 0.5, {"score": 7}, pa.record_batch({"score": [7], "id": ["a"]}))],
         pa.schema([("id", pa.string()), ("score", pa.int64())]),
     )
-    assert hits.to_pandas().to_dict("records") == [{"cosine": 0.5, "id": "a", "score": 7}]
+    assert hits.to_pandas().to_dict("records") == [{"cosine": 0.5, "id": "a", "score": 7}] == [hits[0].as_json()]
 
 
 def test_samples_and_tables(tmp_path: Path) -> None:

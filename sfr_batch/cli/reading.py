@@ -129,7 +129,6 @@ def changes(
     """
     from sfr_batch.storage.locations import absolute_uri
     from sfr_batch.table.apart import BESIDE, check_apart
-    from sfr_batch.table.changes import as_json
     from sfr_batch.table.outgoing import Outgoing
     from sfr_batch.table.parquet_folder import ParquetFolder
 
@@ -144,10 +143,8 @@ def changes(
         folder = ParquetFolder(output, storage) if output else None
         found = opened.changes(from_snapshot, to_snapshot)
         if as_lines:
-            for operation, batches in (("delete", found.deletes()), ("upsert", found.upserts())):
-                for batch in batches:
-                    for row in as_json(batch, operation):
-                        click.echo(json.dumps(row, ensure_ascii=False, allow_nan=False))
+            for row in found.json_rows():
+                click.echo(json.dumps(row, ensure_ascii=False, allow_nan=False))
         if folder:
             found.write(folder, outgoing)
         click.echo(str(found), err=as_lines)

@@ -100,6 +100,17 @@ class Changes(Tabular):
         """Keys of the rows that are gone: id, and chunk if documents are cut into chunks."""
         return iter(()) if self._deletes is None else self._deletes.batches()
 
+    def json_rows(self) -> Iterator[dict[str, Any]]:
+        """All deletes, then all upserts, see `as_json`. Raises ConfigError if the table has a column named op."""
+        if self._upserts and OP in self._upserts.columns:
+            raise ConfigError(
+                f"{self.table} has a column {OP}, and each line of --json has an {OP} of its own, delete or upsert. "
+                "Write files instead: --output <new folder>."
+            )
+        for operation, batches in (("delete", self.deletes()), ("upsert", self.upserts())):
+            for batch in batches:
+                yield from as_json(batch, operation)
+
     def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All deletes, then all upserts, in memory: ``op`` is delete or upsert, and deletes have only their key.
 

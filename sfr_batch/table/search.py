@@ -1,6 +1,6 @@
 """Exact search: compares every live vector with the query, in bounded memory. Knows no model."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,9 +30,9 @@ class Hit:
     """The same as Arrow has them."""
 
     def as_json(self) -> dict[str, Any]:
-        """Score, id and the columns, ready for `json.dumps`; see `json_values`."""
+        """Score, id and the columns, ready for `json.dumps`; see `json_values`. The score's key is as in `Hits`."""
         shown = {} if self.values is None else next(rows_as_json(self.values))
-        return {"score": self.score, names.ID: self.id, **shown}
+        return {_score_beside(shown): self.score, names.ID: self.id, **shown}
 
 
 class Hits(list[Hit], Tabular):
@@ -48,7 +48,7 @@ class Hits(list[Hit], Tabular):
         columns = [name for name in self.schema.names if name != names.ID]
         rows = [hit.values.select(columns) for hit in self if hit.values is not None]
         found = pa.Table.from_batches(rows, pa.schema([self.schema.field(name) for name in columns]))
-        score = "score" if "score" not in columns else "cosine"
+        score = _score_beside(columns)
         scores = pa.array([hit.score for hit in self], pa.float64())
         ids = pa.array([hit.id for hit in self], self.schema.field(names.ID).type)
         return pa.table([scores, ids, *found.columns], names=[score, names.ID, *columns])
@@ -60,6 +60,11 @@ class Hits(list[Hit], Tabular):
         columns = list(self[0].row) if self else []
         rows = [(f"{hit.score:.4f}", shown_id(hit.id), *map(shown_cell, hit.row.values())) for hit in self]
         return html_table(rows, head=("score", names.ID, *columns), numbers=[0])
+
+
+def _score_beside(columns: Collection[str]) -> str:
+    """What the score of a hit is called among columns of the table, which may have a score of their own."""
+    return "score" if "score" not in columns else "cosine"
 
 
 def top_k(

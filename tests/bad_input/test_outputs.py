@@ -156,6 +156,15 @@ ROWS: list[Refused] = [
         advice=f"{EXPORT} --partition-by w --empty-as-null",
     ),
     Refused(
+        "a column named op in lines of changes",
+        "{root}/table has a column op, and each line of --json has an op of its own, delete or upsert. Write files "
+        "instead: --output <new folder>.",
+        code=2,
+        prepare=carried(op=WORDS),
+        command="changes {root}/table 0 1 --json",
+        advice="changes {root}/table 0 1 --output {root}/feed",
+    ),
+    Refused(
         "texts too long for names of folders",
         "{root}/table: the column 'w' has values of more than 255 bytes, which cannot be names of folders here: "
         + "x" * 40
