@@ -363,7 +363,8 @@ class Maintenance:
         if not dry_run:
             return sweep(self._table, older_than_s=seconds)
         base = self._table.latest()
-        return find_orphans(self._table, base, self._table.store.clock() - seconds) if base else Orphans()
+        now = self._table.store.clock()
+        return find_orphans(self._table, base, now - seconds, now) if base else Orphans()
 
 
 def _ignore(result: object) -> None:

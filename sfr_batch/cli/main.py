@@ -1,8 +1,8 @@
 """The command line: from arguments to a library call, and from exceptions to a message and an exit code.
 
 Exit codes: 0 done, 1 failed, 2 the command or config is wrong, 130 stopped by SIGINT (Ctrl-C), 143 stopped by SIGTERM
-(`ray job stop`, `kubectl delete`), 141 nobody reads the result. Every command stops within two seconds of a signal at
-any moment, see `start`.
+(`ray job stop`, `kubectl delete`), 129 by SIGHUP (the terminal has closed), 141 nobody reads the result. Every command
+stops within two seconds of a signal at any moment, see `start`.
 """
 
 import json
@@ -231,11 +231,11 @@ def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -
 
     Without --delete it only lists them. Nothing that a snapshot needs is ever removed.
 
-    Data files of an unfinished run count as leftovers when they are older than --older-than. If you want its work,
-    finish that run first, with the same `sfr-batch embed`.
+    Files of an unfinished run count as leftovers when they are older than --older-than, and so does its log. If you
+    want its work, finish that run first, with the same `sfr-batch embed`. Logs of runs that have published stay.
 
-    Before it deletes, it publishes a snapshot that bars the names of these files. A run that planned to use them then
-    plans again.
+    Before it deletes what a run might still use, it publishes a snapshot that bars these names. A run that planned to
+    use them then plans again.
 
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """

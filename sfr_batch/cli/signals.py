@@ -1,4 +1,5 @@
-"""Stopping by a signal: SIGTERM and SIGINT end the process within two seconds, after its last words.
+"""Stopping by a signal: SIGTERM, SIGINT and SIGHUP, which a terminal sends as it closes, end the process within two
+seconds, after its last words.
 
 Only for entry points: a library leaves the handlers to its caller. The stack is not unwound: what this project commits
 is safe at any moment, and unwinding could take as long as the store, the device or Ray that it waits for. Does not know
@@ -17,7 +18,7 @@ from types import FrameType
 
 LEAVE_WITHIN_S = 2.0
 """Seconds from the signal to the end. `ray job stop` kills after three."""
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _CLEAR_LINE = b"\r\x1b[K"
 _OVER = 0  # no signal has this number
 _state: Callable[[], str] = lambda: "nothing was started"  # noqa: E731
@@ -36,7 +37,8 @@ def last_words(signal_name: str) -> str:
 
 @contextlib.contextmanager
 def leaving(last_words: Callable[[str], str], afterwards: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Within this context SIGTERM ends the process with exit code 143 and SIGINT with 130; a second signal at once.
+    """Within this context SIGTERM ends the process with exit code 143, SIGINT with 130 and SIGHUP with 129; a second
+    signal at once.
 
     last_words: from the name of the signal to a line for stderr; called in its own thread. afterwards: called then, for
     work that may be lost; it is also cut off after LEAVE_WITHIN_S. A signal that the process was started to ignore
@@ -53,7 +55,7 @@ def leaving(last_words: Callable[[str], str], afterwards: Callable[[], None] = l
     # Python handlers wait until the main thread returns from its call to a store or a device, and Ray replaces them.
     # The wakeup descriptor gets the number of a signal at once, in any thread.
     wakeup_before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    handled = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    handled = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, _leave_it_to_the_watcher) for number in handled}
     try:
         yield
@@ -73,7 +75,7 @@ def _leave_it_to_the_watcher(number: int, frame: FrameType | None) -> None:
 
 def _watch(heard: int, terminal: int, last_words: Callable[[str], str], afterwards: Callable[[], None]) -> None:
     for number in iter(lambda: os.read(heard, 1)[0], _OVER):
-        if number in _SIGNALS:
+        if number in SIGNALS:
             threading.Thread(target=_speak, args=(number, terminal, last_words, afterwards), daemon=True).start()
             _wait_for_another(heard)
             os._exit(128 + number)
@@ -96,5 +98,5 @@ def _speak(number: int, terminal: int, last_words: Callable[[str], str], afterwa
 def _wait_for_another(heard: int) -> None:
     until = time.monotonic() + LEAVE_WITHIN_S
     while select.select([heard], [], [], max(0.0, until - time.monotonic()))[0]:
-        if os.read(heard, 1)[0] in _SIGNALS:
+        if os.read(heard, 1)[0] in SIGNALS:
             return

@@ -30,7 +30,7 @@ def main(name: str | None = None) -> NoReturn:
 
 def run(load: "Callable[[], click.Command]") -> NoReturn:
     """Run a command with the arguments of this process. load: imports and returns it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _leave_at_once)
     from sfr_batch.cli import signals, streams

@@ -40,6 +40,8 @@ class Progress:
     """Whether ``rows`` and ``splits`` are estimates, as for formats of lines."""
     clock: Callable[[], float] = time.monotonic
 
+    earlier: int = 0
+    """Rows that earlier runs have embedded, which did not publish; not part of ``rows``."""
     stage: str = ""
     """What the run is doing now, in a few words."""
     splits_done: int = 0

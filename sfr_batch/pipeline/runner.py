@@ -104,6 +104,7 @@ def _attempt(config: Config, again: frozenset[str]) -> Summary | frozenset[str]:
             progress.enter("publishing")
             held.confirm()
             snapshot = publish(table, plan.base, draft(plan, run_id, receipts, comparison))
+            interrupt.published = snapshot.number
         except (TableError, StorageError, RunFailed):
             if not superseded(table, plan.base):
                 raise
@@ -115,7 +116,6 @@ def _attempt(config: Config, again: frozenset[str]) -> Summary | frozenset[str]:
 
 def _reported(summary: Summary, table: Table, run: RunLog, progress: Progress) -> Summary:
     """The summary of a run that has published, with its report written. That may fail: the run has succeeded."""
-    interrupt.published = summary.snapshot.number if summary.snapshot else None
     try:
         plain = summary.snapshot is not None and _is_plain(table, summary.snapshot)
         summary = dataclasses.replace(summary, plain=plain, repeated=run.repeated())
@@ -144,10 +144,9 @@ def _run(
     If there are any to encode, the progress is shown from then on until ``stack`` is left.
     """
     interrupt.progress, interrupt.published = progress, None
-    return [
-        *recover_receipts(table, plan),
-        *_embed_missing(plan, run, progress, place, held, stack),
-    ]
+    earlier = recover_receipts(table, plan)
+    progress.earlier = sum(receipt.embedded for receipt in earlier)
+    return [*earlier, *_embed_missing(plan, run, progress, place, held, stack)]
 
 
 def _compare(

@@ -53,6 +53,8 @@ class Summary:
     """Rows whose vectors were copied from another table (`table.reuse_from`)."""
     columns: str = ""
     """How the carried columns differ from those of the snapshot before. Empty if they do not."""
+    earlier: int = 0
+    """Rows in this snapshot that were embedded by earlier runs, which did not publish."""
     trial: bool = False
     """Whether the run was a trial (`select.limit`), which never publishes."""
 
@@ -85,6 +87,7 @@ class Summary:
             not_read=plan.passed_over.describe(),
             borrowed=plan.difference.borrowed if plan.difference and published else 0,
             columns=plan.column_changes.describe() if plan.column_changes else "",
+            earlier=done.earlier,
             trial=progress is not None and published is None,
         )
 
@@ -136,6 +139,7 @@ class Summary:
             ("Lost", f"{self.losses}; their splits were done again elsewhere" if self.losses else ""),
             ("Table", f"{self.table}, snapshot {snapshot.number}"),
             ("Rows", _rows(counts)),
+            ("Resumed", self._resumed()),
             ("Copied", f"vectors of {counted(self.borrowed, 'row')} from table.reuse_from" if self.borrowed else ""),
             ("Not read", self.not_read),
             ("Cut", _cut(counts, snapshot.share_cut)),
@@ -148,6 +152,13 @@ class Summary:
             ("Rejects", f"sfr_batch.open_table({self.table!r}).current().rejects()" if counts.rejected else ""),
         ]
         return [(label, text) for label, text in details if text]
+
+    def _resumed(self) -> str:
+        """How the rows of the headline and those of the snapshot add up."""
+        if not self.earlier or not self.published:
+            return ""
+        rows = f"{self.embedded + self.earlier:,} rows embedded"
+        return f"{rows} = {self.embedded:,} by this run + {self.earlier:,} by earlier runs that did not publish"
 
     def _for_duckdb(self) -> str:
         files = f"'{self.table}/{names.DATA}/*.parquet'"

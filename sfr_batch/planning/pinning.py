@@ -13,6 +13,7 @@ from sfr_batch.corpus.table_versions import pin
 from sfr_batch.format import names
 from sfr_batch.storage.locations import absolute_uri
 from sfr_batch.storage.store import Store
+from sfr_batch.table.commit.unfinished import last_run
 from sfr_batch.table.table import Snapshot
 
 _SAME_NIGHT_S = 12 * 3600
@@ -33,7 +34,7 @@ def versions_to_try(corpus: CorpusSettings, store: Store, base: Snapshot | None)
     Raises ConfigError, CorpusError.
     """
     if corpus.is_table and corpus.version is None:
-        run_id, recorded = _unfinished(store, base.manifest.run_id if base else "")
+        run_id, recorded = _unfinished(store, last_run(base))
         if recorded is not None and _is_of(recorded, corpus):
             at = {"path": recorded["path"], "version": recorded["version"]}
             yield Pinned(corpus.model_copy(update=at), run_id)

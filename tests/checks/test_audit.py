@@ -246,8 +246,20 @@ def test_unfinished_run_is_told() -> None:
     plan = pa.table({"split_id": [split_name("a"), split_name("new")], "shard": ["a", "b"], "rows": [2, 2]})
     table.store.create(names.run_key("2999-run", "plan.parquet"), encode_parquet(plan))
     found = audit(table)
-    assert found["runs"].measured == "in progress or interrupted: 2999-run (1 of 2 splits)"
+    assert found["runs"].measured == "interrupted: 2999-run (1 of 2 splits)"
     assert found.ok
+
+
+def test_why_a_snapshot_cannot_be_read_is_told_once() -> None:
+    table = plain(MemoryStore())
+    replace(table.store, table.current().manifest.files.name, b"-")
+    found = audit(table)
+    why = [check.name for check in found.checks if "is not the file" in str(check)]
+    assert why == ["side files", "data files"]
+    others = [check.measured for check in found.checks if check.verdict == "SKIP"][1:]
+    assert others[0] == "snapshot 1 cannot be read, see data files"
+    assert others[-1] == "cannot be determined: the same snapshot cannot be read"
+    assert len(others) > 10
 
 
 def test_other_writers_raise_no_alarm() -> None:

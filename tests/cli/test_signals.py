@@ -14,6 +14,7 @@ import pytest
 
 import sfr_batch as sfr
 from sfr_batch.cli import signals
+from sfr_batch.cli.options import DOES_THE_REST
 from sfr_batch.format import names
 from sfr_batch.pipeline import interrupt
 from sfr_batch.storage.stores import open_store
@@ -115,8 +116,9 @@ def test_stop_while_planning(tmp_path: Path) -> None:
     [
         (["plan", "{config}"], "nothing was changed"),
         (["status", "s3://bucket/table"], "nothing was changed"),
-        (["sweep", "s3://bucket/table"], "nothing was changed"),
-        (["compact", "s3://bucket/table", "--write"], "it may be done in part; the same command does the rest"),
+        (["sweep", "s3://bucket/table", "--delete"], DOES_THE_REST),
+        (["expire", "s3://bucket/table", "--keep-last", "1", "--delete"], DOES_THE_REST),
+        (["compact", "s3://bucket/table", "--write"], DOES_THE_REST),
         (
             ["export", "s3://bucket/table", "out"],
             "if out has no _SUCCESS, it is incomplete: remove it and run the same command again",
@@ -138,10 +140,11 @@ def test_stop_any_command(arguments: list[str], words: str, tmp_path: Path) -> N
             environment.setenv("AWS_ENDPOINT_URL_S3", endpoint)
             job = start_python("-m", "sfr_batch.cli", *given)
         connection, _ = server.accept()
-        job.send_signal(signal.SIGINT)
+        number = signal.SIGTERM if words == DOES_THE_REST else signal.SIGINT
+        job.send_signal(number)
         output, _ = job.communicate(timeout=GENEROUS_S)
         connection.close()
-    assert (job.returncode, output) == (130, f"stopped by SIGINT: {words}\n")
+    assert (job.returncode, output) == (128 + number, f"stopped by {number.name}: {words}\n")
 
 
 def start_and_stop(code: str) -> tuple[int, str]:
@@ -202,7 +205,8 @@ def test_stop_while_publishing(tmp_path: Path) -> None:
     assert job.stdout.readline() == "publishing\n"
     line = stop(job, signal.SIGTERM)
     assert line == "stopped by SIGTERM: all splits are committed; the same command publishes them"
-    finish_job(tmp_path / "job.yaml", "none")
+    resumed = "\nResumed   3 rows embedded = 0 by this run + 3 by earlier runs that did not publish\n"
+    assert resumed in finish_job(tmp_path / "job.yaml", "none")
     assert sfr.open_table(str(tmp_path / "table")).num_rows == 3
 
 
@@ -244,7 +248,7 @@ def test_what_was_printed_comes_before_the_last_words() -> None:
         "import os, sys\nsys.stdout = open(1, 'w', closefd=False)\nwith leaving(lambda name: 'bye'):\n"
         "    print('first')\n    os.write(1, b'ready\\n')\n    time.sleep(1000)"
     )
-    assert signalled(code, signal.SIGTERM) == (143, "first\nbye\n")
+    assert signalled(code, signal.SIGHUP) == (129, "first\nbye\n")
 
 
 def test_a_process_that_leaves_of_itself_meanwhile_still_has_its_last_words() -> None:
@@ -267,11 +271,11 @@ def test_an_ignored_signal_stays_ignored() -> None:
 
 
 def test_handlers_are_as_before_when_the_context_is_left() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    before = [signal.getsignal(number) for number in signals.SIGNALS]
     threads = threading.active_count()
     with signals.leaving(lambda name: name):
         assert signal.getsignal(signal.SIGTERM) != before[0]
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert [signal.getsignal(number) for number in signals.SIGNALS] == before
     assert threading.active_count() == threads
     assert signal.set_wakeup_fd(-1) == -1
 

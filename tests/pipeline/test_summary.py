@@ -42,6 +42,7 @@ def summary_of(snapshot: Snapshot | None) -> Summary:
         drift=2e-7,
         repeated={"throttled": 1, "timeout": 2},
         losses=Losses(nodes=1, actors=2),
+        earlier=3,
     )
 
 
@@ -52,6 +53,7 @@ def test_every_line_in_reading_order(snapshot: Snapshot) -> None:
         "Lost      1 node and 2 encode actors; their splits were done again elsewhere\n"
         "Table     t, snapshot 1\n"
         "Rows      9 read = 2 embedded + 5 reused + 2 rejected; 11 chunks; 1 kept that are no longer in the corpus\n"
+        "Resumed   5 rows embedded = 2 by this run + 3 by earlier runs that did not publish\n"
         "Cut       1 document truncated, 25.0% of all tokens not embedded (model.overflow)\n"
         "Drift     1 - cosine at most 2.0e-07 between a text in a batch and by itself, 1 canary\n"
         "Changes   1 new, 1 changed, 0 deleted, 5 unchanged\n"
@@ -66,7 +68,15 @@ def test_what_does_not_apply_is_not_said(snapshot: Snapshot) -> None:
     plain = snapshot.manifest.counts.model_copy(update={"rejected": 0, "kept": 0, "vectors": 7, "truncated": 0})
     state = Snapshot(snapshot.store, snapshot.manifest.model_copy(update={"counts": plain}), snapshot.layout)
     quiet = dataclasses.replace(
-        summary_of(state), splits=0, embedded=0, published=False, plain=False, canaries=0, repeated={}, losses=Losses()
+        summary_of(state),
+        splits=0,
+        embedded=0,
+        earlier=0,
+        published=False,
+        plain=False,
+        canaries=0,
+        repeated={},
+        losses=Losses(),
     )
     assert quiet.describe() == (
         "Up to date, nothing to do (1:05).\n"

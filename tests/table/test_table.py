@@ -30,6 +30,7 @@ from sfr_batch.format import names
 from sfr_batch.format.parquet import encode_parquet, read_receipt
 from sfr_batch.storage.store import Store, in_memory
 from sfr_batch.storage.stores import open_store
+from sfr_batch.table.commit import lease
 from sfr_batch.table.commit.publish import condemn, publish, superseded
 from sfr_batch.table.commit.sweep import find_orphans, sweep
 from sfr_batch.table.commit.writing import commit_split, create_or_open
@@ -523,6 +524,28 @@ def test_sweep_removes_what_nobody_needs(store: Store) -> None:
     assert table.snapshot_numbers() == [1, 2]
 
 
+def test_sweep_removes_all_that_an_interrupted_run_has_left() -> None:
+    """Index and side files for the next snapshot, even if nothing is condemned, and its log. Nothing of a live run."""
+    store = MemoryStore()
+    table = make_table(store, {"a": ["x"]})
+    base = table.current()
+    left = [names.index_key(2, "dead", 0), names.side_key(2, "dead", names.FILES), names.duplicates_key(2, "dead")]
+    left += [names.run_key("dead", name) for name in (names.RUN_CONFIG, names.RUN_PLAN, names.run_receipts(0))]
+    spared = [names.run_key(base.manifest.run_id, names.RUN_PLAN), names.run_key("told", names.RUN_REPORT)]
+    spared += [names.run_key("live", names.RUN_PLAN), names.index_key(3, "dead", 0)]
+    for key in (*left, *spared):
+        store.create(key, b"x")
+    store.now = 1000
+    for key in (names.run_key("late", names.RUN_PLAN), names.index_key(2, "late", 0)):
+        store.create(key, b"x")
+    with lease.hold(store, lease.Holder.of_this_process("live"), 60, say=print):
+        found = find_orphans(table, base, 500)
+        assert (set(found.keys), found.condemn, found.ahead) == (set(left), set(), True)
+        assert set(sweep(table, older_than_s=500, now=1000).keys) == set(left)
+    assert table.current().manifest.operation == "sweep", "a writer that still wants this number has lost it"
+    assert {*spared, names.run_key("late", names.RUN_PLAN), names.index_key(2, "late", 0)} <= keys(store)
+
+
 def test_sweep_spares_a_split_while_any_of_its_files_is_young() -> None:
     store = MemoryStore()
     table = make_table(store, {"a": ["x"]})
@@ -555,5 +578,7 @@ def test_sweep_removes_old_temporary_files(tmp_path: Path) -> None:
     left = tmp_path / "_sfr" / "tmp" / "left"
     left.write_bytes(b"a crash left this")
     assert sweep(table, older_than_s=60, now=time.time() + 3600).keys == []
-    assert sweep(table, older_than_s=60, now=time.time() + 48 * 3600).keys == ["_sfr/tmp/left"]
+    week = 7 * 24 * 3600
+    assert sweep(table, older_than_s=week, now=time.time() + week - 60).keys == []
+    assert sweep(table, older_than_s=week, now=time.time() + week + 60).keys == ["_sfr/tmp/left"]
     assert not left.exists()

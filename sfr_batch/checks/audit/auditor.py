@@ -71,6 +71,8 @@ class _Auditor:
         self._each, self._partition_rows = each, partition_rows
         self._findings: list[Finding] = []
         self._rows = self._bytes = 0
+        self._unreadable = ""
+        """Why the audited snapshot cannot be read, once that was told."""
 
     def run(self, number: int | None) -> AuditReport:
         started = time.monotonic()
@@ -110,9 +112,11 @@ class _Auditor:
         try:
             contents = Contents.read(snapshot)
         except (SfrBatchError, pa.ArrowException) as error:
-            why = f"snapshot {snapshot.number} cannot be read: {error}"
-            for name in (*PROMISES, REJECTS, INDEXES, IDS, DUPLICATES, DELETES, CONDEMNED):
-                self._tell(Finding(name, "SKIP", why))
+            self._unreadable = str(error)
+            why = f"snapshot {snapshot.number} cannot be read"
+            first, *others = (*PROMISES, REJECTS, INDEXES, IDS, DUPLICATES, DELETES, CONDEMNED)
+            self._tell(Finding(first, "SKIP", f"{why}: {error}"))  # a long sentence, and the same for all
+            self._tell(*(Finding(name, "SKIP", f"{why}, see {first}") for name in others))
             return
         with temporary_folder("sfr-audit-") as folder:
             of_corpus = snapshot.manifest.counts.read if self._against else 0
@@ -152,7 +156,7 @@ class _Auditor:
     def _look_around(self, newest: Snapshot | None) -> tuple[Orphans, bool]:
         orphans, plain = None, False
         if newest is not None:
-            finding, orphans = look_for_orphans(self._table, newest)
+            finding, orphans = look_for_orphans(self._table, newest, self._unreadable)
             self._tell(finding)
             finding, plain = check_plain(self._table, newest, sound=orphans is not None)
             self._tell(finding)

@@ -8,19 +8,21 @@ import pyarrow as pa
 from sfr_batch.checks.audit.report import ORPHANS, PLAIN, RUNS, Finding
 from sfr_batch.errors import ObjectNotFound, TableError, counted
 from sfr_batch.format import names
+from sfr_batch.table.commit import lease
 from sfr_batch.table.commit.sweep import Orphans, find_orphans
-from sfr_batch.table.commit.unfinished import unfinished_runs
+from sfr_batch.table.commit.unfinished import Heartbeat, RunStatus, unfinished_runs
 from sfr_batch.table.table import Snapshot, Table
 
 _DAMAGE = (TableError, ObjectNotFound, pa.ArrowException)
 
 
-def look_for_orphans(table: Table, base: Snapshot) -> tuple[Finding, Orphans | None]:
-    """Objects that no snapshot up to ``base`` names; None if damage makes them unknown."""
+def look_for_orphans(table: Table, base: Snapshot, told: str = "") -> tuple[Finding, Orphans | None]:
+    """Objects that no snapshot up to ``base`` names; None if damage makes them unknown. told: damage that was told."""
     try:
         orphans = find_orphans(table, base, np.inf)
     except _DAMAGE as error:
-        return Finding(ORPHANS, "SKIP", f"cannot be determined: {error}"), None
+        why = "the same snapshot cannot be read" if str(error) == told else str(error)
+        return Finding(ORPHANS, "SKIP", f"cannot be determined: {why}"), None
     return Finding(ORPHANS, "PASS", _tell(orphans)), orphans
 
 
@@ -57,9 +59,17 @@ def _why_not_plain(table: Table, base: Snapshot) -> str:
 
 
 def look_for_runs(table: Table) -> Finding:
-    """Runs that are in progress or were interrupted."""
+    """Runs that are in progress, were interrupted or are trials."""
     try:
-        runs = [f"{run.run_id} ({run.committed:,} of {counted(run.splits, 'split')})" for run in unfinished_runs(table)]
+        record = lease.read_record(table.store)
+        writer = Heartbeat.of(record, table.store, time.time()) if record else None
+        runs = [_tell_run(run, writer) for run in unfinished_runs(table)]
     except _DAMAGE as error:
         return Finding(RUNS, "SKIP", f"cannot be determined: {error}")
-    return Finding(RUNS, "PASS", f"in progress or interrupted: {', '.join(runs)}" if runs else "no unfinished run")
+    return Finding(RUNS, "PASS", ", ".join(runs) or "no unfinished run")
+
+
+def _tell_run(run: RunStatus, writer: Heartbeat | None) -> str:
+    live = writer is not None and writer.beats and writer.run_id == run.run_id
+    state = "in progress" if live else "a trial" if run.trial else "interrupted"
+    return f"{state}: {run.run_id} ({run.committed:,} of {counted(run.splits, 'split')})"

@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 from sfr_batch.errors import counted
 from sfr_batch.format import names
 from sfr_batch.storage.store import TEMPORARY, ObjectInfo
+from sfr_batch.table.commit import lease
 from sfr_batch.table.commit.publish import condemn, conflict_if_superseded
 from sfr_batch.table.table import Snapshot, Table
 
 SWEEP_AFTER_S = 7 * 24 * 3600.0
+_LONGEST_WRITE_S = 24 * 3600.0
+"""Longest time that the writing of a file may take, for which it has a temporary name."""
 
 
 @dataclass
@@ -17,6 +20,8 @@ class Orphans:
 
     condemn: set[str] = field(default_factory=set)
     objects: list[ObjectInfo] = field(default_factory=list)
+    ahead: bool = False
+    """Whether some were made for the snapshot that would be next: it has to be published first, without them."""
 
     def __repr__(self) -> str:
         return f"<Orphans: {counted(len(self.objects), 'object')}, {counted(self.bytes, 'byte')}>"
@@ -40,18 +45,19 @@ def sweep(table: Table, *, older_than_s: float = SWEEP_AFTER_S, now: float | Non
     if base is None:
         return Orphans()
     with conflict_if_superseded(table, base):
-        orphans = find_orphans(table, base, (table.store.clock() if now is None else now) - older_than_s)
-    if orphans.condemn:
+        now = table.store.clock() if now is None else now
+        orphans = find_orphans(table, base, now - older_than_s, now)
+    if orphans.condemn or orphans.ahead:
         condemn(table, base, orphans.condemn)
     table.store.delete(orphans.keys)
     return orphans
 
 
-def find_orphans(table: Table, base: Snapshot, cutoff: float) -> Orphans:
-    """Objects that no snapshot names, were not made for a snapshot after ``base``, and are old enough.
+def find_orphans(table: Table, base: Snapshot, cutoff: float, now: float | None = None) -> Orphans:
+    """Objects that no snapshot names and that are old enough: of runs, compactions and expiries that were interrupted.
 
-    cutoff: time of the last modification at the latest, in seconds since the epoch. Objects that an interrupted expiry
-    has left are among them.
+    cutoff: time of the last modification at the latest, in seconds since the epoch. now: by the store's clock, which
+    tells the temporary files of writers that are writing; without it they count as well.
     """
     # Also snapshots after base: they may use side files of one that has expired since.
     snapshots = table.snapshots()
@@ -80,9 +86,29 @@ def find_orphans(table: Table, base: Snapshot, cutoff: float) -> Orphans:
     for folder in (names.SNAPSHOTS, names.REJECTS, names.INDEX):
         for info in table.store.list(folder):
             number = names.number_of_attached_key(info.key)
-            # Numbers above base may belong to a writer in progress; up to base, all manifests are known.
-            if number is not None and number <= base.number and info.key not in named and info.modified <= cutoff:
+            # Up to base, all manifests are known. Those for the next number may be of a writer in progress: it loses
+            # the number to the sweep before they are deleted.
+            if number is not None and number <= base.number + 1 and info.key not in named and info.modified <= cutoff:
                 orphans.objects.append(info)
-    a_day_ago = cutoff - 24 * 3600
-    orphans.objects += [info for info in table.store.list(TEMPORARY) if info.modified <= a_day_ago]
+                orphans.ahead |= number > base.number
+    orphans.objects += _logs_of_dead_runs(table, {snapshot.manifest.run_id for snapshot in snapshots}, cutoff)
+    written = cutoff if now is None else min(cutoff, now - _LONGEST_WRITE_S)
+    orphans.objects += [info for info in table.store.list(TEMPORARY) if info.modified <= written]
     return orphans
+
+
+def _logs_of_dead_runs(table: Table, published: set[str], cutoff: float) -> list[ObjectInfo]:
+    """The logs of runs that have neither published nor written a report, and that do not run any more."""
+    logs: dict[str, list[ObjectInfo]] = {}
+    for info in table.store.list(names.RUNS):
+        logs.setdefault(names.run_of_key(info.key), []).append(info)
+    writer = lease.read_holder(table.store)
+    spared = published | ({writer.run_id} if writer else set())
+    return [
+        info
+        for run_id, its in logs.items()
+        if run_id not in spared
+        and names.run_key(run_id, names.RUN_REPORT) not in {info.key for info in its}
+        and max(info.modified for info in its) <= cutoff
+        for info in its
+    ]

@@ -4,21 +4,26 @@ The times are the store's. The clock of this machine is compared with them only 
 it is behind, the newest heartbeat of the run is what counts as now.
 """
 
+import contextlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from sfr_batch.errors import counted
+from sfr_batch.errors import ObjectNotFound, counted
 from sfr_batch.format import names
 from sfr_batch.format.durations import format_duration
 from sfr_batch.format.parquet import read_parquet
+from sfr_batch.format.records import Manifest
 from sfr_batch.format.split_ids import without_last_flag
 from sfr_batch.storage.store import Store
 from sfr_batch.table.commit.lease import LeaseRecord
-from sfr_batch.table.table import Table
+from sfr_batch.table.table import Snapshot, Table
 
 _STALLED_S = 600.0
 """Seconds without a commit after which a run counts as stalled, unless its commits are about as far apart anyway."""
+_HOUSEKEEPING = ("compact", "sweep", "expire")
+"""Operations that embed nothing."""
 _AGAIN = "repeat the same `sfr-batch embed` to complete it"
 
 
@@ -74,6 +79,8 @@ class RunStatus:
     """When the run wrote its plan, in seconds since the epoch."""
     commits: tuple[tuple[float, int], ...]
     """Time and rows of the planned splits that were committed since then, in the order of time."""
+    trial: bool = False
+    """Whether it is a trial (`select.limit`), which publishes nothing."""
 
     @property
     def last(self) -> float:
@@ -90,6 +97,8 @@ class RunStatus:
         """What it has done, and what it does. live: its heartbeat; None if it does not run any more."""
         about = "~" if self.estimated else ""
         splits = f"{self.committed:,} of {counted(self.splits, 'split')} committed"
+        if live is None and self.trial:
+            return f"trial (select.limit): {splits}, which the next run without select.limit uses"
         if live is None:
             return f"interrupted: {splits}, not published; {_AGAIN}"
         rows = f"{about}{self.rows_committed:,} of {about}{counted(self.rows, 'row')}, {splits}"
@@ -113,6 +122,18 @@ class RunStatus:
         return f", {format_duration((self.rows - self.rows_committed) / self.rows_per_second)} left"
 
 
+def last_run(newest: Snapshot | None) -> str:
+    """Id of the run that has embedded last, up to the newest snapshot; "" if none has. What later ones have published,
+    such as a sweep, says nothing of the runs before them."""
+    if newest is None:
+        return ""
+    manifest = newest.manifest
+    while manifest.operation in _HOUSEKEEPING and manifest.parent:
+        key = names.manifest_key(manifest.parent)
+        manifest = Manifest.from_json(newest.store.read(key), f"{newest.store.root}/{key}")
+    return manifest.run_id
+
+
 def unfinished_runs(table: Table) -> list[RunStatus]:
     """Runs without a report that began after the last published or reported one, oldest first."""
     planned, reported = {}, set()
@@ -122,14 +143,20 @@ def unfinished_runs(table: Table) -> list[RunStatus]:
             planned[run_id] = info.modified
         elif name == names.RUN_REPORT:
             reported.add(run_id)
-    latest = table.latest()
-    published = {latest.manifest.run_id} if latest else set()
-    newest = max(reported | published, default="")
+    newest = max(reported | {last_run(table.latest())})
     committed = {without_last_flag(split_id): info.modified for split_id, info in table.committed().items()}
-    return [
-        _status(table, run_id, planned[run_id], committed)
-        for run_id in sorted(run_id for run_id in planned.keys() - reported if run_id > newest)
-    ]
+    found = []
+    for run_id in sorted(run_id for run_id in planned.keys() - reported if run_id > newest):
+        with contextlib.suppress(ObjectNotFound):  # a sweep removes it now
+            found.append(_status(table, run_id, planned[run_id], committed))
+    return found
+
+
+def _is_trial(store: Store, run_id: str) -> bool:
+    try:
+        return bool(json.loads(store.read(names.run_key(run_id, names.RUN_CONFIG)))["select"]["limit"])
+    except (ObjectNotFound, ValueError, KeyError):
+        return False
 
 
 def _status(table: Table, run_id: str, started: float, committed: Mapping[str, float]) -> RunStatus:
@@ -148,4 +175,5 @@ def _status(table: Table, run_id: str, started: float, committed: Mapping[str, f
         estimated=any("/" in shard and not shard.endswith(".parquet") for shard in shards),
         started=started,
         commits=tuple((at, number) for at, number in done if at >= started),
+        trial=_is_trial(table.store, run_id),
     )

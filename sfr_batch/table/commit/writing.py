@@ -32,8 +32,8 @@ from sfr_batch.table.table import Table
 
 
 def new_run_id() -> str:
-    """A new run id: it sorts by time and is unique without coordination."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+    """A new run id: it sorts by time, to the microsecond, and is unique without coordination."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(4)}"
 
 
 def new_attempt() -> str:

@@ -1,23 +1,28 @@
 """What `status` says of a run that is not published: how far it is, how fast, and whether it still runs."""
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 import sfr_batch as sfr
+from sfr_batch.format import names
+from sfr_batch.format.parquet import encode_parquet
 from sfr_batch.pipeline.run_log import RunLog
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit import lease, status
-from sfr_batch.table.commit.unfinished import Heartbeat, RunStatus, unfinished_runs
-from sfr_batch.table.commit.writing import create_or_open
+from sfr_batch.table.commit.publish import condemn
+from sfr_batch.table.commit.unfinished import Heartbeat, RunStatus, last_run, unfinished_runs
+from sfr_batch.table.commit.writing import create_or_open, new_run_id
 from sfr_batch.table.table import Table
 from tests.job_processes import documents, put_parquet, settings
 from tests.memory_store import MemoryStore
-from tests.tables import do_splits
+from tests.tables import do_splits, make_table
 
 
 @contextlib.contextmanager
@@ -111,5 +116,24 @@ def test_a_table_names_its_live_run(tmp_path: Path, mistral: str) -> None:
         assert lines[5].startswith("run       20260101T000001-new: running: 2 of 4 rows, 2 of 4 splits committed, ")
         assert ", last commit 0:0" in lines[5]
     assert "20260101T000001-new: interrupted: " in status.describe(table)
-    old, new = unfinished_runs(table)
+    config = plan.config.model_copy(update={"select": plan.config.select.model_copy(update={"limit": 1})})
+    RunLog(plan.store, dataclasses.replace(plan, config=config), "20260101T000002-trial")
+    assert "20260101T000002-trial: trial (select.limit): 2 of 4 splits committed, which the next run without" in (
+        status.describe(table)
+    )
+    old, new, trial = unfinished_runs(table)
+    assert trial.trial
     assert len(old.commits) == len(new.commits) == 2
+
+
+def test_what_embeds_nothing_hides_no_interrupted_run() -> None:
+    store = MemoryStore()
+    table = make_table(store, {"a": ["x"]})
+    base, plan = table.current(), encode_parquet(pa.table({"split_id": ["0" * 32], "rows": [1], "shard": ["a"]}))
+    interrupted = new_run_id()
+    store.create(names.run_key(interrupted, names.RUN_PLAN), plan)
+    swept = condemn(table, base, ["z" * 32])
+    condemn(table, swept, [], "expire")
+    assert last_run(table.latest()) == base.manifest.run_id
+    assert [run.run_id for run in unfinished_runs(table)] == [interrupted]
+    assert sorted(ids := [new_run_id() for _ in range(50)]) == ids
