@@ -5,6 +5,7 @@ nothing of sfr-batch. `kill` and `start` again on the same ports let a test pull
 """
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from typing import Any
 import botocore.config
 import botocore.exceptions
 import botocore.session
+from botocore.loaders import JSONFileLoader
 
 _ROLES = ("s3", "master", "volume", "filer", "admin")
 _READY_SECONDS = 60
@@ -153,12 +155,21 @@ class S3Server:
 @contextlib.contextmanager
 def s3_server(folder: Path) -> Iterator[S3Server]:
     """A started server; stopped at the end, its files are left in ``folder``."""
+    read_models_once()
     server = S3Server(folder)
     server.start()
     try:
         yield server
     finally:
         server.stop()
+
+
+_read_model = functools.cache(functools.partial(JSONFileLoader.load_file, JSONFileLoader()))
+
+
+def read_models_once() -> None:
+    """Without this, each client of this process, those of sfr-batch too, parses megabytes of JSON for itself."""
+    JSONFileLoader.load_file = lambda _, path: _read_model(path)
 
 
 def _weed() -> str:

@@ -235,6 +235,9 @@ for name, arguments in json.loads(sys.argv[1]):
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
         main(arguments, standalone_mode=False)
     step()
+name = "benchmark, beside audit"
+import jobs.benchmark.__main__
+step()
 json.dump(report, open(sys.argv[2], "w"))
 """
 

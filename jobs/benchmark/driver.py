@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sfr_batch.config.loading import config_from_dict
-from sfr_batch.encoder.encoder import EncodedTokens
+from sfr_batch.encoder.encoded import EncodedTokens
 from sfr_batch.errors import RunFailed
 from sfr_batch.pipeline import encode_stage, runner
 from sfr_batch.pipeline.job import Job

@@ -48,10 +48,10 @@ class FakeCorpus:
         pq.write_table(table, sink, row_group_size=_ROWS_A_SPLIT)
         self._data = sink.getvalue()
 
-    def find_inputs(self, path: str, _: Any) -> InputListing:
+    def find_inputs(self, path: str, _: Any, first: int | None = None) -> InputListing:
         names = (f"{path}/part-{number:07}.parquet" for number in range(self._shards))
         files = [InputFile(name, len(self._data), f"fake-{number}") for number, name in enumerate(names)]
-        return InputListing(path, files, [])
+        return InputListing(path, files[:first], [])
 
     def names_in(self, folder: str, beginning: str, _: Any) -> tuple[list[str], bool]:
         """Nothing lies around the corpus."""

@@ -10,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sfr_batch.encoder.encoder import EncodedTokens, Encoder
+from sfr_batch.encoder.encoded import EncodedTokens
+from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.model import prompts
 
 TEXTS = (

@@ -5,7 +5,6 @@ distinct row once, and come back in input order. Pooling and normalization run i
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from sfr_batch.encoder import batching
 from sfr_batch.encoder.attention import Prefix
 from sfr_batch.encoder.company import check_company
 from sfr_batch.encoder.devices import require_device
+from sfr_batch.encoder.encoded import EncodedTokens
 from sfr_batch.encoder.faults import is_of_the_device, is_out_of_memory, of_the_device
 from sfr_batch.encoder.forward import Forward
 from sfr_batch.encoder.fp8 import is_quantized, quantize_linears
@@ -40,27 +40,6 @@ attention over a prefix costs a copy of its keys in each layer and batch."""
 MOST_FAILED = 32
 """Most rows of one call that are blamed for errors; more failures are hardly due to rows."""
 _SANE = "A text that any encoder can encode."
-
-
-@dataclass(frozen=True)
-class EncodedTokens:
-    """Vectors of n rows, and their cost."""
-
-    vectors: FloatArray
-    """[n, d] unit length, in input order. Not finite where the model's own output was not."""
-    padded_tokens: int
-    """Tokens that the device computed, padding included."""
-    tokens: int
-    """Real tokens among them. Rows that repeat were computed once and count once."""
-    batches: int
-    """Forward passes."""
-    failed: Mapping[int, str] = field(default_factory=dict)
-    """Row -> error message, for rows on which the model fails. Their vectors are NaN; other vectors are unaffected."""
-
-    def __repr__(self) -> str:
-        padding = 1 - self.tokens / self.padded_tokens if self.padded_tokens else 0.0
-        done = f"{self.tokens} tokens, {padding:.1%} padding, {self.batches} batches"
-        return f"<EncodedTokens {len(self.vectors)} rows, {done}>"
 
 
 class Encoder:

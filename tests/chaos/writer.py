@@ -8,6 +8,7 @@ The process that forks has no threads and no open connections; each fork opens i
 """
 
 import functools
+import gc
 import json
 import os
 import signal
@@ -26,7 +27,6 @@ from typing import Any, Self
 import numpy as np
 import pyarrow.dataset  # noqa: F401  # what is imported here is there in every fork
 import s3fs  # noqa: F401
-from botocore.loaders import JSONFileLoader
 from botocore.session import get_session
 from numpy.typing import NDArray
 
@@ -43,6 +43,7 @@ from sfr_batch.storage.stores import open_store
 from tests.chaos.bugs import BUGS
 from tests.chaos.displays import Breakage, Display
 from tests.chaos.failpoints import Failpoint, FailpointStore
+from tests.s3server import read_models_once
 
 ROOT = Path(__file__).parents[2]
 _HANG_S = 120.0
@@ -208,7 +209,7 @@ def _fork(order: Order, folder: Path) -> Ending:
 
 def _warm_up() -> None:
     """What every fork would do again: botocore parses megabytes of JSON for each client."""
-    JSONFileLoader.load_file = functools.cache(JSONFileLoader.load_file)  # type: ignore[method-assign]
+    read_models_once()
     get_session().create_client("s3", region_name="us-east-1", aws_access_key_id="-", aws_secret_access_key="-")
 
 
@@ -227,6 +228,7 @@ def _model_inputs(model_json: str, vector_dtype: str) -> dict[str, Any]:
 def main(folder: Path) -> None:
     """Carry out orders until there are no more."""
     _warm_up()
+    gc.freeze()  # no fork looks for garbage in what is loaded here, which would copy all of it
     for line in sys.stdin:
         raw = json.loads(line)
         failpoint, display = raw.pop("failpoint"), raw.pop("display")
