@@ -148,14 +148,24 @@ finally:
 """
 
 
-def test_the_command_on_a_package_needs_no_ray_and_writes_nothing(tmp_path: Path) -> None:
-    """In a process of its own, with measured throughput and a recorded file; then compared in another dtype."""
-    config, golden = tmp_path / "job.yaml", tmp_path / "golden.json"
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """The command on MiniLM in a process of its own, with measured throughput, and the file that it has recorded."""
+    folder = tmp_path_factory.mktemp("recording")
+    config, golden = folder / "job.yaml", folder / "golden.json"
     config.write_text(config_of(MINILM).to_json())
     arguments = [str(config), "--record", str(golden), "--seconds", "2"]
     done = subprocess.run(
         [sys.executable, "-c", COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
+    return done, golden
+
+
+def test_the_command_on_a_package_needs_no_ray_and_writes_nothing(
+    recording: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    """What it recorded is then compared in another dtype."""
+    done, golden = recording
     assert (done.returncode, done.stderr) == (0, "")
     *lines, summary, loaded = done.stdout.splitlines()
     assert loaded == "['sentence_transformers']"
@@ -212,11 +222,11 @@ def test_what_is_remembered_of_a_file_is_not_believed(mistral: Path, monkeypatch
     assert str(file) in report["weights"].measured
 
 
-def test_a_flipped_byte_without_a_lock_file(minilm: Path, tmp_path: Path) -> None:
+def test_a_flipped_byte_without_a_lock_file(
+    minilm: Path, recording: tuple[subprocess.CompletedProcess[str], Path]
+) -> None:
     """No vector need show it: the byte is of a word that no text holds. The recorded hash does."""
-    golden = tmp_path / "golden.json"
-    assert examine(minilm, record=golden).ok
-    (minilm / lock_file.LOCK).unlink()
+    _, golden = recording
     flip_a_byte(minilm / weights.WEIGHTS, place=0.3)
     report = examine(minilm, golden=golden)
     assert report.failed == ["golden"], report.describe()
@@ -355,9 +365,10 @@ def test_a_golden_file_finds_another_config_and_an_older_one_leaves_it_to_vector
     assert examine(mistral, golden=older).ok
 
 
-def test_a_golden_file_finds_wrong_pooling(minilm: Path, tmp_path: Path) -> None:
-    golden = tmp_path / "golden.json"
-    assert examine(MINILM, record=golden).ok
+def test_a_golden_file_finds_wrong_pooling(
+    minilm: Path, recording: tuple[subprocess.CompletedProcess[str], Path]
+) -> None:
+    _, golden = recording
     edit_json(minilm / "1_Pooling" / "config.json", pooling_mode_mean_tokens=False, pooling_mode_cls_token=True)
     report = examine(minilm, golden=golden)
     assert report.failed == ["golden"], report.describe()
