@@ -25,7 +25,7 @@ _TEXTS = (
     *("page_content", "raw_content", "markdown", "answer", "question", "transcript", "code", "title"),
 )
 _VOLATILE = re.compile(
-    r"(?i)(.*_)?(updated|modified|crawled|fetched|indexed|scraped|accessed|synced|last)(_.*)?"
+    r"(?is)(.*_)?(updated|modified|crawled|fetched|indexed|scraped|accessed|synced|last)(_.*)?"
     r"|.*(views|likes|votes|clicks|downloads|score|rank|count|stars)s?"
 )
 """Columns that change although the document does not."""

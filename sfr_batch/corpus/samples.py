@@ -32,6 +32,7 @@ ROWS = 500
 """Most rows of a sample."""
 _BYTES = 16 * 2**20
 """Most bytes of a sample of Parquet, unpacked, as far as rows are alike."""
+_CSV_BYTES = 64 * 1024
 _DEPTH = 3
 NOT_UTF_8 = "cp1252"
 """The most frequent encoding of files that are not UTF-8."""
@@ -212,11 +213,14 @@ def _as_text(value: Any) -> str | None:
 
 def _of_csv(shard: Shard, settings: CorpusSettings) -> RowSample:
     sample = sample_file(shard, settings, lambda data: data.count(b"\n") > 1)
-    data = sample.data if sample.whole else sample.data[: sample.data.rfind(b"\n") + 1]
+    data, whole = sample.data, sample.whole
+    if not whole or len(data) > _CSV_BYTES:  # many dialects are tried
+        end = data.rfind(b"\n", 0, _CSV_BYTES) + 1
+        data, whole = data[: end or data.rfind(b"\n") + 1], False
     asked = given = dialect_of(shard, settings)
     if not _is_utf_8(data):
         given = dataclasses.replace(given, encoding=NOT_UTF_8)
-    dialect, reading = _fitting(data, sample.whole, shard.uri, given)
+    dialect, reading = _fitting(data, whole, shard.uri, given)
     changes: dict[str, Any] = {
         field.name: value
         for field in dataclasses.fields(Dialect)

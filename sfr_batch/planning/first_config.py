@@ -5,6 +5,7 @@ Writes nothing.
 """
 
 import importlib.util
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -151,16 +152,22 @@ def _long_texts(found: Proposal, model: str) -> str:
 
 
 def _yaml(value: Any) -> str:
-    """A value as YAML in one line."""
+    """A value as YAML in one line, whatever is in the names of a corpus."""
     dumped = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**9, sort_keys=False)
-    return dumped.removesuffix("\n").removesuffix("\n...").strip()
+    dumped = dumped.removesuffix("\n").removesuffix("\n...").strip()
+    return dumped if dumped.isprintable() else json.dumps(value)
+
+
+def _comment(text: str) -> str:
+    """A text as a comment of one line."""
+    return f"# {''.join(char if char.isprintable() else '?' for char in text)}"
 
 
 def _lines(
     found: Proposal, corpus: str, table: str, model: str, device: str, endpoint_url: str | None
 ) -> Iterator[str]:
     storage = [f"  storage: {_yaml({'endpoint_url': endpoint_url})}"] if endpoint_url else []
-    yield f"# Proposed by `sfr-batch init` after a look at {found.seen}."
+    yield _comment(f"Proposed by `sfr-batch init` after a look at {found.seen}.")
     yield "# All settings are explained in sfr_batch/config/settings.py and configs/README.md. Next:"
     yield "#   sfr-batch plan CONFIG      what would be embedded; touches nothing"
     yield "#   sfr-batch embed CONFIG     does it; safe to repeat, and the same command every night"
@@ -169,9 +176,9 @@ def _lines(
     yield f"  path: {_yaml(corpus)}"
     for name, value in found.reading.items():
         yield f"  {name}: {_yaml(value)}"
-    yield f"  # {found.id.why}"
+    yield f"  {_comment(found.id.why)}"
     yield f"  id: {_yaml(found.id.path or None)}"
-    yield f"  # {found.text.why}"
+    yield f"  {_comment(found.text.why)}"
     yield f"  text: {_yaml(found.text.path)}"
     if title := _title_beside(found):
         yield f"  # text: {_yaml(title)}     # if the titles belong to the texts"

@@ -52,7 +52,8 @@ NESTED = [
     {"meta": {"doc_id": f"x{n}", "lang": "en", "updated_at": "2024"}, "title": prose(3), "body": prose(), "tags": ["a"]}
     for n in range(N)
 ]
-ODD = {"yes": "a", "a: b": "x", "#c": "y", "ID": "k", "embedding": "q", "né": 1.5}
+EVIL = "x\nmodel: {path: /evil}\u2028y"
+ODD = {"yes": "a", "a: b": "x", "#c": "y", "ID": "k", "embedding": "q", "né": 1.5, EVIL: "z", f"{EVIL}_updated_at": 1}
 
 CASES: dict[str, tuple[Mapping[str, bytes], dict[str, Any], str]] = {
     "JSON Lines": ({"a.jsonl": jsonl(records(lang="en"))}, {"carry": ["lang"]}, "id: sure"),
@@ -61,7 +62,7 @@ CASES: dict[str, tuple[Mapping[str, bytes], dict[str, Any], str]] = {
         {"id": "meta.doc_id", "text": "body", "carry": {"lang": "meta.lang", "title": "title"}},
         "left out  meta.updated_at, tags",
     ),
-    "names that YAML knows": ({"a.jsonl": jsonl(records(**ODD))}, {"carry": ["yes", "a: b", "#c", "né"]}, ""),
+    "names that YAML knows": ({"a.jsonl": jsonl(records(**ODD))}, {"carry": ["yes", "a: b", "#c", "né", EVIL]}, ""),
     "types that do not go together": (
         {"a.jsonl": jsonl(records(v=1)), "b.jsonl": jsonl(records("b", v="x"))},
         {"carry": []},

@@ -538,6 +538,9 @@ def test_sweep_removes_all_that_an_interrupted_run_has_left() -> None:
     store.now = 1000
     for key in (names.run_key("late", names.RUN_PLAN), names.index_key(2, "late", 0)):
         store.create(key, b"x")
+    died = lease.LeaseRecord(holder=lease.Holder.of_this_process("dead"), lifetime_s=60)
+    store.create(names.lease_key(1), died.to_json())
+    assert set(left) <= set(find_orphans(table, base, 500).keys), "the last writer is dead"
     with lease.hold(store, lease.Holder.of_this_process("live"), 60, say=print):
         found = find_orphans(table, base, 500)
         assert (set(found.keys), found.condemn, found.ahead) == (set(left), set(), True)

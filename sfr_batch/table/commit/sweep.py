@@ -1,5 +1,6 @@
 """Finds and removes objects that no snapshot names: leftovers of runs that died or lost a race."""
 
+import time
 from dataclasses import dataclass, field
 
 from sfr_batch.errors import counted
@@ -7,6 +8,7 @@ from sfr_batch.format import names
 from sfr_batch.storage.store import TEMPORARY, ObjectInfo
 from sfr_batch.table.commit import lease
 from sfr_batch.table.commit.publish import condemn, conflict_if_superseded
+from sfr_batch.table.commit.unfinished import Heartbeat
 from sfr_batch.table.table import Snapshot, Table
 
 SWEEP_AFTER_S = 7 * 24 * 3600.0
@@ -102,8 +104,9 @@ def _logs_of_dead_runs(table: Table, published: set[str], cutoff: float) -> list
     logs: dict[str, list[ObjectInfo]] = {}
     for info in table.store.list(names.RUNS):
         logs.setdefault(names.run_of_key(info.key), []).append(info)
-    writer = lease.read_holder(table.store)
-    spared = published | ({writer.run_id} if writer else set())
+    record = lease.read_record(table.store)
+    writer = Heartbeat.of(record, table.store, time.time()) if record else None
+    spared = published | ({writer.run_id} if writer and writer.beats else set())
     return [
         info
         for run_id, its in logs.items()
