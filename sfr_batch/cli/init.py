@@ -39,7 +39,7 @@ def init(
     or data here. It lists at most 2,000 names and reads the beginning of six files. It says what it saw and how sure it
     is. `sfr-batch plan` takes the config as it is; read it before you embed. A file that exists is never overwritten.
 
-    Exit codes: 0 done, 1 failed, 2 the command is wrong, or it cannot tell.
+    Exit codes: 0 done, 1 failed or no column looks like a text, 2 the command is wrong.
     """
     from sfr_batch.planning.first_config import first_config  # loads what help can do without
 
