@@ -163,12 +163,15 @@ def test_libraries_are_imported_where_they_belong() -> None:
     assert not wrong
 
 
+USES_RAY = ("actors", "execution", "joining", "losses", "ray_failures", "tasks")
+
+
 def test_few_modules_alone_import_ray() -> None:
     """One machine with one encode actor runs without it, so nothing on that way may need it when it is loaded."""
     using = {dotted(path) for path in modules() for name, _ in IMPORTS[path] if name.split(".")[0] == "ray"}
     assert using == {
         "sfr_batch.table.engines",
-        *(f"sfr_batch.pipeline.{name}" for name in ("actors", "execution", "losses", "tasks")),
+        *(f"sfr_batch.pipeline.{name}" for name in USES_RAY),
     }
 
 
@@ -635,7 +638,7 @@ def test_no_environment_is_read_at_import() -> None:
 
 def test_tests_that_use_ray_are_marked() -> None:
     """`pytest -n 4` gives them all to one process."""
-    ways = re.compile(r'\bray_(session|nodes)\b|\bray\.init\(|"start", "--head"')
+    ways = re.compile(r'\b_?ray_(session|nodes|machine)\b|\bray\.init\(|"start", "--head"')
     modules = [str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
     using = {module for module in modules if ways.search((ROOT / module).read_text(encoding="utf-8"))}
     assert len(using) > 3

@@ -78,6 +78,10 @@ def embed(config: str, overrides: tuple[str, ...]) -> None:
     Run it again at any time: after a crash it continues, on a finished table it does nothing. Overrides replace
     settings of CONFIG, e.g. `table.path=s3://bucket/other`.
 
+    It runs in this process, on a Ray of its own, or on the Ray cluster whose node this machine is: run.ray_address,
+    RAY_ADDRESS. To run it on a cluster from elsewhere: `ray job submit --working-dir . -- python jobs/embed.py CONFIG`.
+    Relative paths in CONFIG begin in the working directory, which for such a job is the folder that was uploaded.
+
     SIGTERM and Ctrl-C stop it within 2 seconds, at any moment. The last line says what is committed; the same command
     continues from there.
 

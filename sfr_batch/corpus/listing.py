@@ -27,6 +27,7 @@ from sfr_batch.corpus.shards import Shard
 from sfr_batch.errors import CorpusError, ObjectNotFound, counted
 from sfr_batch.storage.input_listing import InputListing, find_inputs, one_of_each
 from sfr_batch.storage.inputs import InputFile, read_input_range
+from sfr_batch.storage.locations import where_relative
 from sfr_batch.storage.parallel import in_parallel
 
 _HIDDEN = "hidden (names that begin with _ or .)"
@@ -298,7 +299,9 @@ def _nothing_at(path: str, hidden: Sequence[InputFile]) -> str:
     if "{" in path and not hidden:
         return f"corpus.path {path} matches no files. Braces are no pattern: write a list, corpus.path=[a,b]."
     if not hidden:
-        return f"corpus.path {path} matches no files. Correct the path. Names that begin with _ or . are skipped."
+        at, rule = where_relative(path)
+        correct = f"Correct the path: {rule}" if rule else "Correct the path"
+        return f"corpus.path {path} matches no files{at}. {correct}. Names that begin with _ or . are skipped."
     first = hidden[0].uri
     return (
         f"corpus.path {path} matches no files but {counted(len(hidden), 'file')} whose names, or those of folders, "

@@ -1,15 +1,17 @@
-"""What the encode actors of a run on Ray are doing: waiting for a device, loading the model or encoding.
+"""What the encode actors of a run on Ray are doing: waiting for a device, starting, loading the model or encoding.
 
 Ray Data reports nothing of an actor before its first result, and a model may load for minutes. So each actor leaves
-marks in Ray's key-value store, and the driver counts them. Only for the display: where that store fails, nothing else
-does.
+marks in Ray's key-value store, and the driver counts those of living nodes. What has no room yet, Ray itself lists. For
+the display, and to notice that loading ends a process each time; where that store fails, nothing else does.
 """
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import ray
+from ray._private import worker
+from ray.autoscaler.v2 import sdk
 from ray.experimental import internal_kv
 
 from sfr_batch.config.settings import ActorSettings
@@ -17,16 +19,34 @@ from sfr_batch.errors import counted
 
 _PREFIX = "sfr-batch/actors"
 LOADING, READY = "loading", "ready"
+_BEGUN = "begun"
 _ASK_EVERY_S = 2.0
 
 
-def mark(run_id: str, state: str) -> None:
-    """Leave the mark of this actor: LOADING before the model is loaded, also by a restarted actor, READY after."""
+def begin_loading(run_id: str) -> int:
+    """Mark that this actor begins to load the model, maybe in a restarted process. Returns how often it has begun since
+    any actor of the run has loaded the model: 1 for the first time, also where nothing can be marked."""
     with contextlib.suppress(Exception):
         actor = ray.get_runtime_context().get_actor_id()
-        internal_kv._internal_kv_put(f"{_PREFIX}/{run_id}/{state}/{actor}", b"")
-        if state == LOADING:
-            internal_kv._internal_kv_del(f"{_PREFIX}/{run_id}/{READY}/{actor}")
+        for state in (LOADING, READY):
+            internal_kv._internal_kv_del(f"{_PREFIX}/{run_id}/{state}/{actor}/", del_by_prefix=True)
+        _mark(run_id, LOADING)
+        key = f"{_PREFIX}/{run_id}/{_BEGUN}/{actor}"
+        begun = 1 if _marked(run_id, READY) else 1 + int(internal_kv._internal_kv_get(key) or 0)
+        internal_kv._internal_kv_put(key, str(begun))
+        return begun
+    return 1
+
+
+def loaded(run_id: str) -> None:
+    """Mark that this actor has loaded the model."""
+    with contextlib.suppress(Exception):
+        _mark(run_id, READY)
+
+
+def _mark(run_id: str, state: str) -> None:
+    context = ray.get_runtime_context()
+    internal_kv._internal_kv_put(f"{_PREFIX}/{run_id}/{state}/{context.get_actor_id()}/{context.get_node_id()}", b"")
 
 
 @contextlib.contextmanager
@@ -37,10 +57,9 @@ def watched(run_id: str, actors: ActorSettings, enter: Callable[[str], None]) ->
     def watch() -> None:
         while not stop.wait(_ASK_EVERY_S):
             with contextlib.suppress(Exception):
-                loading, ready = (_marked(run_id, state) for state in (LOADING, READY))
-                enter(stage(len(loading - ready), len(ready), actors))
+                enter(_now(run_id, actors))
 
-    enter(stage(0, 0, actors))
+    enter(stage(actors))
     thread = threading.Thread(target=watch, name="sfr-actors", daemon=True)
     thread.start()
     try:
@@ -52,19 +71,44 @@ def watched(run_id: str, actors: ActorSettings, enter: Callable[[str], None]) ->
             internal_kv._internal_kv_del(f"{_PREFIX}/{run_id}/", del_by_prefix=True)
 
 
-def stage(loading: int, ready: int, actors: ActorSettings) -> str:
-    """The stage of a run in words. loading, ready: actors that load the model, and that have it."""
-    missing = max(0, actors.min - loading - ready)
-    wanted = actors.min
-    if actors.gpus:
-        waiting = f"waiting for {missing * actors.gpus:g} of {wanted * actors.gpus:g} GPUs"
+def stage(
+    actors: ActorSettings, loading: int = 0, ready: int = 0, waiting: int = 0, *, lacking_gpus: bool = True
+) -> str:
+    """The stage of a run in words.
+
+    loading, ready, waiting: actors that load the model, that have it, and that no node has room for. lacking_gpus:
+    whether these wait for GPUs, not for CPUs.
+    """
+    if not waiting:
+        return "encoding" if ready else "loading the model" if loading else "starting the actors"
+    if lacking_gpus:
+        what = f"waiting for {waiting * actors.gpus:g} of {actors.min * actors.gpus:g} GPUs"
     else:
-        waiting = f"waiting for CPUs for {missing:,} of {counted(wanted, 'actor')}"
-    if not ready:
-        return waiting if missing else "loading the model"
-    return f"encoding, {waiting}" if missing else "encoding"
+        what = f"waiting for CPUs for {waiting:,} of {counted(actors.min, 'actor')}"
+    return f"encoding, {what}" if ready else what
 
 
-def _marked(run_id: str, state: str) -> set[bytes]:
+def _now(run_id: str, actors: ActorSettings) -> str:
+    nodes = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    loading, ready = ({actor for actor, node in _marked(run_id, state) if node in nodes} for state in (LOADING, READY))
+    missing = actors.min - len(loading | ready)
+    waiting = min(missing, _without_room(actors)) if missing > 0 else 0
+    lacking = bool(actors.gpus) and ray.available_resources().get("GPU", 0) < actors.gpus if waiting else True
+    return stage(actors, len(loading - ready), len(ready), waiting, lacking_gpus=lacking)
+
+
+def _without_room(actors: ActorSettings) -> int:
+    """Number of requests for an actor's CPUs and GPUs that Ray cannot meet now, as `ray status` counts them."""
+    own = {name: number for name, number in (("CPU", actors.cpus), ("GPU", actors.gpus)) if number}
+    pending = sdk.get_cluster_resource_state(worker.global_worker.gcs_client).pending_resource_requests
+    return sum(request.count for request in pending if _devices(request.request.resources_bundle.items()) == own)
+
+
+def _devices(bundle: Iterable[tuple[str, float]]) -> dict[str, float]:
+    return {name: number for name, number in bundle if name in ("CPU", "GPU") and number}
+
+
+def _marked(run_id: str, state: str) -> set[tuple[str, str]]:
+    """(actor, node) of the marks of a state."""
     prefix = f"{_PREFIX}/{run_id}/{state}/"
-    return {key.removeprefix(prefix.encode()) for key in internal_kv._internal_kv_list(prefix)}
+    return {tuple(key.decode().removeprefix(prefix).split("/")) for key in internal_kv._internal_kv_list(prefix)}

@@ -46,17 +46,24 @@ class Encode:
 
     def __init__(self, job: Job, *, own_process: bool = True) -> None:
         """own_process: see `load_encoder`."""
-        load_libraries()
-        from sfr_batch.encoder.canaries import Canaries
-
         self.problem: str | None = None
         """The reason why the model cannot be used, which is then the error of every split; None if it can."""
         try:
+            load_libraries()
+            from sfr_batch.encoder.canaries import Canaries
+
             self._encoder = load_encoder(job, own_process=own_process)
             self._canaries = Canaries(self._encoder)
-        except SfrBatchError as error:
+        except (SfrBatchError, ModuleNotFoundError) as error:
             # An exception here would look like a lost machine and be retried; as a result it ends the run.
             self.problem = explain(error)
+
+    @classmethod
+    def failing(cls, problem: str) -> "Encode":
+        """A stage without a model, which gives every split this error."""
+        stage = cls.__new__(cls)
+        stage.problem = problem
+        return stage
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One split in; out comes the same with vectors instead of token ids.

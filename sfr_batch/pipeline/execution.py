@@ -1,16 +1,12 @@
-"""Runs splits on Ray Data: builds the dataset, sets its options, starts or joins Ray.
+"""Runs splits on Ray Data: builds the dataset and sets its options.
 
-Knows the stages and how to distribute them; what a receipt means is the runner's. Each setting of Ray says why it is
-there; all were found on Ray 2.60.
+Knows the stages and how to distribute them; `joining` starts or joins Ray, and what a receipt means is the runner's.
+Each setting of Ray says why it is there; all were found on Ray 2.60.
 """
 
 import contextlib
-import logging
 import math
 import os
-import signal
-import sys
-import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
@@ -25,10 +21,9 @@ from sfr_batch.config.settings import ActorSettings, Config
 from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.errors import ConfigError, RunFailed
 from sfr_batch.format.records import Receipt
-from sfr_batch.pipeline import actors, display, encode_stage, losses, packing, placement, read_stage
+from sfr_batch.pipeline import actors, encode_stage, joining, losses, packing, placement, ray_failures, read_stage
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Failure, Losses, results
-from sfr_batch.storage.local_files import unnamed_file
 from sfr_batch.storage.locations import is_s3
 
 T = TypeVar("T")
@@ -45,73 +40,19 @@ would keep the job busy forever."""
 
 
 @contextlib.contextmanager
-def cluster(config: Config, address: str) -> Iterator[None]:
-    """Join the Ray cluster at ``address``; for placement.LOCAL start one here, and stop it at the end.
+def cluster(config: Config, place: str) -> Iterator[None]:
+    """Join the Ray cluster at ``place``; for placement.LOCAL start one here, and stop it at the end.
 
-    Raises ConfigError if no cluster answers, or if the table or the CPUs do not suit it.
+    Raises ConfigError if none can be joined, or if the table or the CPUs do not suit it.
     """
-    with _own_signals():
-        started = _connect(address, config)
-    try:
+    actors = config.run.actors
+    # CPUs are only numbers to Ray. Beside the actors one must be free, or nothing is ever read.
+    cpus = max(os.cpu_count() or 1, math.ceil(actors.cpus * (actors.max or actors.min)) + 1)
+    with joining.connected(placement.address_of(place, config), cpus):
         check_paths(config, nodes=losses.living_nodes())
         _check_cpus(config)
         with _settings():
             yield
-    finally:
-        if started:
-            ray.shutdown()
-
-
-def _connect(address: str, config: Config) -> bool:
-    if ray.is_initialized():
-        return False
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address != placement.LOCAL:
-        if not placement.answers(address):  # Ray itself would try for ten minutes and more
-            raise ConfigError(f"No Ray cluster answers at {address} (run.ray_address, RAY_ADDRESS).")
-        ray.init(address=address, **quiet)
-        return True
-    # The core worker warns about arguments of Ray Data's own actors; users can do nothing about these lines.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # CPUs are only numbers to Ray. Beside the actors one must be free, or nothing is ever read.
-    actors = config.run.actors
-    cpus = max(os.cpu_count() or 1, math.ceil(actors.cpus * (actors.max or actors.min)) + 1)
-    with _quiet_start():
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-    return True
-
-
-@contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Restore the handler of SIGTERM, which `ray.init` replaces."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread() and before is not None:
-            signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _quiet_start() -> Iterator[None]:
-    """Hold back what Ray's C++ core prints on stderr while it starts, and show it only if the start fails."""
-    with contextlib.ExitStack() as stack:
-        try:
-            kept = stack.enter_context(unnamed_file())
-            terminal = os.dup(2)
-        except OSError:  # no room for the file, or no stderr
-            yield
-            return
-        stack.callback(os.close, terminal)
-        display.attempt(sys.stderr, lambda: sys.stderr.flush())
-        os.dup2(kept.fileno(), 2)
-        stack.callback(os.dup2, terminal, 2)
-        try:
-            yield
-        except BaseException:
-            kept.seek(0)
-            display.attempt(sys.stderr, lambda: os.write(terminal, kept.read()))
-            raise
 
 
 def check_paths(config: Config, nodes: int) -> None:
@@ -162,11 +103,7 @@ def execute(
             "leave no CPU for reading. See `ray status`."
         ) from error
     except ray.exceptions.RayError as error:  # ours come as results; this is Ray, after its own retries
-        last = (str(error).strip().splitlines() or [""])[-1]
-        raise RunFailed(
-            f"Ray gave up: {type(error).__name__}: {last}\nFinished splits stay committed; the same command continues. "
-            "If workers die repeatedly, they are usually out of memory: lower run.rows_per_split."
-        ) from error
+        raise ray_failures.gave_up(error, "", ray_failures.COMMITTED, ": lower run.rows_per_split") from error
     yield from watch.news()
 
 
@@ -212,11 +149,8 @@ def call(function: Callable[..., T], *arguments: Any, actors: ActorSettings) -> 
     try:
         result: T = ray.get(task.remote(*arguments))
         return result
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
     except ray.exceptions.RayError as error:
-        last = (str(error).strip().splitlines() or [""])[-1]
-        raise RunFailed(f"Ray gave up: {type(error).__name__}: {last}\nNothing was published.") from error
+        raise ray_failures.failure_of(error, "", ray_failures.NOTHING_PUBLISHED) from None
 
 
 def _max_actors(units: Sequence[ReadUnit], config: Config) -> int:
@@ -245,13 +179,5 @@ def _settings() -> Iterator[None]:
     # the run. Ray restarts a process that dies in any case.
     context.max_consecutive_actor_init_deaths = _LOST_WORKERS
     context.enable_progress_bars = False
-    loggers = [logging.getLogger(name) for name in ("ray.data", "ray")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with ray.data.DataContext.current(context):
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with joining.errors_in_files_only(), ray.data.DataContext.current(context):
+        yield

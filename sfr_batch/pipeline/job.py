@@ -1,5 +1,6 @@
 """The description of a run that travels to the workers, and the text of an error that travels back. Knows no stage."""
 
+import socket
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +35,25 @@ class Job:
 
 
 def explain(error: BaseException) -> str:
-    """The message of one of our errors. Any other exception is a bug and keeps its traceback."""
+    """The message of one of our errors, and of a package that this node lacks. Any other exception is a bug and keeps
+    its traceback."""
     if isinstance(error, SfrBatchError):
         return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return missing_package(error.name, socket.gethostname())
     return "".join(traceback.format_exception(error)).rstrip()
+
+
+def missing_package(module: str, node: str) -> str:
+    """The sentence for a ``node``, by name or address, that cannot import a module."""
+    where = f"Node {node}" if node else "A node"
+    if module.partition(".")[0] == "sfr_batch":
+        return (
+            f"{where} has no Python package sfr_batch. Submit the run from the repository, whose files then travel to "
+            "all nodes: ray job submit --working-dir . -- python jobs/embed.py CONFIG. Or install sfr-batch on every "
+            "node."
+        )
+    return (
+        f"{where} has no Python module {module}. Install on every node what sfr-batch depends on, best in its image: "
+        "`pip install .` in the repository does it. A submitted job brings its files along, but no packages."
+    )

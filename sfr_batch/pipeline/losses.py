@@ -5,6 +5,7 @@ it. Restarted actors mark their results; nodes are asked for. Knows no splits.
 """
 
 import os
+import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from sfr_batch.pipeline.results import Losses
 
 _MARK = "restarted"
 _ASK_EVERY_S = 5.0
+LOADS = 3
+"""How often an actor begins to load the model before the run gives up, if its process dies each time and no actor of
+the run has it loaded. Ray itself restarts it for ever."""
 _IDLE = 4
 """Ray's NodeDeathInfo.AUTOSCALER_DRAIN_IDLE: the autoscaler removed an idle node, which is no loss."""
 
@@ -27,9 +31,13 @@ class WatchedEncode:
     """The encode stage on Ray: marks the results of a restarted actor, and ends its process when the device fails."""
 
     def __init__(self, job: Job, stage: type[encode_stage.Encode]) -> None:
-        actors.mark(job.run_id, actors.LOADING)
-        self._encode = stage(job)
-        actors.mark(job.run_id, actors.READY)
+        begun = actors.begin_loading(job.run_id)
+        if begun > LOADS:
+            self._encode = encode_stage.Encode.failing(_dies_while_loading(begun - 1))
+        else:
+            self._encode = stage(job)
+            if self._encode.problem is None:
+                actors.loaded(job.run_id)
         again = ray.get_runtime_context().was_current_actor_reconstructed
         self._mark = uuid.uuid4().hex if again else None  # names one restart
 
@@ -42,6 +50,14 @@ class WatchedEncode:
             display.say(str(error))
             os._exit(1)
         return encoded.append_column(_MARK, pa.array([self._mark], pa.string()))
+
+
+def _dies_while_loading(times: int) -> str:
+    return (
+        f"The process of an encode actor died {times} times in a row while it loaded the model, last on or before node "
+        f"{socket.gethostname()}, and no other actor has it loaded. Usually the memory of a node is too small: take "
+        "nodes with more, or fewer actors for each (raise run.actors.cpus). Ray's logs on the node say more."
+    )
 
 
 def write(batch: pa.Table, job: Job) -> pa.Table:

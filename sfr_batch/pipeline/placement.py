@@ -1,19 +1,20 @@
 """Decides where splits are embedded: in this process, on a Ray of its own, or on a cluster.
 
 Ray costs fifteen seconds of start-up and part of the CPUs; with one encode actor on one machine it is never worth that.
-Never imports Ray: it looks for the file and the port that a running Ray has.
+Imports no Ray to choose: it looks for the file and the port that a running Ray has.
 """
 
 import json
 import os
-import socket
 import sys
 import tempfile
 from pathlib import Path
 
 from sfr_batch.config.settings import Config
 from sfr_batch.errors import ConfigError
+from sfr_batch.pipeline import clusters
 from sfr_batch.storage.local_files import read_text_file
+from sfr_batch.storage.locations import absolute_uri
 
 HERE = "none"
 """In this process, without Ray."""
@@ -31,15 +32,34 @@ def choose(config: Config) -> str:
     return running_cluster() or (HERE if one_actor_is_enough(config) else LOCAL)
 
 
+def address_of(place: str, config: Config) -> clusters.Address | None:
+    """The address of the cluster that ``place`` is; None if it is none."""
+    if place in (HERE, LOCAL):
+        return None
+    if place == config.run.ray_address:
+        return clusters.Address(place, "run.ray_address")
+    if place == os.environ.get("RAY_ADDRESS"):
+        return clusters.Address(place, "RAY_ADDRESS")
+    return clusters.Address(place, "the Ray that was started on this machine")
+
+
 def check(place: str, config: Config) -> None:
     """Raises ConfigError, before anything is written, if nothing can be embedded at ``place``."""
-    if place not in (HERE, LOCAL):
-        if not answers(place):
-            raise ConfigError(
-                f"No Ray cluster answers at {place} (run.ray_address, RAY_ADDRESS). Start it, correct the address, or "
-                "embed in this process: run.ray_address=none."
-            )
-    elif config.model.device == "cuda" and not _has_ray():  # a connected Ray may be a cluster with GPUs
+    _check_table(config)
+    if address := address_of(place, config):
+        clusters.check(address)  # in no time
+        from sfr_batch.pipeline import joining  # imports ray, which takes seconds
+
+        joining.check(address)
+        return
+    if place == LOCAL and _has_ray():  # it may be a cluster with GPUs
+        from sfr_batch.pipeline import joining  # imports ray, which is there already
+
+        joining.check_connected()
+        return
+    if place == LOCAL and os.environ.get("RAY_AUTH_MODE") != "disabled":
+        clusters.token_source()
+    if config.model.device == "cuda":
         from sfr_batch.encoder.devices import has_gpu  # imports torch, which takes seconds
 
         if not has_gpu():
@@ -47,6 +67,20 @@ def check(place: str, config: Config) -> None:
                 "model.device is cuda, but PyTorch sees no GPU here. Set model.device=cpu and run.actors.gpus=0, or "
                 "check the driver and that PyTorch is a CUDA build."
             )
+
+
+_JOB_FOLDERS = "/runtime_resources/working_dir_files/"
+"""Part of the path of each folder that Ray unpacks a submitted job in, and removes after it."""
+
+
+def _check_table(config: Config) -> None:
+    """Raises ConfigError if the table would lie in the folder of a submitted job."""
+    place = absolute_uri(config.table.path)
+    if _JOB_FOLDERS in place:
+        raise ConfigError(
+            f"table.path {config.table.path} would be {place}: the relative paths of a submitted job begin in the "
+            "folder that was uploaded with it, and Ray removes that after the job. Write an absolute path, or s3://."
+        )
 
 
 def one_actor_is_enough(config: Config) -> bool:
@@ -77,17 +111,7 @@ def running_cluster() -> str | None:
     """
     folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     address = (read_text_file(Path(folder) / "ray" / "ray_current_cluster") or "").strip()
-    return address if address and answers(address) else None
-
-
-def answers(address: str) -> bool:
-    """Whether anything listens at ``address``, `host:port` with or without a scheme."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except (OSError, ValueError):
-        return False
-    return True
+    return address if address and clusters.answers(address) else None
 
 
 def _has_ray() -> bool:

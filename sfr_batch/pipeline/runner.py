@@ -7,7 +7,7 @@ embed, and Ray is imported only if they run on Ray: on a finished table nothing 
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from sfr_batch.config.settings import Config
 from sfr_batch.errors import RunFailed, SnapshotConflict, StorageError, TableError, counted
@@ -224,7 +224,8 @@ def _embed_missing(
         return []
     config = plan.config
     receipts: list[Receipt] = []
-    errors: list[str] = []
+    errors: dict[str, list[str]] = {}
+    """The shards of each error."""
     with _results(plan, run.run_id, place, progress.enter) as results, contextlib.closing(run):
         stack.enter_context(progress)  # not before: while Ray starts, what is written to stderr is held back
         for result in results:
@@ -242,9 +243,9 @@ def _embed_missing(
             if isinstance(result, Losses):
                 progress.losses = result
                 continue
-            errors.append(f"{result.shard}: {result.error}" if result.shard not in result.error else result.error)
+            errors.setdefault(result.error, []).append(result.shard)
             progress.fail()
-            if len(errors) > config.run.max_failed_splits:
+            if progress.failed > config.run.max_failed_splits:
                 break
     missing = plan.missing(receipt.split_id for receipt in receipts)
     if missing:
@@ -281,13 +282,21 @@ def _results(
         yield results
 
 
-def _failure_text(done: int, missing: int, errors: list[str]) -> str:
-    texts = list(dict.fromkeys(errors))
-    shown = "\n".join(f"  {text}" for text in texts[:3])
+def _failure_text(done: int, missing: int, errors: Mapping[str, Sequence[str]]) -> str:
+    """errors: the shards of each error."""
+    shown = "\n".join(f"  {_with_shards(error, shards)}" for error, shards in list(errors.items())[:3])
     return (
         f"{missing:,} of {counted(done + missing, 'split')} did not finish. Nothing was published. Committed: "
         f"{counted(done, 'split')}; the same command continues with the rest.\n{shown}"
     )
+
+
+def _with_shards(error: str, shards: Sequence[str]) -> str:
+    """An error that does not name its shard, with the first one and the number of the others."""
+    if shards[0] in error:
+        return error
+    others = len(set(shards)) - 1
+    return f"{shards[0]}{f' and {others:,} more' if others else ''}: {error}"
 
 
 def make_job(plan: EmbedPlan, run_id: str) -> Job:

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from sfr_batch.errors import RunFailed
+from sfr_batch.pipeline.ray_failures import NOTHING_PUBLISHED, failure_of
 
 
 class OnRay:
@@ -28,12 +28,5 @@ class OnRay:
         for handle in handles:
             try:
                 yield ray.get(handle)
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from None
             except ray.exceptions.RayError as error:
-                last = (str(error).strip().splitlines() or [""])[-1]
-                raise RunFailed(
-                    f"Ray gave up while comparing the corpus with the table: {type(error).__name__}: {last}\nNothing "
-                    "was published; the same command tries again. If workers die repeatedly, they are usually out of "
-                    "memory."
-                ) from error
+                raise failure_of(error, " while comparing the corpus with the table", NOTHING_PUBLISHED) from None

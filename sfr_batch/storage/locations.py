@@ -52,6 +52,17 @@ def absolute_uri(path: Location) -> str:
     return f"s3://{inside}"
 
 
+def where_relative(path: str) -> tuple[str, str]:
+    """For messages about a path at which nothing is: ` at` its absolute place, and a word about relative paths.
+
+    Both are empty unless ``path`` is a relative local one. Raises ConfigError.
+    """
+    if is_s3(path) or path.startswith(("/", "~", "file:")):
+        return "", ""
+    rule = "relative paths begin in the working directory, which for a submitted job is the folder uploaded with it"
+    return f" at {local_path(path)}", rule
+
+
 def local_path(path: str) -> str:
     """The absolute local path that is meant. Raises ConfigError if none is, with the form to write instead."""
     lost = _LOST_SCHEME.fullmatch(path)

@@ -197,9 +197,6 @@ ROWS = [
         "model.device is cuda, but PyTorch sees no GPU here. Set model.device=cpu and run.actors.gpus=0, or "
         "check the driver and that PyTorch is a CUDA build.", code=2,
         overrides=("model.device=cuda", "run.actors.gpus=1")),
-    Row("no cluster there",
-        "No Ray cluster answers at 127.0.0.1:9 (run.ray_address, RAY_ADDRESS). Start it, correct the address, or "
-        "embed in this process: run.ray_address=none.", code=2, overrides=("run.ray_address=127.0.0.1:9",)),
     Row("document prompt leaves no room",
         "model.prompts.document: The prompt takes 6 tokens and the special tokens take 2 of 8, which leaves no "
         "room for text. Raise model.max_length or shorten the prompt.", code=2,
@@ -212,6 +209,10 @@ ROWS = [
     Row("nothing at the path",
         "corpus.path {root}/corpse matches no files. Correct the path. Names that begin with _ or . are "
         "skipped.", overrides=("corpus.path={root}/corpse",)),
+    Row("nothing at a relative path",
+        "corpus.path tests/corpse matches no files at {cwd}/tests/corpse. Correct the path: relative paths begin in "
+        "the working directory, which for a submitted job is the folder uploaded with it. Names that begin with _ or . "
+        "are skipped.", overrides=("corpus.path=tests/corpse",)),
     Row("glob without a match",
         "corpus.path {root}/corpus/*.json matches no files. Correct the path. Names that begin with _ or . are "
         "skipped.", overrides=("corpus.path={root}/corpus/*.json",)),
@@ -343,8 +344,8 @@ ROWS = [
         "model.path: the folder {cwd}/modell does not exist. Give an existing folder or a model hub name.",
         overrides=("model.path=./modell",)),
     Row("no model folder, no hub name",
-        "model.path: models/x/y is neither a folder on this machine, nor an s3:// prefix, nor a model hub "
-        "name (owner/name).", overrides=("model.path=models/x/y",)),
+        "model.path: models/x/y is neither a folder on this machine ({cwd}/models/x/y), nor an s3:// prefix, nor a "
+        "model hub name (owner/name).", overrides=("model.path=models/x/y",)),
     Row("no such package",
         "model.path: package:minilm/model needs the Python package minilm, which is not installed on this node.",
         overrides=("model.path=package:minilm/model",)),
@@ -352,7 +353,8 @@ ROWS = [
         "{root}/corpus is not a model folder: it has no config.json. Set model.path to a model folder.",
         overrides=("model.path={root}/corpus",)),
     Row("not in the hub's cache",
-        "model.path: nobody/nothing cannot be downloaded from the model hub ({*}). Check the name, the revision and, "
+        "model.path: nobody/nothing cannot be downloaded from the model hub ({*}), and there is no folder "
+        "{cwd}/nobody/nothing. Check the name, the revision and, "
         "for a gated model, HF_TOKEN. Without a network: download it elsewhere with `hf download nobody/nothing`, "
         "copy the folder here and set model.path to it.", overrides=("model.path=nobody/nothing",)),
     Row("no weights",

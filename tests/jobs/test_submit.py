@@ -212,6 +212,33 @@ def test_without_the_token_nothing_is_taken(head: Head, tmp_path: Path) -> None:
         head.job("stranger")
 
 
+JOIN = """
+import sys
+from sfr_batch.pipeline import clusters, joining
+joining.check(clusters.Address(sys.argv[1], "here"))
+"""
+GET_TOKEN = "`ray get-auth-token` on its head prints it."
+
+
+def test_a_run_that_joins_without_the_token_says_so(head: Head) -> None:
+    """In processes of their own: Ray reads a token once."""
+    address = f"127.0.0.1:{head.port}"
+
+    def said(**changes: str) -> str:
+        command = [sys.executable, "-c", JOIN, address]
+        done = subprocess.run(command, env=head.environment | changes, cwd=ROOT, capture_output=True, text=True)
+        return done.stderr.rpartition("ConfigError: ")[2].strip()
+
+    assert said(RAY_AUTH_MODE="") == (
+        f"The Ray cluster at {address} (here) wants a token, and RAY_AUTH_MODE is not set. Set RAY_AUTH_MODE=token, "
+        f"with the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token; {GET_TOKEN}"
+    )
+    assert said(RAY_AUTH_TOKEN="0" * 64) == (
+        f"The Ray cluster at {address} (here) refuses the token of RAY_AUTH_TOKEN. Put the cluster's token there; "
+        f"{GET_TOKEN}"
+    )
+
+
 WHAT_A_WORKER_SEES = """
 import ray
 ray.init()

@@ -279,7 +279,7 @@ def test_local_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("/nowhere/model", r"the folder /nowhere/model does not exist"),
         ("./nowhere", r"the folder .*/nowhere does not exist"),
-        ("a/b/c", r"neither a folder on this machine, nor an s3:// prefix, nor a model hub name"),
+        ("a/b/c", r"neither a folder on this machine \(.*/a/b/c\), nor an s3:// prefix, nor a model hub name"),
     ],
 )
 def test_places_that_do_not_exist(path: str, message: str) -> None:

@@ -5,11 +5,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import ray
 
 from sfr_batch.config.settings import ActorSettings
-from sfr_batch.pipeline import actors, execution, losses
+from sfr_batch.errors import ConfigError
+from sfr_batch.pipeline import actors, joining, losses, placement
+from tests.job_processes import config
 
 pytestmark = pytest.mark.ray
 
@@ -23,12 +26,33 @@ class Job:
 class SlowModel:
     """The encode stage of an actor whose model loads until a file is there."""
 
+    problem = None
+
     def __init__(self, job: Any) -> None:
         while not Path(os.environ["MODEL"]).exists():
             time.sleep(0.01)
 
 
-def test_actors_leave_marks(ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class DeadlyModel:
+    """The encode stage of an actor whose process dies while it loads the model."""
+
+    def __init__(self, job: Any) -> None:
+        os._exit(1)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return tmp_path / "model"
+
+
+def pool(model: Path, *cpus: float, stage: type = SlowModel, **options: Any) -> list[Any]:
+    environment = {"env_vars": {"MODEL": str(model)}}
+    actor = ray.remote(losses.WatchedEncode)
+    return [actor.options(num_cpus=number, runtime_env=environment, **options).remote(Job(), stage) for number in cpus]
+
+
+def test_actors_leave_marks(ray_session: None, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for room is told from what starts: a worker may take minutes to start, e.g. to unpack its packages."""
     monkeypatch.setattr(actors, "_ASK_EVERY_S", 0.05)
     said: list[str] = []
 
@@ -36,19 +60,60 @@ def test_actors_leave_marks(ray_session: None, tmp_path: Path, monkeypatch: pyte
         while said[-1] != stage:
             time.sleep(0.01)
 
-    environment = {"env_vars": {"MODEL": str(tmp_path / "model")}}
-    with actors.watched(Job.run_id, ActorSettings(gpus=0, min=2), said.append):
-        wait_for("waiting for CPUs for 2 of 2 actors")
-        pool = [
-            ray.remote(losses.WatchedEncode).options(num_cpus=0, runtime_env=environment).remote(Job(), SlowModel)
-            for _ in range(2)
-        ]
-        wait_for("loading the model")
-        (tmp_path / "model").touch()
+    with actors.watched(Job.run_id, ActorSettings(gpus=0, cpus=1.25, min=2), said.append):
+        assert said == ["starting the actors"]
+        first, second = pool(model, 1.25, 1.25)
+        wait_for("waiting for CPUs for 1 of 2 actors")
+        model.touch()
+        wait_for("encoding, waiting for CPUs for 1 of 2 actors")
+        ray.kill(first)
         wait_for("encoding")
-        for actor in pool:
-            ray.kill(actor)
+        monkeypatch.setattr(ray, "nodes", list)  # no node is alive any more
+        wait_for("starting the actors")
+        ray.kill(second)
     assert not actors._marked(Job.run_id, actors.READY)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "text"),
+    [(True, "waiting for 1 of 8 GPUs"), (False, "waiting for CPUs for 2 of 16 actors")],
+)
+def test_what_actors_wait_for(lacking: bool, text: str) -> None:
+    settings = ActorSettings(gpus=0.5, min=16)
+    assert actors.stage(settings, 14, 0, 2, lacking_gpus=lacking) == text
+    assert actors.stage(settings, 4, 10, 2, lacking_gpus=lacking) == f"encoding, {text}"
+    assert actors.stage(settings, 4, 0, 0) == "loading the model"
+
+
+def test_an_actor_that_dies_at_each_load_becomes_an_error(ray_session: None, model: Path) -> None:
+    """Ray itself would restart it for ever. Where another actor has the model, it may."""
+    assert [actors.begin_loading(Job.run_id) for _ in range(2)] == [1, 2]
+    (deadly,) = pool(model, 0, stage=DeadlyModel, max_restarts=-1, max_task_retries=-1)
+    nothing = pa.table({name: [None] for name in ("split", "rows", "rejects", "token_ids", "error")})
+    encoded = ray.get(deadly.__call__.remote(nothing))
+    assert (
+        encoded["error"][0]
+        .as_py()
+        .startswith(
+            "The process of an encode actor died 3 times in a row while it loaded the model, last on or before node "
+        )
+    )
+    ray.kill(deadly)
+    another = f"{actors._PREFIX}/{Job.run_id}/{actors.READY}/another/node"
+    actors.internal_kv._internal_kv_put(another, b"")
+    assert actors.begin_loading(Job.run_id) == 1
+
+
+def test_ray_client_carries_no_run(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    joining.check_connected()
+    monkeypatch.setattr("ray.util.client.ray.is_connected", lambda: True)
+    with pytest.raises(ConfigError) as caught:
+        placement.check(placement.LOCAL, config("model", "/data"))
+    assert str(caught.value) == (
+        "This process is connected to a Ray cluster by Ray Client (ray://), through which no run works. Submit the "
+        "run: ray job submit --address http://HEAD:8265 --working-dir . -- python jobs/embed.py CONFIG. Or call "
+        "ray.shutdown() and embed in this process: run.ray_address=none."
+    )
 
 
 @pytest.mark.parametrize("stderr", ["/dev/full", None])
@@ -59,13 +124,13 @@ def test_what_ray_says_as_it_starts_needs_no_stderr(stderr: str | None, capfd: p
             os.dup2(os.open(stderr, os.O_WRONLY), 2)
         else:
             os.close(2)
-        with execution._quiet_start():
+        with joining._held_back(show=True):
             pass
-        with pytest.raises(ZeroDivisionError), execution._quiet_start():
+        with pytest.raises(ZeroDivisionError), joining._held_back(show=True):
             raise ZeroDivisionError
     finally:
         os.dup2(before, 2)
         os.close(before)
-    with pytest.raises(ZeroDivisionError), execution._quiet_start():
+    with pytest.raises(ZeroDivisionError), joining._held_back(show=True):
         _ = os.write(2, b"what Ray says\n") / 0
     assert capfd.readouterr().err == "what Ray says\n"

@@ -18,7 +18,7 @@ import sfr_batch as sfr
 from sfr_batch.errors import RunFailed, SnapshotConflict, StorageError, TooManyRejects
 from sfr_batch.format import names
 from sfr_batch.format.records import Receipt
-from sfr_batch.pipeline import encode_stage, local, placement, read_stage, run_log, runner, write_stage
+from sfr_batch.pipeline import clusters, encode_stage, local, placement, read_stage, run_log, runner, write_stage
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Failure
 from sfr_batch.pipeline.runner import make_job
@@ -293,13 +293,12 @@ def test_a_ray_that_is_there_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     (tmp_path / "ray").mkdir()
     left = tmp_path / "ray" / "ray_current_cluster"
     left.write_text("127.0.0.1:1")
-    assert not placement.answers("127.0.0.1:1")
-    assert not placement.answers("nonsense")
+    assert not clusters.answers("127.0.0.1:1")
+    assert not clusters.answers("nonsense")
     assert chosen() == "none"
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         left.write_text(address)
-        assert placement.answers(f"ray://{address}")
         assert chosen() == address
         monkeypatch.setattr(placement, "_has_ray", lambda: True)
         assert chosen() == "local"

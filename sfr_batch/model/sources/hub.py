@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,10 @@ def unreachable(settings: ModelSettings, error: Exception) -> str:
     at = f" at revision {settings.revision}" if settings.revision else ""
     brief = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     return (
-        f"model.path: {settings.path}{at} cannot be downloaded from the model hub ({type(error).__name__}: {brief}). "
-        "Check the name, the revision and, for a gated model, HF_TOKEN. Without a network: download it elsewhere "
-        f"with `hf download {settings.path}`, copy the folder here and set model.path to it."
+        f"model.path: {settings.path}{at} cannot be downloaded from the model hub ({type(error).__name__}: {brief}), "
+        f"and there is no folder {os.path.abspath(settings.path)}. Check the name, the revision and, for a gated "
+        "model, HF_TOKEN. Without a network: download it elsewhere with "
+        f"`hf download {settings.path}`, copy the folder here and set model.path to it."
     )
 
 

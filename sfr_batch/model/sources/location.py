@@ -43,8 +43,8 @@ def locate(settings: ModelSettings, *, weights: bool) -> Path:
     else:
         _local_path(settings.path)  # which says more where another form is meant
         raise ModelError(
-            f"model.path: {settings.path} is neither a folder on this machine, nor an s3:// prefix, nor a model hub "
-            "name (owner/name)."
+            f"model.path: {settings.path} is neither a folder on this machine ({os.path.abspath(settings.path)}), nor "
+            "an s3:// prefix, nor a model hub name (owner/name)."
         )
     if weights:
         weight_files(folder)
