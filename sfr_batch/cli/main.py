@@ -25,16 +25,33 @@ _OVERRIDES = click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE
 _FILE = click.Path(dir_okay=False)
 
 
-_IN_ORDER_OF_USE = (
-    *("init", "verify", "plan", "embed"),
-    *("status", "search", "snapshots", "audit", "repair"),
-    *("export", "changes", "view", "promote"),
-    *("compact", "expire", "sweep"),
-)
+_IN_ORDER_OF_USE = {
+    "init": "Look at a corpus and write a first config.",
+    "verify": "Check the model before a long run.",
+    "plan": "Show what `embed` would do. Writes nothing.",
+    "embed": "Embed what is missing and publish one new snapshot.",
+    "status": "Show the last snapshots, and the runs that go on.",
+    "search": "Find the rows that are nearest to a query.",
+    "snapshots": "List the snapshots, oldest first.",
+    "audit": "Check every promise of a table.",
+    "repair": "Have the rows of lost or damaged files again.",
+    "export": "Write the live rows as Parquet files for others.",
+    "changes": "Show what turns one snapshot into another.",
+    "view": "Print SQL with which another engine reads a table.",
+    "promote": "Make a pointer point to a table.",
+    "compact": "Rewrite small data files, and files of dead rows.",
+    "expire": "Remove old snapshots, and the files that only they need.",
+    "sweep": "Remove objects that no snapshot needs.",
+}
+"""Each command and its line in `--help`, which has 60 characters on a terminal of 80 columns."""
 
 
 class _Commands(click.Group):
     """The commands, which `--help` lists in the order in which they are used."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        cmd.short_help = _IN_ORDER_OF_USE[name or str(cmd.name)]
+        super().add_command(cmd, name)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for name in _IN_ORDER_OF_USE if name in self.commands]

@@ -101,7 +101,9 @@ def test_help(command: str | None) -> None:
 def test_every_command_has_its_help() -> None:
     assert set(main.commands) == COMMANDS
     assert all(command.help for command in main.commands.values())
-    listed = re.findall(r"(?m)^  (\w+)  ", run("--help").output.partition("Commands:")[2])
+    lines = run("--help").output.partition("Commands:")[2]
+    listed = re.findall(r"(?m)^  (\w+)  ", lines)
+    assert "..." not in lines, "cut at 80 columns"
     assert set(listed) == COMMANDS
     used = ["verify", "plan", "embed", "status", "search", "export", "compact", "expire", "sweep"]
     assert [name for name in listed if name in used] == used
