@@ -17,6 +17,7 @@
     embed         Summary          embeds what is missing and publishes a snapshot
     open_table    EmbeddingTable   opens a table, or the table behind a pointer
     audit         AuditReport      checks every promise of a table
+    repair        Repair           has the rows of lost files again
     promote       PointerTarget    makes a pointer point to a table
     promote_back  PointerTarget    moves a pointer back
 
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from sfr_batch.api import plan as plan
     from sfr_batch.api import promote as promote
     from sfr_batch.api import promote_back as promote_back
+    from sfr_batch.api import repair as repair
     from sfr_batch.api import verify as verify
     from sfr_batch.checks.audit.report import AuditReport as AuditReport
     from sfr_batch.checks.verify.report import VerifyReport as VerifyReport
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from sfr_batch.config.settings import StorageSettings as StorageSettings
     from sfr_batch.encoder.encoder import Encoder as Encoder
     from sfr_batch.errors import SfrBatchError as SfrBatchError
+    from sfr_batch.pipeline.repair import Repair as Repair
     from sfr_batch.pipeline.summary import Summary as Summary
     from sfr_batch.planning.plan import EmbedPlan as EmbedPlan
     from sfr_batch.table.changes import Changes as Changes
@@ -94,6 +97,7 @@ _HOMES = {
     "ModelSettings": "config.settings",
     "Orphans": "table.commit.sweep",
     "PointerTarget": "table.pointer",
+    "Repair": "pipeline.repair",
     "Sample": "table.sampling",
     "SfrBatchError": "errors",
     "Snapshot": "table.table",
@@ -108,6 +112,7 @@ _HOMES = {
     "plan": "api",
     "promote": "api",
     "promote_back": "api",
+    "repair": "api",
     "verify": "api",
 }
 """The module of each public name; `errors` is one itself."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from sfr_batch.checks.report import CheckResult
     from sfr_batch.checks.verify.report import VerifyReport
     from sfr_batch.encoder.encoder import Encoder
+    from sfr_batch.pipeline.repair import Repair
     from sfr_batch.pipeline.summary import Summary
     from sfr_batch.planning.plan import EmbedPlan
 
@@ -55,7 +56,8 @@ def plan(config: "ConfigOrPath", overrides: "Overrides" = (), *, compare: bool =
     from sfr_batch.planning.make import make_plan
 
     made = make_plan(_load(config, overrides, settings))
-    return comparison.compare(made, InProcess()).plan if compare and made.has_to_compare else made
+    compares = compare and made.has_to_compare and not made.lost  # what is lost, a comparison may need
+    return comparison.compare(made, InProcess()).plan if compares else made
 
 
 def verify(
@@ -96,6 +98,30 @@ def embed(config: "ConfigOrPath", overrides: "Overrides" = (), **settings: Any) 
     from sfr_batch.pipeline import runner  # loads what planning can do without
 
     return runner.embed(_load(config, overrides, settings))
+
+
+def repair(
+    config: "ConfigOrPath",
+    overrides: "Overrides" = (),
+    *,
+    write: bool = False,
+    deep: bool = False,
+    accept_loss: bool = False,
+    **settings: Any,
+) -> "Repair":
+    """Have the rows of lost or damaged files of the config's table again. Reports what it would do unless ``write``.
+
+    It embeds exactly these rows and publishes one snapshot, which condemns the lost files. overrides, settings: see
+    `load_config`. deep: also read all files, to find flipped bits; else missing files and wrong sizes are found by
+    listing. accept_loss: also if some documents cannot be had any more, because they have left the corpus. Raises
+    TableError if there are such, ConfigError if the corpus is read with other settings than before, and what `embed`
+    raises.
+    """
+    from sfr_batch.checks.audit.data_file import look_into_data_file  # loads what planning can do without
+    from sfr_batch.pipeline import repair as repairing
+
+    look = look_into_data_file if deep else None
+    return repairing.repair(_load(config, overrides, settings), look, write=write, accept_loss=accept_loss)
 
 
 def audit(

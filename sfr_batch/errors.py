@@ -11,6 +11,7 @@
     │   └── ObjectNotFound        the object or file does not exist
     ├── TableError                the table on storage is damaged or incomplete
     │   ├── TableNotFound         there is no table at that path (yet)
+    │   ├── TableDamaged          files of a snapshot are lost: `sfr-batch repair` brings their rows back
     │   ├── TableMismatch         the table was made with other settings: the message says what to do
     │   ├── TableInUse            another run is writing the table: wait for it, or stop it
     │   ├── PointerMoved          a pointer points elsewhere than expected: look where, then decide again
@@ -111,6 +112,18 @@ class TableError(SfrBatchError):
 
 class TableNotFound(TableError):
     """There is no table, or no snapshot of it, at this path."""
+
+
+class TableDamaged(TableError):
+    """Files that a snapshot needs are missing or damaged; `sfr-batch repair` brings the rows of the newest one back."""
+
+    def __init__(self, what: str, way_out: str) -> None:
+        super().__init__(what, way_out)
+        self.what = what
+        """The message without its way out: what is lost or damaged."""
+
+    def __str__(self) -> str:
+        return f"{self.what}. {self.args[1]}"
 
 
 class TableMismatch(TableError):

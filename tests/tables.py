@@ -170,6 +170,11 @@ def make_table(store: Store, splits: dict[str, Sequence[Any]], card: TableCard |
     return table
 
 
+def create(plan: EmbedPlan) -> Table:
+    """The table of a plan, made if it does not exist; by a repair with the card that fits what is left of it."""
+    return create_or_open(plan.store, plan.remains.table.card if plan.remains else plan.card)
+
+
 def do_splits(
     plan: EmbedPlan, only: int | None = None, encode: Callable[[list[str]], Any] | None = None
 ) -> list[Receipt]:
@@ -177,7 +182,7 @@ def do_splits(
 
     A row whose vector is not finite is rejected.
     """
-    create_or_open(plan.store, plan.card)
+    create(plan)
     receipts: list[Receipt] = []
     for unit in plan.todo:
         for split, rows in read_unit(unit, plan.config.corpus, plan.columns):
@@ -231,7 +236,7 @@ def do_plan(
     """All that is to do, and the snapshot: a run without Ray."""
     comparison = compare(plan, InProcess(), again) if plan.has_to_compare or again else None
     plan = comparison.plan if comparison else plan
-    table = create_or_open(plan.store, plan.card)
+    table = create(plan)
     assert plan.is_for(table)
     if not plan.states_layout:
         record_types(table, plan.card, new_run_id())

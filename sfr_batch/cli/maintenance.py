@@ -1,10 +1,11 @@
-"""Commands that maintain tables: `compact`, `expire`, `promote`."""
+"""Commands that maintain tables: `repair`, `compact`, `expire`, `promote`."""
 
 import click
 
 import sfr_batch as api  # its names are loaded when they are used: help is quick
 from sfr_batch.cli.options import DOES_THE_REST, ENDPOINT, NOTHING, report_errors, show_objects
 from sfr_batch.errors import ConfigError, counted
+from sfr_batch.pipeline import interrupt
 from sfr_batch.pipeline.display import say
 from sfr_batch.table.choices import MAX_UNNEEDED, ROWS_PER_FILE
 
@@ -158,4 +159,36 @@ def compact(table: str, rows_per_file: int, max_unneeded: float, write: bool, en
         click.echo(found.describe())
 
 
-KEEPING = (compact, expire, promote)
+@click.command()
+@click.argument("config", type=click.Path(dir_okay=False))
+@click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")
+@click.option("--write/--dry-run", default=False, help="Repair the table, or only show what it takes (default).")
+@click.option("--deep", is_flag=True, help="Also read all files of the table, to find those with flipped bits.")
+@click.option("--accept-loss", is_flag=True, help="Publish even if some documents cannot be had any more.")
+def repair(config: str, overrides: tuple[str, ...], write: bool, deep: bool, accept_loss: bool) -> None:
+    """Have the rows of lost or damaged files of CONFIG's table again, at the cost of these rows.
+
+    Missing files and wrong sizes are found by one listing, flipped bits with --deep. Without --write it only shows what
+    is lost and how many rows would be embedded.
+
+    It reads the shards that had rows in lost files, embeds these rows under new names and publishes one snapshot. It
+    overwrites and deletes nothing. Older snapshots that need the lost files stay damaged until `expire` removes them.
+    Documents that have left the corpus cannot be had again: they are listed, and without --accept-loss nothing is
+    written. Side files and indexes of the snapshot are made anew from data files and corpus.
+
+    It may run at any time and be killed at any moment: the same command does the rest.
+
+    Exit codes: 0 done, 1 failed or documents would be lost, 2 the command or config is wrong, 130 stopped by Ctrl-C,
+    143 by SIGTERM.
+    """
+    with report_errors(changes=write, stopped=_last_words_of_repair if write else NOTHING):
+        click.echo(api.repair(config, overrides, write=write, deep=deep, accept_loss=accept_loss).describe())
+
+
+def _last_words_of_repair() -> str:
+    if interrupt.published is None:
+        return interrupt.state()
+    return f"snapshot {interrupt.published} is published; the same command finds out whether anything is left to do"
+
+
+KEEPING = (repair, compact, expire, promote)

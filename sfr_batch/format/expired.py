@@ -1,13 +1,21 @@
-"""Published and expired snapshots, and the error for a reader whose files were removed. Deletes nothing."""
+"""Published and expired snapshots, and the errors for a reader whose files were removed or lost. Deletes nothing."""
 
 import bisect
 import contextlib
 from collections.abc import Iterator
 
-from sfr_batch.errors import ObjectNotFound, TableNotFound
+from sfr_batch.errors import ObjectNotFound, TableDamaged, TableNotFound
 from sfr_batch.format import names
 from sfr_batch.format.records import Manifest
 from sfr_batch.storage.store import Store
+
+REPAIR = "`sfr-batch repair CONFIG` shows what it takes to have these rows again, and with --write it embeds them."
+"""What to do about lost files of the newest snapshot."""
+MANIFEST_WAYS_OUT = (
+    "Restore it from a copy. Without one: if it is of the newest snapshot, `sfr-batch repair CONFIG` shows what it "
+    "takes to publish the rows anew; else `sfr-batch expire` gives the snapshot up."
+)
+"""What to do about a damaged manifest."""
 
 
 def published_numbers(store: Store) -> list[int]:
@@ -38,9 +46,17 @@ def check_not_expired(store: Store, number: int) -> None:
 
 @contextlib.contextmanager
 def expiry_explained(store: Store, number: int) -> Iterator[None]:
-    """Turn ObjectNotFound into TableNotFound if the snapshot has expired since it was opened."""
+    """Turn ObjectNotFound into TableNotFound if the snapshot has expired since it was opened, or into TableDamaged."""
     try:
         yield
-    except ObjectNotFound:
+    except ObjectNotFound as error:
         check_not_expired(store, number)
-        raise
+        what = str(error).removeprefix("Cannot read ").split(": ")[0]
+        raise damaged(store, number, f"{what} does not exist") from error
+
+
+def damaged(store: Store, number: int, what: str) -> TableDamaged:
+    """The error of who reads a snapshot of which something is lost: ``what`` says what, without a full stop."""
+    newest = max(published_numbers(store), default=number)
+    way_out = REPAIR if newest <= number else f"Read snapshot {newest}; `sfr-batch expire` removes damaged older ones."
+    return TableDamaged(f"Snapshot {number} of {store.root} is damaged: {what}", way_out)

@@ -5,7 +5,7 @@ files, in order. Knows stores, receipts and hashes; `planning` compares snapshot
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -61,6 +61,22 @@ class Entries:
         """Those with these numbers."""
         fields = ("ids", "rows", "contents", "files", "row", "vectors")
         return Entries(self.split_ids, **{name: getattr(self, name)[at] for name in fields})
+
+    def within(self, files: Container[str]) -> "Entries":
+        """Those whose vectors are in one of these data files, by split id."""
+        there = np.array([split_id in files for split_id in self.split_ids], bool)
+        if there.all():
+            return self
+        number, mask = np.cumsum(there) - 1, there[self.files]
+        return Entries(
+            split_ids=[split_id for split_id in self.split_ids if split_id in files],
+            ids=self.ids[mask],
+            rows=self.rows[mask],
+            contents=self.contents[mask],
+            files=number[self.files[mask]].astype(np.int32),
+            row=self.row[mask],
+            vectors=self.vectors[mask],
+        )
 
 
 def read_owned(store: Store, receipt: Receipt, layout: Layout, fingerprint: str, *, hashes: bool = True) -> Entries:

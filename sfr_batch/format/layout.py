@@ -100,7 +100,7 @@ class Layout:
 
     def read(self, file: pq.ParquetFile, columns: Sequence[str], group: int | None = None) -> pa.Table:
         """Columns of the layout from a data file, or from one of its row groups; in the calling thread."""
-        covers = _covers_in(file)
+        covers = covers_in(file)
         present = [name for name in self._needed(columns, covers) if name in file.schema_arrow.names]
         if group is None:
             table, rows = file.read(columns=present, use_threads=False), file.metadata.num_rows
@@ -164,8 +164,8 @@ def _layout_from(fields: dict[str, Any]) -> Layout:
     return Layout(**fields | {"schema": schema, "of_card": carried_columns(of_card)})
 
 
-def _covers_in(file: pq.ParquetFile) -> str:
-    """What the receipt in the footer says."""
+def covers_in(file: pq.ParquetFile) -> str:
+    """What the receipt in the footer of a data file says that its row hashes cover; empty without a receipt."""
     receipt = (file.metadata.metadata or {}).get(names.RECEIPT_KEY.encode(), b"")
     return str(json.loads(receipt).get("covers", "")) if b'"covers"' in receipt else ""
 

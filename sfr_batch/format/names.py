@@ -41,6 +41,8 @@ FORMAT_OF_CLOCK = 4
 """Format of a manifest whose writer had a clock behind that of its parent's."""
 FORMAT_OF_LAYOUT = 4
 """Format of a manifest that has columns of its own."""
+FORMAT_OF_REPAIR = 4
+"""Format of a manifest that a repair has published."""
 NEWEST_FORMAT = 4
 """The newest format that is read."""
 
@@ -134,6 +136,10 @@ def number_of_types_key(key: str) -> int | None:
 def side_key(snapshot: int, run_id: str, kind: str) -> str:
     """The run id keeps the side files of two writers apart that want the same snapshot number."""
     return f"{SNAPSHOTS}/{snapshot:08d}-{run_id}.{kind}.parquet"
+
+
+def is_condemned_key(key: str) -> bool:
+    return _SIDE_KEY.fullmatch(key) is not None and key.endswith(f".{CONDEMNED}.parquet")
 
 
 def index_key(snapshot: int, run_id: str, number: int) -> str:

@@ -8,14 +8,14 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO
+from typing import IO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sfr_batch.errors import CountsDoNotClose, StorageError, TableError, counted
+from sfr_batch.errors import CountsDoNotClose, StorageError, TableDamaged, TableError, counted
 from sfr_batch.format import names
-from sfr_batch.format.layout import Layout
+from sfr_batch.format.layout import Layout, covers_in
 from sfr_batch.format.records import WAYS_OUT, Receipt
 from sfr_batch.storage.store import Store, in_memory
 
@@ -64,12 +64,15 @@ def read_parquet(data: bytes | IO[bytes], columns: Sequence[str] | None = None) 
 
 @contextlib.contextmanager
 def damage_explained(store: Store, key: str) -> Iterator[None]:
-    """Turn errors of Parquet on a damaged file into a TableError that names the file."""
+    """Turn errors of Parquet on a damaged file into a TableDamaged that names the file."""
     try:
         yield
     except (OSError, KeyError, pa.ArrowException) as error:
         why = " ".join(str(error).split()).rstrip(" .")
-        raise TableError(f"{store.root}/{key} is damaged: {why}. {WAYS_OUT}") from error
+        raise TableDamaged(
+            f"{store.root}/{key} is damaged: {why}",
+            "Restore it from a copy, or have its rows again: `sfr-batch repair CONFIG --deep` shows what that takes.",
+        ) from error
 
 
 def check_fingerprint(store: Store, key: str, found: str | None, expected: str) -> None:
@@ -121,10 +124,32 @@ def read_receipt(store: Store, split_id: str) -> Receipt:
     except StorageError:
         raise
     except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
-        raise TableError(f"{store.root}/{key} has no readable receipt in its footer: {error!r}") from error
+        raise TableDamaged(
+            f"{store.root}/{key} has no readable receipt in its footer: {error!r}",
+            "`sfr-batch repair CONFIG --deep` shows what it takes to do without this file; before the first snapshot, "
+            "remove it.",
+        ) from error
     if receipt.split_id != split_id:
         raise TableError(f"{store.root}/{key} holds the receipt of another split, {receipt.split_id}.")
     return dataclasses.replace(receipt, size=size)
+
+
+class Footer(NamedTuple):
+    """What the footer of a data file says of it. fingerprint: empty without one; covers: of its receipt."""
+
+    fingerprint: str
+    covers: str
+    schema: pa.Schema
+
+
+def read_footer(store: Store, split_id: str) -> Footer:
+    """The footer of a data file. Raises ObjectNotFound, or TableError if it is damaged."""
+    key = names.data_key(split_id)
+    with damage_explained(store, key), store.open(key) as stream:
+        file = pq.ParquetFile(stream, pre_buffer=False)
+        schema = file.schema_arrow
+        found = (schema.metadata or {}).get(names.FINGERPRINT_KEY.encode(), b"")
+        return Footer(found.decode(errors="replace"), covers_in(file), schema.remove_metadata())
 
 
 def read_receipts(store: Store, split_ids: Sequence[str]) -> list[Receipt]:

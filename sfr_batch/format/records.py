@@ -224,12 +224,12 @@ class Record(BaseModel):
         return self.model_dump_json(indent=1).encode()
 
     @classmethod
-    def from_json(cls, data: bytes, source: str) -> Self:
-        """The record. Raises TableError that names ``source`` if it is damaged or of a newer format."""
+    def from_json(cls, data: bytes, source: str, ways_out: str = WAYS_OUT) -> Self:
+        """The record. Raises TableError, with ``source`` and ``ways_out``, if it is damaged or of a newer format."""
         try:
             version = int(json.loads(data).get("format_version", FORMAT_VERSION))
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise TableError(f"{source} is damaged: {error}. {WAYS_OUT}") from error
+            raise TableError(f"{source} is damaged: {error}. {ways_out}") from error
         if version > NEWEST_FORMAT:
             raise TableError(
                 f"{source} has table format {version}; this sfr-batch reads up to {NEWEST_FORMAT}: upgrade."
@@ -238,7 +238,7 @@ class Record(BaseModel):
             return cls.model_validate_json(data)
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:3])
-            raise TableError(f"{source} is not a valid record: {wrong}. {WAYS_OUT}") from error
+            raise TableError(f"{source} is not a valid record: {wrong}. {ways_out}") from error
 
 
 class Counts(Record):
@@ -340,7 +340,7 @@ class Manifest(Record):
     format_version: int = FORMAT_VERSION
     snapshot: int
     parent: int | None
-    operation: Literal["embed", "backfill", "compact", "sweep", "expire"]
+    operation: Literal["embed", "backfill", "compact", "sweep", "expire", "repair"]
     run_id: str
     created_at: str
     by: str = ""
@@ -360,7 +360,7 @@ class Manifest(Record):
     deletes: SideFile | None = None
     """Rows of the data files in ``files`` that are not part of this snapshot."""
     condemned: SideFile | None = None
-    """Split ids that must never be used again, because a sweep or an expiry deletes their files."""
+    """Split ids that must never be used again: a sweep or an expiry deletes the files, or a repair found them lost."""
     duplicates: str | None = None
     """Key of the rejects file of the duplicates."""
     expired: Expired | None = None

@@ -30,6 +30,7 @@ from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.remarks import format_changes
 from sfr_batch.table.commit import lease
 from sfr_batch.table.commit.clocks import tell_lifted, tell_skew
+from sfr_batch.table.commit.damage import refuse
 from sfr_batch.table.commit.publish import publish, superseded
 from sfr_batch.table.commit.reject_limits import FEW_REJECTS, too_many_rejects
 from sfr_batch.table.commit.writing import check_store, create_or_open, new_run_id, record_types
@@ -37,7 +38,8 @@ from sfr_batch.table.table import Snapshot, Table
 
 _ATTEMPTS = 10
 """Plans of one call: a plan is made anew if another run published first."""
-_PLAN_AGAIN = frozenset[str]()
+PLAN_AGAIN = frozenset[str]()
+"""No shards that must be read: the plan was made too early, for whatever reason."""
 _ROWS_HERE, _BYTES_HERE = 2**21, 2**30
 """Rows of corpus and table, and bytes of the corpus, up to which the comparison runs in this process."""
 
@@ -65,6 +67,10 @@ def _attempt(config: Config, again: frozenset[str]) -> Summary | frozenset[str]:
     another run published meanwhile, whose work counts; see also `shards_to_read_again`."""
     started = time.monotonic()
     plan = make_plan(config)
+    if plan.lost and plan.base:
+        if superseded(Table(plan.store, plan.card), plan.base):
+            return PLAN_AGAIN  # an expiry has removed the files of what is no longer the newest snapshot
+        raise refuse(plan.base, plan.lost)
     if plan.up_to_date:
         return Summary.of(plan, time.monotonic() - started)
     needs_model = bool(plan.todo) or plan.accepts or plan.settles_ids
@@ -72,46 +78,66 @@ def _attempt(config: Config, again: frozenset[str]) -> Summary | frozenset[str]:
     if needs_model and not plan.has_to_compare:
         placement.check(place, config)
     check_store(plan.store, config.table.storage)
-    _warn(tell_skew(plan.store))
+    warn(tell_skew(plan.store))
     table = create_or_open(plan.store, plan.card)
     if not plan.is_for(table):
-        return _PLAN_AGAIN  # another run, perhaps of an older release, has created it since the plan was made
+        return PLAN_AGAIN  # another run, perhaps of an older release, has created it since the plan was made
     run_id = new_run_id()
     with (
-        lease.hold(table.store, _holder(run_id, place), config.run.lease_s, say=say) as held,
+        lease.hold(table.store, holder_of(run_id, place), config.run.lease_s, say=say) as held,
         contextlib.ExitStack() as stack,
     ):
         if held.waited or superseded(table, plan.base):
-            return _PLAN_AGAIN  # the holder before has committed or published since the plan was made: do not pay twice
+            return PLAN_AGAIN  # the holder before has committed or published since the plan was made: do not pay twice
         try:
             comparison = None
             if plan.has_to_compare:
-                comparison, place = _compare(plan, place, stack, again)
+                comparison, place = compare_rows(plan, place, stack, again)
                 plan = comparison.plan
             if plan.changes_nothing:
                 return Summary.of(plan, time.monotonic() - started)
-            if plan.accepts:
-                plan, comparison = _accept(table, plan, comparison, run_id, place)
-            if not plan.states_layout:
-                record_types(table, plan.card, run_id)
-            run = RunLog(table.store, plan, run_id)
-            progress = _progress(plan)
-            receipts = [*_run(plan, table, run, progress, place, held, stack), *_copy(comparison, run)]
-            if comparison and (rivals := shards_to_read_again(comparison, receipts) - again):
-                return rivals
-            if config.select.limit:
-                return Summary.of(plan, time.monotonic() - started, progress)
-            progress.enter("publishing")
-            held.confirm()
-            snapshot = publish(table, plan.base, draft(plan, run_id, receipts, comparison))
-            interrupt.published = snapshot.number
+            return embed_and_publish(plan, comparison, table, run_id, place, held, stack, started, again)
         except (TableError, StorageError, RunFailed):
             if not superseded(table, plan.base):
                 raise
-            return _PLAN_AGAIN
-        _warn(tell_lifted(snapshot))
-        # Before data/ is listed, which takes time that is not the run's.
-        return _reported(Summary.of(plan, time.monotonic() - started, progress, snapshot), table, run, progress)
+            return PLAN_AGAIN
+
+
+def embed_and_publish(
+    plan: EmbedPlan,
+    comparison: ComparisonRun | None,
+    table: Table,
+    run_id: str,
+    place: str,
+    held: lease.Lease,
+    stack: contextlib.ExitStack,
+    started: float,
+    again: frozenset[str],
+) -> Summary | frozenset[str]:
+    """Do what an exact plan says, under a lease, and publish it, unless it is a trial.
+
+    place: where to embed, see `placement`. stack: ends the display of progress. started: of the run, by
+    `time.monotonic`. again: shards that were read although they have not changed. Returns others instead of a summary
+    if they have to be read as well.
+    """
+    if plan.accepts:
+        plan, comparison = _accept(table, plan, comparison, run_id, place)
+    if not plan.states_layout:
+        record_types(table, plan.card, run_id)
+    run = RunLog(table.store, plan, run_id)
+    progress = _progress(plan)
+    receipts = [*_run(plan, table, run, progress, place, held, stack), *_copy(comparison, run)]
+    if comparison and (rivals := shards_to_read_again(comparison, receipts) - again):
+        return rivals
+    if plan.config.select.limit:
+        return Summary.of(plan, time.monotonic() - started, progress)
+    progress.enter("publishing")
+    held.confirm()
+    snapshot = publish(table, plan.base, draft(plan, run_id, receipts, comparison))
+    interrupt.published = snapshot.number
+    warn(tell_lifted(snapshot))
+    # Before data/ is listed, which takes time that is not the run's.
+    return _reported(Summary.of(plan, time.monotonic() - started, progress, snapshot), table, run, progress)
 
 
 def _reported(summary: Summary, table: Table, run: RunLog, progress: Progress) -> Summary:
@@ -149,7 +175,7 @@ def _run(
     return [*earlier, *_embed_missing(plan, run, progress, place, held, stack)]
 
 
-def _compare(
+def compare_rows(
     plan: EmbedPlan, place: str, stack: contextlib.ExitStack, again: frozenset[str]
 ) -> tuple[ComparisonRun, str]:
     """The comparison, and where to embed. A large one runs on Ray, which ends with ``stack``."""
@@ -165,11 +191,11 @@ def _compare(
     if plan.duplicate_rule:
         lost = sum(len(rows.positions) for rows in comparison.settled.losing.values())
         say(f"Looked through the ids: {counted(lost, 'row')} not embedded, because others with their ids count")
-    if comparison.difference.changes:
+    if comparison.difference.changes and not plan.remains:  # of a repair, the changes are those of a loss
         say(f"Compared the changed shards with the table: {format_changes(comparison.difference.changes)}")
     if plan.lender:
         say(remarks.lender(plan.lender, comparison.difference))
-    if comparison.difference.taken:
+    if comparison.difference.taken and not plan.remains:
         say(remarks.taken(comparison.difference.taken, first=plan.base is None))
     if comparison.plan.todo:
         placement.check(place, plan.config)
@@ -201,12 +227,14 @@ def _copy(comparison: ComparisonRun | None, run: RunLog) -> list[Receipt]:
     return receipts
 
 
-def _holder(run_id: str, place: str) -> lease.Holder:
+def holder_of(run_id: str, place: str) -> lease.Holder:
+    """Who holds the lease for a run of this process."""
     cluster = None if place in (placement.HERE, placement.LOCAL) else place
     return lease.Holder.of_this_process(run_id, ray_job=placement.submission_id(), ray_address=cluster)
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
+    """Tell the user something that is no result, if there is something to tell."""
     if text:
         say(text)
 

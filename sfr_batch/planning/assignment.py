@@ -47,7 +47,7 @@ def assign_work(
     limits: SplitLimits,
     split_names: SplitNames,
     *,
-    keep_own_splits: bool,
+    keep_own_splits: Callable[[Shard], bool],
     unread: frozenset[str],
     losing: Container[str],
 ) -> Assignment:
@@ -60,16 +60,17 @@ def assign_work(
     decisions = found.decisions
     encode = decisions["kind"] == Decision.ENCODE
     max_rows = rows_per_split(int(encode.sum()), limits.rows, limits.min_splits)
-    of_shard = _rows_by_shard(found)
+    of_shard, shards = _rows_by_shard(found), {unit.shard.uri: unit.shard for unit in found.units}
     fresh = frozenset(
         uri
         for uri, its in of_shard.items()
-        if keep_own_splits and encode[its].all() and not 0 < its.stop - its.start < max_rows
+        if encode[its].all() and not 0 < its.stop - its.start < max_rows and keep_own_splits(shards[uri])
     )
     indexed = frozenset(
         uri
         for uri, its in of_shard.items()
-        if uri not in fresh and ((decisions["kind"][its] != Decision.SKIP).any() or (keep_own_splits and uri in losing))
+        if uri not in fresh
+        and ((decisions["kind"][its] != Decision.SKIP).any() or (uri in losing and keep_own_splits(shards[uri])))
     )
     in_indexed = np.zeros(len(decisions), bool)  # [rows]
     for uri in indexed:
@@ -88,7 +89,7 @@ def assign_work(
     encoded = np.flatnonzero(in_indexed & encode)
     packed = [pack_rows(chosen) for chosen in _cut(encoded, decisions["size"], max_rows, limits.bytes)]
     copied = np.flatnonzero(in_indexed & (decisions["kind"] == Decision.COPY))
-    lent = decisions["file"][copied] >= (len(found.files) if found.own_files is None else found.own_files)
+    lent = found.lent[copied]
     copies = [
         Copy(pack_rows(chosen, kind), _sources(found, chosen), lender)
         for kind, rows_to_copy, lender in (("copy", copied[~lent], None), ("lent", copied[lent], found.lender))

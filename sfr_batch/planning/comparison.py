@@ -89,7 +89,7 @@ def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozens
     TooManyChanges, CorpusError, TableError, ConfigError.
     """
     plan, settled = _settle(plan, executor, again)
-    base, selection, generation = plan.base, plan.selection, plan.config.table.generation
+    base, selection = plan.base, plan.selection
     retried = selection.old_rejects(base) if plan.config.select.rejects else []
     context = TaskContext(
         corpus=plan.config.corpus,
@@ -109,8 +109,8 @@ def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozens
     ]
     units = [unit for survey in compared for unit in cut(survey, UNIT_ROWS, UNIT_BYTES, ("scan",), frozenset())]
     unpublished = _read_unpublished(plan)
-    known = KnownVectors(plan.old, plan.base_receipts, unpublished, generation)
-    found = compare_rows(executor, context, units, known, settled.losing)
+    known = KnownVectors(plan.old, plan.base_receipts, unpublished, selection.generation)
+    found = selection.narrowed(compare_rows(executor, context, units, known, settled.losing))
     taken = found.taken(len(plan.base_receipts))
     turned = _turned(plan, found)
     borrowed = borrow(found, plan.lender)
@@ -146,7 +146,7 @@ def _settle(plan: EmbedPlan, executor: Executor, again: frozenset[str]) -> tuple
     """Which rows count, and the plan with all shards that have to be read for it."""
     while True:
         if again:
-            plan = make_plan(plan.config, again)
+            plan = make_plan(plan.config, again, plan.remains)
             missing = sorted(again - {shard.uri for shard, _ in plan.changed})
             if missing or plan.config.select.by_rows:
                 raise ConfigError(

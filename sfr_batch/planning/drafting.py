@@ -37,7 +37,10 @@ def draft(plan: EmbedPlan, run_id: str, receipts: Iterable[Receipt], comparison:
     carried = [*plan.carried, *untouched]
     uris = {record.uri for record in carried}
     parts = {uri: its for uri, its in plan.base_indexes.items() if uri in uris} | written.parts
-    records = _new_records(plan, done, indexed, written.coverage)
+    records = [
+        *_new_records(plan, done, indexed, written.coverage),
+        *plan.selection.remaining(plan.vanished, written.coverage),
+    ]
     owners = frozenset(uri for uri in uris if uri not in parts)
     files = {r.split_id: dataclasses.replace(r, owned=r.owned and r.shard in owners) for r in plan.base_receipts}
     known = frozenset(files)
@@ -54,6 +57,7 @@ def draft(plan: EmbedPlan, run_id: str, receipts: Iterable[Receipt], comparison:
         visited=frozenset(shard.uri for shard, _ in plan.changed),
         changes=difference.changes if difference else None,
         operation=plan.selection.operation,
+        condemned=plan.selection.condemned,
         duplicate_ids=plan.config.table.duplicate_ids,
         duplicate_rule=plan.duplicate_rule,
         layout=plan.layout,

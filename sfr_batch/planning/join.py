@@ -43,9 +43,12 @@ def document_dtype(*, carry: bool) -> np.dtype[np.void]:
     return np.dtype([*_HASHES, *(_TEXT if carry else []), ("shard", np.int32), *_PLACE, ("origin", np.uint8)])
 
 
-DECISION_DTYPE = np.dtype([("unit", np.int32), ("at", np.int32), ("kind", np.uint8), *_PLACE, ("size", np.uint32)])
-"""What is done for a row of the corpus: its unit, its number there and its size as in `corpus_dtype`, a `Decision`, and
-where the vectors are that it takes; file -1 if there are none."""
+DECISION_DTYPE = np.dtype(
+    [("unit", np.int32), ("at", np.int32), ("kind", np.uint8), ("known", np.bool_), *_PLACE, ("size", np.uint32)]
+)
+"""What is done for a row of the corpus: its unit, its number there and its size as in `corpus_dtype`, a `Decision`,
+whether the base snapshot has a document with its id, and where the vectors are that it takes; file -1 if there are
+none."""
 
 
 class Origin(IntEnum):
@@ -131,7 +134,7 @@ def join(new: CorpusRows, old: Documents) -> JoinResult:
     decisions["kind"][new["loses"]] = Decision.SKIP
 
     gone = np.flatnonzero(there & ~is_there[of_old])
-    known = was_there[of_new]
+    decisions["known"] = known = was_there[of_new]
     count = {kind: int((known & (decisions["kind"] == kind)).sum()) for kind in Decision}
     changes = ChangeCounts(
         new=int((~known & ~new["loses"]).sum()),

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from sfr_batch.config.settings import Config, RunSettings, TableSettings
+from sfr_batch.corpus.splits import Split
 from sfr_batch.errors import TooManyChanges, TooManyDeletes
 from sfr_batch.format import names
 from sfr_batch.format.layout import Layout
@@ -50,6 +51,16 @@ def limits_of_a_split(run: RunSettings, card: TableCard) -> SplitLimits:
         new_tokens = inputs["chunk_tokens"] - inputs["chunk_overlap"]
         size = min(size, int(vectors * new_tokens * BYTES_PER_TOKEN))
     return SplitLimits(min(run.rows_per_split, vectors), size, run.min_splits)
+
+
+def estimate_tokens(splits: Sequence[Split], card: TableCard) -> int:
+    """Tokens to compute for these splits, without what is truncated, and with the tokens that chunks share."""
+    inputs = card.fingerprint_inputs
+    if inputs["overflow"] == "chunk":
+        shared = float(inputs["chunk_overlap"] / inputs["chunk_tokens"])
+        return round(sum(split.text_bytes for split in splits) / BYTES_PER_TOKEN / (1 - shared))
+    limit = int(inputs["max_length"])
+    return round(sum(min(split.text_bytes / BYTES_PER_TOKEN, split.rows * limit) for split in splits))
 
 
 def vector_bytes(schema: pa.Schema) -> int:

@@ -42,6 +42,8 @@ from sfr_batch.storage.input_listing import would_list
 from sfr_batch.storage.locations import absolute_uri, is_s3
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
+from sfr_batch.table.commit.damage import find_missing
+from sfr_batch.table.commit.remains import Remains
 from sfr_batch.table.commit.writing import check_same_table
 from sfr_batch.table.pointer import refuse_pointer
 from sfr_batch.table.table import Snapshot, Table
@@ -61,18 +63,19 @@ class _Survey:
     """Of the carried columns since the base snapshot; None if there are none."""
 
 
-def make_plan(config: Config, again: frozenset[str] = frozenset()) -> EmbedPlan:
+def make_plan(config: Config, again: frozenset[str] = frozenset(), remains: Remains | None = None) -> EmbedPlan:
     """Compare the corpus with the table. Reads metadata only; writes nothing.
 
-    again: URIs of shards that are to be read although they have not changed, if they are selected.
+    again: URIs of shards that are to be read although they have not changed, if they are selected. remains: what is
+    left of the newest snapshot, for the plan of a repair.
 
     Raises ConfigError, CorpusError, ModelError, StorageError, or TableMismatch if the table was made with other
     settings.
     """
     store = open_store(config.table.path, config.table.storage)
     _check_apart(config.corpus, config.table, store.root)
-    table = _open(store)
-    base = table.latest() if table is not None else None
+    table = remains.table if remains else _open(store)
+    base = remains or (table.latest() if table is not None else None)
     for pinned in versions_to_try(config.corpus, store, base):
         # Whatever lists the corpus again for this plan, in this process or another, sees the same version of it.
         at_version = config.model_copy(update={"corpus": pinned.corpus})
@@ -111,6 +114,7 @@ def _plan(
         shard.shard.uri: split_identity(config, card, recipes.of(shard.shard), survey.layout) for shard in survey.shards
     }
     units = _cut(survey, diff, limits, identities, base)
+    committed = table.committed() if table is not None and (units or base) else {}
     return EmbedPlan(
         config=config,
         card=card,
@@ -125,7 +129,7 @@ def _plan(
         changed=tuple((shard.shard, shard.rows if shard.all_live else None) for shard in survey.shards),
         vanished=tuple(diff.vanished),
         units=tuple(units),
-        committed=table.committed() if table is not None and units else {},
+        committed=committed if units else {},
         surveys=tuple(survey.shards),
         limits=limits,
         inputs=today.fingerprint_inputs,
@@ -134,6 +138,7 @@ def _plan(
         lender=open_lender(config.table, dict(today.fingerprint_inputs), store.root),
         passed_over=listing.passed_over,
         newly_read=_newly_read(listing, base),
+        lost=find_missing(base, committed) if base is not None and not isinstance(base, Remains) else {},
         continues=continues,
     )
 

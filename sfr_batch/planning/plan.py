@@ -22,6 +22,7 @@ from sfr_batch.corpus.splits import ReadUnit, Split, splits_of
 from sfr_batch.corpus.survey import ShardStatistics
 from sfr_batch.errors import counted
 from sfr_batch.format import names
+from sfr_batch.format.expired import REPAIR
 from sfr_batch.format.fingerprint import later_inputs
 from sfr_batch.format.layout import Layout
 from sfr_batch.format.notebook import html_table
@@ -31,14 +32,17 @@ from sfr_batch.planning import remarks
 from sfr_batch.planning.carried_columns import ColumnChanges, describe_copies, most_copies, next_layout
 from sfr_batch.planning.committed_splits import CommittedSplits
 from sfr_batch.planning.difference import Difference
-from sfr_batch.planning.limits import BYTES_PER_TOKEN, SplitLimits, split_identity, vector_bytes
+from sfr_batch.planning.limits import SplitLimits, estimate_tokens, split_identity, vector_bytes
 from sfr_batch.planning.reasons import reasons_since
 from sfr_batch.planning.recipes import Reread, ShardRecipes
+from sfr_batch.planning.repairing import Repairing
 from sfr_batch.planning.scan import OldShard, by_shard
 from sfr_batch.planning.selection import Selection, selection_of
 from sfr_batch.storage.locations import is_s3
 from sfr_batch.storage.store import ObjectInfo, Store
 from sfr_batch.storage.versions import is_by_time
+from sfr_batch.table.commit.damage import Lost, tell
+from sfr_batch.table.commit.remains import Remains
 from sfr_batch.table.commit.sweep import SWEEP_AFTER_S
 from sfr_batch.table.table import Snapshot, Table
 
@@ -81,6 +85,8 @@ class EmbedPlan:
     difference: Difference | None = field(default=None, repr=False)
     """The result of the comparison; None before it, and if there is nothing to compare with."""
 
+    lost: Lost = field(default_factory=dict, repr=False)
+    """Files of the base snapshot that are missing or of another size: `sfr-batch repair` is due."""
     column_changes: ColumnChanges | None = None
     """The carried columns against those of the base snapshot; None if they are the same."""
     recolumned: tuple[ShardRecord, ...] = ()
@@ -121,6 +127,8 @@ class EmbedPlan:
     @cached_property
     def selection(self) -> Selection:
         """The part of the corpus that the run is about."""
+        if isinstance(self.base, Remains):
+            return Repairing(self.config.select, self.config.table, self.base)
         return selection_of(self.config)
 
     @cached_property
@@ -155,12 +163,17 @@ class EmbedPlan:
     @property
     def up_to_date(self) -> bool:
         """Whether the base snapshot already is what this run would publish."""
-        return self.base is not None and not self.changed and not self.vanished and not self._republished
+        return not (self.base is None or self.changed or self.vanished or self._republished)
 
     @property
     def _republished(self) -> bool:
         """Whether the next snapshot differs from the base even if it has the same shards."""
-        return self.rule_changed or self.column_changes is not None
+        return self.rule_changed or self.column_changes is not None or self.remains is not None
+
+    @property
+    def remains(self) -> Remains | None:
+        """What the plan of a repair is built upon; None for any other plan."""
+        return self.base if isinstance(self.base, Remains) else None
 
     def is_for(self, table: Table) -> bool:
         """Whether the plan was made for this table, rather than before another run created it otherwise."""
@@ -209,13 +222,7 @@ class EmbedPlan:
     @property
     def estimated_tokens(self) -> int:
         """Tokens to compute, without what is truncated, and with the tokens that chunks share."""
-        inputs = self.card.fingerprint_inputs
-        if inputs["overflow"] == "chunk":
-            shared = float(inputs["chunk_overlap"] / inputs["chunk_tokens"])
-            return round(self.text_bytes / BYTES_PER_TOKEN / (1 - shared))
-        limit = int(inputs["max_length"])
-        per_split = (min(split.text_bytes / BYTES_PER_TOKEN, split.rows * limit) for split in self.todo_splits)
-        return round(sum(per_split))
+        return estimate_tokens(self.todo_splits, self.card)
 
     # --- what the comparison starts from
 
@@ -263,6 +270,8 @@ class EmbedPlan:
         """
         if self.base is None:
             return sorted(self.committed.keys() - self.done.keys())
+        if isinstance(self.base, Remains):
+            return sorted(self.base.inventory.searched)
         known = {*self.base.split_ids(), *self.base.read_condemned(), *self.done}
         since = published_at(self.store)[self.base.number] - SWEEP_AFTER_S
         return sorted(s for s, info in self.committed.items() if s not in known and info.modified >= since)
@@ -323,6 +332,8 @@ class EmbedPlan:
     # --- for people
 
     def __repr__(self) -> str:
+        if self.lost:
+            return f"<EmbedPlan {self.store.root}: damaged, {counted(len(self.lost), 'file')} lost>"
         if self.up_to_date:
             return f"<EmbedPlan {self.store.root}: up to date, nothing to do>"
         return (
@@ -389,6 +400,8 @@ class EmbedPlan:
 
     def _remarks(self) -> list[str]:
         said = [*self.reasons, *(reread.describe() for reread in self.reread)]
+        if self.lost:
+            said.append(f"damaged, `embed` refuses: {tell(self.lost)}. {REPAIR}")
         if self._touched:
             said.append(remarks.touched(self._touched))
         if self._by_time:
@@ -411,12 +424,10 @@ class EmbedPlan:
         if self.newly_read:
             said.append(remarks.newly_read(self.newly_read))
         if self.accepts:
-            said.append(
-                "an older release has made this table: the next `embed` that writes embeds some of its rows again to "
-                f"see whether {' and '.join(self.later_inputs)} are still those of its vectors, and records them"
-            )
+            said.append(remarks.accepts(self.later_inputs))
         if self.up_to_date:
-            said.append("up to date: nothing to do")
+            if not self.lost:
+                said.append("up to date: nothing to do")
         elif not self.todo_splits and not self.vectors_to_copy:
             said.append("every split is done; the run would only publish a snapshot")
         return said

@@ -29,6 +29,14 @@ def by_time(uris: Sequence[str]) -> str:
     )
 
 
+def accepts(inputs: Iterable[str]) -> str:
+    """What the next run does in a table that does not record all inputs of its fingerprint."""
+    return (
+        "an older release has made this table: the next `embed` that writes embeds some of its rows again to see "
+        f"whether {' and '.join(inputs)} are still those of its vectors, and records them"
+    )
+
+
 def newly_read(uris: Sequence[str]) -> str:
     """Files that earlier releases did not read."""
     return (

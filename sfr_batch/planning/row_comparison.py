@@ -121,6 +121,14 @@ class RowComparison:
             for u, part in zip(unit[bounds].tolist(), np.split(rows, bounds[1:]), strict=True)
         )
 
+    @property
+    def lent(self) -> NDArray[np.bool_]:
+        """[rows] which of them take vectors of the lender."""
+        if self.own_files is None:
+            return np.zeros(len(self.decisions), np.bool_)
+        lent: NDArray[np.bool_] = (self.decisions["kind"] == Decision.COPY) & (self.decisions["file"] >= self.own_files)
+        return lent
+
     def taken(self, known: int) -> int:
         """How many rows take vectors of other data files than the first ``known``."""
         takes = np.isin(self.decisions["kind"], (Decision.REUSE, Decision.COPY))

@@ -216,7 +216,7 @@ def read_old(
     dtype = document_dtype(carry=context.carry)
     parts: list[list[Documents]] = [[] for _ in range(partitions)]
     for source in sources:
-        entries = _read_entries(store, source, context)
+        entries = _read_entries(store, source, files, context)
         if entries is None:
             continue
         of_file = [files[split_id] for split_id in entries.split_ids]
@@ -230,10 +230,12 @@ def read_old(
     return None, *(_concatenated(part, dtype) for part in parts)
 
 
-def _read_entries(store: Store, source: OldSource, context: TaskContext) -> Entries | None:
+def _read_entries(
+    store: Store, source: OldSource, files: Mapping[str, FileNumber], context: TaskContext
+) -> Entries | None:
     """None if an unpublished data file is damaged or was swept meanwhile: its vectors are then not reused."""
     if isinstance(source.documents, IndexPart):
-        entries = read_entries(store, source.documents)
+        entries = read_entries(store, source.documents).within(files)  # in a repair, some point into lost files
         return entries if source.documents.covers == context.layout.covers else rehashed(store, entries, context.layout)
     try:
         return read_owned(store, source.documents, context.layout, context.fingerprint)

@@ -9,7 +9,7 @@ snapshot; writes nothing.
 import dataclasses
 import fnmatch
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +22,7 @@ from sfr_batch.corpus.partitions import HIVE_NULL, Partition, partition_of
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.format import names
 from sfr_batch.format.records import KEPT, ChangeCounts, ShardRecord
+from sfr_batch.planning.row_comparison import RowComparison
 from sfr_batch.planning.row_filter import RowFilter
 from sfr_batch.table.table import Snapshot
 
@@ -54,7 +55,17 @@ class Selection(ABC):
         return self.table.delete == "keep" or not self.select.everything
 
     @property
-    def operation(self) -> Literal["embed", "backfill"]:
+    def generation(self) -> str:
+        """The `table.generation` that a vector must have to be used again; "" for any."""
+        return self.table.generation
+
+    @property
+    def condemned(self) -> frozenset[str] | None:
+        """All names that the next snapshot condemns; None: those of the base snapshot."""
+        return None
+
+    @property
+    def operation(self) -> Literal["embed", "backfill", "repair"]:
         """The operation that the manifest names."""
         return "embed" if self.select.everything and not self.table.generation else "backfill"
 
@@ -82,9 +93,12 @@ class Selection(ABC):
         Raises ConfigError if ``select.where`` is wrong.
         """
 
-    @property
+    def narrowed(self, found: RowComparison) -> RowComparison:
+        """The comparison, where rows that the run is not about are passed over."""
+        return found
+
     @abstractmethod
-    def keeps_own_splits(self) -> bool:
+    def keeps_own_splits(self, shard: Shard) -> bool:
         """Whether a shard without any known row keeps its own splits; else its rows are packed."""
 
     @abstractmethod
@@ -96,6 +110,10 @@ class Selection(ABC):
         """Whether, after the comparison, there is nothing to publish."""
 
     # --- drafting
+
+    def remaining(self, vanished: Sequence[ShardRecord], coverage: Mapping[str, Coverage]) -> list[ShardRecord]:
+        """New records of compared shards that are no longer in the corpus and stay. coverage: by URI, what is left."""
+        return []
 
     @abstractmethod
     def untouched(self, old: Sequence[ShardRecord], indexed: frozenset[str]) -> list[ShardRecord]:
@@ -141,8 +159,7 @@ class WholeShards(Selection):
     def row_filter(self, columns: Columns, rejects: Sequence[RejectRow]) -> RowFilter | None:
         return None
 
-    @property
-    def keeps_own_splits(self) -> bool:
+    def keeps_own_splits(self, shard: Shard) -> bool:
         return True
 
     def changes(self, found: ChangeCounts) -> ChangeCounts:
@@ -200,8 +217,7 @@ class SomeRows(Selection):
     def row_filter(self, columns: Columns, rejects: Sequence[RejectRow]) -> RowFilter | None:
         return RowFilter.make(self.select, columns, _ids_to_retry(rejects) if self.select.rejects else None)
 
-    @property
-    def keeps_own_splits(self) -> bool:
+    def keeps_own_splits(self, shard: Shard) -> bool:
         return False
 
     def changes(self, found: ChangeCounts) -> ChangeCounts:

@@ -16,7 +16,9 @@ from sfr_batch.format import names
 from sfr_batch.format.records import KEPT, ShardRecord
 from sfr_batch.planning.carried_columns import EarlierRecipes
 from sfr_batch.planning.recipes import ShardRecipes
+from sfr_batch.planning.repairing import affected_shards
 from sfr_batch.planning.selection import covers, selection_of
+from sfr_batch.table.commit.remains import Remains
 from sfr_batch.table.table import Snapshot
 
 
@@ -50,6 +52,8 @@ def diff_shards(
     again: frozenset[str],
 ) -> ShardDiff:
     """Which selected shards the base snapshot has as they are, which have changed, and which have vanished."""
+    if isinstance(base, Remains):
+        return ShardDiff(*affected_shards(base, selected.shards, again), [])
     selection, generation = selection_of(config), config.table.generation
     if config.select.rejects:
         unchanged, changed = _only_rejected(base, selected.shards, generation)

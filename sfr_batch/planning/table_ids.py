@@ -96,7 +96,7 @@ def _documents(
     def read(source: Receipt | IndexPart) -> Entries:
         if isinstance(source, Receipt):
             return read_owned(plan.store, source, plan.layout, plan.card.fingerprint, hashes=False)
-        return read_entries(plan.store, source, hashes=False)
+        return read_entries(plan.store, source, hashes=False).within(files)
 
     sources = [(shard.record.uri, source) for shard in shards for source in shard.sources]
     several = [source for _, source in sources]

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sfr_batch.errors import ConfigError, ObjectNotFound, TableError, TableNotFound, counted
+from sfr_batch.errors import ConfigError, ObjectNotFound, TableDamaged, TableError, TableNotFound, counted
 from sfr_batch.format import history, names
 from sfr_batch.format.accepted import AcceptedInputs
-from sfr_batch.format.expired import check_not_expired, expiry_explained, published_numbers
+from sfr_batch.format.expired import MANIFEST_WAYS_OUT, check_not_expired, damaged, expiry_explained, published_numbers
 from sfr_batch.format.fingerprint import LATER_INPUTS, differences
 from sfr_batch.format.indexes import read_part, rejects_of
 from sfr_batch.format.known_types import KnownTypes
@@ -44,6 +44,10 @@ from sfr_batch.table.scan import Positions as Positions  # others know it from h
 from sfr_batch.table.tabular import Tabular
 
 _R = TypeVar("_R", Receipt, ShardRecord, IndexPart)
+_CARD_WAYS_OUT = (
+    "Restore it from a copy. Without one, remove it: `sfr-batch repair CONFIG` then shows what it takes to make it "
+    "anew, and with --write it does so."
+)
 
 
 class Table(Readers):
@@ -53,18 +57,29 @@ class Table(Readers):
         self.store = store
         self.card = card
         self._layout: Layout | None = None
+        self.seen: pa.Schema | None = None
+        """The columns as data files show them, if the record of their types is lost: see `find_remains`."""
 
     @classmethod
     def open(cls, store: Store) -> "Table":
-        """Open the table at ``store``. Raises TableNotFound if no run has created it yet."""
+        """Open the table at ``store``. Raises TableNotFound if no run has created it yet, TableDamaged if it has data
+        files and no card."""
         try:
             data = store.read(names.TABLE_JSON)
         except ObjectNotFound:
+            files = sum(names.split_of_data_key(info.key) is not None for info in store.list(names.DATA))
+            if files:
+                raise TableDamaged(
+                    f"{store.root} has lost its {names.TABLE_JSON}, but data/ has {counted(files, 'data file')} of a "
+                    "table: perhaps a copy has left out names that begin with _",
+                    "Copy the whole folder _sfr again. Without it, `sfr-batch repair CONFIG` shows what it takes to "
+                    "make a table of these files, and with --write it does so.",
+                ) from None
             raise TableNotFound(
                 f"There is no table at {store.root} (no {names.TABLE_JSON}). Check the path, or create it with "
                 "`sfr-batch embed`."
             ) from None
-        return cls(store, TableCard.from_json(data, f"{store.root}/{names.TABLE_JSON}"))
+        return cls(store, TableCard.from_json(data, f"{store.root}/{names.TABLE_JSON}", _CARD_WAYS_OUT))
 
     def __repr__(self) -> str:
         latest = self.latest()
@@ -87,8 +102,8 @@ class Table(Readers):
 
     def refresh_types(self) -> int:
         """Find out which columns have types today. Returns the number of the newest record of types, 0 without one."""
-        self._layout = Layout.of_table(self.card.schema, self.card.row_hash)
-        if not is_undecided(self._layout.schema):
+        self._layout = Layout.of_table(self.seen or self.card.schema, self.card.row_hash)
+        if not is_undecided(self.card.schema):
             return 0
         found = [names.number_of_types_key(info.key) or 0 for info in self.store.list(names.TYPES)]
         if newest := max(found, default=0):
@@ -159,7 +174,7 @@ class Table(Readers):
         except ObjectNotFound:
             known = ", ".join(map(str, self.snapshot_numbers())) or "none"
             raise TableNotFound(f"{self.store.root} has no snapshot {number}. Available: {known}.") from None
-        manifest = Manifest.from_json(data, f"{self.store.root}/{key}")
+        manifest = Manifest.from_json(data, f"{self.store.root}/{key}", MANIFEST_WAYS_OUT)
         check_fingerprint(self.store, key, manifest.fingerprint, self.card.fingerprint)
         if is_undecided(self.layout.schema):  # it may have become known since
             self.refresh_types()
@@ -237,6 +252,9 @@ class Table(Readers):
 
 class Snapshot(Readers):
     """A published version of a table. Side files are read when needed and checked against the manifest's SHA-256."""
+
+    exists = True
+    """Whether it was published: what a repair builds upon may have no manifest any more."""
 
     def __init__(self, store: Store, manifest: Manifest, layout: Layout) -> None:
         self.store = store
@@ -319,7 +337,7 @@ class Snapshot(Readers):
         return {
             *self.attached(),
             *map(names.data_key, self.split_ids()),
-            *self._keys_of_rejects(owned=False),
+            *self.keys_of_rejects(owned=False),
         }
 
     def read_deletes(self) -> dict[str, Positions]:
@@ -339,7 +357,7 @@ class Snapshot(Readers):
         duplicates: whether rows are among them that have a vector and gave way to another row with their id.
         """
         rejected = {record.uri for record in self.read_shards() if record.rejected}
-        keys = self._keys_of_rejects(owned=True)
+        keys = self.keys_of_rejects(owned=True)
         keys += [self.manifest.duplicates] if self.manifest.duplicates and duplicates else []
         tables = []
         with expiry_explained(self.store, self.number):
@@ -373,10 +391,10 @@ class Snapshot(Readers):
         """
         return duckdb_sql.view(self.scan(columns), name, self.brief())
 
-    def _keys_of_rejects(self, *, owned: bool) -> list[str]:
+    def keys_of_rejects(self, *, owned: bool) -> list[str]:
         """Keys of the rejects of all data files, or of those that are owned by their shard."""
         receipts = self.receipt_columns([names.SPLIT_ID, "attempt", "rejected", "owned"])
-        chosen = pc.greater(receipts.column("rejected"), 0)
+        chosen = receipts.column("rejected").cast(pa.bool_())  # a comparison with a number loads pandas
         chosen = pc.and_(chosen, receipts.column("owned")) if owned else chosen
         rejected = receipts.filter(chosen).to_pydict()
         return list(map(names.rejects_key, rejected[names.SPLIT_ID], rejected["attempt"]))
@@ -392,9 +410,8 @@ class Snapshot(Readers):
         with expiry_explained(self.store, self.number):
             data = self.store.read(side.name)
         if hashlib.sha256(data).hexdigest() != side.sha256:
-            raise TableError(
-                f"{self.store.root}/{side.name} is not the file that snapshot {self.number} was published with."
-            )
+            what = f"{self.store.root}/{side.name} is not the file that snapshot {self.number} was published with"
+            raise damaged(self.store, self.number, what)
         self._sides[side.name] = read_parquet(data)
         return self._sides[side.name]
 

@@ -747,11 +747,12 @@ def test_audit_command(mistral: str, root: str) -> None:
     assert result.exit_code == 1
     files = len(table.current().read_receipts())
     assert (
-        f"FAIL  data files    {files} data files: 1 problem\n        {gone} is missing\n        Restore"
+        f"FAIL  data files    {files} data files: 1 problem\n        {gone} is missing\n        `sfr-batch repair"
         in result.output
     )
     read = {check["name"]: check for check in json.loads(Path(report).read_text())["checks"]}
     assert read["data files"]["examples"] == [f"{gone} is missing"]
+    assert "data/ alone is not the table: the snapshot is damaged" in read["plain"]["measured"], "the lines agree"
 
 
 def test_wrong_audit_commands(mistral: str, root: str) -> None:

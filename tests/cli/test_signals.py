@@ -120,6 +120,10 @@ def test_stop_while_planning(tmp_path: Path) -> None:
         (["expire", "s3://bucket/table", "--keep-last", "1", "--delete"], DOES_THE_REST),
         (["compact", "s3://bucket/table", "--write"], DOES_THE_REST),
         (
+            ["repair", "{config}", "--write", "table.path=s3://bucket/table"],
+            "nothing was started; the same command starts again",
+        ),
+        (
             ["export", "s3://bucket/table", "out"],
             "if out has no _SUCCESS, it is incomplete: remove it and run the same command again",
         ),

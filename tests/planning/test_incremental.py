@@ -464,7 +464,7 @@ def test_a_damaged_index_is_named_with_a_way_out(nights: tuple[Place, Writer]) -
     file = Path(place.table) / part.key
     file.write_bytes(file.read_bytes()[:300])
     writer.write({"a.parquet": a})
-    told = rf"{file} is damaged: \S.*[^.]\. Restore it from a copy, or write to a new table: table\.path="
+    told = rf"{file} is damaged: \S.*[^.]\. Restore it from a copy, or have its rows again: `sfr-batch repair"
     with pytest.raises(TableError, match=told):
         night(place)
 

@@ -19,8 +19,8 @@ import pytest
 from sfr_batch.corpus.rejects import Reject, rejects_table
 from sfr_batch.errors import (
     CountsDoNotClose,
-    ObjectNotFound,
     SnapshotConflict,
+    TableDamaged,
     TableError,
     TableMismatch,
     TableNotFound,
@@ -342,7 +342,7 @@ def test_condemned_split_refuses_to_publish(local: Store) -> None:
     base = condemn(table, table.current(), [split_name("b")])
     assert base.read_condemned() == {split_name("b")}
     receipt = commit_rows(local, table.card, "b", ["y"], start=1)
-    with pytest.raises(TableError, match=r"is condemned by a sweep or an expiry\. It must not be published"):
+    with pytest.raises(TableError, match=r"is condemned by a sweep, an expiry or a repair\. It must not be published"):
         publish(table, base, draft_of([*base.read_receipts(), receipt], base))
 
 
@@ -429,7 +429,7 @@ def test_data_file_that_is_another_is_seen(local: Store) -> None:
 def test_missing_data_file_of_a_snapshot_is_named(store: Store) -> None:
     table = make_table(store, {"a": ["x"]})
     store.delete([names.data_key(split_name("a"))])
-    with pytest.raises(ObjectNotFound, match=split_name("a")):
+    with pytest.raises(TableDamaged, match=split_name("a")):
         table.to_arrow()
 
 

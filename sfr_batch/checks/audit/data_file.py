@@ -27,6 +27,7 @@ from sfr_batch.format.parquet import read_parquet
 from sfr_batch.format.records import Receipt
 from sfr_batch.format.schemas import is_same
 from sfr_batch.storage.store import ObjectInfo, in_memory
+from sfr_batch.table.commit.damage import listed_wrong
 from sfr_batch.table.table import Table
 
 PROMISES = (FILES, PAGES, FOOTERS, SCHEMA, COUNTS, VECTORS, CHUNKS)
@@ -100,14 +101,6 @@ def is_chunked(table: Table) -> bool:
     return names.CHUNK in table.layout.schema.names
 
 
-def listed_wrong(split_id: str, size: int, committed: Mapping[str, ObjectInfo]) -> str | None:
-    """What is wrong with a data file of ``size`` bytes according to the listing; ``committed``: by split id."""
-    key, info = names.data_key(split_id), committed.get(split_id)
-    if info is None:
-        return f"{key} is missing"
-    return None if info.size == size else f"{key} has {info.size:,} bytes instead of {size:,}"
-
-
 def examine(
     table: Table, layout: Layout, receipt: Receipt, committed: Mapping[str, ObjectInfo], dead: IntArray
 ) -> Examined:
@@ -140,6 +133,13 @@ def examine(
         ids["row"].astype(np.int32) if is_chunked(table) else None,
     )
     return Examined(file, {FOOTERS: footers, VECTORS: vectors, CHUNKS: chunks, COUNTS: counts}, ids=ids)
+
+
+def look_into_data_file(table: Table, receipt: Receipt) -> str | None:
+    """The first thing that is wrong inside a data file of the right size, if anything is: a `Look` for a repair."""
+    listed = {receipt.split_id: ObjectInfo(names.data_key(receipt.split_id), receipt.size, 0.0)}
+    found = examine(table, table.layout, receipt, listed, np.empty(0, np.int64))
+    return next((problem.example for name in PROMISES for problem in found.problems.get(name, ())), None)
 
 
 def _other_columns(found: pa.Schema, table: Table, covers: str) -> str | None:

@@ -18,12 +18,11 @@ from sfr_batch.checks.audit.data_file import (
     Examined,
     examine,
     is_chunked,
-    listed_wrong,
 )
 from sfr_batch.checks.audit.id_records import NO_CANDIDATE, IdRecords, IntArray, locate
 from sfr_batch.checks.audit.promises import Problem, Problems, PromiseCheck
 from sfr_batch.checks.audit.report import CHUNKS, FILES, FOOTERS, PAGES, SCHEMA, VECTORS, Finding
-from sfr_batch.checks.audit.snapshots import expired_since
+from sfr_batch.checks.audit.snapshots import expired_since, tell_older
 from sfr_batch.errors import SfrBatchError, counted
 from sfr_batch.format import names
 from sfr_batch.format.file_values import gather_values
@@ -32,6 +31,7 @@ from sfr_batch.format.records import Receipt
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.spill import Spill
 from sfr_batch.storage.store import ObjectInfo
+from sfr_batch.table.commit.damage import find_lost
 from sfr_batch.table.table import Snapshot, Table
 
 _IN_FLIGHT = 2**28
@@ -54,13 +54,15 @@ class Place:
 class DataFiles:
     """The data files of a snapshot, all examined, and the numbering of their rows: the first file's rows come first.
 
-    layout: of the snapshot. problems: by promise, of `PROMISES`.
+    layout: of the snapshot. problems: by promise, of `PROMISES`. repaired: numbers of older snapshots that need lost
+    files whose names a repair has condemned; they stay damaged.
     """
 
     table: Table
     layout: Layout
     files: Sequence[DataFile]
     problems: Mapping[str, Problems]
+    repaired: Sequence[int] = ()
 
     @property
     def unread(self) -> int:
@@ -123,7 +125,8 @@ def read_data_files(table: Table, contents: Contents, snapshots: Mapping[int, Sn
     """
     committed = table.committed()
     checks = {name: PromiseCheck(name) for name in PROMISES}
-    checks[FILES].add(list(_missing_elsewhere(table, contents, snapshots, committed)))
+    elsewhere, repaired = _missing_elsewhere(table, contents, snapshots, committed)
+    checks[FILES].add(elsewhere)
     orders = {c.split_id: number for number, c in contents.candidates() if isinstance(c, Receipt)}
     files: list[DataFile] = []
     start = 0
@@ -135,7 +138,8 @@ def read_data_files(table: Table, contents: Contents, snapshots: Mapping[int, Sn
         spill.add(_numbered(found.ids, start, orders.get(found.file.receipt.split_id)))
         files.append(found.file)
         start += _room(found.file)
-    return DataFiles(table, contents.snapshot.layout, files, {name: check.problems for name, check in checks.items()})
+    by_promise = {name: check.problems for name, check in checks.items()}
+    return DataFiles(table, contents.snapshot.layout, files, by_promise, repaired)
 
 
 def _examine_all(table: Table, contents: Contents, committed: Mapping[str, ObjectInfo]) -> Iterator[Examined]:
@@ -167,29 +171,36 @@ def _numbered(ids: IdRecords, start: int, order: int | None) -> IdRecords:
 
 def _missing_elsewhere(
     table: Table, contents: Contents, snapshots: Mapping[int, Snapshot], committed: Mapping[str, ObjectInfo]
-) -> Iterator[Problem]:
-    """Data files that only other snapshots name, and that are missing."""
+) -> tuple[list[Problem], list[int]]:
+    """Data files that only other snapshots name, and that are missing; and the numbers of snapshots older than a repair
+    that need files which it has found lost: nobody promises these any more."""
     seen = {receipt.split_id for receipt in contents.receipts}
+    condemned = snapshots[max(snapshots)].read_condemned() if snapshots else frozenset()
+    problems: list[Problem] = []
+    repaired = []
     for number, snapshot in snapshots.items():
         if snapshot is contents.snapshot:
             continue
         try:
-            files = snapshot.receipt_columns([names.SPLIT_ID, "size"]).to_pydict()
+            lost = find_lost(snapshot, committed)
         except (SfrBatchError, pa.ArrowException):  # reported as a side file
             continue
-        sizes = {s: size for s, size in zip(files[names.SPLIT_ID], files["size"], strict=True) if s not in seen}
-        absent = [wrong for split_id, size in sizes.items() if (wrong := listed_wrong(split_id, size, committed))]
+        absent = {split_id: wrong for split_id, wrong in lost.items() if split_id not in seen}
         if absent and expired_since(table, number):
             continue
-        yield from (Problem(f"{wrong}; snapshot {number} needs it") for wrong in absent)
-        seen.update(sizes)
+        if condemned & lost.keys():
+            repaired.append(number)
+        still = [wrong for split_id, wrong in absent.items() if split_id not in condemned]
+        problems += [Problem(f"{wrong}; snapshot {number} needs it") for wrong in still]
+        seen.update(snapshot.split_ids())
+    return problems, repaired
 
 
 def file_findings(found: DataFiles) -> Iterator[Finding]:
     """The findings about files as such."""
     table, files = found.table, counted(len(found.files), "data file")
     held = {
-        FILES: (files, f"all present, {found.bytes:,} bytes"),
+        FILES: (files, f"all present, {found.bytes:,} bytes{tell_older(found.repaired)}"),
         PAGES: (f"pages of {counted(found.rows, 'row')}", "checksums match"),
         FOOTERS: (files, f"fingerprint {table.card.fingerprint[:12]}, receipts as in the manifest"),
         SCHEMA: (files, _told_columns(found)),

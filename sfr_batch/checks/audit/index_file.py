@@ -27,7 +27,7 @@ from sfr_batch.checks.audit.id_records import (
 )
 from sfr_batch.checks.audit.promises import Problem, sample
 from sfr_batch.checks.audit.rejects import reject_records
-from sfr_batch.errors import ObjectNotFound, counted
+from sfr_batch.errors import ObjectNotFound, TableError, counted
 from sfr_batch.format import names
 from sfr_batch.format.indexes import Entries, entries_of, rehashed
 from sfr_batch.format.records import KEPT, IndexPart
@@ -255,14 +255,17 @@ def _check_entries(rows: _Selected, files: DataFiles, snapshot: int) -> tuple[li
 def _contents(rows: _Selected, entries: Entries, files: DataFiles, good: Mask) -> NDArray[np.uint64]:
     """[n] the contents of the entries; of those whose row hashes cover other columns, in the layout of the snapshot.
 
-    good: [n] which of them point to a document.
+    good: [n] which of them point to a document. 0, which is not known, where data files cannot be read: that is
+    reported of them.
     """
     content = contents_of(entries.contents, entries.rows)
     other = np.array([numbered.part.covers != files.layout.covers for numbered in rows.group.parts], bool)
     at = np.flatnonzero(other[rows.part_of] & good)
-    if len(at):
+    try:
         some = rehashed(files.table.store, entries.take(at), files.layout)
         content[at] = contents_of(some.contents, some.rows)
+    except (TableError, ObjectNotFound):
+        content[at] = 0
     return content
 
 

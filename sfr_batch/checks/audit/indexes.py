@@ -21,7 +21,7 @@ from sfr_batch.checks.audit.index_file import (
 )
 from sfr_batch.checks.audit.promises import Problem, Problems, PromiseCheck
 from sfr_batch.checks.audit.report import INDEXES, Finding
-from sfr_batch.checks.audit.snapshots import expired_since
+from sfr_batch.checks.audit.snapshots import expired_since, last_repair
 from sfr_batch.errors import SfrBatchError, counted
 from sfr_batch.format import names
 from sfr_batch.format.records import IndexPart
@@ -86,7 +86,7 @@ def _find_missing(
     present = {info.key for info in table.store.list(names.INDEX)} if contents.indexes else set()
     own = dict.fromkeys(part.key for part in contents.parts)
     problems: list[Problem] = []
-    seen = set(own)
+    seen, mended = set(own), last_repair(snapshots)
     for number, snapshot in snapshots.items():
         if snapshot is contents.snapshot:
             continue
@@ -97,7 +97,7 @@ def _find_missing(
         if keys and not present:
             present = {info.key for info in table.store.list(names.INDEX)}
         absent = sorted(keys - present)
-        if absent and expired_since(table, number):
+        if absent and (number < mended or expired_since(table, number)):
             continue
         problems += [Problem(f"{key} is missing; snapshot {number} needs it") for key in absent]
         seen |= keys

@@ -18,13 +18,24 @@ SNAPSHOTS, SIDES, ORPHANS, PLAIN, RUNS = "snapshots", "side files", "orphans", "
 SHARDS, CORPUS, TEXTS = "shards", "corpus rows", "texts"
 """Names of findings."""
 
+_REPAIR = (
+    "`sfr-batch repair CONFIG --deep` shows what it takes to have the rows of these files again, and with --write it "
+    "embeds them. `sfr-batch expire` removes older snapshots that need lost files."
+)
+_MANIFESTS = (
+    "Restore it from a copy. Without one: if the newest manifest is damaged, `sfr-batch repair CONFIG` shows what it "
+    "takes to publish the rows anew; if it is missing, the next `sfr-batch embed CONFIG` publishes them; what is older "
+    "goes with `sfr-batch expire`."
+)
 _RESTORE = "Restore what is named above from a backup, or write to a new table: table.path=<another path>."
 _EMBED = "Run `sfr-batch embed` with this config, then audit again."
 _REPORT = "No crash can cause this. Restore the table from a backup, and please report it as a bug."
 WAYS_OUT = {
-    **dict.fromkeys((SNAPSHOTS, FINGERPRINT, SIDES, FILES, PAGES, FOOTERS, SCHEMA, REJECTS, VECTORS), _RESTORE),
+    **dict.fromkeys((SIDES, FILES, PAGES, FOOTERS, SCHEMA, REJECTS, VECTORS, INDEXES), _REPAIR),
+    SNAPSHOTS: _MANIFESTS,
+    FINGERPRINT: _RESTORE,
     **dict.fromkeys((SHARDS, CORPUS, TEXTS), _EMBED),
-    **dict.fromkeys((COUNTS, CHUNKS, DELETES, CONDEMNED, INDEXES, IDS, DUPLICATES), _REPORT),
+    **dict.fromkeys((COUNTS, CHUNKS, DELETES, CONDEMNED, IDS, DUPLICATES), _REPORT),
 }
 """What to do if a finding failed, by its name. The findings that are not here cannot fail."""
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import pyarrow.parquet as pq
 
@@ -16,6 +16,7 @@ from sfr_batch.format.fingerprint import LATER_INPUTS, differences, digest
 from sfr_batch.format.records import SideFile
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.store import in_memory
+from sfr_batch.table.commit.damage import lost_newest
 from sfr_batch.table.table import Snapshot, Table
 
 
@@ -33,23 +34,35 @@ def read_snapshots(table: Table, newest: int | None) -> tuple[Finding, dict[int,
     for number, times in sorted(manifests.items()):
         if times > 1:
             promise.wrong(f"snapshot {number} has {times} manifests")
-    snapshots: dict[int, Snapshot] = {}
-    numbers = range(1, newest + 1)
-    for number, found in zip(numbers, in_parallel(lambda n: _read(table, n), numbers, AHEAD), strict=True):
+    read = _read_all(table, sorted(number for number in manifests if number <= newest))
+    first = _first(read)
+    snapshots = {number: found for number, found in read.items() if isinstance(found, Snapshot) and number >= first}
+    given_up = 0
+    for number in range(first, newest + 1):
+        found = read.get(number) or _read(table, number)
         if isinstance(found, str):
-            promise.wrong(found)
+            if snapshots and snapshots[max(snapshots)].manifest.has_expired(number):
+                given_up += 1
+            else:
+                promise.wrong(found)
             continue
-        snapshots[number] = found
-        key, manifest, parent = names.manifest_key(number), found.manifest, number - 1 or None
+        key, manifest = names.manifest_key(number), found.manifest
+        parent = number - 1 if number > first else None
         if manifest.snapshot != number:
             promise.wrong(f"{key} is the manifest of snapshot {manifest.snapshot}")
         if manifest.parent != parent:
             promise.wrong(f"{key} has the parent {manifest.parent} instead of {parent}")
+    if lost := lost_newest(table, newest):
+        promise.wrong(lost)
     expired = [n for n in snapshots if snapshots[max(snapshots)].manifest.has_expired(n)]
-    told = f"numbers 1 to {newest}, each follows the previous one"
+    told = f"numbers {first} to {newest}, each follows the previous one"
+    if first > 1:
+        told += "; a repair has begun this history, earlier snapshots are lost"
+    if given_up:
+        told += f"; {counted(given_up, 'manifest')} of expired snapshots cannot be read"
     if expired:
         told += f"; {counted(len(expired), 'expired snapshot')}, of which only the manifest is left"
-    finding = promise.finding(counted(newest, "snapshot"), told)
+    finding = promise.finding(counted(newest - first + 1, "snapshot"), told)
     return finding, {number: snapshot for number, snapshot in snapshots.items() if number not in expired}
 
 
@@ -84,6 +97,21 @@ def check_inputs(table: Table, snapshots: Mapping[int, Snapshot]) -> Finding:
     return promise.finding(counted(len(snapshots), "manifest"), told)
 
 
+def _read_all(table: Table, numbers: Sequence[int]) -> dict[int, Snapshot | str]:
+    """Each snapshot, or what is wrong with its manifest."""
+    return dict(zip(numbers, in_parallel(lambda number: _read(table, number), numbers, AHEAD), strict=True))
+
+
+def _first(read: Mapping[int, Snapshot | str]) -> int:
+    """The number at which the history begins: 1, unless a repair had nothing to go on from."""
+    beginnings = [
+        number
+        for number, found in read.items()
+        if isinstance(found, Snapshot) and found.manifest.parent is None and found.manifest.operation == "repair"
+    ]
+    return max(beginnings, default=1)
+
+
 def _read(table: Table, number: int) -> Snapshot | str:
     try:
         return table.published(number)
@@ -104,12 +132,31 @@ def expired_since(table: Table, number: int) -> bool:
 
 def check_sides(table: Table, snapshots: Mapping[int, Snapshot]) -> Finding:
     """Check the side files of all snapshots, since older ones can be read too."""
-    promise = PromiseCheck(SIDES)
+    promise, mended, damaged = PromiseCheck(SIDES), last_repair(snapshots), set()
     sides = {side.name: (number, side) for number, s in snapshots.items() for side in s.manifest.sides}
-    for wrong in in_parallel(lambda numbered: _check_side(table, *numbered), list(sides.values()), AHEAD):
-        if wrong:
+    found = in_parallel(lambda numbered: _check_side(table, *numbered), list(sides.values()), AHEAD)
+    for (number, _), wrong in zip(sides.values(), found, strict=True):
+        if wrong and number < mended:
+            damaged.add(number)
+        elif wrong:
             promise.wrong(wrong)
-    return promise.finding(counted(len(sides), "side file"), "SHA-256 and number of rows match the manifests")
+    told = f"SHA-256 and number of rows match the manifests{tell_older(damaged)}"
+    return promise.finding(counted(len(sides), "side file"), told)
+
+
+def last_repair(snapshots: Mapping[int, Snapshot]) -> int:
+    """Number of the newest snapshot that a repair has published, 0 if there is none. Older ones may be damaged."""
+    return max((number for number, s in snapshots.items() if s.manifest.operation == "repair"), default=0)
+
+
+def tell_older(numbers: Collection[int]) -> str:
+    """What is said of snapshots that are older than a repair and lack files."""
+    if not numbers:
+        return ""
+    which = (
+        f"snapshot {min(numbers)} lacks" if len(numbers) == 1 else f"{len(numbers)} snapshots up to {max(numbers)} lack"
+    )
+    return f"; {which} files since before a repair: `sfr-batch expire` removes {'it' if len(numbers) == 1 else 'them'}"
 
 
 def _check_side(table: Table, number: int, side: SideFile) -> str | None:

@@ -21,7 +21,8 @@ def look_for_orphans(table: Table, base: Snapshot, told: str = "") -> tuple[Find
     try:
         orphans = find_orphans(table, base, np.inf)
     except _DAMAGE as error:
-        why = "the same snapshot cannot be read" if str(error) == told else str(error)
+        same = told and told in (str(error), str(error.__cause__))
+        why = "the same snapshot cannot be read" if same else str(error)
         return Finding(ORPHANS, "SKIP", f"cannot be determined: {why}"), None
     return Finding(ORPHANS, "PASS", _tell(orphans)), orphans
 
@@ -62,7 +63,7 @@ def look_for_runs(table: Table) -> Finding:
     """Runs that are in progress, were interrupted or are trials."""
     try:
         record = lease.read_record(table.store)
-        writer = Heartbeat.of(record, table.store, time.time()) if record else None
+        writer = Heartbeat.of(record, table.store, table.store.clock()) if record else None
         runs = [_tell_run(run, writer) for run in unfinished_runs(table)]
     except _DAMAGE as error:
         return Finding(RUNS, "SKIP", f"cannot be determined: {error}")

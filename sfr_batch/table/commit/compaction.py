@@ -38,6 +38,7 @@ from sfr_batch.format.schemas import described
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.table.choices import MAX_UNNEEDED, ROWS_PER_FILE
 from sfr_batch.table.commit import lease
+from sfr_batch.table.commit.damage import find_missing, refuse
 from sfr_batch.table.commit.draft import Draft
 from sfr_batch.table.commit.liveness import rows_of_documents
 from sfr_batch.table.commit.publish import conflict_if_superseded, next_number, publish
@@ -161,6 +162,8 @@ def carry_out(table: Table, found: Compaction, confirm: Callable[[], None] = lam
     with conflict_if_superseded(table, found.base):
         base, run_id = found.base, new_run_id()
         committed = table.committed()
+        if lost := find_missing(base, committed):
+            raise refuse(base, lost)
         done = read_receipts(table.store, [group.split_id for group in found.groups if group.split_id in committed])
         there = {receipt.split_id for receipt in done}
         todo = [group for group in found.groups if group.split_id not in there]

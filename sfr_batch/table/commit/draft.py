@@ -32,7 +32,9 @@ class Draft:
     visited: frozenset[str] | None = None
     """URIs of the shards that the run has read; None for the shards of the new data files."""
     changes: ChangeCounts | None = None
-    operation: Literal["embed", "backfill", "compact"] = "embed"
+    operation: Literal["embed", "backfill", "compact", "repair"] = "embed"
+    condemned: frozenset[str] | None = None
+    """All condemned names, where a repair adds some; None repeats those of the base snapshot."""
     duplicate_ids: str = "first"
     """`error`: publish nothing if ids occur twice."""
     duplicate_rule: DuplicateRule | None = None

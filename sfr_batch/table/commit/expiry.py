@@ -17,11 +17,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sfr_batch.errors import ConfigError, ObjectNotFound, SnapshotConflict, TableNotFound, counted
+from sfr_batch.errors import ConfigError, ObjectNotFound, SnapshotConflict, TableError, TableNotFound, counted
 from sfr_batch.format import names
 from sfr_batch.format.records import Expired
 from sfr_batch.format.store_times import published_at
 from sfr_batch.storage.store import ObjectInfo
+from sfr_batch.table.commit.damage import needed_whole
 from sfr_batch.table.commit.publish import condemn, conflict_if_superseded
 from sfr_batch.table.table import Snapshot, Table
 
@@ -119,7 +120,7 @@ def parse_duration(text: str, setting: str) -> float:
 
 def _plan(table: Table, base: Snapshot, keep_last: int, since: float, keep: Collection[int]) -> Expiry:
     published = [number for number in table.published_numbers() if number <= base.number]
-    here = {number: table.published(number) for number in published if not base.manifest.has_expired(number)}
+    here, unreadable = _read_manifests(table, [n for n in published if not base.manifest.has_expired(n)])
     unknown = sorted(set(keep) - set(here))
     if unknown:
         raise TableNotFound(
@@ -129,12 +130,18 @@ def _plan(table: Table, base: Snapshot, keep_last: int, since: float, keep: Coll
     times = published_at(table.store)
     before = _oldest_to_keep([s for number, s in here.items() if number >= before], times, keep_last, since)
     expired = Expired(before=before, keep=tuple(sorted(number for number in set(keep) if number < before)))
+    for number, error in unreadable.items():
+        if not expired.covers(number):
+            raise error
     going = [snapshot for number, snapshot in here.items() if expired.covers(number)]
     kept = [snapshot for number, snapshot in here.items() if not expired.covers(number)]
 
     objects = [info for folder in _FOLDERS for info in table.store.list(folder)]
-    needed = {key for snapshot in kept for key in snapshot.needs()}
-    gone = {key for snapshot in going for key in snapshot.needs()}
+    needed: set[str] = set()
+    for snapshot in kept:
+        with needed_whole(snapshot):
+            needed |= snapshot.needs()
+    gone = {key for snapshot in going for key in _needs_of_damaged(snapshot)}
     gone |= _left_behind(table, base, {info.key for info in objects} - needed)
     gone -= needed
     condemned_now = {split_id for key in gone if (split_id := names.split_of_data_key(key))}
@@ -146,13 +153,34 @@ def _plan(table: Table, base: Snapshot, keep_last: int, since: float, keep: Coll
         if info.key not in needed and (info.key in gone or _split_of(info.key) in condemned_now | condemned)
     ]
     return Expiry(
-        snapshots=tuple(snapshot.number for snapshot in going),
+        snapshots=tuple(sorted([*(snapshot.number for snapshot in going), *unreadable])),
         kept=tuple(snapshot.number for snapshot in kept),
         expired=expired,
         condemn=frozenset(condemned_now - condemned),
         contents=tuple(info for info in removed if not info.key.startswith(names.SNAPSHOTS)),
         sides=tuple(info for info in removed if info.key.startswith(names.SNAPSHOTS)),
     )
+
+
+def _read_manifests(table: Table, numbers: Sequence[int]) -> tuple[dict[int, Snapshot], dict[int, TableError]]:
+    """The snapshots by number, and the errors of those whose manifests are damaged."""
+    found, unreadable = {}, {}
+    for number in numbers:
+        try:
+            found[number] = table.published(number)
+        except TableNotFound:
+            raise
+        except TableError as error:
+            unreadable[number] = error
+    return found, unreadable
+
+
+def _needs_of_damaged(snapshot: Snapshot) -> set[str]:
+    """What an expiring snapshot needs, as far as its side files can be read: the rest is left to a sweep."""
+    try:
+        return snapshot.needs()
+    except (TableError, ObjectNotFound):
+        return {side.name for side in snapshot.manifest.sides}
 
 
 def _oldest_to_keep(snapshots: Sequence[Snapshot], times: Mapping[int, float], keep_last: int, since: float) -> int:
@@ -175,7 +203,7 @@ def _left_behind(table: Table, base: Snapshot, present: set[str]) -> set[str]:
             snapshot = table.published(number)
             found.update(side.name for side in snapshot.manifest.sides)
             # Side files are deleted last: if one is missing, everything that they name is deleted.
-            with contextlib.suppress(TableNotFound, ObjectNotFound):
+            with contextlib.suppress(TableError, ObjectNotFound):
                 found |= snapshot.needs()
     return found
 

@@ -7,7 +7,8 @@ Everything rests on create-if-absent in the store:
 * A snapshot is its side files, named by number and run, and then its manifest, named by number alone and created last.
   Two writers can never both win a number. The loser gets SnapshotConflict and plans again on the winner's snapshot.
 * A sweep or an expiry publishes a snapshot that condemns split names before it deletes their files. A writer that
-  planned on the older snapshot loses its number and plans again. Condemned names are never adopted or used again.
+  planned on the older snapshot loses its number and plans again. Condemned names are never adopted or used again. A
+  repair condemns the names of lost files in the same way, and deletes nothing.
   Manifests are never deleted, because the number of a deleted one could be won a second time.
 
 Knows no Ray, no model and no corpus; `tests/table/commit/test_protocol.py` checks it as a state machine.
@@ -25,11 +26,12 @@ from numpy.typing import NDArray
 from sfr_batch.errors import (
     ObjectNotFound,
     SnapshotConflict,
+    TableDamaged,
     TableError,
     TableNotFound,
-    counted,
 )
 from sfr_batch.format import names
+from sfr_batch.format.expired import REPAIR
 from sfr_batch.format.indexes import create_own, joined, read_ahead
 from sfr_batch.format.layout import Layout
 from sfr_batch.format.parquet import encode_parquet, read_data_file
@@ -49,6 +51,7 @@ from sfr_batch.format.schemas import described
 from sfr_batch.format.side_tables import to_table
 from sfr_batch.storage.store import Store
 from sfr_batch.table.commit.clocks import stamp
+from sfr_batch.table.commit.damage import listed_wrong
 from sfr_batch.table.commit.draft import Draft
 from sfr_batch.table.commit.liveness import Liveness, find_live
 from sfr_batch.table.commit.reject_limits import check_duplicates, check_rejects, duplicate_rejects
@@ -82,7 +85,7 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
     manifest = Manifest(
         format_version=_format_of(accepted, draft, clock, stated),
         snapshot=number,
-        parent=base.number if base else None,
+        parent=base.number if base and base.exists else None,
         operation=draft.operation,
         run_id=draft.run_id,
         created_at=created_at,
@@ -96,7 +99,7 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
         indexes=_side(store, number, draft.run_id, names.INDEXES, to_table(IndexPart, indexes)) if indexes else None,
         changes=draft.changes,
         deletes=_side(store, number, draft.run_id, names.DELETES, live.deletes) if live.deletes.num_rows else None,
-        condemned=base.manifest.condemned if base else None,
+        condemned=_condemned(store, number, base, draft),
         expired=base.manifest.expired if base else None,
         duplicates=key,
         accepted=dict(accepted) if accepted else None,
@@ -119,8 +122,19 @@ def _stated(layout: Layout, base: Snapshot | None, receipts: Sequence[Receipt]) 
     return StatedLayout(**described(layout.schema), row_hash=layout.row_hash)
 
 
+def _condemned(store: Store, number: int, base: Snapshot | None, draft: Draft) -> SideFile | None:
+    if draft.condemned is None:
+        return base.manifest.condemned if base else None
+    if not draft.condemned:
+        return None
+    every = pa.table([sorted(draft.condemned)], schema=names.CONDEMNED_SCHEMA)
+    return _side(store, number, draft.run_id, names.CONDEMNED, every)
+
+
 def _format_of(accepted: object, draft: Draft, clock: str | None, layout: object) -> int:
     """The lowest format that has what a manifest uses."""
+    if draft.operation == "repair":
+        return names.FORMAT_OF_REPAIR
     if clock:
         return names.FORMAT_OF_CLOCK
     if draft.duplicate_rule:
@@ -140,7 +154,7 @@ def next_number(base: Snapshot | None) -> int:
 def superseded(table: Table, base: Snapshot | None) -> bool:
     """Whether a snapshot after ``base`` exists. Then a missing file is not damage, but a reason to plan again."""
     numbers = table.published_numbers()
-    return bool(numbers) and numbers[-1] != (base.number if base else 0)
+    return bool(numbers) and numbers[-1] > (base.number if base else 0)
 
 
 @contextlib.contextmanager
@@ -148,7 +162,7 @@ def conflict_if_superseded(table: Table, base: Snapshot) -> Iterator[None]:
     """Raises SnapshotConflict instead of a missing file if a snapshot after ``base`` exists."""
     try:
         yield
-    except (ObjectNotFound, TableNotFound) as error:
+    except (ObjectNotFound, TableNotFound, TableDamaged) as error:
         if not superseded(table, base):
             raise
         raise SnapshotConflict(
@@ -182,22 +196,24 @@ def _check_files(table: Table, base: Snapshot | None, draft: Draft) -> None:
     rejects = {info.key for info in table.store.list(names.REJECTS)} if needs_rejects else set()
     indexes = {info.key for info in table.store.list(names.INDEX)} if draft.indexes else set()
     for key in {part.key for parts in draft.indexes.values() for part in parts} - indexes:
-        raise TableError(f"{table.store.root}/{key} is missing; run the command again.")
-    condemned = base.read_condemned() if base else frozenset()
+        old = base is not None and key in {part.key for parts in base.read_indexes().values() for part in parts}
+        raise TableError(f"{table.store.root}/{key} is missing{f'. {REPAIR}' if old else '; run the command again.'}")
+    condemned = draft.condemned or (base.read_condemned() if base else frozenset())
     for receipt in draft.receipts:
         receipt.check()
-        info = committed.get(receipt.split_id)
-        if info is None or info.size != receipt.size:
-            found = "is missing" if info is None else f"has {counted(info.size, 'byte')} instead of {receipt.size:,}"
-            raise TableError(f"{table.store.root}/{names.data_key(receipt.split_id)} {found}; run the command again.")
+        if wrong := listed_wrong(receipt.split_id, receipt.size, committed):
+            old = base is not None and receipt.split_id in base.split_ids()
+            raise TableError(f"{table.store.root}/{wrong}{f'. {REPAIR}' if old else '; run the command again.'}")
         if receipt.rejected and receipt.owned and names.rejects_key(receipt.split_id, receipt.attempt) not in rejects:
+            again = f"To embed the split again, delete {names.data_key(receipt.split_id)} and run the command again."
+            old = base is not None and receipt.split_id in base.split_ids()
             raise TableError(
-                f"The rejects of split {receipt.split_id} are missing from {table.store.root}/{names.REJECTS}. To "
-                f"embed the split again, delete {names.data_key(receipt.split_id)} and run the command again."
+                f"The rejects of split {receipt.split_id} are missing from {table.store.root}/{names.REJECTS}. "
+                f"{REPAIR if old else again}"
             )
         if receipt.split_id in condemned:
             raise TableError(
-                f"Split {receipt.split_id} is condemned by a sweep or an expiry. It must not be published."
+                f"Split {receipt.split_id} is condemned by a sweep, an expiry or a repair. It must not be published."
             )
 
 

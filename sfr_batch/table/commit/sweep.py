@@ -1,12 +1,12 @@
 """Finds and removes objects that no snapshot names: leftovers of runs that died or lost a race."""
 
-import time
 from dataclasses import dataclass, field
 
 from sfr_batch.errors import counted
 from sfr_batch.format import names
 from sfr_batch.storage.store import TEMPORARY, ObjectInfo
 from sfr_batch.table.commit import lease
+from sfr_batch.table.commit.damage import needed_whole
 from sfr_batch.table.commit.publish import condemn, conflict_if_superseded
 from sfr_batch.table.commit.unfinished import Heartbeat
 from sfr_batch.table.table import Snapshot, Table
@@ -64,10 +64,12 @@ def find_orphans(table: Table, base: Snapshot, cutoff: float, now: float | None 
     # Also snapshots after base: they may use side files of one that has expired since.
     snapshots = table.snapshots()
     live: dict[str, str] = {}
+    named: set[str] = set()
     for snapshot in snapshots:
-        receipts = snapshot.receipt_columns([names.SPLIT_ID, "attempt"]).to_pydict()
-        live.update(zip(receipts[names.SPLIT_ID], receipts["attempt"], strict=True))
-    named = {key for snapshot in snapshots for key in snapshot.attached()}
+        with needed_whole(snapshot):
+            receipts = snapshot.receipt_columns([names.SPLIT_ID, "attempt"]).to_pydict()
+            live.update(zip(receipts[names.SPLIT_ID], receipts["attempt"], strict=True))
+            named |= snapshot.attached()
     orphans, condemned = Orphans(), base.read_condemned()
     unpublished: dict[str, list[ObjectInfo]] = {}
     for info in table.store.list(names.DATA):
@@ -105,7 +107,7 @@ def _logs_of_dead_runs(table: Table, published: set[str], cutoff: float) -> list
     for info in table.store.list(names.RUNS):
         logs.setdefault(names.run_of_key(info.key), []).append(info)
     record = lease.read_record(table.store)
-    writer = Heartbeat.of(record, table.store, time.time()) if record else None
+    writer = Heartbeat.of(record, table.store, table.store.clock()) if record else None
     spared = published | ({writer.run_id} if writer and writer.beats else set())
     return [
         info

@@ -106,13 +106,14 @@ def record_types(table: Table, card: TableCard, run_id: str) -> None:
     Raises TableMismatch if another run has recorded other ones meanwhile.
     """
     number = table.refresh_types()
-    if table.layout.schema.equals(card.schema):
+    if table.layout.schema.equals(card.schema) and table.seen is None:
         return
     _check_types(table, card)
     record = KnownTypes(
         created_at=utc_now(), by=who(), run_id=run_id, fingerprint=table.card.fingerprint, **described(card.schema)
     )
     table.store.create(names.types_key(number + 1), record.to_json())
+    table.seen = None
     table.refresh_types()
     _check_types(table, card)
 

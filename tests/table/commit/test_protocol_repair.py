@@ -1,0 +1,258 @@
+"""Repair in the protocol's state machine: files vanish or are damaged at any moment, and repairs mend the table.
+
+Beside writers, zombies, sweepers and expirers there are repairs, of which any may die, and a disk that loses files.
+What must hold in addition: a repair names no lost file again, neither does any later snapshot; and whatever happened,
+one undisturbed repair and one run make the table whole.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
+
+from sfr_batch.corpus.splits import name_split
+from sfr_batch.errors import ObjectNotFound, SnapshotConflict, StorageError, TableError, TableNotFound
+from sfr_batch.format import indexes, names
+from sfr_batch.format.parquet import read_receipt
+from sfr_batch.format.records import Receipt
+from sfr_batch.table.commit import inventory
+from sfr_batch.table.commit import publish as commit
+from sfr_batch.table.commit.draft import Draft
+from sfr_batch.table.commit.publish import publish
+from sfr_batch.table.commit.remains import Remains, find_remains
+from sfr_batch.table.table import Snapshot, Table
+from tests.state_machines import MACHINE, find_bug
+from tests.table.commit.test_protocol import (
+    Actor,
+    Contents,
+    Expiring,
+    Piece,
+    check_snapshot,
+    pieces_of,
+    shards_of,
+    write,
+    write_piece,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_operation_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexes, "PARALLEL_READS", 1)
+    monkeypatch.setattr(inventory, "_AHEAD", 1)
+
+
+def look(table: Table, receipt: Receipt) -> str | None:
+    """As the real one: whether the file has the receipt that its snapshot knows."""
+    try:
+        found = read_receipt(table.store, receipt.split_id)
+    except (TableError, ObjectNotFound) as error:
+        return str(error)
+    return None if found.footer == receipt.footer else "another file of this name"
+
+
+def pieces_of_record(contents: Contents, uri: str, version: str) -> list[Piece]:
+    (shard,) = shards_of({f"{uri}@{version}": contents[f"{uri}@{version}"]})
+    return pieces_of(contents, shard)
+
+
+def repair_once(table: Table, remains: Remains, ever: Contents, run_id: str) -> Snapshot:
+    """Write the pieces of the affected shards that are lost, under names that are not condemned, and publish."""
+    store, left = table.store, remains.inventory
+    committed = table.committed()
+    receipts = [r for r in remains.read_receipts() if r.shard not in left.affected]
+    known = {r.split_id: r for r in remains.read_receipts()}
+    new, records = set(), []
+    for uri, record in left.records.items():
+        if uri not in left.affected:
+            records.append(record)
+            continue
+        its = []
+        for piece in pieces_of_record(ever, uri, record.version):
+            end = piece.start + len(piece.ids)
+            split_id = name_split(piece.shard, piece.start, end, ["recipe"], remains.read_condemned())
+            if split_id in known:
+                its.append(known[split_id])
+                continue
+            new.add(split_id)
+            there = split_id in committed
+            its.append(read_receipt(store, split_id) if there else write_piece(store, split_id, piece, run_id, False))
+        receipts += its
+        rejected = sum(r.rejected for r in its)
+        records.append(dataclasses.replace(record, rejected=rejected))
+    draft = Draft(
+        run_id=run_id,
+        generation="",
+        row_recipe={},
+        receipts=sorted(receipts, key=lambda r: (r.shard, r.start)),
+        shards=records,
+        new=frozenset(new),
+        operation="repair",
+        condemned=remains.read_condemned(),
+    )
+    return publish(table, remains, draft)
+
+
+def repair(store: Any, ever: Callable[[], Contents], run_id: str, mend: Callable[..., Snapshot]) -> None:
+    """As the real one. ever: every version of every shard that there was until then."""
+    for _ in range(50):
+        try:
+            table = Table.open(store)
+            remains = find_remains(table, look)
+        except TableNotFound:
+            return
+        if remains is None:
+            return
+        try:
+            if commit.superseded(table, remains):
+                continue
+            if remains.inventory.sound:
+                return
+            mend(table, remains, ever(), run_id)
+        except SnapshotConflict:
+            continue
+        except (TableError, StorageError):
+            if not commit.superseded(table, remains):
+                return  # a file was lost meanwhile: a person would run the command again
+
+
+class Mending(Expiring):
+    """With a disk that loses files, and repairs; planted bugs go into ``mend``."""
+
+    mend: Callable[..., Snapshot] = staticmethod(repair_once)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost: set[str] = set()
+        self.given_up: set[str] = set()
+
+    @initialize(data=st.data(), states=st.sampled_from([1, 2]), picky=st.booleans(), repairs=st.integers(0, 2))
+    def begin(self, data: st.DataObject, states: int, picky: bool, repairs: int) -> None:
+        """Mostly with a lost file and repairs that have noticed nothing yet."""
+        Expiring.begin(self, states, False, picky)
+        self._lose(data, "damaged" if picky else "gone")
+        for _ in range(repairs):
+            self.start_repair()
+
+    @property
+    def ever(self) -> Contents:
+        """Every version of every shard that there ever was."""
+        return {name: ids for contents in self.history for name, ids in contents.items()}
+
+    def _start(self, kind: str, program: Callable[..., Any]) -> None:
+        """Whoever meets a lost file stops with an error, which is no bug here."""
+
+        def careful(store: Any) -> Any:
+            with contextlib.suppress(TableError, StorageError):
+                return program(store)
+
+        super()._start(kind, careful)
+
+    @precondition(lambda self: len(self.actors) < 4)
+    @rule()
+    def start_repair(self) -> None:
+        run_id = f"repair{self.names}"
+        self._start("repair", lambda store: repair(store, lambda: self.ever, run_id, type(self).mend))
+
+    @precondition(lambda self: self.published and len(self.lost) < 6)
+    @rule(data=st.data(), how=st.sampled_from(["gone", "damaged"]))
+    def lose_a_file(self, data: st.DataObject, how: str) -> None:
+        self._lose(data, how)
+
+    def _lose(self, data: st.DataObject, how: str) -> None:
+        there = {info.key for info in self.objects.list("")}
+        keys = sorted(
+            key
+            for key in self.published[max(self.published)]
+            if key.startswith((names.DATA, names.REJECTS)) and key in there
+        )
+        if not keys:
+            return
+        key = data.draw(st.sampled_from(keys))
+        self.lost.add(key)
+        self.objects.delete([key])
+        if how == "damaged":
+            assert self.objects.create(key, b"noise")
+
+    def _check(self, snapshot: Snapshot) -> None:
+        ids = set(snapshot.split_ids())
+        assert not ids & self.given_up, "a name that a repair has given up is used again"
+        if snapshot.manifest.operation == "repair":
+            before = set(Table.open(self.objects).published(snapshot.number - 1).split_ids())
+            self.given_up |= before - ids
+            assert before - ids <= snapshot.read_condemned(), "a lost name is not condemned"
+        if self.lost.isdisjoint(snapshot.needs()):
+            check_snapshot(snapshot, self.history)
+
+    def _note_snapshots(self) -> None:
+        numbers = self._table_numbers()
+        for number in numbers:
+            if number not in self.published:
+                snapshot = Table.open(self.objects).snapshot(number)
+                self._check(snapshot)
+                self.published[number] = self._files(snapshot)
+        there = {info.key for info in self.objects.list("")}
+        for number in numbers:
+            assert self.published[number].keys() - self.lost <= there, f"snapshot {number} is neither whole nor gone"
+
+    def _files(self, snapshot: Snapshot) -> dict[str, str]:
+        """Without those that were lost: what has their names may be anything."""
+        keys = {names.manifest_key(snapshot.number), *snapshot.needs()} - self.lost
+        return {key: hashlib.sha256(self.objects.read(key)).hexdigest() for key in keys}
+
+    def teardown(self) -> None:
+        try:
+            for actor in self.actors:
+                actor.step("die before")
+            self._note_snapshots()
+            mend = type(self).mend
+            Actor("last repair", lambda s: repair(s, lambda: self.ever, "mended", mend), self.objects).finish()
+            self._note_snapshots()
+            last = Actor("last run", lambda s: write(s, self.contents, "last", False), self.objects).finish()
+            self._note_snapshots()
+            newest = Table.open(self.objects).current()
+            assert newest.number >= last.number
+            remains = find_remains(Table.open(self.objects), look)
+            assert remains is not None
+            assert remains.inventory.sound, remains.inventory.sentences
+            check_snapshot(newest, self.history)
+            table = Table.open(self.objects)
+            assert table.published_numbers() == list(range(1, len(self.published) + 1))
+            for snapshot in table.snapshots():
+                files = self._files(snapshot)
+                before = {key: sha for key, sha in self.published[snapshot.number].items() if key in files}
+                assert files == before, f"snapshot {snapshot.number} changed after it was published"
+        finally:
+            for actor in self.actors:
+                if not actor.done:
+                    actor.step("die before")
+
+
+def test_a_repair_makes_the_table_whole() -> None:
+    run_state_machine_as_test(Mending, settings=settings(MACHINE, max_examples=20))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_repair_makes_the_table_whole_at_length() -> None:
+    run_state_machine_as_test(Mending, settings=settings(MACHINE, max_examples=5000))
+
+
+# --- planted bugs: the machine must find each
+
+
+def repair_without_condemning(table: Table, remains: Remains, ever: Contents, run_id: str) -> Snapshot:
+    object.__setattr__(remains.inventory, "condemned", Snapshot.read_condemned(remains))
+    return repair_once(table, remains, ever, run_id)
+
+
+def test_machine_finds_a_repair_that_condemns_nothing() -> None:
+    find_bug(
+        type("Silent", (Mending,), {"mend": staticmethod(repair_without_condemning)}),
+        "a lost name is not condemned|has no readable receipt",
+    )
