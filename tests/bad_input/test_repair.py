@@ -106,16 +106,9 @@ ROWS = [
     Damaged("a data file is gone",
             "{root}/table is damaged, so nothing was done. Of snapshot 1, 1 file is lost: data/{*}.parquet is "
             f"missing. {SHOWS}", EMBED, LOST, REPAIR),
-    Damaged("a data file is cut off",
-            "{root}/table is damaged, so nothing was done. Of snapshot 1, 1 file is lost: data/{*}.parquet has 5 "
-            f"bytes instead of {{*}}. {SHOWS}", EMBED, both(embedded, lose("data/*.parquet", b"short")), REPAIR),
     Damaged("two data files are gone",
             "{root}/table is damaged, so nothing was done. Of snapshot 2, 2 files are lost, e.g. data/{*}.parquet "
             f"is missing. {SHOWS}", EMBED, both(twice, lose("data/*.parquet"), lose("data/*.parquet")), REPAIR),
-    Damaged("an index is gone",
-            "{root}/table is damaged, so nothing was done. Of snapshot 2, 1 file is lost: _sfr/index/{*} is missing. "
-            f"{SHOWS}", EMBED, both(changed, lose("_sfr/index/*")),
-            f"{REPAIR} {REJECTS[0]}"),
     Damaged("rejects and an index are gone",
             "{root}/table is damaged, so nothing was done. Of snapshot 2, 2 files are lost, e.g. _rejects/{*} is "
             f"missing. {SHOWS}", EMBED, both(changed, lose("_sfr/index/*"), lose("_rejects/*")),
@@ -156,9 +149,6 @@ ROWS = [
             "repair CONFIG` then shows what it takes to make it anew, and with --write it does so.",
             "status {root}/table", both(embedded, lose("_sfr/table.json", b"{")), REPAIR,
             before=lose("_sfr/table.json")),
-    Damaged("a repair while a run lives",
-            "Another run is writing to {root}/table: run another-run of {*}", REPAIR,
-            both(LOST, written_by_another_run), REPAIR, before=lambda bench: bench.cleanup.close()),
     Damaged("a repair while a run lives, after the loss of _sfr",
             "Another run is writing to {root}/table: run another-run of {*}", REPAIR,
             both(embedded, without_sfr, written_by_another_run), REPAIR, before=lambda bench: bench.cleanup.close()),

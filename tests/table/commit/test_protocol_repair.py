@@ -234,7 +234,7 @@ class Mending(Expiring):
 
 
 def test_a_repair_makes_the_table_whole() -> None:
-    run_state_machine_as_test(Mending, settings=settings(MACHINE, max_examples=20))
+    run_state_machine_as_test(Mending, settings=settings(MACHINE, max_examples=15))
 
 
 @pytest.mark.slow
