@@ -27,6 +27,7 @@ from sfr_batch.api import EmbeddingTable
 from sfr_batch.config.loading import config_from_dict, load_config
 from sfr_batch.config.settings import Config
 from sfr_batch.errors import ConfigError
+from sfr_batch.evaluation.task_files import parse_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("configs", "jobs", "sfr_batch", "tests")
@@ -201,6 +202,9 @@ def setting_problems(readme: Page) -> Iterator[str]:
     for block in readme.blocks("yaml"):
         try:
             given = yaml.safe_load(block)
+            if "tasks" in given:
+                parse_tasks(block, "a task file")
+                continue
             config_from_dict({name: SMALLEST.get(name, {}) | given.get(name, {}) for name in SMALLEST | given})
         except ConfigError as error:
             yield str(error)

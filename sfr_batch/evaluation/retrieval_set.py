@@ -1,0 +1,166 @@
+"""A data set of retrieval in BEIR's layout: corpus, queries and judgements (qrels), checked against each other.
+
+The documents stay where they are: the main job embeds them. Knows no model: all checks come before a GPU is used.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfr_batch.config.settings import StorageSettings
+from sfr_batch.errors import CorpusError, counted
+from sfr_batch.evaluation.data_folder import DataFolder
+from sfr_batch.evaluation.fields import Digest, Fields
+from sfr_batch.evaluation.rows import Row, read_rows
+from sfr_batch.evaluation.task_files import Task
+
+Qrels = Mapping[str, Mapping[str, int]]
+"""Judgements: by query, the grade of each document that somebody has judged; 0 is not relevant."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalSet:
+    """A corpus that stays in its files, the judged queries of a split, and their judgements."""
+
+    corpus: Sequence[str]
+    """URIs of the files with the documents."""
+    documents: int
+    titled: bool
+    """Whether documents have titles: then a text is the title, a space and the text, stripped, as BEIR and MTEB do."""
+    queries: Mapping[str, str]
+    """The texts of the judged queries, by id; in the order of their file."""
+    qrels: Qrels
+    left_out: int
+    """Queries without a judgement in this split."""
+    version: str
+    """Of the data: a hash of all documents, judged queries and judgements, whatever the format of the files."""
+
+
+def read_retrieval(task: Task, path: str, settings: StorageSettings) -> RetrievalSet:
+    """The data set of a retrieval task: corpus.*, queries.* and qrels/SPLIT.* below ``path``.
+
+    Raises CorpusError for judgements of documents or queries that there are not, repeated ids, texts that are missing,
+    and for a split without judgements.
+    """
+    folder, fields, digest = DataFolder.at(path, settings), Fields(task.columns), Digest()
+    if folder.is_file:
+        raise CorpusError(f"{folder.uri} is one file. Give the folder that has corpus.jsonl, queries.jsonl and qrels/.")
+    names = [f"qrels/{name}" for name in task.files or (task.split,)]
+    qrels, place = _read_qrels([uri for name in names for uri in folder.find(name)], fields, settings)
+    queries, left_out = _read_queries(folder.find("queries"), qrels, fields, settings)
+    if missing := qrels.keys() - queries.keys():
+        query = min(missing, key=lambda query: place[query])
+        raise CorpusError(
+            f"{place[query]} judges the query {query!r}, which {folder.find('queries')[0]} does not have"
+            f"{_and_others(len(missing), 'query', 'queries')}. Fetch the data set again, or remove these judgements."
+        )
+    corpus = folder.find("corpus")
+    documents, titled = _check_corpus(corpus, qrels, place, fields, digest, settings)
+    for query, text in queries.items():
+        digest.add(query, text, *(part for document, grade in qrels[query].items() for part in (document, grade)))
+    return RetrievalSet(corpus, documents, titled, queries, qrels, left_out, digest.version)
+
+
+def _read_qrels(
+    files: Sequence[str], fields: Fields, settings: StorageSettings
+) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
+    """The judgements, and the first place of each query."""
+    qrels: dict[str, dict[str, int]] = {}
+    place: dict[str, str] = {}
+    for row in _rows(files, settings):
+        query, document = fields.id(row, "query_id"), fields.id(row, "corpus_id")
+        (score,) = fields.numbers(row, "score")
+        if not score.is_integer():
+            raise CorpusError(f"{row.place}: the grade {score} is not a whole number, which nDCG needs.")
+        own = qrels.setdefault(query, {})
+        if own.setdefault(document, int(score)) != int(score):
+            raise CorpusError(
+                f"{row.place} gives {document!r} the grade {int(score)} for the query {query!r}, an earlier row "
+                f"{own[document]}. Keep one of them."
+            )
+        place.setdefault(query, row.place)
+    if not qrels:
+        raise CorpusError(f"{files[0]} has no judgements: the split is empty. Name another split, or fetch it again.")
+    if not any(grade > 0 for own in qrels.values() for grade in own.values()):
+        raise CorpusError(f"{files[0]}: no document is relevant to any query (all grades are 0 or less).")
+    return qrels, place
+
+
+def _read_queries(
+    files: Sequence[str], qrels: Qrels, fields: Fields, settings: StorageSettings
+) -> tuple[dict[str, str], int]:
+    """The texts of judged queries, and the number of the others."""
+    queries: dict[str, str] = {}
+    others: set[str] = set()
+    for row in _rows(files, settings):
+        query = fields.id(row, "id")
+        if query in queries or query in others:
+            raise CorpusError(f"{row.place}: there is another query {query!r}. Give it an id of its own.")
+        if query in qrels:
+            queries[query] = fields.text(row, "text")
+        else:
+            others.add(query)
+    return queries, len(others)
+
+
+def _check_corpus(
+    files: Sequence[str],
+    qrels: Qrels,
+    place: Mapping[str, str],
+    fields: Fields,
+    digest: Digest,
+    settings: StorageSettings,
+) -> tuple[int, bool]:
+    """The number of documents, and whether they have titles. 8 bytes of memory for each, and the judged ones."""
+    wanted = {document for own in qrels.values() for document in own}
+    hashes = array("Q")
+    titled = False
+    for row in _rows(files, settings):
+        document = fields.id(row, "id")
+        (text,) = fields.texts(row, "text")
+        title = fields.texts(row, "title")[0] if fields.has(row, "title") else ""
+        titled = titled or bool(title)
+        digest.add(document, title, text)
+        hashes.append(int.from_bytes(hashlib.blake2b(document.encode(), digest_size=8).digest(), "little"))
+        wanted.discard(document)
+    if not hashes:
+        raise CorpusError(f"{files[0]} has no documents. Fetch the data set again.")
+    _refuse_repeated(files, np.frombuffer(hashes, np.uint64), fields, settings)
+    if wanted:
+        query, document = next(
+            (query, document) for query, own in qrels.items() for document in own if document in wanted
+        )
+        raise CorpusError(
+            f"{place[query]} and below judge the document {document!r} for the query {query!r}, which {files[0]} does "
+            f"not have{_and_others(len(wanted), 'document')}. Fetch the data set again, or remove these judgements."
+        )
+    return len(hashes), titled
+
+
+def _refuse_repeated(
+    files: Sequence[str], hashes: NDArray[np.uint64], fields: Fields, settings: StorageSettings
+) -> None:
+    """Raises CorpusError if an id comes twice. Two ids may have one hash: a second reading tells."""
+    found, times = np.unique(hashes, return_counts=True)
+    doubtful = set(found[times > 1].tolist())
+    seen: dict[str, str] = {}
+    for number, row in enumerate(_rows(files, settings) if doubtful else ()):
+        if int(hashes[number]) in doubtful:
+            document = fields.id(row, "id")
+            if document in seen:
+                raise CorpusError(
+                    f"{row.place}: the id {document!r} is also that of {seen[document]}. Keep one of them."
+                )
+            seen[document] = row.place
+
+
+def _rows(files: Sequence[str], settings: StorageSettings) -> Iterator[Row]:
+    return (row for uri in files for row in read_rows(uri, settings))
+
+
+def _and_others(number: int, noun: str, plural: str | None = None) -> str:
+    return f" (and {counted(number - 1, f'other {noun}', plural and f'other {plural}')})" if number > 1 else ""

@@ -1,0 +1,137 @@
+"""Tasks: which data set is scored how, with which instruction. Read from task files, which are YAML.
+
+Knows no model and reads no data; `tasks/` holds the shipped files.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sfr_batch.config.settings import StorageSettings
+from sfr_batch.errors import ConfigError
+from sfr_batch.storage.inputs import open_input
+from sfr_batch.storage.locations import absolute_uri
+
+RETRIEVAL, RERANKING, STS = "retrieval", "reranking", "sts"
+PAIR_CLASSIFICATION, CLASSIFICATION, CLUSTERING = "pair_classification", "classification", "clustering"
+SUMMARIZATION = "summarization"
+QUERIES, ALL = "queries", "all"
+
+MAIN_SCORES = {
+    RETRIEVAL: "ndcg_at_10",
+    RERANKING: "map",
+    STS: "cos_sim_spearman",
+    PAIR_CLASSIFICATION: "max_ap",
+    CLASSIFICATION: "accuracy",
+    CLUSTERING: "v_measure",
+    SUMMARIZATION: "cos_sim_spearman",
+}
+"""The main score of each type of task, by the key that model cards use: an average of a card is one of these."""
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Task(BaseModel):
+    """One task of a task file. Unknown settings are an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: Name
+    type: Literal[
+        "retrieval", "reranking", "sts", "pair_classification", "classification", "clustering", "summarization"
+    ]
+    instruction: Name | None = None
+    """A sentence that says what is asked for, such as "Retrieve semantically similar text."; None: texts stay bare."""
+    instructed: Literal["queries", "all"]
+    """Which texts get the instruction. Default: the queries of retrieval, and all texts of the other types."""
+    main_score: Name
+    """The score that stands for the task. Default: by its type, see MAIN_SCORES."""
+    split: Name = "test"
+    files: tuple[Name, ...] = Field(default=(), strict=False)
+    """Names of the files that hold the split, one after the other, where the split's own name is none of a file."""
+    subset: Name = "default"
+    """The part of the data set that is scored, such as a language: it names the score, and finds no file."""
+    parts: tuple[Name, ...] = Field(default=(), strict=False)
+    """Folders below the data's path, each a data set of its own: the task's score is the mean of theirs."""
+    columns: dict[str, Name] = {}
+    """Columns of the data that have names of their own, by what they are, such as {text: utterance, label: intent}."""
+    dataset: Name | None = None
+    """Where the data come from, such as mteb/scifact, and their ``revision``: both are only reported."""
+    revision: Name | None = None
+    published_revision: Name | None = None
+    """The revision of which the published score was made, where it is another one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_type(cls, given: object) -> object:
+        if not isinstance(given, Mapping):
+            return given
+        kind = given.get("type")
+        defaults = {"instructed": QUERIES if kind == RETRIEVAL else ALL, "main_score": MAIN_SCORES.get(str(kind), "?")}
+        return {**defaults, **given}
+
+    @model_validator(mode="after")
+    def _queries_only_where_there_are_some(self) -> "Task":
+        if self.instructed == QUERIES and self.type not in (RETRIEVAL, RERANKING):
+            raise ValueError(f"instructed: queries, but {self.type} has no queries: write all, or leave it out")
+        return self
+
+
+def shipped_tasks() -> Mapping[str, Task]:
+    """The tasks of all shipped files, by name."""
+    return dict(_shipped())
+
+
+@cache
+def _shipped() -> tuple[tuple[str, Task], ...]:
+    folder = resources.files("sfr_batch.evaluation") / "tasks"
+    found: dict[str, Task] = {}
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".yaml"):
+            found |= parse_tasks(file.read_text(encoding="utf-8"), file.name)
+    return tuple(found.items())
+
+
+def read_task_file(path: str, settings: StorageSettings) -> Mapping[str, Task]:
+    """The tasks of a file, by name. Raises ConfigError, which names the file and the setting."""
+    uri = absolute_uri(path)
+    with open_input(uri, settings) as file:
+        data = file.read()
+    try:
+        return parse_tasks(data.decode(), uri)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"The task file {uri} is not UTF-8: {error.reason} at byte {error.start}.") from None
+
+
+def parse_tasks(text: str, source: str) -> dict[str, Task]:
+    """The tasks of a task file's text, by name. source: its name in errors. Raises ConfigError."""
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The task file {source} is not valid YAML: {error}") from None
+    if not isinstance(raw, dict) or set(raw) != {"tasks"} or not isinstance(raw["tasks"], list) or not raw["tasks"]:
+        raise ConfigError(f"The task file {source} must have one key, tasks, with a list of tasks.")
+    found: dict[str, Task] = {}
+    for number, given in enumerate(raw["tasks"], start=1):
+        name = given.get("name") if isinstance(given, dict) else None
+        try:
+            task = Task.model_validate(given)
+        except ValidationError as error:
+            lines = [f"  {'.'.join(map(str, item['loc'])) or 'task'}: {_message(item)}" for item in error.errors()]
+            raise ConfigError(f"{source}: task {number} ({name or 'without a name'}):\n" + "\n".join(lines)) from None
+        if task.name in found:
+            raise ConfigError(f"{source}: task {number}: there is another task {task.name}. Give it a name of its own.")
+        found[task.name] = task
+    return found
+
+
+def _message(item: Mapping[str, object]) -> str:
+    if item["type"] == "extra_forbidden":
+        return f"unknown setting. Known: {', '.join(Task.model_fields)}"
+    if item["type"] == "missing":
+        return "missing, and it has no default"
+    return str(item["msg"]).removeprefix("Value error, ")

@@ -1,0 +1,14 @@
+"""Where evaluation sets with published scores and the model card lie: beside the checkout. Without them tests skip."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(os.environ.get("SFR_PUBLISHED", Path(__file__).parents[3] / "shared"))
+"""A folder with data/ (sets, published_scores.json) and facts/sfr-embedding-mistral-card.md."""
+SETS = SHARED / "data"
+CARD = SHARED / "facts" / "sfr-embedding-mistral-card.md"
+
+needs_sets = pytest.mark.skipif(not SETS.is_dir(), reason=f"no evaluation sets at {SETS}: set SFR_PUBLISHED")
+needs_card = pytest.mark.skipif(not CARD.is_file(), reason=f"no model card at {CARD}: set SFR_PUBLISHED")

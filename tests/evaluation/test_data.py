@@ -1,0 +1,352 @@
+"""Data sets as they lie on a disk or in a bucket become values; what is wrong in them is a sentence."""
+
+import gzip
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sfr_batch.config.settings import StorageSettings
+from sfr_batch.errors import CorpusError
+from sfr_batch.evaluation.retrieval_set import read_retrieval
+from sfr_batch.evaluation.sets import (
+    Candidates,
+    read_classes,
+    read_clusters,
+    read_pairs,
+    read_rerankings,
+    read_summaries,
+)
+from sfr_batch.evaluation.task_files import Task, shipped_tasks
+from tests.evaluation.published import SETS, needs_sets
+from tests.tables import put as put_in
+
+LOCAL = StorageSettings()
+STS = Task(name="sts", type="sts")  # type: ignore[call-arg]
+SEARCH = Task(name="search", type="retrieval")  # type: ignore[call-arg]
+CLASSES = Task(name="classes", type="classification")  # type: ignore[call-arg]
+CLUSTERS = Task(name="clusters", type="clustering")  # type: ignore[call-arg]
+RANKS = Task(name="ranks", type="reranking")  # type: ignore[call-arg]
+SUMMARIES = Task(name="summaries", type="summarization")  # type: ignore[call-arg]
+
+
+def jsonl(*rows: Mapping[str, Any]) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def beir(**changed: bytes) -> dict[str, bytes]:
+    files = {
+        "corpus.jsonl": jsonl(
+            {"_id": "a", "title": "Fire", "text": "It is hot."}, {"_id": "b", "title": "", "text": "Water is wet."}
+        ),
+        "queries.jsonl": jsonl({"_id": "1", "text": "What is hot?"}, {"_id": "2", "text": "Who knows?"}),
+        "qrels/test.tsv": b"query-id\tcorpus-id\tscore\n1\ta\t1\n1\tb\t0\n",
+    }
+    return files | {
+        name.replace("__", "/").replace("_tsv", ".tsv").replace("_jsonl", ".jsonl"): data
+        for name, data in changed.items()
+    }
+
+
+def put(folder: Path, files: Mapping[str, bytes]) -> str:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return str(folder)
+
+
+# --- forms
+
+
+def test_a_set_in_the_layout_of_beir(place: str) -> None:
+    """On a disk and in a bucket. Judged queries alone are asked; the corpus stays in its files."""
+    for name, data in beir().items():
+        put_in(place, f"set/{name}", data)
+    found = read_retrieval(SEARCH, f"{place}/set", LOCAL)
+    assert [uri.rsplit("/", 1)[-1] for uri in found.corpus] == ["corpus.jsonl"]
+    assert (found.documents, found.titled, found.left_out) == (2, True, 1)
+    assert found.queries == {"1": "What is hot?"}
+    assert found.qrels == {"1": {"a": 1, "b": 0}}
+
+
+def test_the_format_of_the_files_makes_no_difference(tmp_path: Path) -> None:
+    """JSON Lines, compressed or not, and Parquet as the Hugging Face hub has it: one version, for it is one set."""
+    plain = read_retrieval(SEARCH, put(tmp_path / "plain", beir()), LOCAL)
+    packed = {f"{name}.gz": gzip.compress(data) for name, data in beir().items()}
+    compressed = read_retrieval(SEARCH, put(tmp_path / "packed", packed), LOCAL)
+    (tmp_path / "hub" / "qrels").mkdir(parents=True)
+    for name, rows in {
+        "corpus-00000-of-00002": [{"_id": "a", "title": "Fire", "text": "It is hot."}],
+        "corpus-00001-of-00002": [{"_id": "b", "title": "", "text": "Water is wet."}],
+        "queries": [{"_id": "1", "text": "What is hot?"}, {"_id": "2", "text": "Who knows?"}],
+        "qrels/test-00000-of-00001": [
+            {"query-id": "1", "corpus-id": "a", "score": 1},
+            {"query-id": "1", "corpus-id": "b", "score": 0},
+        ],
+    }.items():
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "hub" / f"{name}.parquet")
+    hub = read_retrieval(SEARCH, str(tmp_path / "hub"), LOCAL)
+    assert plain.version == compressed.version == hub.version
+    assert len(hub.corpus) == 2
+    other = beir(qrels__test_tsv=b"query-id\tcorpus-id\tscore\n1\ta\t2\n")
+    assert read_retrieval(SEARCH, put(tmp_path / "other", other), LOCAL).version != plain.version
+
+
+QUOTED = 'score\tsentence1\tsentence2\n1\t"He said ""no""."\tA dog.\n'
+PLAIN = 'score\tsentence1\tsentence2\n1\tHe said "no".\tA dog.\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "first"),
+    [
+        ("test.tsv", PLAIN, ['He said "no".']),
+        ("test.tsv", QUOTED, ['He said "no".']),
+        ("test.tsv", PLAIN + '2\t"This is it," he said.\tA cat.\n', ['He said "no".', '"This is it," he said.']),
+        ("test.tsv", PLAIN + '2\t"All of it."\tA cat.\n', ['He said "no".', '"All of it."']),
+        ("test.tsv", 'score\tsentence1\tsentence2\n1\t"One."\t"Two."\n2\t"Three."\t"Four."\n', ["One.", "Three."]),
+        ("test.tsv", 'score\tsentence1\tsentence2\n1\t"One."\tTwo.\n2\tThree.\tFour.\n', ['"One."', "Three."]),
+        ("test.tsv", "score\tsentence1\tsentence2\r\n1\tA\x85B\x0bC\u2028D\tE\r\n", ["A\x85B\x0bC\u2028D"]),
+        ("test.tsv", "\ufeffscore\tsentence1\tsentence2\n1\t A \tB\n", [" A "]),
+        ("test.csv", 'score,sentence1,sentence2\n1,"He said ""no"", then\nleft.",B\n', ['He said "no", then\nleft.']),
+        ("test.csv", "score,sentence1,sentence2\n1,null,NA\n", ["null"]),
+        ("test.jsonl", '{"score": 1, "sentence1": "A\\tB", "sentence2": "C"}\n', ["A\tB"]),
+        ("dev.jsonl", '{"label": [1, 0], "sent1": ["A", "B"], "sent2": ["C", "D"]}\n', ["A", "B"]),
+    ],
+    ids=[
+        *(
+            "bare",
+            "quoted by pandas",
+            "quotes of speech",
+            "one all in quotes",
+            "every field quoted",
+            "one of two quoted",
+        ),
+        *("line breaks that are none", "byte order mark", "csv", "null is a text", "jsonl", "old form of mteb"),
+    ],
+)
+def test_texts_are_read_as_they_are(tmp_path: Path, name: str, data: str, first: list[str]) -> None:
+    (tmp_path / name).write_text(data, encoding="utf-8", newline="")
+    task = STS.model_copy(update={"split": name.split(".")[0]})
+    assert read_pairs(task, str(tmp_path), LOCAL).first == first
+    assert read_pairs(task, str(tmp_path / name), LOCAL).first == first, "the file itself may be named"
+
+
+def test_columns_may_have_names_of_their_own(tmp_path: Path) -> None:
+    folder = put(
+        tmp_path,
+        {
+            "train.jsonl": jsonl({"utterance": "a", "intent": 1}, {"utterance": "b", "intent": 2}),
+            "validation.csv": b"utterance,intent\nc,2\n",
+        },
+    )
+    task = CLASSES.model_copy(update={"split": "dev", "columns": {"text": "utterance", "label": "intent"}})
+    found = read_classes(task, folder, LOCAL)
+    assert (found.train.texts, found.train.labels) == (["a", "b"], ["1", "2"])
+    assert (found.test.texts, found.test.labels) == (["c"], ["2"])
+
+
+def test_clusters_of_rows_and_of_lists(tmp_path: Path) -> None:
+    put(tmp_path, {"train.tsv": b"text\tcategory\na\tx\n", "test.tsv": b"text\tcategory\nb\ty\nc\tx\n"})
+    both = read_clusters(CLUSTERS.model_copy(update={"files": ("train", "test")}), str(tmp_path), LOCAL)
+    assert [(own.texts, own.labels) for own in both.sets] == [(["a", "b", "c"], ["x", "y", "x"])]
+    lists = jsonl({"sentences": ["a", "b"], "labels": [0, 1]}, {"sentences": ["c", "d"], "labels": [1, 0]})
+    old = read_clusters(CLUSTERS, put(tmp_path / "old", {"test.jsonl": lists}), LOCAL)
+    assert [(own.texts, own.labels) for own in old.sets] == [(["a", "b"], ["0", "1"]), (["c", "d"], ["1", "0"])]
+
+
+def test_candidates_and_summaries(tmp_path: Path) -> None:
+    rows = jsonl(
+        {"query": "q", "positive": ["p"], "negative": ["n", "m"]},
+        {"query": ["q", "r"], "positive": ["p"], "negative": ["n"]},
+        {"query": "s", "positive": [], "negative": ["n"]},
+    )
+    ranks = read_rerankings(RANKS, put(tmp_path / "r", {"test.jsonl": rows}), LOCAL)
+    assert ranks.rows == [Candidates(["q"], ["p"], ["n", "m"]), Candidates(["q", "r"], ["p"], ["n"])]
+    assert ranks.left_out == 1
+    row = {"human_summaries": ["h"], "machine_summaries": ["m", ""], "relevance": [4.5, 1], "text": "t"}
+    (summaries,) = read_summaries(SUMMARIES, put(tmp_path / "s", {"test.jsonl": jsonl(row)}), LOCAL).rows
+    assert (summaries.human, summaries.machine, summaries.relevance) == (["h"], ["m", ""], [4.5, 1.0])
+
+
+@needs_sets
+def test_published_sets() -> None:
+    """Their sizes, and those texts that a reader of another dialect gets wrong."""
+    tasks = shipped_tasks()
+    science = read_retrieval(tasks["SciFact"], str(SETS / "beir/scifact"), LOCAL)
+    assert (science.documents, len(science.queries), science.left_out) == (5183, 300, 809)
+    pairs = read_pairs(tasks["STSBenchmark"], str(SETS / "sts/STSBenchmark"), LOCAL)
+    assert len(pairs.first) == 1379
+    assert 'A young boy jumping into a pool that says "no diving".' in pairs.first
+    banking = read_classes(tasks["Banking77Classification"], str(SETS / "cls/banking77"), LOCAL)
+    assert (len(banking.train.texts), len(banking.test.texts), len({*banking.train.labels})) == (10003, 3080, 77)
+    languages = read_clusters(tasks["SIB200ClusteringS2S"], str(SETS / "clu/sib200-eng"), LOCAL)
+    assert [len(own.texts) for own in languages.sets] == [1004]
+    assert any(text.startswith('"She’s very cute and sings quite well, too," he') for text in languages.sets[0].texts)
+    dutch = read_pairs(tasks["SICKNLPairClassification"], str(SETS / "pair/sick-nl"), LOCAL)
+    assert (len(dutch.first), sum(dutch.scores)) == (2115, 1404)
+
+
+# --- what is wrong
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            beir(qrels__test_tsv=b"query-id\tcorpus-id\tscore\n1\tz\t1\n1\ty\t1\n"),
+            "{set}/qrels/test.tsv row 1 and below judge the document 'z' for the query '1', which {set}/corpus.jsonl "
+            "does not have (and 1 other document). Fetch the data set again, or remove these judgements.",
+        ),
+        (
+            beir(qrels__test_tsv=b"query-id\tcorpus-id\tscore\n1\ta\t1\n9\ta\t1\n"),
+            "{set}/qrels/test.tsv row 2 judges the query '9', which {set}/queries.jsonl does not have. Fetch the data "
+            "set again, or remove these judgements.",
+        ),
+        (
+            beir(qrels__test_tsv=b"query-id\tcorpus-id\tscore\n"),
+            "{set}/qrels/test.tsv has no judgements: the split is empty. Name another split, or fetch it again.",
+        ),
+        (
+            beir(qrels__test_tsv=b"query-id\tcorpus-id\tscore\n1\ta\t0\n"),
+            "{set}/qrels/test.tsv: no document is relevant to any query (all grades are 0 or less).",
+        ),
+        (
+            beir(qrels__test_tsv=b"query-id\tcorpus-id\tscore\n1\ta\t1\n1\ta\t2\n"),
+            "{set}/qrels/test.tsv row 2 gives 'a' the grade 2 for the query '1', an earlier row 1. Keep one of them.",
+        ),
+        (
+            beir(qrels__test_tsv=b"query-id\tcorpus-id\tscore\n1\ta\t0.5\n"),
+            "{set}/qrels/test.tsv row 1: the grade 0.5 is not a whole number, which nDCG needs.",
+        ),
+        (
+            beir(corpus_jsonl=jsonl({"_id": "a", "text": "x"}, {"_id": "b", "text": "x"}, {"_id": "a", "text": "y"})),
+            "{set}/corpus.jsonl row 3: the id 'a' is also that of {set}/corpus.jsonl row 1. Keep one of them.",
+        ),
+        (
+            beir(queries_jsonl=jsonl({"_id": "1", "text": "x"}, {"_id": "1", "text": "y"})),
+            "{set}/queries.jsonl row 2: there is another query '1'. Give it an id of its own.",
+        ),
+        (
+            beir(queries_jsonl=jsonl({"_id": "1", "text": " "})),
+            "{set}/queries.jsonl row 1: text is ' ', not a text. Remove the row.",
+        ),
+        (
+            beir(corpus_jsonl=jsonl({"_id": "a", "body": "x"})),
+            "{set}/corpus.jsonl row 1 has no column text, sentence, sentences, texts. Columns there: _id, body. Say "
+            "which one it is in the task's columns: {text: NAME}.",
+        ),
+        (
+            beir(corpus_jsonl=b'{"_id": "a", "text": "x"}\n{"_id":\n'),
+            "{set}/corpus.jsonl row 2: the line is not JSON: Expecting value: line 2 column 1 (char 8). Correct it, or "
+            "fetch the file again.",
+        ),
+        (
+            {name: data for name, data in beir().items() if "qrels" not in name},
+            "{set} has no file qrels/test (.tsv, .csv, .jsonl and .parquet; all but Parquet also with .gz and .zst). "
+            "It has: corpus.jsonl, queries.jsonl.",
+        ),
+        (
+            {**beir(), "corpus.csv": b"_id,text\na,x\n"},
+            "Several files answer to corpus: {set}/corpus.csv, {set}/corpus.jsonl. Keep one of them.",
+        ),
+    ],
+)
+def test_a_wrong_retrieval_set_is_explained(tmp_path: Path, files: Mapping[str, bytes], message: str) -> None:
+    folder = put(tmp_path, files)
+    with pytest.raises(CorpusError) as error:
+        read_retrieval(SEARCH, folder, LOCAL)
+    assert str(error.value) == message.replace("{set}", folder)
+
+
+@pytest.mark.parametrize(
+    ("read", "task", "files", "message"),
+    [
+        (
+            read_pairs,
+            STS,
+            {"test.tsv": b"score\tsentence1\tsentence2\n1\ta\n"},
+            "{set}/test.tsv row 1: the row has 2 fields, the header 3: a text that contains tabs or line breaks needs "
+            "another format, such as .csv or .jsonl. Correct it, or fetch the file again.",
+        ),
+        (
+            read_pairs,
+            STS,
+            {"test.csv": b"score,sentence1,sentence2\nnan,a,b\n"},
+            "{set}/test.csv row 1: score is 'nan', not a number.",
+        ),
+        (
+            read_pairs,
+            STS,
+            {"test.jsonl": jsonl({"score": [1], "sentence1": ["a", "b"], "sentence2": ["c", "d"]})},
+            "{set}/test.jsonl row 1: its lists have different lengths: 2 of sentence1, 2 of sentence2, 1 of score. "
+            "Fetch the file again.",
+        ),
+        (
+            read_pairs,
+            STS,
+            {"test.jsonl": b""},
+            "{set}/test.jsonl has no rows: the split test is empty. Fetch the data set again.",
+        ),
+        (
+            read_pairs,
+            STS,
+            {"test.tsv": b"score\tsentence1\tsentence2\n"},
+            "{set}/test.tsv has no rows: the split test is empty. Fetch the data set again.",
+        ),
+        (
+            read_pairs,
+            STS,
+            {"test.parquet": b"PAR1"},
+            "{set}/test.parquet cannot be read: ",
+        ),
+        (
+            read_pairs,
+            STS.model_copy(update={"columns": {"left": "a"}}),
+            {"test.tsv": b"a\n"},
+            "columns: 'left' is no column of a data set. Known: id, title, text, query_id, corpus_id, score, "
+            "sentence1, sentence2, label, query, positive, negative, human_summaries, machine_summaries, relevance.",
+        ),
+        (
+            read_classes,
+            CLASSES,
+            {"train.csv": b"text,label\na,x\nb,y\n", "test.csv": b"text,label\nc,z\n"},
+            "{set}: no row of the split train has the label 'z' of the split test. Check that both splits are of one "
+            "data set and name the same column of labels.",
+        ),
+        (
+            read_classes,
+            CLASSES,
+            {"train.csv": b"text,label\na,x\n", "test.csv": b"text,label\nc,x\n"},
+            "{set}: all rows of the split train have the label 'x'.",
+        ),
+        (
+            read_rerankings,
+            RANKS,
+            {"test.jsonl": jsonl({"query": "q", "positive": ["p"], "negative": []})},
+            "ranks: no row has both positive and negative candidates. Check the columns.",
+        ),
+        (
+            read_summaries,
+            SUMMARIES,
+            {"test.jsonl": jsonl({"human_summaries": [], "machine_summaries": ["m"], "relevance": [1]})},
+            "{set}/test.jsonl row 1: it has no human_summaries or no machine_summaries. Remove the row.",
+        ),
+        (
+            read_clusters,
+            CLUSTERS,
+            {"test.jsonl": jsonl({"text": "a", "label": None})},
+            "{set}/test.jsonl row 1: label is missing, not a label.",
+        ),
+    ],
+)
+def test_a_wrong_set_is_explained(
+    tmp_path: Path, read: Callable[..., object], task: Task, files: Mapping[str, bytes], message: str
+) -> None:
+    folder = put(tmp_path, files)
+    with pytest.raises(CorpusError) as error:
+        read(task, folder, LOCAL)
+    assert str(error.value).startswith(message.replace("{set}", folder))
