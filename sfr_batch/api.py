@@ -27,8 +27,10 @@ from sfr_batch.table.choices import MAX_UNNEEDED, ROWS_PER_FILE
 from sfr_batch.table.commit.compaction import Compaction, compact
 from sfr_batch.table.commit.expiry import Expiry, expire, parse_duration
 from sfr_batch.table.commit.sweep import Orphans, find_orphans, sweep
+from sfr_batch.table.nearest import FloatArray, nearest
 from sfr_batch.table.pointer import PointerTarget
-from sfr_batch.table.search import Hits, top_k
+from sfr_batch.table.queries import check_texts, is_vectors, one_text, unit_vectors
+from sfr_batch.table.search import Hits, Matches
 from sfr_batch.table.table import Snapshot, Table
 
 if TYPE_CHECKING:
@@ -303,37 +305,53 @@ class EmbeddingTable(Table):
         """
         return changes(self, from_snapshot, to_snapshot)
 
-    def search(self, query: str, k: int = 10, columns: Sequence[str] = (), *, snapshot: int | None = None) -> Hits:
+    def search(
+        self,
+        query: str,
+        k: int = 10,
+        columns: Sequence[str] = (),
+        *,
+        where: str | None = None,
+        snapshot: int | None = None,
+    ) -> Hits:
         """The ``k`` live rows nearest to ``query`` by cosine, best first, ties by id. Exact, in bounded memory.
 
-        columns: to return with each hit, in ``Hit.row``. Where documents are cut into chunks (`model.overflow: chunk`),
-        each hit is a chunk, and a document may be found several times; ``Hit.row`` has its number ``chunk`` and its
-        span of the document's text, ``chunk_start`` to ``chunk_end``. snapshot: its number; default: the newest. Raises
-        ConfigError if the query is empty or not valid Unicode, and what `encoder` raises.
+        columns: to return with each hit, in ``Hit.row``. where: only among rows that match this filter. Where documents
+        are cut into chunks (`model.overflow: chunk`), each hit is a chunk, and a document may be found several times;
+        ``Hit.row`` has its number ``chunk`` and its span of the document's text, ``chunk_start`` to ``chunk_end``.
+        snapshot: its number; default: the newest. Raises ConfigError if the query is empty or not valid Unicode, and
+        what `encoder` raises.
+        """
+        return self.search_many([one_text(query)], k, columns, where=where, snapshot=snapshot)[0]
+
+    def search_many(
+        self,
+        queries: "Sequence[str] | FloatArray",
+        k: int = 10,
+        columns: Sequence[str] = (),
+        *,
+        where: str | None = None,
+        snapshot: int | None = None,
+    ) -> Matches:
+        """`search` for many queries in one pass over the table.
+
+        queries: texts, or [q, d] vectors of any length, such as those of `encoder`. The memory for the answer is about
+        100 bytes for each of its q * k rows. Raises ConfigError that names the query which is wrong.
         """
         from sfr_batch.model.prompts import QUERY
 
-        _check_query(query)
         k = whole_number("k", k, 1)
         searched = self.current() if snapshot is None else self.snapshot(snapshot)
         chunk = [name for name in names.CHUNK_COLUMNS if name in searched.schema.names]
         shown = list(dict.fromkeys([*chunk, *listed("columns", columns)]))
-        scan = searched.scan([names.ID, names.EMBEDDING, *shown])
-        vector = self.encoder.encode([query], prompt=QUERY)
-        return Hits(top_k(scan.batches(), vector, k, shown)[0], scan.select([names.ID, *shown]).schema)
-
-
-def _check_query(query: object) -> None:
-    if not isinstance(query, str):
-        raise ConfigError(
-            f"The query is of the type {type(query).__name__}. Give one text; for several, search for each."
-        )
-    if not query.strip():
-        raise ConfigError("The query is empty. Give a text to search for.")
-    try:
-        query.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError(f"The query is not valid Unicode at character {error.start}; type it again.") from None
+        scan = searched.scan([names.ID, names.EMBEDDING, *shown]).restrict(where=where)
+        if is_vectors(queries):
+            vectors = unit_vectors(queries, searched.schema.field(names.EMBEDDING).type.list_size)
+        else:
+            texts = check_texts(queries)
+            vectors = self.encoder.encode(texts, prompt=QUERY)
+        found = nearest(scan.batches(), vectors, k, shown)
+        return Matches(found, shown, scan.select([names.ID, *shown]).schema)
 
 
 class Maintenance:

@@ -16,6 +16,7 @@ from sfr_batch.format import names
 from sfr_batch.format.fingerprint import canonical_json, differences, digest, short_id
 from sfr_batch.model.prompts import instruct, resolve
 from sfr_batch.pipeline.write_stage import UNIT_LENGTH_TOLERANCE, unit_length, vector_column
+from sfr_batch.table import nearest
 from sfr_batch.table.search import top_k, vectors_of
 
 quick = settings(max_examples=150)
@@ -221,6 +222,20 @@ def test_top_k_equals_brute_force(
         assert all(hit.row == {"n": str(hit.id)} for hit in hits)
 
 
+def test_top_k_of_more_than_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of a few rows, many of them sorted in one after the other; most scores tie."""
+    monkeypatch.setattr(nearest, "_BLOCK_SCORES", 700)
+    random = np.random.default_rng(5)
+    vectors, queries = random.integers(-2, 3, (900, 2)), random.integers(-2, 3, (13, 2)).astype(np.float32)
+    ids = [f"id{number:03}" for number in random.permutation(900)]
+    batches = [batch_of(ids[at : at + 250], vectors[at : at + 250].tolist()) for at in range(0, 900, 250)]
+    found = top_k(batches, queries, 40, ["n"])
+    for query, hits in zip(queries, found, strict=True):
+        everything = sorted(zip((-vectors @ query).tolist(), ids, strict=True))[:40]
+        assert [(-hit.score, hit.id) for hit in hits] == everything
+        assert [hit.row["n"] for hit in hits] == [hit.id for hit in hits]
+
+
 def test_top_k_takes_slices_and_float16() -> None:
     batch = batch_of(["a", "b", "c"], [[1, 0], [0, 1], [1, 1]], "float16")
     hits = top_k([batch.slice(1, 2)], np.array([[1, 0]], dtype=np.float32), 5)[0]
@@ -229,7 +244,7 @@ def test_top_k_takes_slices_and_float16() -> None:
 
 
 def test_top_k_of_nothing() -> None:
-    assert top_k([], np.ones((2, 2), dtype=np.float32), 3) == [[], []]
+    assert list(top_k([], np.ones((2, 2), dtype=np.float32), 3)) == [[], []]
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         top_k([], np.ones((1, 2), dtype=np.float32), 0)
 

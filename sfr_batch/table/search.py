@@ -1,20 +1,21 @@
-"""Exact search: compares every live vector with the query, in bounded memory. Knows no model."""
+"""Exact search: compares every live vector with the queries, in bounded memory. Knows no model; see `nearest`."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from sfr_batch.errors import counted
 from sfr_batch.format import names
 from sfr_batch.format.notebook import html_table
 from sfr_batch.format.on_screen import shown_cell, shown_id
 from sfr_batch.table.json_values import python_value, rows_as_json
+from sfr_batch.table.nearest import FloatArray, Nearest, nearest, vectors_of
 from sfr_batch.table.tabular import Tabular
 
-FloatArray = NDArray[np.float32]
+__all__ = ["Hit", "Hits", "Matches", "top_k", "vectors_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,48 @@ class Hits(list[Hit], Tabular):
         return html_table(rows, head=("score", names.ID, *columns), numbers=[0])
 
 
+class Matches(Sequence[Hits], Tabular):
+    """What `search_many` found: the hits of each query, in the order of the queries."""
+
+    def __init__(self, found: Nearest, columns: Sequence[str], schema: pa.Schema | None = None) -> None:
+        """columns: those of each hit. schema: of id and columns; default: that of what was found."""
+        self._found = found
+        self._columns = list(columns)
+        self._schema = found.rows.schema if schema is None else schema
+
+    def __len__(self) -> int:
+        return len(self._found.bounds) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Hits: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Hits]: ...
+    def __getitem__(self, index: int | slice) -> Hits | list[Hits]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        first, end = self._found.bounds[number : number + 2].tolist()
+        rows = self._found.rows.slice(first, end - first)
+        scores = self._found.scores[first:end].tolist()
+        return Hits((_hit(rows, at, score, self._columns) for at, score in enumerate(scores)), self._schema)
+
+    def to_arrow(self) -> pa.Table:
+        """query (its number) and rank, both from 0, score, id and the columns, a row for each hit, query by query.
+
+        Columns of the table with the names of the first three stand beside ``query_number``, ``hit_rank``, ``cosine``.
+        """
+        found = self._found
+        queries = np.repeat(np.arange(len(self)), np.diff(found.bounds))
+        ranks = np.arange(len(queries)) - found.bounds[queries]
+        own = {"query": ("query_number", queries), "rank": ("hit_rank", ranks), "score": ("cosine", found.scores)}
+        mine = {other if name in self._columns else name: pa.array(values) for name, (other, values) in own.items()}
+        rows = found.rows if len(found.scores) else self._schema.empty_table()
+        return pa.table(mine | {name: rows.column(name) for name in dict.fromkeys([names.ID, *self._columns])})
+
+    def __repr__(self) -> str:
+        return f"<Matches of {counted(len(self), 'query', 'queries')}, {counted(len(self._found.scores), 'hit')}>"
+
+
 def _score_beside(columns: Collection[str]) -> str:
     """What the score of a hit is called among columns of the table, which may have a score of their own."""
     return "score" if "score" not in columns else "cosine"
@@ -69,39 +112,15 @@ def _score_beside(columns: Collection[str]) -> str:
 
 def top_k(
     batches: Iterable[pa.RecordBatch], queries: FloatArray, k: int, columns: Sequence[str] = ()
-) -> list[list[Hit]]:
+) -> Sequence[Hits]:
     """For each of ``queries`` [q, d], the ``k`` rows with the highest dot product, best first, ties by id.
 
-    batches: rows with id, embedding and ``columns``; one batch is in memory at a time. Raises ValueError if k < 1.
+    batches: rows with id, embedding and ``columns``. Raises ValueError if k < 1.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    best: list[list[Hit]] = [[] for _ in queries]
-    for batch in batches:
-        if not batch.num_rows:
-            continue
-        scores = queries @ vectors_of(batch.column(names.EMBEDDING)).T
-        for number, row_scores in enumerate(scores):
-            found = [_hit(batch, int(at), float(row_scores[at]), columns) for at in _candidates(row_scores, k)]
-            best[number] = sorted([*best[number], *found], key=lambda hit: (-hit.score, hit.id))[:k]
-    return best
+    return Matches(nearest(batches, queries, k, columns), columns)
 
 
-def vectors_of(column: pa.Array) -> FloatArray:
-    """A fixed-size-list column as a float32 array [n, d]; not a copy if the column is float32."""
-    return np.asarray(column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1), dtype=np.float32)
-
-
-def _candidates(scores: FloatArray, k: int) -> NDArray[np.intp]:
-    """Numbers of rows that may be among the best k, including ties with the k-th, which ids decide."""
-    if len(scores) <= k:
-        return np.arange(len(scores))
-    kth = np.partition(scores, len(scores) - k)[len(scores) - k]
-    return np.flatnonzero(scores >= kth)
-
-
-def _hit(batch: pa.RecordBatch, at: int, score: float, columns: Sequence[str]) -> Hit:
-    # A copy of the row: a slice would keep the whole batch in memory, and its vectors.
-    values = batch.select(list(columns)).take(pa.array([at])) if columns else None
+def _hit(rows: pa.Table, at: int, score: float, columns: Sequence[str]) -> Hit:
+    values = rows.select(list(columns)).slice(at, 1).to_batches()[0] if columns else None
     row = {} if values is None else {name: python_value(values.column(name)) for name in columns}
-    return Hit(batch.column(names.ID)[at].as_py(), score, row, values)
+    return Hit(rows.column(names.ID)[at].as_py(), score, row, values)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import sfr_batch as sfr
@@ -38,7 +39,17 @@ CALLS: list[tuple[Callable[[sfr.EmbeddingTable], Any], str]] = [
     (lambda t: sfr.open_table("t", {"region": "x"}),  # type: ignore[arg-type]
      "Storage settings are of the type dict. Give them as StorageSettings(endpoint_url=…, region=…)."),
     (lambda t: t.search(["a"]),  # type: ignore[arg-type]
-     "The query is of the type list. Give one text; for several, search for each."),
+     "The query is of the type list. Give one text; for several, use search_many."),
+    (lambda t: t.search_many("ab"), "queries must be a list: ['ab'] instead of 'ab'."),
+    (lambda t: t.search_many(["a", 5]),  # type: ignore[list-item]
+     "Query 1 is of the type int. Give a text, or all queries as vectors."),
+    (lambda t: t.search_many(["a", " "]), "Query 1 is empty. Give a text to search for."),
+    (lambda t: t.search_many(np.ones((2, 4))),
+     "The queries have the shape (2, 4). This table needs [q, 3]: a row of 3 numbers for each."),
+    (lambda t: t.search_many(np.eye(3)[:2] * [[1], [0]]),
+     "Query 1 has the length 0.0: it is no direction to search in."),
+    (lambda t: t.search("a", where=5),  # type: ignore[arg-type]
+     "where is 5. Give a text, such as \"package = 'numpy' and n_tokens > 20\"."),
     (lambda t: t.search("a", k=0), "k is 0. It must be a whole number, at least 1."),
     (lambda t: t.search("a", columns="text"), "columns must be a list: ['text'] instead of 'text'."),
     (lambda t: t.to_arrow("id"), "columns must be a list: ['id'] instead of 'id'."),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
@@ -237,6 +238,30 @@ def test_search_finds_a_text_by_itself(finished: Path, encoder: Encoder) -> None
         (hit,) = table.search(text, k=1)
         assert (hit.id, hit.row) == (id_, {})
         assert hit.score == pytest.approx(1, abs=1e-5)
+
+
+def test_many_queries_in_one_pass(finished: Path, encoder: Encoder) -> None:
+    """Equal to one search for each, as texts and as vectors of any length; with a filter; as rows."""
+    table = sfr.open_table(str(finished / "table"))
+    queries = [*list(TEXTS.values())[:3], "columnar storage"]
+    found = table.search_many(queries, k=2, columns=["n_tokens"])
+    alone = [table.search(query, k=2, columns=["n_tokens"]) for query in queries]
+    assert [[(hit.id, hit.row) for hit in hits] for hits in found] == [
+        [(hit.id, hit.row) for hit in hits] for hits in alone
+    ]
+    assert [hit.score for hits in found for hit in hits] == pytest.approx(
+        [hit.score for hits in alone for hit in hits], abs=1e-6
+    )
+    assert found[-1] == found[3:][0]
+    vectors = encoder.encode(queries, prompt="query")
+    again = table.search_many(2 * vectors.astype(np.float64), k=2)
+    assert [[hit.id for hit in hits] for hits in again] == [[hit.id for hit in hits] for hits in found]
+    assert again.to_arrow().column_names == ["query", "rank", "score", "id"]
+    assert again.to_arrow()["query"].to_pylist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    best = found[0][0]
+    others = table.search_many(queries, k=4, where=f"id != '{best.id}'")
+    assert best.id not in {hit.id for hits in others for hit in hits}
+    assert len(table.search_many([], k=4)) == table.search_many([]).to_arrow().num_rows == 0
 
 
 def test_search_needs_the_model_that_made_the_table(finished: Path, tmp_path: Path) -> None:

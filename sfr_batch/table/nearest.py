@@ -1,0 +1,160 @@
+"""Exact top-k: each query against each vector, block by block, in memory that neither grows with the table.
+
+Knows batches of rows and numbers; knows no model, no files and no hits.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from sfr_batch.format import names
+
+FloatArray = NDArray[np.float32]
+
+_BLOCK_SCORES = 8 * 2**20
+"""Most scores that are held at once, 4 bytes each."""
+_QUERIES_AT_ONCE = 1024
+_MOST_WAITING = 2
+"""So many times the rows of the answer may wait before they are sorted into it."""
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest rows of n queries: those of query i are ``bounds[i]`` to ``bounds[i + 1]``, best first."""
+
+    bounds: NDArray[np.int64]
+    scores: FloatArray
+    rows: pa.Table
+    """One row for each score: id and the columns that were asked for."""
+
+
+def nearest(batches: Iterable[pa.RecordBatch], queries: FloatArray, k: int, columns: Sequence[str] = ()) -> Nearest:
+    """For each of ``queries`` [q, d], the ``k`` rows with the highest dot product, best first, ties by id.
+
+    batches: rows with id, embedding and ``columns``; one is in memory at a time, and beside it about 100 bytes for each
+    of the q * k rows of the answer, without their columns. Products are those of float32. Raises ValueError if k < 1.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    best = _Best(len(queries), k, [names.ID, *(name for name in columns if name != names.ID)])
+    schema = None
+    for batch in batches:
+        schema = batch.schema
+        if batch.num_rows and len(queries):
+            _take_in(best, batch, queries)
+    best.settle()
+    return best.result(schema)
+
+
+def vectors_of(column: pa.Array) -> FloatArray:
+    """A fixed-size-list column as a float32 array [n, d]; not a copy if the column is float32."""
+    return np.asarray(column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1), dtype=np.float32)
+
+
+def _take_in(best: "_Best", batch: pa.RecordBatch, queries: FloatArray) -> None:
+    vectors = vectors_of(batch.column(names.EMBEDDING))
+    values = batch.select(best.columns)
+    rows_at_once = max(1, _BLOCK_SCORES // min(len(queries), _QUERIES_AT_ONCE))
+    for first in range(0, len(vectors), rows_at_once):
+        block = vectors[first : first + rows_at_once]
+        found = []
+        for start in range(0, len(queries), _QUERIES_AT_ONCE):
+            scores = queries[start : start + _QUERIES_AT_ONCE] @ block.T
+            which, at = _candidates(scores, best.worst[start : start + _QUERIES_AT_ONCE], best.k)
+            found.append((which + start, at, scores[which, at]))
+        which, at, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        best.add(which, at, scores, values.slice(first, len(block)))
+
+
+def _candidates(scores: FloatArray, worst: FloatArray, k: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Queries and columns of the scores that may be among the best k, including ties, which ids decide."""
+    least = worst.copy()
+    many = np.flatnonzero((scores >= least[:, None]).sum(axis=1) > k)
+    if len(many):
+        columns = scores.shape[1]
+        kth = np.partition(scores[many], columns - k, axis=1)[:, columns - k]
+        least[many] = np.maximum(least[many], kth)
+    which, at = np.nonzero(scores >= least[:, None])
+    return which, at
+
+
+def _descending(scores: FloatArray) -> NDArray[np.uint64]:
+    """Whole numbers below 2**32 that are the smaller the larger the score: one number is sorted faster than two."""
+    bits = (scores + np.float32(0)).view(np.uint32)  # there is one zero
+    negative = bits >> np.uint32(31) == 1
+    return np.where(negative, bits, bits ^ np.uint32(0x7FFFFFFF)).astype(np.uint64)
+
+
+class _Best:
+    """The best rows so far, those that wait to be sorted in, and the values of all of these rows."""
+
+    def __init__(self, queries: int, k: int, columns: Sequence[str]) -> None:
+        self.k = k
+        self.columns = columns
+        self.worst: FloatArray = np.full(queries, -np.inf, np.float32)
+        """[queries] the score of the k-th best row so far; rows below it need not be looked at."""
+        self._queries = queries
+        self._parts: list[tuple[NDArray[np.intp], FloatArray, NDArray[np.int64]]] = []
+        self._values: list[pa.RecordBatch] = []
+        self._kept = 0  # rows of _values
+        self._waiting = 0
+
+    def add(self, which: NDArray[np.intp], at: NDArray[np.intp], scores: FloatArray, values: pa.RecordBatch) -> None:
+        """Take in rows ``at`` of ``values`` for the queries ``which``."""
+        if not len(which):
+            return
+        rows, number = np.unique(at, return_inverse=True)
+        # A copy of the rows: a slice would keep the whole batch in memory, and its vectors.
+        self._values.append(values.take(pa.array(rows)))
+        self._parts.append((which, scores, number.reshape(-1) + self._kept))
+        self._kept += len(rows)
+        self._waiting += len(which)
+        if self._waiting > _MOST_WAITING * self._queries * self.k:
+            self.settle()
+
+    def settle(self) -> None:
+        """Sort what waits into the best, and forget the values of all other rows."""
+        if not self._waiting:
+            return
+        which, scores, rows = (np.concatenate(parts) for parts in zip(*self._parts, strict=True))
+        table = pa.Table.from_batches(self._values).combine_chunks()
+        order = self._order(which, scores, rows, table)
+        which, scores, rows = which[order], scores[order], rows[order]
+        rank = np.arange(len(which)) - np.searchsorted(which, which)
+        self.worst[which[rank == self.k - 1]] = scores[rank == self.k - 1]
+        kept = rank < self.k
+        used, number = np.unique(rows[kept], return_inverse=True)
+        self._parts = [(which[kept], scores[kept], number.reshape(-1))]
+        self._values = table.take(pa.array(used)).combine_chunks().to_batches()
+        self._kept, self._waiting = len(used), 0
+
+    @staticmethod
+    def _order(
+        which: NDArray[np.intp], scores: FloatArray, rows: NDArray[np.int64], table: pa.Table
+    ) -> NDArray[np.intp]:
+        """By query, best first, ties by id: of tied rows alone ids are compared, for most have no rival."""
+        keys = which.astype(np.uint64) << np.uint64(32) | _descending(scores)
+        order = np.argsort(keys)
+        same = keys[order][1:] == keys[order][:-1]
+        if same.any():
+            tied = np.zeros(len(order), bool)
+            tied[1:] |= same
+            tied[:-1] |= same
+            at = order[tied]
+            used, number = np.unique(rows[at], return_inverse=True)
+            ids = pc.rank(table.column(names.ID).take(pa.array(used)), tiebreaker="first").to_numpy()
+            order[tied] = at[np.lexsort((ids[number.reshape(-1)], keys[at]))]
+        return order
+
+    def result(self, schema: pa.Schema | None) -> Nearest:
+        """What was found. schema: of the batches, for an answer without rows."""
+        if not self._parts:
+            empty = pa.schema([] if schema is None else [schema.field(name) for name in self.columns]).empty_table()
+            return Nearest(np.zeros(self._queries + 1, np.int64), np.empty(0, np.float32), empty)
+        ((which, scores, rows),) = self._parts
+        bounds = np.searchsorted(which, np.arange(self._queries + 1))
+        return Nearest(bounds, scores, pa.Table.from_batches(self._values).take(pa.array(rows)))
