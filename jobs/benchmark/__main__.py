@@ -7,6 +7,7 @@
     python -m jobs.benchmark soak         memory over a million rows
     python -m jobs.benchmark resume       restarting after 100,000 splits
     python -m jobs.benchmark audit        an audit of 500,000 rows
+    python -m jobs.benchmark search       many queries in one pass over a million rows
     python -m jobs.benchmark nightly      nightly runs: few changes, and every row in another file
 
 Needs `pip install 'sfr-batch[demo,benchmark]'`.
@@ -24,7 +25,7 @@ import click
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from jobs.benchmark import auditing, report
+from jobs.benchmark import auditing, report, searching
 from jobs.benchmark import encoder as encoder_benchmark
 from jobs.benchmark import nightly as nightly_benchmark
 from jobs.benchmark import pipeline as pipeline_benchmark
@@ -278,6 +279,21 @@ def audit(rows: int, dim: int, output: Path | None) -> None:
         found = auditing.run(rows, dim, Path(folder), click.echo)
         click.echo("\n" + auditing.table(found))
         _write(output, "audit.json", {"machine": where, "audit": asdict(found)})
+
+
+@main.command()
+@click.option("--rows", default=1_000_000, show_default=True, type=click.IntRange(1), help="Random unit vectors.")
+@click.option("--dim", default=384, show_default=True, type=click.IntRange(1), help="Dimensions of the vectors.")
+@click.option("--queries", default=1000, show_default=True, type=click.IntRange(1), help="Number of queries.")
+@click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Rows to find for each.")
+@_OUTPUT
+def search(rows: int, dim: int, queries: int, k: int, output: Path | None) -> None:
+    """Measure an exact search of many queries, beside a product of matrices in memory."""
+    with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
+        where = report.machine()
+        found = searching.run(rows, dim, queries, min(k, rows), Path(folder), click.echo)
+        click.echo("\n" + searching.table(found))
+        _write(output, "search.json", {"machine": where, "search": asdict(found)})
 
 
 @main.command()

@@ -165,6 +165,16 @@ def test_nights_end_to_end(tmp_path: Path) -> None:
     assert nothing["tokens"] == 0 < changed["tokens"] < first["tokens"]
 
 
+def test_search_end_to_end(tmp_path: Path) -> None:
+    """It compares its scores with those of the product itself."""
+    done = invoke("search", "--rows", "9000", "--dim", "8", "--queries", "30", "-k", "5", "--output", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "search.json").read_text())["search"]
+    assert (found["rows"], found["dim"], found["queries"], found["k"]) == (9000, 8, 30, 5)
+    assert min(found["search"], found["read"], found["numpy"], found["torch"]) > 0
+    assert "search / (product + read)" in done.output
+
+
 def test_audit_end_to_end(tmp_path: Path) -> None:
     done = invoke("audit", "--rows", "9000", "--dim", "8", "--output", str(tmp_path))
     assert done.exit_code == 0, done.output
