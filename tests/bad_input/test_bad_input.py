@@ -412,12 +412,14 @@ ROWS = [
         "Convert the ids to string, or write to a new table: table.path=<another path>.",
         prepare=both(embedded, put("corpus/good.jsonl", b'{"id": 1, "text": "x"}\n'))),
     Row("table.json damaged",
-        "{root}/table/_sfr/table.json is damaged: {*}. Restore it from a copy, or write to a new table: "
-        "table.path=<another path>.", prepare=put("table/_sfr/table.json", b'{"format_ver')),
+        "{root}/table/_sfr/table.json is damaged: {*}. Restore it from a copy. Without one, remove it: `sfr-batch "
+        "repair CONFIG` then shows what it takes to make it anew, and with --write it does so.",
+        prepare=put("table/_sfr/table.json", b'{"format_ver')),
     Row("table.json of somebody else",
         "{root}/table/_sfr/table.json is not a valid record: created_at: Field required; fingerprint: Field "
-        "required; fingerprint_inputs: Field required. Restore it from a copy, or write to a new table: "
-        "table.path=<another path>.", prepare=put("table/_sfr/table.json", b'{"name": "x"}')),
+        "required; fingerprint_inputs: Field required. Restore it from a copy. Without one, remove it: `sfr-batch "
+        "repair CONFIG` then shows what it takes to make it anew, and with --write it does so.",
+        prepare=put("table/_sfr/table.json", b'{"name": "x"}')),
     Row("table.json is newer",
         "{root}/table/_sfr/table.json has table format 5; this sfr-batch reads up to 4: upgrade.",
         prepare=put("table/_sfr/table.json", b'{"format_version": 5}')),
@@ -431,8 +433,9 @@ ROWS = [
         "There is no table at {root}/table yet, but data/ has 1 other file, e.g. data/others.parquet. Set "
         "table.path to an empty folder or prefix.", prepare=put("table/data/others.parquet", b"x")),
     Row("a snapshot damaged",
-        "{root}/table/_sfr/snapshots/00000001.json is damaged: {*}. Restore it from a copy, or write to a new "
-        "table: table.path=<another path>.", prepare=both(embedded, put("table/_sfr/snapshots/00000001.json", b"{"))),
+        "{root}/table/_sfr/snapshots/00000001.json is damaged: {*}. Restore it from a copy. Without one: if it is of "
+        "the newest snapshot, `sfr-batch repair CONFIG` shows what it takes to publish the rows anew; else `sfr-batch "
+        "expire` gives the snapshot up.", prepare=both(embedded, put("table/_sfr/snapshots/00000001.json", b"{"))),
     Row("status without a table",
         "There is no table at {root}/tabel (no _sfr/table.json). Check the path, or create it with `sfr-batch "
         "embed`.", command="status {root}/tabel"),

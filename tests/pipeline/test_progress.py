@@ -102,20 +102,22 @@ def test_estimates_have_their_sign_until_the_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "loading", "ready", "said"),
+    ("gpus", "loading", "ready", "waiting", "said"),
     [
-        (1, 0, 0, "waiting for 8 of 8 GPUs"),
-        (1, 7, 0, "waiting for 1 of 8 GPUs"),
-        (2, 7, 0, "waiting for 2 of 16 GPUs"),
-        (1, 8, 0, "loading the model"),
-        (1, 7, 1, "encoding"),
-        (1, 2, 5, "encoding, waiting for 1 of 8 GPUs"),
-        (1, 9, 3, "encoding"),
-        (0, 6, 0, "waiting for CPUs for 2 of 8 actors"),
+        (1, 0, 0, 0, "starting the actors"),
+        (1, 0, 0, 8, "waiting for 8 of 8 GPUs"),
+        (1, 7, 0, 1, "waiting for 1 of 8 GPUs"),
+        (2, 7, 0, 1, "waiting for 2 of 16 GPUs"),
+        (1, 8, 0, 0, "loading the model"),
+        (1, 7, 1, 0, "encoding"),
+        (1, 2, 5, 1, "encoding, waiting for 1 of 8 GPUs"),
+        (1, 9, 3, 0, "encoding"),
+        (0, 6, 0, 2, "waiting for CPUs for 2 of 8 actors"),
     ],
 )
-def test_the_stage_is_that_of_the_actors(gpus: int, loading: int, ready: int, said: str) -> None:
-    assert stage(loading, ready, ActorSettings(gpus=gpus, min=8)) == said
+def test_the_stage_is_that_of_the_actors(gpus: int, loading: int, ready: int, waiting: int, said: str) -> None:
+    actors = ActorSettings(gpus=gpus, min=8)
+    assert stage(actors, loading, ready, waiting, lacking_gpus=bool(gpus)) == said
 
 
 def test_a_terminal_shows_one_line_and_then_the_last() -> None:
