@@ -545,8 +545,8 @@ def plant_deletion_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("plant", "symptom", "start"),
     [
-        (plant_trust_in_create, "two believe|one who is alive", 0),
-        (plant_deafness, "one who is alive", 10),
+        (plant_trust_in_create, "two believe|one who is alive", 16),
+        (plant_deafness, "one who is alive", 54),
         pytest.param(plant_deletion_of_all, "two believe|one who is alive", 0, marks=pytest.mark.slow),
     ],
 )
