@@ -8,7 +8,7 @@ matches. Statistics in the footer can avoid even the first read. Knows no snapsh
 import bisect
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -230,7 +230,7 @@ class _Reader:
 
     def _taken(self, parquet: pq.ParquetFile, live: NDArray[np.bool_]) -> Iterator[pa.Table]:
         """Matching rows, as one table for each row group that has some. live: [rows of the file]."""
-        bounds_of = _bounds(parquet, self._looked_at, self._scan.table_schema)
+        bounds_of = bounds_by_group(parquet, self._looked_at, self._scan.table_schema)
         start = 0
         for group in range(parquet.num_row_groups):
             taken = live[start : start + parquet.metadata.row_group(group).num_rows]
@@ -264,10 +264,13 @@ class _Reader:
         return at < len(self._sorted_ids) and self._sorted_ids[at] <= greatest
 
 
-def _bounds(parquet: pq.ParquetFile, columns: Sequence[str], wanted: pa.Schema) -> Any:
+def bounds_by_group(
+    parquet: pq.ParquetFile, columns: Sequence[str], wanted: pa.Schema
+) -> Callable[[int], dict[str, tuple[Any, Any]]]:
     """A function from a row group's number to the bounds of its columns of simple types, from the statistics.
 
-    wanted: the columns of the snapshot. Of a column that the file lacks or has in another type, there are none.
+    wanted: the columns of the snapshot. Of a column that the file lacks or has in another type, there are none. The
+    function raises ArrowInvalid if the footer contradicts itself.
     """
     schema = parquet.schema_arrow
     same = [name for name in columns if name in schema.names and schema.field(name).type == wanted.field(name).type]
@@ -276,7 +279,8 @@ def _bounds(parquet: pq.ParquetFile, columns: Sequence[str], wanted: pa.Schema) 
         for name in same
         if pa.types.is_string(schema.field(name).type)
         or pa.types.is_integer(schema.field(name).type)
-        or pa.types.is_floating(schema.field(name).type)
+        or pa.types.is_float32(schema.field(name).type)  # bounds of float16 are bytes without an order
+        or pa.types.is_float64(schema.field(name).type)
         or pa.types.is_date(schema.field(name).type)
     }
     places = {
@@ -286,7 +290,10 @@ def _bounds(parquet: pq.ParquetFile, columns: Sequence[str], wanted: pa.Schema) 
     def of(group: int) -> dict[str, tuple[Any, Any]]:
         found = {}
         for name, place in places.items():
-            statistics = parquet.metadata.row_group(group).column(place).statistics
+            chunk = parquet.metadata.row_group(group).column(place)
+            if chunk.physical_type != parquet.schema.column(place).physical_type:  # Arrow would end the process
+                raise pa.ArrowInvalid(f"the footer gives two types for the column {name}")
+            statistics = chunk.statistics
             if statistics is not None and statistics.has_min_max:
                 with contextlib.suppress(OverflowError, ValueError):  # a date beyond the years of Python
                     found[name] = (statistics.min, statistics.max)

@@ -113,9 +113,9 @@ def pasts(tmp_path: Path, mistral: str) -> Pasts:
     return past
 
 
-def flip(file: Path, at: float) -> None:
+def flip(file: Path, place: int) -> None:
+    """A bit of the byte at ``place``."""
     data = bytearray(file.read_bytes())
-    place = min(int(len(data) * at), len(data) - 1)
     data[place] ^= 0x10
     file.write_bytes(data)
 
@@ -141,7 +141,7 @@ def test_whatever_is_lost_or_flipped(data: st.DataObject, kind: str, pasts: Past
         elif how == "cut":
             file.write_bytes(file.read_bytes()[:-7])
         else:
-            flip(file, data.draw(st.floats(0, 1)))
+            flip(file, int(file.stat().st_size * data.draw(st.floats(0, 1, exclude_max=True))))
     if data.draw(st.sampled_from([False, False, False, False, True])):
         shutil.rmtree(Path(place.table) / "_sfr")
     kept = before.manifest.counts.kept

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from sfr_batch.checks.audit.bounds import wrong_bounds
 from sfr_batch.checks.audit.contents import difference, look_into
 from sfr_batch.checks.audit.id_records import RECORD, IdRecords, IntArray, Mask, RecordKind, contents_of
 from sfr_batch.checks.audit.promises import Problem, sample
@@ -23,7 +24,7 @@ from sfr_batch.errors import ObjectNotFound
 from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes, halves, hash_ids
 from sfr_batch.format.layout import Layout, carried_columns
-from sfr_batch.format.parquet import read_parquet
+from sfr_batch.format.parquet import open_parquet
 from sfr_batch.format.records import Receipt
 from sfr_batch.format.schemas import is_same
 from sfr_batch.storage.store import ObjectInfo, in_memory
@@ -79,11 +80,12 @@ class Examined:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The contents of a file. footers: the metadata, from each place where it is stored. ids: empty without a column
-    of this name."""
+    """The contents of a file. footers: the metadata, from each place where it is stored. bounds: what is wrong with
+    those of its columns, if anything is. ids: empty without a column of this name."""
 
     table: pa.Table
     footers: list[dict[bytes, bytes]]
+    bounds: str
     ids: list[Any]
 
 
@@ -118,6 +120,8 @@ def examine(
     if isinstance(found, str):
         return _failed(DataFile(receipt), PAGES, found)
     footers = _check_footers(found.footers, table, receipt)
+    if found.bounds:
+        footers = [*footers, Problem(f"{key} {found.bounds}")]
     if wrong := _other_columns(found.table.schema, table, receipt.covers):
         wrong = f"{key} has {wrong}"
         return _failed(DataFile(receipt, found.table.num_rows), SCHEMA, wrong, {FOOTERS: footers})
@@ -167,9 +171,10 @@ def _failed(
 
 
 def _decode(data: bytes) -> _Rows:
-    table = read_parquet(data)
+    file = open_parquet(data)
+    table = file.read(use_threads=False)
     ids = table.column(names.ID).to_pylist() if names.ID in table.column_names else []
-    return _Rows(table, _footers(data), ids)
+    return _Rows(table, _footers(data), wrong_bounds(file, table), ids)
 
 
 def _footers(data: bytes) -> list[dict[bytes, bytes]]:

@@ -202,7 +202,10 @@ def file_findings(found: DataFiles) -> Iterator[Finding]:
     held = {
         FILES: (files, f"all present, {found.bytes:,} bytes{tell_older(found.repaired)}"),
         PAGES: (f"pages of {counted(found.rows, 'row')}", "checksums match"),
-        FOOTERS: (files, f"fingerprint {table.card.fingerprint[:12]}, receipts as in the manifest"),
+        FOOTERS: (
+            files,
+            f"fingerprint {table.card.fingerprint[:12]}, receipts as in the manifest, bounds of columns hold",
+        ),
         SCHEMA: (files, _told_columns(found)),
     }
     for name, told in held.items():

@@ -77,7 +77,7 @@ class AuditReport(CheckReport):
     plain: bool
     """Whether `data/*.parquet` holds the rows of the newest snapshot and no others, so that any engine can read it."""
     orphans: int
-    """Number of objects that no snapshot names."""
+    """Number of objects that no snapshot names, without the logs of runs, which none names."""
     orphan_bytes: int
 
     def __repr__(self) -> str:

@@ -1,5 +1,6 @@
 """What is stored beside the snapshots: orphans, unfinished runs, whether `data/` is plain. Nothing here can fail."""
 
+import dataclasses
 import time
 
 import numpy as np
@@ -17,13 +18,18 @@ _DAMAGE = (TableError, ObjectNotFound, pa.ArrowException)
 
 
 def look_for_orphans(table: Table, base: Snapshot, told: str = "") -> tuple[Finding, Orphans | None]:
-    """Objects that no snapshot up to ``base`` names; None if damage makes them unknown. told: damage that was told."""
+    """Objects that no snapshot up to ``base`` names; None if damage makes them unknown. told: damage that was told.
+
+    Logs of runs are not among them: no snapshot names a log, and `look_for_runs` tells what runs have left.
+    """
     try:
         orphans = find_orphans(table, base, np.inf)
     except _DAMAGE as error:
         same = told and told in (str(error), str(error.__cause__))
         why = "the same snapshot cannot be read" if same else str(error)
         return Finding(ORPHANS, "SKIP", f"cannot be determined: {why}"), None
+    unnamed = [info for info in orphans.objects if not info.key.startswith(f"{names.RUNS}/")]
+    orphans = dataclasses.replace(orphans, objects=unnamed)
     return Finding(ORPHANS, "PASS", _tell(orphans)), orphans
 
 
