@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 
 from sfr_batch.config.settings import Config, CorpusSettings, StorageSettings
-from sfr_batch.errors import ConfigError, ObjectNotFound
+from sfr_batch.errors import ConfigError, ObjectNotFound, TableError
 from sfr_batch.format import names
 from sfr_batch.format.expired import published_numbers
 from sfr_batch.format.parquet import read_parquet
@@ -70,14 +70,14 @@ def _corpus_paths(table: Store) -> Iterator[tuple[str, CorpusSettings]]:
     """Absolute paths of the corpus that the table was last embedded from, as far as the log of that run is there."""
     manifests = [_manifest(table, number) for number in published_numbers(table)[-1:]]
     newest = manifests[0] if manifests else None
-    while manifests and manifests[-1].operation in _READ_NOTHING and manifests[-1].parent:
-        manifests.append(_manifest(table, manifests[-1].parent))
     if not newest:
         return
     try:
+        while manifests[-1].operation in _READ_NOTHING and manifests[-1].parent:
+            manifests.append(_manifest(table, manifests[-1].parent))
         config = table.read(names.run_key(manifests[-1].run_id, names.RUN_CONFIG))
         corpus = Config.model_validate_json(config).corpus
-    except (ObjectNotFound, ValueError):  # copied without its logs, or of a release with other settings
+    except (ObjectNotFound, TableError, ValueError):  # without its logs, of another release, or a manifest is lost
         return
     for path in [corpus.path] if isinstance(corpus.path, str) else corpus.path:
         uri = _absolute(path, table, newest)

@@ -417,3 +417,12 @@ def test_a_missing_manifest_is_said(nights: tuple[Place, Writer]) -> None:
     assert "_sfr/snapshots/00000005.json is missing, which a run has published. Restore it from a copy." in line
     assert "manifest  _sfr/snapshots/00000005.json is missing" in repair(place.config()).describe()
     assert "_sfr/snapshots/00000005.json is missing" in str(audit(table)["snapshots"])
+
+
+def test_a_missing_manifest_of_the_last_run_stops_no_reader(nights: tuple[Place, Writer], tmp_path: Path) -> None:
+    """What looks for the last run behind an expiry or a sweep does without it."""
+    place, _, table, _ = start(nights)
+    expire(table, keep_last=1, dry_run=False)
+    (Path(place.table) / names.manifest_key(3)).unlink()
+    assert "00000003.json is missing between snapshots" in status.describe(table)
+    assert table.export(tmp_path / "exported").rows == table.current().manifest.counts.vectors

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from sfr_batch.errors import ObjectNotFound, counted
+from sfr_batch.errors import ObjectNotFound, TableError, counted
 from sfr_batch.format import names
 from sfr_batch.format.durations import format_duration
 from sfr_batch.format.parquet import read_parquet
@@ -124,13 +124,14 @@ class RunStatus:
 
 def last_run(newest: Snapshot | None) -> str:
     """Id of the run that has embedded last, up to the newest snapshot; "" if none has. What later ones have published,
-    such as a sweep, says nothing of the runs before them."""
+    such as a sweep, says nothing of the runs before them, unless the manifest of the run itself is lost."""
     if newest is None:
         return ""
     manifest = newest.manifest
-    while manifest.operation in _HOUSEKEEPING and manifest.parent:
-        key = names.manifest_key(manifest.parent)
-        manifest = Manifest.from_json(newest.store.read(key), f"{newest.store.root}/{key}")
+    with contextlib.suppress(ObjectNotFound, TableError):
+        while manifest.operation in _HOUSEKEEPING and manifest.parent:
+            key = names.manifest_key(manifest.parent)
+            manifest = Manifest.from_json(newest.store.read(key), f"{newest.store.root}/{key}")
     return manifest.run_id
 
 
