@@ -57,6 +57,7 @@ class Head:
             "RAY_AUTH_TOKEN": self._token,
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
             "RAY_worker_niceness": "0",
+            "RAY_JOB_STOP_WAIT_TIME_S": "60",  # from SIGTERM to SIGKILL; a busy machine may need more than Ray's 3
         }
         options = {
             "port": self.port,
