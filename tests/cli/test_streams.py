@@ -183,19 +183,27 @@ def test_nothing_that_a_stream_raises_comes_out() -> None:
         pass
 
 
+def received(terminal: int, count: int) -> bytes:
+    """The next `count` bytes: what one write sends may arrive in several pieces."""
+    data = b""
+    while len(data) < count:
+        data += os.read(terminal, count - len(data))
+    return data
+
+
 def test_a_terminal_obeys_nothing_on_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pipe gets every character."""
     master, slave = pty.openpty()
     with open(slave, "w") as terminal:
         shown = streams.Output(terminal, 1, best_effort=False)
         print("a\x1b[2Jb", file=shown, flush=True)
-        assert os.read(master, 100) == b"a\\x1b[2Jb\r\n"
+        assert received(master, 11) == b"a\\x1b[2Jb\r\n"
         bar = streams.Output(terminal, 2, best_effort=True)
         print("\r\x1b[K1 of 2", file=bar, end="", flush=True)
-        assert os.read(master, 100) == b"\r\x1b[K1 of 2"
+        assert received(master, 10) == b"\r\x1b[K1 of 2"
         monkeypatch.setattr(sys, "stderr", bar)
         display.say("a\x1b[2Jb")
-        assert os.read(master, 100) == b"a\\x1b[2Jb\r\n"
+        assert received(master, 11) == b"a\\x1b[2Jb\r\n"
     os.close(master)
     pipe = io.StringIO()
     print("a\x1b[2Jb", file=streams.Output(pipe, 1, best_effort=False), flush=True)
