@@ -15,11 +15,9 @@ from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import CorpusError, counted
 from sfr_batch.evaluation.data_folder import DataFolder
 from sfr_batch.evaluation.fields import Digest, Fields
+from sfr_batch.evaluation.ranking import Qrels
 from sfr_batch.evaluation.rows import Row, read_rows
 from sfr_batch.evaluation.task_files import Task
-
-Qrels = Mapping[str, Mapping[str, int]]
-"""Judgements: by query, the grade of each document that somebody has judged; 0 is not relevant."""
 
 
 @dataclass(frozen=True, slots=True)
