@@ -1,0 +1,53 @@
+"""Ranked documents for vectors of queries, against all products."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from sfr_batch.evaluation.searching import search_documents
+
+RANDOM = np.random.default_rng(5)
+
+
+def unit(rows: int) -> np.ndarray:
+    numbers = RANDOM.normal(size=(rows, 8)).astype(np.float32)
+    return numbers / np.linalg.norm(numbers, axis=1, keepdims=True)
+
+
+def batches(ids: list[str] | list[int], vectors: np.ndarray) -> list[pa.RecordBatch]:
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    return pa.table({"id": ids, "embedding": column}).to_batches(max_chunksize=7)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_document_counts_by_its_best_chunk_however_many_it_has(own: bool) -> None:
+    """The first document has so many chunks that the first answer holds no other."""
+    ids = ["0"] * 200 + [str(number) for number in range(1, 30)] * 2
+    vectors, queries = unit(len(ids)), unit(3)
+    vectors[:200] = (queries[0] + 0.01 * vectors[:200]).astype(np.float32)
+    vectors[:200] /= np.linalg.norm(vectors[:200], axis=1, keepdims=True)
+    reads = []
+
+    def rows() -> list[pa.RecordBatch]:
+        reads.append(1)
+        return batches(ids, vectors)
+
+    found = search_documents(rows, ["0", "b", "c"], queries, 5, without_own=own)
+    for name, products in zip(["0", "b", "c"], queries @ vectors.T, strict=True):
+        best: dict[str, float] = {}
+        for document, score in zip(ids, products.tolist(), strict=True):
+            if not (own and document == name):
+                best[document] = max(score, best.get(document, -2))
+        expected = sorted(best, key=lambda document: (-best[document], document))[:5]
+        assert found[name].documents == expected
+        assert np.allclose(found[name].scores, [best[document] for document in expected], atol=1e-6)
+    assert len(reads) > 1
+
+
+def test_fewer_documents_than_asked_for_and_ids_that_are_numbers() -> None:
+    vectors = np.eye(8, dtype=np.float32)[:3]
+    reads = []
+    found = search_documents(lambda: reads.append(1) or batches([7, 8, 9], vectors), ["q"], vectors[1:2], 10)
+    assert found["q"].documents == ["8", "7", "9"]
+    assert (np.diff(found["q"].scores) < 0).all()  # 0 and 0 are a tie
+    assert len(reads) == 1
