@@ -11,17 +11,7 @@ from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError
 from sfr_batch.evaluation.task_files import MAIN_SCORES, read_task_file, shipped_tasks
 from tests.evaluation.authors import INSTRUCTIONS
-from tests.evaluation.published import CARD, needs_card
-
-TYPES = {
-    "Retrieval": "retrieval",
-    "Reranking": "reranking",
-    "STS": "sts",
-    "PairClassification": "pair_classification",
-    "Classification": "classification",
-    "Clustering": "clustering",
-    "Summarization": "summarization",
-}
+from tests.evaluation.published import CARD, TYPES, needs_card
 
 
 def of_card() -> list[Any]:
