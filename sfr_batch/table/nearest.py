@@ -52,7 +52,8 @@ def nearest(batches: Iterable[pa.RecordBatch], queries: FloatArray, k: int, colu
 
 def vectors_of(column: pa.Array) -> FloatArray:
     """A fixed-size-list column as a float32 array [n, d]; not a copy if the column is float32."""
-    return np.asarray(column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1), dtype=np.float32)
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(values.reshape(len(column), column.type.list_size), dtype=np.float32)
 
 
 def _take_in(best: "_Best", batch: pa.RecordBatch, queries: FloatArray) -> None:

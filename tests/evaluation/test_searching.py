@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from sfr_batch.evaluation.searching import search_documents
+from sfr_batch.table.nearest import vectors_of
 
 RANDOM = np.random.default_rng(5)
 
@@ -51,3 +52,9 @@ def test_fewer_documents_than_asked_for_and_ids_that_are_numbers() -> None:
     assert found["q"].documents == ["8", "7", "9"]
     assert (np.diff(found["q"].scores) < 0).all()  # 0 and 0 are a tie
     assert len(reads) == 1
+
+
+def test_vectors_of_a_batch_that_a_filter_has_emptied() -> None:
+    (batch,) = batches(["a", "b"], np.eye(8, dtype=np.float32)[:2])
+    assert vectors_of(batch.column("embedding")).shape == (2, 8)
+    assert vectors_of(batch.slice(0, 0).column("embedding")).shape == (0, 8)
