@@ -243,6 +243,9 @@ class EmbeddingTable(Table):
     def encoder(self) -> "Encoder":
         """The model of the table, loaded on first use: on a GPU if the table's config says so and there is one.
 
+        For a service that searches elsewhere: ``encode(texts, prompt="query")`` are the vectors that `search` compares
+        with the table, and with ``prompt="document"`` those that `embed` writes. It stays with this table.
+
         Raises TableMismatch if the model at that path is no longer the one that made the vectors.
         """
         from sfr_batch.encoder.libraries import load_libraries
