@@ -8,12 +8,12 @@ import os
 from typing import Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     model_validator,
 )
 
+from sfr_batch.config.evaluation_settings import EvaluationSettings
+from sfr_batch.config.section import Section
 from sfr_batch.config.setting_types import (
     Character,
     Encoding,
@@ -33,12 +33,6 @@ CREDENTIALS_IN_ENDPOINT = (
     "An S3 endpoint (storage.endpoint_url, AWS_ENDPOINT_URL) contains credentials before its host. They would end up "
     "in logs. Remove them, and use the AWS credential chain, or access_key_id and secret_access_key."
 )
-
-
-class Section(BaseModel):
-    """A group of settings: immutable, and an unknown setting is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class StorageSettings(Section):
@@ -388,6 +382,7 @@ class Config(Section):
     table: TableSettings
     select: SelectSettings = SelectSettings()
     run: RunSettings = RunSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
 
     @model_validator(mode="after")
     def _rejects_have_a_label(self) -> "Config":

@@ -169,8 +169,8 @@ class Encoder:
     def dim(self) -> int:
         return self.recipe.dim
 
-    def encode(self, texts: Sequence[str], prompt: str | None = None) -> FloatArray:
-        """[n, d] unit vectors of ``texts``, in their order.
+    def encode(self, texts: Sequence[str], prompt: str | None = None, *, normalize: bool = True) -> FloatArray:
+        """[n, d] unit vectors of ``texts``, in their order. normalize: false leaves them their own lengths.
 
         prompt: the name of a prompt, such as "query" or "document", whose text is put before each text; None puts
         nothing. Gives one vector per text whatever `model.overflow` is: a text beyond the recipe's max_length is
@@ -181,7 +181,7 @@ class Encoder:
             raise TextError("encode takes a list of texts; for one text write encode([text])[0]")
         tokenized = self.tokenizer.encode(texts, prompts.resolve(self.recipe.prompts, prompt))
         _check_tokens(tokenized.lengths)
-        return self.encode_tokens(tokenized.lengths, tokenized.flat_ids).vectors
+        return self.encode_tokens(tokenized.lengths, tokenized.flat_ids, normalize=normalize).vectors
 
     def chunks(
         self, texts: Sequence[str], prompt: str | None = None, chunk_tokens: int | None = None, overlap: int = 0
@@ -195,7 +195,9 @@ class Encoder:
         _check_tokens(chunked.tokenized.lengths, chunked.text)
         return chunked, self.encode_tokens(chunked.tokenized.lengths, chunked.tokenized.flat_ids).vectors
 
-    def encode_tokens(self, lengths: NDArray[np.integer], flat_ids: NDArray[np.int32]) -> EncodedTokens:
+    def encode_tokens(
+        self, lengths: NDArray[np.integer], flat_ids: NDArray[np.int32], *, normalize: bool = True
+    ) -> EncodedTokens:
         """Vectors of rows that are tokenized already: ``lengths`` [n], all >= 1, and their ids one after the other.
 
         Rows on which the model fails while others pass are `EncodedTokens.failed`. Raises DeviceError if the device
@@ -203,9 +205,11 @@ class Encoder:
         due to rows.
         """
         with of_the_device(self._device), using(self.torch_threads):
-            return self._encode_tokens(lengths, flat_ids)
+            return self._encode_tokens(lengths, flat_ids, normalize)
 
-    def _encode_tokens(self, lengths: NDArray[np.integer], flat_ids: NDArray[np.int32]) -> EncodedTokens:
+    def _encode_tokens(
+        self, lengths: NDArray[np.integer], flat_ids: NDArray[np.int32], normalize: bool
+    ) -> EncodedTokens:
         first, inverse = batching.unique_rows(lengths, flat_ids)
         starts = (np.cumsum(lengths, dtype=np.int64) - lengths)[first]
         own: NDArray[np.int64] = lengths[first].astype(np.int64)
@@ -221,7 +225,7 @@ class Encoder:
             rows = queue[0]
             result, blamed = None, ""
             try:
-                result = self._forward(starts[rows], own[rows], flat_ids, prefix)
+                result = self._forward(starts[rows], own[rows], flat_ids, prefix, normalize=normalize)
             except Exception as error:
                 if is_out_of_memory(error):
                     self._shrink(own[rows], error)

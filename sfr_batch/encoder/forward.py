@@ -65,12 +65,19 @@ class Forward:
             return self.decoder.prefix(self._to_device(ids.astype(np.int64)))
 
     def __call__(
-        self, starts: IntArray, lengths: IntArray, flat_ids: NDArray[np.int32], prefix: Prefix | None = None
+        self,
+        starts: IntArray,
+        lengths: IntArray,
+        flat_ids: NDArray[np.int32],
+        prefix: Prefix | None = None,
+        *,
+        normalize: bool = True,
     ) -> torch.Tensor:
         """[b, d] float32 unit vectors of b rows, on the device. starts, lengths: [b] the place of their ids in
-        ``flat_ids``; ``prefix`` precedes each row. Not finite where the model's own output is not."""
+        ``flat_ids``; ``prefix`` precedes each row. normalize: false leaves the vectors their own lengths. Not finite
+        where the model's own output is not."""
         with torch.inference_mode():
-            return self.finish(self.pooled(starts, lengths, flat_ids, prefix))
+            return self.finish(self.pooled(starts, lengths, flat_ids, prefix), normalize=normalize)
 
     def pooled(
         self, starts: IntArray, lengths: IntArray, flat_ids: NDArray[np.int32], prefix: Prefix | None = None

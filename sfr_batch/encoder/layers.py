@@ -29,12 +29,13 @@ class Finish:
         self._layers = [(layer, _tensors(folder, layer, device)) for layer in recipe.layers]
         self._dim = recipe.dim
 
-    def __call__(self, pooled: torch.Tensor) -> torch.Tensor:
-        """[b, dim] float32 unit vectors of ``pooled`` [b, d], in any dtype."""
+    def __call__(self, pooled: torch.Tensor, *, normalize: bool = True) -> torch.Tensor:
+        """[b, dim] float32 vectors of ``pooled`` [b, d], in any dtype; of unit length unless ``normalize`` is false."""
         vectors = pooled.float()
         for layer, tensors in self._layers:
             vectors = _apply(layer, tensors, vectors)
-        return F.normalize(vectors[:, : self._dim], p=2, dim=1)
+        vectors = vectors[:, : self._dim]
+        return F.normalize(vectors, p=2, dim=1) if normalize else vectors
 
 
 def _apply(layer: Layer, tensors: Tensors, vectors: torch.Tensor) -> torch.Tensor:

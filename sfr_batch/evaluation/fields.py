@@ -45,6 +45,10 @@ class Fields:
         """Whether the row has the column at all."""
         return any(name in row.values for name in self._names(role))
 
+    def named(self, row: Row, *roles: str) -> dict[str, str]:
+        """The names of the row's columns, by what they are."""
+        return {role: self._name(row, role) for role in roles}
+
     def is_list(self, row: Row, role: str) -> bool:
         """Whether the row has several values in one column."""
         return isinstance(self._value(row, role), list)

@@ -45,7 +45,8 @@ class Task(BaseModel):
         "retrieval", "reranking", "sts", "pair_classification", "classification", "clustering", "summarization"
     ]
     instruction: Name | None = None
-    """A sentence that says what is asked for, such as "Retrieve semantically similar text."; None: texts stay bare."""
+    """A sentence that says what is asked for, such as "Retrieve semantically similar text."; None: queries have the
+    prompt of the config, and other texts none."""
     instructed: Literal["queries", "all"]
     """Which texts get the instruction. Default: the queries of retrieval, and all texts of the other types."""
     main_score: Name

@@ -95,7 +95,9 @@ def test_unknown_setting_suggests_the_near_one() -> None:
 
 
 def test_unknown_setting_without_a_near_one_lists_what_there_is() -> None:
-    assert "resume: unknown setting. Known settings: corpus, model, table, select, run." in complaint("resume=true")
+    assert "resume: unknown setting. Known settings: corpus, model, table, select, run, evaluation." in complaint(
+        "resume=true"
+    )
 
 
 def test_missing_sections_are_all_named(file: Path) -> None:
@@ -161,7 +163,7 @@ def test_missing_file_names_those_that_are_there(file: Path) -> None:
     ("content", "text"),
     [
         (b"corpus: [", "is not valid YAML"),
-        (b"- a\n- b\n", "must be a mapping with the sections corpus, model, table, select, run"),
+        (b"- a\n- b\n", "must be a mapping with the sections corpus, model, table, select, run, evaluation"),
         (b"", "must be a mapping"),
         (b"corpus: \xff\xfe", r"is not valid UTF-8 \(.* at byte 8\). Save the file as UTF-8"),
     ],

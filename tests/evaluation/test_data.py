@@ -68,7 +68,8 @@ def test_a_set_in_the_layout_of_beir(place: str) -> None:
         put_in(place, f"set/{name}", data)
     found = read_retrieval(SEARCH, f"{place}/set", LOCAL)
     assert [uri.rsplit("/", 1)[-1] for uri in found.corpus] == ["corpus.jsonl"]
-    assert (found.documents, found.titled, found.left_out) == (2, True, 1)
+    assert (found.documents, found.left_out) == (2, 1)
+    assert found.columns == {"id": "_id", "text": "text", "title": "title"}
     assert found.queries == {"1": "What is hot?"}
     assert found.qrels == {"1": {"a": 1, "b": 0}}
 

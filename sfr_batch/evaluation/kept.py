@@ -1,0 +1,69 @@
+"""The scores of tasks that are done, kept beside the tables, so that a repeated evaluation goes on with the others.
+
+Knows objects of a store; knows no measure.
+"""
+
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from sfr_batch.evaluation.results import TaskResult
+from sfr_batch.format.fingerprint import digest
+from sfr_batch.storage.store import Store
+
+RULE = 1
+"""Version of how scores are made from vectors: raise it if any score would come out otherwise than before."""
+_LIBRARIES = (
+    "sfr-batch",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "pyarrow",
+    "scipy",
+    "scikit-learn",
+    "pytrec-eval-terrier",
+)
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of the libraries that compute vectors and scores, as far as they are installed."""
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+class Kept:
+    """Results and their files in the folder results/ of a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._there = {info.key for info in store.list("results")}
+
+    def key(self, name: str, made_with: Mapping[str, Any]) -> str:
+        """Where a result is kept. made_with: everything that can change it, as values of JSON."""
+        return f"results/{quote(name, safe='')}-{digest({**made_with, 'rule': RULE})[:12]}"
+
+    def find(self, key: str) -> TaskResult | None:
+        """The result that is kept there."""
+        if f"{key}.json" not in self._there:
+            return None
+        return TaskResult.from_dict(json.loads(self._store.read(f"{key}.json")))
+
+    def keep(self, key: str, result: TaskResult) -> None:
+        """Keep a result. Its files are written before: it says that they are whole."""
+        self.write(f"{key}.json", json.dumps(result.to_dict(), ensure_ascii=False, indent=2).encode())
+
+    def write(self, key: str, data: bytes) -> str:
+        """Write a file, in the place of one that an evaluation left which was stopped. Returns its URI."""
+        if key in self._there:
+            self._store.delete([key])
+        self._store.create(key, data)
+        self._there.add(key)
+        return f"{self._store.root}/{key}"
