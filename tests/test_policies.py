@@ -54,7 +54,7 @@ ONLY = {
     "deltalake": {"corpus.delta_tables"},
     "pyiceberg": {"corpus.iceberg_tables", "corpus.iceberg_io"},
     "click": {"cli"},
-    "matplotlib": set(),
+    "matplotlib": {"evaluation.report_picture"},
     "sentence_transformers": {"encoder.reference"},
 }
 """Which packages or modules may import this library at all."""
@@ -62,6 +62,7 @@ LAZY = {
     ("corpus.decompression", "backports"),
     ("model.sources.hub", "huggingface_hub"),
     ("encoder.reference", "sentence_transformers"),
+    ("evaluation.report_picture", "matplotlib"),
     ("corpus.delta_tables", "deltalake"),
     ("corpus.iceberg_tables", "pyiceberg"),
     *(("table.engines", library) for library in ("duckdb", "pandas", "ray")),

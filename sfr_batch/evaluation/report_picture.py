@@ -1,0 +1,182 @@
+"""An evaluation as a picture: by task our score and the published one, and beside them the difference.
+
+Draws into memory, without a display. Knows the rows of a report; compares nothing.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sfr_batch.errors import ConfigError
+from sfr_batch.evaluation.comparison import DIFFERS, EQUAL, OTHER_DATA, Row
+from sfr_batch.evaluation.report_text import LABELS, points, signed, summary
+from sfr_batch.evaluation.results import Made
+from sfr_batch.evaluation.task_files import MAIN_SCORES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_OURS, _THEIRS = "#0072B2", "#D55E00"
+"""Blue and vermilion, which people with any kind of color vision tell apart; their signs differ, too."""
+_GREY, _PALE = "#555555", "#dddddd"
+_WIDTH, _LINE, _AROUND = 10.0, 0.23, 1.4
+"""Inches: of the picture, of a line of it, and of what stands above and below all lines."""
+_DPI = 144
+_NAMES, _SCORES = 0.34, 0.26
+"""Shares of the width: of the names at the left, and of the axis of scores where differences stand beside it."""
+_LINEAR, _TENTH = 1.0, 0.1
+"""Points: up to which difference its axis is linear; and the linear part of one that is not."""
+_FONT = 8.5
+_SIGNS = {EQUAL: ("o", _OURS), DIFFERS: ("X", _THEIRS), OTHER_DATA: ("d", _GREY)}
+
+
+def draw(made: Made, rows: Sequence[Row]) -> bytes:
+    """A PNG. Raises ConfigError if matplotlib is missing."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError(
+            "The picture of an evaluation needs the Python package matplotlib: pip install 'sfr-batch[evaluation]'."
+        ) from error
+    places = _places(rows)
+    height = _LINE * len(places) + _AROUND
+    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI)
+    canvas = FigureCanvasAgg(figure)
+    beside = any(row.published is not None for row in rows)
+    top, bottom = 1 - 0.72 / height, 0.62 / height
+    width = _SCORES if beside else 0.97 - 0.07 - _NAMES
+    scores = figure.add_axes((_NAMES, bottom, width, top - bottom))
+    _draw_scores(scores, places)
+    _draw_names(scores, places)
+    if beside:
+        differences = figure.add_axes((_NAMES + _SCORES + 0.03, bottom, 0.19, top - bottom))
+        _draw_differences(differences, places)
+    _draw_numbers(differences if beside else scores, places, beside)
+    title = f"{made.model}, fingerprint {made.fingerprint[:16]}"
+    for at, (text, size) in enumerate(((title, 10.5), (f"{summary(rows)}.", _FONT))):
+        y = 1 - (0.22 + 0.2 * at) / height
+        figure.text(0.015, y, _cut(text), fontsize=size, color=_GREY if at else "black", parse_math=False)
+    if beside:
+        _legend(figure, scores, rows)
+    stream = io.BytesIO()
+    canvas.print_png(stream)
+    return stream.getvalue()
+
+
+def _legend(figure: "Figure", scores: "Axes", rows: Sequence[Row]) -> None:
+    """What the signs mean: in a corner that is free however many lines there are."""
+    from matplotlib.lines import Line2D
+
+    handles, labels = scores.get_legend_handles_labels()
+    for verdict, label in ((DIFFERS, "beyond tolerance"), (OTHER_DATA, "of other data")):
+        if any(row.verdict == verdict for row in rows):
+            sign, color = _SIGNS[verdict]
+            handles.append(Line2D([], [], color=color, marker=sign, markersize=5, linewidth=1.2))
+            labels.append(f"difference {label}")
+    place = {"loc": "lower left", "bbox_to_anchor": (0.005, 0.0)}
+    figure.legend(handles, labels, ncols=2, frameon=False, fontsize=_FONT, columnspacing=1, **place)
+
+
+def _places(rows: Sequence[Row]) -> list[str | Row]:
+    """The lines from above: the label of each type, and its tasks."""
+    places: list[str | Row] = []
+    for kind, label in LABELS.items():
+        own = [row for row in rows if row.task.type == kind]
+        places += [f"{label}, {MAIN_SCORES[kind]}", *own] if own else []
+    return places
+
+
+def _draw_names(axes: "Axes", places: Sequence[str | Row]) -> None:
+    axes.set_yticks(range(len(places)), [_name(place) for place in places], fontsize=_FONT)
+    for label, place in zip(axes.get_yticklabels(), places, strict=True):
+        label.set_parse_math(False)
+        label.set_fontweight("bold" if isinstance(place, str) else "normal")
+
+
+def _name(place: str | Row) -> str:
+    if isinstance(place, str):
+        return place
+    subset = f" ({place.task.subset})" if place.task.subset != "default" else ""
+    return _cut(place.task.name + subset, 44)
+
+
+def _draw_scores(axes: "Axes", places: Sequence[str | Row]) -> None:
+    rows = _rows(places)
+    theirs = [(at, 100 * row.published) for at, row in rows if row.published is not None]
+    ours = [(at, 100 * row.ours) for at, row in rows if math.isfinite(row.ours)]
+    for at, row in rows:
+        if row.published is not None and math.isfinite(row.ours):
+            axes.plot([100 * row.published, 100 * row.ours], [at, at], color=_GREY, linewidth=1, zorder=1)
+    if theirs:
+        y, x = zip(*theirs, strict=True)
+        axes.scatter(x, y, marker="D", s=52, facecolors="none", edgecolors=_THEIRS, linewidths=1.4, label="published")
+    if ours:
+        y, x = zip(*ours, strict=True)
+        axes.scatter(x, y, marker="o", s=16, color=_OURS, label="ours", zorder=3)
+    every = [x for _, x in (*theirs, *ours)] or [0, 100]
+    axes.set_xlim(min(*every, 100) - 4 if min(every) < 0 else -4, 104)
+    axes.set_xlabel("score × 100", fontsize=_FONT)
+    _common(axes, places)
+
+
+def _draw_differences(axes: "Axes", places: Sequence[str | Row]) -> None:
+    rows = _rows(places)
+    known = [(at, row) for at, row in rows if row.difference is not None and math.isfinite(row.difference)]
+    for at, row in known:
+        axes.barh(at, 200 * row.tolerance, left=-100 * row.tolerance, height=0.8, color=_PALE, zorder=1)
+    for at, row in known:
+        sign, color = _SIGNS[row.verdict]
+        difference = 100 * (row.difference or 0.0)
+        axes.plot([0, difference], [at, at], color=color, linewidth=1.2, zorder=2)
+        axes.scatter([difference], [at], marker=sign, s=26, color=color, zorder=3)
+    _scale_differences(axes, max([0.25, *(100 * max(abs(row.difference or 0), row.tolerance) for _, row in known)]))
+    axes.axvline(0, color=_GREY, linewidth=0.8, zorder=1)
+    axes.tick_params(left=False, labelleft=False)
+    _common(axes, places)
+
+
+def _scale_differences(axes: "Axes", widest: float) -> None:
+    """widest: the largest difference or tolerance, in points. A few points would hide all tenths on a linear axis."""
+    limit = 1.2 * widest
+    if widest > _LINEAR:
+        limit = 1.6 * widest
+        axes.set_xscale("symlog", linthresh=_TENTH, linscale=0.7)
+        ticks = [tick for tick in (_TENTH, 1.0, 10.0, 100.0) if tick < limit]
+        axes.set_xticks([*(-tick for tick in reversed(ticks)), 0, *ticks])
+        axes.set_xticklabels([f"{tick:+g}" if tick else "0" for tick in axes.get_xticks()])
+        axes.minorticks_off()
+    axes.set_xlim(-limit, limit)
+    scale = ", log scale" if widest > _LINEAR else ""
+    axes.set_xlabel(f"ours − published, points{scale}\n(grey: tolerance)", fontsize=_FONT)
+
+
+def _draw_numbers(axes: "Axes", places: Sequence[str | Row], beside: bool) -> None:
+    """Score and difference as numbers, at the right of all."""
+    for at, row in _rows(places):
+        text = f"{points(row.ours):>6}" + (f" {points(row.published):>6} {signed(row.difference):>6}" if beside else "")
+        axes.text(1.03, at, text, transform=axes.get_yaxis_transform(), va="center", fontsize=_FONT, family="monospace")
+    if beside:
+        axes.text(
+            1.03, -0.9, "  ours  publ.  diff.", transform=axes.get_yaxis_transform(), fontsize=_FONT, family="monospace"
+        )
+
+
+def _common(axes: "Axes", places: Sequence[Any]) -> None:
+    axes.set_ylim(len(places) - 0.4, -0.6)
+    axes.grid(axis="x", color=_PALE, linewidth=0.6, zorder=0)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="x", labelsize=_FONT)
+    axes.tick_params(axis="y", length=0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+
+
+def _rows(places: Sequence[str | Row]) -> list[tuple[int, Row]]:
+    return [(at, place) for at, place in enumerate(places) if not isinstance(place, str)]
+
+
+def _cut(text: str, width: int = 130) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
