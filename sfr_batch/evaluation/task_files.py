@@ -20,6 +20,7 @@ RETRIEVAL, RERANKING, STS = "retrieval", "reranking", "sts"
 PAIR_CLASSIFICATION, CLASSIFICATION, CLUSTERING = "pair_classification", "classification", "clustering"
 SUMMARIZATION = "summarization"
 QUERIES, ALL = "queries", "all"
+WHOLE, SAMPLES = "whole", "samples"
 
 MAIN_SCORES = {
     RETRIEVAL: "ndcg_at_10",
@@ -31,6 +32,15 @@ MAIN_SCORES = {
     SUMMARIZATION: "cos_sim_spearman",
 }
 """The main score of each type of task, by the key that model cards use: an average of a card is one of these."""
+
+_ONLY_OF = {
+    "samples_per_label": CLASSIFICATION,
+    "clustering": CLUSTERING,
+    "max_texts": CLUSTERING,
+    "ignore_identical_ids": RETRIEVAL,
+    "p_values": SUMMARIZATION,
+}
+"""Settings that one type of task has alone."""
 
 Name = Annotated[str, Field(min_length=1)]
 
@@ -60,6 +70,17 @@ class Task(BaseModel):
     """Folders below the data's path, each a data set of its own: the task's score is the mean of theirs."""
     columns: dict[str, Name] = {}
     """Columns of the data that have names of their own, by what they are, such as {text: utterance, label: intent}."""
+    samples_per_label: Annotated[int, Field(ge=1)] = 8
+    """Classification: from how many texts of each label an experiment learns."""
+    clustering: Literal["whole", "samples"] = "whole"
+    """Clustering: each set as a whole (the first tasks of mteb), or ten samples of all texts (its newer tasks)."""
+    max_texts: Annotated[int, Field(ge=1)] | None = None
+    """Clustering of samples: so many texts are drawn first, and only they are embedded. Default: all."""
+    ignore_identical_ids: bool = False
+    """Retrieval: whether a document with the id of the query itself is removed from its ranking."""
+    p_values: bool = False
+    """Summarization: whether the mean is taken over correlations and their p-values, as SummEval of mteb does by
+    mistake: scores of it that are published were made so, and no other task should."""
     dataset: Name | None = None
     """Where the data come from, such as mteb/scifact, and their ``revision``: both are only reported."""
     revision: Name | None = None
@@ -79,6 +100,15 @@ class Task(BaseModel):
     def _queries_only_where_there_are_some(self) -> "Task":
         if self.instructed == QUERIES and self.type not in (RETRIEVAL, RERANKING):
             raise ValueError(f"instructed: queries, but {self.type} has no queries: write all, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _settings_of_the_type(self) -> "Task":
+        for name in sorted(self.model_fields_set & {*_ONLY_OF}):
+            if self.type != _ONLY_OF[name]:
+                raise ValueError(f"{name}: {self.type} has no such setting, only {_ONLY_OF[name]}: leave it out")
+        if self.max_texts is not None and self.clustering != SAMPLES:
+            raise ValueError("max_texts: the sets are clustered as a whole: write clustering: samples, or leave it out")
         return self
 
 
