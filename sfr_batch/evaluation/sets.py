@@ -12,7 +12,7 @@ from sfr_batch.errors import CorpusError
 from sfr_batch.evaluation.data_folder import DataFolder
 from sfr_batch.evaluation.fields import Digest, Fields
 from sfr_batch.evaluation.rows import Row, read_rows
-from sfr_batch.evaluation.task_files import Task
+from sfr_batch.evaluation.task_files import PAIR_CLASSIFICATION, Task
 
 _ALSO = {"validation": ("validation", "dev", "valid", "val"), "dev": ("dev", "validation", "valid", "val")}
 """The other names of a split."""
@@ -94,16 +94,28 @@ class SummarySet:
 def read_pairs(task: Task, path: str, settings: StorageSettings) -> Pairs:
     """The pairs of an STS or pair classification task. Raises CorpusError."""
     fields, digest = Fields(task.columns), Digest()
+    binary = task.type == PAIR_CLASSIFICATION
     first: list[str] = []
     second: list[str] = []
     scores: list[float] = []
     for row in _rows(task, path, settings):
         one, two, values = fields.texts(row, "sentence1"), fields.texts(row, "sentence2"), fields.numbers(row, "score")
         fields.equally_many(row, sentence1=one, sentence2=two, score=values)
+        strange = next((value for value in values if binary and value not in (0, 1)), None)
+        if strange is not None:
+            raise CorpusError(
+                f"{row.place}: the label is {strange:g}, but pair_classification has only 1, for a pair that belongs "
+                "together, and 0. Write these, or name the right column in the task's columns: {score: NAME}."
+            )
         first += one
         second += two
         scores += values
         digest.add(*one, *two, *values)
+    if len({*scores}) == 1:
+        raise CorpusError(
+            f"{task.name}: all pairs have the same {'label' if binary else 'score'}, {scores[0]:g}, so nothing can be "
+            "scored. Name the right column in the task's columns: {score: NAME}."
+        )
     return Pairs(first, second, scores, digest.version)
 
 
@@ -182,6 +194,8 @@ def read_summaries(task: Task, path: str, settings: StorageSettings) -> SummaryS
             raise CorpusError(f"{row.place}: it has no human_summaries or no machine_summaries. Remove the row.")
         digest.add(str(len(human)), *human, *machine, *relevance)
         found.append(Summaries(human, machine, relevance))
+    if all(len({*row.relevance}) == 1 for row in found):
+        raise CorpusError(f"{task.name}: in each row, all relevance is the same, so nothing can be scored.")
     return SummarySet(found, digest.version)
 
 

@@ -108,7 +108,9 @@ class Task(BaseModel):
             if self.type != _ONLY_OF[name]:
                 raise ValueError(f"{name}: {self.type} has no such setting, only {_ONLY_OF[name]}: leave it out")
         if self.max_texts is not None and self.clustering != SAMPLES:
-            raise ValueError("max_texts: the sets are clustered as a whole: write clustering: samples, or leave it out")
+            raise ValueError(
+                "max_texts: each set is clustered as a whole: write clustering: samples too, or leave it out"
+            )
         return self
 
 

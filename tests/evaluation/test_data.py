@@ -97,24 +97,33 @@ def test_the_format_of_the_files_makes_no_difference(tmp_path: Path) -> None:
     assert read_retrieval(SEARCH, put(tmp_path / "other", other), LOCAL).version != plain.version
 
 
-QUOTED = 'score\tsentence1\tsentence2\n1\t"He said ""no""."\tA dog.\n'
-PLAIN = 'score\tsentence1\tsentence2\n1\tHe said "no".\tA dog.\n'
+HEAD = "score\tsentence1\tsentence2\n0\tA.\tB.\n"
+QUOTED = HEAD + '1\t"He said ""no""."\tA dog.\n'
+PLAIN = HEAD + '1\tHe said "no".\tA dog.\n'
 
 
 @pytest.mark.parametrize(
     ("name", "data", "first"),
     [
-        ("test.tsv", PLAIN, ['He said "no".']),
-        ("test.tsv", QUOTED, ['He said "no".']),
-        ("test.tsv", PLAIN + '2\t"This is it," he said.\tA cat.\n', ['He said "no".', '"This is it," he said.']),
-        ("test.tsv", PLAIN + '2\t"All of it."\tA cat.\n', ['He said "no".', '"All of it."']),
+        ("test.tsv", PLAIN, ["A.", 'He said "no".']),
+        ("test.tsv", QUOTED, ["A.", 'He said "no".']),
+        ("test.tsv", PLAIN + '2\t"This is it," he said.\tA cat.\n', ["A.", 'He said "no".', '"This is it," he said.']),
+        ("test.tsv", PLAIN + '2\t"All of it."\tA cat.\n', ["A.", 'He said "no".', '"All of it."']),
         ("test.tsv", 'score\tsentence1\tsentence2\n1\t"One."\t"Two."\n2\t"Three."\t"Four."\n', ["One.", "Three."]),
         ("test.tsv", 'score\tsentence1\tsentence2\n1\t"One."\tTwo.\n2\tThree.\tFour.\n', ['"One."', "Three."]),
-        ("test.tsv", "score\tsentence1\tsentence2\r\n1\tA\x85B\x0bC\u2028D\tE\r\n", ["A\x85B\x0bC\u2028D"]),
-        ("test.tsv", "\ufeffscore\tsentence1\tsentence2\n1\t A \tB\n", [" A "]),
-        ("test.csv", 'score,sentence1,sentence2\n1,"He said ""no"", then\nleft.",B\n', ['He said "no", then\nleft.']),
-        ("test.csv", "score,sentence1,sentence2\n1,null,NA\n", ["null"]),
-        ("test.jsonl", '{"score": 1, "sentence1": "A\\tB", "sentence2": "C"}\n', ["A\tB"]),
+        (
+            "test.tsv",
+            "score\tsentence1\tsentence2\r\n1\tA\x85B\x0bC\u2028D\tE\r\n2\tF\tG\r\n",
+            ["A\x85B\x0bC\u2028D", "F"],
+        ),
+        ("test.tsv", "\ufeffscore\tsentence1\tsentence2\n1\t A \tB\n2\tC\tD\n", [" A ", "C"]),
+        (
+            "test.csv",
+            'score,sentence1,sentence2\n1,"He said ""no"", then\nleft.",B\n2,C,D\n',
+            ['He said "no", then\nleft.', "C"],
+        ),
+        ("test.csv", "score,sentence1,sentence2\n1,null,NA\n2,C,D\n", ["null", "C"]),
+        ("test.jsonl", '{"score": [1, 2], "sentence1": ["A\\tB", "C"], "sentence2": ["D", "E"]}\n', ["A\tB", "C"]),
         ("dev.jsonl", '{"label": [1, 0], "sent1": ["A", "B"], "sent2": ["C", "D"]}\n', ["A", "B"]),
     ],
     ids=[
@@ -297,6 +306,26 @@ def test_a_wrong_retrieval_set_is_explained(tmp_path: Path, files: Mapping[str, 
             STS,
             {"test.tsv": b"score\tsentence1\tsentence2\n"},
             "{set}/test.tsv has no rows: the split test is empty. Fetch the data set again.",
+        ),
+        (
+            read_pairs,
+            STS.model_copy(update={"type": "pair_classification"}),
+            {"test.csv": b"label,sentence1,sentence2\n1,a,b\n2,c,d\n"},
+            "{set}/test.csv row 2: the label is 2, but pair_classification has only 1, for a pair that belongs "
+            "together, and 0. Write these, or name the right column in the task's columns: {score: NAME}.",
+        ),
+        (
+            read_pairs,
+            STS,
+            {"test.csv": b"score,sentence1,sentence2\n1,a,b\n1,c,d\n"},
+            "sts: all pairs have the same score, 1, so nothing can be scored. Name the right column in the task's "
+            "columns: {score: NAME}.",
+        ),
+        (
+            read_summaries,
+            SUMMARIES,
+            {"test.jsonl": jsonl({"human_summaries": ["h"], "machine_summaries": ["m", "n"], "relevance": [1, 1]})},
+            "summaries: in each row, all relevance is the same, so nothing can be scored.",
         ),
         (
             read_pairs,

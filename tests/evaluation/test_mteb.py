@@ -50,6 +50,20 @@ def test_shipped_tasks_are_those_of_mteb(mteb: Any) -> None:
             assert task.instructed == ("queries" if isinstance(known.prompt, dict) else "all"), name
 
 
+def test_shipped_tasks_are_scored_as_in_mteb(mteb: Any) -> None:
+    """Sample sizes, kinds of clustering, and the other settings of measures."""
+    for name, task in shipped_tasks().items():
+        of_mteb = mteb.get_task(name)
+        settings = {
+            "samples_per_label": getattr(of_mteb, "samples_per_label", 8),
+            "clustering": "samples" if hasattr(of_mteb, "max_document_to_embed") else "whole",
+            "max_texts": getattr(of_mteb, "max_document_to_embed", None),
+            "ignore_identical_ids": getattr(of_mteb, "ignore_identical_ids", False),
+            "p_values": getattr(of_mteb, "evaluator", type).__name__ == "DeprecatedSummarizationEvaluator",
+        }
+        assert settings == {key: getattr(task, key) for key in settings}, name
+
+
 def instruction_of(of_mteb: Any, task: Task) -> str | None:
     """What mteb puts before queries and symmetrical texts: the prompt of the task, else that of its type."""
     prompt = of_mteb.metadata.prompt or of_mteb.abstask_prompt

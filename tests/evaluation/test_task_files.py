@@ -94,11 +94,27 @@ def test_a_task_says_only_what_is_special(tmp_path: Path) -> None:
         (
             "tasks: [{name: a, type: sts, prompt: x}]",
             "{file}: task 1 (a):\n  prompt: unknown setting. Known: name, type, instruction, instructed, main_score, "
-            "split, files, subset, parts, columns, dataset, revision, published_revision",
+            "split, files, subset, parts, columns, samples_per_label, clustering, max_texts, ignore_identical_ids, "
+            "p_values, dataset, revision, published_revision",
         ),
         (
             "tasks: [{name: a, type: sts, instructed: queries}]",
             "{file}: task 1 (a):\n  task: instructed: queries, but sts has no queries: write all, or leave it out",
+        ),
+        (
+            "tasks: [{name: a, type: sts, samples_per_label: 8}]",
+            "{file}: task 1 (a):\n  task: samples_per_label: sts has no such setting, only classification: leave it "
+            "out",
+        ),
+        (
+            "tasks: [{name: a, type: clustering, p_values: true, ignore_identical_ids: true}]",
+            "{file}: task 1 (a):\n  task: ignore_identical_ids: clustering has no such setting, only retrieval: leave "
+            "it out",
+        ),
+        (
+            "tasks: [{name: a, type: clustering, max_texts: 9}]",
+            "{file}: task 1 (a):\n  task: max_texts: each set is clustered as a whole: write clustering: samples too, "
+            "or leave it out",
         ),
         (
             "tasks: [{name: a, type: sts}, {name: a, type: sts}]",
