@@ -58,9 +58,10 @@ def _set(task: Any, data: Any) -> Any:
             label = getattr(task, "label_column_name", "score")
             return Dataset.from_dict({"sentence1": data.first, "sentence2": data.second, label: data.scores})
         case Classes():
+            numbers = {label: number for number, label in enumerate(sorted({*data.train.labels}, key=_by_size))}
             return DatasetDict(
                 {
-                    split: Dataset.from_dict({"text": own.texts, "label": [int(label) for label in own.labels]})
+                    split: Dataset.from_dict({"text": own.texts, "label": [numbers[label] for label in own.labels]})
                     for split, own in (("train", data.train), ("test", data.test))
                 }
             )
@@ -81,6 +82,10 @@ def _set(task: Any, data: Any) -> Any:
                 "text": [""] * len(data.rows),
             }
     raise AssertionError(data)
+
+
+def _by_size(label: str) -> tuple[int, str]:
+    return (int(label) if label.isdecimal() else 0, label)
 
 
 def _reranking_set(task: Any, data: Rerankings) -> Any:
