@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, needs_sets]
 
 @pytest.fixture(scope="module")
 def minilm() -> Encoder:
-    return Encoder.load(ModelSettings(path=str(minilm_folder())))
+    return Encoder.load(ModelSettings(path=str(minilm_folder()), device="cpu"))
 
 
 @pytest.mark.parametrize(

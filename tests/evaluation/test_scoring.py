@@ -79,6 +79,7 @@ RANKS = {"map": "map_at_1000", "mrr": "mrr_at_10"} | {
 SUMMARIZATION = keys(COSINE | {"dot": "dot"}, CORRELATIONS)
 
 
+@pytest.mark.filterwarnings("ignore:The used Evaluator is deprecated")  # it is the one that made published scores
 @pytest.mark.parametrize(
     ("name", "data", "known"),
     [
