@@ -104,9 +104,9 @@ class Task(BaseModel):
 
     @model_validator(mode="after")
     def _settings_of_the_type(self) -> "Task":
-        for name in sorted(self.model_fields_set & {*_ONLY_OF}):
-            if self.type != _ONLY_OF[name]:
-                raise ValueError(f"{name}: {self.type} has no such setting, only {_ONLY_OF[name]}: leave it out")
+        for name, kind in _ONLY_OF.items():
+            if self.type != kind and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: {self.type} has no such setting, only {kind}: leave it out")
         if self.max_texts is not None and self.clustering != SAMPLES:
             raise ValueError(
                 "max_texts: each set is clustered as a whole: write clustering: samples too, or leave it out"

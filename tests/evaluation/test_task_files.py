@@ -9,7 +9,7 @@ import yaml
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError
-from sfr_batch.evaluation.task_files import MAIN_SCORES, read_task_file, shipped_tasks
+from sfr_batch.evaluation.task_files import MAIN_SCORES, Task, read_task_file, shipped_tasks
 from tests.evaluation.authors import INSTRUCTIONS
 from tests.evaluation.published import CARD, TYPES, needs_card
 
@@ -82,6 +82,7 @@ def test_a_task_says_only_what_is_special(tmp_path: Path) -> None:
         ("ours", "all", "cos_sim_spearman", "test"),
         ("search", "queries", "ndcg_at_10", "dev"),
     ]
+    assert [Task.model_validate(task.model_dump()) for task in tasks.values()] == [*tasks.values()]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_a_task_says_only_what_is_special(tmp_path: Path) -> None:
             "{file}: task 1 (a):\n  task: instructed: queries, but sts has no queries: write all, or leave it out",
         ),
         (
-            "tasks: [{name: a, type: sts, samples_per_label: 8}]",
+            "tasks: [{name: a, type: sts, samples_per_label: 16}]",
             "{file}: task 1 (a):\n  task: samples_per_label: sts has no such setting, only classification: leave it "
             "out",
         ),
