@@ -32,10 +32,11 @@ def parse_card(text: str, source: str) -> Published:
 def _front_matter(text: str, source: str) -> Mapping[str, Any]:
     lines = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     found = _FRONT.match(lines)
-    if not found and source.lower().endswith(".md"):
+    if not found and not source.lower().endswith((".yaml", ".yml")):
         raise ConfigError(f"{source} does not begin with ---, so it has no model-index with scores. {_HINT}")
     try:
-        raw = yaml.load(found[1] if found else lines, _LOADER)
+        # With the lines before, so that an error names the line of the file.
+        raw = yaml.load("\n" * lines[: found.start(1)].count("\n") + found[1] if found else lines, _LOADER)
     except yaml.YAMLError as error:
         what = "The text between the first two lines --- of " if found else ""
         raise ConfigError(f"{what}{source} is not valid YAML: {error}") from None

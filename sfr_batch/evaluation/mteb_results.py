@@ -16,8 +16,11 @@ MODEL_META = "model_meta.json"
 
 _OLD_NAME = "mteb_dataset_name"
 _LISTS = "task_results"
-_NESTED = {"cos_sim", "cosine", "euclidean", "manhattan", "dot", "max", "similarity"}
-"""Similarities that had an object of their own each, {cos_sim: {spearman: …}}."""
+_NESTED = {
+    *("cos_sim", "cosine", "euclidean", "manhattan", "dot", "max", "similarity"),
+    *("v_measures", "scores_per_experiment"),
+}
+"""What had an object of its own among the scores, {cos_sim: {spearman: …}}: other objects are subsets."""
 _NO_REVISION = re.compile(r"|none|null|.*not.available", re.IGNORECASE)
 _MODEL_FOLDER = re.compile(r"/([^/]+)__([^/]+)/[^/]+$")
 

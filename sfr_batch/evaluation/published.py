@@ -18,6 +18,7 @@ from sfr_batch.storage.parallel import in_parallel
 
 _AT_ONCE = 16
 _SHOWN = 4
+_WANTED = "Give a model card (README.md), or a folder of result files of mteb (such as SciFact.json)."
 CARD = "README.md"
 """The name of a model card in a model's folder."""
 
@@ -25,18 +26,23 @@ CARD = "README.md"
 def read_published(path: str, settings: StorageSettings) -> Published:
     """The scores at ``path``: a model card or its YAML, a model's folder, a result file of mteb, or a folder of them.
 
-    Raises ConfigError if there are no scores or those of several models, ObjectNotFound if there is no such file.
+    Raises ConfigError if there are no scores or those of several models, StorageError if they cannot be read.
     """
     uri = absolute_uri(path)
-    if uri.lower().endswith((".md", ".yaml", ".yml")):
-        return parse_card(_text(uri, settings), uri)
-    if uri.lower().endswith(".json"):
-        return parse_results({uri: parse_json(_text(uri, settings), uri)}, uri)
     files = [file.uri for file in list_inputs(uri, settings)]
+    if not files:
+        raise ConfigError(f"There is nothing at {uri}. {_WANTED}")
     card = f"{uri.rstrip('/')}/{CARD}"
-    if card in files:
-        return parse_card(_text(card, settings), card)
+    if files == [uri] or card in files:
+        return _file(uri if files == [uri] else card, settings)
     return _folder([file for file in files if file.lower().endswith(".json")], uri, settings)
+
+
+def _file(uri: str, settings: StorageSettings) -> Published:
+    text = _text(uri, settings)
+    if uri.lower().endswith(".json") or text.lstrip().startswith("{"):
+        return parse_results({uri: parse_json(text, uri)}, uri)
+    return parse_card(text, uri)
 
 
 def _folder(files: Sequence[str], uri: str, settings: StorageSettings) -> Published:
@@ -48,10 +54,7 @@ def _folder(files: Sequence[str], uri: str, settings: StorageSettings) -> Publis
             given[file] = value
     results = [file for file in given if is_result(given[file])]
     if not results:
-        raise ConfigError(
-            f"{uri} holds no published scores. Give a model card ({CARD}), or a folder of result files of mteb "
-            "(such as SciFact.json)."
-        )
+        raise ConfigError(f"{uri} holds no published scores. {_WANTED}")
     folders = sorted({file.rsplit("/", 1)[0] for file in results})
     if len(folders) > 1:
         shown = ", ".join(folders[:_SHOWN]) + (", …" if len(folders) > _SHOWN else "")

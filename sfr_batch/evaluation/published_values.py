@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sfr_batch.evaluation.score_keys import fractions, known_key, number
+from sfr_batch.evaluation.score_keys import is_percent, is_score, known_key, number
 
 _SHOWN = 3
 _RENAMED = {
@@ -63,38 +63,62 @@ class RawScores:
     figures: Sequence[tuple[str, object]]
     version: str | None = None
     group: str = field(default="")
-    """Figures of one group were written by one hand, on one scale: see `score_keys.fractions`."""
+    """Figures of one group were written by one hand, on one scale: see `score_keys.is_percent`."""
 
 
 def as_published(raw: Sequence[RawScores]) -> tuple[tuple[PublishedTask, ...], tuple[str, ...]]:
     """Figures on one scale under our keys, and remarks on those that are none. Tasks without a figure are left out."""
-    kept: list[tuple[RawScores, dict[str, float]]] = []
-    odd: list[str] = []
-    for own in raw:
-        scores: dict[str, float] = {}
-        for name, value in own.figures:
-            key = known_key(name)
-            if key is None:
+    read = [_Read(own) for own in raw]
+    units = {
+        group: 100.0 if is_percent([own.scores for own in read if own.raw.group == group]) else 1.0
+        for group in {own.raw.group for own in read}
+    }
+    for own in read:
+        own.keep_scores(units[own.raw.group])
+    odd = [sentence for own in read for sentence in own.odd]
+    small = [own.name for own in read if own.small]
+    remarks = []
+    if odd:
+        noun = "figure is no score and was" if len(odd) == 1 else "figures are no scores and were"
+        remarks.append(f"{len(odd)} {noun} left out: {_some(odd)}.")
+    if small:
+        noun = "task has no figure above 1 and was" if len(small) == 1 else "tasks have no figure above 1 and were"
+        remarks.append(f"{len(small)} {noun} read as percent like the other tasks beside it: {_some(small)}.")
+    return tuple(own.published() for own in read if own.scores), tuple(remarks)
+
+
+class _Read:
+    """The scores of one task while they are read."""
+
+    def __init__(self, raw: RawScores) -> None:
+        self.raw = raw
+        self.name = _RENAMED.get(raw.task, raw.task)
+        self.scores: dict[str, float] = {}
+        self.odd: list[str] = []
+        """Figures that are no scores."""
+        self.small = False
+        """Whether somebody may have written fractions among percent."""
+        for name, value in raw.figures:
+            if (key := known_key(name)) is None:
                 continue
             if (figure := number(value)) is None:
-                odd.append(f"{own.task} {name} is {value!r}")
+                self.odd.append(f"{self.name} {name} is {value!r}")
             else:
-                scores.setdefault(key, figure)
-        kept.append((own, scores))
-    tasks: dict[int, PublishedTask] = {}
-    for group in {own.group for own, _ in kept}:
-        members = [at for at, (own, _) in enumerate(kept) if own.group == group]
-        scaled, beyond = fractions([kept[at][1] for at in members])
-        odd += beyond
-        for at, scores in zip(members, scaled, strict=True):
-            own = kept[at][0]
-            if scores:
-                tasks[at] = PublishedTask(
-                    _RENAMED.get(own.task, own.task), own.split, own.subset, own.revision, scores, own.version
-                )
-    remarks: tuple[str, ...] = ()
-    if odd:
-        shown = "; ".join(odd[:_SHOWN]) + ("; …" if len(odd) > _SHOWN else "")
-        noun = "figure is no score and was" if len(odd) == 1 else "figures are no scores and were"
-        remarks = (f"{len(odd)} {noun} left out: {shown}.",)
-    return tuple(tasks[at] for at in sorted(tasks)), remarks
+                self.scores.setdefault(key, figure)
+
+    def keep_scores(self, unit: float) -> None:
+        """Make fractions of figures whose 1 is the ``unit``."""
+        values = self.scores.values()
+        self.small = unit > 1 and any(values) and all(abs(value) <= 1 for value in values)
+        self.odd += [
+            f"{self.name} {key} is {value:g}" for key, value in self.scores.items() if not is_score(value, unit)
+        ]
+        self.scores = {key: value / unit for key, value in self.scores.items() if is_score(value, unit)}
+
+    def published(self) -> PublishedTask:
+        raw = self.raw
+        return PublishedTask(self.name, raw.split, raw.subset, raw.revision, self.scores, raw.version)
+
+
+def _some(sentences: Sequence[str]) -> str:
+    return "; ".join(sentences[:_SHOWN]) + ("; …" if len(sentences) > _SHOWN else "")

@@ -46,17 +46,17 @@ def number(value: object) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def fractions(groups: Sequence[Mapping[str, float]]) -> tuple[list[dict[str, float]], list[str]]:
-    """Scores that were written by one hand, as fractions; and a sentence for each that is none on its scale.
+def is_percent(groups: Sequence[Mapping[str, float]]) -> bool:
+    """Whether scores that were written by one hand are percent: one of them is above 1.
 
-    They are percent if one of them is above 1: a whole card or file is looked at, for a single score may be 0.7 %.
+    A whole card or file is looked at, for a single score may be 0.7 %.
     """
-    percent = any(abs(value) > 1 + _SLACK for scores in groups for value in scores.values())
-    unit, kept, odd = 100.0 if percent else 1.0, [], []
-    for scores in groups:
-        kept.append({key: value / unit for key, value in scores.items() if abs(value) <= unit * (1 + _SLACK)})
-        odd += [f"{key} is {value:g}" for key, value in scores.items() if abs(value) > unit * (1 + _SLACK)]
-    return kept, odd
+    return any(abs(value) > 1 + _SLACK for scores in groups for value in scores.values())
+
+
+def is_score(value: float, unit: float) -> bool:
+    """Whether a figure can be a score at all. unit: 100 of percent, 1 of fractions."""
+    return abs(value) <= unit * (1 + _SLACK)
 
 
 def main_score(task: Task, scores: Mapping[str, float]) -> float | None:

@@ -142,7 +142,8 @@ def test_the_trouble_of_cards(tmp_path: Path) -> None:
         ("Odd (one) (two)", "default"): ("x", {"cos_sim_pearson": pytest.approx(0.1)}),
     }
     assert found.remarks == (
-        "2 figures are no scores and were left out: STS22 cosine_spearman is '.nan'; ndcg_at_10 is 771.",
+        "2 figures are no scores and were left out: STS22 cosine_spearman is '.nan'; TRECCOVID ndcg_at_10 is 771.",
+        "1 task has no figure above 1 and was read as percent like the other tasks beside it: STS22.",
     )
 
 
