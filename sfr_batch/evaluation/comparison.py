@@ -209,13 +209,13 @@ def published_averages(tasks: Sequence[Task], published: Sequence[Published]) ->
 
     The 56 tasks of mteb-english-v1.yaml give the averages by which models are ranked.
     """
-    scores: dict[str | None, list[float]] = {}
+    scores: dict[str | None, list[float]] = {kind: [] for kind in (*MAIN_SCORES, None)}
     for task in tasks:
         found = find(task, published)
         if found and not found.other:
-            for kind in (task.type, None):
-                scores.setdefault(kind, []).append(found.score)
-    return {kind: (_mean(values), len(values)) for kind, values in scores.items()}
+            scores[task.type].append(found.score)
+            scores[None].append(found.score)
+    return {kind: (_mean(values), len(values)) for kind, values in scores.items() if values}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -40,7 +40,7 @@ def known_differences(result: TaskResult, published: PublishedTask, made: Made) 
             "normalized ones give."
         )
     if task.type == CLUSTERING:
-        yield "Clustering: k-means starts from random seeds; with other seeds equal vectors score up to 2 points apart."
+        yield "Clustering: k-means starts from random seeds; with others equal vectors score some points apart."
     if task.type == RETRIEVAL:
         yield (
             "Retrieval: a document is its title, a space and its text, as in BEIR and mteb. Programs that leave the "

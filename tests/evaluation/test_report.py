@@ -237,7 +237,8 @@ def test_the_other_forms_say_the_same() -> None:
 def test_json_gives_the_evaluation_back() -> None:
     """With the published scores of its tasks and no others; a score that could not be computed is null."""
     odd = evaluation(result("SciFact", math.nan), result("STS22", 0.5), published=(source(entry("SICK-R", 0.5)),))
-    for given in (SIX, odd):
+    every = evaluation(*(result(name, 0.5) for name in TASKS))
+    for given in (SIX, odd, every):
         text = given.to_json()
         again = Evaluation.from_json(text)
         assert again.to_json() == text
