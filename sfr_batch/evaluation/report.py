@@ -47,6 +47,12 @@ class Evaluation(Tabular):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ConfigError(f"An evaluation has one result of each task, and two of {', '.join(twice)} were given.")
+        for result in self.results:
+            if result.task.main_score not in result.scores:
+                raise ConfigError(
+                    f"{result.task.name}: its main score {result.task.main_score} is none of its scores: "
+                    f"{', '.join(result.scores)}. Name one of them as main_score in the task file."
+                )
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -124,6 +130,8 @@ def joined(evaluations: Sequence[Evaluation]) -> Evaluation:
 
     Raises ConfigError if they were not made with one model and one set of library versions, or share a task.
     """
+    if not evaluations:
+        raise ConfigError("No evaluations were given to be joined.")
     first = evaluations[0]
     for other in evaluations[1:]:
         if changed := _differences(first.made, other.made):

@@ -28,6 +28,8 @@ _NAMES, _SCORES = 0.34, 0.26
 """Shares of the width: of the names at the left, and of the axis of scores where differences stand beside it."""
 _LINEAR, _TENTH = 1.0, 0.1
 """Points: up to which difference its axis is linear; and the linear part of one that is not."""
+_MOST_TICKS = 4
+"""To each side, for so many labels would touch."""
 _FONT = 8.5
 _SIGNS = {EQUAL: ("o", _OURS), DIFFERS: ("X", _THEIRS), OTHER_DATA: ("d", _GREY)}
 
@@ -55,7 +57,7 @@ def draw(made: Made, rows: Sequence[Row]) -> bytes:
         differences = figure.add_axes((_NAMES + _SCORES + 0.03, bottom, 0.19, top - bottom))
         _draw_differences(differences, places)
     _draw_numbers(differences if beside else scores, places, beside)
-    title = f"{made.model}, fingerprint {made.fingerprint[:16]}"
+    title = f"{_short(made.model)}, fingerprint {made.fingerprint[:16]}"
     for at, (text, size) in enumerate(((title, 10.5), (f"{summary(rows)}.", _FONT))):
         y = 1 - (0.22 + 0.2 * at) / height
         figure.text(0.015, y, _cut(text), fontsize=size, color=_GREY if at else "black", parse_math=False)
@@ -145,6 +147,7 @@ def _scale_differences(axes: "Axes", widest: float) -> None:
         limit = 1.6 * widest
         axes.set_xscale("symlog", linthresh=_TENTH, linscale=0.7)
         ticks = [tick for tick in (_TENTH, 1.0, 10.0, 100.0) if tick < limit]
+        ticks = ticks if len(ticks) < _MOST_TICKS else ticks[1::2]
         axes.set_xticks([*(-tick for tick in reversed(ticks)), 0, *ticks])
         axes.set_xticklabels([f"{tick:+g}" if tick else "0" for tick in axes.get_xticks()])
         axes.minorticks_off()
@@ -176,6 +179,11 @@ def _common(axes: "Axes", places: Sequence[Any]) -> None:
 
 def _rows(places: Sequence[str | Row]) -> list[tuple[int, Row]]:
     return [(at, place) for at, place in enumerate(places) if not isinstance(place, str)]
+
+
+def _short(model: str, width: int = 80) -> str:
+    """A path without its middle, if it is too long: models are told apart by the ends."""
+    return model if len(model) <= width else f"{model[: width // 3]}…{model[-2 * width // 3 :]}"
 
 
 def _cut(text: str, width: int = 130) -> str:

@@ -141,9 +141,9 @@ def sources(published: Sequence[Published]) -> Iterator[str]:
 
 def means_over(rows: Sequence[Row]) -> str:
     """What the means are over: a reader may take them for those of a whole benchmark."""
-    return (
-        f"Means are over the {counted(len(rows), 'task')} that were scored, each counting once; scores are times 100."
-    )
+    if len(rows) < 2:
+        return "Scores are times 100."
+    return f"Means are over the {len(rows)} tasks that were scored, each counting once; scores are times 100."
 
 
 def details(row: Row) -> Iterator[tuple[str, str]]:

@@ -291,6 +291,8 @@ def test_scores_of_two_models_are_never_in_one_report() -> None:
         ConfigError, match=r"^An evaluation has one result of each task, and two of SciFact were given\.$"
     ):
         joined([one, one])
+    with pytest.raises(ConfigError, match=r"^No evaluations were given to be joined\.$"):
+        joined([])
 
 
 def test_a_task_of_ones_own() -> None:
@@ -299,7 +301,13 @@ def test_a_task_of_ones_own() -> None:
     own = TaskResult(task, {"recall_at_5": 1.0}, "/d", "v", {}, {})
     found = evaluation(own)
     assert "\n  問い $x$, recall_at_5" in found.describe()
-    assert " published" not in found.describe().split("Means are")[0]
+    assert " published" not in found.describe().split("Scores are times 100.")[0]
+    with pytest.raises(ConfigError) as error:
+        evaluation(dataclasses.replace(own, scores={"ndcg_at_10": 1.0, "map_at_10": 1.0}))
+    assert str(error.value) == (
+        "問い $x$: its main score recall_at_5 is none of its scores: ndcg_at_10, map_at_10. Name one of them as "
+        "main_score in the task file."
+    )
     assert evaluation().describe().startswith("model/ours, fingerprint f1f1f1f1f1f1f1f1: 0 tasks.\n")
 
 
