@@ -18,6 +18,7 @@
     open_table    EmbeddingTable   opens a table, or the table behind a pointer
     audit         AuditReport      checks every promise of a table
     repair        Repair           has the rows of lost files again
+    mteb_model    MtebModel        the model of a config for mteb.evaluate
     promote       PointerTarget    makes a pointer point to a table
     promote_back  PointerTarget    moves a pointer back
 
@@ -35,6 +36,7 @@
     Expiry           table.maintenance.expire(...)
     Compaction       table.maintenance.compact(...)
     Orphans          table.maintenance.sweep(...)
+    MtebModel        what mteb calls: encode, index, search
     SfrBatchError    the base of all errors; the others are in `errors`
 
 Settings of a config can be overridden in each call: ["select.limit=10"] as on the command line, {"select.limit": 10},
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from sfr_batch.api import EmbeddingTable as EmbeddingTable
     from sfr_batch.api import audit as audit
     from sfr_batch.api import embed as embed
+    from sfr_batch.api import mteb_model as mteb_model
     from sfr_batch.api import open_table as open_table
     from sfr_batch.api import plan as plan
     from sfr_batch.api import promote as promote
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
     from sfr_batch.config.settings import StorageSettings as StorageSettings
     from sfr_batch.encoder.encoder import Encoder as Encoder
     from sfr_batch.errors import SfrBatchError as SfrBatchError
+    from sfr_batch.evaluation.mteb_adapter import MtebModel as MtebModel
     from sfr_batch.pipeline.repair import Repair as Repair
     from sfr_batch.pipeline.summary import Summary as Summary
     from sfr_batch.planning.plan import EmbedPlan as EmbedPlan
@@ -95,6 +99,7 @@ _HOMES = {
     "Hit": "table.search",
     "Hits": "table.search",
     "ModelSettings": "config.settings",
+    "MtebModel": "evaluation.mteb_adapter",
     "Orphans": "table.commit.sweep",
     "PointerTarget": "table.pointer",
     "Repair": "pipeline.repair",
@@ -108,6 +113,7 @@ _HOMES = {
     "embed": "api",
     "errors": "errors",
     "load_config": "config.loading",
+    "mteb_model": "api",
     "open_table": "api",
     "plan": "api",
     "promote": "api",

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sfr_batch.checks.report import CheckResult
     from sfr_batch.checks.verify.report import VerifyReport
     from sfr_batch.encoder.encoder import Encoder
+    from sfr_batch.evaluation.mteb_adapter import MtebModel
     from sfr_batch.pipeline.repair import Repair
     from sfr_batch.pipeline.summary import Summary
     from sfr_batch.planning.plan import EmbedPlan
@@ -155,6 +156,28 @@ def audit(
     if config is None:
         return audit(table, snapshot=snapshot, each=each or _ignore)
     return audit(table, _plan_for(table, config, storage), snapshot, each=each or _ignore)
+
+
+def mteb_model(
+    config: "ConfigOrPath",
+    overrides: "Overrides" = (),
+    *,
+    name: str | None = None,
+    instructions: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> "MtebModel":
+    """The model of a config for `mteb.evaluate`: mteb brings the data and scores, and the main job makes the vectors.
+
+        mteb.evaluate(sfr.mteb_model("job.yaml"), mteb.get_tasks(["SciFact", "STSBenchmark"]))
+
+    A corpus becomes a table below `evaluation.path`, by its data and the fingerprint; a repeated evaluation embeds
+    nothing. overrides, settings: see `load_config`. name: of the model in mteb's results, owner/name; default: that of
+    the model hub, or one made of the path. instructions: in the place of mteb's own, by task (SciFact), type (STS), or
+    either with ``-query`` behind it; the most special one counts. Needs the extra mteb. Raises ConfigError, ModelError.
+    """
+    from sfr_batch.evaluation.mteb_adapter import MtebModel  # loads what planning can do without
+
+    return MtebModel(_load(config, overrides, settings), name=name, instructions=instructions)
 
 
 def open_table(path: Location, storage: StorageSettings | None = None, *, follow: bool = True) -> "EmbeddingTable":

@@ -55,6 +55,7 @@ ONLY = {
     "pyiceberg": {"corpus.iceberg_tables", "corpus.iceberg_io"},
     "click": {"cli"},
     "matplotlib": {"evaluation.report_picture"},
+    "mteb": {"evaluation.mteb_adapter"},
     "sentence_transformers": {"encoder.reference"},
 }
 """Which packages or modules may import this library at all."""
@@ -65,6 +66,7 @@ LAZY = {
     ("evaluation.report_picture", "matplotlib"),
     ("corpus.delta_tables", "deltalake"),
     ("corpus.iceberg_tables", "pyiceberg"),
+    ("evaluation.mteb_adapter", "mteb"),
     *(("table.engines", library) for library in ("duckdb", "pandas", "ray")),
 }
 """Imports that may only stand in a function."""
@@ -530,7 +532,19 @@ PUBLIC = {
     "config.settings": ["Config", "ModelSettings", "StorageSettings"],
     "pipeline.repair": ["Repair"],
     "planning.plan": ["EmbedPlan"],
-    "api": ["EmbeddingTable", "audit", "embed", "open_table", "plan", "promote", "promote_back", "repair", "verify"],
+    "evaluation.mteb_adapter": ["MtebModel"],
+    "api": [
+        "EmbeddingTable",
+        "audit",
+        "embed",
+        "mteb_model",
+        "open_table",
+        "plan",
+        "promote",
+        "promote_back",
+        "repair",
+        "verify",
+    ],
     "encoder.encoder": ["Encoder"],
     "table.commit.expiry": ["Expiry"],
     "table.export": ["Exported"],

@@ -35,11 +35,15 @@ class Prompts:
         """The text before an instructed text of a task. Models without a form have the prompt of queries for them, as
         the E5 models of fixed prompts are meant: their "query: " precedes all texts that are compared with each other.
         """
+        return self.before(task.instruction, query=task.type in (RETRIEVAL, RERANKING))
+
+    def before(self, instruction: str | None, *, query: bool) -> str:
+        """The text before an instructed text. query: whether it asks for documents; else it is compared with others."""
         if self.form is None:
             return self.query
-        if task.instruction is not None:
-            return self.form.replace(_PLACE, task.instruction)
-        return self.query if task.type in (RETRIEVAL, RERANKING) else self.document
+        if instruction is not None:
+            return self.form.replace(_PLACE, instruction)
+        return self.query if query else self.document
 
     def fitted(self, task: Task) -> Task:
         """The task as it is done with these prompts: a prompt for queries is none for the documents of reranking."""

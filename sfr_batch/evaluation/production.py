@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from sfr_batch.config.settings import Config, CorpusSettings, TableSettings
-from sfr_batch.errors import CorpusError, counted
+from sfr_batch.errors import CorpusError, TableNotFound, counted
 from sfr_batch.evaluation.instructions import Prompts
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import digest, short_id
@@ -124,13 +124,14 @@ class Production:
 
     def embed_texts(self, staged: Sequence[Staged]) -> Snapshot | None:
         """Embed all staged texts that are not embedded yet. None if there are none at all. Raises what `embed` does."""
-        files = sorted({file for one in staged for file in one.files})
+        files = {file for one in staged for file in one.files}
         if not files:
             return None
-        table = self.config.table
-        corpus = CorpusSettings(path=files, id=_ID, text=_TEXT, storage=table.storage)
+        table, path = self.config.table, f"{self.root}/texts-{self.fingerprint[:_SHOWN]}"
+        files |= self._embedded_before(path)
+        corpus = CorpusSettings(path=sorted(files), id=_ID, text=_TEXT, storage=table.storage)
         written = TableSettings(
-            path=f"{self.root}/texts-{self.fingerprint[:_SHOWN]}",
+            path=path,
             delete="keep",  # the texts of other evaluations
             shared_path=table.shared_path,
             storage=table.storage,
@@ -168,6 +169,15 @@ class Production:
             torch_threads=self.config.run.actors.torch_threads,
             weight_hashes=self.inputs["weights"],
         )
+
+    def _embedded_before(self, path: str) -> set[str]:
+        """Files whose texts the table has: asked for together with them, they are unchanged, and nothing reads them."""
+        try:
+            shards = Table.open(open_store(path, self.config.table.storage)).current().read_shards()
+        except TableNotFound:
+            return set()
+        there = {f"{self.store.root}/{info.key}" for info in self.store.list("texts")}
+        return {shard.uri for shard in shards} & there
 
     def _embedded(self, config: Config) -> Snapshot:
         runner.embed(config)

@@ -1,11 +1,26 @@
-"""mteb beside us: the shipped tasks against its metadata."""
+"""mteb beside us: the shipped tasks against its metadata, and mteb.evaluate with our model."""
 
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import sfr_batch as sfr
+from sfr_batch.config.settings import StorageSettings
+from sfr_batch.errors import ConfigError
+from sfr_batch.evaluation.measures.retrieval import score_ranking
+from sfr_batch.evaluation.ranking import Ranked, ranked
+from sfr_batch.evaluation.scoring import score
+from sfr_batch.evaluation.sets import read_classes, read_clusters, read_pairs
 from sfr_batch.evaluation.task_files import Task, shipped_tasks
-from tests.evaluation.published import TYPES
+from tests.evaluation import mteb_tasks
+from tests.evaluation.published import SETS, TYPES, needs_sets
+from tests.models import build_tiny_mistral, minilm_folder, mistral_tokenizer
+from tests.saved_table import data_files
 
 MAIN_SCORES = {"map_at_1000": "map", "max_over_subqueries_map_at_1000": "map", "cosine_spearman": "cos_sim_spearman"}
 """The keys that cards have for scores that mteb 2 calls otherwise."""
@@ -87,3 +102,270 @@ def test_what_differs_from_mteb_is_as_listed(mteb: Any) -> None:
     assert {name for name, task in shipped.items() if task.type == "reranking"} == {*BARE_DOCUMENTS}
     model = mteb.get_model_meta("Salesforce/SFR-Embedding-Mistral")
     assert model.loader_kwargs["apply_instruction_to_passages"] is False
+
+
+# --- mteb drives us
+
+
+def job(table: Path, model: str, **settings: Any) -> dict[str, Any]:
+    return {
+        "corpus": {"path": str(table.parent / "none")},
+        "model": {"path": model, "device": "cpu", **settings},
+        "table": {"path": str(table)},
+        "run": {"actors": {"gpus": 0}, "ray_address": "none"},
+    }
+
+
+def evaluated(mteb: Any, model: Any, task: Any, predictions: Path | None = None) -> dict[str, float]:
+    """The scores of the only split and subset of a task."""
+    (result,) = mteb.evaluate(
+        model, task, cache=None, show_progress_bar=False, prediction_folder=predictions
+    ).task_results
+    ((scores,),) = result.scores.values()
+    return scores
+
+
+@needs_sets
+def test_retrieval_through_mteb_equals_products_of_all_vectors(mteb: Any, tmp_path: Path) -> None:
+    """With real questions and the vectors of the encoder; a second evaluation embeds and writes nothing."""
+    task = mteb_tasks.retrieval("XQuADRetrieval", SETS / "beir" / "xquad-en", documents=20)
+    data = task.dataset["en"]["validation"]
+    model = sfr.mteb_model(job(tmp_path / "table", str(minilm_folder())))
+    scores = evaluated(mteb, model, task)
+    encoder = sfr.Encoder.load(sfr.ModelSettings(path=str(minilm_folder()), device="cpu"))
+    documents, queries = encoder.encode(data["corpus"]["text"]), encoder.encode(data["queries"]["text"])
+    ids = np.array(data["corpus"]["id"])
+    ranking = {
+        query: ranked(ids[order].tolist(), row[order])
+        for query, row in zip(data["queries"]["id"], queries @ documents.T, strict=True)
+        for order in [np.argsort(-row)]
+    }
+    expected = score_ranking(ranking, data["relevant_docs"]).means
+    for key in ("ndcg_at_10", "map_at_10", "recall_at_5"):
+        assert scores[key] == pytest.approx(expected[key], abs=2e-5)
+    folder = tmp_path / "table-evaluation"
+    (corpus,) = folder.glob("XQuADRetrieval-*")
+    (texts,) = folder.glob("texts-*")
+    assert sfr.open_table(corpus).num_rows == 20
+    assert sfr.open_table(texts).num_rows == len(set(data["queries"]["text"]))
+    model.encode([{"text": ["a text of another task"]}], task_metadata=task.metadata, hf_split="", hf_subset="")
+    before = data_files(corpus), data_files(texts)
+    again = sfr.mteb_model(job(tmp_path / "table", str(minilm_folder())))
+    assert evaluated(mteb, again, task) == scores
+    assert (data_files(corpus), data_files(texts)) == before
+    assert [len(sfr.open_table(table).snapshots()) for table in (corpus, texts)] == [1, 2]
+
+
+PUBLISHED = ["XQuADRetrieval", "SciFact", "STSBenchmark", "Banking77Classification", "SICKNLPairClassification"]
+
+
+def published_task(name: str) -> Any:
+    """The task on the whole of its set."""
+    if name in ("XQuADRetrieval", "SciFact"):
+        return mteb_tasks.retrieval(name, SETS / "beir" / {"XQuADRetrieval": "xquad-en"}.get(name, "scifact"))
+    if name == "Banking77Classification":
+        folder = SETS / "cls" / "banking77"
+        rows = (mteb_tasks.read_table(folder / f"{split}.csv") for split in ("train", "test"))
+        return mteb_tasks.classification(name, *rows)
+    if name == "SICKNLPairClassification":
+        return mteb_tasks.pair_classification(name, mteb_tasks.read_table(SETS / "pair" / "sick-nl" / "test.tsv"))
+    if name == "SIB200ClusteringS2S":
+        files = {"train": "train", "validation": "dev", "test": "test"}
+        folder = SETS / "clu" / "sib200-eng"
+        return mteb_tasks.sib200(
+            {split: mteb_tasks.read_table(folder / f"{file}.tsv", quoted=True) for split, file in files.items()}
+        )
+    return mteb_tasks.sts(name, mteb_tasks.read_table(SETS / "sts" / "STSBenchmark" / "test.tsv"))
+
+
+@pytest.mark.slow
+@needs_sets
+@pytest.mark.parametrize(("name", "tolerance"), [*((name, 1e-4) for name in PUBLISHED), ("SIB200ClusteringS2S", 0.03)])
+def test_scores_through_mteb_are_those_that_were_published(
+    mteb: Any, tmp_path: Path, name: str, tolerance: float
+) -> None:
+    """And ours, within 0.01 points; the samples of clustering differ between versions of mteb."""
+    task = published_task(name)
+    model = sfr.mteb_model(job(tmp_path / "table", str(minilm_folder())))
+    scores = evaluated(mteb, model, task)
+    assert scores["main_score"] == pytest.approx(own_score(name, model, task), abs=1e-4)
+    published = json.loads((SETS / "published_scores.json").read_text(encoding="utf-8"))
+    of_minilm = published[name]["all-MiniLM-L6-v2"]
+    score = next(score for split, subset, score, *_ in of_minilm if (split, subset) == split_of(task))
+    assert scores["main_score"] == pytest.approx(score / 100, abs=tolerance)
+
+
+def own_score(name: str, model: Any, task: Any) -> float:
+    """The main score by our own measures, of the model that mteb has driven."""
+    ours, (split, subset) = shipped_tasks()[name], split_of(task)
+    common = {"task_metadata": task.metadata, "hf_split": split, "hf_subset": subset}
+    if ours.type == "retrieval":
+        data = task.dataset[subset][split]
+        found = model.search(data["queries"], top_k=1000, encode_kwargs={}, **common)
+        ranking = {query: Ranked(list(one), np.array(list(one.values()), np.float32)) for query, one in found.items()}
+        return score_ranking(ranking, data["relevant_docs"]).means[ours.main_score]
+    read, folder = {
+        "sts": (read_pairs, "sts/STSBenchmark"),
+        "pair_classification": (read_pairs, "pair/sick-nl"),
+        "classification": (read_classes, "cls/banking77"),
+        "clustering": (read_clusters, "clu/sib200-eng"),
+    }[ours.type]
+    own = read(ours, str(SETS / folder), StorageSettings())
+    return score(ours, own, lambda texts, _: model.encode([{"text": list(texts)}], **common))[ours.main_score]
+
+
+def split_of(task: Any) -> tuple[str, str]:
+    split = "validation" if task.metadata.name == "XQuADRetrieval" else "test"
+    return split, task.hf_subsets[0]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small Mistral with the real tokenizer."""
+    return str(build_tiny_mistral(tmp_path_factory.mktemp("tiny")))
+
+
+QUERIES = [{"id": "q1", "text": "Can I upgrade?"}, {"id": "q2", "text": "Where is sudo?"}, {"id": "q3", "text": "Why?"}]
+CORPUS = [
+    {"id": "a", "title": "Upgrades", "text": "How do I upgrade?"},
+    {"id": "b", "title": "", "text": "sudo is in sbin."},
+    {"id": "c", "title": "Upgrades", "text": "Never."},
+]
+PAIRS = [
+    {"sentence1": "A cat sat.", "sentence2": "A cat.", "score": 4.0},
+    {"sentence1": "Dogs.", "sentence2": "Why?", "score": 1.0},
+]
+
+
+def test_queries_and_symmetrical_texts_are_instructed_and_documents_are_bare(
+    mteb: Any, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the tokens that the model gets. Reranking ranks the candidates of each query alone."""
+    seen: set[tuple[int, ...]] = set()
+    from sfr_batch.encoder.encoder import Encoder
+
+    encode = Encoder.encode_tokens
+
+    def spy(self: Encoder, lengths: Any, flat_ids: Any) -> Any:
+        seen.update(tuple(row.tolist()) for row in np.split(flat_ids, np.cumsum(lengths)[:-1]))
+        return encode(self, lengths, flat_ids)
+
+    monkeypatch.setattr(Encoder, "encode_tokens", spy)
+    prompts = {"query": "Instruct: Given a web search query, retrieve relevant passages\nQuery: "}
+    model = sfr.mteb_model(job(tmp_path / "table", tiny, prompts=prompts))
+    candidates = {"q1": ["c", "a"], "q2": ["b", "a", "c"]}
+    task = mteb_tasks.of_retrieval(
+        "AskUbuntuDupQuestions",
+        CORPUS,
+        QUERIES,
+        {"q1": {"a": 1}, "q2": {"b": 1}, "q3": {"c": 1}},
+        top_ranked=candidates,
+    )
+    evaluated(mteb, model, task, tmp_path)
+    evaluated(mteb, model, mteb_tasks.sts("STS12", PAIRS))
+    asked, similar = "Retrieve duplicate questions from AskUbuntu forum", "Retrieve semantically similar text."
+    instructed = [f"Instruct: {asked}\nQuery: {query['text']}" for query in QUERIES]
+    instructed += [f"Instruct: {similar}\nQuery: {pair[side]}" for pair in PAIRS for side in ("sentence1", "sentence2")]
+    bare = ["Upgrades How do I upgrade?", "sudo is in sbin.", "Upgrades Never."]
+    tokens = tokens_of()
+    assert {tokens(text) for text in [*instructed, *bare]} <= seen
+    others = [query["text"] for query in QUERIES] + [prompts["query"] + text for text in bare]
+    others += [f"Instruct: {asked}\nQuery: {text}" for text in bare]
+    assert not {tokens(text) for text in others} & seen
+
+    predicted = json.loads((tmp_path / "AskUbuntuDupQuestions_predictions.json").read_text())["default"]["test"]
+    assert {query: set(documents) for query, documents in predicted.items()} == {
+        "q1": {"a", "c"},
+        "q2": {"a", "b", "c"},
+        "q3": set(),
+    }
+
+
+def tokens_of() -> Callable[[str], tuple[int, ...]]:
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer.from_str(mistral_tokenizer("<s> $A </s>"))
+    return lambda text: tuple(tokenizer.encode(text).ids)
+
+
+def test_the_instruction_is_the_most_special_one(mteb: Any, mistral: str, tmp_path: Path) -> None:
+    """A model whose prompts are fixed keeps them. Scores of other instructions have another place in mteb's cache."""
+    form = {"query": "Instruct: Given a web search query, retrieve relevant passages\nQuery: "}
+    given = {"Retrieval": "type", "Retrieval-query": "type, query", "SciFact": "task", "STS": "sts"}
+    plain = sfr.mteb_model(job(tmp_path / "table", mistral, prompts=form))
+    other = sfr.mteb_model(job(tmp_path / "table", mistral, prompts=form), instructions=given, name="owner/name")
+    fixed = sfr.mteb_model(job(tmp_path / "table", mistral, prompts={"query": "query: ", "document": "passage: "}))
+    none = sfr.mteb_model(job(tmp_path / "table", mistral))
+    query, document = mteb.types.PromptType.query, mteb.types.PromptType.document
+
+    def before(model: Any, name: str, prompt_type: Any = None) -> str:
+        text = model.prompt(mteb.get_task(name).metadata, prompt_type)
+        return text.removeprefix("Instruct: ").removesuffix("\nQuery: ")
+
+    claim = "Given a scientific claim, retrieve documents that support or refute the claim"
+    assert [before(plain, "SciFact", query), before(plain, "SciFact", document)] == [claim, ""]
+    assert before(plain, "XQuADRetrieval", query) == "Retrieve text based on user query."
+    assert before(plain, "CQADupstackAndroidRetrieval", query) == "Retrieve text based on user query."
+    assert before(plain, "STS12") == "Retrieve semantically similar text."
+    assert before(other, "SciFact", query) == "task"
+    assert before(other, "NFCorpus", query) == "type, query"
+    assert [before(other, "STS12"), before(other, "Banking77Classification")] == [
+        "sts",
+        "Given a online banking query, find the corresponding intents",
+    ]
+    assert [before(fixed, "SciFact", query), before(fixed, "SciFact", document), before(fixed, "STS12")] == [
+        "query: ",
+        "passage: ",
+        "query: ",
+    ]
+    assert [before(none, "SciFact", query), before(none, "STS12")] == ["", ""]
+
+    meta = plain.mteb_model_meta
+    assert (meta.embed_dim, meta.max_tokens, meta.similarity_fn_name.value) == (8, 4096, "cosine")
+    assert meta.experiment_kwargs["fingerprint"] == meta.revision == none.mteb_model_meta.revision
+    assert (meta.use_instructions, none.mteb_model_meta.use_instructions) == (True, False)
+    assert other.mteb_model_meta.name == "owner/name"
+    assert meta.name.startswith("sfr-batch/")
+    places = {model.mteb_model_meta.experiment_name for model in (plain, other, fixed, none)}
+    assert len(places) == 4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            {"instructions": {"SciFat": "x"}},
+            "instructions: mteb has no task and no type of tasks 'SciFat'. A key is the name of a task, such as "
+            "SciFact, or a type, such as STS or Retrieval-query.",
+        ),
+        (
+            {"instructions": {"Retrieval-document": "x"}},
+            "instructions: 'Retrieval-document' is for documents, which have model.prompts.document before them, as in "
+            "production. Remove it.",
+        ),
+        (
+            {"encode_kwargs": {"precision": "int8"}},
+            "encode_kwargs: precision='int8' asks for other vectors than those of production. Remove it; model.dtype "
+            "and table.vector_dtype of the config say what is computed and stored.",
+        ),
+        ({"missing": "mteb"}, "mteb_model needs the Python package mteb: pip install 'sfr-batch[mteb]'."),
+        ({"search": True}, "search has no corpus: call index first, as mteb.evaluate does."),
+    ],
+)
+def test_what_mteb_or_its_user_asks_wrongly(
+    mteb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any], message: str
+) -> None:
+    config = job(tmp_path / "table", str(minilm_folder()))
+    if "missing" in wrong:
+        monkeypatch.setitem(sys.modules, wrong["missing"], None)
+    with pytest.raises(ConfigError) as error:
+        call(config, wrong)
+    assert str(error.value) == message
+
+
+def call(config: dict[str, Any], wrong: dict[str, Any]) -> None:
+    model = sfr.mteb_model(config, instructions=wrong.get("instructions"))
+    common = {"task_metadata": None, "hf_split": "test", "hf_subset": "default"}
+    if "search" in wrong:
+        model.search([], top_k=1, encode_kwargs={}, **common)
+    model.encode([], **common, **wrong.get("encode_kwargs", {}))

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from sfr_batch.evaluation.searching import search_documents
+from sfr_batch.evaluation.searching import rank_candidates, search_documents
 from sfr_batch.table.nearest import vectors_of
 
 RANDOM = np.random.default_rng(5)
@@ -58,3 +58,21 @@ def test_vectors_of_a_batch_that_a_filter_has_emptied() -> None:
     (batch,) = batches(["a", "b"], np.eye(8, dtype=np.float32)[:2])
     assert vectors_of(batch.column("embedding")).shape == (2, 8)
     assert vectors_of(batch.slice(0, 0).column("embedding")).shape == (0, 8)
+
+
+def test_candidates_alone_are_ranked() -> None:
+    """By the best chunk of each, ties by id, over batches; candidates that are not there do not count."""
+    ids = [str(number) for number in range(40)] * 2
+    vectors, queries = unit(len(ids)), unit(3)
+    vectors[[7, 47]] = vectors[3]
+    vectors[43] = -vectors[3]
+    candidates = {"a": [str(number) for number in range(0, 40, 3)] + ["7", "gone"], "c": ["5", "5"]}
+    found = rank_candidates(lambda: batches(ids, vectors), ["a", "b", "c"], queries, candidates, 10)
+    whole = search_documents(lambda: batches(ids, vectors), ["a", "b", "c"], queries, 40)
+    for query in ("a", "b", "c"):
+        best = [document for document in whole[query].documents if document in candidates.get(query, ())][:10]
+        assert found[query].documents == best
+        scores = dict(zip(whole[query].documents, whole[query].scores, strict=True))
+        assert np.allclose(found[query].scores, [scores[document] for document in best], atol=1e-6)
+        assert (np.diff(found[query].scores) < 0).all()
+    assert len(found["a"].documents) == 10
