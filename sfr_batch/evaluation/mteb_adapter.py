@@ -23,6 +23,7 @@ from sfr_batch.format.fingerprint import digest
 from sfr_batch.model.prompts import DOCUMENT, QUERY
 from sfr_batch.model.sources import hub
 from sfr_batch.model.sources.location import is_local
+from sfr_batch.pipeline.kept_model import KeptModel, keeping
 from sfr_batch.table.nearest import FloatArray
 from sfr_batch.table.table import Snapshot
 
@@ -36,7 +37,8 @@ _SHOWN = 12
 class MtebModel:
     """A model for `mteb.evaluate`: its EncoderProtocol and its SearchProtocol. `sfr_batch.mteb_model` makes it.
 
-    ``batch_size`` and ``num_proc`` have no effect: `run` of the config says how texts are embedded.
+    ``batch_size`` and ``num_proc`` have no effect: `run` of the config says how texts are embedded. A model that is
+    loaded in this process stays there as long as this object.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class MtebModel:
         self._production = Production(config)
         self._instructions = dict(instructions or {})
         _check_instructions(self._instructions)
+        self._model = KeptModel()
         self._indexed: Snapshot | None = None
         self.mteb_model_meta = _meta(self._production, name, self._instructions)
 
@@ -72,7 +75,8 @@ class MtebModel:
         prompt = self.prompt(task_metadata, prompt_type)
         texts = [prompt + text for batch in inputs for text in batch["text"]]
         staged = self._production.stage(texts)
-        snapshot = self._production.embed_texts([staged])
+        with keeping(self._model):
+            snapshot = self._production.embed_texts([staged])
         if snapshot is None:
             return np.empty((0, self.mteb_model_meta.embed_dim), np.float32)
         return self._production.vectors(snapshot, texts)(texts)
@@ -91,12 +95,13 @@ class MtebModel:
         """Embed the documents into a table, as far as they are not in it: a killed run continues, a repeated one is
         done. Raises what `embed` raises."""
         _refuse_precision(encode_kwargs)
-        name, version = task_metadata.name, _version(corpus)
+        name, version = task_metadata.name, version_of_corpus(corpus)
         rows = ({_ID: id_, _TEXT: f"{title} {text}".strip()} for id_, title, text in _documents(corpus))
         files = self._production.copy(f"corpora/{quote(name, safe='')}-{version[:_SHOWN]}", rows)
         storage = self._production.config.table.storage
         settings = CorpusSettings(path=files, id=_ID, text=_TEXT, storage=storage)
-        self._indexed = self._production.corpus(name, version, settings)
+        with keeping(self._model):
+            self._indexed = self._production.corpus(name, version, settings)
 
     def search(
         self,
@@ -178,8 +183,8 @@ def _documents(corpus: Any) -> Iterator[tuple[str, str, str]]:
             yield str(id_), title or "", text or ""
 
 
-def _version(corpus: Any) -> str:
-    """Of a corpus: a hash of all documents, as `retrieval_set` makes it."""
+def version_of_corpus(corpus: Any) -> str:
+    """A hash of all documents: `RetrievalSet.corpus_version`, so that a corpus is embedded once, for mteb or not."""
     version = Digest()
     for document in _documents(corpus):
         version.add(*document)

@@ -37,6 +37,8 @@ class RetrievalSet:
     """Queries without a judgement in this split."""
     version: str
     """Of the data: a hash of all documents, judged queries and judgements, whatever the format of the files."""
+    corpus_version: str
+    """Of the documents alone, whose vectors serve all splits, and mteb: see `mteb_adapter`."""
 
 
 def read_retrieval(task: Task, path: str, settings: StorageSettings) -> RetrievalSet:
@@ -59,9 +61,10 @@ def read_retrieval(task: Task, path: str, settings: StorageSettings) -> Retrieva
         )
     corpus = folder.find("corpus")
     documents, columns = _check_corpus(corpus, qrels, place, fields, digest, settings)
+    corpus_version = digest.version
     for query, text in queries.items():
         digest.add(query, text, *(part for document, grade in qrels[query].items() for part in (document, grade)))
-    return RetrievalSet(corpus, documents, columns, queries, qrels, left_out, digest.version)
+    return RetrievalSet(corpus, documents, columns, queries, qrels, left_out, digest.version, corpus_version)
 
 
 def documents_of(data: RetrievalSet, task: Task, settings: StorageSettings) -> Iterator[dict[str, str]]:

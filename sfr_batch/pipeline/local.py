@@ -14,7 +14,7 @@ import pyarrow as pa
 from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.errors import RunFailed
 from sfr_batch.format.records import Receipt
-from sfr_batch.pipeline import encode_stage, packing, read_stage, write_stage
+from sfr_batch.pipeline import kept_model, packing, read_stage, write_stage
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Failure, results
 
@@ -39,7 +39,7 @@ def execute(
         # Before the model is loaded: that takes seconds, and the first splits are ready when it is.
         ahead = deque(reader.submit(next, rows, None) for _ in range(_READ_AHEAD))
         enter("loading the model")
-        encode = encode_stage.Encode(job, own_process=False)
+        encode = kept_model.encode_stage_of(job)
         if encode.problem:
             raise RunFailed(encode.problem)
         enter("encoding")

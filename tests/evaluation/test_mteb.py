@@ -13,10 +13,14 @@ import sfr_batch as sfr
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError
 from sfr_batch.evaluation.measures.retrieval import score_ranking
+from sfr_batch.evaluation.mteb_adapter import version_of_corpus
 from sfr_batch.evaluation.ranking import Ranked, ranked
+from sfr_batch.evaluation.retrieval_set import read_retrieval
 from sfr_batch.evaluation.scoring import score
 from sfr_batch.evaluation.sets import read_classes, read_clusters, read_pairs
 from sfr_batch.evaluation.task_files import Task, shipped_tasks
+from sfr_batch.pipeline import encode_stage
+from sfr_batch.pipeline.encode_stage import load_encoder
 from tests.evaluation import mteb_tasks
 from tests.evaluation.published import SETS, TYPES, needs_sets
 from tests.models import build_tiny_mistral, minilm_folder, mistral_tokenizer
@@ -156,6 +160,16 @@ def test_retrieval_through_mteb_equals_products_of_all_vectors(mteb: Any, tmp_pa
     assert [len(sfr.open_table(table).snapshots()) for table in (corpus, texts)] == [1, 2]
 
 
+@needs_sets
+@pytest.mark.parametrize(("name", "folder"), [("XQuADRetrieval", "xquad-en"), ("SciFact", "scifact")])
+def test_mteb_and_files_of_one_corpus_have_one_table(mteb: Any, name: str, folder: str) -> None:
+    """It is named by the task and the version of its documents."""
+    task, place = mteb_tasks.retrieval(name, SETS / "beir" / folder), str(SETS / "beir" / folder)
+    split, subset = split_of(task)
+    ours = read_retrieval(shipped_tasks()[name].model_copy(update={"files": ("test",)}), place, StorageSettings())
+    assert version_of_corpus(task.dataset[subset][split]["corpus"]) == ours.corpus_version
+
+
 PUBLISHED = ["XQuADRetrieval", "SciFact", "STSBenchmark", "Banking77Classification", "SICKNLPairClassification"]
 
 
@@ -240,7 +254,7 @@ PAIRS = [
 def test_queries_and_symmetrical_texts_are_instructed_and_documents_are_bare(
     mteb: Any, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the tokens that the model gets. Reranking ranks the candidates of each query alone."""
+    """As the tokens that the model gets, which is loaded once. Reranking ranks the candidates of each query alone."""
     seen: set[tuple[int, ...]] = set()
     from sfr_batch.encoder.encoder import Encoder
 
@@ -251,6 +265,8 @@ def test_queries_and_symmetrical_texts_are_instructed_and_documents_are_bare(
         return encode(self, lengths, flat_ids)
 
     monkeypatch.setattr(Encoder, "encode_tokens", spy)
+    loaded = []
+    monkeypatch.setattr(encode_stage, "load_encoder", lambda *of, **how: loaded.append(1) or load_encoder(*of, **how))
     prompts = {"query": "Instruct: Given a web search query, retrieve relevant passages\nQuery: "}
     model = sfr.mteb_model(job(tmp_path / "table", tiny, prompts=prompts))
     candidates = {"q1": ["c", "a"], "q2": ["b", "a", "c"]}
@@ -268,6 +284,7 @@ def test_queries_and_symmetrical_texts_are_instructed_and_documents_are_bare(
     instructed += [f"Instruct: {similar}\nQuery: {pair[side]}" for pair in PAIRS for side in ("sentence1", "sentence2")]
     bare = ["Upgrades How do I upgrade?", "sudo is in sbin.", "Upgrades Never."]
     tokens = tokens_of()
+    assert len(loaded) == 1
     assert {tokens(text) for text in [*instructed, *bare]} <= seen
     others = [query["text"] for query in QUERIES] + [prompts["query"] + text for text in bare]
     others += [f"Instruct: {asked}\nQuery: {text}" for text in bare]
