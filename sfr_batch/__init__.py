@@ -15,6 +15,7 @@
     verify        VerifyReport     checks the model of a config
     plan          EmbedPlan        what embed would do; writes nothing
     embed         Summary          embeds what is missing and publishes a snapshot
+    evaluate      Evaluation       scores a model beside published scores
     open_table    EmbeddingTable   opens a table, or the table behind a pointer
     audit         AuditReport      checks every promise of a table
     repair        Repair           has the rows of lost files again
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from sfr_batch.api import EmbeddingTable as EmbeddingTable
     from sfr_batch.api import audit as audit
     from sfr_batch.api import embed as embed
+    from sfr_batch.api import evaluate as evaluate
     from sfr_batch.api import mteb_model as mteb_model
     from sfr_batch.api import open_table as open_table
     from sfr_batch.api import plan as plan
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
     from sfr_batch.encoder.encoder import Encoder as Encoder
     from sfr_batch.errors import SfrBatchError as SfrBatchError
     from sfr_batch.evaluation.mteb_adapter import MtebModel as MtebModel
+    from sfr_batch.evaluation.report import Evaluation as Evaluation
     from sfr_batch.pipeline.repair import Repair as Repair
     from sfr_batch.pipeline.summary import Summary as Summary
     from sfr_batch.planning.plan import EmbedPlan as EmbedPlan
@@ -94,6 +97,7 @@ _HOMES = {
     "EmbedPlan": "planning.plan",
     "EmbeddingTable": "api",
     "Encoder": "encoder.encoder",
+    "Evaluation": "evaluation.report",
     "Expiry": "table.commit.expiry",
     "Exported": "table.export",
     "Hit": "table.search",
@@ -112,6 +116,7 @@ _HOMES = {
     "audit": "api",
     "embed": "api",
     "errors": "errors",
+    "evaluate": "api",
     "load_config": "config.loading",
     "mteb_model": "api",
     "open_table": "api",

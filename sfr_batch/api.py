@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from sfr_batch.checks.verify.report import VerifyReport
     from sfr_batch.encoder.encoder import Encoder
     from sfr_batch.evaluation.mteb_adapter import MtebModel
+    from sfr_batch.evaluation.report import Evaluation
+    from sfr_batch.evaluation.results import TaskResult
     from sfr_batch.pipeline.repair import Repair
     from sfr_batch.pipeline.summary import Summary
     from sfr_batch.planning.plan import EmbedPlan
@@ -101,6 +103,27 @@ def embed(config: "ConfigOrPath", overrides: "Overrides" = (), **settings: Any) 
     from sfr_batch.pipeline import runner  # loads what planning can do without
 
     return runner.embed(_load(config, overrides, settings))
+
+
+def evaluate(
+    config: "ConfigOrPath",
+    overrides: "Overrides" = (),
+    *,
+    tasks: Sequence[str] = (),
+    each: "Callable[[TaskResult], None] | None" = None,
+    **settings: Any,
+) -> "Evaluation":
+    """Score the config's model in the tasks of `evaluation.tasks`, beside the scores of `evaluation.published`.
+
+    Texts are embedded by the main job, as `embed` would, into tables below `evaluation.path`. Safe to repeat: what is
+    there is not embedded again. overrides, settings: see `load_config`;
+    ``sfr.evaluate("job.yaml", {"evaluation.tasks.SciFact": "data/scifact"})``. tasks: only these. each: is called with
+    the result of each task as soon as it is there. Raises ConfigError, and CorpusError for wrong data, before a model
+    is loaded, and what `embed` raises. Needs the extra: ``pip install 'sfr-batch[evaluation]'``.
+    """
+    from sfr_batch.evaluation.evaluate import evaluate  # loads what planning can do without
+
+    return evaluate(_load(config, overrides, settings), listed("tasks", tasks), each or _ignore)
 
 
 def repair(

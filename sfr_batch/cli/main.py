@@ -13,6 +13,7 @@ import click
 
 import sfr_batch as api  # its names are loaded when they are used: help is quick
 from sfr_batch.cli.encode import encode
+from sfr_batch.cli.evaluate import evaluate
 from sfr_batch.cli.init import init
 from sfr_batch.cli.maintenance import KEEPING
 from sfr_batch.cli.options import DOES_THE_REST, ENDPOINT, NOTHING, report_errors, show_objects
@@ -34,6 +35,7 @@ _IN_ORDER_OF_USE = {
     "status": "Show the last snapshots, and the runs that go on.",
     "search": "Find the rows that are nearest to a query.",
     "encode": "Print the vectors of texts, by the model of a table.",
+    "evaluate": "Score a model beside published scores.",
     "snapshots": "List the snapshots, oldest first.",
     "audit": "Check every promise of a table.",
     "repair": "Have the rows of lost or damaged files again.",
@@ -282,5 +284,5 @@ def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -
             click.echo(f"Would remove {what}. Nothing was removed; --delete does it.")
 
 
-for _command in (init, encode, *READING, *KEEPING):
+for _command in (init, encode, evaluate, *READING, *KEEPING):
     main.add_command(_command)

@@ -4,10 +4,11 @@ Knows objects of a store; knows no measure.
 """
 
 import importlib.metadata
-import json
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
+
+from pydantic import ConfigDict, TypeAdapter
 
 from sfr_batch.evaluation.results import TaskResult
 from sfr_batch.format.fingerprint import digest
@@ -26,6 +27,7 @@ _LIBRARIES = (
     "scikit-learn",
     "pytrec-eval-terrier",
 )
+_JSON = TypeAdapter(TaskResult, config=ConfigDict(ser_json_inf_nan="strings"))
 
 
 def library_versions() -> dict[str, str]:
@@ -54,11 +56,11 @@ class Kept:
         """The result that is kept there."""
         if f"{key}.json" not in self._there:
             return None
-        return TaskResult.from_dict(json.loads(self._store.read(f"{key}.json")))
+        return _JSON.validate_json(self._store.read(f"{key}.json"))
 
     def keep(self, key: str, result: TaskResult) -> None:
         """Keep a result. Its files are written before: it says that they are whole."""
-        self.write(f"{key}.json", json.dumps(result.to_dict(), ensure_ascii=False, indent=2).encode())
+        self.write(f"{key}.json", _JSON.dump_json(result, indent=1))
 
     def write(self, key: str, data: bytes) -> str:
         """Write a file, in the place of one that an evaluation left which was stopped. Returns its URI."""

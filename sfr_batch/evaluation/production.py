@@ -108,7 +108,7 @@ class Production:
 
     def stage(self, texts: Iterable[str]) -> Staged:
         """Write texts, which have their prompts in them, where the main job will read them."""
-        distinct = list(dict.fromkeys(texts))
+        distinct = _distinct(texts)
         name = short_id(*distinct)
         rows = ({_ID: _row_id(name, number), _TEXT: text} for number, text in enumerate(distinct))
         return Staged(name, tuple(self.copy(f"texts/{name}", rows)))
@@ -141,21 +141,23 @@ class Production:
     def vectors(self, snapshot: Snapshot, texts: Iterable[str]) -> Vectors:
         """Vectors of the texts of one `stage`, in the same order, from the snapshot of `embed_texts`.
 
-        Raises CorpusError if the job has rejected a text that is not blank.
+        Those of blank texts, which a table rejects, and which sets of pairs and labels may have, are computed here.
+        Raises CorpusError if the job has rejected a text.
         """
-        rows = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        name = short_id(*rows)
-        matrix = np.full((len(rows), int(self.inputs["dim"])), np.nan, np.float32)
-        where = f"id >= '{_row_id(name, 0)}' and id < '{_row_id(name, len(rows))}'"
+        texts = list(texts)
+        distinct = _distinct(texts)
+        blank = [text for text in dict.fromkeys(texts) if not text.strip()]
+        matrix = np.full((len(distinct) + len(blank), int(self.inputs["dim"])), np.nan, np.float32)
+        name = short_id(*distinct)
+        where = f"id >= '{_row_id(name, 0)}' and id < '{_row_id(name, len(distinct))}'"
         for batch in snapshot.scan([_ID, names.EMBEDDING], where=where).batches():
-            if batch.num_rows:
-                at = [_row_of(row) for row in batch.column(_ID).to_pylist()]
-                matrix[at] = vectors_of(batch.column(names.EMBEDDING))
-        lost = {text: row for text, row in rows.items() if np.isnan(matrix[row, 0])}
-        if lost:
-            _refuse_rejected(snapshot, {_row_id(name, row): text for text, row in lost.items() if text.strip()})
-            # Data sets of pairs and labels may have blank texts, which a table rejects.
-            matrix[list(lost.values())] = self.encoder.encode(list(lost))
+            at = [_row_of(row) for row in batch.column(_ID).to_pylist()]
+            matrix[at] = vectors_of(batch.column(names.EMBEDDING))
+        lost = np.flatnonzero(np.isnan(matrix[: len(distinct), 0]))
+        _refuse_rejected(snapshot, {_row_id(name, row): distinct[row] for row in lost.tolist()})
+        if blank:
+            matrix[len(distinct) :] = self.encoder.encode(blank)
+        rows = {text: row for row, text in enumerate([*distinct, *blank])}
         return Vectors(rows, matrix)
 
     @cached_property
@@ -195,6 +197,11 @@ def _refuse_rejected(snapshot: Snapshot, texts: Mapping[str, str]) -> None:
         f"{counted(len(texts), 'text')} of the data set could not be embedded, such as "
         f"{next(iter(texts.values()))[:60]!r}: {why}"
     )
+
+
+def _distinct(texts: Iterable[str]) -> list[str]:
+    """The texts that the main job embeds: each once, and no blank one."""
+    return [text for text in dict.fromkeys(texts) if text.strip()]
 
 
 def _in_parts(documents: Iterable[Mapping[str, str]]) -> Iterator[list[Mapping[str, str]]]:

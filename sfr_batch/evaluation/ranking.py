@@ -43,18 +43,6 @@ def ranked(documents: Sequence[str], scores: FloatArray) -> Ranked:
     return Ranked(documents, falling)
 
 
-def without_identical_ids(ranking: Ranking) -> Ranking:
-    """The ranking without a document that has the id of the query: it is the query itself (`ignore_identical_ids`)."""
-    return {query: _without(found, query) for query, found in ranking.items()}
-
-
-def _without(found: Ranked, document: str) -> Ranked:
-    if document not in found.documents:
-        return found
-    kept = [place for place, other in enumerate(found.documents) if other != document]
-    return Ranked([found.documents[place] for place in kept], found.scores[kept])
-
-
 def run_file(ranking: Ranking, tag: str) -> Iterator[str]:
     """The lines of a run file: query, Q0, document, rank from 1, score, tag. See `field` for ids with white space."""
     for query, found in ranking.items():

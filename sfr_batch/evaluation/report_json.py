@@ -46,9 +46,7 @@ def dumped(
         for own in published
     ]
     saved = _Saved(format=_FORMAT, made=made, results=tuple(results), published=tuple(kept), tolerances={**tolerances})
-    # Of a task what is special: some settings may not even be named where they mean nothing.
-    tasks = {"results": [result.to_dict() for result in results]}
-    plain: dict[str, Any] = _without_nan(saved.model_dump(mode="python") | tasks)
+    plain: dict[str, Any] = _without_nan(saved.model_dump(mode="python"))
     return plain
 
 

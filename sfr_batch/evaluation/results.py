@@ -4,7 +4,7 @@ Knows no published score (`published`) and makes no scores (`scoring`, `measures
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from sfr_batch.evaluation.task_files import Task
@@ -37,15 +37,6 @@ class TaskResult:
     def main_score(self) -> float:
         """The score that stands for the task."""
         return self.scores[self.task.main_score]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as values of JSON."""
-        return {**asdict(self), "task": self.task.model_dump(mode="json", exclude_defaults=True)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "TaskResult":
-        """The inverse of `to_dict`."""
-        return cls(**{**values, "task": Task.model_validate(values["task"]), "remarks": tuple(values["remarks"])})
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,11 @@ def write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """As `write_text`, of bytes."""
+    path.write_bytes(data)
+
+
 def write_atomically(path: Path, text: str, *, replace: bool = True) -> None:
     """Give a file the content ``text``, so that other processes see it whole or not at all.
 

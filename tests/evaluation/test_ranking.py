@@ -3,7 +3,7 @@
 import numpy as np
 import pytrec_eval
 
-from sfr_batch.evaluation.ranking import Ranked, qrels_file, ranked, run_file, without_identical_ids
+from sfr_batch.evaluation.ranking import Ranked, qrels_file, ranked, run_file
 
 QRELS = {"q 1": {"a b": 1, "50%": 0}, "q2": {"c": 2}}
 
@@ -27,11 +27,3 @@ def test_trec_eval_reads_the_files_and_keeps_the_order() -> None:
     scores = pytrec_eval.RelevanceEvaluator(qrels, {"recip_rank"}).evaluate(run)
     assert scores == {"q%201": {"recip_rank": 0.5}}
     assert next(run_file(ranking, "a tag")) == "q%201 Q0 50%25 1 0.25 a%20tag\n"
-
-
-def test_a_query_does_not_find_itself() -> None:
-    other = ranked(["a", "b"], np.array([0.5, 0.25]))
-    found = without_identical_ids({"b": ranked(["a", "b", "c"], np.array([0.5, 0.25, 0.125])), "q": other})
-    assert found["b"].documents == ["a", "c"]
-    assert found["b"].scores.tolist() == [0.5, 0.125]
-    assert found["q"] is other

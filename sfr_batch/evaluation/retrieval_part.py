@@ -1,0 +1,108 @@
+"""A data set of retrieval: its corpus in a table of its own, the ranked documents of its queries, their measures.
+
+Joins the data, the main job, the search and the measures; each of them is elsewhere.
+"""
+
+import re
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from sfr_batch.config.settings import CorpusSettings
+from sfr_batch.corpus.file_formats import JSONL, PARQUET, format_of
+from sfr_batch.errors import counted
+from sfr_batch.evaluation.kept import Kept
+from sfr_batch.evaluation.measures.retrieval import RankingScores, score_ranking
+from sfr_batch.evaluation.parts import Scored
+from sfr_batch.evaluation.production import Production
+from sfr_batch.evaluation.ranking import Ranking, qrels_file, run_file
+from sfr_batch.evaluation.retrieval_set import documents_of, read_retrieval
+from sfr_batch.evaluation.searching import search_documents
+from sfr_batch.evaluation.task_files import Task
+from sfr_batch.format import names
+from sfr_batch.format.parquet import encode_parquet
+from sfr_batch.table.table import Snapshot
+
+TOP_K = 1000
+"""Documents that are ranked for each query: the deepest cut-off of the card."""
+_PLAIN = re.compile(r"\w+([ -]\w+)*")
+"""Names of columns that mean nothing else in `corpus.text`."""
+
+
+class RetrievalPart:
+    """See `parts.Part`."""
+
+    def __init__(self, task: Task, name: str, path: str, production: Production, kept: Kept) -> None:
+        """name: of the task, with that of the part. Raises CorpusError."""
+        self.path = path
+        self._task = task
+        self._name = name
+        self._production = production
+        self._kept = kept
+        self._data = read_retrieval(task, path, production.config.corpus.storage)
+        self.version = self._data.version
+
+    def texts(self) -> Iterator[str]:
+        prompt = self._production.prompts.instructed(self._task)
+        return (prompt + query for query in self._data.queries.values())
+
+    def score(self, texts: Snapshot, key: str) -> Scored:
+        """See `parts.Part`. Raises what `embed` raises, and ConfigError if a library of the measures is missing."""
+        data = self._data
+        table = self._production.corpus(self._name, self.version, self._corpus())
+        vectors = self._production.vectors(texts, self.texts())(list(self.texts()))
+        ranking = search_documents(
+            table.scan([names.ID, names.EMBEDDING]).batches,
+            list(data.queries),
+            vectors,
+            TOP_K,
+            without_own=self._task.ignore_identical_ids,
+        )
+        measured = score_ranking(ranking, data.qrels)
+        counts = {
+            "documents": data.documents,
+            "queries": len(data.queries),
+            "judgements": sum(map(len, data.qrels.values())),
+        }
+        return Scored(
+            measured.means,
+            counts,
+            tuple(self._remarks(table)),
+            {"table": table.store.root, **self._write(key, ranking, measured)},
+        )
+
+    def _corpus(self) -> CorpusSettings:
+        """The corpus as the main job reads it: in its place, or, where other rules hold for files, a copy."""
+        data, columns = self._data, self._data.columns
+        storage = self._production.config.corpus.storage
+        in_place = all(format_of(uri)[0] in (JSONL, PARQUET) for uri in data.corpus)
+        if in_place and all(_PLAIN.fullmatch(name) for name in columns.values()):
+            text = " ".join(f"{{{columns[role]}}}" for role in ("title", "text") if role in columns)
+            return CorpusSettings(path=list(data.corpus), id=columns["id"], text=text, storage=storage)
+        rows = documents_of(data, self._task, storage)
+        files = self._production.copy(f"corpora/{self.version}", rows)
+        text = "{title} {text}"
+        return CorpusSettings(path=files, id="id", text=text, storage=self._production.config.table.storage)
+
+    def _remarks(self, table: Snapshot) -> Iterator[str]:
+        counts = table.manifest.counts
+        if counts.rejected:
+            reasons = table.rejects().column(names.REASON).value_counts().to_pylist()
+            why = ", ".join(f"{reason['values']} {reason['counts']:,}" for reason in reasons)
+            yield f"{counted(counts.rejected, 'document')} cannot be found, for the table rejects them: {why}."
+        if counts.truncated:
+            documents = counted(counts.truncated, "document")
+            yield f"{documents} truncated, {table.share_cut:.1%} of all tokens not embedded."
+        if self._data.left_out:
+            yield f"{counted(self._data.left_out, 'query', 'queries')} without a judgement in this split left out."
+
+    def _write(self, key: str, ranking: Ranking, measured: RankingScores) -> dict[str, str]:
+        """The run file, the judgements and the scores of each query; their URIs."""
+        queries = {"query": measured.queries, "text": [self._data.queries[query] for query in measured.queries]}
+        scores = pa.table({**queries, **dict(zip(measured.names, measured.values.T, strict=True))})
+        tag = f"sfr-batch-{self._production.fingerprint[:12]}"
+        return {
+            "run": self._kept.write(f"{key}.run.trec", "".join(run_file(ranking, tag)).encode()),
+            "qrels": self._kept.write(f"{key}.qrels.trec", "".join(qrels_file(self._data.qrels)).encode()),
+            "queries": self._kept.write(f"{key}.queries.parquet", encode_parquet(scores)),
+        }
