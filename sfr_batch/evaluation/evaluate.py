@@ -40,8 +40,8 @@ def evaluate(
     published = [read_published(path, config.corpus.storage) for path in config.evaluation.published]
     production = Production(config)
     made = _made(production)
-    kept = Kept(production.store)
-    work = [_Work.of(one, production, kept, made) for one in chosen]
+    kept = Kept(production.store, made)
+    work = [_Work.of(one, production, kept) for one in chosen]
     todo = [one for one in work if one.result is None]
     staged = [production.stage(part.texts()) for one in todo for part in one.parts.values()]
     texts = production.embed_texts(staged) if staged else None
@@ -67,7 +67,7 @@ class _Work:
     """That of an earlier evaluation."""
 
     @classmethod
-    def of(cls, chosen: Chosen, production: Production, kept: Kept, made: Made) -> "_Work":
+    def of(cls, chosen: Chosen, production: Production, kept: Kept) -> "_Work":
         """Read and check the data of a task."""
         task = production.prompts.fitted(chosen.task)
         parts = {name: _open_part(task, name, path, production, kept) for name, path in chosen.parts.items()}
@@ -78,10 +78,8 @@ class _Work:
                 "task": task.model_dump(mode="json"),
                 "data": {name: part.version for name, part in parts.items()},
                 "prompts": prompts,
-                "model": made.fingerprint,
                 "table": production.corpus_fingerprint if task.type == RETRIEVAL else "",
                 "unnormalized": production.config.evaluation.unnormalized,
-                "versions": made.versions,
             },
         )
         return cls(task, absolute_uri(chosen.path), prompts, parts, key, kept.find(key))

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from pydantic import ConfigDict, TypeAdapter
-
-from sfr_batch.evaluation.results import TaskResult
+from sfr_batch.evaluation.report import Evaluation
+from sfr_batch.evaluation.results import Made, TaskResult
 from sfr_batch.format.fingerprint import digest
 from sfr_batch.storage.store import Store
 
@@ -27,7 +26,6 @@ _LIBRARIES = (
     "scikit-learn",
     "pytrec-eval-terrier",
 )
-_JSON = TypeAdapter(TaskResult, config=ConfigDict(ser_json_inf_nan="strings"))
 
 
 def library_versions() -> dict[str, str]:
@@ -44,23 +42,28 @@ def library_versions() -> dict[str, str]:
 class Kept:
     """Results and their files in the folder results/ of a store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, made: Made) -> None:
+        """made: what the results are made with."""
         self._store = store
+        self._made = made
         self._there = {info.key for info in store.list("results")}
 
     def key(self, name: str, made_with: Mapping[str, Any]) -> str:
-        """Where a result is kept. made_with: everything that can change it, as values of JSON."""
-        return f"results/{quote(name, safe='')}-{digest({**made_with, 'rule': RULE})[:12]}"
+        """Where a result is kept. made_with: everything else that can change it, as values of JSON."""
+        made = {"model": self._made.fingerprint, "versions": dict(self._made.versions), "rule": RULE}
+        return f"results/{quote(name, safe='')}-{digest({**made, **made_with})[:12]}"
 
     def find(self, key: str) -> TaskResult | None:
         """The result that is kept there."""
         if f"{key}.json" not in self._there:
             return None
-        return _JSON.validate_json(self._store.read(f"{key}.json"))
+        name = f"{key}.json"
+        (result,) = Evaluation.from_json(self._store.read(name), f"{self._store.root}/{name}").results
+        return result
 
     def keep(self, key: str, result: TaskResult) -> None:
-        """Keep a result. Its files are written before: it says that they are whole."""
-        self.write(f"{key}.json", _JSON.dump_json(result, indent=1))
+        """Keep a result, as the report of one task. Its files are written before: it says that they are whole."""
+        self.write(f"{key}.json", Evaluation(self._made, (result,)).to_json().encode())
 
     def write(self, key: str, data: bytes) -> str:
         """Write a file, in the place of one that an evaluation left which was stopped. Returns its URI."""
