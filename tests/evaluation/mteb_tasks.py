@@ -1,7 +1,9 @@
 """Real tasks of mteb, with their splits, prompts and measures, on data of a local folder: nothing is fetched."""
 
 import csv
+import inspect
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,17 @@ def sib200(splits: dict[str, list[dict[str, Any]]]) -> Any:
     task.dataset_transform()
     task.data_loaded = True
     return task
+
+
+def small_tasks() -> Iterator[Any]:
+    """The classes of mteb's own small tasks on texts, but for those made of other tasks."""
+    from mteb.mocks import mock_tasks
+
+    for name, value in sorted(vars(mock_tasks).items()):
+        if "Mock" in name and inspect.isclass(value):
+            known = value.metadata
+            if known.modalities == ["text"] and not hasattr(known, "tasks"):
+                yield value
 
 
 def read_table(file: Path, quoted: bool = False) -> list[dict[str, Any]]:

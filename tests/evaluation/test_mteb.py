@@ -209,6 +209,32 @@ def test_scores_through_mteb_are_those_that_were_published(
     assert scores["main_score"] == pytest.approx(score / 100, abs=tolerance)
 
 
+@pytest.mark.slow
+def test_every_type_of_task_of_mteb_has_the_scores_that_its_own_encoder_gives(mteb: Any, tmp_path: Path) -> None:
+    """Its small tasks on texts: with instructions in queries, dialogs, candidates, several languages and labels."""
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    theirs = sentence_transformers.SentenceTransformer(str(minilm_folder()), device="cpu")
+    ours = sfr.mteb_model(job(tmp_path / "table", str(minilm_folder())))
+    kinds = list(mteb_tasks.small_tasks())
+    assert len(kinds) > 25
+    for kind in kinds:
+        expected, found = (all_scores(mteb, model, kind()) for model in (theirs, ours))
+        assert found == pytest.approx(expected, abs=1e-4, nan_ok=True), kind.__name__
+
+
+def all_scores(mteb: Any, model: Any, task: Any) -> dict[tuple[str, str, str], float]:
+    """The scores of all splits and subsets."""
+    task.load_data()
+    (result,) = mteb.evaluate(model, task, cache=None, show_progress_bar=False).task_results
+    return {
+        (split, scores["hf_subset"], key): value
+        for split, subsets in result.scores.items()
+        for scores in subsets
+        for key, value in scores.items()
+        if isinstance(value, float)
+    }
+
+
 def own_score(name: str, model: Any, task: Any) -> float:
     """The main score by our own measures, of the model that mteb has driven."""
     ours, (split, subset) = shipped_tasks()[name], split_of(task)
