@@ -32,11 +32,11 @@
     Snapshot         one published state of a table: table.current(), table.snapshots(), table.at(...)
     Hits, Hit        what table.search found: a list that prints, and its rows
     Sample           table.sample(1000)
+    TableScores, TableComparison    table.evaluate("questions.csv"), table.compare("old", "questions.csv")
     Changes          table.changes(1, 2)
     Exported         table.export(target)
     Expiry           table.maintenance.expire(...)
-    Compaction       table.maintenance.compact(...)
-    Orphans          table.maintenance.sweep(...)
+    Compaction, Orphans    table.maintenance.compact(...), table.maintenance.sweep(...)
     MtebModel        what mteb calls: encode, index, search
     SfrBatchError    the base of all errors; the others are in `errors`
 
@@ -72,6 +72,8 @@ if TYPE_CHECKING:
     from sfr_batch.encoder.encoder import Encoder as Encoder
     from sfr_batch.errors import SfrBatchError as SfrBatchError
     from sfr_batch.evaluation.mteb_adapter import MtebModel as MtebModel
+    from sfr_batch.evaluation.questions.comparison import TableComparison as TableComparison
+    from sfr_batch.evaluation.questions.scores import TableScores as TableScores
     from sfr_batch.evaluation.report import Evaluation as Evaluation
     from sfr_batch.pipeline.repair import Repair as Repair
     from sfr_batch.pipeline.summary import Summary as Summary
@@ -112,6 +114,8 @@ _HOMES = {
     "Snapshot": "table.table",
     "StorageSettings": "config.settings",
     "Summary": "pipeline.summary",
+    "TableComparison": "evaluation.questions.comparison",
+    "TableScores": "evaluation.questions.scores",
     "VerifyReport": "checks.verify.report",
     "audit": "api",
     "embed": "api",

@@ -14,6 +14,7 @@ from sfr_batch.config.loading import config_from_dict, load_config
 from sfr_batch.config.overrides import Overrides
 from sfr_batch.config.settings import Config, ModelSettings, StorageSettings
 from sfr_batch.errors import ConfigError, TableMismatch, TableNotFound
+from sfr_batch.evaluation.questions.askable import Askable
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import mismatches
 from sfr_batch.format.records import TableCard
@@ -251,7 +252,7 @@ def promote_back(pointer: Location, *, storage: StorageSettings | None = None) -
     return pointers.back(open_store(pointer, storage))
 
 
-class EmbeddingTable(Table):
+class EmbeddingTable(Askable):
     """A table that can encode a query with the model it was made with. `sfr_batch.open_table` opens it.
 
         table.search("open a file", k=3)              hits; .to_pandas(), .to_arrow()
@@ -263,6 +264,8 @@ class EmbeddingTable(Table):
         table.snapshots(), table.at(time="2026-11-24")    earlier states; each has all these readers
         table.changes(1, 2)                           what to upsert and delete elsewhere
         table.export("folder")                        plain Parquet for any engine
+        table.evaluate("questions.csv")               nDCG and recall for questions of your own
+        table.compare("old", "questions.csv")         what is lost and gained beside another table
         table.audit()                                 checks every promise of the table
         table.maintenance                             .expire(), .compact(), .sweep()
         table.encoder.encode(texts)                   the model of the table
@@ -401,6 +404,9 @@ class EmbeddingTable(Table):
             vectors = self.encoder.encode(texts, prompt=QUERY)
         found = nearest(scan.batches(), vectors, k, shown)
         return Matches(found, shown, scan.select([names.ID, *shown]).schema)
+
+    def _open(self, path: Location, storage: StorageSettings | None) -> "EmbeddingTable":
+        return open_table(path, storage)
 
 
 def _ignore(result: object) -> None:

@@ -555,6 +555,8 @@ PUBLIC = {
     "table.commit.sweep": ["Orphans"],
     "table.pointer": ["PointerTarget"],
     "errors": ["SfrBatchError", "errors"],
+    "evaluation.questions.comparison": ["TableComparison"],
+    "evaluation.questions.scores": ["TableScores"],
     "table.table": ["Snapshot"],
     "pipeline.summary": ["Summary"],
     "checks.verify.report": ["VerifyReport"],

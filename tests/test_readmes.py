@@ -170,8 +170,9 @@ def _parse(command: click.Command, args: list[str]) -> None:
         context = command.make_context(command.name, args)
     except click.exceptions.Exit:  # --help
         return
-    config = context.params.get("config") or context.params.get("against")
     overrides = context.params.get("overrides", ())
+    against = context.params.get("against") if "overrides" in context.params else None  # that of `score` is a table
+    config = context.params.get("config") or against
     if config and "/" in config:
         load_config(ROOT / config, overrides)
     else:

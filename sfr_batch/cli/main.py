@@ -18,6 +18,7 @@ from sfr_batch.cli.init import init
 from sfr_batch.cli.maintenance import KEEPING
 from sfr_batch.cli.options import DOES_THE_REST, ENDPOINT, NOTHING, report_errors, show_objects
 from sfr_batch.cli.reading import READING
+from sfr_batch.cli.score import score
 from sfr_batch.errors import ConfigError, counted
 from sfr_batch.format.on_screen import shown, shown_id, shown_message
 from sfr_batch.pipeline import interrupt
@@ -35,6 +36,7 @@ _IN_ORDER_OF_USE = {
     "status": "Show the last snapshots, and the runs that go on.",
     "search": "Find the rows that are nearest to a query.",
     "encode": "Print the vectors of texts, by the model of a table.",
+    "score": "Score a table with questions of your own, or compare two.",
     "evaluate": "Score a model beside published scores.",
     "snapshots": "List the snapshots, oldest first.",
     "audit": "Check every promise of a table.",
@@ -284,5 +286,5 @@ def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -
             click.echo(f"Would remove {what}. Nothing was removed; --delete does it.")
 
 
-for _command in (init, encode, evaluate, *READING, *KEEPING):
+for _command in (init, encode, score, evaluate, *READING, *KEEPING):
     main.add_command(_command)

@@ -3,7 +3,7 @@
 All of them are checked before a model is loaded. Knows neither commands nor tables.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -12,11 +12,13 @@ from sfr_batch.corpus.decompression import decompressed
 from sfr_batch.corpus.encodings import BOM, refuse_marked
 from sfr_batch.corpus.file_formats import TEXT, format_of
 from sfr_batch.errors import CorpusError
-from sfr_batch.evaluation.fields import Fields
+from sfr_batch.evaluation.fields import COLUMNS, Fields
 from sfr_batch.evaluation.rows import Row, read_rows
 from sfr_batch.storage.inputs import open_input
 from sfr_batch.storage.locations import absolute_uri
 
+_COLUMNS = (*COLUMNS["text"], "query", "question")
+"""What a column of texts may be called; of several, the first one counts."""
 _MARKED = 4
 """Bytes of the longest byte order mark."""
 
@@ -86,11 +88,18 @@ def of_file(path: str, settings: StorageSettings, column: str | None = None) -> 
     if kind in (None, TEXT):
         with open_input(uri, settings) as file:
             return of_lines(decompressed(file, compression, uri), uri)
-    fields = Fields({} if column is None else {"text": column})
+    return of_rows(read_rows(uri, settings), uri, column)
+
+
+def of_rows(rows: Iterator[Row], source: str, column: str | None = None) -> GivenTexts:
+    """The texts of rows; see `of_file`. source: where they come from, for errors."""
     texts: list[str] = []
     ids: dict[str, str] = {}
     places: list[str] = []
-    for row in read_rows(uri, settings):
+    fields = Fields({})
+    for row in rows:
+        if not texts:
+            fields = Fields({"text": column or next((name for name in _COLUMNS if name in row.values), _COLUMNS[0])})
         has = fields.has(row, "id")
         if texts and has != bool(ids):
             one, other = ("an id", "none") if has else ("no id", "one")
@@ -106,7 +115,7 @@ def of_file(path: str, settings: StorageSettings, column: str | None = None) -> 
         texts.append(fields.text(row, "text"))
         places.append(row.place)
     if not texts:
-        raise CorpusError(f"{uri} has no rows.")
+        raise CorpusError(f"{source} has no rows.")
     return GivenTexts(texts, places, [*ids] or None)
 
 

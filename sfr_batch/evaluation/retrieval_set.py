@@ -15,6 +15,7 @@ from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import CorpusError, counted
 from sfr_batch.evaluation.data_folder import DataFolder
 from sfr_batch.evaluation.fields import Digest, Fields
+from sfr_batch.evaluation.judgements import read_qrels
 from sfr_batch.evaluation.ranking import Qrels
 from sfr_batch.evaluation.rows import Row, read_rows
 from sfr_batch.evaluation.task_files import Task
@@ -51,7 +52,7 @@ def read_retrieval(task: Task, path: str, settings: StorageSettings) -> Retrieva
     if folder.is_file:
         raise CorpusError(f"{folder.uri} is one file. Give the folder that has corpus.jsonl, queries.jsonl and qrels/.")
     names = [f"qrels/{name}" for name in task.files or (task.split,)]
-    qrels, place = _read_qrels([uri for name in names for uri in folder.find(name)], fields, settings)
+    qrels, place = read_qrels([uri for name in names for uri in folder.find(name)], fields, settings)
     queries, left_out = _read_queries(folder.find("queries"), qrels, fields, settings)
     if missing := qrels.keys() - queries.keys():
         query = min(missing, key=lambda query: place[query])
@@ -73,31 +74,6 @@ def documents_of(data: RetrievalSet, task: Task, settings: StorageSettings) -> I
     for row in _rows(data.corpus, settings):
         title = fields.texts(row, "title")[0] if fields.has(row, "title") else ""
         yield {"id": fields.id(row, "id"), "title": title, "text": fields.texts(row, "text")[0]}
-
-
-def _read_qrels(
-    files: Sequence[str], fields: Fields, settings: StorageSettings
-) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
-    """The judgements, and the first place of each query."""
-    qrels: dict[str, dict[str, int]] = {}
-    place: dict[str, str] = {}
-    for row in _rows(files, settings):
-        query, document = fields.id(row, "query_id"), fields.id(row, "corpus_id")
-        (score,) = fields.numbers(row, "score")
-        if not score.is_integer():
-            raise CorpusError(f"{row.place}: the grade {score} is not a whole number, which nDCG needs.")
-        own = qrels.setdefault(query, {})
-        if own.setdefault(document, int(score)) != int(score):
-            raise CorpusError(
-                f"{row.place} gives {document!r} the grade {int(score)} for the query {query!r}, an earlier row "
-                f"{own[document]}. Keep one of them."
-            )
-        place.setdefault(query, row.place)
-    if not qrels:
-        raise CorpusError(f"{files[0]} has no judgements: the split is empty. Name another split, or fetch it again.")
-    if not any(grade > 0 for own in qrels.values() for grade in own.values()):
-        raise CorpusError(f"{files[0]}: no document is relevant to any query (all grades are 0 or less).")
-    return qrels, place
 
 
 def _read_queries(

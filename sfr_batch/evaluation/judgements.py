@@ -1,0 +1,57 @@
+"""Judgements: which documents answer a query, and how well, gathered row by row and read from files of qrels.
+
+Every error is a CorpusError that names the row. Knows neither the texts of queries nor documents.
+"""
+
+from collections.abc import Sequence
+
+from sfr_batch.config.settings import StorageSettings
+from sfr_batch.errors import CorpusError
+from sfr_batch.evaluation.fields import Fields
+from sfr_batch.evaluation.rows import Row, read_rows
+
+
+class Judgements:
+    """What was judged so far."""
+
+    def __init__(self) -> None:
+        self.qrels: dict[str, dict[str, int]] = {}
+        """By query, the grade of each document."""
+        self.places: dict[str, str] = {}
+        """Where each query is judged first."""
+
+    def add(self, row: Row, query: str, document: str, grade: float) -> None:
+        """One judgement; row: where it stands. A repeated one is fine, unless it has another grade."""
+        if not grade.is_integer():
+            raise CorpusError(f"{row.place}: the grade {grade} is not a whole number, which nDCG needs.")
+        own = self.qrels.setdefault(query, {})
+        if own.setdefault(document, int(grade)) != int(grade):
+            raise CorpusError(
+                f"{row.place} gives {document!r} the grade {int(grade)} for the query {query!r}, an earlier row "
+                f"{own[document]}. Keep one of them."
+            )
+        self.places.setdefault(query, row.place)
+
+    def check(self, source: str) -> None:
+        """Raises CorpusError if no document is relevant to any query. source: where the judgements come from."""
+        if not any(grade > 0 for own in self.qrels.values() for grade in own.values()):
+            raise CorpusError(f"{source}: no document is relevant to any query (all grades are 0 or less).")
+
+
+def read_qrels(
+    files: Sequence[str], fields: Fields, settings: StorageSettings, *, default_grade: float | None = None
+) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
+    """The judgements of files, and the first place of each query. default_grade: of rows without that column."""
+    found = Judgements()
+    for uri in files:
+        for row in read_rows(uri, settings):
+            query, document = fields.id(row, "query_id"), fields.id(row, "corpus_id")
+            if default_grade is not None and not fields.has(row, "score"):
+                grade = default_grade
+            else:
+                (grade,) = fields.numbers(row, "score")
+            found.add(row, query, document, grade)
+    if not found.qrels:
+        raise CorpusError(f"{files[0]} has no judgements: the split is empty. Name another split, or fetch it again.")
+    found.check(files[0])
+    return found.qrels, found.places
