@@ -23,7 +23,6 @@ from sfr_batch.format.fingerprint import digest
 from sfr_batch.model.prompts import DOCUMENT, QUERY
 from sfr_batch.model.sources import hub
 from sfr_batch.model.sources.location import is_local
-from sfr_batch.pipeline.kept_model import KeptModel, keeping
 from sfr_batch.table.nearest import FloatArray
 from sfr_batch.table.table import Snapshot
 
@@ -49,7 +48,6 @@ class MtebModel:
         self._production = Production(config)
         self._instructions = dict(instructions or {})
         _check_instructions(self._instructions)
-        self._model = KeptModel()
         self._indexed: Snapshot | None = None
         self.mteb_model_meta = _meta(self._production, name, self._instructions)
 
@@ -75,10 +73,10 @@ class MtebModel:
         prompt = self.prompt(task_metadata, prompt_type)
         texts = [prompt + text for batch in inputs for text in batch["text"]]
         staged = self._production.stage(texts)
-        with keeping(self._model):
-            snapshot = self._production.embed_texts([staged])
-        if snapshot is None:
-            return np.empty((0, self.mteb_model_meta.embed_dim), np.float32)
+        snapshot = self._production.embed_texts([staged])
+        if snapshot is None:  # all of them are blank, if there are any
+            empty = np.empty((0, self.mteb_model_meta.embed_dim), np.float32)
+            return self._production.encoder.encode(texts) if texts else empty
         return self._production.vectors(snapshot, texts)(texts)
 
     def index(
@@ -100,8 +98,7 @@ class MtebModel:
         files = self._production.copy(f"corpora/{quote(name, safe='')}-{version[:_SHOWN]}", rows)
         storage = self._production.config.table.storage
         settings = CorpusSettings(path=files, id=_ID, text=_TEXT, storage=storage)
-        with keeping(self._model):
-            self._indexed = self._production.corpus(name, version, settings)
+        self._indexed = self._production.corpus(name, version, settings)
 
     def search(
         self,

@@ -24,6 +24,7 @@ from sfr_batch.model.prompts import DOCUMENT, QUERY
 from sfr_batch.model.recipe import read_recipe
 from sfr_batch.model.sources.location import locate
 from sfr_batch.pipeline import runner
+from sfr_batch.pipeline.kept_model import KeptModel, keeping
 from sfr_batch.planning.card import model_inputs
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
@@ -88,6 +89,7 @@ class Production:
         self.inputs = model_inputs(self._bare, "float32")
         """What makes a vector, without prompts and chunks."""
         self.fingerprint = digest(self.inputs)
+        self._model = KeptModel()
 
     @cached_property
     def corpus_fingerprint(self) -> str:
@@ -162,7 +164,9 @@ class Production:
 
     @cached_property
     def encoder(self) -> "Encoder":
-        """The model in this process, without prompts."""
+        """The model in this process: that of the jobs, if they run here."""
+        if self._model.encoder:
+            return self._model.encoder
         from sfr_batch.encoder.encoder import Encoder
 
         return Encoder.load(
@@ -182,7 +186,8 @@ class Production:
         return {shard.uri for shard in shards} & there
 
     def _embedded(self, config: Config) -> Snapshot:
-        runner.embed(config)
+        with keeping(self._model):
+            runner.embed(config)
         return Table.open(open_store(config.table.path, config.table.storage)).current()
 
 

@@ -49,7 +49,7 @@ class RetrievalPart:
     def score(self, texts: Snapshot, key: str) -> Scored:
         """See `parts.Part`. Raises what `embed` raises, and ConfigError if a library of the measures is missing."""
         data = self._data
-        table = self._production.corpus(self._name, self.version, self._corpus())
+        table = self._production.corpus(self._name, data.corpus_version, self._corpus())
         vectors = self._production.vectors(texts, self.texts())(list(self.texts()))
         ranking = search_documents(
             table.scan([names.ID, names.EMBEDDING]).batches,
@@ -80,7 +80,7 @@ class RetrievalPart:
             text = " ".join(f"{{{columns[role]}}}" for role in ("title", "text") if role in columns)
             return CorpusSettings(path=list(data.corpus), id=columns["id"], text=text, storage=storage)
         rows = documents_of(data, self._task, storage)
-        files = self._production.copy(f"corpora/{self.version}", rows)
+        files = self._production.copy(f"corpora/{self._data.corpus_version}", rows)
         text = "{title} {text}"
         return CorpusSettings(path=files, id="id", text=text, storage=self._production.config.table.storage)
 

@@ -52,8 +52,8 @@ class Encode:
             load_libraries()
             from sfr_batch.encoder.canaries import Canaries
 
-            self._encoder = load_encoder(job, own_process=own_process)
-            self._canaries = Canaries(self._encoder)
+            self.encoder = load_encoder(job, own_process=own_process)
+            self._canaries = Canaries(self.encoder)
         except (SfrBatchError, ModuleNotFoundError) as error:
             # An exception here would look like a lost machine and be retried; as a result it ends the run.
             self.problem = explain(error)

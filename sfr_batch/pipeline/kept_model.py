@@ -6,10 +6,13 @@ Knows which jobs have the same model, and nothing of splits.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sfr_batch.pipeline import encode_stage
 from sfr_batch.pipeline.job import Job
+
+if TYPE_CHECKING:
+    from sfr_batch.encoder.encoder import Encoder
 
 _OF_TOKENS = ("prompts", "overflow", "chunk_tokens", "chunk_overlap")
 _OF_ROWS = ("prompt", "overflow", "chunk_tokens", "chunk_overlap", "chunk_rule", "vector_dtype")
@@ -33,6 +36,11 @@ class KeptModel:
         if stage.problem:
             self.forget()
         return stage
+
+    @property
+    def encoder(self) -> "Encoder | None":
+        """The model that is held; None if no job has run in this process."""
+        return None if self._encode is None else self._encode.encoder
 
     def forget(self) -> None:
         """Let go of the model, such as one whose device has failed."""

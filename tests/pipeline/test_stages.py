@@ -74,7 +74,7 @@ def test_a_vector_that_is_no_unit_vector_is_rejected(tmp_path: Path, tiny: Path,
 def test_a_row_that_the_model_fails_on_is_rejected_with_what_it_says(tmp_path: Path, tiny: Path) -> None:
     plan, table, job = planned(tmp_path, tiny, ["one", "poison", "three"])
     encode = encode_stage.Encode(job)
-    encoder = encode._encoder
+    encoder = encode.encoder
     poison = int(encoder.tokenizer.encode(["poison"]).flat_ids[1])
 
     def check(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -98,7 +98,7 @@ def test_a_device_that_fails_is_no_result_of_a_split(tmp_path: Path, tiny: Path)
     def fail(*_: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    encode._encoder._model.get_input_embeddings().register_forward_pre_hook(fail)
+    encode.encoder._model.get_input_embeddings().register_forward_pre_hook(fail)
     with pytest.raises(DeviceError, match="illegal memory access"):
         encode(tokenized(plan, job))
 
