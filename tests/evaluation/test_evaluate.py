@@ -1,6 +1,9 @@
 """Evaluations through the main job: scores, what is embedded and how often, prompts, wrong data."""
 
 import json
+import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import pytrec_eval
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.errors import ConfigError, CorpusError
 from sfr_batch.evaluation.evaluate import evaluate
+from sfr_batch.evaluation.report import Evaluation
 from sfr_batch.evaluation.results import TaskResult
 from sfr_batch.model.prompts import instruct
 from sfr_batch.pipeline import runner
@@ -24,6 +28,7 @@ from tests.evaluation.small_sets import DOCUMENTS, GRADES, QUERIES, job, pairs, 
 from tests.models import build_tiny_mistral
 
 OWN = {"name": "own", "type": "retrieval", "instruction": "Find it"}
+WORDS = ["bread", "wheels", "the moon", "rain", "music", "stone"]
 Rows = set[tuple[int, ...]]
 
 
@@ -126,6 +131,46 @@ def test_all_real_sets_have_their_published_scores(tmp_path: Path) -> None:
     for name in tasks:
         scores = [entry[2] for entry in published[name]["all-MiniLM-L6-v2"] if entry[0] != "train"]
         assert found[name] == pytest.approx(scores[0], abs=4 if name.startswith("SIB200") else 1e-3), name
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_repeated(tmp_path: Path) -> None:
+    """Twelve kills, then it is let through: the same scores as undisturbed, and each row embedded by one run."""
+    rng = random.Random(6)
+    documents = {f"d{number}": ("", f"document {number} about {rng.choice(WORDS)}") for number in range(120)}
+    documents |= DOCUMENTS
+    task = task_file(tmp_path, OWN, {"name": "alike", "type": "sts"})
+    tasks = {"own": retrieval(f"{tmp_path}/own", documents), "alike": pairs(f"{tmp_path}/pairs")}
+
+    def command(name: str) -> list[str]:
+        config = tmp_path / f"{name}.json"  # JSON is YAML
+        settings = {"task_files": [task]}
+        run = {"rows_per_split": 8, "min_splits": 1}
+        config.write_text(job(tmp_path / name, tasks, evaluation=settings, run=run).to_json())
+        report = str(tmp_path / f"{name}-report.json")
+        return [sys.executable, "-m", "sfr_batch.cli", "evaluate", str(config), "--json", report]
+
+    subprocess.run(command("calm"), check=True, capture_output=True)
+    kills = 0
+    while True:
+        process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            assert process.wait(None if kills == 12 else rng.uniform(0.5, 8)) == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    print("kills:", kills)
+    calm, killed = (
+        Evaluation.from_json((tmp_path / f"{name}-report.json").read_bytes()) for name in ("calm", "killed")
+    )
+    assert [result.scores for result in killed.results] == [result.scores for result in calm.results]
+    for name in ("calm", "killed"):
+        for table in (tmp_path / f"{name}/table-evaluation").glob("*-*"):
+            receipts = Table.open(open_store(str(table))).current().read_receipts()
+            assert len({receipt.split_id for receipt in receipts}) == len(receipts)
+            assert len(list((table / "data").iterdir())) == len(receipts)
 
 
 def test_prompts_stand_where_the_task_has_them(tmp_path: Path, encoded: Rows) -> None:
