@@ -57,16 +57,24 @@ class Fields:
         """A text that is not blank."""
         (text,) = self._all(row, role, 1)
         if not isinstance(text, str) or not text.strip():
-            raise CorpusError(f"{row.place}: {self._name(row, role)} is {_what(text)}, not a text. Remove the row.")
-        return text
+            raise self._no_text(row, role, text)
+        return self._valid(row, role, text)
 
     def texts(self, row: Row, role: str) -> list[str]:
         """The texts of a column as they are: one, or all of a list. A blank one is a text, as it is for mteb."""
         found = self._all(row, role)
         for text in found:
             if not isinstance(text, str):
-                raise CorpusError(f"{row.place}: {self._name(row, role)} is {_what(text)}, not a text. Remove the row.")
+                raise self._no_text(row, role, text)
+            self._valid(row, role, text)
         return found
+
+    def part(self, row: Row, role: str) -> str:
+        """A part of a document's text, empty where it is null: another part may say enough."""
+        (text,) = self._all(row, role, 1)
+        if not isinstance(text, str | None):
+            raise self._no_text(row, role, text)
+        return text or ""
 
     def labels(self, row: Row, role: str) -> list[str]:
         """Labels, of any scalar type, as texts."""
@@ -101,6 +109,19 @@ class Fields:
         if len({len(values) for values in found.values()}) > 1:
             lengths = ", ".join(f"{len(values)} of {self._name(row, role)}" for role, values in found.items())
             raise CorpusError(f"{row.place}: its lists have different lengths: {lengths}. Fetch the file again.")
+
+    def _no_text(self, row: Row, role: str, value: object) -> CorpusError:
+        return CorpusError(f"{row.place}: {self._name(row, role)} is {_what(value)}, not a text. Remove the row.")
+
+    def _valid(self, row: Row, role: str, text: str) -> str:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise CorpusError(
+                f"{row.place}: {self._name(row, role)} is not valid Unicode at character {error.start}: half of a "
+                "surrogate pair. Remove the row, or fetch the file again."
+            ) from None
+        return text
 
     def _all(self, row: Row, role: str, at_most: int | None = None) -> list[Any]:
         value = self._value(row, role)

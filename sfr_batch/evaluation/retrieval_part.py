@@ -76,7 +76,7 @@ class RetrievalPart:
         data, columns = self._data, self._data.columns
         storage = self._production.config.corpus.storage
         in_place = all(format_of(uri)[0] in (JSONL, PARQUET) for uri in data.corpus)
-        if in_place and all(_PLAIN.fullmatch(name) for name in columns.values()):
+        if in_place and data.ids_of_one_type and all(_PLAIN.fullmatch(name) for name in columns.values()):
             text = " ".join(f"{{{columns[role]}}}" for role in ("title", "text") if role in columns)
             return CorpusSettings(path=list(data.corpus), id=columns["id"], text=text, storage=storage)
         rows = documents_of(data, self._task, storage)

@@ -31,6 +31,8 @@ class RetrievalSet:
     columns: Mapping[str, str]
     """The names of the columns id, text and, where documents have titles, title. The text of a document is its title, a
     space and its text, stripped, as BEIR and MTEB have it."""
+    ids_of_one_type: bool
+    """Whether the ids in the files are all texts, or all numbers."""
     queries: Mapping[str, str]
     """The texts of the judged queries, by id; in the order of their file."""
     qrels: Qrels
@@ -61,19 +63,19 @@ def read_retrieval(task: Task, path: str, settings: StorageSettings) -> Retrieva
             f"{_and_others(len(missing), 'query', 'queries')}. Fetch the data set again, or remove these judgements."
         )
     corpus = folder.find("corpus")
-    documents, columns = _check_corpus(corpus, qrels, place, fields, digest, settings)
+    documents, columns, one_type = _check_corpus(corpus, qrels, place, fields, digest, settings)
     corpus_version = digest.version
     for query, text in queries.items():
         digest.add(query, text, *(part for document, grade in qrels[query].items() for part in (document, grade)))
-    return RetrievalSet(corpus, documents, columns, queries, qrels, left_out, digest.version, corpus_version)
+    return RetrievalSet(corpus, documents, columns, one_type, queries, qrels, left_out, digest.version, corpus_version)
 
 
 def documents_of(data: RetrievalSet, task: Task, settings: StorageSettings) -> Iterator[dict[str, str]]:
     """The documents with the columns id, title and text, for who cannot read the files themselves."""
     fields = Fields(task.columns)
     for row in _rows(data.corpus, settings):
-        title = fields.texts(row, "title")[0] if fields.has(row, "title") else ""
-        yield {"id": fields.id(row, "id"), "title": title, "text": fields.texts(row, "text")[0]}
+        title = fields.part(row, "title") if fields.has(row, "title") else ""
+        yield {"id": fields.id(row, "id"), "title": title, "text": fields.part(row, "text")}
 
 
 def _read_queries(
@@ -100,21 +102,24 @@ def _check_corpus(
     fields: Fields,
     digest: Digest,
     settings: StorageSettings,
-) -> tuple[int, dict[str, str]]:
-    """The number of documents, and their columns. 8 bytes of memory for each, and the judged ones."""
+) -> tuple[int, dict[str, str], bool]:
+    """The number of documents, their columns, and whether their ids are of one type. 8 bytes of memory for each
+    document, and the judged ones."""
     wanted = {document for own in qrels.values() for document in own}
     hashes = array("Q")
     columns: dict[str, str] = {}
+    types: set[type] = set()
     for row in _rows(files, settings):
         document = fields.id(row, "id")
-        (text,) = fields.texts(row, "text")
-        title = fields.texts(row, "title")[0] if fields.has(row, "title") else ""
+        text = fields.part(row, "text")
+        title = fields.part(row, "title") if fields.has(row, "title") else ""
         named = fields.named(row, "id", "text", *(["title"] if title else []))
         if changed := [role for role, name in named.items() if columns.setdefault(role, name) != name]:
             raise CorpusError(
                 f"{row.place} has its {changed[0]} in the column {named[changed[0]]}, rows before in "
-                f"{columns[changed[0]]}. Say which one it is in the task's columns: {{{changed[0]}: NAME}}."
+                f"{columns[changed[0]]}. Give all documents the same columns."
             )
+        types.add(type(row.values[columns["id"]]))
         digest.add(document, title, text)
         hashes.append(int.from_bytes(hashlib.blake2b(document.encode(), digest_size=8).digest(), "little"))
         wanted.discard(document)
@@ -129,7 +134,7 @@ def _check_corpus(
             f"{place[query]} and below judge the document {document!r} for the query {query!r}, which {files[0]} does "
             f"not have{_and_others(len(wanted), 'document')}. Fetch the data set again, or remove these judgements."
         )
-    return len(hashes), columns
+    return len(hashes), columns, len(types) == 1
 
 
 def _refuse_repeated(
