@@ -116,11 +116,16 @@ class Production:
         return Staged(name, tuple(self.copy(f"texts/{name}", rows)))
 
     def copy(self, name: str, documents: Iterable[Mapping[str, str]]) -> list[str]:
-        """Write documents as Parquet files, where the main job reads their own files otherwise. Returns their URIs."""
+        """Write documents as Parquet files, where the main job reads their own files otherwise. Returns their URIs.
+
+        name: of the files, made from the documents: those that are there are left.
+        """
         files: list[str] = []
+        there = {found.key for found in self.store.list(name.rpartition("/")[0])}
         for part in _in_parts(documents):
             key = f"{name}-{len(files):04}.parquet"
-            self.store.create(key, encode_parquet(pa.Table.from_pylist(part)))  # or it is there
+            if key not in there:
+                self.store.create(key, encode_parquet(pa.Table.from_pylist(part)))
             files.append(f"{self.store.root}/{key}")
         return files
 

@@ -13,6 +13,7 @@ import yaml
 import sfr_batch as sfr
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError
+from sfr_batch.evaluation import production
 from sfr_batch.evaluation.measures.retrieval import score_ranking
 from sfr_batch.evaluation.mteb_adapter import version_of_corpus
 from sfr_batch.evaluation.ranking import ranked
@@ -129,7 +130,9 @@ def evaluated(mteb: Any, model: Any, task: Any, predictions: Path | None = None)
 
 
 @needs_sets
-def test_retrieval_through_mteb_equals_products_of_all_vectors(mteb: Any, tmp_path: Path) -> None:
+def test_retrieval_through_mteb_equals_products_of_all_vectors(
+    mteb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With real questions and the vectors of the encoder; a second evaluation embeds and writes nothing."""
     task = mteb_tasks.retrieval("XQuADRetrieval", SETS / "beir" / "xquad-en", documents=20)
     data = task.dataset["en"]["validation"]
@@ -153,6 +156,7 @@ def test_retrieval_through_mteb_equals_products_of_all_vectors(mteb: Any, tmp_pa
     assert sfr.open_table(texts).num_rows == len(set(data["queries"]["text"]))
     model.encode([{"text": ["a text of another task"]}], task_metadata=task.metadata, hf_split="", hf_subset="")
     before = data_files(corpus), data_files(texts)
+    monkeypatch.setattr(production, "encode_parquet", None)
     again = sfr.mteb_model(job(tmp_path / "table", str(minilm_folder())))
     assert evaluated(mteb, again, task) == scores
     assert (data_files(corpus), data_files(texts)) == before
