@@ -30,6 +30,8 @@ REFUSED = [
      "{root}/others.jsonl row 2 has no id, and the rows above have one. Give each row one, or none."),
     (f"{FILE}titles.csv", 1,
      "{root}/titles.csv row 1 has no column text. Columns there: title. Name the one with the texts with --column."),
+    (f"{FILE}half.jsonl", 1,
+     "{root}/half.jsonl row 1: 'how \\ud800' is not valid Unicode at character 4. Correct it, or remove the row."),
     (f"{FILE}null.jsonl", 1, "{root}/null.jsonl row 1: text is missing, not a text. Remove the row."),
 ]  # fmt: skip
 
@@ -47,6 +49,7 @@ def test_what_cannot_be_encoded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
         "some.jsonl": jsonl([{"text": "a"}, {"_id": 2, "text": "b"}]),
         "others.jsonl": jsonl([{"_id": 2, "text": "b"}, {"text": "a"}]),
         "titles.csv": b"title\na\n",
+        "half.jsonl": jsonl([{"text": "how \ud800"}]),
         "null.jsonl": jsonl([{"text": None}]),
     }.items():
         put(name, data)(bench)

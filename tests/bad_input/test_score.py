@@ -1,7 +1,12 @@
 """`score` with questions that nobody can score: said before a model is loaded."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 
+from sfr_batch.errors import ConfigError, SfrBatchError
+from sfr_batch.evaluation.questions.forms import read_questions
 from tests.bad_input.bench import IDS, Bench, embedded, jsonl, put
 
 SCORE = "score {root}/table {root}/"
@@ -35,6 +40,10 @@ REFUSED = [
     (f"{SCORE}texts.csv", 1,
      "{root}/texts.csv row 2: an earlier row has another text for the query 'q1': 'how'."),
     (f"{SCORE}blank.csv", 1, "{root}/blank.csv row 1: query is empty, not a text. Remove the row."),
+    (f"{SCORE}half.jsonl", 1,
+     "{root}/half.jsonl row 1: 'how \\ud800' is not valid Unicode at character 4. Correct it, or remove the row."),
+    (f"{SCORE}half_id.jsonl", 1,
+     "{root}/half_id.jsonl row 1: '\\ud800' is not valid Unicode at character 0. Correct it, or remove the row."),
     (f"{SCORE}others.csv", 1,
      "{root}/table, snapshot 1, has none of the 1 document that are relevant to the questions. Judged are 'x'; ids of "
      "the table are 'one' and 'two'. Are the judgements of another table, or is another column the one with the ids?"),
@@ -67,6 +76,8 @@ def test_questions_that_cannot_be_scored(bench: Bench, monkeypatch: pytest.Monke
         "both.csv": b"query,document,grade\nhow,one,1\nhow,one,2\n",
         "texts.csv": b"query-id,query,document\nq1,how,one\nq1,why,two\n",
         "blank.csv": b"query,document\n,one\n",
+        "half.jsonl": jsonl([{"query": "how \ud800", "document": "one"}]),
+        "half_id.jsonl": jsonl([{"query": "how", "document": "\ud800"}]),
         "others.csv": b"query,document\nhow,x\n",
     }.items():
         put(name, data)(bench)
@@ -78,3 +89,27 @@ def test_questions_that_cannot_be_scored(bench: Bench, monkeypatch: pytest.Monke
         assert (result.exit_code, result.stdout) == (code, ""), command
         assert result.stderr == f"error: {bench.fill(message)}\n"
     assert bench.files() == before
+
+
+CALLS: list[tuple[Any, str]] = [
+    (5,
+     "The questions are of the type int. Give the path of a file or folder, a list, a DataFrame or "
+     "{question: [id, …]}."),
+    (["how", 5],
+     "Question 2 is of the type int. Give texts, rows with columns, {question: [id, …]}, or the path of a file."),
+    ({"how": []}, "The question 'how' has no document. Name those that answer it, or remove it."),
+    ({"how": {"a": "x"}}, "questions row 1: grade is 'x', not a number."),
+    ({"how": None}, "questions row 1: document is missing, not an id."),
+    ({}, "questions has no rows."),
+    ([" "], "questions row 1: query is ' ', not a text. Remove the row."),
+]  # fmt: skip
+
+
+def test_questions_of_python() -> None:
+    for given, message in CALLS:
+        with pytest.raises(SfrBatchError) as error:
+            read_questions(given)
+        assert str(error.value) == message
+    with pytest.raises(ConfigError, match=r"^qrels is for questions that are files\. Give \{question: "):
+        read_questions({"how": "a"}, "qrels.tsv")
+    assert read_questions({"how": np.int64(7)}).qrels == {"how": {"7": 1}}

@@ -148,6 +148,10 @@ def test_a_table_beside_another_one(tables: Path) -> None:
     told = json.loads(found.to_json())
     assert told["lost"][0]["text"] == worst
     assert told["changes"]["ndcg_at_5"]["difference"] == change.difference
+    asked = {one["text"]: one for one in told["queries"]}
+    assert [*asked] == [*JUDGED]
+    assert asked[worst]["ndcg_at_5_before"] == lost[0].before > asked[worst]["ndcg_at_5_after"]
+    assert asked[worst]["documents_after"] == other.answers.ranking[worst].documents
     assert repr(found).startswith(f"<TableComparison nDCG@5 {100 * change.before:.2f} -> {100 * change.after:.2f} (")
     html = found._repr_html_().replace("</table><table>", "</table>\x00<table>").split("\x00")
     assert cells(html[0])[2][0] == "nDCG@5"

@@ -37,6 +37,7 @@ from sfr_batch.table.tabular import Tabular
 _SHOWN = 2
 """Documents of each answer that are shown."""
 _OVERLAPS = (1, TOP, 100)
+_SIDES = ("before", "after")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +150,13 @@ class TableComparison(Tabular):
             "text": pa.array(self.questions.texts.values(), pa.string()),
             **{f"overlap_at_{at}": pa.array(share) for at, share in self.overlaps.items()},
         }
-        for side, found in (("before", self.found_before), ("after", self.found_after)):
+        for side, found in zip(_SIDES, (self.found_before, self.found_after), strict=True):
             if found is not None:
                 columns |= {f"{name}_{side}": pa.array(found.values[:, at]) for at, name in enumerate(found.names)}
         return pa.table(columns)
 
     def to_json(self) -> str:
-        """What both were made with, what differs, the changes, the overlaps and the questions that lost most."""
+        """What both were made with, what differs, the changes, and for each question overlaps and first documents."""
         told: dict[str, Any] = {
             "before": as_json(self.before),
             "after": as_json(self.after),
@@ -168,10 +169,22 @@ class TableComparison(Tabular):
             "gone": self.gone,
             "lost": [asdict(one) for one in self.lost()],
             "remarks": list(self.remarks),
+            "queries": [self._question(row) for row in range(len(self._pairs))],
         }
         return json.dumps(told, ensure_ascii=False, allow_nan=False)
 
-    @property
+    def _question(self, row: int) -> dict[str, Any]:
+        query, text = self._asked[row]
+        told: dict[str, Any] = {"query": query, "text": text}
+        told |= {f"overlap_at_{at}": float(shares[row]) for at, shares in self.overlaps.items()}
+        for side, found, documents in zip(_SIDES, (self.found_before, self.found_after), self._pairs[row], strict=True):
+            if found is not None:
+                main = main_measure(self.k)
+                told[f"{main}_{side}"] = float(found.values[row, found.names.index(main)])
+            told[f"documents_{side}"] = documents[:TOP]
+        return told
+
+    @cached_property
     def _asked(self) -> list[tuple[str, str]]:
         return list(self.questions.texts.items())
 
@@ -213,7 +226,8 @@ class TableComparison(Tabular):
             which = "have the same first document" if at == 1 else f"of the first {at} documents are the same"
             yield f"overlap@{at:<4}  {percent(float(share.mean())):>6}  % {which}"
         least = min(TOP, self.k)
-        yield f"{self.same:,} of {counted(len(self._pairs), 'question')}: the same first {least}, in the same order"
+        if least > 1:
+            yield f"{self.same:,} of {counted(len(self._pairs), 'question')}: the same first {least}, in the same order"
         if self.gone:
             gone = counted(self.gone, "document is", "documents are")
             yield f"{gone} among the first {least} before, and not in the table after"

@@ -9,12 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.corpus.file_formats import TEXT, format_of
 from sfr_batch.errors import ConfigError, CorpusError, counted
 from sfr_batch.evaluation.data_folder import DataFolder
 from sfr_batch.evaluation.fields import COLUMNS, Digest, Fields
-from sfr_batch.evaluation.given_texts import GivenTexts, of_file, of_rows
+from sfr_batch.evaluation.given_texts import GivenTexts, of_file, of_rows, valid
 from sfr_batch.evaluation.judgements import Judgements, read_qrels
 from sfr_batch.evaluation.ranking import Qrels
 from sfr_batch.evaluation.rows import Row, read_rows
@@ -180,14 +182,14 @@ def _of_judgements(rows: Iterator[Row], source: str, there: Mapping[str, str]) -
                 raise CorpusError(
                     f"{row.place} has no column {there[role]}. Columns there: {shown}. Name it: --column {role}=NAME."
                 )
-        text = fields.text(row, "query").strip()
+        text = valid(fields.text(row, "query").strip(), row)
         query = fields.id(row, "query_id") if fields.has(row, "query_id") else text
         if texts.setdefault(query, text) != text:
             raise CorpusError(
                 f"{row.place}: an earlier row has another text for the query {query!r}: {texts[query]!r}."
             )
         (grade,) = fields.numbers(row, "score") if there[GRADE] and there[GRADE] in row.values else (1.0,)
-        found.add(row, query, fields.id(row, "corpus_id"), grade)
+        found.add(row, query, valid(fields.id(row, "corpus_id"), row), grade)
     found.check(source)
     return _judged(texts, found.qrels, source)
 
@@ -232,12 +234,18 @@ def _rows_of(given: Any) -> Iterator[Row]:
             if not grades:
                 raise ConfigError(f"The question {text!r} has no document. Name those that answer it, or remove it.")
             for document, grade in grades.items():
-                yield Row(_HERE, next(number), {QUERY: text, DOCUMENT: document, GRADE: grade})
+                values = {QUERY: text, DOCUMENT: document, GRADE: grade}
+                yield Row(_HERE, next(number), {name: _plain(value) for name, value in values.items()})
         return
     if hasattr(given, "to_pylist"):
         given = given.to_pylist()
     elif hasattr(given, "to_dict"):
         given = given.to_dict("records")
+    if not isinstance(given, Iterable):
+        raise ConfigError(
+            f"The questions are of the type {type(given).__name__}. Give the path of a file or folder, a list, a "
+            "DataFrame or {question: [id, …]}."
+        )
     for place, row in enumerate(given, start=1):
         if not isinstance(row, str | Mapping):
             raise ConfigError(
@@ -248,4 +256,11 @@ def _rows_of(given: Any) -> Iterator[Row]:
 
 
 def _ids(documents: Any) -> list[Any]:
-    return [documents] if isinstance(documents, str | int) else list(documents)
+    if isinstance(documents, str) or not isinstance(documents, Iterable):
+        return [documents]
+    return list(documents)
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as one of Python."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 10_000
+"""Fewer where there are so many questions that they would take long, see `_resamples`."""
 LEVEL = 0.95
 """Of intervals. A change whose p is not below 1 - LEVEL is within chance."""
 _SEED = 20_260_101
@@ -17,6 +18,9 @@ _EXACT = 13
 """Up to so many questions that differ, all signs are tried."""
 _ROUNDING = 1e-9
 """By less, sums of the same numbers in another order may differ."""
+_LEAST = 1_000
+_NUMBERS = 2 * 10**8
+"""Most random numbers of a resampling, unless it would have less than _LEAST samples."""
 _NUMBERS_AT_ONCE = 4 * 2**20
 
 FloatMatrix = NDArray[np.float64]
@@ -63,12 +67,16 @@ def changes(before: FloatMatrix, after: FloatMatrix) -> list[Change]:
     return [Change(old, new, low, high, chance) for (old, new), (low, high), chance in found]
 
 
+def _resamples(questions: int) -> int:
+    return min(RESAMPLES, max(_LEAST, _NUMBERS // questions))
+
+
 def _samples(questions: int) -> Iterator[NDArray[np.int64]]:
-    """How often each question is in each of RESAMPLES samples with replacement, some samples at a time."""
+    """How often each question is in each of the samples with replacement, some samples at a time."""
     rng = np.random.default_rng(_SEED)
-    at_once = max(1, _NUMBERS_AT_ONCE // questions)
-    for start in range(0, RESAMPLES, at_once):
-        rows = min(at_once, RESAMPLES - start)
+    samples, at_once = _resamples(questions), max(1, _NUMBERS_AT_ONCE // questions)
+    for start in range(0, samples, at_once):
+        rows = min(at_once, samples - start)
         drawn = rng.integers(questions, size=(rows, questions)) + questions * np.arange(rows)[:, None]
         yield np.bincount(drawn.ravel(), minlength=rows * questions).reshape(rows, questions)
 
@@ -82,12 +90,12 @@ def _chances(differences: FloatMatrix) -> list[float]:
     """Two-sided p of the mean of each column of paired differences, by changing their signs; exact if few differ."""
     least = np.abs(differences.sum(axis=0)) - _ROUNDING
     rng = np.random.default_rng(_SEED)
-    at_once = max(1, _NUMBERS_AT_ONCE // len(differences))
+    samples, at_once = _resamples(len(differences)), max(1, _NUMBERS_AT_ONCE // len(differences))
     extreme = np.zeros(differences.shape[1])
-    for start in range(0, RESAMPLES, at_once):
-        signs = 1.0 - 2 * rng.integers(2, size=(min(at_once, RESAMPLES - start), len(differences)), dtype=np.int8)
+    for start in range(0, samples, at_once):
+        signs = 1.0 - 2 * rng.integers(2, size=(min(at_once, samples - start), len(differences)), dtype=np.int8)
         extreme += (np.abs(signs @ differences) >= least).sum(axis=0)
-    drawn = ((extreme + 1) / (RESAMPLES + 1)).tolist()
+    drawn = ((extreme + 1) / (samples + 1)).tolist()
     return [_exact(column, drawn[number]) for number, column in enumerate(differences.T)]
 
 
