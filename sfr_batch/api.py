@@ -397,11 +397,13 @@ class EmbeddingTable(Askable):
         chunk = [name for name in names.CHUNK_COLUMNS if name in searched.schema.names]
         shown = list(dict.fromkeys([*chunk, *listed("columns", columns)]))
         scan = searched.scan([names.ID, names.EMBEDDING, *shown]).restrict(where=where)
+        dim = searched.schema.field(names.EMBEDDING).type.list_size
         if is_vectors(queries):
-            vectors = unit_vectors(queries, searched.schema.field(names.EMBEDDING).type.list_size)
+            vectors = unit_vectors(queries, dim)
         else:
-            texts = check_texts(queries)
+            texts = check_texts(queries)  # before the model is loaded
             vectors = self.encoder.encode(texts, prompt=QUERY)
+            unit_vectors(vectors, dim)  # refuses those that are none; nothing is near to NaN
         found = nearest(scan.batches(), vectors, k, shown)
         return Matches(found, shown, scan.select([names.ID, *shown]).schema)
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 NO_PROMPT = "none"
 AT_ONCE = 1024
 """Texts that are encoded in one call."""
+_AWAY = 1e-3
+"""From 1, of the length of a vector; rounding is below 1e-5."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,12 @@ def vectors_of(encoder: "Encoder", prepared: Prepared) -> Iterator[FloatArray]:
     """
     for number, part in enumerate(prepared.tokens):
         encoded = encoder.encode_tokens(part.lengths, part.flat_ids)
-        for row, why in encoded.failed.items():
-            raise ModelError(f"{prepared.given.places[number * AT_ONCE + row]}: the model fails on this text: {why}")
+        lengths = np.linalg.norm(encoded.vectors.astype(np.float64), axis=1)
+        wrong = np.flatnonzero(~(np.abs(lengths - 1) < _AWAY))
+        if len(wrong):
+            row = int(wrong[0])
+            why = encoded.failed.get(row, f"its vector has the length {lengths[row]:.6g}, not 1")
+            raise ModelError(f"{prepared.given.places[number * AT_ONCE + row]}: the model fails on this text: {why}.")
         yield encoded.vectors
 
 

@@ -13,7 +13,9 @@ from click.testing import CliRunner
 import sfr_batch as sfr
 from sfr_batch.api import EmbeddingTable
 from sfr_batch.cli.main import main
+from sfr_batch.encoder.encoded import EncodedTokens
 from sfr_batch.encoder.encoder import Encoder
+from sfr_batch.errors import ConfigError
 from sfr_batch.evaluation import encoding
 from sfr_batch.format.parquet import read_parquet
 from sfr_batch.storage.stores import open_store
@@ -103,3 +105,19 @@ def test_files_and_outputs(place: str, table: Path, encoder: Encoder, monkeypatc
 def test_stdin_has_a_text_a_line(table: Path, encoder: Encoder) -> None:  # noqa: F811
     result = CliRunner().invoke(main, ["encode", str(table)], input="a cat\n\tsoup \n\n")
     assert np.array_equal(printed(result.stdout)[1], encoder.encode(["a cat", "\tsoup "], prompt="query"))
+
+
+def test_a_vector_that_is_none_is_not_printed(table: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """As of a model in fp16 whose numbers overflow; or of a row on which it fails while others pass."""
+    for value, failed, why in [
+        (np.nan, {}, "its vector has the length nan, not 1"),
+        (0.0, {}, "its vector has the length 0, not 1"),
+        (np.nan, {1: "IndexError: index out of range"}, "IndexError: index out of range"),
+    ]:
+        vectors = np.eye(2, 384, dtype=np.float32)
+        vectors[1] = value
+        found = EncodedTokens(vectors, 8, 8, 1, failed)
+        monkeypatch.setattr(encoder, "encode_tokens", lambda lengths, ids, found=found, **_: found)
+        assert complaint(1, "encode", table, "one", "two") == f"text 2: the model fails on this text: {why}.\n"
+        with pytest.raises(ConfigError, match=r"Query 1 has the length (nan|0\.0): it is no direction to search in"):
+            sfr.open_table(str(table)).search_many(["one", "two"])
