@@ -189,15 +189,14 @@ def version_of_corpus(corpus: Any) -> str:
 
 
 def _meta(production: Production, name: str | None, instructions: Mapping[str, str]) -> Any:
-    """What mteb says of the model, and keeps its scores under: so the fingerprint and the prompts are part of it."""
+    """What mteb says of the model, and keeps its scores under: so all that can change a score is part of it."""
     from mteb.models.model_meta import ModelMeta, ScoringFunction
 
     model, inputs, prompts = production.config.model, production.inputs, production.prompts
     if name is None:
         on_hub = not is_local(model.path) and hub.NAME.fullmatch(model.path)
         name = model.path if on_hub else f"sfr-batch/{_NO_NAME.sub('-', model.path).strip('-')}"
-    own = {"model": model.path, "overflow": model.overflow, "chunks": [model.chunk_tokens, model.chunk_overlap]}
-    texts = {"query": prompts.query, "document": prompts.document, "form": prompts.form, "instructions": instructions}
+    settings = {"table": production.corpus_fingerprint, "query": prompts.query, "form": prompts.form}
     return ModelMeta.create_empty(
         {
             "name": name,
@@ -209,7 +208,7 @@ def _meta(production: Production, name: str | None, instructions: Mapping[str, s
             "use_instructions": prompts.form is not None,
             "experiment_kwargs": {
                 "fingerprint": production.fingerprint[:_SHOWN],
-                "prompts": digest({**own, **texts})[:_SHOWN],
+                "settings": digest({**settings, "instructions": instructions})[:_SHOWN],
             },
         }
     )

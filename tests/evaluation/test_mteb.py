@@ -347,6 +347,7 @@ def test_the_instruction_is_the_most_special_one(mteb: Any, mistral: str, tmp_pa
     other = sfr.mteb_model(job(tmp_path / "table", mistral, prompts=form), instructions=given, name="owner/name")
     fixed = sfr.mteb_model(job(tmp_path / "table", mistral, prompts={"query": "query: ", "document": "passage: "}))
     none = sfr.mteb_model(job(tmp_path / "table", mistral))
+    half = sfr.mteb_model(job(tmp_path / "table", mistral), {"table.vector_dtype": "float16"})
     query, document = mteb.types.PromptType.query, mteb.types.PromptType.document
 
     def before(model: Any, name: str, prompt_type: Any = None) -> str:
@@ -377,8 +378,8 @@ def test_the_instruction_is_the_most_special_one(mteb: Any, mistral: str, tmp_pa
     assert (meta.use_instructions, none.mteb_model_meta.use_instructions) == (True, False)
     assert other.mteb_model_meta.name == "owner/name"
     assert meta.name.startswith("sfr-batch/")
-    places = {model.mteb_model_meta.experiment_name for model in (plain, other, fixed, none)}
-    assert len(places) == 4
+    places = {model.mteb_model_meta.experiment_name for model in (plain, other, fixed, none, half)}
+    assert len(places) == 5
 
 
 @pytest.mark.parametrize(
