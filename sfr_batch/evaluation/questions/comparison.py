@@ -191,8 +191,9 @@ class TableComparison(Tabular):
     @cached_property
     def _pairs(self) -> list[tuple[list[str], list[str]]]:
         """The documents of both answers to each question."""
-        rankings = self.before.ranking, self.after.ranking
-        return [(list(one.documents), list(other.documents)) for one, other in _joined(*rankings, self.questions)]
+        sides = self.before.ranking, self.after.ranking
+        pairs = (tuple(list(side[query].documents) for side in sides) for query in self.questions.texts)
+        return [(before, after) for before, after in pairs]
 
     @property
     def _measures(self) -> list[str]:
@@ -220,6 +221,12 @@ class TableComparison(Tabular):
         for name in self._measures:
             before, after, change, interval, p, verdict = _cells(self.changes[name])
             yield f"{label(name):12}  {before:>6}  {after:>6}  {change:>6}  {interval:>18}  {p:>6}  {verdict}"
+        if self.found_before and self.found_after:
+            main = main_measure(self.k)
+            at = self.found_before.names.index(main)
+            moved = self.found_after.values[:, at] - self.found_before.values[:, at]
+            lost, gained, equal = (int(which.sum()) for which in (moved < 0, moved > 0, moved == 0))
+            yield f"{label(main)}: {counted(lost, 'question')} lost, {gained:,} gained, {equal:,} as before"
 
     def _overlap_lines(self) -> Iterator[str]:
         for at, share in self.overlaps.items():
@@ -263,10 +270,6 @@ def _line(moved: Moved, width: int = 200) -> str:
     """Ranks before and after, a star if it is relevant, and the id."""
     before, after = (f"{rank or '-':>3}" for rank in (moved.before, moved.after))
     return f"{before} -> {after}  {'*' if moved.relevant else ' '} {shown(moved.document, width)}"
-
-
-def _joined(one: Any, other: Any, questions: Questions) -> Iterator[tuple[Any, Any]]:
-    return ((one[query], other[query]) for query in questions.texts)
 
 
 def _cells(change: Change) -> tuple[str, str, str, str, str, str]:
