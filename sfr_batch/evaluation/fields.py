@@ -89,7 +89,7 @@ class Fields:
         value = self._value(row, role)
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
             raise CorpusError(f"{row.place}: {self._name(row, role)} is {_what(value)}, not an id.")
-        return str(value)
+        return self._valid(row, role, str(value))
 
     def numbers(self, row: Row, role: str) -> list[float]:
         """Finite numbers: one, or all of a list."""

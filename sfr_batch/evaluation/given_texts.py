@@ -112,7 +112,7 @@ def of_rows(rows: Iterator[Row], source: str, column: str | None = None) -> Give
                 f"{row.place} has no column {column or 'text'}. Columns there: {there}. Name the one with the texts "
                 "with --column."
             )
-        texts.append(valid(fields.text(row, "text"), row))
+        texts.append(fields.text(row, "text"))
         places.append(row.place)
     if not texts:
         raise CorpusError(f"{source} has no rows.")
@@ -121,20 +121,8 @@ def of_rows(rows: Iterator[Row], source: str, column: str | None = None) -> Give
 
 def take_id(row: Row, fields: Fields, seen: dict[str, str]) -> str:
     """The id of a row. seen: the place of each id, to which it is added. Raises CorpusError if it comes twice."""
-    found = valid(fields.id(row, "id"), row)
+    found = fields.id(row, "id")
     if found in seen:
         raise CorpusError(f"{row.place}: the id {found!r} is also that of {seen[found]}. Give each its own.")
     seen[found] = row.place
     return found
-
-
-def valid(text: str, row: Row) -> str:
-    """The text. Raises CorpusError if it is not valid Unicode: JSON can escape halves of characters."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise CorpusError(
-            f"{row.place}: {text[:60]!r} is not valid Unicode at character {error.start}. Correct it, or remove the "
-            "row."
-        ) from None
-    return text

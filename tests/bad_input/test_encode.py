@@ -31,7 +31,8 @@ REFUSED = [
     (f"{FILE}titles.csv", 1,
      "{root}/titles.csv row 1 has no column text. Columns there: title. Name the one with the texts with --column."),
     (f"{FILE}half.jsonl", 1,
-     "{root}/half.jsonl row 1: 'how \\ud800' is not valid Unicode at character 4. Correct it, or remove the row."),
+     "{root}/half.jsonl row 1: text is not valid Unicode at character 4: half of a surrogate pair. Remove the row, or "
+     "fetch the file again."),
     (f"{FILE}null.jsonl", 1, "{root}/null.jsonl row 1: text is missing, not a text. Remove the row."),
 ]  # fmt: skip
 

@@ -41,9 +41,11 @@ REFUSED = [
      "{root}/texts.csv row 2: an earlier row has another text for the query 'q1': 'how'."),
     (f"{SCORE}blank.csv", 1, "{root}/blank.csv row 1: query is empty, not a text. Remove the row."),
     (f"{SCORE}half.jsonl", 1,
-     "{root}/half.jsonl row 1: 'how \\ud800' is not valid Unicode at character 4. Correct it, or remove the row."),
+     "{root}/half.jsonl row 1: query is not valid Unicode at character 4: half of a surrogate pair. Remove the row, or "
+     "fetch the file again."),
     (f"{SCORE}half_id.jsonl", 1,
-     "{root}/half_id.jsonl row 1: '\\ud800' is not valid Unicode at character 0. Correct it, or remove the row."),
+     "{root}/half_id.jsonl row 1: document is not valid Unicode at character 0: half of a surrogate pair. Remove the "
+     "row, or fetch the file again."),
     (f"{SCORE}others.csv", 1,
      "{root}/table, snapshot 1, has none of the 1 document that are relevant to the questions. Judged are 'x'; ids of "
      "the table are 'one' and 'two'. Are the judgements of another table, or is another column the one with the ids?"),

@@ -56,9 +56,10 @@ def compare_tables(before: Asked, after: Asked, questions: Questions, k: int, pr
         remarks += _of_sides(check_documents(before, questions), check_documents(after, questions))
     for remark in remarks:
         say(remark)
+    # Both before the first search, which may take long: a model that is no longer that of its table is known by then.
     encoded = encode(before, questions, prompt)
-    old = answer(before, questions, encoded, k)
-    new = answer(after, questions, encoded if _same_model(before, after) else encode(after, questions, prompt), k)
+    encoded_after = encoded if _same_model(before, after) else encode(after, questions, prompt)
+    old, new = answer(before, questions, encoded, k), answer(after, questions, encoded_after, k)
     remarks += _of_sides(_cut(old), _cut(new))
     scores = [score(one, questions, k) for one in (old, new)] if questions.qrels else [None, None]
     gone = absent(after, {name for own in old.ranking.values() for name in own.documents[:TOP]})

@@ -16,7 +16,7 @@ from sfr_batch.corpus.file_formats import TEXT, format_of
 from sfr_batch.errors import ConfigError, CorpusError, counted
 from sfr_batch.evaluation.data_folder import DataFolder
 from sfr_batch.evaluation.fields import COLUMNS, Digest, Fields
-from sfr_batch.evaluation.given_texts import GivenTexts, of_file, of_rows, valid
+from sfr_batch.evaluation.given_texts import GivenTexts, of_file, of_rows
 from sfr_batch.evaluation.judgements import Judgements, read_qrels
 from sfr_batch.evaluation.ranking import Qrels
 from sfr_batch.evaluation.rows import Row, read_rows
@@ -182,14 +182,14 @@ def _of_judgements(rows: Iterator[Row], source: str, there: Mapping[str, str]) -
                 raise CorpusError(
                     f"{row.place} has no column {there[role]}. Columns there: {shown}. Name it: --column {role}=NAME."
                 )
-        text = valid(fields.text(row, "query").strip(), row)
+        text = fields.text(row, "query").strip()
         query = fields.id(row, "query_id") if fields.has(row, "query_id") else text
         if texts.setdefault(query, text) != text:
             raise CorpusError(
                 f"{row.place}: an earlier row has another text for the query {query!r}: {texts[query]!r}."
             )
         (grade,) = fields.numbers(row, "score") if there[GRADE] and there[GRADE] in row.values else (1.0,)
-        found.add(row, query, valid(fields.id(row, "corpus_id"), row), grade)
+        found.add(row, query, fields.id(row, "corpus_id"), grade)
     found.check(source)
     return _judged(texts, found.qrels, source)
 
