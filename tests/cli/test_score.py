@@ -1,6 +1,9 @@
 """`score`: tables of MiniLM's real vectors and questions of one's own, alone and beside another table."""
 
+import copy
+import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ import pytrec_eval
 import sfr_batch as sfr
 from sfr_batch.api import EmbeddingTable
 from sfr_batch.encoder.encoder import Encoder
+from sfr_batch.evaluation.questions.asking import compare_tables
+from sfr_batch.evaluation.questions.forms import read_questions
 from sfr_batch.evaluation.ranking import qrels_file, run_file
 from tests.cli.test_cli import encoder, run  # noqa: F401
 from tests.tables import do_plan, parquet, put
@@ -202,3 +207,32 @@ def test_a_snapshot_beside_another_one(tables: Path, tmp_path: Path, loaded: Non
         "    rank   1 ->   -  * bread",
     ]
     assert "1 document is among the first 2 before, and not in the table after" in lines
+
+
+def test_models_prompts_and_long_questions(tables: Path, encoder: Encoder) -> None:  # noqa: F811
+    """What differs is listed, but for what follows from it; equal models encode once; what is cut is said."""
+    old = sfr.open_table(str(tables / "old"))._asked(None)
+    loads: list[str] = []
+
+    def load(name: str, loaded: Encoder) -> Callable[[], Encoder]:
+        return lambda: loads.append(name) or loaded  # type: ignore[func-returns-value]
+
+    prompted = copy.copy(encoder)
+    prompted.recipe = dataclasses.replace(encoder.recipe, prompts={"query": "Question: "})
+    before = dataclasses.replace(old, load=load("before", encoder))
+    questions = read_questions(["where does the pet sleep", "word " * 300])
+    other = {**old.inputs, "max_length": 255, "golden_ids": [[1]]}
+    new = sfr.open_table(str(tables / "new"))._asked(None)
+    found = compare_tables(
+        before, dataclasses.replace(new, inputs=other, load=load("after", prompted)), questions, 3, "query", print
+    )
+    assert found.differs == ["max_length: 256 before, 255 after", 'prompt of questions: "" before, "Question: " after']
+    assert (found.before.prompt, found.after.prompt) == ("", "Question: ")
+    assert found.remarks == (
+        "before: 1 question is longer than 256 tokens, and cut.",
+        "after: 1 question is longer than 255 tokens, and cut.",
+    )
+    assert loads == ["before", "after"]
+    same = dataclasses.replace(new, inputs=old.inputs, model=old.model, load=load("never", prompted))
+    assert compare_tables(before, same, questions, 3, "none", print).differs == []
+    assert loads == ["before", "after", "before"]
