@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     from sfr_batch.evaluation.mteb_adapter import MtebModel as MtebModel
     from sfr_batch.evaluation.questions.comparison import TableComparison as TableComparison
     from sfr_batch.evaluation.questions.scores import TableScores as TableScores
-    from sfr_batch.evaluation.report import Evaluation as Evaluation
+    from sfr_batch.evaluation.report.report import Evaluation as Evaluation
     from sfr_batch.pipeline.repair import Repair as Repair
     from sfr_batch.pipeline.summary import Summary as Summary
     from sfr_batch.planning.plan import EmbedPlan as EmbedPlan
@@ -99,7 +99,7 @@ _HOMES = {
     "EmbedPlan": "planning.plan",
     "EmbeddingTable": "api",
     "Encoder": "encoder.encoder",
-    "Evaluation": "evaluation.report",
+    "Evaluation": "evaluation.report.report",
     "Expiry": "table.commit.expiry",
     "Exported": "table.export",
     "Hit": "table.search",

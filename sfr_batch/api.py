@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from sfr_batch.checks.verify.report import VerifyReport
     from sfr_batch.encoder.encoder import Encoder
     from sfr_batch.evaluation.mteb_adapter import MtebModel
-    from sfr_batch.evaluation.report import Evaluation
+    from sfr_batch.evaluation.report.report import Evaluation
     from sfr_batch.evaluation.results import TaskResult
     from sfr_batch.pipeline.repair import Repair
     from sfr_batch.pipeline.summary import Summary

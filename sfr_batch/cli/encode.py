@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sfr_batch.evaluation.given_texts import GivenTexts
+    from sfr_batch.evaluation.data.given_texts import GivenTexts
 
 _OUTPUTS = (".parquet", ".jsonl", ".npy")
 _NUMBER = "number"
@@ -86,7 +86,7 @@ def _given(
     texts: tuple[str, ...], file: str | None, column: str | None, storage: "api.StorageSettings"
 ) -> "GivenTexts":
     """The texts of the arguments, of the file or of stdin. Raises ConfigError if it is not clear which are meant."""
-    from sfr_batch.evaluation import given_texts
+    from sfr_batch.evaluation.data import given_texts
 
     if column and not file:
         raise ConfigError("--column is for the texts of --file.")

@@ -14,7 +14,7 @@ from sfr_batch.format.on_screen import shown_message
 from sfr_batch.pipeline import interrupt
 
 if TYPE_CHECKING:
-    from sfr_batch.evaluation.report import Evaluation
+    from sfr_batch.evaluation.report.report import Evaluation
     from sfr_batch.evaluation.results import TaskResult
 
 _FILE = click.Path(dir_okay=False)

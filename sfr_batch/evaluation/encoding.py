@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sfr_batch.errors import ConfigError, CorpusError, ModelError
-from sfr_batch.evaluation.given_texts import GivenTexts
+from sfr_batch.evaluation.data.given_texts import GivenTexts
 from sfr_batch.model import prompts
 from sfr_batch.table.nearest import FloatArray
 

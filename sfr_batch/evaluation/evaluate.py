@@ -14,8 +14,8 @@ from sfr_batch.evaluation.kept import Kept, library_versions
 from sfr_batch.evaluation.measures.libraries import need_libraries
 from sfr_batch.evaluation.parts import Part
 from sfr_batch.evaluation.production import Production
-from sfr_batch.evaluation.published import read_published
-from sfr_batch.evaluation.report import Evaluation
+from sfr_batch.evaluation.published.reading import read_published
+from sfr_batch.evaluation.report.report import Evaluation
 from sfr_batch.evaluation.results import Made, TaskResult
 from sfr_batch.evaluation.retrieval_part import RetrievalPart
 from sfr_batch.evaluation.task_files import ALL, RERANKING, RETRIEVAL, Task

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from sfr_batch.evaluation.report import Evaluation
+from sfr_batch.evaluation.report.report import Evaluation
 from sfr_batch.evaluation.results import Made, TaskResult
 from sfr_batch.format.fingerprint import digest
 from sfr_batch.storage.store import Store

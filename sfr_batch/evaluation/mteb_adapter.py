@@ -15,7 +15,7 @@ import numpy as np
 
 from sfr_batch.config.settings import Config, CorpusSettings
 from sfr_batch.errors import ConfigError
-from sfr_batch.evaluation.fields import Digest
+from sfr_batch.evaluation.data.fields import Digest
 from sfr_batch.evaluation.production import Production
 from sfr_batch.evaluation.searching import rank_candidates, search_documents
 from sfr_batch.format import names

@@ -11,12 +11,12 @@ import pyarrow as pa
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.file_formats import JSONL, PARQUET, format_of
 from sfr_batch.errors import counted
+from sfr_batch.evaluation.data.retrieval_set import documents_of, read_retrieval
 from sfr_batch.evaluation.kept import Kept
 from sfr_batch.evaluation.measures.retrieval import RankingScores, score_ranking
 from sfr_batch.evaluation.parts import Scored
 from sfr_batch.evaluation.production import Production
 from sfr_batch.evaluation.ranking import Ranking, qrels_file, run_file
-from sfr_batch.evaluation.retrieval_set import documents_of, read_retrieval
 from sfr_batch.evaluation.searching import search_documents
 from sfr_batch.evaluation.task_files import Task
 from sfr_batch.format import names

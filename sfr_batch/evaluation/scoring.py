@@ -8,12 +8,12 @@ from itertools import chain
 
 import numpy as np
 
+from sfr_batch.evaluation.data.sets import Candidates, Classes, Clusters, Labelled, Pairs, Rerankings, SummarySet
 from sfr_batch.evaluation.measures import classification, clustering, reranking, summarization
 from sfr_batch.evaluation.measures.libraries import need_libraries
 from sfr_batch.evaluation.measures.pair_classification import score_pair_classification
 from sfr_batch.evaluation.measures.retrieval import RankingScores
 from sfr_batch.evaluation.measures.sts import score_sts
-from sfr_batch.evaluation.sets import Candidates, Classes, Clusters, Labelled, Pairs, Rerankings, SummarySet
 from sfr_batch.evaluation.task_files import ALL, PAIR_CLASSIFICATION, SAMPLES, Task
 from sfr_batch.table.nearest import FloatArray
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import CorpusError
-from sfr_batch.evaluation import scoring, sets
+from sfr_batch.evaluation import scoring
+from sfr_batch.evaluation.data import sets
 from sfr_batch.evaluation.parts import Scored
 from sfr_batch.evaluation.production import Production
 from sfr_batch.evaluation.task_files import (

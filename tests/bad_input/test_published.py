@@ -10,7 +10,7 @@ import pytest
 
 import sfr_batch as sfr
 from sfr_batch.config.settings import StorageSettings
-from sfr_batch.evaluation.published import read_published
+from sfr_batch.evaluation.published.reading import read_published
 
 CARD = """---
 model-index:

@@ -112,7 +112,7 @@ def test_scores_are_those_of_trec_eval_and_of_search(tables: Path, loaded: None)
 def test_a_table_on_the_command_line(tables: Path, loaded: None) -> None:
     result = run("score", tables / "old", tables / "judged.jsonl", "-k", 5)
     lines = result.stdout.splitlines()
-    assert lines[0].startswith(f"table       {tables}/old, snapshot 1, 8 rows,")
+    assert " ".join(result.stdout.split()).startswith(f"table {tables}/old, snapshot 1, 8 rows,")  # in lines, if long
     assert [line.split()[0] for line in lines if "@" in line] == ["nDCG@5", "MRR@5", "recall@5", "MAP@5", "Lowest"]
     assert lines[-1] == "          csv at 1, excel not found"
     remark = "1 of 8 relevant documents is not in the table, such as 'excel': not found by any question.\n"

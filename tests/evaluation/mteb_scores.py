@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfr_batch.evaluation.sets import Classes, Clusters, Pairs, Rerankings, SummarySet
+from sfr_batch.evaluation.data.sets import Classes, Clusters, Pairs, Rerankings, SummarySet
 from sfr_batch.table.nearest import FloatArray
 
 Vectors = Callable[[Sequence[str]], FloatArray]

@@ -12,8 +12,8 @@ import pytest
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import CorpusError
-from sfr_batch.evaluation.retrieval_set import read_retrieval
-from sfr_batch.evaluation.sets import (
+from sfr_batch.evaluation.data.retrieval_set import read_retrieval
+from sfr_batch.evaluation.data.sets import (
     Candidates,
     read_classes,
     read_clusters,

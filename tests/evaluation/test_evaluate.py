@@ -16,7 +16,7 @@ import pytrec_eval
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.errors import ConfigError, CorpusError
 from sfr_batch.evaluation.evaluate import evaluate
-from sfr_batch.evaluation.report import Evaluation
+from sfr_batch.evaluation.report.report import Evaluation
 from sfr_batch.evaluation.results import TaskResult
 from sfr_batch.model.prompts import instruct
 from sfr_batch.pipeline import runner

@@ -14,10 +14,10 @@ import sfr_batch as sfr
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError
 from sfr_batch.evaluation import production
+from sfr_batch.evaluation.data.retrieval_set import read_retrieval
 from sfr_batch.evaluation.measures.retrieval import score_ranking
 from sfr_batch.evaluation.mteb_adapter import version_of_corpus
 from sfr_batch.evaluation.ranking import ranked
-from sfr_batch.evaluation.retrieval_set import read_retrieval
 from sfr_batch.evaluation.task_files import Task, shipped_tasks
 from sfr_batch.pipeline import encode_stage
 from sfr_batch.pipeline.encode_stage import load_encoder

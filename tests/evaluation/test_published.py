@@ -8,9 +8,9 @@ import pytest
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError
-from sfr_batch.evaluation.comparison import find, published_averages
-from sfr_batch.evaluation.published import read_published
-from sfr_batch.evaluation.published_values import Published, PublishedTask
+from sfr_batch.evaluation.published.comparison import find, published_averages
+from sfr_batch.evaluation.published.reading import read_published
+from sfr_batch.evaluation.published.values import Published, PublishedTask
 from sfr_batch.evaluation.task_files import shipped_tasks
 from tests.evaluation.published import CARD, needs_card
 from tests.tables import put

@@ -10,8 +10,8 @@ import pytest
 
 from sfr_batch.config.settings import ModelSettings, StorageSettings
 from sfr_batch.encoder.encoder import Encoder
+from sfr_batch.evaluation.data.sets import read_classes, read_clusters, read_pairs
 from sfr_batch.evaluation.scoring import score, texts_of
-from sfr_batch.evaluation.sets import read_classes, read_clusters, read_pairs
 from sfr_batch.evaluation.task_files import shipped_tasks
 from sfr_batch.table.nearest import FloatArray
 from tests.evaluation.mteb_scores import looked_up, scores_of_mteb

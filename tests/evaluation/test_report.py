@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sfr_batch.errors import ConfigError
-from sfr_batch.evaluation.published_values import Published, PublishedTask
-from sfr_batch.evaluation.report import Evaluation, joined
+from sfr_batch.evaluation.published.values import Published, PublishedTask
+from sfr_batch.evaluation.report.report import Evaluation, joined
 from sfr_batch.evaluation.results import Made, TaskResult
 from sfr_batch.evaluation.task_files import Task, shipped_tasks
 

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from sfr_batch.evaluation.scoring import Data, score, texts_of
-from sfr_batch.evaluation.sets import (
+from sfr_batch.evaluation.data.sets import (
     Candidates,
     Classes,
     Clusters,
@@ -16,6 +15,7 @@ from sfr_batch.evaluation.sets import (
     Summaries,
     SummarySet,
 )
+from sfr_batch.evaluation.scoring import Data, score, texts_of
 from sfr_batch.evaluation.task_files import Task, shipped_tasks
 from sfr_batch.table.nearest import FloatArray
 from tests.evaluation.mteb_scores import looked_up, scores_of_mteb

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from sfr_batch.errors import CorpusError, counted
+from sfr_batch.evaluation.data.given_texts import GivenTexts
 from sfr_batch.evaluation.encoding import NO_PROMPT, prepare, vectors_of
-from sfr_batch.evaluation.given_texts import GivenTexts
 from sfr_batch.evaluation.kept import library_versions
 from sfr_batch.evaluation.questions.forms import Questions
 from sfr_batch.evaluation.ranking import Ranking

@@ -14,12 +14,12 @@ import numpy as np
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.corpus.file_formats import TEXT, format_of
 from sfr_batch.errors import ConfigError, CorpusError, counted
-from sfr_batch.evaluation.data_folder import DataFolder
-from sfr_batch.evaluation.fields import COLUMNS, Digest, Fields
-from sfr_batch.evaluation.given_texts import GivenTexts, of_file, of_rows
-from sfr_batch.evaluation.judgements import Judgements, read_qrels
+from sfr_batch.evaluation.data.data_folder import DataFolder
+from sfr_batch.evaluation.data.fields import COLUMNS, Digest, Fields
+from sfr_batch.evaluation.data.given_texts import GivenTexts, of_file, of_rows
+from sfr_batch.evaluation.data.judgements import Judgements, read_qrels
+from sfr_batch.evaluation.data.rows import Row, read_rows
 from sfr_batch.evaluation.ranking import Qrels
-from sfr_batch.evaluation.rows import Row, read_rows
 from sfr_batch.storage.input_listing import list_inputs
 from sfr_batch.storage.locations import absolute_uri
 

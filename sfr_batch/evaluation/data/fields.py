@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sfr_batch.errors import CorpusError
-from sfr_batch.evaluation.rows import Row
+from sfr_batch.evaluation.data.rows import Row
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "id": ("_id", "id"),

@@ -12,9 +12,11 @@ from typing import Any
 import pyarrow as pa
 
 from sfr_batch.errors import ConfigError
-from sfr_batch.evaluation import report_json, report_picture, report_text
-from sfr_batch.evaluation.comparison import DIFFERS, TOLERANCES, Average, Row, averages, compare
-from sfr_batch.evaluation.published_values import Published
+from sfr_batch.evaluation.published.comparison import DIFFERS, TOLERANCES, Average, Row, averages, compare
+from sfr_batch.evaluation.published.values import Published
+from sfr_batch.evaluation.report import as_json as report_json
+from sfr_batch.evaluation.report import picture as report_picture
+from sfr_batch.evaluation.report import text as report_text
 from sfr_batch.evaluation.results import Made, TaskResult
 from sfr_batch.format.notebook import html_table
 from sfr_batch.table.tabular import Tabular

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sfr_batch.errors import counted
-from sfr_batch.evaluation.comparison import DIFFERS, EQUAL, NOT_PUBLISHED, OTHER_DATA, Average, Row
-from sfr_batch.evaluation.harness import OTHER_REVISION
-from sfr_batch.evaluation.published_values import Published
+from sfr_batch.evaluation.published.comparison import DIFFERS, EQUAL, NOT_PUBLISHED, OTHER_DATA, Average, Row
+from sfr_batch.evaluation.published.harness import OTHER_REVISION
+from sfr_batch.evaluation.published.values import Published
 from sfr_batch.evaluation.results import Made
 from sfr_batch.evaluation.task_files import (
     CLASSIFICATION,

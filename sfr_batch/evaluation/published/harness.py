@@ -7,7 +7,7 @@ SFR-Embedding-Mistral measured. Knows no scores.
 
 from collections.abc import Iterator
 
-from sfr_batch.evaluation.published_values import PublishedTask
+from sfr_batch.evaluation.published.values import PublishedTask
 from sfr_batch.evaluation.results import Made, TaskResult
 from sfr_batch.evaluation.task_files import (
     CLASSIFICATION,

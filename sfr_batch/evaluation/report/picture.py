@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sfr_batch.errors import ConfigError
-from sfr_batch.evaluation.comparison import DIFFERS, EQUAL, OTHER_DATA, Row
-from sfr_batch.evaluation.report_text import LABELS, points, signed, summary
+from sfr_batch.evaluation.published.comparison import DIFFERS, EQUAL, OTHER_DATA, Row
+from sfr_batch.evaluation.report.text import LABELS, points, signed, summary
 from sfr_batch.evaluation.results import Made
 from sfr_batch.evaluation.task_files import MAIN_SCORES
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError
-from sfr_batch.evaluation.model_card import parse_card
-from sfr_batch.evaluation.mteb_results import MODEL_META, is_result, parse_json, parse_results
-from sfr_batch.evaluation.published_values import Published
+from sfr_batch.evaluation.published.model_card import parse_card
+from sfr_batch.evaluation.published.mteb_results import MODEL_META, is_result, parse_json, parse_results
+from sfr_batch.evaluation.published.values import Published
 from sfr_batch.storage.input_listing import list_inputs
 from sfr_batch.storage.inputs import open_input
 from sfr_batch.storage.locations import absolute_uri

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import CorpusError
-from sfr_batch.evaluation.data_folder import DataFolder
-from sfr_batch.evaluation.fields import Digest, Fields
-from sfr_batch.evaluation.rows import Row, read_rows
+from sfr_batch.evaluation.data.data_folder import DataFolder
+from sfr_batch.evaluation.data.fields import Digest, Fields
+from sfr_batch.evaluation.data.rows import Row, read_rows
 from sfr_batch.evaluation.task_files import PAIR_CLASSIFICATION, Task
 
 _ALSO = {"validation": ("validation", "dev", "valid", "val"), "dev": ("dev", "validation", "valid", "val")}

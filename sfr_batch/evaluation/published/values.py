@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sfr_batch.evaluation.score_keys import is_percent, is_score, known_key, number
+from sfr_batch.evaluation.published.score_keys import is_percent, is_score, known_key, number
 
 _SHOWN = 3
 _RENAMED = {

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sfr_batch.errors import ConfigError
-from sfr_batch.evaluation.comparison import TOLERANCES, Average, Row
-from sfr_batch.evaluation.published_values import Published
+from sfr_batch.evaluation.published.comparison import TOLERANCES, Average, Row
+from sfr_batch.evaluation.published.values import Published
 from sfr_batch.evaluation.results import Made, TaskResult
 
 _FORMAT = "sfr-batch evaluation 1"

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import CorpusError, counted
-from sfr_batch.evaluation.data_folder import DataFolder
-from sfr_batch.evaluation.fields import Digest, Fields
-from sfr_batch.evaluation.judgements import read_qrels
+from sfr_batch.evaluation.data.data_folder import DataFolder
+from sfr_batch.evaluation.data.fields import Digest, Fields
+from sfr_batch.evaluation.data.judgements import read_qrels
+from sfr_batch.evaluation.data.rows import Row, read_rows
 from sfr_batch.evaluation.ranking import Qrels
-from sfr_batch.evaluation.rows import Row, read_rows
 from sfr_batch.evaluation.task_files import Task
 
 

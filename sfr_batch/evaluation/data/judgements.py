@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import CorpusError
-from sfr_batch.evaluation.fields import Fields
-from sfr_batch.evaluation.rows import Row, read_rows
+from sfr_batch.evaluation.data.fields import Fields
+from sfr_batch.evaluation.data.rows import Row, read_rows
 
 
 class Judgements:

@@ -12,8 +12,8 @@ from sfr_batch.corpus.decompression import decompressed
 from sfr_batch.corpus.encodings import BOM, refuse_marked
 from sfr_batch.corpus.file_formats import TEXT, format_of
 from sfr_batch.errors import CorpusError
-from sfr_batch.evaluation.fields import COLUMNS, Fields
-from sfr_batch.evaluation.rows import Row, read_rows
+from sfr_batch.evaluation.data.fields import COLUMNS, Fields
+from sfr_batch.evaluation.data.rows import Row, read_rows
 from sfr_batch.storage.inputs import open_input
 from sfr_batch.storage.locations import absolute_uri
 

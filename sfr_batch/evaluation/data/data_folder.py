@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.corpus.file_formats import TEXT, ending_of, format_of
 from sfr_batch.errors import CorpusError
-from sfr_batch.evaluation.rows import FORMATS
+from sfr_batch.evaluation.data.rows import FORMATS
 from sfr_batch.storage.input_listing import list_inputs
 from sfr_batch.storage.locations import absolute_uri
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sfr_batch.evaluation.harness import known_differences
-from sfr_batch.evaluation.published_values import Published, PublishedTask
+from sfr_batch.evaluation.published.harness import known_differences
+from sfr_batch.evaluation.published.score_keys import main_score
+from sfr_batch.evaluation.published.values import Published, PublishedTask
 from sfr_batch.evaluation.results import Made, TaskResult
-from sfr_batch.evaluation.score_keys import main_score
 from sfr_batch.evaluation.task_files import (
     CLASSIFICATION,
     CLUSTERING,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sfr_batch.errors import ConfigError
-from sfr_batch.evaluation.published_values import Published, RawScores, as_published
+from sfr_batch.evaluation.published.values import Published, RawScores, as_published
 
 MODEL_META = "model_meta.json"
 """Beside the results of mteb: the model's name and revision."""

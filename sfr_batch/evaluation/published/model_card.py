@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from sfr_batch.errors import ConfigError
-from sfr_batch.evaluation.published_values import Published, RawScores, as_published
+from sfr_batch.evaluation.published.values import Published, RawScores, as_published
 
 _FRONT = re.compile(r"\s*---[ \t]*\n(.*?)(?:\n---[ \t]*(?:\n|$)|$(?!\n))", re.DOTALL)
 _NAME = re.compile(r"(?:(?P<mteb>MTEB)\s+)?(?P<task>.*?)(?:\s*\((?P<subset>[^()]*)\))?")

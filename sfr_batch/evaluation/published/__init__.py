@@ -1,0 +1,1 @@
+"""Published scores, from model cards and result files of mteb, and our scores beside them."""
