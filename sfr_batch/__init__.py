@@ -33,16 +33,16 @@
     Hits, Hit        what table.search found: a list that prints, and its rows
     Sample           table.sample(1000)
     TableScores, TableComparison    table.evaluate("questions.csv"), table.compare("old", "questions.csv")
-    Changes          table.changes(1, 2)
-    Exported         table.export(target)
+    Changes, Exported    table.changes(1, 2), table.export(target)
+    Runs, RunAccount table.runs(): every attempt to write the table, and what it took
     Expiry           table.maintenance.expire(...)
     Compaction, Orphans    table.maintenance.compact(...), table.maintenance.sweep(...)
     MtebModel        what mteb calls: encode, index, search
     SfrBatchError    the base of all errors; the others are in `errors`
 
 Settings of a config can be overridden in each call: ["select.limit=10"] as on the command line, {"select.limit": 10},
-or as keywords, select={"limit": 10}. Results show as tables in notebooks; hits, samples, changes, snapshots and reports
-have .to_pandas() and .to_arrow().
+or as keywords, select={"limit": 10}. Results show as tables in notebooks; hits, samples, changes, snapshots, runs and
+reports have .to_pandas() and .to_arrow().
 
 Names are loaded when they are first used. Importing the package, planning and reading load neither torch nor ray.
 """
@@ -75,10 +75,12 @@ if TYPE_CHECKING:
     from sfr_batch.evaluation.questions.comparison import TableComparison as TableComparison
     from sfr_batch.evaluation.questions.scores import TableScores as TableScores
     from sfr_batch.evaluation.report.report import Evaluation as Evaluation
+    from sfr_batch.format.run_accounts import RunAccount as RunAccount
     from sfr_batch.pipeline.repair import Repair as Repair
     from sfr_batch.pipeline.summary import Summary as Summary
     from sfr_batch.planning.plan import EmbedPlan as EmbedPlan
     from sfr_batch.table.changes import Changes as Changes
+    from sfr_batch.table.commit.attempts import Runs as Runs
     from sfr_batch.table.commit.compaction import Compaction as Compaction
     from sfr_batch.table.commit.expiry import Expiry as Expiry
     from sfr_batch.table.commit.sweep import Orphans as Orphans
@@ -109,6 +111,8 @@ _HOMES = {
     "Orphans": "table.commit.sweep",
     "PointerTarget": "table.pointer",
     "Repair": "pipeline.repair",
+    "RunAccount": "format.run_accounts",
+    "Runs": "table.commit.attempts",
     "Sample": "table.sampling",
     "SfrBatchError": "errors",
     "Snapshot": "table.table",

@@ -25,6 +25,7 @@ from sfr_batch.table import pointer as pointers
 from sfr_batch.table.arguments import listed, whole_number
 from sfr_batch.table.changes import Changes, changes
 from sfr_batch.table.choices import MAX_UNNEEDED, ROWS_PER_FILE
+from sfr_batch.table.commit.attempts import Runs, attempts
 from sfr_batch.table.commit.compaction import Compaction
 from sfr_batch.table.commit.expiry import Expiry
 from sfr_batch.table.maintenance import Maintenance
@@ -266,6 +267,7 @@ class EmbeddingTable(Askable):
         table.export("folder")                        plain Parquet for any engine
         table.evaluate("questions.csv")               nDCG and recall for questions of your own
         table.compare("old", "questions.csv")         what is lost and gained beside another table
+        table.runs()                                  what each attempt of a run took, and how it ended
         table.audit()                                 checks every promise of the table
         table.maintenance                             .expire(), .compact(), .sweep()
         table.encoder.encode(texts)                   the model of the table
@@ -283,6 +285,11 @@ class EmbeddingTable(Askable):
     def pinned(self) -> int | None:
         """Number of the snapshot that the pointer pins; None without a pointer or a pin."""
         return self.pointed.snapshot if self.pointed else None
+
+    def runs(self) -> Runs:
+        """Every attempt to write the table of which something is left, oldest first: who made it, where, what it took,
+        what it cost and how it ended. They print a line each; `RunAccount` has all fields."""
+        return attempts(self)
 
     def current(self) -> Snapshot:
         """The newest snapshot, or the one that the pointer pins. Raises TableNotFound if there is none."""

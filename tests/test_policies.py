@@ -558,6 +558,8 @@ PUBLIC = {
     "evaluation.questions.comparison": ["TableComparison"],
     "evaluation.questions.scores": ["TableScores"],
     "table.table": ["Snapshot"],
+    "table.commit.attempts": ["Runs"],
+    "format.run_accounts": ["RunAccount"],
     "pipeline.summary": ["Summary"],
     "checks.verify.report": ["VerifyReport"],
     "config.loading": ["load_config"],

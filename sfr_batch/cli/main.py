@@ -39,6 +39,7 @@ _IN_ORDER_OF_USE = {
     "score": "Score a table with questions of your own, or compare two.",
     "evaluate": "Score a model beside published scores.",
     "snapshots": "List the snapshots, oldest first.",
+    "runs": "List the attempts of runs, with time and cost.",
     "audit": "Check every promise of a table.",
     "repair": "Have the rows of lost or damaged files again.",
     "export": "Write the live rows as Parquet files for others.",

@@ -1,4 +1,4 @@
-"""Commands that read a table: `snapshots`, `export`, `changes`, `view`."""
+"""Commands that read a table: `snapshots`, `runs`, `export`, `changes`, `view`."""
 
 import csv
 import json
@@ -37,6 +37,30 @@ def snapshots(table: str, endpoint_url: str | None) -> None:
     """
     with report_errors():
         click.echo(repr(api.open_table(table, api.StorageSettings(endpoint_url=endpoint_url)).snapshots()))
+
+
+@click.command()
+@_TABLE
+@click.option("--json", "as_lines", is_flag=True, help="Print a JSON line per attempt, with all that is known of it.")
+@ENDPOINT
+def runs(table: str, as_lines: bool, endpoint_url: str | None) -> None:
+    """List the attempts to write TABLE, oldest first: those that published, failed, were stopped or killed.
+
+    One line per attempt: run, start (UTC), how long, how it ended, who on which host and Ray job, devices, time of
+    actors reserved and used, documents that it embedded, their tokens, and the cost if the config has a price of an
+    actor. The last line adds up. A process that was killed could not write more than it had: ≥ marks what is a lower
+    bound, ? what nobody knows.
+
+    Reads logs from storage alone; `sfr-batch sweep` removes those of runs that did not publish.
+
+    Exit codes: 0 done, 1 failed, 2 the command is wrong.
+    """
+    with report_errors():
+        found = api.open_table(table, api.StorageSettings(endpoint_url=endpoint_url)).runs()
+        for account in found if as_lines else ():
+            click.echo(json.dumps(account.as_json(), ensure_ascii=False, allow_nan=False))
+        if not as_lines:
+            click.echo(repr(found))
 
 
 @click.command()
@@ -195,4 +219,4 @@ def _renames(given: tuple[str, ...]) -> dict[str, str]:
     return renames
 
 
-READING = (snapshots, export, changes, view)
+READING = (snapshots, runs, export, changes, view)

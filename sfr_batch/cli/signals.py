@@ -36,13 +36,13 @@ def last_words(signal_name: str) -> str:
 
 
 @contextlib.contextmanager
-def leaving(last_words: Callable[[str], str], afterwards: Callable[[], None] = lambda: None) -> Iterator[None]:
+def leaving(last_words: Callable[[str], str], afterwards: Callable[[str], None] = lambda name: None) -> Iterator[None]:
     """Within this context SIGTERM ends the process with exit code 143, SIGINT with 130 and SIGHUP with 129; a second
     signal at once.
 
-    last_words: from the name of the signal to a line for stderr; called in its own thread. afterwards: called then, for
-    work that may be lost; it is also cut off after LEAVE_WITHIN_S. A signal that the process was started to ignore
-    (`nohup`, `&` in a script) stays ignored.
+    last_words: from the name of the signal to a line for stderr; called in its own thread. afterwards: called then,
+    also with the name, for work that may be lost; it is cut off after LEAVE_WITHIN_S, too. A signal that the process
+    was started to ignore (`nohup`, `&` in a script) stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():  # Python lets no other thread set handlers
         yield
@@ -73,7 +73,7 @@ def _leave_it_to_the_watcher(number: int, frame: FrameType | None) -> None:
     """Does nothing; without a Python handler the wakeup descriptor gets nothing."""
 
 
-def _watch(heard: int, terminal: int, last_words: Callable[[str], str], afterwards: Callable[[], None]) -> None:
+def _watch(heard: int, terminal: int, last_words: Callable[[str], str], afterwards: Callable[[str], None]) -> None:
     for number in iter(lambda: os.read(heard, 1)[0], _OVER):
         if number in SIGNALS:
             threading.Thread(target=_speak, args=(number, terminal, last_words, afterwards), daemon=True).start()
@@ -81,16 +81,17 @@ def _watch(heard: int, terminal: int, last_words: Callable[[str], str], afterwar
             os._exit(128 + number)
 
 
-def _speak(number: int, terminal: int, last_words: Callable[[str], str], afterwards: Callable[[], None]) -> None:
+def _speak(number: int, terminal: int, last_words: Callable[[str], str], afterwards: Callable[[str], None]) -> None:
     """Print the last words and exit. Their reader may be slow or gone: the watcher does not wait forever."""
     try:
-        words = last_words(signal.Signals(number).name) + "\n"
+        name = signal.Signals(number).name
+        words = last_words(name) + "\n"
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # there may be none, or it takes nothing
                 stream.flush()
         with contextlib.suppress(OSError):  # a log on a full disk, a terminal that is gone
             os.write(terminal, (_CLEAR_LINE if os.isatty(terminal) else b"") + words.encode())
-        afterwards()
+        afterwards(name)
     finally:
         os._exit(128 + number)
 

@@ -34,12 +34,14 @@ def run(load: "Callable[[], click.Command]") -> NoReturn:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _leave_at_once)
     from sfr_batch.cli import signals, streams
+    from sfr_batch.pipeline import invocation
     from sfr_batch.storage.descriptors import fill_standard_descriptors
 
     fill_standard_descriptors()
     streams.replace_streams()
+    invocation.called()
     signals.when_stopped("nothing was started")
-    with signals.leaving(signals.last_words, _release):
+    with signals.leaving(signals.last_words, _leave):
         code = _code_of(load)
         signals.when_stopped(f"the command had ended already, with exit code {code}")
         ended = streams.finish()
@@ -56,8 +58,10 @@ def _leave_at_once(number: int, frame: FrameType | None) -> None:
         os._exit(128 + number)
 
 
-def _release() -> None:
-    """Release the lease, if this process may have one: then its module is loaded."""
+def _leave(signal_name: str) -> None:
+    """End the attempt and release the lease, if this process may have them: then their modules are loaded."""
+    if attempt := sys.modules.get("sfr_batch.pipeline.attempt"):
+        attempt.stopped(signal_name)
     if lease := sys.modules.get("sfr_batch.table.commit.lease"):
         lease.release_all()
 

@@ -13,6 +13,17 @@ REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """A secret: the environment variable that holds it."""
 
 
+CREDENTIALS_IN_HOOK = (
+    "The URL in run.on_end contains credentials before its host. They would end up in logs. Put the whole URL into an "
+    "environment variable, and write run.on_end: ${NAME}."
+)
+
+
+def has_credentials(url: str) -> bool:
+    """Whether an http:// or https:// URL has a user or a password before its host."""
+    return re.match(r"https?://[^/?#]*@", url, re.IGNORECASE) is not None
+
+
 def _must_be_reference(value: str) -> str:
     if not REFERENCE.fullmatch(value):
         raise ValueError("a config must not contain secrets: write ${NAME} and set the environment variable NAME")
@@ -57,8 +68,16 @@ def _none_is_false(value: object) -> object:
     return False if value is None else value
 
 
+def _must_be_command_or_url(value: str) -> str:
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", value)
+    if scheme and scheme[1].lower() not in ("http", "https"):
+        raise ValueError("must be a command for the shell, or a URL that begins with http:// or https://")
+    return value
+
+
 EnvReference = Annotated[str, AfterValidator(_must_be_reference)]
 Text = Annotated[str, AfterValidator(_must_not_be_reference)]
+Hook = Annotated[str, Field(min_length=1), AfterValidator(_must_be_command_or_url)]
 Location = Annotated[Text, Field(min_length=1)]
 Character = Annotated[str, AfterValidator(_must_be_one_character)]
 # Tagged, so that an error is about the variant that was meant, not about both. Errors never show the tags.

@@ -15,15 +15,18 @@ from pydantic import (
 from sfr_batch.config.evaluation_settings import EvaluationSettings
 from sfr_batch.config.section import Section
 from sfr_batch.config.setting_types import (
+    CREDENTIALS_IN_HOOK,
     Character,
     Encoding,
     EnvReference,
     FromColumns,
     Header,
+    Hook,
     Location,
     Nulls,
     Paths,
     Text,
+    has_credentials,
 )
 from sfr_batch.errors import ConfigError
 
@@ -372,6 +375,14 @@ class RunSettings(Section):
     concurrent runs never corrupt a table."""
     progress_every_s: float = Field(default=5.0, gt=0)
     """Seconds between progress lines in a log."""
+    on_end: Hook | None = None
+    """Whom to tell that a run has ended, however it did: a command, which the shell runs, or an http:// or https://
+    URL, which gets a POST. It gets the account of the run as JSON, on stdin or as the body, once. It changes neither
+    the result nor the exit code; if it fails, that is a warning. Of a URL, secret parts are references, such as
+    `${ALERTS_URL}`, to environment variables of the driver; in a command, the shell reads them."""
+    on_end_timeout_s: float = Field(default=10.0, gt=0, le=600)
+    """Seconds that `on_end` may take, for which a run that has ended waits. A run that is stopped by a signal leaves
+    within two seconds; the hook goes on without it."""
 
 
 class Config(Section):
@@ -398,6 +409,8 @@ class Config(Section):
         # Not on the field itself: an error there would repeat the endpoint.
         if any("@" in (section.storage.endpoint_url or "") for section in (self.corpus, self.model, self.table)):
             raise ValueError(CREDENTIALS_IN_ENDPOINT)
+        if has_credentials(self.run.on_end or ""):
+            raise ValueError(CREDENTIALS_IN_HOOK)
         return self
 
     @model_validator(mode="after")

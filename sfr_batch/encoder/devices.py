@@ -1,6 +1,7 @@
 """The devices of this machine: which there are, what they can do, and how much memory is free. Knows no models."""
 
 import gc
+import platform
 import re
 from pathlib import Path
 
@@ -19,6 +20,14 @@ def has_gpu() -> bool:
 def count_gpus() -> int:
     """GPUs that PyTorch sees; 0 without a CUDA build or a driver."""
     return int(torch.cuda.device_count())
+
+
+def kind_of(device: str) -> str:
+    """What a device is, cuda or cpu: the name that its maker gives it."""
+    if device == "cuda":
+        return str(torch.cuda.get_device_name())
+    named = re.search(r"^model name\s*:\s*(.*)$", read_text_file(Path("/proc/cpuinfo")) or "", re.MULTILINE)
+    return named[1].strip() if named else platform.machine()
 
 
 def require_device(device: str) -> None:

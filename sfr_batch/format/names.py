@@ -13,7 +13,7 @@ and Arrow schemas; opens nothing.
     _sfr/snapshots/<n>.json                      manifest of a published snapshot; created last
     _sfr/snapshots/<n>-<run_id>.<kind>.parquet   its side files
     _sfr/index/<n>-<run_id>-<number>.parquet     which rows some shards consist of, and where their vectors are
-    _sfr/runs/<run_id>/…                         config, plan, receipts and report of a run
+    _sfr/runs/<run_id>/…                         config, plan, receipts, and report or end of a run
     _sfr/leases/<n>.json                         who is writing; the highest number counts
     _sfr/tmp/…                                   temporary files of local stores, see `storage.store`
 
@@ -78,6 +78,10 @@ VECTORS = "vectors"
 
 RECEIPT_KEY = "sfr.receipt"
 FINGERPRINT_KEY = "sfr.fingerprint"
+RUN_ACCOUNT_KEY = "sfr.run"
+"""In a plan: the account of the run as it began, see `run_accounts`."""
+REPORT_ATTEMPTS = "attempts"
+"""In a report: the accounts of the attempts since the snapshot before, oldest first, the run itself last."""
 
 DATA = "data"
 REJECTS = "_rejects"
@@ -92,8 +96,8 @@ TABLE_JSON = "_sfr/table.json"
 ACCEPTED_JSON = "_sfr/accepted.json"
 TYPES = "_sfr/types"
 
-RUN_CONFIG, RUN_PLAN, RUN_REPORT = "config.json", "plan.parquet", "report.json"
-"""Files of a run, see `run_key`; its receipts: `run_receipts`."""
+RUN_CONFIG, RUN_PLAN, RUN_REPORT, RUN_END = "config.json", "plan.parquet", "report.json", "end.json"
+"""Files of a run, see `run_key`; its receipts: `run_receipts`. It has a report if it has published, else an end."""
 FILES, SHARDS, INDEXES, DELETES, CONDEMNED = "files", "shards", "indexes", "deletes", "condemned"
 """Kinds of side files, see `side_key`."""
 

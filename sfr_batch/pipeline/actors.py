@@ -10,12 +10,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 
 import ray
+from ray._private import state as cluster_state
 from ray._private import worker
 from ray.autoscaler.v2 import sdk
 from ray.experimental import internal_kv
 
 from sfr_batch.config.settings import ActorSettings
 from sfr_batch.errors import counted
+from sfr_batch.pipeline.actor_time import ignored
 
 _PREFIX = "sfr-batch/actors"
 LOADING, READY = "loading", "ready"
@@ -38,26 +40,37 @@ def begin_loading(run_id: str) -> int:
     return 1
 
 
-def loaded(run_id: str) -> None:
-    """Mark that this actor has loaded the model."""
+def loaded(run_id: str, device: str) -> None:
+    """Mark that this actor has loaded the model. device: its kind."""
     with contextlib.suppress(Exception):
-        _mark(run_id, READY)
+        _mark(run_id, READY, device)
 
 
-def _mark(run_id: str, state: str) -> None:
+def _mark(run_id: str, state: str, device: str = "") -> None:
     context = ray.get_runtime_context()
-    internal_kv._internal_kv_put(f"{_PREFIX}/{run_id}/{state}/{context.get_actor_id()}/{context.get_node_id()}", b"")
+    key = _key(run_id, state, context.get_actor_id(), context.get_node_id())
+    internal_kv._internal_kv_put(key, device.encode())
+
+
+def _key(run_id: str, state: str, actor: str, node: str) -> str:
+    return f"{_PREFIX}/{run_id}/{state}/{actor}/{node}"
 
 
 @contextlib.contextmanager
-def watched(run_id: str, actors: ActorSettings, enter: Callable[[str], None]) -> Iterator[None]:
-    """Call ``enter`` with the stage of a run, again and again until the context ends."""
+def watched(
+    run_id: str,
+    actors: ActorSettings,
+    enter: Callable[[str], None],
+    count: Callable[[int, str], None] = ignored,
+) -> Iterator[None]:
+    """Call ``enter`` with the stage of a run, and ``count`` with the number of its actors and the kind of a device of
+    theirs, again and again until the context ends."""
     stop = threading.Event()
 
     def watch() -> None:
         while not stop.wait(_ASK_EVERY_S):
             with contextlib.suppress(Exception):
-                enter(_now(run_id, actors))
+                enter(_now(run_id, actors, count))
 
     enter(stage(actors))
     thread = threading.Thread(target=watch, name="sfr-actors", daemon=True)
@@ -67,6 +80,9 @@ def watched(run_id: str, actors: ActorSettings, enter: Callable[[str], None]) ->
     finally:
         stop.set()
         thread.join()
+        with contextlib.suppress(Exception):  # once more, for a run that was shorter than the first wait
+            _now(run_id, actors, count)
+        count(0, "")
         with contextlib.suppress(Exception):
             internal_kv._internal_kv_del(f"{_PREFIX}/{run_id}/", del_by_prefix=True)
 
@@ -88,13 +104,23 @@ def stage(
     return f"encoding, {what}" if ready else what
 
 
-def _now(run_id: str, actors: ActorSettings) -> str:
+def _now(run_id: str, actors: ActorSettings, count: Callable[[int, str], None]) -> str:
     nodes = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-    loading, ready = ({actor for actor, node in _marked(run_id, state) if node in nodes} for state in (LOADING, READY))
+    places = [{mark for mark in _marked(run_id, state) if mark[1] in nodes} for state in (LOADING, READY)]
+    loading, ready = ({actor for actor, _ in marks} for marks in places)
+    device = internal_kv._internal_kv_get(_key(run_id, READY, *min(places[1]))) if ready else None
+    count(len((loading | ready) - _ended()), (device or b"").decode())
     missing = actors.min - len(loading | ready)
     waiting = min(missing, _without_room(actors)) if missing > 0 else 0
     lacking = bool(actors.gpus) and ray.available_resources().get("GPU", 0) < actors.gpus if waiting else True
     return stage(actors, len(loading - ready), len(ready), waiting, lacking_gpus=lacking)
+
+
+def _ended() -> set[str]:
+    """Actors of this job that no longer exist, such as those that a smaller pool does without. Their marks stay."""
+    with contextlib.suppress(Exception):
+        return set(cluster_state.actors(job_id=worker.global_worker.current_job_id, actor_state_name="DEAD"))
+    return set()
 
 
 def _without_room(actors: ActorSettings) -> int:
@@ -111,4 +137,5 @@ def _devices(bundle: Iterable[tuple[str, float]]) -> dict[str, float]:
 def _marked(run_id: str, state: str) -> set[tuple[str, str]]:
     """(actor, node) of the marks of a state."""
     prefix = f"{_PREFIX}/{run_id}/{state}/"
-    return {tuple(key.decode().removeprefix(prefix).split("/")) for key in internal_kv._internal_kv_list(prefix)}
+    marks = (key.decode().removeprefix(prefix).partition("/") for key in internal_kv._internal_kv_list(prefix))
+    return {(actor, node) for actor, _, node in marks}

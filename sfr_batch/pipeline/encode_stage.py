@@ -48,12 +48,16 @@ class Encode:
         """own_process: see `load_encoder`."""
         self.problem: str | None = None
         """The reason why the model cannot be used, which is then the error of every split; None if it can."""
+        self.device = ""
+        """The kind of its device, such as NVIDIA H200."""
         try:
             load_libraries()
             from sfr_batch.encoder.canaries import Canaries
+            from sfr_batch.encoder.devices import kind_of
 
             self.encoder = load_encoder(job, own_process=own_process)
             self._canaries = Canaries(self.encoder)
+            self.device = kind_of(job.model.device)
         except (SfrBatchError, ModuleNotFoundError) as error:
             # An exception here would look like a lost machine and be retried; as a result it ends the run.
             self.problem = explain(error)
@@ -62,7 +66,7 @@ class Encode:
     def failing(cls, problem: str) -> "Encode":
         """A stage without a model, which gives every split this error."""
         stage = cls.__new__(cls)
-        stage.problem = problem
+        stage.problem, stage.device = problem, ""
         return stage
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -22,6 +22,7 @@ from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.errors import ConfigError, RunFailed
 from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import actors, encode_stage, joining, losses, packing, placement, ray_failures, read_stage
+from sfr_batch.pipeline.actor_time import ignored
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Failure, Losses, results
 from sfr_batch.storage.locations import is_s3
@@ -78,20 +79,26 @@ def _check_cpus(config: Config) -> None:
 
 
 def execute(
-    units: Sequence[ReadUnit], job: Job, config: Config, enter: Callable[[str], None] = lambda stage: None
+    units: Sequence[ReadUnit],
+    job: Job,
+    config: Config,
+    enter: Callable[[str], None] = lambda stage: None,
+    count: Callable[[int, str], None] = ignored,
 ) -> Generator[Receipt | Failure | Losses, None, None]:
     """Read, tokenize, encode and write: yields the receipt or failure of each split, in no particular order.
 
     Ray retries the work of lost workers, actors and nodes; their total is yielded when it changes. enter: is called
-    with the stage of the run, from another thread. Raises RunFailed when Ray gives up. Stop iterating to stop the work.
+    with the stage of the run, from another thread; count: see `actors.watched`. Raises RunFailed when Ray gives up.
+    Stop iterating to stop the work.
     """
+    joining.describe_job(placement.submission_id(), sfr_batch_table=job.table, sfr_batch_run=job.run_id)
     with warnings.catch_warnings():
         # The warning asks for named arguments, which do not exist yet for `max_retries` and the like.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         dataset = _dataset(units, job, config)
     watch = losses.Watch()
     try:
-        with actors.watched(job.run_id, config.run.actors, enter):
+        with actors.watched(job.run_id, config.run.actors, enter, count):
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 yield from results(batch)
                 yield from watch.news(batch)

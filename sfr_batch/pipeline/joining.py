@@ -5,6 +5,7 @@ Ray's own account stays in its log files. Knows addresses and what Ray prints; k
 """
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -16,8 +17,10 @@ from typing import Any
 import ray
 import ray.exceptions
 from ray._common.usage import usage_lib
-from ray._private import services, utils, worker
+from ray._private import ray_constants, services, utils, worker
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # it is there, its stub is not
+from ray.dashboard.modules.job.common import JobInfoStorageClient
+from ray.experimental import internal_kv
 
 from sfr_batch.errors import ConfigError
 from sfr_batch.pipeline import clusters, display
@@ -124,6 +127,22 @@ def connected(address: clusters.Address | None, cpus: int) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+def describe_job(submission_id: str | None, **metadata: str) -> None:
+    """Add to the metadata of the submitted Ray job whose driver this process is, if it is one.
+
+    Ray 2.60 has no call for that. This changes the entry of the job that Ray's Jobs API reads, which nobody else writes
+    while the driver runs. Where it fails, nothing else does.
+    """
+    if submission_id is None:
+        return
+    with contextlib.suppress(Exception):
+        key = JobInfoStorageClient.JOB_DATA_KEY.format(job_id=submission_id).encode()
+        entry = json.loads(internal_kv._internal_kv_get(key, namespace=ray_constants.KV_NAMESPACE_JOB))
+        entry["metadata"] = {**(entry.get("metadata") or {}), **metadata}
+        data = json.dumps(entry).encode()
+        internal_kv._internal_kv_put(key, data, overwrite=True, namespace=ray_constants.KV_NAMESPACE_JOB)
 
 
 def _init(address: clusters.Address | None, cpus: int) -> None:

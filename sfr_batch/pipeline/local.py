@@ -15,6 +15,7 @@ from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.errors import RunFailed
 from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import kept_model, packing, read_stage, write_stage
+from sfr_batch.pipeline.actor_time import ignored
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Failure, results
 
@@ -25,12 +26,16 @@ _WRITERS = 2
 
 
 def execute(
-    units: Sequence[ReadUnit], job: Job, enter: Callable[[str], None] = lambda stage: None
+    units: Sequence[ReadUnit],
+    job: Job,
+    enter: Callable[[str], None] = lambda stage: None,
+    count: Callable[[int, str], None] = ignored,
 ) -> Generator[Receipt | Failure, None, None]:
     """Read, tokenize, encode and write: yields the receipt or failure of each split as it comes.
 
-    enter: is called with each stage of the run. Raises RunFailed if the model cannot be loaded. Close the iterator to
-    stop: it returns when the threads have ended and all encoded splits are written.
+    enter: is called with each stage of the run. count: with the number of actors, which is one as long as the model is
+    there, and the kind of its device. Raises RunFailed if the model cannot be loaded. Close the iterator to stop: it
+    returns when the threads have ended and all encoded splits are written.
     """
     rows = (row for unit in units for row in read_stage.read_and_tokenize(_one_unit(unit), job))
     reader = ThreadPoolExecutor(1, thread_name_prefix="sfr-read")
@@ -39,10 +44,12 @@ def execute(
         # Before the model is loaded: that takes seconds, and the first splits are ready when it is.
         ahead = deque(reader.submit(next, rows, None) for _ in range(_READ_AHEAD))
         enter("loading the model")
+        count(1, "")
         encode = kept_model.encode_stage_of(job)
         if encode.problem:
             raise RunFailed(encode.problem)
         enter("encoding")
+        count(1, encode.device)
         writing: set[Future[pa.Table]] = set()
         while ahead or writing:
             may_encode = bool(ahead) and len(writing) < _WRITERS
@@ -58,6 +65,7 @@ def execute(
                     ahead.append(reader.submit(next, rows, None))
                     writing.add(writers.submit(write_stage.write, encode(row), job))
     finally:
+        count(0, "")
         reader.shutdown(cancel_futures=True)
         writers.shutdown()
 

@@ -37,7 +37,7 @@ class WatchedEncode:
         else:
             self._encode = stage(job)
             if self._encode.problem is None:
-                actors.loaded(job.run_id)
+                actors.loaded(job.run_id, self._encode.device)
         again = ray.get_runtime_context().was_current_actor_reconstructed
         self._mark = uuid.uuid4().hex if again else None  # names one restart
 

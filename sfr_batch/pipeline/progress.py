@@ -12,6 +12,7 @@ from typing import Self, TextIO
 
 from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import display
+from sfr_batch.pipeline.actor_time import ActorTime
 from sfr_batch.pipeline.progress_line import fit, parts_of
 from sfr_batch.pipeline.results import Losses
 
@@ -56,6 +57,8 @@ class Progress:
     canaries: int = 0
     drift: float = 0.0
     losses: Losses = field(default_factory=Losses)
+    actors: ActorTime = field(default_factory=ActorTime)
+    """Of the actors that encode for this run."""
 
     def __post_init__(self) -> None:
         self.started = self.clock()

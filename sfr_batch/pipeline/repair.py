@@ -29,6 +29,7 @@ from sfr_batch.format.indexes import read_owned
 from sfr_batch.format.notebook import html_table
 from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import placement, runner
+from sfr_batch.pipeline.attempt import Attempt, begun
 from sfr_batch.pipeline.display import say
 from sfr_batch.pipeline.summary import Summary
 from sfr_batch.planning.comparison import ComparisonRun, compare
@@ -135,6 +136,17 @@ def repair(config: Config, look: Look | None = None, *, write: bool = False, acc
     alone. write: do it. accept_loss: also if some documents cannot be had any more; else TableError. Raises
     TableNotFound, TableInUse, SnapshotConflict, RunFailed, and what planning raises.
     """
+    with begun(config) if write else contextlib.nullcontext() as attempt:
+        found = _repair(config, look, attempt, accept_loss=accept_loss)
+        if attempt and found.summary:
+            attempt.succeeded(found.summary)
+        elif attempt:
+            attempt.found_nothing()
+        return found
+
+
+def _repair(config: Config, look: Look | None, attempt: Attempt | None, *, accept_loss: bool) -> Repair:
+    """attempt: None only tells what it takes."""
     store = open_store(config.table.path, config.table.storage)
     seen: dict[str, str | None] = {}
 
@@ -148,9 +160,11 @@ def repair(config: Config, look: Look | None = None, *, write: bool = False, acc
         refuse_pointer(store)
         looking = look_once if look else None
         remains = _find(config, store, looking)
-        found = _attempt(config, remains, again, deep=look is not None, write=write, accept_loss=accept_loss)
+        found = _attempt(config, remains, again, attempt, deep=look is not None, accept_loss=accept_loss)
         if isinstance(found, Repair):
             return found
+        if attempt:
+            attempt.plan_again()
         again |= found
     raise SnapshotConflict(
         f"Gave up after {_ATTEMPTS} snapshot conflicts: other runs keep publishing to {config.table.path}. Make sure "
@@ -175,7 +189,13 @@ def _find(config: Config, store: Store, look: Look | None) -> Remains:
 
 
 def _attempt(
-    config: Config, remains: Remains, again: frozenset[str], *, deep: bool, write: bool, accept_loss: bool
+    config: Config,
+    remains: Remains,
+    again: frozenset[str],
+    attempt: Attempt | None,
+    *,
+    deep: bool,
+    accept_loss: bool,
 ) -> Repair | frozenset[str]:
     """Shards that must be read as well if it has to be planned again, as in `runner.embed`."""
     started = time.monotonic()
@@ -187,7 +207,7 @@ def _attempt(
         manifests = lost_manifests(table, table.published_numbers())
         return dataclasses.replace(found, manifests=tuple(manifests))
     plan = _plan(config, remains)
-    if not write:
+    if attempt is None:
         comparison = compare(plan, InProcess(), again) if plan.has_to_compare else None
         plan = comparison.plan if comparison else plan
         return _told(found, plan, _gone(plan, remains, comparison))
@@ -201,6 +221,7 @@ def _attempt(
     ):
         if held.waited or superseded(table, remains):
             return runner.PLAN_AGAIN
+        attempt.holds(held.holder)
         try:
             comparison = None
             if plan.has_to_compare:
@@ -209,7 +230,9 @@ def _attempt(
             gone = _gone(plan, remains, comparison)
             if gone and not accept_loss:
                 raise _refuse(table, gone)
-            summary = runner.embed_and_publish(plan, comparison, table, run_id, place, held, stack, started, again)
+            summary = runner.embed_and_publish(
+                plan, comparison, table, run_id, place, held, stack, started, again, attempt
+            )
             if not isinstance(summary, Summary):
                 return summary
             create_or_open(table.store, table.card)  # after the manifest: until then `embed` must not take it for new

@@ -1,15 +1,16 @@
-"""The log of a run under `_sfr/runs/`: config, plan, receipts and report; and how the next run reads it.
+"""The log of a run under `_sfr/runs/`: config, plan, receipts, and report or end; and how the next run reads it.
 
 A record for people and a cache for the next run: correctness never depends on it."""
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from sfr_batch.errors import StorageError
 from sfr_batch.format import names
 from sfr_batch.format.parquet import encode_parquet, read_receipts
 from sfr_batch.format.records import Receipt, utc_now
+from sfr_batch.format.run_accounts import RunAccount
 from sfr_batch.pipeline.progress import Progress
 from sfr_batch.pipeline.summary import Summary
 from sfr_batch.planning.plan import EmbedPlan
@@ -47,7 +48,8 @@ def _logged_receipts(store: Store, since: str) -> Iterator[Receipt]:
 class RunLog:
     """Writes the log of one run, `_sfr/runs/<run_id>/`: config and plan at once, receipts as they come, the report."""
 
-    def __init__(self, store: Store, plan: EmbedPlan, run_id: str) -> None:
+    def __init__(self, store: Store, plan: EmbedPlan, run_id: str, begun: RunAccount | None = None) -> None:
+        """begun: the account of the run as far as it is known, for the case that it is killed."""
         self.run_id = run_id
         self._store = store
         self._waiting: list[Receipt] = []
@@ -56,7 +58,8 @@ class RunLog:
         self._full = _RECEIPTS_PER_FILE
         self._repeated = repeated_requests()
         self._create(names.RUN_CONFIG, plan.config.to_json().encode())
-        self._create(names.RUN_PLAN, encode_parquet(plan.to_arrow()))
+        account = begun or RunAccount(run_id)
+        self._create(names.RUN_PLAN, encode_parquet(plan.to_arrow(), {names.RUN_ACCOUNT_KEY: account.to_json()}))
 
     def add(self, receipt: Receipt) -> None:
         self._waiting.append(receipt)
@@ -81,8 +84,12 @@ class RunLog:
         """Requests to S3 that this process has repeated since the run began, by reason, the most frequent first."""
         return dict((repeated_requests() - self._repeated).most_common())
 
-    def report(self, summary: Summary, progress: Progress) -> None:
-        """Write the report of a run that has published."""
+    def end(self, account: RunAccount) -> None:
+        """Write how a run has ended that has not published. Raises StorageError."""
+        self._create(names.RUN_END, account.to_json().encode())
+
+    def report(self, summary: Summary, progress: Progress, attempts: Sequence[RunAccount]) -> None:
+        """Write the report of a run that has published. attempts: see `names.REPORT_ATTEMPTS`."""
         snapshot = summary.snapshot
         assert snapshot is not None
         report = {
@@ -91,6 +98,7 @@ class RunLog:
             "snapshot": snapshot.number,
             "splits": summary.splits,
             "embedded": summary.embedded,
+            "earlier": summary.earlier,
             "rejected": progress.rejected,
             "tokens": summary.tokens,
             "encoded_tokens": progress.encoded_tokens,
@@ -105,6 +113,7 @@ class RunLog:
             "counts": snapshot.manifest.counts.model_dump(),
             "changes": changes.model_dump() if (changes := snapshot.manifest.changes) else None,
             "share_cut": snapshot.share_cut,
+            names.REPORT_ATTEMPTS: [account.as_json() for account in attempts],
         }
         self._create(names.RUN_REPORT, json.dumps(report, indent=1).encode())
 

@@ -7,13 +7,15 @@ embed, and Ray is imported only if they run on Ray: on a finished table nothing 
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from sfr_batch.config.settings import Config
 from sfr_batch.errors import RunFailed, SnapshotConflict, StorageError, TableError, counted
 from sfr_batch.format.records import Receipt
+from sfr_batch.format.run_accounts import PUBLISHED, RunAccount
 from sfr_batch.pipeline import interrupt, local, placement
 from sfr_batch.pipeline.acceptance import accept
+from sfr_batch.pipeline.attempt import Attempt, begun
 from sfr_batch.pipeline.copy_vectors import copy
 from sfr_batch.pipeline.display import say
 from sfr_batch.pipeline.job import Job
@@ -29,6 +31,7 @@ from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.remarks import format_changes
 from sfr_batch.table.commit import lease
+from sfr_batch.table.commit.attempts import attempts_since
 from sfr_batch.table.commit.clocks import tell_lifted, tell_skew
 from sfr_batch.table.commit.damage import refuse
 from sfr_batch.table.commit.publish import publish, superseded
@@ -51,18 +54,21 @@ def embed(config: Config) -> Summary:
     SnapshotConflict, and whatever planning raises.
     """
     again: frozenset[str] = frozenset()
-    for _ in range(_ATTEMPTS):
-        outcome = _attempt(config, again)
-        if isinstance(outcome, Summary):
-            return outcome
-        again |= outcome
-    raise SnapshotConflict(
-        f"Gave up after {_ATTEMPTS} snapshot conflicts: other runs keep publishing to {config.table.path}. Make sure "
-        "that only one run writes to it, then run the command again."
-    )
+    with begun(config) as attempt:
+        for _ in range(_ATTEMPTS):
+            outcome = _attempt(config, again, attempt)
+            if isinstance(outcome, Summary):
+                attempt.succeeded(outcome)
+                return outcome
+            attempt.plan_again()
+            again |= outcome
+        raise SnapshotConflict(
+            f"Gave up after {_ATTEMPTS} snapshot conflicts: other runs keep publishing to {config.table.path}. Make "
+            "sure that only one run writes to it, then run the command again."
+        )
 
 
-def _attempt(config: Config, again: frozenset[str]) -> Summary | frozenset[str]:
+def _attempt(config: Config, again: frozenset[str], attempt: Attempt) -> Summary | frozenset[str]:
     """Plan, lease, compare, run, publish. If it has to be planned again, returns shards that must then be read: none if
     another run published meanwhile, whose work counts; see also `shards_to_read_again`."""
     started = time.monotonic()
@@ -89,6 +95,7 @@ def _attempt(config: Config, again: frozenset[str]) -> Summary | frozenset[str]:
     ):
         if held.waited or superseded(table, plan.base):
             return PLAN_AGAIN  # the holder before has committed or published since the plan was made: do not pay twice
+        attempt.holds(held.holder)
         try:
             comparison = None
             if plan.has_to_compare:
@@ -96,7 +103,7 @@ def _attempt(config: Config, again: frozenset[str]) -> Summary | frozenset[str]:
                 plan = comparison.plan
             if plan.changes_nothing:
                 return Summary.of(plan, time.monotonic() - started)
-            return embed_and_publish(plan, comparison, table, run_id, place, held, stack, started, again)
+            return embed_and_publish(plan, comparison, table, run_id, place, held, stack, started, again, attempt)
         except (TableError, StorageError, RunFailed):
             if not superseded(table, plan.base):
                 raise
@@ -113,6 +120,7 @@ def embed_and_publish(
     stack: contextlib.ExitStack,
     started: float,
     again: frozenset[str],
+    attempt: Attempt,
 ) -> Summary | frozenset[str]:
     """Do what an exact plan says, under a lease, and publish it, unless it is a trial.
 
@@ -124,8 +132,9 @@ def embed_and_publish(
         plan, comparison = _accept(table, plan, comparison, run_id, place)
     if not plan.states_layout:
         record_types(table, plan.card, run_id)
-    run = RunLog(table.store, plan, run_id)
-    progress = _progress(plan)
+    run = RunLog(table.store, plan, run_id, attempt.account())
+    attempt.writes(run)
+    progress = attempt.progress = _progress(plan)
     receipts = [*_run(plan, table, run, progress, place, held, stack), *_copy(comparison, run)]
     if comparison and (rivals := shards_to_read_again(comparison, receipts) - again):
         return rivals
@@ -137,15 +146,19 @@ def embed_and_publish(
     interrupt.published = snapshot.number
     warn(tell_lifted(snapshot))
     # Before data/ is listed, which takes time that is not the run's.
-    return _reported(Summary.of(plan, time.monotonic() - started, progress, snapshot), table, run, progress)
+    summary = Summary.of(plan, time.monotonic() - started, progress, snapshot)
+    own = attempt.account(PUBLISHED, snapshot.number)
+    return _reported(summary, table, run, progress, own, receipts)
 
 
-def _reported(summary: Summary, table: Table, run: RunLog, progress: Progress) -> Summary:
+def _reported(
+    summary: Summary, table: Table, run: RunLog, progress: Progress, own: RunAccount, receipts: Sequence[Receipt]
+) -> Summary:
     """The summary of a run that has published, with its report written. That may fail: the run has succeeded."""
     try:
         plain = summary.snapshot is not None and _is_plain(table, summary.snapshot)
         summary = dataclasses.replace(summary, plain=plain, repeated=run.repeated())
-        run.report(summary, progress)
+        run.report(summary, progress, [*attempts_since(table, run.run_id, receipts), own])
     except (StorageError, TableError) as error:
         say(f"Warning: the snapshot is published, but the report of the run could not be written: {error}")
     return summary
@@ -254,7 +267,7 @@ def _embed_missing(
     receipts: list[Receipt] = []
     errors: dict[str, list[str]] = {}
     """The shards of each error."""
-    with _results(plan, run.run_id, place, progress.enter) as results, contextlib.closing(run):
+    with _results(plan, run.run_id, place, progress) as results, contextlib.closing(run):
         stack.enter_context(progress)  # not before: while Ray starts, what is written to stderr is held back
         for result in results:
             held.check()
@@ -293,19 +306,19 @@ def _too_many_rejects(plan: EmbedPlan, progress: Progress) -> bool:
 
 @contextlib.contextmanager
 def _results(
-    plan: EmbedPlan, run_id: str, place: str, enter: Callable[[str], None]
+    plan: EmbedPlan, run_id: str, place: str, progress: Progress
 ) -> Iterator[Iterator[Receipt | Failure | Losses]]:
     """The results of the splits to embed, as they come from ``place``. Leaving the context stops the work."""
-    job = make_job(plan, run_id)
+    job, told = make_job(plan, run_id), (progress.enter, progress.actors.count)
     if place == placement.HERE:
-        with contextlib.closing(local.execute(plan.todo, job, enter)) as results:
+        with contextlib.closing(local.execute(plan.todo, job, *told)) as results:
             yield results
         return
     from sfr_batch.pipeline import execution  # imports ray, which takes seconds
 
     with (
         execution.cluster(plan.config, place),
-        contextlib.closing(execution.execute(plan.todo, job, plan.config, enter)) as results,
+        contextlib.closing(execution.execute(plan.todo, job, plan.config, *told)) as results,
     ):
         yield results
 

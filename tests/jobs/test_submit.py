@@ -187,6 +187,16 @@ def test_stop_and_submit_again(head: Head, tmp_path: Path) -> None:
     snapshot = sfr.open_table(f"{tmp_path}/table").current()
     report = json.loads(store.read(names.run_key(snapshot.manifest.run_id, "report.json")))
     assert report["splits"] <= SPLITS - len(before)
+    stopped, published = sfr.open_table(f"{tmp_path}/table").runs()
+    assert [run.how for run in (stopped, published)] == ["stopped by SIGTERM", "published snapshot 1"]
+    assert [run.ray_job for run in (stopped, published)] == ["first", "second"]
+    assert stopped.rows + published.rows == DOCUMENTS
+    for run in (stopped, published):
+        assert run.actor_seconds_reserved is not None
+        assert run.actor_seconds_reserved >= run.actor_seconds_used > 0
+        metadata = head.job(str(run.ray_job))["metadata"]
+        assert (metadata["sfr_batch_table"], metadata["sfr_batch_run"]) == (f"{tmp_path}/table", run.run_id)
+    assert published.device
     ids = sfr.open_table(f"{tmp_path}/table").to_arrow(["id"])["id"].to_pylist()
     assert len(ids) == len(set(ids)) == DOCUMENTS
 

@@ -12,6 +12,7 @@ import ray
 from sfr_batch.config.settings import ActorSettings
 from sfr_batch.errors import ConfigError
 from sfr_batch.pipeline import actors, joining, losses, placement
+from sfr_batch.pipeline.actor_time import ActorTime
 from tests.job_processes import config
 
 pytestmark = pytest.mark.ray
@@ -27,6 +28,7 @@ class SlowModel:
     """The encode stage of an actor whose model loads until a file is there."""
 
     problem = None
+    device = "Device of this test"
 
     def __init__(self, job: Any) -> None:
         while not Path(os.environ["MODEL"]).exists():
@@ -60,7 +62,8 @@ def test_actors_leave_marks(ray_session: None, model: Path, monkeypatch: pytest.
         while said[-1] != stage:
             time.sleep(0.01)
 
-    with actors.watched(Job.run_id, ActorSettings(gpus=0, cpus=1.25, min=2), said.append):
+    time_of_actors = ActorTime()
+    with actors.watched(Job.run_id, ActorSettings(gpus=0, cpus=1.25, min=2), said.append, time_of_actors.count):
         assert said == ["starting the actors"]
         first, second = pool(model, 1.25, 1.25)
         wait_for("waiting for CPUs for 1 of 2 actors")
@@ -72,6 +75,8 @@ def test_actors_leave_marks(ray_session: None, model: Path, monkeypatch: pytest.
         wait_for("starting the actors")
         ray.kill(second)
     assert not actors._marked(Job.run_id, actors.READY)
+    assert (time_of_actors.most, time_of_actors.kinds) == (1, {"Device of this test"})
+    assert time_of_actors.seconds > 0
 
 
 @pytest.mark.parametrize(

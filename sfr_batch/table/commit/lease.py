@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -92,6 +92,10 @@ class Holder(Record):
         cluster = f", Ray {self.ray_address}" if self.ray_address else ""
         text = f"run {self.run_id} of {self.user} on {self.host}, process {self.pid}{job}{cluster}, since {self.since}"
         return "".join(char if char.isprintable() else "?" for char in text)  # anyone may write it: no terminal codes
+
+    def who(self) -> dict[str, Any]:
+        """Who it is and where, under the names of `RunAccount`."""
+        return {"user": self.user, "host": self.host, "ray_job": self.ray_job, "ray_address": self.ray_address}
 
     def how_to_stop(self) -> str:
         """A shell command that stops the run."""

@@ -647,14 +647,16 @@ def test_the_driver_of_a_ray_job_knows_it(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("place", ["local", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
 def test_a_second_run_is_refused_until_the_first_is_gone(place: str, tmp_path: Path, request: Any) -> None:
-    """Refused while it lives; at once on its way after SIGTERM and after `kill -9`."""
+    """Refused while it lives; at once on its way after SIGTERM and after `kill -9`. All of them are accounted for, and
+    those that end in order are told of."""
     if place.startswith("s3://"):
         request.getfixturevalue("s3")
     config_file = prepare(tmp_path, place)
     store = open_store(f"{place}/table")
-    first = start_job(config_file, "none")
+    tell = f"run.on_end=cat >> {tmp_path}/told; echo >> {tmp_path}/told"
+    first = start_job(config_file, "none", tell)
     wait_for_commits(first, store, 2)
-    second = start_job(config_file, "none")
+    second = start_job(config_file, "none", tell)
     output, _ = second.communicate(timeout=200)
     holder = lease.read_holder(store)
     assert holder is not None
@@ -671,8 +673,9 @@ def test_a_second_run_is_refused_until_the_first_is_gone(place: str, tmp_path: P
     assert first.returncode == 143, output
     assert lease.read_holder(store) is None, "SIGTERM left without releasing the lease"
 
-    third = start_job(config_file, "none")
+    third = start_job(config_file, "none", tell)
     wait_for_commits(third, store, len(data_files(store)) + 2)
+    assert sfr.open_table(f"{place}/table").runs()[-1].outcome == "running"
     kill_tree(third.pid)
     third.communicate()
     dead = lease.read_holder(store)
@@ -680,9 +683,27 @@ def test_a_second_run_is_refused_until_the_first_is_gone(place: str, tmp_path: P
     assert dead.pid == third.pid
     before = data_files(store)
     assert len(before) < SPLITS
-    assert "waiting" not in finish_job(config_file, "none")
+    assert "waiting" not in finish_job(config_file, "none", tell)
     assert data_files(store).items() >= before.items()
     assert lease.read_holder(store) is None
+
+    table = sfr.open_table(f"{place}/table")
+    stopped, killed, published = runs = table.runs()
+    assert [run.how for run in (stopped, published)] == ["stopped by SIGTERM", "published snapshot 1"]
+    assert (killed.outcome, killed.at_least, killed.run_id) == ("killed", True, dead.run_id)
+    assert sum(run.rows for run in runs) == table.current().manifest.counts.embedded
+    assert sum(run.tokens for run in runs) == table.current().manifest.counts.tokens
+    assert [run.splits > 0 for run in runs] == [True] * 3
+    assert killed.command.startswith(f"python {Path(__file__).parents[3]}/jobs/embed.py {config_file} ")
+    assert killed.seconds
+    assert (killed.user, killed.host) == (stopped.user, stopped.host) == (dead.user, dead.host)
+    told = [json.loads(line) for line in (tmp_path / "told").read_text().splitlines()]
+    assert [(account["outcome"], account["error"], account["signal"]) for account in told] == [
+        ("failed", "TableInUse", ""),
+        ("stopped", "", "SIGTERM"),
+        ("published", "", ""),
+    ]
+    assert told[1]["run_id"] == stopped.run_id
 
 
 ON_ANOTHER_MACHINE = (
@@ -723,7 +744,8 @@ def test_releasing_cannot_hold_up_leaving(tmp_path: Path) -> None:
         "signals.LEAVE_WITHIN_S = 0.5\n"
         "lease.release_all = lambda: time.sleep(1000)\n"
         "from sfr_batch.table.commit.lease import release_all\n"
-        "with signals.leaving(lambda name: 'bye', release_all):\n    print('ready', flush=True)\n    time.sleep(1000)"
+        "with signals.leaving(lambda name: 'bye', lambda name: release_all()):\n"
+        "    print('ready', flush=True)\n    time.sleep(1000)"
     )
     process = start_python("-c", code)
     assert process.stdout is not None
