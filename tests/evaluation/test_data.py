@@ -168,6 +168,74 @@ def test_clusters_of_rows_and_of_lists(tmp_path: Path) -> None:
     assert [(own.texts, own.labels) for own in old.sets] == [(["a", "b"], ["0", "1"]), (["c", "d"], ["1", "0"])]
 
 
+def test_of_several_languages_the_subset_is_read(tmp_path: Path) -> None:
+    """A folder for each, a file for each in the folder of a split, a column, as the hub has the sets of mteb."""
+    english = [{"text": "cat", "label": 1.0, "lang": "en"}, {"text": "rain", "label": 2.0, "lang": "en"}]
+    german = [{"text": "Katze", "label": 1.0, "lang": "de"}, {"text": "Regen", "label": 2.0, "lang": "de"}]
+    bare = [{**row, "lang": None} for row in english]
+    layouts: list[dict[str, list[dict[str, Any]]]] = [
+        {"{split}": [*german, *english]},
+        {"{split}/en": english, "{split}/de": german},
+        {"{split}/part-1": german, "{split}/part-2": english},
+        {"en/{split}": bare, "de/{split}": german, "{split}": german},
+        {"{split}": bare},
+        {"{split}": [{**row, "lang": "eng"} for row in english]},
+    ]
+    for number, layout in enumerate(layouts):
+        files = {
+            f"{name.format(split=split)}.jsonl": jsonl(*rows)
+            for name, rows in layout.items()
+            for split in ("train", "test")
+        }
+        folder = put(tmp_path / str(number), files)
+        found = read_classes(CLASSES.model_copy(update={"subset": "en"}), folder, LOCAL)
+        assert found.train == found.test
+        assert (found.train.texts, found.train.labels) == (["cat", "rain"], ["1", "2"]), layout
+    both = read_classes(CLASSES, str(tmp_path / "0"), LOCAL)
+    assert both.train.texts == ["Katze", "Regen", "cat", "rain"], "a task without a subset has all"
+    with pytest.raises(CorpusError) as error:
+        read_classes(CLASSES.model_copy(update={"subset": "fr"}), str(tmp_path / "0"), LOCAL)
+    assert str(error.value) == (
+        f"{tmp_path}/0/train.jsonl has rows of several languages, and none with fr in its column lang: de, en. Give "
+        "the data of classes alone, or a task of your own whose subset is one of these."
+    )
+
+
+@pytest.mark.parametrize(
+    ("corpus", "queries", "qrels"),
+    [
+        ("en-corpus/test-00000-of-00001", "en-queries/test-00000-of-00001", "en-qrels/test-00000-of-00001"),
+        ("en/corpus", "en/queries", "en/qrels/test"),
+        ("corpus/corpus-00000-of-00001", "queries/queries-00000-of-00001", "en/test-00000-of-00001"),
+        ("corpus/test-00000-of-00001", "queries/test-00000-of-00001", "qrels/test-00000-of-00001"),
+        ("corpus", "queries", "data/test-00000-of-00001"),
+    ],
+)
+def test_sets_of_retrieval_as_the_hub_has_them(tmp_path: Path, corpus: str, queries: str, qrels: str) -> None:
+    """Beside those of another language or split, which are not read."""
+    files = {corpus: "corpus.jsonl", queries: "queries.jsonl", qrels: "qrels/test.tsv"}
+    ending = {".jsonl": ".jsonl", ".tsv": ".tsv"}
+    own = {f"{name}{ending[Path(file).suffix]}": beir()[file] for name, file in files.items()}
+    others = {
+        name.replace("en", "de", 1) if name.startswith("en") else name.replace("test", "dev"): b"{"
+        for name in own
+        if name.startswith("en") or "test" in name
+    }
+    found = read_retrieval(SEARCH.model_copy(update={"subset": "en"}), put(tmp_path, {**others, **own}), LOCAL)
+    assert found.version == read_retrieval(SEARCH, put(tmp_path / "plain", beir()), LOCAL).version
+
+
+def test_the_version_tells_splits_and_lists_apart(tmp_path: Path) -> None:
+    """Where a row is in the other split, or only the first text of a list differs."""
+    rows = [{"text": ["a", "b"], "label": [1, 2]}, {"text": ["c", "d"], "label": [1, 2]}, {"text": "e", "label": 1}]
+    changed = [{"text": ["a", "b"], "label": [1, 2]}, {"text": ["x", "d"], "label": [1, 2]}, {"text": "e", "label": 1}]
+    versions = []
+    for number, (train, test) in enumerate([(rows[:2], rows[2:]), (rows[:1], rows[1:]), (changed[:2], changed[2:])]):
+        folder = put(tmp_path / str(number), {"train.jsonl": jsonl(*train), "test.jsonl": jsonl(*test)})
+        versions.append(read_classes(CLASSES, folder, LOCAL).version)
+    assert len({*versions}) == 3
+
+
 def test_candidates_and_summaries(tmp_path: Path) -> None:
     rows = jsonl(
         {"query": "q", "positive": ["p"], "negative": ["n", "m"]},
@@ -231,6 +299,11 @@ def test_published_sets() -> None:
         (
             beir(qrels__test_tsv=b"query-id\tcorpus-id\tscore\n1\ta\t0.5\n"),
             "{set}/qrels/test.tsv row 1: the grade 0.5 is not a whole number, which nDCG needs.",
+        ),
+        (
+            beir(qrels__test_tsv=b"1 0 a 1\n1 0 b 0\n"),
+            "{set}/qrels/test.tsv begins with '1 0 a 1', which names no columns. The first line of judgements is "
+            "query-id, corpus-id and score with tabs between them, and each line below has these three.",
         ),
         (
             beir(corpus_jsonl=jsonl({"_id": "a", "text": "x"}, {"_id": "b", "text": "x"}, {"_id": "a", "text": "y"})),
@@ -369,7 +442,21 @@ def test_a_wrong_retrieval_set_is_explained(tmp_path: Path, files: Mapping[str, 
             read_clusters,
             CLUSTERS,
             {"test.jsonl": jsonl({"text": "a", "label": None})},
-            "{set}/test.jsonl row 1: label is missing, not a label.",
+            "{set}/test.jsonl row 1: label is missing, not a label. Remove the row, or name the right column in the "
+            "task's columns: {label: NAME}.",
+        ),
+        (
+            read_clusters,
+            CLUSTERS,
+            {"test.jsonl": jsonl({"sentences": [], "labels": []})},
+            "{set}/test.jsonl row 1: its lists are empty. Remove the row.",
+        ),
+        (
+            read_clusters,
+            CLUSTERS,
+            {"test.csv": b"text,label\na,x\nb,x\n"},
+            "clusters: all texts have the same label, so nothing can be scored. Name the right column in the task's "
+            "columns: {label: NAME}.",
         ),
     ],
 )

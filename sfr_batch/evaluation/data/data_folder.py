@@ -40,15 +40,17 @@ class DataFolder:
         """Whether the path names one file."""
         return self.files == (self.uri,)
 
-    def find(self, *names: str) -> Sequence[str]:
+    def find(self, *names: str, first: Sequence[str] = ()) -> Sequence[str]:
         """The files of the first of ``names`` that there are: `test` means test.tsv, test-00000-of-00002.parquet, the
         files in test/, and the same below data/. A path that is a file is the answer to every name.
+
+        first: names that count before these where there are such files, and of which no error speaks.
 
         Raises CorpusError if there are none, or if two formats or places answer to a name.
         """
         if self.is_file:
             return self.files
-        for name in names:
+        for name in (*first, *names):
             for wanted in (name, f"data/{name}"):
                 if found := self._named(wanted):
                     return found

@@ -77,12 +77,16 @@ class Fields:
         return text or ""
 
     def labels(self, row: Row, role: str) -> list[str]:
-        """Labels, of any scalar type, as texts."""
+        """Labels as texts; numbers are whole ones, of whatever type: 1 and 1.0 are one label."""
         found = self._all(row, role)
         for label in found:
-            if label is None or label == "" or isinstance(label, list | dict | float):
-                raise CorpusError(f"{row.place}: {self._name(row, role)} is {_what(label)}, not a label.")
-        return [str(label) for label in found]
+            wrong = isinstance(label, list | dict) or (isinstance(label, float) and not label.is_integer())
+            if label is None or label == "" or wrong:
+                raise CorpusError(
+                    f"{row.place}: {self._name(row, role)} is {_what(label)}, not a label. Remove the row, or name the "
+                    f"right column in the task's columns: {{{role}: NAME}}."
+                )
+        return [str(int(label) if isinstance(label, float) else label) for label in found]
 
     def id(self, row: Row, role: str) -> str:
         """An id: a text or a whole number, as a text."""

@@ -38,6 +38,15 @@ class Judgements:
             raise CorpusError(f"{source}: no document is relevant to any query (all grades are 0 or less).")
 
 
+def _need_header(row: Row, fields: Fields) -> None:
+    """Raises CorpusError where a judgement has been taken for the names of columns."""
+    if not fields.has(row, "query_id") and any(part.isdecimal() for name in row.values for part in name.split()):
+        raise CorpusError(
+            f"{row.uri} begins with {' '.join(row.values)!r}, which names no columns. The first line of judgements is "
+            "query-id, corpus-id and score with tabs between them, and each line below has these three."
+        )
+
+
 def read_qrels(
     files: Sequence[str], fields: Fields, settings: StorageSettings, *, default_grade: float | None = None
 ) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
@@ -45,6 +54,7 @@ def read_qrels(
     found = Judgements()
     for uri in files:
         for row in read_rows(uri, settings):
+            _need_header(row, fields)
             query, document = fields.id(row, "query_id"), fields.id(row, "corpus_id")
             if default_grade is not None and not fields.has(row, "score"):
                 grade = default_grade

@@ -53,16 +53,16 @@ def read_retrieval(task: Task, path: str, settings: StorageSettings) -> Retrieva
     folder, fields, digest = DataFolder.at(path, settings), Fields(task.columns), Digest()
     if folder.is_file:
         raise CorpusError(f"{folder.uri} is one file. Give the folder that has corpus.jsonl, queries.jsonl and qrels/.")
-    names = [f"qrels/{name}" for name in task.files or (task.split,)]
-    qrels, place = read_qrels([uri for name in names for uri in folder.find(name)], fields, settings)
-    queries, left_out = _read_queries(folder.find("queries"), qrels, fields, settings)
+    qrels, place = read_qrels(_qrels_files(folder, task), fields, settings)
+    asked = _files(folder, task, "queries")
+    queries, left_out = _read_queries(asked, qrels, fields, settings)
     if missing := qrels.keys() - queries.keys():
         query = min(missing, key=lambda query: place[query])
         raise CorpusError(
-            f"{place[query]} judges the query {query!r}, which {folder.find('queries')[0]} does not have"
+            f"{place[query]} judges the query {query!r}, which {asked[0]} does not have"
             f"{_and_others(len(missing), 'query', 'queries')}. Fetch the data set again, or remove these judgements."
         )
-    corpus = folder.find("corpus")
+    corpus = _files(folder, task, "corpus")
     documents, columns, one_type = _check_corpus(corpus, qrels, place, fields, digest, settings)
     corpus_version = digest.version
     for query, text in queries.items():
@@ -76,6 +76,22 @@ def documents_of(data: RetrievalSet, task: Task, settings: StorageSettings) -> I
     for row in _rows(data.corpus, settings):
         title = fields.part(row, "title") if fields.has(row, "title") else ""
         yield {"id": fields.id(row, "id"), "title": title, "text": fields.part(row, "text")}
+
+
+def _qrels_files(folder: DataFolder, task: Task) -> Sequence[str]:
+    """The files of judgements: where BEIR has them, or where the hub has those of a subset or of a whole set."""
+    found: list[str] = []
+    for split in task.files or (task.split,):
+        usual = f"qrels/{split}"
+        of_subset = (f"{task.subset}-qrels/{split}", f"{task.subset}/qrels/{split}")
+        found += folder.find(usual, first=(*of_subset, usual, f"{task.subset}/{split}", split))
+    return found
+
+
+def _files(folder: DataFolder, task: Task, name: str) -> Sequence[str]:
+    """The files of the corpus or of the queries, of the task's subset and split where these have files of their own."""
+    places = (f"{task.subset}-{name}", f"{task.subset}/{name}", name)
+    return folder.find(name, first=[*(f"{place}/{task.split}" for place in places), *places])
 
 
 def _read_queries(

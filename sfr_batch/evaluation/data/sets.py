@@ -16,6 +16,11 @@ from sfr_batch.evaluation.task_files import PAIR_CLASSIFICATION, Task
 
 _ALSO = {"validation": ("validation", "dev", "valid", "val"), "dev": ("dev", "validation", "valid", "val")}
 """The other names of a split."""
+_ONE = "default"
+"""The subset of a data set that has no others."""
+_LANGUAGE = "lang"
+"""The column in which mteb's sets of several languages name the subset of a row."""
+_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +133,9 @@ def read_classes(task: Task, path: str, settings: StorageSettings) -> Classes:
             f"{folder.uri} is one file: {task.name} learns from one split and is scored on another. Give the folder "
             "that has both, such as train.csv and test.csv."
         )
-    train = _labelled(task, _of_files(folder, ("train",), settings), digest)
-    test = _labelled(task, _of_files(folder, _names(task), settings), digest)
+    train = _labelled(task, _of_files(folder, task, ("train",), settings), digest)
+    digest.add(len(train.texts))
+    test = _labelled(task, _of_files(folder, task, _names(task), settings), digest)
     strange = sorted({*test.labels} - {*train.labels})
     if strange:
         raise CorpusError(
@@ -154,12 +160,20 @@ def read_clusters(task: Task, path: str, settings: StorageSettings) -> Clusters:
         texts, labels = fields.texts(row, "text"), fields.labels(row, "label")
         fields.equally_many(row, text=texts, label=labels)
         digest.add(*texts, *labels)
+        if not texts:
+            raise CorpusError(f"{row.place}: its lists are empty. Remove the row.")
         if fields.is_list(row, "text"):
             sets.append(Labelled(texts, labels))
         else:
             all_texts += texts
             all_labels += labels
-    return Clusters([*sets, *([Labelled(all_texts, all_labels)] if all_texts else [])], digest.version)
+    sets += [Labelled(all_texts, all_labels)] if all_texts else []
+    if all(len({*own.labels}) == 1 for own in sets):
+        raise CorpusError(
+            f"{task.name}: all texts{' of each set' if len(sets) > 1 else ''} have the same label, so nothing can be "
+            "scored. Name the right column in the task's columns: {label: NAME}."
+        )
+    return Clusters(sets, digest.version)
 
 
 def read_rerankings(task: Task, path: str, settings: StorageSettings) -> Rerankings:
@@ -204,29 +218,54 @@ def _labelled(task: Task, rows: Iterator[Row], digest: Digest) -> Labelled:
     texts: list[str] = []
     labels: list[str] = []
     for row in rows:
-        texts += fields.texts(row, "text")
-        labels += fields.labels(row, "label")
-        fields.equally_many(row, text=texts, label=labels)
-        digest.add(texts[-1], labels[-1])
+        own_texts, own_labels = fields.texts(row, "text"), fields.labels(row, "label")
+        fields.equally_many(row, text=own_texts, label=own_labels)
+        texts += own_texts
+        labels += own_labels
+        digest.add(*(part for both in zip(own_texts, own_labels, strict=True) for part in both))
     return Labelled(texts, labels)
 
 
 def _rows(task: Task, path: str, settings: StorageSettings) -> Iterator[Row]:
-    return _of_files(DataFolder.at(path, settings), _names(task), settings)
+    return _of_files(DataFolder.at(path, settings), task, _names(task), settings)
 
 
 def _names(task: Task) -> Sequence[str]:
     return task.files or (task.split,)
 
 
-def _of_files(folder: DataFolder, names: Sequence[str], settings: StorageSettings) -> Iterator[Row]:
-    """The rows of all files of these names. Raises CorpusError if a name has none."""
+def _of_files(folder: DataFolder, task: Task, names: Sequence[str], settings: StorageSettings) -> Iterator[Row]:
+    """The rows of all files of these names, of the task's subset alone. Raises CorpusError if a name has none.
+
+    A subset has a folder or, in a folder of the split, a file of its own, or its name stands in its rows.
+    """
     for name in names:
-        files = folder.find(*_ALSO.get(name, (name,)))
+        known = _ALSO.get(name, (name,))
+        of_subset = [place for one in known for place in (f"{task.subset}/{one}", f"{one}/{task.subset}")]
+        files = folder.find(*known, first=of_subset)
+        only = _language(files, task, settings)
         empty = True
         for uri in files:
             for row in read_rows(uri, settings):
-                empty = False
-                yield row
+                if only in (None, row.values.get(_LANGUAGE)):
+                    empty = False
+                    yield row
         if empty:
             raise CorpusError(f"{files[0]} has no rows: the split {name} is empty. Fetch the data set again.")
+
+
+def _language(files: Sequence[str], task: Task, settings: StorageSettings) -> str | None:
+    """The subset, if it has to be picked from rows of several languages. Raises CorpusError if they have none of it."""
+    first = next((row for uri in files for row in read_rows(uri, settings)), None)
+    if task.subset == _ONE or first is None or _LANGUAGE not in first.values:
+        return None
+    there = {str(row.values.get(_LANGUAGE)) for uri in files for row in read_rows(uri, settings)}
+    if len(there) == 1:
+        return None
+    if task.subset not in there:
+        known = ", ".join(sorted(there)[:_SHOWN]) + (", …" if len(there) > _SHOWN else "")
+        raise CorpusError(
+            f"{files[0]} has rows of several languages, and none with {task.subset} in its column {_LANGUAGE}: "
+            f"{known}. Give the data of {task.name} alone, or a task of your own whose subset is one of these."
+        )
+    return task.subset
