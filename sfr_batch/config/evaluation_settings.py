@@ -23,7 +23,8 @@ class EvaluationSettings(Section):
     prompt: Text | None = None
     """Form of the text before an instructed text, with `{instruction}` where the instruction of the task stands.
     Default: that of `model.prompts.query`, if it has the form "Instruct: …\\nQuery: "; else the prompts stay as they
-    are, whatever the task."""
+    are, whatever the task: of `model.prompts` that with the name of the task or of its type as mteb has it (`STS`,
+    `Classification`, `Retrieval-query`), else `query`."""
     unnormalized: bool = False
     """Whether classification uses the vectors before they are normalized, as the authors of SFR-Embedding-Mistral did.
     The model is then loaded in this process, too: such vectors are never written to a table."""

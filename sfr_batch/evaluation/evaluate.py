@@ -60,6 +60,8 @@ class _Work:
     task: Task
     path: str
     prompts: Mapping[str, str]
+    remarks: Sequence[str]
+    """On the prompts."""
     parts: Mapping[str, Part]
     """By name; of a task without parts by an empty name."""
     key: str
@@ -72,17 +74,19 @@ class _Work:
         task = production.prompts.fitted(chosen.task)
         parts = {name: _open_part(task, name, path, production, kept) for name, path in chosen.parts.items()}
         prompts = _prompts(task, production)
+        remarks = tuple(production.prompts.remarks(task, production.inputs["pooling"]))
         key = kept.key(
             task.name,
             {
                 "task": task.model_dump(mode="json"),
                 "data": {name: part.version for name, part in parts.items()},
                 "prompts": prompts,
+                "remarks": remarks,
                 "table": production.corpus_fingerprint if task.type == RETRIEVAL else "",
                 "unnormalized": production.config.evaluation.unnormalized,
             },
         )
-        return cls(task, absolute_uri(chosen.path), prompts, parts, key, kept.find(key))
+        return cls(task, absolute_uri(chosen.path), prompts, remarks, parts, key, kept.find(key))
 
     def score(self, texts: Snapshot | None, kept: Kept) -> TaskResult:
         """The scores of the task, which are kept."""
@@ -98,8 +102,9 @@ class _Work:
             prompts=self.prompts,
             counts=_sums([one.counts for one in scored.values()]),
             parts={name: one.scores for name, one in scored.items() if name},
-            remarks=tuple(
-                f"{name}: {remark}" if name else remark for name, one in scored.items() for remark in one.remarks
+            remarks=(
+                *self.remarks,
+                *(f"{name}: {remark}" if name else remark for name, one in scored.items() for remark in one.remarks),
             ),
             files={
                 f"{name}/{what}" if name else what: uri

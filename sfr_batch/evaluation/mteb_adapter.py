@@ -47,7 +47,7 @@ class MtebModel:
         _need_mteb()
         self._production = Production(config)
         self._instructions = dict(instructions or {})
-        _check_instructions(self._instructions)
+        _check_instructions(self._instructions, self._production.prompts.form)
         self._indexed: Snapshot | None = None
         self.mteb_model_meta = _meta(self._production, name, self._instructions)
 
@@ -141,23 +141,18 @@ class MtebModel:
 
     def prompt(self, task_metadata: Any, prompt_type: Any = None) -> str:
         """The text before a text of a task: documents have that of the config; queries, and all texts of symmetrical
-        tasks (no type), have the instruction of the task in the form that the model knows."""
+        tasks (no type), have what `Prompts.instructed` says; a given instruction goes before prompts of the model."""
         side = None if prompt_type is None else str(prompt_type.value)
         if side == DOCUMENT:
             return self._production.prompts.document
-        return self._production.prompts.before(self._instruction(task_metadata, prompt_type), query=side == QUERY)
-
-    def _instruction(self, task: Any, prompt_type: Any) -> str | None:
-        """The given one whose key is the most special; else that of mteb's task; else that of the task's type."""
-        from mteb.abstasks.abstask import get_abstask_prompt
         from mteb.models.abs_encoder import get_prompt_name
 
-        key = get_prompt_name(self._instructions, task, prompt_type)
-        if key is not None:
-            return self._instructions[key]
-        if isinstance(task.prompt, Mapping):
-            return task.prompt.get(QUERY)
-        return task.prompt or get_abstask_prompt(task.name) or None
+        prompts, query = self._production.prompts, side == QUERY
+        given = get_prompt_name(self._instructions, task_metadata, prompt_type)
+        if given is not None:
+            return prompts.before(self._instructions[given], query=query)
+        own = prompts.own(task_metadata.name, task_metadata.type, query=query)
+        return prompts.before(_instruction(task_metadata), query=query) if own is None else own
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """[n, m] cosines in float32."""
@@ -170,6 +165,15 @@ class MtebModel:
         from mteb.similarity_functions import pairwise_cos_sim
 
         return pairwise_cos_sim(embeddings1, embeddings2)
+
+
+def _instruction(task: Any) -> str | None:
+    """That of mteb's task; else that of the task's type."""
+    from mteb.abstasks.abstask import get_abstask_prompt
+
+    if isinstance(task.prompt, Mapping):
+        return task.prompt.get(QUERY)
+    return task.prompt or get_abstask_prompt(task.name) or None
 
 
 def _documents(corpus: Any) -> Iterator[tuple[str, str, str]]:
@@ -196,7 +200,7 @@ def _meta(production: Production, name: str | None, instructions: Mapping[str, s
     if name is None:
         on_hub = not is_local(model.path) and hub.NAME.fullmatch(model.path)
         name = model.path if on_hub else f"sfr-batch/{_NO_NAME.sub('-', model.path).strip('-')}"
-    settings = {"table": production.corpus_fingerprint, "query": prompts.query, "form": prompts.form}
+    settings = {"table": production.corpus_fingerprint, "prompts": prompts.named, "form": prompts.form}
     return ModelMeta.create_empty(
         {
             "name": name,
@@ -221,8 +225,8 @@ def _need_mteb() -> None:
         raise ConfigError("mteb_model needs the Python package mteb: pip install 'sfr-batch[mteb]'.") from error
 
 
-def _check_instructions(instructions: Mapping[str, str]) -> None:
-    """Raises ConfigError for keys that mteb would never look up: the texts would silently have another prompt."""
+def _check_instructions(instructions: Mapping[str, str], form: str | None) -> None:
+    """Raises ConfigError for instructions that nothing would look up: the texts would silently have another prompt."""
     from mteb.models.abs_encoder import AbsEncoder
 
     with warnings.catch_warnings():
@@ -239,6 +243,11 @@ def _check_instructions(instructions: Mapping[str, str]) -> None:
                 f"instructions: {key!r} is for documents, which have model.prompts.document before them, as in "
                 "production. Remove it."
             )
+    if instructions and form is None:
+        raise ConfigError(
+            "instructions: model.prompts.query does not show where an instruction would stand. Give the form in "
+            "evaluation.prompt, such as 'Instruct: {instruction}\\nQuery: ', or leave the instructions out."
+        )
 
 
 def _refuse_precision(encode_kwargs: Mapping[str, Any]) -> None:

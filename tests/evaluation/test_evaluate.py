@@ -235,6 +235,10 @@ def test_fixed_prompts_and_forms(tmp_path: Path) -> None:
     found = evaluate(job(tmp_path, tasks, model={"prompts": fixed}, evaluation={"task_files": [file]}))
     both = {"queries": "query: ", "documents": "passage: "}
     assert [row.result.prompts for row in found.rows] == [both, both, {"texts": "query: "}]
+    assert [len(row.result.remarks) for row in found.rows] == [1, 0, 1], "a query is left out; the prompt of all texts"
+    typed = job(tmp_path, tasks, model={"prompts": {**fixed, "STS": "sts: "}}, evaluation={"task_files": [file]})
+    alike = evaluate(typed)["alike"].result
+    assert (alike.prompts, alike.remarks) == ({"texts": "sts: "}, ())
     form = {"task_files": [file], "prompt": "Task: {instruction}. "}
     (row,) = evaluate(job(tmp_path, {"own": tasks["own"]}, evaluation=form)).rows
     assert row.result.prompts == {"queries": "Task: Find it. ", "documents": ""}

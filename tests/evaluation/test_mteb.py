@@ -15,6 +15,7 @@ from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError
 from sfr_batch.evaluation import production
 from sfr_batch.evaluation.data.retrieval_set import read_retrieval
+from sfr_batch.evaluation.instructions import TYPES as TYPE_NAMES
 from sfr_batch.evaluation.measures.retrieval import score_ranking
 from sfr_batch.evaluation.mteb_adapter import version_of_corpus
 from sfr_batch.evaluation.ranking import ranked
@@ -56,6 +57,7 @@ def test_shipped_tasks_are_those_of_mteb(mteb: Any) -> None:
         of_mteb = mteb.get_task(name)
         known = of_mteb.metadata
         assert TYPES[known.type] == task.type, name
+        assert TYPE_NAMES[task.type] == known.type, name
         assert task.split in known.eval_splits, name
         assert MAIN_SCORES.get(known.main_score, known.main_score) == task.main_score, name
         assert task.subset in known.hf_subsets, name
@@ -347,6 +349,7 @@ def test_the_instruction_is_the_most_special_one(mteb: Any, mistral: str, tmp_pa
     other = sfr.mteb_model(job(tmp_path / "table", mistral, prompts=form), instructions=given, name="owner/name")
     fixed = sfr.mteb_model(job(tmp_path / "table", mistral, prompts={"query": "query: ", "document": "passage: "}))
     none = sfr.mteb_model(job(tmp_path / "table", mistral))
+    typed = sfr.mteb_model(job(tmp_path / "table", mistral, prompts={"query": "query: ", "STS": "sts: "}))
     half = sfr.mteb_model(job(tmp_path / "table", mistral), {"table.vector_dtype": "float16"})
     query, document = mteb.types.PromptType.query, mteb.types.PromptType.document
 
@@ -371,6 +374,7 @@ def test_the_instruction_is_the_most_special_one(mteb: Any, mistral: str, tmp_pa
         "query: ",
     ]
     assert [before(none, "SciFact", query), before(none, "STS12")] == ["", ""]
+    assert [before(typed, "SciFact", query), before(typed, "STS12")] == ["query: ", "sts: "]
 
     meta = plain.mteb_model_meta
     assert (meta.embed_dim, meta.max_tokens, meta.similarity_fn_name.value) == (8, 4096, "cosine")
@@ -378,8 +382,8 @@ def test_the_instruction_is_the_most_special_one(mteb: Any, mistral: str, tmp_pa
     assert (meta.use_instructions, none.mteb_model_meta.use_instructions) == (True, False)
     assert other.mteb_model_meta.name == "owner/name"
     assert meta.name.startswith("sfr-batch/")
-    places = {model.mteb_model_meta.experiment_name for model in (plain, other, fixed, none, half)}
-    assert len(places) == 5
+    places = {model.mteb_model_meta.experiment_name for model in (plain, other, fixed, none, half, typed)}
+    assert len(places) == 6
 
 
 @pytest.mark.parametrize(
@@ -394,6 +398,11 @@ def test_the_instruction_is_the_most_special_one(mteb: Any, mistral: str, tmp_pa
             {"instructions": {"Retrieval-document": "x"}},
             "instructions: 'Retrieval-document' is for documents, which have model.prompts.document before them, as in "
             "production. Remove it.",
+        ),
+        (
+            {"instructions": {"SciFact": "x"}},
+            "instructions: model.prompts.query does not show where an instruction would stand. Give the form in "
+            "evaluation.prompt, such as 'Instruct: {instruction}\\nQuery: ', or leave the instructions out.",
         ),
         (
             {"encode_kwargs": {"precision": "int8"}},
