@@ -77,10 +77,12 @@ ROWS = [
         "{*}\n"
         "{*}", code=2, prepare=job("corpus: {path: x\nmodel: [\n")),
     Row("config is a list",
-        "The config {root}/job.yaml must be a mapping with the sections corpus, model, table, select, run.", code=2,
+        "The config {root}/job.yaml must be a mapping with the sections corpus, model, table, select, run, "
+        "evaluation.", code=2,
         prepare=job("- corpus\n")),
     Row("config is empty",
-        "The config {root}/job.yaml must be a mapping with the sections corpus, model, table, select, run.", code=2,
+        "The config {root}/job.yaml must be a mapping with the sections corpus, model, table, select, run, "
+        "evaluation.", code=2,
         prepare=job("")),
     Row("key set twice", "The config {root}/job.yaml is not valid YAML: 'corpus' is set twice\n"
         '  in "{root}/job.yaml", line 2, column 1:\n'

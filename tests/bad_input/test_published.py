@@ -60,7 +60,7 @@ ROWS = [
         "The model-index of {root}/c.md has scores of several models: one, two. Copy the file and leave one of them "
         "in its model-index.", {"c.md": CARD}),
     Row("no YAML", {"c.md": "---\na: 1\nb: c: d\n---\n"}, "c.md",
-        "The text between the first two lines --- of {root}/c.md is not valid YAML: {*}, line 3, column 5",
+        "The text between the first two lines --- of {root}/c.md is not valid YAML: {*}, line 3, column 5:{*}",
         {"c.md": CARD}),
     Row("no YAML alone", {"c.yml": "a: ["}, "c.yml", "{root}/c.yml is not valid YAML: {*}", {"c.yml": CARD}),
     Row("no UTF-8", {"c.md": CARD.encode("utf-16")}, "c.md", "{root}/c.md is not UTF-8: invalid start byte at byte 0.",

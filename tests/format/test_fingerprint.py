@@ -268,6 +268,14 @@ NOT_IN_IT = {
     "run.max_reject_share": "1",
     "run.progress_every_s": "1",
     "run.lease_s": "5",
+    "run.on_end": "'true'",
+    "run.on_end_timeout_s": "3",
+    "evaluation.path": "elsewhere",
+    "evaluation.tasks": "{SciFact: data}",
+    "evaluation.task_files": "[tasks.yaml]",
+    "evaluation.published": "[README.md]",
+    "evaluation.prompt": "'Task: {instruction} '",
+    "evaluation.unnormalized": "true",
     **{f"{section}.storage.{key}": value for section in ("corpus", "model", "table") for key, value in STORAGE.items()},
 }
 """Every other setting, each with a value that is not its default."""

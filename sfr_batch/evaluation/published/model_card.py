@@ -16,8 +16,6 @@ _FRONT = re.compile(r"\s*---[ \t]*\n(.*?)(?:\n---[ \t]*(?:\n|$)|$(?!\n))", re.DO
 _NAME = re.compile(r"(?:(?P<mteb>MTEB)\s+)?(?P<task>.*?)(?:\s*\((?P<subset>[^()]*)\))?")
 _NONE = {"", "none", "null", "~", "nan", "not available", "revision_not_available"}
 _HINT = "Give the card of a model that has one, or a folder of result files of mteb."
-# All scalars as text: a revision of digits alone is no number, and no date is made of a name.
-_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 def parse_card(text: str, source: str) -> Published:
@@ -36,7 +34,9 @@ def _front_matter(text: str, source: str) -> Mapping[str, Any]:
         raise ConfigError(f"{source} does not begin with ---, so it has no model-index with scores. {_HINT}")
     try:
         # With the lines before, so that an error names the line of the file.
-        raw = yaml.load("\n" * lines[: found.start(1)].count("\n") + found[1] if found else lines, _LOADER)
+        front = "\n" * lines[: found.start(1)].count("\n") + found[1] if found else lines
+        # All scalars as text: a revision of digits alone is no number, and no date is made of a name.
+        raw = yaml.load(front, yaml.BaseLoader)
     except yaml.YAMLError as error:
         what = "The text between the first two lines --- of " if found else ""
         raise ConfigError(f"{what}{source} is not valid YAML: {error}") from None
