@@ -14,6 +14,7 @@
     load_config   Config           reads a YAML config and applies overrides
     verify        VerifyReport     checks the model of a config
     plan          EmbedPlan        what embed would do; writes nothing
+    price         Price            what embed would cost: tokens, hours, money
     embed         Summary          embeds what is missing and publishes a snapshot
     evaluate      Evaluation       scores a model beside published scores
     open_table    EmbeddingTable   opens a table, or the table behind a pointer
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from sfr_batch.api import mteb_model as mteb_model
     from sfr_batch.api import open_table as open_table
     from sfr_batch.api import plan as plan
+    from sfr_batch.api import price as price
     from sfr_batch.api import promote as promote
     from sfr_batch.api import promote_back as promote_back
     from sfr_batch.api import repair as repair
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from sfr_batch.evaluation.questions.scores import TableScores as TableScores
     from sfr_batch.evaluation.report.report import Evaluation as Evaluation
     from sfr_batch.format.run_accounts import RunAccount as RunAccount
+    from sfr_batch.pipeline.price.price import Price as Price
     from sfr_batch.pipeline.repair import Repair as Repair
     from sfr_batch.pipeline.summary import Summary as Summary
     from sfr_batch.planning.plan import EmbedPlan as EmbedPlan
@@ -110,6 +113,7 @@ _HOMES = {
     "MtebModel": "evaluation.mteb_adapter",
     "Orphans": "table.commit.sweep",
     "PointerTarget": "table.pointer",
+    "Price": "pipeline.price.price",
     "Repair": "pipeline.repair",
     "RunAccount": "format.run_accounts",
     "Runs": "table.commit.attempts",
@@ -129,6 +133,7 @@ _HOMES = {
     "mteb_model": "api",
     "open_table": "api",
     "plan": "api",
+    "price": "api",
     "promote": "api",
     "promote_back": "api",
     "repair": "api",

@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfr_batch.config.loading import config_from_dict, load_config
+from sfr_batch.config.loading import ConfigOrPath
+from sfr_batch.config.loading import any_config as _load
 from sfr_batch.config.overrides import Overrides
 from sfr_batch.config.settings import Config, ModelSettings, StorageSettings
 from sfr_batch.errors import ConfigError, TableMismatch, TableNotFound
@@ -43,12 +44,10 @@ if TYPE_CHECKING:
     from sfr_batch.evaluation.mteb_adapter import MtebModel
     from sfr_batch.evaluation.report.report import Evaluation
     from sfr_batch.evaluation.results import TaskResult
+    from sfr_batch.pipeline.price.price import Price
     from sfr_batch.pipeline.repair import Repair
     from sfr_batch.pipeline.summary import Summary
     from sfr_batch.planning.plan import EmbedPlan
-
-ConfigOrPath = Config | Mapping[str, Any] | str | os.PathLike[str]
-"""A config: its file, an object of `load_config`, or its settings as a dictionary."""
 
 
 def plan(config: "ConfigOrPath", overrides: "Overrides" = (), *, compare: bool = False, **settings: Any) -> "EmbedPlan":
@@ -65,6 +64,18 @@ def plan(config: "ConfigOrPath", overrides: "Overrides" = (), *, compare: bool =
     made = make_plan(_load(config, overrides, settings))
     compares = compare and made.has_to_compare and not made.lost  # what is lost, a comparison may need
     return comparison.compare(made, InProcess()).plan if compares else made
+
+
+def price(
+    config: "ConfigOrPath | EmbedPlan", overrides: "Overrides" = (), *, seconds: float = 6.0, **settings: Any
+) -> "Price":
+    """What `embed` would cost: tokens, hours and money, from splits that it tokenizes for so many ``seconds``.
+
+    config: also what `plan` has returned. Writes nothing; needs no GPU. Raises what `plan` raises.
+    """
+    from sfr_batch.pipeline.price.price import EmbedPlan, find_price  # loads what planning can do without
+
+    return find_price(config if isinstance(config, EmbedPlan) else plan(config, overrides, **settings), seconds)
 
 
 def verify(
@@ -428,16 +439,3 @@ def _plan_for(table: Table, config: Config, storage: StorageSettings | None) -> 
 
     settings = config.table.model_copy(update={"path": table.store.root, "storage": storage})
     return make_plan(config.model_copy(update={"table": settings}))
-
-
-def _load(config: ConfigOrPath, overrides: Overrides = (), settings: Mapping[str, Any] | None = None) -> Config:
-    if isinstance(config, Mapping):
-        config = config_from_dict({}, config)
-    if isinstance(config, Config):
-        return config_from_dict(config.model_dump(), overrides, settings or ()) if overrides or settings else config
-    if not isinstance(config, str | os.PathLike):
-        raise ConfigError(
-            f"The config is of the type {type(config).__name__}. Give the path of its file, its settings as a "
-            "dictionary, or what load_config returned."
-        )
-    return load_config(config, overrides, **(settings or {}))

@@ -541,6 +541,7 @@ PUBLIC = {
         "mteb_model",
         "open_table",
         "plan",
+        "price",
         "promote",
         "promote_back",
         "repair",
@@ -560,6 +561,7 @@ PUBLIC = {
     "table.table": ["Snapshot"],
     "table.commit.attempts": ["Runs"],
     "format.run_accounts": ["RunAccount"],
+    "pipeline.price.price": ["Price"],
     "pipeline.summary": ["Summary"],
     "checks.verify.report": ["VerifyReport"],
     "config.loading": ["load_config"],
@@ -588,7 +590,7 @@ def test_help_of_the_package_is_short() -> None:
     shown = pydoc.render_doc(sfr_batch, renderer=pydoc.plaintext)
     assert "CLASSES" not in shown
     assert "__" not in shown.replace("__init__.py", "")
-    assert shown.count("\n") < 160
+    assert shown.count("\n") < 180
 
 
 def test_every_call_that_takes_overrides_takes_them_as_keywords() -> None:

@@ -81,16 +81,29 @@ def main() -> None:
 @_CONFIG
 @_OVERRIDES
 @click.option("--compare", is_flag=True, help="Read the changed shards, to find rows that already have a vector.")
-def plan(config: str, overrides: tuple[str, ...], compare: bool) -> None:
-    """Show what `embed` would do: splits, rows, tokens. Writes nothing, needs no GPU.
+@click.option("--no-sample", is_flag=True, help="Only counts from metadata: no tokens, hours and price.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan and its price as one JSON object.")
+def plan(config: str, overrides: tuple[str, ...], compare: bool, no_sample: bool, as_json: bool) -> None:
+    """Show what `embed` would do and what it would cost. Writes nothing, needs no GPU.
+
+    It tokenizes a sample of the corpus, for 6 seconds: tokens, padding, rejects, size of the output, and, with a rate,
+    hours; with run.price_per_hour also the price. `verify` measures a rate, and so does each run.
 
     If the corpus has changed, the numbers are an upper bound. --compare reads the changed shards, in this process, and
     shows how many rows are new, changed or deleted.
 
     Exit codes: 0 done, 1 failed, 2 the command or config is wrong.
     """
+    from sfr_batch.planning.plan_json import plan_as_json
+
     with report_errors():
-        click.echo(api.plan(config, overrides, compare=compare).describe())
+        made = api.plan(config, overrides, compare=compare)
+        price = None if no_sample or made.lost else api.price(made)
+        if as_json:
+            found = {"plan": plan_as_json(made), "price": price.to_json() if price else None}
+            click.echo(json.dumps(found, ensure_ascii=False, allow_nan=False))
+            return
+        click.echo(made.describe(price.lines() if price else ()))
 
 
 @main.command()

@@ -86,6 +86,24 @@ def config_from_dict(
         raise ConfigError(_explain(error, source)) from None
 
 
+ConfigOrPath = Config | Mapping[str, Any] | str | os.PathLike[str]
+"""A config: its file, an object of `load_config`, or its settings as a dictionary."""
+
+
+def any_config(config: ConfigOrPath, overrides: Overrides = (), settings: Mapping[str, Any] | None = None) -> Config:
+    """The config in whatever form it is given, with overrides. Raises ConfigError."""
+    if isinstance(config, Mapping):
+        config = config_from_dict({}, config)
+    if isinstance(config, Config):
+        return config_from_dict(config.model_dump(), overrides, settings or ()) if overrides or settings else config
+    if not isinstance(config, str | os.PathLike):
+        raise ConfigError(
+            f"The config is of the type {type(config).__name__}. Give the path of its file, its settings as a "
+            "dictionary, or what load_config returned."
+        )
+    return load_config(config, overrides, **(settings or {}))
+
+
 def _explain(error: ValidationError, source: str) -> str:
     lines = [f"{source} has {counted(error.error_count(), 'wrong setting')}:"]
     for item in error.errors(include_url=False):

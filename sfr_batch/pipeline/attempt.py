@@ -67,7 +67,7 @@ class Attempt:
             started_at=self._started_at,
             ended_at="" if outcome == run_accounts.RUNNING else utc_now(),
             seconds=time.monotonic() - self._started,
-            price_per_hour=getattr(self._config.run, "price_per_hour", None),
+            price_per_hour=self._config.run.price_per_hour,
             versions=_versions(),
             command=invocation.command(),
         )

@@ -10,6 +10,7 @@ from sfr_batch.config.settings import CorpusSettings, ModelSettings, StorageSett
 from sfr_batch.corpus.columns import Columns
 from sfr_batch.errors import SfrBatchError
 from sfr_batch.format.records import TableCard
+from sfr_batch.planning.plan import EmbedPlan
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,27 @@ class Job:
     packed: bool
     fuse: bool
     torch_threads: int | None
+
+
+def make_job(plan: EmbedPlan, run_id: str) -> Job:
+    """The part of a plan that travels to the workers. run_id: empty where nothing is written."""
+    config = plan.config
+    return Job(
+        run_id=run_id,
+        generation=config.table.generation,
+        corpus=config.corpus,
+        model=config.model,
+        columns=plan.columns,
+        card=plan.card,
+        covers=plan.layout.covers,
+        inputs=plan.inputs,
+        table=plan.store.root,
+        table_storage=config.table.storage,
+        max_batch_tokens=config.max_batch_tokens,
+        packed=config.run.batches == "packed",
+        fuse=config.run.fuse,
+        torch_threads=config.run.actors.torch_threads,
+    )
 
 
 def explain(error: BaseException) -> str:

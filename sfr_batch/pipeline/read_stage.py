@@ -26,7 +26,7 @@ from sfr_batch.pipeline.packing import binary_column, to_ipc, unit_from_json
 
 _REPEATED_BYTES = 2**30
 """Maximum bytes of a carried column in a split, after it is repeated in every chunk."""
-_SHARD, _POSITION = "#shard", "#position"
+_SHARD, POSITION = "#shard", "#position"
 """Columns with the place of a row in the corpus: rejects need it, and it is not stored."""
 
 
@@ -37,7 +37,7 @@ def read_and_tokenize(batch: pa.Table, job: Job) -> Iterator[pa.Table]:
         waiting = list(unit.splits)
         try:
             for split, rows in read_unit(unit, job.corpus, job.columns):
-                packed = _tokenize(split, rows, job)
+                packed = tokenize(split, rows, job)
                 if not unit.stream:
                     waiting.remove(split)
                 yield packed
@@ -51,13 +51,17 @@ def _rest_of(unit: ReadUnit) -> Split:
     return Split(unit.stream.prefix if unit.stream else "", unit.shard.uri, unit.shard.version, 0, 0, 0, 0)
 
 
-def _tokenize(split: Split, rows: Rows, job: Job) -> pa.Table:
+def tokenize(split: Split, rows: Rows, job: Job) -> pa.Table:
+    """One row: the split with its rows, their token ids one after the other, and all of its rejects.
+
+    Raises ModelError, TokenizerError; CorpusError if carried texts, repeated in chunks, would fill the memory.
+    """
     tokenizer, prompt = tokenizer_of(job)
     model, rejects = job.model, rows.rejects
     documents = pa.table(
         {
             _SHARD: rows.shards,
-            _POSITION: rows.positions,
+            POSITION: rows.positions,
             names.ID: rows.ids,
             names.CONTENT_HASH: rows.content_hash,
             names.ROW_HASH: rows.row_hash,
@@ -154,10 +158,10 @@ def _too_long(documents: pa.Table, tokenized: Tokenized, limit: int) -> pa.Table
 
 def rejected_rows(rows: pa.Table, why: Mapping[int, tuple[str, str]]) -> pa.Table:
     """Rejects for some rows. why: reason and message by the number of the row."""
-    some = rows.select([names.ID, _POSITION, _SHARD]).take(pa.array(list(why), pa.int64())).to_pylist()
+    some = rows.select([names.ID, POSITION, _SHARD]).take(pa.array(list(why), pa.int64())).to_pylist()
     return rejects_table(
         [
-            Reject(row[names.ID], row[_POSITION], *told, row[_SHARD])
+            Reject(row[names.ID], row[POSITION], *told, row[_SHARD])
             for row, told in zip(some, why.values(), strict=True)
         ],
         shard="",

@@ -18,7 +18,7 @@ from sfr_batch.pipeline.acceptance import accept
 from sfr_batch.pipeline.attempt import Attempt, begun
 from sfr_batch.pipeline.copy_vectors import copy
 from sfr_batch.pipeline.display import say
-from sfr_batch.pipeline.job import Job
+from sfr_batch.pipeline.job import make_job
 from sfr_batch.pipeline.progress import Progress
 from sfr_batch.pipeline.results import Failure, Losses
 from sfr_batch.pipeline.run_log import RunLog, recover_receipts
@@ -338,24 +338,3 @@ def _with_shards(error: str, shards: Sequence[str]) -> str:
         return error
     others = len(set(shards)) - 1
     return f"{shards[0]}{f' and {others:,} more' if others else ''}: {error}"
-
-
-def make_job(plan: EmbedPlan, run_id: str) -> Job:
-    """The part of a plan that travels to the workers."""
-    config = plan.config
-    return Job(
-        run_id=run_id,
-        generation=config.table.generation,
-        corpus=config.corpus,
-        model=config.model,
-        columns=plan.columns,
-        card=plan.card,
-        covers=plan.layout.covers,
-        inputs=plan.inputs,
-        table=plan.store.root,
-        table_storage=config.table.storage,
-        max_batch_tokens=config.max_batch_tokens,
-        packed=config.run.batches == "packed",
-        fuse=config.run.fuse,
-        torch_threads=config.run.actors.torch_threads,
-    )

@@ -342,13 +342,13 @@ class EmbedPlan:
         )
 
     def _repr_html_(self) -> str:
-        title = "; ".join([f"Plan for {self.store.root}", *self._remarks()])
+        title = "; ".join([f"Plan for {self.store.root}", *self.notes()])
         return html_table([(label, text) for label, text in self._details() if text], title=title)
 
-    def describe(self) -> str:
-        """Several lines for a person."""
+    def describe(self, more: Sequence[str] = ()) -> str:
+        """Several lines for a person. more: lines of others, such as the price, before the remarks."""
         lines = [f"{label:10}{text}" for label, text in self._details() if text]
-        return "\n".join([*lines, *self._remarks()])
+        return "\n".join([*lines, *more, *self.notes()])
 
     def _details(self) -> list[tuple[str, str]]:
         """(label, text) in reading order; a text that is empty is not shown."""
@@ -398,7 +398,8 @@ class EmbedPlan:
         size = self.vectors_to_copy * vector_bytes(self.card.schema)
         return describe_copies(self.vectors_to_copy, size, exact=self.difference is not None)
 
-    def _remarks(self) -> list[str]:
+    def notes(self) -> list[str]:
+        """Sentences on what is unusual, or costs."""
         said = [*self.reasons, *(reread.describe() for reread in self.reread)]
         if self.lost:
             said.append(f"damaged, `embed` refuses: {tell(self.lost)}. {REPAIR}")

@@ -140,8 +140,9 @@ def check_model(subject: Subject) -> Outcome:
     )
     subject.found["encoder"] = encoder
     dtype, device = subject.settings.compute_dtype, subject.settings.device
-    count = probe.parameters(encoder)
-    return passed(f"{count:,} parameters in {dtype} on {device}, loaded in {time.perf_counter() - began:.1f} s")
+    count, took = probe.parameters(encoder), time.perf_counter() - began
+    subject.found["load_seconds"] = took
+    return passed(f"{count:,} parameters in {dtype} on {device}, loaded in {took:.1f} s")
 
 
 def _threads(subject: Subject, device: str) -> int | None:

@@ -13,7 +13,8 @@ from sfr_batch.checks.verify import checks, golden, reference, speed
 from sfr_batch.checks.verify.report import VerifyReport
 from sfr_batch.checks.verify.subject import Subject, Unavailable
 from sfr_batch.config.settings import Config
-from sfr_batch.encoder.devices import require_device
+from sfr_batch.encoder import devices
+from sfr_batch.encoder.measured_rates import MeasuredRate, remember_rate
 from sfr_batch.errors import ConfigError, SfrBatchError
 
 
@@ -28,10 +29,11 @@ def verify(
     """Check the model of a config on this machine's device.
 
     golden_file: recorded vectors to compare with. record_file: where to record them if nothing failed. seconds: time
-    for the throughput measurement; 0 skips it. each: called with each result at once. If nothing failed, a local model
-    folder without a lock file gets one. Raises ConfigError; every other error is a failed check.
+    for the throughput measurement, which is kept for plans on this machine; 0 skips it. each: called with each result
+    at once. If nothing failed, a local model folder without a lock file gets one. Raises ConfigError; every other error
+    is a failed check.
     """
-    require_device(config.model.device)
+    devices.require_device(config.model.device)
     recorded = golden.read(golden_file) if golden_file else None
     if record_file:
         golden.check_target(record_file)
@@ -58,6 +60,7 @@ def verify(
     run("reference", partial(reference.check_sentence_transformers, bounds=checks.AGAINST_FLOAT32))
     run("family", partial(reference.check_family, compared=done[-1].verdict))
     run("throughput", partial(speed.check_throughput, seconds=seconds))
+    _keep_rate(subject)
     ok = all(check.verdict != "FAIL" for check in done)
     if record_file:
         run("record", partial(_record, file=record_file, ok=ok))
@@ -76,6 +79,14 @@ def _find(check: Callable[[Subject], Outcome], subject: Subject) -> Outcome:
         return failed(str(error))
     except RuntimeError as error:  # PyTorch's, of the device or of weights that fit nothing
         return failed(f"{type(error).__name__}: {error}")
+
+
+def _keep_rate(subject: Subject) -> None:
+    """For plans on this machine, see `measured_rates`."""
+    if rate := subject.found.get("rate"):
+        device = devices.kind_of(subject.settings.device)
+        kept = MeasuredRate(float(rate), float(subject.found["load_seconds"]), device)
+        remember_rate(subject.config, subject.hashes, kept)
 
 
 def _record(subject: Subject, file: Path, ok: bool) -> Outcome:

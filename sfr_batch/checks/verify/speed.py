@@ -20,6 +20,8 @@ SHORTEST, LONGEST = 64, 512
 _CPU_BUDGETS = (512, 1024, 2048, 4096, 8192)
 _CLEARLY = 1.05
 """A budget must be faster by so much to be suggested instead of the configured one."""
+_ENOUGH_ROWS = 4
+"""Fewest rows that give a rate which is kept for plans."""
 _LARGEST_BUDGET = 131072
 """With the 14,336 numbers that a 7B model makes of a token inside, more would not fit 32-bit indices of kernels."""
 
@@ -27,7 +29,8 @@ TokenRows = tuple[NDArray[np.int32], NDArray[np.int32]]
 
 
 def check_throughput(subject: Subject, seconds: float) -> Outcome:
-    """Tokens a second, free memory on a GPU, and the `run.max_batch_tokens` that follows."""
+    """Tokens a second, free memory on a GPU, and the `run.max_batch_tokens` that follows. Leaves the rate as
+    ``subject.found["rate"]``."""
     if seconds <= 0:
         return skipped("not requested (--seconds 0)")
     _rate(subject.encoder, _rows(subject, SHORTEST))  # the first pass builds what later ones reuse
@@ -57,6 +60,8 @@ def _on_cpu(subject: Subject, seconds: float, first: float) -> Outcome:
     if rates[best] < _CLEARLY * rates[configured]:
         best = configured
     others = ", ".join(f"{rate:,.0f} at {budget}" for budget, rate in rates.items() if budget != configured)
+    if len(rows[0]) >= _ENOUGH_ROWS:
+        subject.found["rate"] = rates[configured]
     measured = f"{_mixed(rows, rates[configured])} at run.max_batch_tokens={configured}"
     dtype = _other_dtype(subject.settings.compute_dtype)
     if not others:
@@ -70,6 +75,7 @@ def _on_gpu(subject: Subject, seconds: float, first: float) -> Outcome:
     until, rate = time.perf_counter() + seconds, 0.0
     while time.perf_counter() < until:
         rate = max(rate, _rate(encoder, rows))
+    subject.found["rate"] = rate
     devices.release_memory()
     # The longest rows, since what attention takes may grow with them.
     width = min(subject.recipe.max_length, configured)
