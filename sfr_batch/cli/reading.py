@@ -47,9 +47,9 @@ def runs(table: str, as_lines: bool, endpoint_url: str | None) -> None:
     """List the attempts to write TABLE, oldest first: those that published, failed, were stopped or killed.
 
     One line per attempt: run, start (UTC), how long, how it ended, who on which host and Ray job, devices, time of
-    actors reserved and used, documents that it embedded, their tokens, and the cost if the config has a price of an
-    actor. The last line adds up. A process that was killed could not write more than it had: ≥ marks what is a lower
-    bound, ? what nobody knows.
+    actors reserved and used, documents that it embedded, their tokens, and the cost if run.price_per_hour is set. The
+    last line adds up. A process that was killed could not write more than it had: ≥ marks what is a lower bound, ? what
+    nobody knows.
 
     Reads logs from storage alone; `sfr-batch sweep` removes those of runs that did not publish.
 

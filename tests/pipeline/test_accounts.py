@@ -95,7 +95,7 @@ def breaks_at(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_attempts_add_up(tiny: Path, tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
     """One fails, one is a trial, one publishes, one finds nothing to do; each is told once."""
-    job = prepare(tmp_path, tiny, on_end="${HOOK}")
+    job = prepare(tmp_path, tiny, on_end="${HOOK}", price_per_hour=3.6)
     monkeypatch.setenv("HOOK", listener.url)
     with monkeypatch.context() as broken:
         breaks_at(4, broken)
@@ -117,7 +117,8 @@ def test_attempts_add_up(tiny: Path, tmp_path: Path, listener: Listener, monkeyp
         assert run.seconds is not None
         assert run.actor_seconds_reserved is not None
         assert 0 < run.actor_seconds_used <= run.actor_seconds_reserved <= run.seconds
-        assert (run.devices, run.at_least, run.cost) == (1, False, None)
+        assert (run.devices, run.at_least) == (1, False)
+        assert run.cost == pytest.approx(run.actor_seconds_reserved / 1000)
         assert run.device
         assert run.host
         assert run.started_at <= run.ended_at
