@@ -52,15 +52,19 @@ def evaluate(
     Ctrl-C, 143 by SIGTERM.
     """
     files = {"--json": json_file, "--markdown": markdown, "--picture": picture}
+    from sfr_batch.evaluation.report.picture import need_matplotlib
+
     with report_errors(changes=True, stopped=interrupt.state):
         for option, file in files.items():
             if file and not Path(file).absolute().parent.is_dir():
                 raise ConfigError(f"{option} {file}: there is no folder {Path(file).absolute().parent}.")
+        if picture:
+            need_matplotlib()  # an hour later, all but the picture would be there
         found = api.evaluate(config, overrides, tasks=tasks, each=_say)
+        click.echo(found.describe())
         for option, file in files.items():
             if file:
                 _write(option, file, found)
-        click.echo(found.describe())
         sys.exit(1 if check and found.differing else 0)
 
 

@@ -1,6 +1,7 @@
 """Bad input: evaluations that cannot begin, and the way out that each message names."""
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,16 @@ ROWS = [
         "nowhere://x: the scheme nowhere:// is not supported; use s3:// or a local path.",
         ["evaluation.tasks.find={root}/find", "evaluation.path={root}/elsewhere"]),
 ]  # fmt: skip
+
+
+def test_a_picture_that_nothing_draws_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the data are read: there are none."""
+    (tmp_path / "job.json").write_text(job(tmp_path, {"SciFact": f"{tmp_path}/none"}).to_json())
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    failed = evaluate(tmp_path, ["--picture", "{root}/scores.png"])
+    assert failed.stderr.strip() == (
+        "error: The picture of an evaluation needs the Python package matplotlib: pip install 'sfr-batch[evaluation]'."
+    )
 
 
 def evaluate(root: Path, arguments: Sequence[str]) -> Result:

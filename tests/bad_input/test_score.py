@@ -46,6 +46,14 @@ REFUSED = [
     (f"{SCORE}half_id.jsonl", 1,
      "{root}/half_id.jsonl row 1: document is not valid Unicode at character 0: half of a surrogate pair. Remove the "
      "row, or fetch the file again."),
+    (f"{SCORE}semicolons.csv", 1,
+     "{root}/semicolons.csv row 1 has neither a question nor a document. Columns there: query;document. Save the file "
+     "with commas between its columns, not semicolons."),
+    (f"{SCORE}strange.csv", 1,
+     "{root}/strange.csv row 1 has neither a question nor a document. Columns there: ask, url. Name them: --column "
+     "query=NAME and, if documents are judged, --column document=NAME."),
+    (f"{SCORE}latin.csv", 1,
+     "{root}/latin.csv row 1: query is not UTF-8 at character 3. Save the file as UTF-8, or remove the row."),
     (f"{SCORE}others.csv", 1,
      "{root}/table, snapshot 1, has none of the 1 document that are relevant to the questions. Judged are 'x'; ids of "
      "the table are 'one' and 'two'. Are the judgements of another table, or is another column the one with the ids?"),
@@ -81,6 +89,9 @@ def test_questions_that_cannot_be_scored(bench: Bench, monkeypatch: pytest.Monke
         "half.jsonl": jsonl([{"query": "how \ud800", "document": "one"}]),
         "half_id.jsonl": jsonl([{"query": "how", "document": "\ud800"}]),
         "others.csv": b"query,document\nhow,x\n",
+        "semicolons.csv": b"query;document\nhow;one\n",
+        "strange.csv": b"ask,url\nhow,one\n",
+        "latin.csv": "query,document\ncaf\xe9,one\n".encode("latin-1"),
     }.items():
         put(name, data)(bench)
     embedded(bench)

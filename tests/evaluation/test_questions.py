@@ -34,7 +34,7 @@ def test_all_forms_are_the_same_questions(place: str) -> None:
     store = open_store(place)
     files = {
         "judged.csv": "query,document,grade\n" + "".join(f"{q},{d},{g}\n" for q, d, g in ROWS),
-        "judged.tsv": "question\tdoc_id\tscore\n" + "".join(f" {q} \t{d}\t{g}.0\n" for q, d, g in ROWS),
+        "judged.tsv": "Question\tDoc_ID\tscore\n" + "".join(f" {q} \t{d}\t{g}.0\n" for q, d, g in ROWS),
         "judged.jsonl": lines({"text": q, "corpus-id": d, "label": g} for q, d, g in ROWS),
         "own.csv": "frage,url,note\n" + "".join(f"{q},{d},{g}\n" for q, d, g in ROWS),
         "beir/queries.jsonl": lines({"_id": q, "text": q} for q in ("how", "where", "why")),

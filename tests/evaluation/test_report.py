@@ -320,7 +320,7 @@ def test_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
         assert data[:8] == b"\x89PNG\r\n\x1a\n"
         heights.append(int.from_bytes(data[20:24]))
     assert heights == sorted(set(heights))
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigError) as error:
         SIX.picture()
     assert str(error.value) == (

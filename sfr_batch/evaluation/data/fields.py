@@ -30,6 +30,9 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 """The names under which columns are known, by what they are. Of several that a row has, the first one counts."""
 
+_UNDECODED = frozenset(map(chr, range(0xDC80, 0xDD00)))
+"""What stands in a text for the bytes of a CSV that are not UTF-8."""
+
 
 class Fields:
     """Reads the columns of rows."""
@@ -121,6 +124,11 @@ class Fields:
         try:
             text.encode()
         except UnicodeEncodeError as error:
+            if text[error.start] in _UNDECODED:
+                raise CorpusError(
+                    f"{row.place}: {self._name(row, role)} is not UTF-8 at character {error.start}. Save the file as "
+                    "UTF-8, or remove the row."
+                ) from None
             raise CorpusError(
                 f"{row.place}: {self._name(row, role)} is not valid Unicode at character {error.start}: half of a "
                 "surrogate pair. Remove the row, or fetch the file again."

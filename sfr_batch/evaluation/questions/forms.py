@@ -30,6 +30,8 @@ _ROLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     GRADE: ("score", ("grade", "score", "relevance", "label")),
 }
 """The columns of judgements: what `Fields` calls them, and the names that are known, of which the first one counts."""
+_SEMICOLON = ";"
+"""What spreadsheets of some languages write between columns."""
 _HERE = "questions"
 """The place of questions that are values of Python, in errors."""
 
@@ -157,9 +159,18 @@ def _of_rows(rows: Iterator[Row], source: str, named: Mapping[str, str]) -> Ques
     first = next(rows, None)
     if first is None:
         raise CorpusError(f"{source} has no rows.")
-    there = {role: named.get(role) or next((name for name in names if name in first.values), "")
-             for role, (_, names) in _ROLES.items()}  # fmt: skip
+    there = {role: named.get(role) or _column(first, names) for role, (_, names) in _ROLES.items()}
     rows = itertools.chain([first], rows)
+    if not (there[DOCUMENT] or there[QUERY]):
+        shown = ", ".join(map(str, first.values)) or "none"
+        raise CorpusError(
+            f"{first.place} has neither a question nor a document. Columns there: {shown}. "
+            + (
+                "Save the file with commas between its columns, not semicolons."
+                if _SEMICOLON in shown
+                else "Name them: --column query=NAME and, if documents are judged, --column document=NAME."
+            )
+        )
     if not there[DOCUMENT]:
         return _without_judgements(of_rows(rows, source, there[QUERY] or None), source)
     if not there[QUERY]:
@@ -169,6 +180,12 @@ def _of_rows(rows: Iterator[Row], source: str, named: Mapping[str, str]) -> Ques
             "--column query=NAME."
         )
     return _of_judgements(rows, source, there)
+
+
+def _column(row: Row, known: Sequence[str]) -> str:
+    """The column of a row that has the first of these names, in capitals or not; empty if there is none."""
+    there = {str(name).strip().casefold(): name for name in reversed(row.values)}
+    return next((there[name] for name in known if name in there), "")
 
 
 def _of_judgements(rows: Iterator[Row], source: str, there: Mapping[str, str]) -> Questions:

@@ -3,6 +3,7 @@
 Draws into memory, without a display. Knows the rows of a report; compares nothing.
 """
 
+import importlib.util
 import io
 import math
 from collections.abc import Sequence
@@ -34,15 +35,20 @@ _FONT = 8.5
 _SIGNS = {EQUAL: ("o", _OURS), DIFFERS: ("X", _THEIRS), OTHER_DATA: ("d", _GREY)}
 
 
-def draw(made: Made, rows: Sequence[Row]) -> bytes:
-    """A PNG. Raises ConfigError if matplotlib is missing."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
+def need_matplotlib() -> None:
+    """Raises ConfigError if matplotlib is missing. Does not import it."""
+    if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError(
             "The picture of an evaluation needs the Python package matplotlib: pip install 'sfr-batch[evaluation]'."
-        ) from error
+        )
+
+
+def draw(made: Made, rows: Sequence[Row]) -> bytes:
+    """A PNG. Raises ConfigError if matplotlib is missing."""
+    need_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     places = _places(rows)
     height = _LINE * len(places) + _AROUND
     figure = Figure(figsize=(_WIDTH, height), dpi=_DPI)
