@@ -111,7 +111,7 @@ def embed(config: "ConfigOrPath", overrides: "Overrides" = (), **settings: Any) 
 
     overrides, settings: see `load_config`; ``sfr.embed("job.yaml", {"corpus.path": "s3://…", "select.limit": 10})``.
     Raises RunFailed if splits failed (finished ones stay committed), TooManyDeletes, TooManyChanges, TooManyRejects,
-    TableInUse, SnapshotConflict, and what `plan` raises.
+    TooExpensive, TableInUse, SnapshotConflict, and what `plan` raises.
     """
     from sfr_batch.pipeline import runner  # loads what planning can do without
 

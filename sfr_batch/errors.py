@@ -20,6 +20,7 @@
     ├── TooManyRejects            more rows than the config allows cannot be embedded: nothing was published
     ├── TooManyDeletes            more documents left the corpus than the config allows: nothing was embedded
     ├── TooManyChanges            more documents would be embedded again than the config allows: nothing was embedded
+    ├── TooExpensive              the run would take longer or cost more than the config allows: nothing was embedded
     └── RunFailed                 some splits failed; what succeeded is committed, running again continues
 
 Messages name the file, row or setting, and what to do; `counted` spells their numbers. Imports nothing of the package.
@@ -156,6 +157,10 @@ class TooManyDeletes(SfrBatchError):
 
 class TooManyChanges(SfrBatchError):
     """More documents would be embedded again than table.max_changed_share allows; nothing was embedded or published."""
+
+
+class TooExpensive(SfrBatchError):
+    """The run would go beyond run.max_hours or run.max_price; nothing was embedded or published."""
 
 
 class RunFailed(SfrBatchError):

@@ -86,4 +86,17 @@ class RunSettings(Section):
     measured. An unknown name is an error that shows the known ones."""
     price_per_hour: float | None = Field(default=None, gt=0)
     """Price of one actor for an hour, in the currency of your bill: of its GPUs with their share of the node. With it
-    `sfr-batch plan` states money."""
+    `sfr-batch plan` states money, and a run says what it came to, beside what was planned."""
+    max_hours: float | None = Field(default=None, gt=0)
+    """Hours that a run may be expected to take, with the actors at the start (`actors.min`). One that would take longer
+    stops before it embeds. It estimates as `sfr-batch plan` does, from the rows that need the model. Default: no
+    limit."""
+    max_price: float | None = Field(default=None, gt=0)
+    """Price that a run may be expected to have, in the currency of `price_per_hour`, which it needs. One that would
+    cost more stops before it embeds, as with `max_hours`. Default: no limit."""
+
+    @model_validator(mode="after")
+    def _max_price_has_a_price(self) -> "RunSettings":
+        if self.max_price is not None and self.price_per_hour is None:
+            raise ValueError("max_price has no effect without price_per_hour: set price_per_hour, or remove max_price")
+        return self

@@ -59,6 +59,8 @@ class Progress:
     losses: Losses = field(default_factory=Losses)
     actors: ActorTime = field(default_factory=ActorTime)
     """Of the actors that encode for this run."""
+    start_up: float | None = None
+    """Seconds until the first finished split was begun to be encoded; None before it is finished."""
 
     def __post_init__(self) -> None:
         self.started = self.clock()
@@ -91,6 +93,8 @@ class Progress:
         """Count a finished split."""
         self._last = self.clock()
         self._first = self._last if self._first is None else self._first
+        if self.start_up is None:
+            self.start_up = max(0.0, self._last - self.started - receipt.encode_seconds)
         self._recent.append((self._last, receipt.tokens))
         while self._recent[0][0] < self._last - _MINUTE_S:
             self._recent.popleft()
@@ -113,6 +117,11 @@ class Progress:
     def elapsed(self) -> float:
         """Seconds since the run began."""
         return self.clock() - self.started
+
+    @property
+    def embed_seconds(self) -> float:
+        """Seconds from the end of the start-up to the last finished split."""
+        return max(0.0, self._last - self.started - (self.start_up or 0.0))
 
     @property
     def tokens_per_second(self) -> float:

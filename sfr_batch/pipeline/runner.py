@@ -19,6 +19,7 @@ from sfr_batch.pipeline.attempt import Attempt, begun
 from sfr_batch.pipeline.copy_vectors import copy
 from sfr_batch.pipeline.display import say
 from sfr_batch.pipeline.job import make_job
+from sfr_batch.pipeline.price.limits import planned
 from sfr_batch.pipeline.progress import Progress
 from sfr_batch.pipeline.results import Failure, Losses
 from sfr_batch.pipeline.run_log import RunLog, recover_receipts
@@ -51,7 +52,7 @@ def embed(config: Config) -> Summary:
     """Make the table what the config says it should be; safe to repeat, and to kill at any moment.
 
     Raises RunFailed if splits failed (what succeeded is committed), TooManyDeletes, TooManyChanges, TooManyRejects,
-    SnapshotConflict, and whatever planning raises.
+    TooExpensive, SnapshotConflict, and whatever planning raises.
     """
     again: frozenset[str] = frozenset()
     with begun(config) as attempt:
@@ -128,6 +129,7 @@ def embed_and_publish(
     `time.monotonic`. again: shards that were read although they have not changed. Returns others instead of a summary
     if they have to be read as well.
     """
+    price = planned(plan)
     if plan.accepts:
         plan, comparison = _accept(table, plan, comparison, run_id, place)
     if not plan.states_layout:
@@ -139,14 +141,14 @@ def embed_and_publish(
     if comparison and (rivals := shards_to_read_again(comparison, receipts) - again):
         return rivals
     if plan.config.select.limit:
-        return Summary.of(plan, time.monotonic() - started, progress)
+        return Summary.of(plan, time.monotonic() - started, progress, price=price)
     progress.enter("publishing")
     held.confirm()
     snapshot = publish(table, plan.base, draft(plan, run_id, receipts, comparison))
     interrupt.published = snapshot.number
     warn(tell_lifted(snapshot))
     # Before data/ is listed, which takes time that is not the run's.
-    summary = Summary.of(plan, time.monotonic() - started, progress, snapshot)
+    summary = Summary.of(plan, time.monotonic() - started, progress, snapshot, price)
     own = attempt.account(PUBLISHED, snapshot.number)
     return _reported(summary, table, run, progress, own, receipts)
 

@@ -8,6 +8,8 @@ from sfr_batch.format import names
 from sfr_batch.format.durations import format_duration
 from sfr_batch.format.notebook import html_table
 from sfr_batch.format.records import Counts
+from sfr_batch.pipeline.price.outcome import Outcome
+from sfr_batch.pipeline.price.price import Price
 from sfr_batch.pipeline.progress import Progress
 from sfr_batch.pipeline.results import Losses
 from sfr_batch.planning.plan import EmbedPlan
@@ -57,6 +59,8 @@ class Summary:
     """Rows in this snapshot that were embedded by earlier runs, which did not publish."""
     trial: bool = False
     """Whether the run was a trial (`select.limit`), which never publishes."""
+    cost: Outcome | None = None
+    """Actor-hours and money, beside what was planned; None if nothing was embedded."""
 
     @classmethod
     def of(
@@ -65,10 +69,12 @@ class Summary:
         seconds: float,
         progress: Progress | None = None,
         published: Snapshot | None = None,
+        price: Price | None = None,
     ) -> "Summary":
         """The summary of a run of ``plan``.
 
         progress: None if there was nothing to do. published: the new snapshot; None with progress is a trial.
+        price: as planned, if it was asked for.
         """
         done = progress or Progress(splits=0, rows=0)
         return cls(
@@ -89,6 +95,9 @@ class Summary:
             columns=plan.column_changes.describe() if plan.column_changes else "",
             earlier=done.earlier,
             trial=progress is not None and published is None,
+            cost=Outcome(done.actors.seconds / 3600, plan.config.run.price_per_hour, price)
+            if done.splits_done
+            else None,
         )
 
     def __repr__(self) -> str:
@@ -144,6 +153,7 @@ class Summary:
             ("Not read", self.not_read),
             ("Cut", _cut(counts, snapshot.share_cut)),
             ("Drift", self._drift()),
+            ("Cost", self.cost.describe() if self.cost else ""),
             ("Columns", self.columns if self.published else ""),
             ("Changes", format_changes(changes) if changes else ""),
             ("Search", f'sfr-batch search {self.table} "your question"'),

@@ -94,6 +94,9 @@ def test_a_small_corpus_is_counted_as_the_run_counts_it(tmp_path: Path, tiny: Pa
     assert upper.upper_bound
     assert not night.upper_bound
     assert "at most" in upper.describe()
+    assert report["cost"]["planned"] is None
+    assert report["start_up_seconds"] + report["embed_seconds"] <= report["seconds"]
+    assert report["actors"] == 1
     assert night.tokens.value == sfr.embed(job).tokens < upper.tokens.value / 10
     assert sfr.price(job).describe() == ""
     assert sfr.price(job).tokens.value == 0
