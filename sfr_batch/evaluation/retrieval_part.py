@@ -93,6 +93,10 @@ class RetrievalPart:
         if counts.truncated:
             documents = counted(counts.truncated, "document")
             yield f"{documents} truncated, {table.share_cut:.1%} of all tokens not embedded."
+        without = sum(not any(grade > 0 for grade in own.values()) for own in self._data.qrels.values())
+        if without:
+            queries = counted(without, "query", "queries")
+            yield f"{queries} without a relevant document (grade 1 or more): the score is 0, as in trec_eval."
         if self._data.left_out:
             yield f"{counted(self._data.left_out, 'query', 'queries')} without a judgement in this split left out."
 

@@ -256,8 +256,10 @@ def _of_files(folder: DataFolder, task: Task, names: Sequence[str], settings: St
 
 def _language(files: Sequence[str], task: Task, settings: StorageSettings) -> str | None:
     """The subset, if it has to be picked from rows of several languages. Raises CorpusError if they have none of it."""
+    if task.subset == _ONE:
+        return None
     first = next((row for uri in files for row in read_rows(uri, settings)), None)
-    if task.subset == _ONE or first is None or _LANGUAGE not in first.values:
+    if first is None or _LANGUAGE not in first.values:
         return None
     there = {str(row.values.get(_LANGUAGE)) for uri in files for row in read_rows(uri, settings)}
     if len(there) == 1:
