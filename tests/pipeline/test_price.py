@@ -122,7 +122,7 @@ def test_files_without_an_index_are_sampled_from_their_beginning(tmp_path: Path,
 def test_a_large_split_is_read_whole_and_some_of_its_texts_are_tokenized(tmp_path: Path, tiny: Path) -> None:
     many = docstrings(300) * 6
     put_parquet(f"{tmp_path}/corpus/a.parquet", [*documents(many), *documents([" "], "e")], row_group_size=10_000)
-    for overflow in ("truncate", "chunk", "reject"):
+    for overflow in ("truncate", "chunk"):
         plan = sfr.plan(config(tiny, str(tmp_path), f"model.overflow={overflow}", rows_per_split=10_000))
         job = make_job(plan, "")
         found = [read for unit in plan.todo for read in read_unit(unit, plan.config.corpus, plan.columns)]
