@@ -44,12 +44,13 @@ def load_encoder(job: Job, *, own_process: bool) -> "Encoder":
 class Encode:
     """An actor that holds the model. Returns tables and never yields, so that one call at a time uses the device."""
 
+    device = ""
+    """The kind of its device, such as NVIDIA H200; empty without a model."""
+
     def __init__(self, job: Job, *, own_process: bool = True) -> None:
         """own_process: see `load_encoder`."""
         self.problem: str | None = None
         """The reason why the model cannot be used, which is then the error of every split; None if it can."""
-        self.device = ""
-        """The kind of its device, such as NVIDIA H200."""
         try:
             load_libraries()
             from sfr_batch.encoder.canaries import Canaries
@@ -66,7 +67,7 @@ class Encode:
     def failing(cls, problem: str) -> "Encode":
         """A stage without a model, which gives every split this error."""
         stage = cls.__new__(cls)
-        stage.problem, stage.device = problem, ""
+        stage.problem = problem
         return stage
 
     def __call__(self, batch: pa.Table) -> pa.Table:

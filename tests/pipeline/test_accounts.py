@@ -111,7 +111,7 @@ def test_attempts_add_up(tiny: Path, tmp_path: Path, listener: Listener, monkeyp
     assert (failed.splits, published.splits, sum(run.splits for run in runs)) == (3, summary.splits, 8)
     assert sum(run.rows for run in runs) == table.current().manifest.counts.embedded == 40
     assert sum(run.tokens for run in runs) == table.current().manifest.counts.tokens
-    assert "no more disk" in failed.message
+    assert failed.message.startswith("5 of 8 splits did not finish. Nothing was published.")
     assert failed.run_id < trial.run_id < published.run_id == table.current().manifest.run_id
     for run in runs:
         assert run.seconds is not None
@@ -123,7 +123,7 @@ def test_attempts_add_up(tiny: Path, tmp_path: Path, listener: Listener, monkeyp
         assert run.host
         assert run.started_at <= run.ended_at
         assert set(run.versions) >= {"torch", "transformers", "python"}
-        assert run.command.startswith("python ")
+        assert run.command.split()[0] == "python"
 
     store = open_store(f"{tmp_path}/table")
     report = json.loads(store.read(names.run_key(published.run_id, names.RUN_REPORT)))
