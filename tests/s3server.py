@@ -24,6 +24,9 @@ from botocore.loaders import JSONFileLoader
 
 _ROLES = ("s3", "master", "volume", "filer", "admin")
 _READY_SECONDS = 60
+_STARTS = 4
+_PORT_TAKEN = ("address already in use", "is not available on")
+"""What SeaweedFS says then, as it listens and before."""
 
 
 class S3Server:
@@ -156,12 +159,28 @@ class S3Server:
 def s3_server(folder: Path) -> Iterator[S3Server]:
     """A started server; stopped at the end, its files are left in ``folder``."""
     read_models_once()
-    server = S3Server(folder)
-    server.start()
+    server = _started(folder)
     try:
         yield server
     finally:
         server.stop()
+
+
+def _started(folder: Path) -> S3Server:
+    """A server that has started. Another process may take a port between its choice and the start: then with others."""
+    for _ in range(_STARTS - 1):
+        server = S3Server(folder)
+        try:
+            server.start()
+        except RuntimeError as error:
+            if not any(words in str(error) for words in _PORT_TAKEN):
+                raise
+            shutil.rmtree(folder)
+        else:
+            return server
+    server = S3Server(folder)
+    server.start()
+    return server
 
 
 _read_model = functools.cache(functools.partial(JSONFileLoader.load_file, JSONFileLoader()))
