@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.file_formats import JSONL, PARQUET, format_of
-from sfr_batch.errors import counted
+from sfr_batch.errors import CorpusError, counted
 from sfr_batch.evaluation.data.retrieval_set import documents_of, read_retrieval
 from sfr_batch.evaluation.kept import Kept
 from sfr_batch.evaluation.measures.retrieval import RankingScores, score_ranking
@@ -50,6 +50,11 @@ class RetrievalPart:
         """See `parts.Part`. Raises what `embed` raises, and ConfigError if a library of the measures is missing."""
         data = self._data
         table = self._production.corpus(self._name, data.corpus_version, self._corpus())
+        if table.manifest.counts.read != data.documents:  # the version in the table's name would not be true
+            raise CorpusError(
+                f"{self.path} had {counted(data.documents, 'document')} when it was checked, and "
+                f"{table.manifest.counts.read:,} when it was embedded. Run the command again."
+            )
         vectors = self._production.vectors(texts, self.texts())(list(self.texts()))
         ranking = search_documents(
             table.scan([names.ID, names.EMBEDDING]).batches,

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import pytrec_eval
 
+from sfr_batch.config.settings import Config
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.errors import ConfigError, CorpusError
 from sfr_batch.evaluation.evaluate import evaluate
@@ -333,6 +334,26 @@ def test_wrong_data_are_a_sentence_before_anything_is_embedded(
     with pytest.raises(error, match=message):
         evaluate(job(tmp_path, tasks, evaluation={"task_files": [file]}))
     assert not runs
+
+
+def test_a_corpus_that_changes_after_it_was_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table has the name of the version that was checked: scores of other documents would stand under it."""
+    data = retrieval(f"{tmp_path}/own")
+    embed = runner.embed
+
+    def grows(config: Config) -> Summary:
+        with open(f"{data}/corpus.jsonl", "a") as corpus:
+            corpus.write('{"_id": "late", "title": "", "text": "how is bread made?"}\n')
+        monkeypatch.setattr(runner, "embed", embed)
+        return embed(config)
+
+    monkeypatch.setattr(runner, "embed", grows)
+    config = job(tmp_path, {"own": data}, evaluation={"task_files": [task_file(tmp_path, OWN)]})
+    with pytest.raises(
+        CorpusError, match=r"/own had 4 documents when it was checked, and 5 when it was embedded\. Run"
+    ):
+        evaluate(config)
+    assert evaluate(config)["own"].result.counts["documents"] == 5
 
 
 def test_only_named_tasks(tmp_path: Path) -> None:
