@@ -428,3 +428,14 @@ def check_row(row: Row, bench: Bench) -> None:
     result = bench.run(row.command, overrides)
     assert result.exit_code == 0, result.output
     check_rows(row, bench, uri)
+
+
+def check_refused_before_a_model(rows: Sequence[tuple[Sequence[str], int, str]], bench: Bench) -> None:
+    """Commands that read a table, with exit code and message: refused without its model, and nothing is written."""
+    bench.monkeypatch.setattr("sfr_batch.api.EmbeddingTable.encoder", None)  # so that nothing can be encoded
+    before = bench.files()
+    for command, code, message in rows:
+        result = bench.run(command, ())
+        assert (result.exit_code, result.stdout) == (code, ""), command
+        assert result.stderr == f"error: {bench.fill(message)}\n"
+    assert bench.files() == before

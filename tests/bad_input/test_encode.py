@@ -1,8 +1,6 @@
 """`encode` of what is no text, or from or to where it cannot: said before the model is loaded."""
 
-import pytest
-
-from tests.bad_input.bench import IDS, Bench, embedded, jsonl, put
+from tests.bad_input.bench import IDS, Bench, check_refused_before_a_model, embedded, jsonl, put
 
 ENCODE = "encode {root}/table"
 FILE = f"{ENCODE} --file {{root}}/"
@@ -37,7 +35,7 @@ REFUSED = [
 ]  # fmt: skip
 
 
-def test_what_cannot_be_encoded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_encoded(bench: Bench) -> None:
     for name, data in {
         "corpus/good.jsonl": jsonl([{"id": name, "text": name} for name in IDS]),
         "q.txt": b"one\n",
@@ -55,10 +53,4 @@ def test_what_cannot_be_encoded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
     }.items():
         put(name, data)(bench)
     embedded(bench)
-    monkeypatch.setattr("sfr_batch.api.EmbeddingTable.encoder", None)  # so that nothing can be encoded
-    before = bench.files()
-    for command, code, message in REFUSED:
-        result = bench.run(command, ())
-        assert (result.exit_code, result.stdout) == (code, ""), command
-        assert result.stderr == f"error: {bench.fill(message)}\n"
-    assert bench.files() == before
+    check_refused_before_a_model(REFUSED, bench)

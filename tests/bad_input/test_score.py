@@ -7,7 +7,7 @@ import pytest
 
 from sfr_batch.errors import ConfigError, SfrBatchError
 from sfr_batch.evaluation.questions.forms import read_questions
-from tests.bad_input.bench import IDS, Bench, embedded, jsonl, put
+from tests.bad_input.bench import IDS, Bench, check_refused_before_a_model, embedded, jsonl, put
 
 SCORE = "score {root}/table {root}/"
 
@@ -70,7 +70,7 @@ REFUSED = [
 ]  # fmt: skip
 
 
-def test_questions_that_cannot_be_scored(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_questions_that_cannot_be_scored(bench: Bench) -> None:
     for name, data in {
         "corpus/good.jsonl": jsonl([{"id": name, "text": name} for name in IDS]),
         "empty.jsonl": b"",
@@ -95,13 +95,7 @@ def test_questions_that_cannot_be_scored(bench: Bench, monkeypatch: pytest.Monke
     }.items():
         put(name, data)(bench)
     embedded(bench)
-    monkeypatch.setattr("sfr_batch.api.EmbeddingTable.encoder", None)  # so that nothing can be encoded
-    before = bench.files()
-    for command, code, message in REFUSED:
-        result = bench.run(command, ())
-        assert (result.exit_code, result.stdout) == (code, ""), command
-        assert result.stderr == f"error: {bench.fill(message)}\n"
-    assert bench.files() == before
+    check_refused_before_a_model(REFUSED, bench)
 
 
 CALLS: list[tuple[Any, str]] = [
