@@ -3,7 +3,6 @@
 Knows objects of a store; knows no measure.
 """
 
-import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -11,6 +10,7 @@ from urllib.parse import quote
 from sfr_batch.evaluation.report.report import Evaluation
 from sfr_batch.evaluation.results import Made, TaskResult
 from sfr_batch.format.fingerprint import digest
+from sfr_batch.format.library_versions import installed
 from sfr_batch.storage.store import Store
 
 RULE = 1
@@ -30,13 +30,7 @@ _LIBRARIES = (
 
 def library_versions() -> dict[str, str]:
     """The versions of the libraries that compute vectors and scores, as far as they are installed."""
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return installed(_LIBRARIES)
 
 
 class Kept:

@@ -9,13 +9,13 @@ import dataclasses
 import threading
 import time
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 from typing import Any
 
 from sfr_batch.config.settings import Config
 from sfr_batch.errors import SfrBatchError, StorageError
 from sfr_batch.format import run_accounts
+from sfr_batch.format.library_versions import installed
 from sfr_batch.format.records import utc_now
 from sfr_batch.format.run_accounts import RunAccount
 from sfr_batch.pipeline import end_hook, invocation
@@ -170,8 +170,4 @@ def _place(config: Config) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
-    for name in _LIBRARIES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return {**found, "python": python_version()}
+    return {**installed(_LIBRARIES), "python": python_version()}
