@@ -37,8 +37,8 @@ _SHOWN = 20
 _MOST_CARRIED = 8
 _LONGEST_CARRIED = 100
 """Characters of a carried text, on average."""
-
-
+_ENOUGH, _CLOSE = 2.5, 0.7
+"""Score from which a column may be the text, and by how much a rival may have less; see `_text_score`."""
 _ROW_NUMBER = re.compile(r"(?i)(unnamed: ?0(\.\d+)?|index|level_0|__index_level_\d+__|row_?(number|num|id)?|)")
 """Positions of rows, as pandas writes them: the same numbers in each file."""
 
@@ -69,19 +69,18 @@ def _last(path: str) -> str:
 
 
 def _text_score(column: SampledColumn) -> float:
-    """How much a column of texts looks like the one to embed; above 2.5 it may well be."""
+    """How much a column of texts looks like the one to embed."""
     texts = column.values
-    name = _last(column.path)
-    score = (
-        2.0 - _TEXTS.index(name) / len(_TEXTS)
-        if name in _TEXTS
-        else 0.5
-        if re.search("text|body|content", name)
-        else 0.0
-    )
+    score = _name_score(_last(column.path))
     score += min(4.0, math.log10(_mean(texts) + 1)) + 2 * _prose(texts)
     score -= 3 * _share(texts, _LINK) + 2 * (len(set(texts)) < 0.2 * len(texts) and len(texts) > 20)
     return score - 2 * column.nulls / max(1, column.nulls + column.filled)
+
+
+def _name_score(name: str) -> float:
+    if name in _TEXTS:
+        return 2.0 - _TEXTS.index(name) / len(_TEXTS)
+    return 0.5 if re.search("text|body|content", name) else 0.0
 
 
 def choose_text(columns: Mapping[str, SampledColumn], corpus: str, given: str | None = None) -> Choice:
@@ -113,9 +112,6 @@ def choose_text(columns: Mapping[str, SampledColumn], corpus: str, given: str | 
     why = f"a usual name; {why}" if named else why
     as_well = f"; it could be {', '.join(rivals[:3])} as well" if rivals else ""
     return Choice(best.path, f"{level}: {why}{as_well}")
-
-
-_ENOUGH, _CLOSE = 2.5, 0.7
 
 
 def choose_id(columns: Mapping[str, SampledColumn], rows: int, text: str) -> Choice:

@@ -19,7 +19,7 @@ from sfr_batch.config.settings import CorpusSettings, StorageSettings
 from sfr_batch.corpus.proposal import Proposal, propose
 from sfr_batch.errors import ConfigError
 from sfr_batch.format import names
-from sfr_batch.storage.input_listing import would_list
+from sfr_batch.storage.input_listing import folder_of_pattern, would_list
 from sfr_batch.storage.locations import absolute_uri, is_s3
 from sfr_batch.storage.surroundings import names_in
 
@@ -58,8 +58,7 @@ def first_config(
 
     text: the column to embed; default: the one that looks most like it. table, model: paths that the config shall have;
     default: a free place beside the corpus, and a model that this machine can run. Lists at most a few thousand names,
-    and reads the beginning of a few files. Raises ConfigError,
-    CorpusError and StorageError.
+    and reads the beginning of a few files. Raises ConfigError, CorpusError and StorageError.
     """
     corpus = corpus or _usual_folder()
     storage = StorageSettings(endpoint_url=endpoint_url)
@@ -96,13 +95,11 @@ def _usual_folder() -> str:
 
 def _free_place(corpus: str, settings: CorpusSettings) -> str:
     """A path beside the corpus at which nothing is yet, and which the corpus does not cover."""
-    stem = corpus.split("*")[0].split("?")[0].split("[")[0] if corpus != corpus.split("*")[0] else corpus
-    if stem != corpus:
-        stem = stem.rpartition("/")[0] or "."
-    uri = absolute_uri(stem or ".")
-    if is_s3(uri) and "/" not in uri.removeprefix("s3://"):
+    uri = absolute_uri(corpus)
+    folder = folder_of_pattern(uri, settings.storage)
+    if is_s3(uri) and "/" not in (folder or uri).removeprefix("s3://"):
         raise _name_a_table(corpus)
-    beside = f"{_without_ending(uri) if stem == corpus else uri}-embeddings"
+    beside = f"{folder or _without_ending(uri)}-embeddings"
     for number in range(1, 10):
         place = beside if number == 1 else f"{beside}-{number}"
         taken, _ = names_in(place, "", settings.storage)

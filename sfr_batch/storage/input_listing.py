@@ -102,6 +102,12 @@ def would_list(path: str, uri: str, settings: StorageSettings) -> bool:
     return inside and not _hidden(name, base)
 
 
+def folder_of_pattern(uri: str, settings: StorageSettings) -> str | None:
+    """The folder or prefix below which the pattern ``uri`` looks; None if it is plain, or a name that exists."""
+    pattern = _pattern_of(uri, settings)
+    return f"{'s3://' if is_s3(uri) else ''}{pattern.base}" if pattern else None
+
+
 def one_of_each(uris: Iterable[str]) -> dict[str, str]:
     """Of local files that several of the URIs lead to: the URIs to leave out, with the one that stays.
 

@@ -5,10 +5,9 @@ new, or if its row hash (text and carried columns) or its vector differs. Delete
 Applied to a copy of the first snapshot, they give the second one.
 
 Data files with the same live rows in both snapshots are not read, unless a carried column has come back or has another
-type, so that they show other values. In other files, keys and hashes are read of the rows
-that are live in only one of the snapshots, and vectors only of rows that moved with an equal hash. Rows are joined by
-hash in partitions on disk and remembered as one bit each, so memory is bounded. Hashes have 128 bits: equal hashes are
-taken for equal values.
+type, so that they show other values. In other files, keys and hashes are read of the rows that are live in only one of
+the snapshots, and vectors only of rows that moved with an equal hash. Rows are joined by hash in partitions on disk and
+remembered as one bit each, so memory is bounded. Hashes have 128 bits: equal hashes are taken for equal values.
 """
 
 import dataclasses

@@ -180,6 +180,21 @@ def test_a_bucket_is_never_listed_without_end(
     assert input_listing.find_inputs(f"{s3_bucket}/docs", load_config(one).corpus.storage, 3).complete is False
 
 
+@pytest.mark.parametrize("pattern", ["corpus/*.jsonl", "corpus/part-?.jsonl", "corpus/part-[01].jsonl", "corp?s/**"])
+def test_a_table_lies_beside_the_folder_of_a_pattern(
+    pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever sign makes it one. A file whose name has such a sign is no pattern."""
+    monkeypatch.chdir(tmp_path)
+    put(str(tmp_path), "corpus/part-0.jsonl", jsonl(records()))
+    put(str(tmp_path), "corpus/part[1].jsonl", jsonl(records()))
+    init(pattern)
+    beside = f"../{tmp_path.name}-embeddings" if pattern == "corp?s/**" else "corpus-embeddings"
+    assert load_config("config.yaml").table.path == beside
+    init("corpus/part[1].jsonl", "-o", "plain.yaml")
+    assert load_config("plain.yaml").table.path == "corpus/part[1]-embeddings"
+
+
 NOT_TOLD: dict[str, tuple[Callable[[Path], Any], int, str, tuple[str, ...]]] = {
     "no name": (
         lambda _: None,
