@@ -36,6 +36,7 @@
     TableScores, TableComparison    table.evaluate("questions.csv"), table.compare("old", "questions.csv")
     Changes, Exported    table.changes(1, 2), table.export(target)
     Runs, RunAccount table.runs(): every attempt to write the table, and what it took
+    RunProgress      table.progress(), table.watch(): where the run is, and how it ended
     Expiry           table.maintenance.expire(...)
     Compaction, Orphans    table.maintenance.compact(...), table.maintenance.sweep(...)
     MtebModel        what mteb calls: encode, index, search
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from sfr_batch.evaluation.questions.scores import TableScores as TableScores
     from sfr_batch.evaluation.report.report import Evaluation as Evaluation
     from sfr_batch.format.run_accounts import RunAccount as RunAccount
+    from sfr_batch.format.run_progress import RunProgress as RunProgress
     from sfr_batch.pipeline.price.price import Price as Price
     from sfr_batch.pipeline.repair import Repair as Repair
     from sfr_batch.pipeline.summary import Summary as Summary
@@ -116,6 +118,7 @@ _HOMES = {
     "Price": "pipeline.price.price",
     "Repair": "pipeline.repair",
     "RunAccount": "format.run_accounts",
+    "RunProgress": "format.run_progress",
     "Runs": "table.commit.attempts",
     "Sample": "table.sampling",
     "SfrBatchError": "errors",

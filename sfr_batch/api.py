@@ -19,6 +19,7 @@ from sfr_batch.evaluation.questions.askable import Askable
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import mismatches
 from sfr_batch.format.records import TableCard
+from sfr_batch.pipeline.watched import Watched
 from sfr_batch.storage.locations import Location, absolute_uri
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
@@ -26,7 +27,6 @@ from sfr_batch.table import pointer as pointers
 from sfr_batch.table.arguments import listed, whole_number
 from sfr_batch.table.changes import Changes, changes
 from sfr_batch.table.choices import MAX_UNNEEDED, ROWS_PER_FILE
-from sfr_batch.table.commit.attempts import Runs, attempts
 from sfr_batch.table.commit.compaction import Compaction
 from sfr_batch.table.commit.expiry import Expiry
 from sfr_batch.table.maintenance import Maintenance
@@ -264,7 +264,7 @@ def promote_back(pointer: Location, *, storage: StorageSettings | None = None) -
     return pointers.back(open_store(pointer, storage))
 
 
-class EmbeddingTable(Askable):
+class EmbeddingTable(Askable, Watched):
     """A table that can encode a query with the model it was made with. `sfr_batch.open_table` opens it.
 
         table.search("open a file", k=3)              hits; .to_pandas(), .to_arrow()
@@ -279,6 +279,7 @@ class EmbeddingTable(Askable):
         table.evaluate("questions.csv")               nDCG and recall for questions of your own
         table.compare("old", "questions.csv")         what is lost and gained beside another table
         table.runs()                                  what each attempt of a run took, and how it ended
+        table.progress(), table.watch()               where the run is, from any machine; watch() until it ends
         table.audit()                                 checks every promise of the table
         table.maintenance                             .expire(), .compact(), .sweep()
         table.encoder.encode(texts)                   the model of the table
@@ -296,11 +297,6 @@ class EmbeddingTable(Askable):
     def pinned(self) -> int | None:
         """Number of the snapshot that the pointer pins; None without a pointer or a pin."""
         return self.pointed.snapshot if self.pointed else None
-
-    def runs(self) -> Runs:
-        """Every attempt to write the table of which something is left, oldest first: who made it, where, what it took,
-        what it cost and how it ended. They print a line each; `RunAccount` has all fields."""
-        return attempts(self)
 
     def current(self) -> Snapshot:
         """The newest snapshot, or the one that the pointer pins. Raises TableNotFound if there is none."""

@@ -561,6 +561,7 @@ PUBLIC = {
     "table.table": ["Snapshot"],
     "table.commit.attempts": ["Runs"],
     "format.run_accounts": ["RunAccount"],
+    "format.run_progress": ["RunProgress"],
     "pipeline.price.price": ["Price"],
     "pipeline.summary": ["Summary"],
     "checks.verify.report": ["VerifyReport"],

@@ -19,6 +19,7 @@ from sfr_batch.cli.maintenance import KEEPING
 from sfr_batch.cli.options import DOES_THE_REST, ENDPOINT, NOTHING, report_errors, show_objects
 from sfr_batch.cli.reading import READING
 from sfr_batch.cli.score import score
+from sfr_batch.cli.status import status
 from sfr_batch.errors import ConfigError, counted
 from sfr_batch.format.on_screen import shown, shown_id, shown_message
 from sfr_batch.pipeline import interrupt
@@ -195,23 +196,6 @@ def search(
 
 @main.command()
 @click.argument("table")
-@ENDPOINT
-def status(table: str, endpoint_url: str | None) -> None:
-    """Show the last snapshots of TABLE, and the progress of an unfinished run.
-
-    Exit codes: 0 done, 1 failed, 2 the command is wrong.
-    """
-    from sfr_batch.table.commit import status as table_status
-
-    with report_errors():
-        opened = api.open_table(table, api.StorageSettings(endpoint_url=endpoint_url))
-        if opened.pointed:
-            click.echo(f"pointer   {opened.pointed.describe()}")
-        click.echo(table_status.describe(opened))
-
-
-@main.command()
-@click.argument("table")
 @click.option("--against", type=_FILE, metavar="CONFIG", help="Compare with the corpus of this config, too.")
 @_OVERRIDES
 @click.option("--snapshot", type=click.IntRange(1), help="Number of the snapshot to audit; default: the newest.")
@@ -300,5 +284,5 @@ def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -
             click.echo(f"Would remove {what}. Nothing was removed; --delete does it.")
 
 
-for _command in (init, encode, score, evaluate, *READING, *KEEPING):
+for _command in (init, encode, score, evaluate, status, *READING, *KEEPING):
     main.add_command(_command)

@@ -13,7 +13,7 @@ and Arrow schemas; opens nothing.
     _sfr/snapshots/<n>.json                      manifest of a published snapshot; created last
     _sfr/snapshots/<n>-<run_id>.<kind>.parquet   its side files
     _sfr/index/<n>-<run_id>-<number>.parquet     which rows some shards consist of, and where their vectors are
-    _sfr/runs/<run_id>/…                         config, plan, receipts, and report or end of a run
+    _sfr/runs/<run_id>/…                         config, plan, receipts, progress, and report or end of a run
     _sfr/leases/<n>.json                         who is writing; the highest number counts
     _sfr/tmp/…                                   temporary files of local stores, see `storage.store`
 
@@ -98,6 +98,8 @@ TYPES = "_sfr/types"
 
 RUN_CONFIG, RUN_PLAN, RUN_REPORT, RUN_END = "config.json", "plan.parquet", "report.json", "end.json"
 """Files of a run, see `run_key`; its receipts: `run_receipts`. It has a report if it has published, else an end."""
+RUN_PROGRESS = "progress"
+"""Folder of a run in which it says where it is, while it goes on."""
 FILES, SHARDS, INDEXES, DELETES, CONDEMNED = "files", "shards", "indexes", "deletes", "condemned"
 """Kinds of side files, see `side_key`."""
 
@@ -107,6 +109,7 @@ _DUPLICATES_KEY = re.compile(r"_rejects/duplicates-(\d{8,})-.+\.parquet")
 _MANIFEST_KEY = re.compile(r"_sfr/snapshots/(\d{8,})\.json")
 _TYPES_KEY = re.compile(r"_sfr/types/(\d{8,})\.json")
 _LEASE_KEY = re.compile(r"_sfr/leases/([0-9]{8,18})\.json")
+_PROGRESS_KEY = re.compile(r"_sfr/runs/[^/]+/progress/([0-9]{6,18})\.json")
 _POINTER_KEY = re.compile(r"_sfr/pointer/([0-9]{8,18})\.json")
 _INDEX_KEY = re.compile(r"_sfr/index/(\d{8,})-.+-\d+\.parquet")
 _SIDE_KEY = re.compile(r"_sfr/snapshots/(\d{8,})-.+\.parquet")
@@ -162,6 +165,16 @@ def run_of_key(key: str) -> str:
 def run_receipts(number: int) -> str:
     """Name of a file of receipts of a run, for `run_key`."""
     return f"receipts/{number:06d}.jsonl"
+
+
+def run_progress(number: int) -> str:
+    """Name of an object that says where a run is, for `run_key`; the highest number counts."""
+    return f"{RUN_PROGRESS}/{number:06d}.json"
+
+
+def number_of_progress_key(key: str) -> int | None:
+    match = _PROGRESS_KEY.fullmatch(key)
+    return int(match[1]) if match else None
 
 
 def is_run_receipts(key: str) -> bool:

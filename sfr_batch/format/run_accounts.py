@@ -19,6 +19,8 @@ from sfr_batch.format.durations import format_duration
 RUNNING, PUBLISHED, TRIAL, NOTHING, AGAIN = "running", "published", "trial", "nothing to do", "planned again"
 FAILED, STOPPED, KILLED = "failed", "stopped", "killed"
 """How an attempt ended, see `RunAccount.outcome`."""
+UNKNOWN, NO_RUN = "unknown", "none"
+"""For who looks at a run: it has let the table go and left nothing that says why; there has been no run yet."""
 WORK = ("splits", "rows", "rejected", "tokens", "encoded_tokens", "padded_tokens", "actor_seconds_used")
 """What the receipts of an attempt add up to."""
 _MESSAGE = 500

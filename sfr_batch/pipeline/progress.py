@@ -1,6 +1,5 @@
 """Progress of a run: one live line on a terminal, plain lines in a log. Knows receipts, not who makes them."""
 
-import os
 import sys
 import threading
 import time
@@ -11,16 +10,15 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from sfr_batch.format.records import Receipt
+from sfr_batch.format.run_progress import RunProgress
 from sfr_batch.pipeline import display
 from sfr_batch.pipeline.actor_time import ActorTime
-from sfr_batch.pipeline.progress_line import fit, parts_of
 from sfr_batch.pipeline.results import Losses
+from sfr_batch.pipeline.watch_display import columns_of, is_live
 
 _LIVE_EVERY_S = 0.25
 _CLEAR_LINE = "\r\x1b[K"
 _MINUTE_S = 60.0
-_SILENCE_S = 30.0
-"""Seconds without a finished split that are worth a word, unless splits take about as long anyway."""
 
 
 @dataclass
@@ -34,6 +32,9 @@ class Progress:
     """Splits to embed in this run."""
     rows: int
     """Rows to embed in this run."""
+    table: str = ""
+    """URI of the table that the run writes."""
+    run_id: str = ""
     every_s: float = 5.0
     """Seconds between two lines in a log."""
     stream: TextIO | None = field(default_factory=lambda: sys.stderr)
@@ -69,7 +70,7 @@ class Progress:
         self._recent: deque[tuple[float, int]] = deque()
         """Time and tokens of the splits of the last minute."""
         self._stop = threading.Event()
-        self._live = display.is_terminal(self.stream) and os.environ.get("TERM") != "dumb"
+        self._live = is_live(self.stream)
         self._thread = threading.Thread(target=self._show, name="sfr-progress", daemon=True)
 
     def __enter__(self) -> Self:
@@ -124,59 +125,42 @@ class Progress:
         return max(0.0, self._last - self.started - (self.start_up or 0.0))
 
     @property
-    def tokens_per_second(self) -> float:
-        """Tokens of finished splits over the time since the run began, start-up included."""
-        return self.tokens / self.elapsed if self.elapsed else 0.0
-
-    @property
-    def tokens_per_second_now(self) -> float | None:
-        """The same over the last minute; None in the first one."""
-        if self._first is None or self.clock() - self._first < _MINUTE_S:
-            return None
-        since = self.clock() - _MINUTE_S
-        return sum(tokens for at, tokens in list(self._recent) if at > since) / _MINUTE_S
-
-    @property
     def padding(self) -> float:
         """Share of the computed tokens that were padding."""
         return 1 - self.encoded_tokens / self.padded_tokens if self.padded_tokens else 0.0
 
-    @property
-    def rest(self) -> int:
-        """Splits that are neither done nor failed."""
-        return self.splits - self.splits_done - self.failed
-
-    @property
-    def left(self) -> float | None:
-        """Estimated seconds for the remaining splits, from the pace since the first one; None while unknown."""
-        if self.rest <= 0:
-            return 0.0
-        if self._first is None or self.splits_done < 2:
-            return None
-        return (self.clock() - self._first) / (self.splits_done - 1) * self.rest
-
-    @property
-    def silence(self) -> float | None:
-        """Seconds since a split was finished, if that is long for this run; None otherwise."""
-        if not self.splits_done or self.rest <= 0:
-            return None
+    def state(self) -> RunProgress:
+        """What it has counted so far, as others see it."""
         now = self.clock()
-        usual = (self._last - self.started) / self.splits_done
-        return now - self._last if now - self._last > max(_SILENCE_S, 2 * usual) else None
+        first = None if self._first is None else now - self._first
+        recent = sum(tokens for at, tokens in list(self._recent) if at > now - _MINUTE_S) / _MINUTE_S
+        return RunProgress(
+            table=self.table,
+            run_id=self.run_id,
+            stage=self.stage,
+            waiting=self.stage.startswith("waiting for"),
+            elapsed_s=now - self.started,
+            rows=self.rows,
+            embedded=self.embedded,
+            rejected=self.rejected,
+            earlier=self.earlier,
+            estimated=self.estimated,
+            splits=self.splits,
+            splits_done=self.splits_done,
+            splits_failed=self.failed,
+            tokens=self.tokens,
+            tokens_per_second_now=None if first is None or first < _MINUTE_S else recent,
+            padding=self.padding,
+            first_commit_s=first,
+            last_commit_s=None if first is None else now - self._last,
+            lost=str(self.losses) if self.losses else "",
+        )
 
     def line(self, width: int | None = None) -> str:
         """The state in one line. width: its length in characters at most; what matters least is left out."""
-        return fit(parts_of(self), width)
+        return self.state().line(width)
 
     def _show(self) -> None:
         while not self._stop.wait(_LIVE_EVERY_S if self._live else self.every_s):
-            line = _CLEAR_LINE + self.line(_columns(self.stream) - 1) if self._live else f"{self.line()}\n"
+            line = _CLEAR_LINE + self.line(columns_of(self.stream) - 1) if self._live else f"{self.line()}\n"
             display.offer(self.stream, line)
-
-
-def _columns(stream: TextIO | None) -> int:
-    """Width of a terminal, which may be gone."""
-    try:
-        return (os.get_terminal_size(stream.fileno()).columns if stream else 0) or 80
-    except (OSError, ValueError):
-        return 80

@@ -21,6 +21,7 @@ from sfr_batch.pipeline.display import say
 from sfr_batch.pipeline.job import make_job
 from sfr_batch.pipeline.price.limits import planned
 from sfr_batch.pipeline.progress import Progress
+from sfr_batch.pipeline.progress_record import ProgressRecord
 from sfr_batch.pipeline.results import Failure, Losses
 from sfr_batch.pipeline.run_log import RunLog, recover_receipts
 from sfr_batch.pipeline.summary import Summary
@@ -136,7 +137,8 @@ def embed_and_publish(
         record_types(table, plan.card, run_id)
     run = RunLog(table.store, plan, run_id, attempt.account())
     attempt.writes(run)
-    progress = attempt.progress = _progress(plan)
+    progress = attempt.progress = _progress(plan, run_id)
+    stack.enter_context(ProgressRecord(table.store, run_id, progress))
     receipts = [*_run(plan, table, run, progress, place, held, stack), *_copy(comparison, run)]
     if comparison and (rivals := shards_to_read_again(comparison, receipts) - again):
         return rivals
@@ -166,9 +168,15 @@ def _reported(
     return summary
 
 
-def _progress(plan: EmbedPlan) -> Progress:
-    every_s = plan.config.run.progress_every_s
-    return Progress(len(plan.todo_splits), plan.rows, every_s, estimated=not plan.rows_are_exact)
+def _progress(plan: EmbedPlan, run_id: str) -> Progress:
+    return Progress(
+        len(plan.todo_splits),
+        plan.rows,
+        plan.store.root,
+        run_id,
+        plan.config.run.progress_every_s,
+        estimated=not plan.rows_are_exact,
+    )
 
 
 def _run(

@@ -84,7 +84,7 @@ class Summary:
             embedded=done.embedded,
             tokens=done.tokens,
             seconds=seconds,
-            tokens_per_second=done.tokens_per_second,
+            tokens_per_second=done.state().tokens_per_second,
             padding=done.padding,
             published=published is not None,
             canaries=done.canaries,

@@ -33,6 +33,7 @@ _KINDS = [
     (r"_sfr/snapshots/.*\.(\w+)\.parquet", r"side \1"),
     (r"_sfr/leases/.*", "lease"),
     (r"_sfr/runs/[^/]+/receipts/.*", "receipts"),
+    (r"_sfr/runs/[^/]+/progress/.*", "progress"),
     (r"_sfr/runs/[^/]+/([\w.]+)", r"run \1"),
 ]
 

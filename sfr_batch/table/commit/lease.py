@@ -99,7 +99,12 @@ class Holder(Record):
 
     def how_to_stop(self) -> str:
         """A shell command that stops the run."""
-        return f"`ray job stop {self.ray_job}`" if self.ray_job else f"`kill {self.pid}` on {self.host}"
+        return f"`{self.stop_command}`" + ("" if self.ray_job else f" on {self.host}")
+
+    @property
+    def stop_command(self) -> str:
+        """The same without the place: on ``host``, unless it is a Ray job."""
+        return f"ray job stop {self.ray_job}" if self.ray_job else f"kill {self.pid}"
 
     def process_state(self) -> ProcessState:
         """State of the process: alive, dead, or unknown if it is on another machine."""
@@ -134,6 +139,8 @@ class _Leases:
     numbers: list[int]
     newest: LeaseRecord | None
     """The record under the highest number; None if there is none or it cannot be read."""
+    at: float = 0.0
+    """When the store has got the newest object, in seconds since the epoch."""
 
     @property
     def top(self) -> int:
@@ -143,13 +150,13 @@ class _Leases:
 def _read_leases(store: Store) -> _Leases:
     numbers: list[int] = []
     for _ in range(_READS):
-        found = (names.number_of_lease_key(info.key) for info in store.list(names.LEASES))
-        numbers = sorted(number for number in found if number is not None)
+        times = {names.number_of_lease_key(info.key): info.modified for info in store.list(names.LEASES)}
+        numbers, at = sorted(number for number in times if number is not None), max(times.values(), default=0.0)
         if not numbers:
             break
         key = names.lease_key(numbers[-1])
         try:
-            return _Leases(numbers, LeaseRecord.from_json(store.read(key), f"{store.root}/{key}"))
+            return _Leases(numbers, LeaseRecord.from_json(store.read(key), f"{store.root}/{key}"), at)
         except ObjectNotFound:
             continue  # renewed several times since the listing
         except TableError:
@@ -161,6 +168,13 @@ def read_record(store: Store) -> LeaseRecord | None:
     """The lease, whose holder may be dead; None if it is free or its record cannot be read."""
     entry = _read_leases(store).newest
     return entry if entry and not entry.released else None
+
+
+def read_newest(store: Store) -> tuple[LeaseRecord | None, float]:
+    """The newest record, which may say that the lease is free, and when the store has got it, in seconds since the
+    epoch; None if there is none or it cannot be read. Two requests."""
+    leases = _read_leases(store)
+    return leases.newest, leases.at
 
 
 def read_holder(store: Store) -> Holder | None:

@@ -8,20 +8,19 @@ import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from sfr_batch.errors import ObjectNotFound, TableError, counted
 from sfr_batch.format import names
 from sfr_batch.format.durations import format_duration
 from sfr_batch.format.parquet import read_parquet
 from sfr_batch.format.records import Manifest
+from sfr_batch.format.run_progress import STALLED_S, RunProgress
 from sfr_batch.format.split_ids import without_last_flag
 from sfr_batch.storage.store import Store
 from sfr_batch.table.commit.lease import LeaseRecord
 from sfr_batch.table.table import Snapshot, Table
 
-_STALLED_S = 600.0
-"""Seconds without a commit after which a run counts as stalled, unless its commits are about as far apart anyway."""
 _HOUSEKEEPING = ("compact", "sweep", "expire")
 """Operations that embed nothing."""
 _AGAIN = "repeat the same `sfr-batch embed` to complete it"
@@ -51,6 +50,13 @@ class Heartbeat:
         """Whether the writer is alive: its process is, or if nobody can tell, its lease has been renewed in time."""
         state = self.record.holder.process_state()
         return state == "alive" or (state == "unknown" and self.now - self.at <= self.record.lifetime_s)
+
+    def as_json(self) -> dict[str, Any]:
+        """Who it is, and whether it is alive, ready for `json.dumps`."""
+        holder = self.record.holder
+        shown = {name: getattr(holder, name) for name in ("run_id", "pid", "since")} | holder.who()
+        heartbeat = {"alive": self.beats, "heartbeat_s": self.now - self.at, "lifetime_s": self.record.lifetime_s}
+        return shown | heartbeat | {"stop_with": holder.stop_command}
 
     def describe(self) -> str:
         """Who it is, and whether it is alive."""
@@ -93,6 +99,25 @@ class RunStatus:
         took = self.last - self.started
         return sum(rows for _, rows in self.commits) / took if took > 0 else 0.0
 
+    def progress(self, now: float) -> RunProgress:
+        """Where it is at that time of the store, in seconds since the epoch, as far as data files tell. Splits that
+        attempts before it have committed are not its own."""
+        before = self.committed - len(self.commits)
+        done = sum(rows for _, rows in self.commits)
+        earlier = self.rows_committed - done
+        return RunProgress(
+            stage="publishing" if self.committed >= self.splits else "",
+            elapsed_s=now - self.started,
+            rows=self.rows - earlier,
+            embedded=done,
+            earlier=earlier,
+            estimated=self.estimated,
+            splits=self.splits - before,
+            splits_done=len(self.commits),
+            first_commit_s=now - self.commits[0][0] if self.commits else None,
+            last_commit_s=now - self.last if self.commits else None,
+        )
+
     def describe(self, live: Heartbeat | None) -> str:
         """What it has done, and what it does. live: its heartbeat; None if it does not run any more."""
         about = "~" if self.estimated else ""
@@ -114,7 +139,7 @@ class RunStatus:
 
     def _is_stalled(self, ago: float) -> bool:
         usual = (self.last - self.started) / max(1, len(self.commits))
-        return ago > max(_STALLED_S, 5 * usual)
+        return ago > max(STALLED_S, 5 * usual)
 
     def _left(self) -> str:
         if not self.rows_per_second:

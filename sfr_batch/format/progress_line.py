@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from sfr_batch.errors import counted
 from sfr_batch.format.durations import format_duration
+from sfr_batch.format.on_screen import shown
 
 if TYPE_CHECKING:
-    from sfr_batch.pipeline.progress import Progress
+    from sfr_batch.format.run_progress import RunProgress
 
 
 @dataclass(frozen=True)
@@ -20,36 +21,53 @@ class Part:
     shorter: "Part | None" = None
 
 
-def parts_of(progress: "Progress") -> list[Part]:
+def parts_of(progress: "RunProgress") -> list[Part]:
     """The parts in reading order."""
-    about = "~" if progress.estimated and progress.rest else ""
-    share = progress.embedded + progress.rejected
-    percent = Part(1, f"{about}{min(1.0, share / progress.rows) if progress.rows else 0:.0%}")
-    now = progress.tokens_per_second_now
-    rate = f"{progress.tokens_per_second:,.0f} tokens/s"
     parts = [
-        Part(0, f"[{format_duration(progress.elapsed)}] {progress.stage}".rstrip()),
-        Part(7, f"{progress.embedded:,} of {about}{progress.rows:,} rows", percent),
-        Part(8, f"{progress.splits_done:,} of {about}{progress.splits:,} splits"),
-        Part(0, f"{progress.failed:,} FAILED" if progress.failed else ""),
-        Part(6, f"lost {progress.losses}" if progress.losses else ""),
-        Part(10, f"{progress.tokens:,} tokens"),
-        Part(4, rate) if now is None else Part(5, f"{rate}, {now:,.0f} in the last minute", Part(4, rate)),
-        Part(11, f"{progress.padding:.1%} padding"),
+        Part(0, f"[{format_duration(progress.elapsed_s)}] {shown(progress.stage)}".rstrip()),
+        *counts_of(progress),
+        *rates_of(progress),
         Part(6 if progress.rejected else 9, counted(progress.rejected, "reject")),
-        Part(2, "" if progress.silence is None else f"nothing for {format_duration(progress.silence)}"),
-        Part(3, f"{'…' if progress.left is None else format_duration(progress.left)} left"),
+        Part(2, "" if progress.silence_s is None else f"nothing for {format_duration(progress.silence_s)}"),
+        Part(3, f"{'…' if progress.left_s is None else format_duration(progress.left_s)} left"),
     ]
     return [part for part in parts if part.text]
 
 
+def counts_of(progress: "RunProgress") -> list[Part]:
+    """Rows and splits, what has failed and what was lost."""
+    about = "~" if progress.estimated and progress.rest else ""
+    percent = Part(1, f"{about}{progress.share:.0%}")
+    return [
+        Part(7, f"{progress.embedded:,} of {about}{progress.rows:,} rows", percent),
+        Part(8, f"{progress.splits_done:,} of {about}{progress.splits:,} splits"),
+        Part(0, f"{progress.splits_failed:,} FAILED" if progress.splits_failed else ""),
+        Part(6, f"lost {shown(progress.lost)}" if progress.lost else ""),
+    ]
+
+
+def rates_of(progress: "RunProgress") -> list[Part]:
+    """Tokens and their rates."""
+    now = progress.tokens_per_second_now
+    rate = f"{progress.tokens_per_second:,.0f} tokens/s"
+    return [
+        Part(10, f"{progress.tokens:,} tokens"),
+        Part(4, rate) if now is None else Part(5, f"{rate}, {now:,.0f} in the last minute", Part(4, rate)),
+        Part(11, f"{progress.padding:.1%} padding"),
+    ]
+
+
 def fit(parts: Sequence[Part], width: int | None) -> str:
     """The parts as a line of at most ``width`` characters; None: all of them. The first one follows no comma."""
-    left = list(parts)
+    left = [part for part in parts if part.text]
     while width is not None and len(_joined(left)) > width and (rank := max(part.rank for part in left)) > 0:
         number = next(number for number, part in enumerate(left) if part.rank == rank)
         left[number : number + 1] = [shorter] if (shorter := left[number].shorter) else []
-    line = _joined(left)
+    return cut(_joined(left), width)
+
+
+def cut(line: str, width: int | None) -> str:
+    """The line, without its end if it is longer than ``width``."""
     return line if width is None or len(line) <= width else line[: max(0, width - 1)] + "…"
 
 

@@ -1,0 +1,49 @@
+"""A table whose runs can be watched, from storage alone: `EmbeddingTable.runs`, `progress` and `watch`."""
+
+import sys
+from collections.abc import Iterable
+
+from sfr_batch.errors import ConfigError, StorageError
+from sfr_batch.format.run_progress import RunProgress
+from sfr_batch.pipeline.watch_display import Shows, shown_by
+from sfr_batch.table.commit.attempts import Runs, attempts
+from sfr_batch.table.commit.watching import EVERY_S, progress_of, watch
+from sfr_batch.table.table import Table
+
+
+class Watched(Table):
+    """A table with the runs that write it."""
+
+    def runs(self) -> Runs:
+        """Every attempt to write the table of which something is left, oldest first: who made it, where, what it took,
+        what it cost and how it ended. They print a line each; `RunAccount` has all fields."""
+        return attempts(self)
+
+    def progress(self) -> RunProgress:
+        """Where the run is that writes the table now; without one, how the last run ended.
+
+        A handful of requests, however large the table is. Raises StorageError.
+        """
+        return progress_of(self)
+
+    def watch(self, every_s: float = EVERY_S) -> RunProgress:
+        """Show where the run is, every ``every_s`` seconds, until it ends; returns how it ended.
+
+        On a terminal it is a few lines that are redrawn, else a line for each change. If there is no run, it returns
+        how the last one ended. The run is not touched. Raises StorageError if the store fails for ten minutes.
+        """
+        if isinstance(every_s, bool) or not isinstance(every_s, int | float) or not every_s >= 1:
+            raise ConfigError(f"every_s={every_s!r}: give a number of seconds, 1 or more.")
+        return follow(watch(self, every_s), shown_by(sys.stderr))
+
+
+def follow(states: Iterable[RunProgress | StorageError], shows: Shows) -> RunProgress:
+    """Show the states as they come; returns the last one."""
+    last = RunProgress()
+    for state in states:
+        if isinstance(state, StorageError):
+            shows.trouble(state)
+        else:
+            last = state
+            shows.show(state)
+    return last

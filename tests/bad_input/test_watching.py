@@ -1,0 +1,34 @@
+"""Bad input: a watching that nobody can have. Each way out is followed to the letter."""
+
+import pytest
+
+import sfr_batch as sfr
+from sfr_batch.errors import ConfigError
+from tests.cli.test_cli import complaint, run
+from tests.tables import make_table
+
+
+def test_how_often_without_watching(place: str) -> None:
+    from sfr_batch.storage.stores import open_store
+
+    make_table(open_store(place), {"a": ["x"]})
+    said = complaint(2, "status", place, "--every", 3)
+    assert said == "--every 3: it says how often --watch looks. Add --watch, or leave it out.\n"
+    assert run("status", place, "--every", 3, "--watch").output == "no run yet\n"
+    assert run("status", place).exit_code == 0
+    said = run("status", place, "--every", 0, "--watch").stderr
+    assert "Invalid value for '--every': 0" in said
+    table = sfr.open_table(place)
+    for wrong in (0, float("nan"), -1, "5", True, None):
+        with pytest.raises(ConfigError) as caught:
+            table.watch(wrong)  # type: ignore[arg-type]
+        assert str(caught.value) == f"every_s={wrong!r}: give a number of seconds, 1 or more."
+    assert table.watch(1).outcome == "none"
+
+
+def test_no_table_to_watch(place: str) -> None:
+    for options in ([], ["--watch"], ["--json"], ["--watch", "--json"]):
+        assert complaint(1, "status", f"{place}/none", *options) == (
+            f"There is no table at {place}/none (no _sfr/table.json). Check the path, or create it with `sfr-batch "
+            "embed`.\n"
+        )
