@@ -37,6 +37,7 @@
     Changes, Exported    table.changes(1, 2), table.export(target)
     Runs, RunAccount table.runs(): every attempt to write the table, and what it took
     RunProgress      table.progress(), table.watch(): where the run is, and how it ended
+    RunReport        table.report(): what the newest run did
     Expiry           table.maintenance.expire(...)
     Compaction, Orphans    table.maintenance.compact(...), table.maintenance.sweep(...)
     MtebModel        what mteb calls: encode, index, search
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     from sfr_batch.table.commit.sweep import Orphans as Orphans
     from sfr_batch.table.export import Exported as Exported
     from sfr_batch.table.pointer import PointerTarget as PointerTarget
+    from sfr_batch.table.report.value import RunReport as RunReport
     from sfr_batch.table.sampling import Sample as Sample
     from sfr_batch.table.search import Hit as Hit
     from sfr_batch.table.search import Hits as Hits
@@ -119,6 +121,7 @@ _HOMES = {
     "Repair": "pipeline.repair",
     "RunAccount": "format.run_accounts",
     "RunProgress": "format.run_progress",
+    "RunReport": "table.report.value",
     "Runs": "table.commit.attempts",
     "Sample": "table.sampling",
     "SfrBatchError": "errors",

@@ -434,7 +434,9 @@ COLUMNS = {field.name for schema in (names.REJECTS_SCHEMA, names.INDEX_SCHEMA) f
 ORDINARY = {"id", "shard", "row", "vectors", "chunk", "truncated"}
 """Columns whose names are ordinary words: these may stand elsewhere, but not where a column is asked for."""
 OF_COLUMNS = {"column", "field", "sort_by", "append_column", "select", "drop_columns"}
-UNMISTAKABLE = (COLUMNS - ORDINARY) | {*names.REASONS} | {names.RUN_PLAN, names.RUN_REPORT, names.RECEIPT_KEY}
+UNMISTAKABLE = (
+    (COLUMNS - ORDINARY) | {*names.REASONS} | {names.RUN_PLAN, names.RUN_REPORT, names.RUN_PAGE, names.RECEIPT_KEY}
+)
 UNMISTAKABLE |= {names.FINGERPRINT_KEY}
 FOLDERS = ("_sfr", f"{names.REJECTS}/")
 SPELLED = {
@@ -562,6 +564,7 @@ PUBLIC = {
     "table.commit.attempts": ["Runs"],
     "format.run_accounts": ["RunAccount"],
     "format.run_progress": ["RunProgress"],
+    "table.report.value": ["RunReport"],
     "pipeline.price.price": ["Price"],
     "pipeline.summary": ["Summary"],
     "checks.verify.report": ["VerifyReport"],

@@ -18,6 +18,7 @@ from sfr_batch.cli.init import init
 from sfr_batch.cli.maintenance import KEEPING
 from sfr_batch.cli.options import DOES_THE_REST, ENDPOINT, NOTHING, report_errors, show_objects
 from sfr_batch.cli.reading import READING
+from sfr_batch.cli.report import report
 from sfr_batch.cli.score import score
 from sfr_batch.cli.status import status
 from sfr_batch.errors import ConfigError, counted
@@ -41,6 +42,7 @@ _IN_ORDER_OF_USE = {
     "evaluate": "Score a model beside published scores.",
     "snapshots": "List the snapshots, oldest first.",
     "runs": "List the attempts of runs, with time and cost.",
+    "report": "Show what a run did and took; as a page, too.",
     "audit": "Check every promise of a table.",
     "repair": "Have the rows of lost or damaged files again.",
     "export": "Write the live rows as Parquet files for others.",
@@ -150,11 +152,11 @@ def verify(config: str, overrides: tuple[str, ...], golden: str | None, record: 
     Exit codes: 0 no check failed, 1 a check failed, 2 the command or config is wrong.
     """
     with report_errors(changes=record is not None, stopped="the checks are not complete"):
-        report = api.verify(
+        found = api.verify(
             config, overrides, golden=golden, record=record, seconds=seconds, each=lambda check: click.echo(str(check))
         )
-        click.echo(report.summary())
-        sys.exit(0 if report.ok else 1)
+        click.echo(found.summary())
+        sys.exit(0 if found.ok else 1)
 
 
 @main.command()
@@ -284,5 +286,5 @@ def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -
             click.echo(f"Would remove {what}. Nothing was removed; --delete does it.")
 
 
-for _command in (init, encode, score, evaluate, status, *READING, *KEEPING):
+for _command in (init, encode, score, evaluate, status, report, *READING, *KEEPING):
     main.add_command(_command)

@@ -13,7 +13,7 @@ and Arrow schemas; opens nothing.
     _sfr/snapshots/<n>.json                      manifest of a published snapshot; created last
     _sfr/snapshots/<n>-<run_id>.<kind>.parquet   its side files
     _sfr/index/<n>-<run_id>-<number>.parquet     which rows some shards consist of, and where their vectors are
-    _sfr/runs/<run_id>/…                         config, plan, receipts, progress, and report or end of a run
+    _sfr/runs/<run_id>/…                         config, plan, receipts, progress, and reports or end of a run
     _sfr/leases/<n>.json                         who is writing; the highest number counts
     _sfr/tmp/…                                   temporary files of local stores, see `storage.store`
 
@@ -82,6 +82,8 @@ RUN_ACCOUNT_KEY = "sfr.run"
 """In a plan: the account of the run as it began, see `run_accounts`."""
 REPORT_ATTEMPTS = "attempts"
 """In a report: the accounts of the attempts since the snapshot before, oldest first, the run itself last."""
+END_REPORT = "report"
+"""In the end of a run that has not published: its report, with the fields of a `report.json`."""
 
 DATA = "data"
 REJECTS = "_rejects"
@@ -100,6 +102,8 @@ RUN_CONFIG, RUN_PLAN, RUN_REPORT, RUN_END = "config.json", "plan.parquet", "repo
 """Files of a run, see `run_key`; its receipts: `run_receipts`. It has a report if it has published, else an end."""
 RUN_PROGRESS = "progress"
 """Folder of a run in which it says where it is, while it goes on."""
+RUN_PAGE = "report.html"
+"""The report for people, of a run that has published or failed."""
 FILES, SHARDS, INDEXES, DELETES, CONDEMNED = "files", "shards", "indexes", "deletes", "condemned"
 """Kinds of side files, see `side_key`."""
 

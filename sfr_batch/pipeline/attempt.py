@@ -131,10 +131,11 @@ class Attempt:
         """Write it, unless the store fails or takes too long: it may be what the attempt has failed of. The account is
         then derived from what the run has left."""
         if log := self._log:
+            progress = self.progress
 
             def write() -> None:
                 with contextlib.suppress(StorageError):
-                    log.end(account)
+                    log.end(account, progress)
 
             thread = threading.Thread(target=write, name="sfr-end", daemon=True)
             thread.start()

@@ -14,6 +14,7 @@ from sfr_batch.format import names
 from sfr_batch.pipeline.job import Job, explain
 from sfr_batch.pipeline.model_files import check_planned
 from sfr_batch.pipeline.packing import binary_column, from_ipc, ipc_buffer
+from sfr_batch.pipeline.work import TIMES
 
 if TYPE_CHECKING:
     from sfr_batch.encoder.encoder import Encoder
@@ -105,5 +106,6 @@ class Encode:
                 "drift": [drift],
                 "failed": [json.dumps(dict(failed))],
                 "error": pa.array([error], pa.string()),
+                TIMES: batch.column(TIMES),
             }
         )

@@ -25,6 +25,7 @@ from sfr_batch.pipeline import actors, encode_stage, joining, losses, packing, p
 from sfr_batch.pipeline.actor_time import ignored
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Failure, Losses, results
+from sfr_batch.pipeline.work import untold
 from sfr_batch.storage.locations import is_s3
 
 T = TypeVar("T")
@@ -84,12 +85,13 @@ def execute(
     config: Config,
     enter: Callable[[str], None] = lambda stage: None,
     count: Callable[[int, str], None] = ignored,
+    work: Callable[[str], None] = untold,
 ) -> Generator[Receipt | Failure | Losses, None, None]:
     """Read, tokenize, encode and write: yields the receipt or failure of each split, in no particular order.
 
     Ray retries the work of lost workers, actors and nodes; their total is yielded when it changes. enter: is called
-    with the stage of the run, from another thread; count: see `actors.watched`. Raises RunFailed when Ray gives up.
-    Stop iterating to stop the work.
+    with the stage of the run, from another thread; count: see `actors.watched`; work: see `results`. Raises RunFailed
+    when Ray gives up. Stop iterating to stop the work.
     """
     joining.describe_job(placement.submission_id(), sfr_batch_table=job.table, sfr_batch_run=job.run_id)
     with warnings.catch_warnings():
@@ -100,7 +102,7 @@ def execute(
     try:
         with actors.watched(job.run_id, config.run.actors, enter, count):
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                yield from results(batch)
+                yield from results(batch, work)
                 yield from watch.news(batch)
                 check_paths(config, watch.nodes)  # nodes may have joined
     except ray.data.exceptions.ExecutionTimeoutError as error:

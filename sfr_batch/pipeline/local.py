@@ -18,6 +18,7 @@ from sfr_batch.pipeline import kept_model, packing, read_stage, write_stage
 from sfr_batch.pipeline.actor_time import ignored
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Failure, results
+from sfr_batch.pipeline.work import untold
 
 _READ_AHEAD = 2
 """Splits that are tokenized in advance: the second one bridges the start of the next unit."""
@@ -30,12 +31,13 @@ def execute(
     job: Job,
     enter: Callable[[str], None] = lambda stage: None,
     count: Callable[[int, str], None] = ignored,
+    work: Callable[[str], None] = untold,
 ) -> Generator[Receipt | Failure, None, None]:
     """Read, tokenize, encode and write: yields the receipt or failure of each split as it comes.
 
     enter: is called with each stage of the run. count: with the number of actors, which is one as long as the model is
-    there, and the kind of its device. Raises RunFailed if the model cannot be loaded. Close the iterator to stop: it
-    returns when the threads have ended and all encoded splits are written.
+    there, and the kind of its device. work: see `results`. Raises RunFailed if the model cannot be loaded. Close the
+    iterator to stop: it returns when the threads have ended and all encoded splits are written.
     """
     rows = (row for unit in units for row in read_stage.read_and_tokenize(_one_unit(unit), job))
     reader = ThreadPoolExecutor(1, thread_name_prefix="sfr-read")
@@ -56,7 +58,7 @@ def execute(
             done, _ = wait({*writing, *([ahead[0]] if may_encode else [])}, return_when=FIRST_COMPLETED)
             for written in done & writing:
                 writing.remove(written)
-                yield from results(written.result())
+                yield from results(written.result(), work)
             if may_encode and ahead[0].done():
                 row = ahead.popleft().result()
                 if row is None:

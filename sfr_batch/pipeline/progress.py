@@ -15,6 +15,7 @@ from sfr_batch.pipeline import display
 from sfr_batch.pipeline.actor_time import ActorTime
 from sfr_batch.pipeline.results import Losses
 from sfr_batch.pipeline.watch_display import columns_of, is_live
+from sfr_batch.pipeline.work import Work
 
 _LIVE_EVERY_S = 0.25
 _CLEAR_LINE = "\r\x1b[K"
@@ -60,6 +61,8 @@ class Progress:
     losses: Losses = field(default_factory=Losses)
     actors: ActorTime = field(default_factory=ActorTime)
     """Of the actors that encode for this run."""
+    work: Work = field(default_factory=Work)
+    """What the report has beside these counts."""
     start_up: float | None = None
     """Seconds until the first finished split was begun to be encoded; None before it is finished."""
 
@@ -109,6 +112,7 @@ class Progress:
         self.encode_seconds += receipt.encode_seconds
         self.canaries += receipt.canaries
         self.drift = max(self.drift, receipt.drift)
+        self.work.committed(receipt, self._last - self.started)
 
     def fail(self) -> None:
         """Count a failed split."""

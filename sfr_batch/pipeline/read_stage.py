@@ -5,6 +5,7 @@ Knows no driver and no Ray."""
 
 import dataclasses
 import json
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from sfr_batch.model.tokenization.tokenizer import Tokenized
 from sfr_batch.pipeline.job import Job, explain
 from sfr_batch.pipeline.model_files import tokenizer_of
 from sfr_batch.pipeline.packing import binary_column, to_ipc, unit_from_json
+from sfr_batch.pipeline.work import with_times
 
 _REPEATED_BYTES = 2**30
 """Maximum bytes of a carried column in a split, after it is repeated in every chunk."""
@@ -36,11 +38,14 @@ def read_and_tokenize(batch: pa.Table, job: Job) -> Iterator[pa.Table]:
         unit = unit_from_json(text)
         waiting = list(unit.splits)
         try:
+            started = time.perf_counter()
             for split, rows in read_unit(unit, job.corpus, job.columns):
+                read = time.perf_counter()
                 packed = tokenize(split, rows, job)
                 if not unit.stream:
                     waiting.remove(split)
-                yield packed
+                yield with_times(packed, read=read - started, tokenize=time.perf_counter() - read)
+                started = time.perf_counter()
         except Exception as error:
             for split in waiting or [_rest_of(unit)]:
                 yield _failed(split, error)
@@ -170,7 +175,7 @@ def rejected_rows(rows: pa.Table, why: Mapping[int, tuple[str, str]]) -> pa.Tabl
 
 def _failed(split: Split, error: Exception) -> pa.Table:
     nothing = binary_column(pa.py_buffer(b""))
-    return pa.table(
+    failed = pa.table(
         {
             "split": [json.dumps(dataclasses.asdict(split))],
             "rows": nothing,
@@ -179,3 +184,4 @@ def _failed(split: Split, error: Exception) -> pa.Table:
             "error": [explain(error)],
         }
     )
+    return with_times(failed)

@@ -1,6 +1,6 @@
 """The results of a run: a receipt or a failure for each split, and the losses of the cluster. Plain values."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -8,6 +8,7 @@ import pyarrow as pa
 from sfr_batch.errors import counted
 from sfr_batch.format import names
 from sfr_batch.format.records import Receipt
+from sfr_batch.pipeline.work import WORK, untold
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,14 @@ class Losses:
         return " and ".join(counted(number, noun) for number, noun in lost if number) or "nothing"
 
 
-def results(batch: pa.Table) -> Iterator[Receipt | Failure]:
-    """The results in a batch that `write_stage.write` has returned."""
+def results(batch: pa.Table, work: Callable[[str], None] = untold) -> Iterator[Receipt | Failure]:
+    """The results in a batch that `write_stage.write` has returned.
+
+    work: is called before each receipt with what the split took beside it, see `work.work_of`.
+    """
     for row in batch.to_pylist():
         if row["receipt"] is None:
             yield Failure(row[names.SPLIT_ID], row["shard"], row["error"])
         else:
+            work(row[WORK])
             yield Receipt.from_json(row["receipt"])

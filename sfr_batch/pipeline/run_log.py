@@ -2,6 +2,7 @@
 
 A record for people and a cache for the next run: correctness never depends on it."""
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,14 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from sfr_batch.errors import StorageError
 from sfr_batch.format import names
 from sfr_batch.format.parquet import encode_parquet, read_receipts
-from sfr_batch.format.records import Receipt, utc_now
+from sfr_batch.format.records import Receipt
 from sfr_batch.format.run_accounts import RunAccount
+from sfr_batch.pipeline.display import say
+from sfr_batch.pipeline.price.price import Price
 from sfr_batch.pipeline.progress import Progress
+from sfr_batch.pipeline.run_report import report_of
 from sfr_batch.pipeline.summary import Summary
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.storage.parallel import read_many
 from sfr_batch.storage.retries import repeated_requests
 from sfr_batch.storage.store import ObjectInfo, Store
+from sfr_batch.table.report.value import RunReport
 from sfr_batch.table.table import Table
 
 _RECEIPTS_PER_FILE = 256
@@ -48,10 +53,14 @@ def _logged_receipts(store: Store, since: str) -> Iterator[Receipt]:
 class RunLog:
     """Writes the log of one run, `_sfr/runs/<run_id>/`: config and plan at once, receipts as they come, the report."""
 
-    def __init__(self, store: Store, plan: EmbedPlan, run_id: str, begun: RunAccount | None = None) -> None:
-        """begun: the account of the run as far as it is known, for the case that it is killed."""
+    def __init__(
+        self, store: Store, plan: EmbedPlan, run_id: str, begun: RunAccount | None = None, price: Price | None = None
+    ) -> None:
+        """begun: the account of the run as far as it is known, for the case that it is killed. price: as planned."""
         self.run_id = run_id
         self._store = store
+        self._plan, self._price = plan, price
+        self._planning_s = begun.seconds if begun else None
         self._waiting: list[Receipt] = []
         self._files = 0
         self._flushed = time.monotonic()
@@ -84,42 +93,51 @@ class RunLog:
         """Requests to S3 that this process has repeated since the run began, by reason, the most frequent first."""
         return dict((repeated_requests() - self._repeated).most_common())
 
-    def end(self, account: RunAccount) -> None:
-        """Write how a run has ended that has not published. Raises StorageError."""
-        self._create(names.RUN_END, account.to_json().encode())
+    def end(self, account: RunAccount, progress: Progress | None = None) -> None:
+        """Write how a run has ended that has not published, and its report. Raises StorageError."""
+        values = account.as_json()
+        report = None
+        if progress:
+            with _best_effort():
+                report = self._report(progress, [account])
+                values[names.END_REPORT] = report.as_json() | {names.REPORT_ATTEMPTS: []}  # nothing is said twice
+        self._create(names.RUN_END, json.dumps(values, indent=1).encode())
+        if report and not account.signal:  # a process that a signal ends has no time for it
+            with contextlib.suppress(StorageError):  # which may be how the run has failed
+                self._show(report)
 
     def report(self, summary: Summary, progress: Progress, attempts: Sequence[RunAccount]) -> None:
-        """Write the report of a run that has published. attempts: see `names.REPORT_ATTEMPTS`."""
-        snapshot = summary.snapshot
-        assert snapshot is not None
-        report = {
-            "run_id": self.run_id,
-            "finished_at": utc_now(),
-            "snapshot": snapshot.number,
-            "splits": summary.splits,
-            "embedded": summary.embedded,
-            "earlier": summary.earlier,
-            "rejected": progress.rejected,
-            "tokens": summary.tokens,
-            "encoded_tokens": progress.encoded_tokens,
-            "padded_tokens": progress.padded_tokens,
-            "encode_seconds": progress.encode_seconds,
-            "seconds": summary.seconds,
-            "start_up_seconds": progress.start_up,
-            "embed_seconds": progress.embed_seconds,
-            "actors": progress.actors.most,
-            "cost": summary.cost.to_json() if summary.cost else None,
-            "canaries": summary.canaries,
-            "drift": summary.drift,
-            "lost_nodes": summary.losses.nodes,
-            "lost_actors": summary.losses.actors,
-            "repeated_requests": summary.repeated,  # by this process alone
-            "counts": snapshot.manifest.counts.model_dump(),
-            "changes": changes.model_dump() if (changes := snapshot.manifest.changes) else None,
-            "share_cut": snapshot.share_cut,
-            names.REPORT_ATTEMPTS: [account.as_json() for account in attempts],
-        }
-        self._create(names.RUN_REPORT, json.dumps(report, indent=1).encode())
+        """Write the report of a run that has published. attempts: see `names.REPORT_ATTEMPTS`. Raises StorageError."""
+        report = self._report(progress, attempts, summary)
+        self._create(names.RUN_REPORT, report.to_json().encode())
+        self._show(report)
+
+    def _show(self, report: RunReport) -> None:
+        page = ""
+        with _best_effort():
+            page = report.to_html()
+        if page:
+            self._create(names.RUN_PAGE, page.encode())
+
+    def _report(self, progress: Progress, attempts: Sequence[RunAccount], summary: Summary | None = None) -> RunReport:
+        return report_of(
+            self._plan,
+            progress,
+            attempts,
+            planning_s=self._planning_s,
+            repeated=summary.repeated if summary else self.repeated(),
+            price=self._price,
+            summary=summary,
+        )
 
     def _create(self, name: str, data: bytes) -> None:
         self._store.create(names.run_key(self.run_id, name), data)
+
+
+@contextlib.contextmanager
+def _best_effort() -> Iterator[None]:
+    """A report that cannot be made, for whatever reason, changes nothing of its run."""
+    try:
+        yield
+    except Exception as error:
+        say(f"Warning: the report of the run could not be made: {type(error).__name__}: {error}")

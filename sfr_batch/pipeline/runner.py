@@ -135,7 +135,7 @@ def embed_and_publish(
         plan, comparison = _accept(table, plan, comparison, run_id, place)
     if not plan.states_layout:
         record_types(table, plan.card, run_id)
-    run = RunLog(table.store, plan, run_id, attempt.account())
+    run = RunLog(table.store, plan, run_id, attempt.account(), price)
     attempt.writes(run)
     progress = attempt.progress = _progress(plan, run_id)
     stack.enter_context(ProgressRecord(table.store, run_id, progress))
@@ -163,7 +163,7 @@ def _reported(
         plain = summary.snapshot is not None and _is_plain(table, summary.snapshot)
         summary = dataclasses.replace(summary, plain=plain, repeated=run.repeated())
         run.report(summary, progress, [*attempts_since(table, run.run_id, receipts), own])
-    except (StorageError, TableError) as error:
+    except Exception as error:  # whatever it is
         say(f"Warning: the snapshot is published, but the report of the run could not be written: {error}")
     return summary
 
@@ -319,7 +319,7 @@ def _results(
     plan: EmbedPlan, run_id: str, place: str, progress: Progress
 ) -> Iterator[Iterator[Receipt | Failure | Losses]]:
     """The results of the splits to embed, as they come from ``place``. Leaving the context stops the work."""
-    job, told = make_job(plan, run_id), (progress.enter, progress.actors.count)
+    job, told = make_job(plan, run_id), (progress.enter, progress.actors.count, progress.work.add)
     if place == placement.HERE:
         with contextlib.closing(local.execute(plan.todo, job, *told)) as results:
             yield results

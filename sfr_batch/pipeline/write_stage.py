@@ -4,6 +4,7 @@ Knows no device.
 """
 
 import json
+import time
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -19,6 +20,7 @@ from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline.job import Job, explain
 from sfr_batch.pipeline.packing import from_ipc, ipc_buffer
 from sfr_batch.pipeline.read_stage import rejected_rows
+from sfr_batch.pipeline.work import TIMES, WORK, work_of
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.writing import commit_split, new_attempt
@@ -35,19 +37,24 @@ def write(batch: pa.Table, job: Job) -> pa.Table:
     for number in range(batch.num_rows):
         row = batch.slice(number, 1)
         split = Split(**json.loads(row.column("split")[0].as_py()))
-        result = {names.SPLIT_ID: split.split_id, "shard": split.shard, "receipt": None, "error": None}
+        result = {names.SPLIT_ID: split.split_id, "shard": split.shard, "receipt": None, "error": None, WORK: None}
         try:
             error = row.column("error")[0].as_py()
             result["error"] = error
-            result["receipt"] = None if error else _write(split, row, job).to_json()
+            if not error:
+                started = time.perf_counter()
+                receipt, rows, rejects = _write(split, row, job)
+                took = json.loads(row.column(TIMES)[0].as_py()) | {"write": time.perf_counter() - started}
+                result |= {"receipt": receipt.to_json(), WORK: work_of(took, rows, rejects, split.shard)}
         except Exception as failure:
             result["error"] = explain(failure)
         results.append(result)
-    kinds = pa.schema([(name, pa.string()) for name in (names.SPLIT_ID, "shard", "receipt", "error")])
+    kinds = pa.schema([(name, pa.string()) for name in (names.SPLIT_ID, "shard", "receipt", "error", WORK)])
     return pa.Table.from_pylist(results, schema=kinds)
 
 
-def _write(split: Split, row: pa.Table, job: Job) -> Receipt:
+def _write(split: Split, row: pa.Table, job: Job) -> tuple[Receipt, pa.Table, pa.Table]:
+    """The receipt that counts, the rows and the rejects."""
     rows, rejects = from_ipc(row.column("rows")), from_ipc(row.column("rejects"))
     dim = int(job.card.schema.field(names.EMBEDDING).type.list_size)
     vectors = np.frombuffer(ipc_buffer(row.column("vectors")), dtype=np.float32).reshape(rows.num_rows, dim)
@@ -72,13 +79,8 @@ def _write(split: Split, row: pa.Table, job: Job) -> Receipt:
         covers=job.covers,
         **{name: row.column(name)[0].as_py() for name in _WORK_COLUMNS},
     )
-    return commit_split(
-        table_store(job.table, job.table_storage.model_dump_json()),
-        job.card,
-        receipt,
-        rows.select(job.card.schema.names),
-        rejects,
-    )
+    store = table_store(job.table, job.table_storage.model_dump_json())
+    return commit_split(store, job.card, receipt, rows.select(job.card.schema.names), rejects), rows, rejects
 
 
 def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:

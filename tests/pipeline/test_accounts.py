@@ -270,7 +270,7 @@ def test_a_store_that_does_not_answer_holds_up_no_error(
 ) -> None:
     monkeypatch.setattr(attempt, "_PATIENCE_S", 0.05)
     answers = threading.Event()
-    monkeypatch.setattr(run_log.RunLog, "end", lambda log, account: answers.wait())
+    monkeypatch.setattr(run_log.RunLog, "end", lambda log, account, progress: answers.wait())
     with monkeypatch.context() as stopped:
         stopped.setattr(runner, "publish", interrupt)
         with pytest.raises(KeyboardInterrupt):

@@ -51,7 +51,7 @@ class Runs(list[RunAccount], Tabular):
 
 def attempts(table: Table) -> Runs:
     """All attempts of which something is left, oldest first: what they say, else what is derived."""
-    logs = _Logs(table)
+    logs = Logs(table)
     found = {account.run_id: account for account in logs.reported()}
     for run_id in logs.by_run.keys() - found.keys():
         found[run_id] = logs.derive(run_id)
@@ -65,7 +65,7 @@ def attempts_since(table: Table, own: str, receipts: Iterable[Receipt]) -> list[
 
     receipts: those that the run knows, so that no data file is read for them.
     """
-    logs = _Logs(table, {receipt.split_id: receipt for receipt in receipts})
+    logs = Logs(table, {receipt.split_id: receipt for receipt in receipts})
     since = max(logs.run_ids_with(names.RUN_REPORT), default="")
     return [logs.derive(run_id) for run_id in sorted(logs.by_run) if since < run_id < own]
 
@@ -85,14 +85,18 @@ def work_of(receipts: Iterable[Receipt]) -> dict[str, Any]:
 
 
 @dataclass
-class _Logs:
-    """The logs of all runs of a table. known: receipts by split id that need not be read again."""
+class Logs:
+    """The logs of all runs of a table, as one listing has found them.
+
+    known: receipts by split id that need not be read again.
+    """
 
     table: Table
     known: Mapping[str, Receipt] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.by_run: dict[str, dict[str, ObjectInfo]] = {}
+        """The files of each run, by key."""
         for info in self.table.store.list(names.RUNS):
             self.by_run.setdefault(names.run_of_key(info.key), {})[info.key] = info
 
@@ -123,7 +127,7 @@ class _Logs:
     def derive(self, run_id: str) -> RunAccount:
         """Of a run that has no report: from its end, else from what it has left."""
         begun = self._begun(run_id)
-        receipts = self._receipts(run_id)
+        receipts = self.receipts(run_id)
         work = work_of(receipts.values())
         if ended := self._end(run_id):
             account = ended.with_work(work)
@@ -168,19 +172,20 @@ class _Logs:
     def _until_now(self, account: RunAccount, receipts: Mapping[str, Receipt]) -> RunAccount:
         """With the time to its last sign of life. From its first split to its last one there was an actor."""
         signs = [info.modified for info in self.by_run[account.run_id].values()]
-        commits = [self._data[split_id].modified for split_id in receipts if split_id in self._data]
+        commits = [self.data[split_id].modified for split_id in receipts if split_id in self.data]
         signs += commits
         reserved = max(commits) - min(commits) if commits else None
         if self._heartbeat and self._heartbeat.run_id == account.run_id:
             signs.append(self._heartbeat.at)
-        seconds = max(signs) - self._log_began(account.run_id) + (account.seconds or 0.0)
+        seconds = max(signs) - self.log_began(account.run_id) + (account.seconds or 0.0)
         ended_at = iso(max(signs))
         return dataclasses.replace(account, ended_at=ended_at, seconds=seconds, actor_seconds_reserved=reserved)
 
-    def _log_began(self, run_id: str) -> float:
+    def log_began(self, run_id: str) -> float:
+        """When a run began to write, by the clock of the store, in seconds since the epoch."""
         return min(info.modified for info in self.by_run[run_id].values())
 
-    def _receipts(self, run_id: str) -> dict[str, Receipt]:
+    def receipts(self, run_id: str) -> dict[str, Receipt]:
         """Receipts of the splits that the run has committed, by split id: those in its log and, of the files that were
         written while it ran and that its log does not have, those in their footers."""
         keys = [key for key in self.by_run[run_id] if names.is_run_receipts(key)]
@@ -188,11 +193,11 @@ class _Logs:
         for data in read_many(self.table.store, keys):
             with contextlib.suppress(ValueError, TypeError):  # of what is damaged, the data files have the receipts
                 found |= {receipt.split_id: receipt for receipt in map(Receipt.from_json, data.splitlines())}
-        later = [self._log_began(other) for other in self.by_run if other > run_id]
-        first, last = self._log_began(run_id) - _SLACK_S, min(later, default=float("inf")) + _SLACK_S
+        later = [self.log_began(other) for other in self.by_run if other > run_id]
+        first, last = self.log_began(run_id) - _SLACK_S, min(later, default=float("inf")) + _SLACK_S
         written = [
             split_id
-            for split_id, info in self._data.items()
+            for split_id, info in self.data.items()
             if first <= info.modified <= last and split_id not in found and self._owner(split_id, run_id) == run_id
         ]
         found |= {split_id: self.known[split_id] for split_id in written if split_id in self.known}
@@ -216,7 +221,8 @@ class _Logs:
         return {}
 
     @cached_property
-    def _data(self) -> dict[str, ObjectInfo]:
+    def data(self) -> dict[str, ObjectInfo]:
+        """The data files on storage, by split id."""
         return self.table.committed()
 
     @cached_property
