@@ -115,9 +115,10 @@ def embed(config: "ConfigOrPath", overrides: "Overrides" = (), **settings: Any) 
     Raises RunFailed if splits failed (finished ones stay committed), TooManyDeletes, TooManyChanges, TooManyRejects,
     TooExpensive, TableInUse, SnapshotConflict, and what `plan` raises.
     """
-    from sfr_batch.pipeline import runner  # loads what planning can do without
+    from sfr_batch.pipeline import notebook_display, runner  # loads what planning can do without
 
-    return runner.embed(_load(config, overrides, settings))
+    with notebook_display.shown("planning"):
+        return runner.embed(_load(config, overrides, settings))
 
 
 def evaluate(
@@ -137,8 +138,10 @@ def evaluate(
     is loaded, and what `embed` raises. Needs the extra: ``pip install 'sfr-batch[evaluation]'``.
     """
     from sfr_batch.evaluation.evaluate import evaluate  # loads what planning can do without
+    from sfr_batch.pipeline import notebook_display
 
-    return evaluate(_load(config, overrides, settings), listed("tasks", tasks), each or _ignore)
+    with notebook_display.shown("reading the tasks"):
+        return evaluate(_load(config, overrides, settings), listed("tasks", tasks), each or _ignore)
 
 
 def repair(
@@ -159,10 +162,12 @@ def repair(
     raises.
     """
     from sfr_batch.checks.audit.data_file import look_into_data_file  # loads what planning can do without
+    from sfr_batch.pipeline import notebook_display
     from sfr_batch.pipeline import repair as repairing
 
     look = look_into_data_file if deep else None
-    return repairing.repair(_load(config, overrides, settings), look, write=write, accept_loss=accept_loss)
+    with notebook_display.shown("looking for lost files" if write else ""):
+        return repairing.repair(_load(config, overrides, settings), look, write=write, accept_loss=accept_loss)
 
 
 def audit(

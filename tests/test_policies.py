@@ -55,6 +55,7 @@ ONLY = {
     "pyiceberg": {"corpus.iceberg_tables", "corpus.iceberg_io"},
     "click": {"cli"},
     "matplotlib": {"evaluation.report.picture"},
+    "IPython": {"pipeline.notebook_display"},
     "mteb": {"evaluation.mteb_adapter"},
     "sentence_transformers": {"encoder.reference"},
 }
@@ -64,6 +65,7 @@ LAZY = {
     ("model.sources.hub", "huggingface_hub"),
     ("encoder.reference", "sentence_transformers"),
     ("evaluation.report.picture", "matplotlib"),
+    ("pipeline.notebook_display", "IPython"),
     ("corpus.delta_tables", "deltalake"),
     ("corpus.iceberg_tables", "pyiceberg"),
     ("evaluation.mteb_adapter", "mteb"),

@@ -75,21 +75,23 @@ def screen(progress: "RunProgress", width: int, *, color: bool = False) -> list[
 def html(progress: "RunProgress", notes: "Sequence[str]" = ()) -> str:
     """The same for a notebook. notes: lines below."""
     color = _HTML_COLORS.get(_tone(progress), "#757575")
-    head = ", ".join(filter(None, (progress.table, fit(who(progress), None) if progress.run_id else "")))
+    head = ", ".join(filter(None, (shown(progress.table, _WORDS), fit(who(progress), None) if progress.run_id else "")))
     if progress.outcome != RUNNING:
         done, lines = end_of(progress), []
         if progress.rows:
             lines.append(fit([*counts_of(progress), *rates_of(progress)[:2], _rejects(progress)], None))
     else:
-        done = fit([Part(0, _state(progress)), *_facts(progress)[:1]], None) if progress.splits else _state(progress)
-        lines = [fit([*counts_of(progress)[1:], *rates_of(progress)[:2], _rejects(progress)], None)]
+        done = (
+            f"{_state(progress)}: {_share(progress)}, {_left(progress).text}" if progress.splits else _state(progress)
+        )
+        lines = [fit([*counts_of(progress), *rates_of(progress)[:2], _rejects(progress)], None)]
         lines = [*(lines if progress.splits else []), *filter(None, [fit(_times(progress), None)])]
         lines += [_advice(progress)] if progress.stalled else []
-    filled = 1.0 if progress.outcome in (PUBLISHED, TRIAL, NOTHING) else progress.share
+    filled = 1.0 if progress.outcome in (PUBLISHED, TRIAL) else progress.share
     bar = (
         '<div style="max-width:40em;height:0.6em;border:1px solid;border-radius:0.3em;overflow:hidden;margin:0.3em 0">'
         f'<div style="width:{filled:.1%};height:100%;background:{color}"></div></div>'
-        if progress.rows or filled
+        if progress.rows
         else ""
     )
     body = "".join(f"<div>{escape(line)}</div>" for line in (*lines, *notes))
@@ -109,6 +111,10 @@ def _facts(progress: "RunProgress") -> "list[Part]":
     if not progress.splits:
         return _times(progress)
     return [*counts_of(progress), *rates_of(progress)[1:2], _rejects(progress), *_times(progress), _left(progress)]
+
+
+def _share(progress: "RunProgress") -> str:
+    return f"{'~' if progress.estimated and progress.rest else ''}{progress.share:.0%}"
 
 
 def _left(progress: "RunProgress") -> Part:
@@ -140,8 +146,7 @@ def _place(progress: "RunProgress") -> str:
 
 def _bar(progress: "RunProgress", width: int) -> str:
     """The state, a bar if there is room for one, the share, and the time that is left."""
-    about = "~" if progress.estimated and progress.rest else ""
-    right = f" {about}{progress.share:.0%}  {_left(progress).text}"
+    right = f" {_share(progress)}  {_left(progress).text}"
     room = min(_BAR, width - len(right) - len(_state(progress)) - 2)
     if room < 5:
         return fit([Part(0, _state(progress)), Part(1, right.strip().replace("  ", ", "))], width)

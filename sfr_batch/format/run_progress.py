@@ -123,8 +123,10 @@ class RunProgress:
         most = {name: max(getattr(self, name), getattr(account, of)) for of, name in at_least.items()}
         seconds = self.elapsed_s if account.seconds is None else account.seconds
         user, host = account.user or self.user, account.host or self.host
-        over = dataclasses.replace(self, ended=account, stage="", waiting=False, elapsed_s=seconds)
-        return dataclasses.replace(over, user=user, host=host, **most)
+        over = dataclasses.replace(
+            self, ended=account, stage="", waiting=False, elapsed_s=seconds, user=user, host=host
+        )
+        return dataclasses.replace(over, tokens_per_second_now=None, **most)
 
     @property
     def outcome(self) -> str:

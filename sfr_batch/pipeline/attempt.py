@@ -18,7 +18,7 @@ from sfr_batch.format import run_accounts
 from sfr_batch.format.library_versions import installed
 from sfr_batch.format.records import utc_now
 from sfr_batch.format.run_accounts import RunAccount
-from sfr_batch.pipeline import end_hook, invocation
+from sfr_batch.pipeline import display, end_hook, invocation
 from sfr_batch.pipeline.progress import Progress
 from sfr_batch.pipeline.run_log import RunLog
 from sfr_batch.pipeline.summary import Summary
@@ -119,6 +119,8 @@ class Attempt:
     def _end(self, account: RunAccount, *, wait: bool = True) -> None:
         if not self._over.acquire(blocking=False):
             return  # a signal and an end at the same moment: the first one counts
+        if board := display.board():
+            display.attempt(board, lambda: board.end(account))
         told = {"table": _place(self._config), **account.as_json()}
         if wait:
             self._record(account)

@@ -5,12 +5,17 @@ with Ctrl-S: then what is written is lost, and the run goes on in silence. Knows
 next to nothing: entry points load this first.
 """
 
+import contextlib
 import sys
 import threading
-from collections.abc import Callable
-from typing import TextIO
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from sfr_batch.format.on_screen import printable
+
+if TYPE_CHECKING:
+    from sfr_batch.format.run_accounts import RunAccount
+    from sfr_batch.format.run_progress import RunProgress
 
 PATIENCE_S = 1.0
 """Seconds that a stream may take for one write, before nobody waits for it any more."""
@@ -19,8 +24,46 @@ _writing: dict[int, threading.Thread] = {}
 """By the id of a stream: who writes to it now, or is stuck in it."""
 
 
+class Board(Protocol):
+    """What stands in the place of stderr, such as a display in a notebook."""
+
+    def show(self, progress: "RunProgress") -> None:
+        """Where the run is now."""
+        ...
+
+    def note(self, text: str) -> None:
+        """A line that the run has to say."""
+        ...
+
+    def end(self, account: "RunAccount") -> None:
+        """How the run has ended."""
+        ...
+
+
+_board: Board | None = None
+
+
+def board() -> Board | None:
+    """What runs are shown on instead of stderr; None: stderr."""
+    return _board
+
+
+@contextlib.contextmanager
+def shown_on(instead: Board) -> Iterator[None]:
+    """Within this context runs are shown there."""
+    global _board
+    before, _board = _board, instead
+    try:
+        yield
+    finally:
+        _board = before
+
+
 def say(text: str) -> None:
     """A line on stderr, if it takes one. What a terminal would obey is escaped."""
+    if there := _board:
+        attempt(there, lambda: there.note(text))
+        return
     offer(sys.stderr, f"{printable(text)}\n")
 
 

@@ -73,6 +73,7 @@ class Progress:
         self._recent: deque[tuple[float, int]] = deque()
         """Time and tokens of the splits of the last minute."""
         self._stop = threading.Event()
+        self._board = display.board()
         self._live = is_live(self.stream)
         self._thread = threading.Thread(target=self._show, name="sfr-progress", daemon=True)
 
@@ -87,6 +88,9 @@ class Progress:
         self._thread.join()
         if error is None:
             self.stage = ""
+        if self._board:
+            self._show_on(self._board)
+            return
         display.offer(self.stream, f"{_CLEAR_LINE if self._live else ''}{self.line()}\n")
 
     def enter(self, stage: str) -> None:
@@ -164,7 +168,13 @@ class Progress:
         """The state in one line. width: its length in characters at most; what matters least is left out."""
         return self.state().line(width)
 
+    def _show_on(self, board: display.Board) -> None:
+        display.attempt(board, lambda: board.show(self.state()))
+
     def _show(self) -> None:
-        while not self._stop.wait(_LIVE_EVERY_S if self._live else self.every_s):
+        while not self._stop.wait(_LIVE_EVERY_S if self._live or self._board else self.every_s):
+            if self._board:
+                self._show_on(self._board)
+                continue
             line = _CLEAR_LINE + self.line(columns_of(self.stream) - 1) if self._live else f"{self.line()}\n"
             display.offer(self.stream, line)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from sfr_batch.errors import ConfigError, StorageError
 from sfr_batch.format.run_progress import RunProgress
+from sfr_batch.pipeline.notebook_display import NotebookDisplay, Seen, in_notebook
 from sfr_batch.pipeline.watch_display import Shows, shown_by
 from sfr_batch.table.commit.attempts import Runs, attempts
 from sfr_batch.table.commit.watching import EVERY_S, progress_of, watch
@@ -29,12 +30,15 @@ class Watched(Table):
     def watch(self, every_s: float = EVERY_S) -> RunProgress:
         """Show where the run is, every ``every_s`` seconds, until it ends; returns how it ended.
 
-        On a terminal it is a few lines that are redrawn, else a line for each change. If there is no run, it returns
-        how the last one ended. The run is not touched. Raises StorageError if the store fails for ten minutes.
+        In a notebook it is one display that is updated, on a terminal a few lines that are redrawn, else a line for
+        each change. If there is no run, it returns how the last one ended. The run is not touched. Raises StorageError
+        if the store fails for ten minutes.
         """
         if isinstance(every_s, bool) or not isinstance(every_s, int | float) or not every_s >= 1:
             raise ConfigError(f"every_s={every_s!r}: give a number of seconds, 1 or more.")
-        return follow(watch(self, every_s), shown_by(sys.stderr))
+        if not in_notebook():
+            return follow(watch(self, every_s), shown_by(sys.stderr))
+        return Seen.of(follow(watch(self, every_s), NotebookDisplay()))
 
 
 def follow(states: Iterable[RunProgress | StorageError], shows: Shows) -> RunProgress:
