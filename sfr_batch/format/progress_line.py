@@ -38,8 +38,10 @@ def counts_of(progress: "RunProgress") -> list[Part]:
     """Rows and splits, what has failed and what was lost."""
     about = "~" if progress.estimated and progress.rest else ""
     percent = Part(1, f"{about}{progress.share:.0%}")
+    ended = progress.estimated and not progress.rest
+    rows = progress.embedded + progress.rejected if ended else progress.rows  # what was estimated is known now
     return [
-        Part(7, f"{progress.embedded:,} of {about}{progress.rows:,} rows", percent),
+        Part(7, f"{progress.embedded:,} of {about}{rows:,} rows", percent),
         Part(8, f"{progress.splits_done:,} of {about}{progress.splits:,} splits"),
         Part(0, f"{progress.splits_failed:,} FAILED" if progress.splits_failed else ""),
         Part(6, f"lost {shown(progress.lost)}" if progress.lost else ""),

@@ -215,7 +215,8 @@ def compare_rows(
         lost = sum(len(rows.positions) for rows in comparison.settled.losing.values())
         say(f"Looked through the ids: {counted(lost, 'row')} not embedded, because others with their ids count")
     if comparison.difference.changes and not plan.remains:  # of a repair, the changes are those of a loss
-        say(f"Compared the changed shards with the table: {format_changes(comparison.difference.changes)}")
+        changes = format_changes(comparison.difference.changes, keeps=plan.config.table.delete == "keep")
+        say(f"Compared the changed shards with the table: {changes}")
     if plan.lender:
         say(remarks.lender(plan.lender, comparison.difference))
     if comparison.difference.taken and not plan.remains:

@@ -155,7 +155,7 @@ class Summary:
             ("Drift", self._drift()),
             ("Cost", self.cost.describe() if self.cost else ""),
             ("Columns", self.columns if self.published else ""),
-            ("Changes", format_changes(changes) if changes else ""),
+            ("Changes", format_changes(changes, keeps=counts.kept > 0) if changes else ""),
             ("Search", f'sfr-batch search {self.table} "your question"'),
             ("Read", f"sfr_batch.open_table({self.table!r}).to_arrow()"),
             ("", f"duckdb: SELECT id, embedding FROM {self._for_duckdb()}" if self.plain else ""),
@@ -165,10 +165,16 @@ class Summary:
 
     def _resumed(self) -> str:
         """How the rows of the headline and those of the snapshot add up."""
-        if not self.earlier or not self.published:
+        if not self.published or self.snapshot is None:
             return ""
-        rows = f"{self.embedded + self.earlier:,} rows embedded"
-        return f"{rows} = {self.embedded:,} by this run + {self.earlier:,} by earlier runs that did not publish"
+        found = self.snapshot.manifest.counts.embedded - self.embedded  # also in files that other plans have made
+        earlier = max(self.earlier, found)
+        if not earlier:
+            return ""
+        rows = (
+            f"{self.embedded + earlier:,} rows embedded = {self.embedded:,} by this run + {earlier:,} by earlier runs"
+        )
+        return f"{rows} that did not publish" if found <= self.earlier else rows
 
     def _for_duckdb(self) -> str:
         files = f"'{self.table}/{names.DATA}/*.parquet'"

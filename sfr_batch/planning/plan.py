@@ -359,7 +359,7 @@ class EmbedPlan:
             ("corpus", self._describe_shards()),
             ("not read", self.passed_over.describe()),
             ("columns", self.column_changes.describe() if self.column_changes else ""),
-            ("rows", remarks.format_changes(changes) if changes else ""),
+            ("rows", remarks.format_changes(changes, keeps=self.config.table.delete == "keep") if changes else ""),
             (
                 "splits",
                 f"{more}{len(self.splits):,} in the changed shards, {len(self.done):,} done, "

@@ -82,13 +82,16 @@ def ids_first(
     )
 
 
-def format_changes(changes: ChangeCounts) -> str:
-    """The counts as text: `3 new, 10 changed, 5 deleted, 982 unchanged`."""
+def format_changes(changes: ChangeCounts, *, keeps: bool = False) -> str:
+    """The counts as text: `3 new, 10 changed, 5 deleted, 982 unchanged`.
+
+    keeps: whether documents stay that left the corpus (`table.delete: keep`); only rejects are deleted then.
+    """
     counts = {
         "new": changes.new,
         "changed": changes.changed,
         "with other carried columns": changes.copied,
-        "deleted": changes.deleted,
+        "gone or rejected" if keeps else "deleted": changes.deleted,
         "unchanged": changes.unchanged,
     }
     return ", ".join(f"{number:,} {what}" for what, number in counts.items() if number or "carried" not in what)

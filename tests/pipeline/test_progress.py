@@ -97,7 +97,7 @@ def test_estimates_have_their_sign_until_the_end() -> None:
     assert "~0%" in made.line(39)
     made.add(receipt(60, 1))
     made.add(receipt(60, 1))
-    assert ", 120 of 100 rows, 2 of 2 splits, " in made.line()
+    assert ", 120 of 120 rows, 2 of 2 splits, " in made.line()
     assert "100%" in made.line(39)
 
 

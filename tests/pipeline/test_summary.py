@@ -56,7 +56,7 @@ def test_every_line_in_reading_order(snapshot: Snapshot) -> None:
         "Resumed   5 rows embedded = 2 by this run + 3 by earlier runs that did not publish\n"
         "Cut       1 document truncated, 25.0% of all tokens not embedded (model.overflow)\n"
         "Drift     1 - cosine at most 2.0e-07 between a text in a batch and by itself, 1 canary\n"
-        "Changes   1 new, 1 changed, 0 deleted, 5 unchanged\n"
+        "Changes   1 new, 1 changed, 0 gone or rejected, 5 unchanged\n"
         'Search    sfr-batch search t "your question"\n'
         "Read      sfr_batch.open_table('t').to_arrow()\n"
         "          duckdb: SELECT id, embedding FROM 't/data/*.parquet'\n"
@@ -87,7 +87,19 @@ def test_what_does_not_apply_is_not_said(snapshot: Snapshot) -> None:
     )
     published = dataclasses.replace(quiet, published=True).describe().splitlines()
     assert published[0] == "Nothing had to be embedded (1:05)."
-    assert published[3] == "Changes   1 new, 1 changed, 0 deleted, 5 unchanged"
+    assert published[3:5] == [
+        "Resumed   2 rows embedded = 0 by this run + 2 by earlier runs",
+        "Changes   1 new, 1 changed, 0 deleted, 5 unchanged",
+    ]
+
+
+def test_all_rows_that_are_new_in_the_snapshot_add_up(snapshot: Snapshot) -> None:
+    """Those too that came from data files of other plans, such as an interrupted run's over an older corpus."""
+    counts = snapshot.manifest.counts.model_copy(update={"embedded": 9})
+    state = Snapshot(snapshot.store, snapshot.manifest.model_copy(update={"counts": counts}), snapshot.layout)
+    assert "\nResumed   9 rows embedded = 2 by this run + 7 by earlier runs\n" in summary_of(state).describe()
+    alone = dataclasses.replace(summary_of(state), embedded=0, splits=0, earlier=0)
+    assert "\nResumed   9 rows embedded = 0 by this run + 9 by earlier runs\n" in alone.describe()
 
 
 def test_a_trial_and_an_empty_selection(snapshot: Snapshot) -> None:
