@@ -13,7 +13,7 @@ from sfr_batch.format.fingerprint import digest
 from sfr_batch.format.library_versions import installed
 from sfr_batch.storage.store import Store
 
-RULE = 1
+RULE = 2
 """Version of how scores are made from vectors: raise it if any score would come out otherwise than before."""
 _LIBRARIES = (
     "sfr-batch",

@@ -20,11 +20,13 @@ from sfr_batch.evaluation.ranking import Ranking, qrels_file, run_file
 from sfr_batch.evaluation.searching import search_documents
 from sfr_batch.evaluation.task_files import Task
 from sfr_batch.format import names
+from sfr_batch.format.fingerprint import short_id
 from sfr_batch.format.parquet import encode_parquet
 from sfr_batch.table.table import Snapshot
 
 TOP_K = 1000
 """Documents that are ranked for each query: the deepest cut-off of the card."""
+_NUMBERS = "ids are numbers"
 _PLAIN = re.compile(r"\w+([ -]\w+)*")
 """Names of columns that mean nothing else in `corpus.text`."""
 
@@ -41,6 +43,7 @@ class RetrievalPart:
         self._kept = kept
         self._data = read_retrieval(task, path, production.config.corpus.storage)
         self.version = self._data.version
+        self._refuse_blank()
 
     def texts(self) -> Iterator[str]:
         prompt = self._production.prompts.instructed(self._task)
@@ -49,7 +52,11 @@ class RetrievalPart:
     def score(self, texts: Snapshot, key: str) -> Scored:
         """See `parts.Part`. Raises what `embed` raises, and ConfigError if a library of the measures is missing."""
         data = self._data
-        table = self._production.corpus(self._name, data.corpus_version, self._corpus())
+        in_place = self._in_place()
+        corpus = self._corpus_in_place() if in_place else self._corpus_copy()
+        # Ids that are numbers make another table than the same ids as texts, which have the same version.
+        version = short_id(data.corpus_version, _NUMBERS) if in_place and data.id_type is int else data.corpus_version
+        table = self._production.corpus(self._name, version, corpus)
         if table.manifest.counts.read != data.documents:  # the version in the table's name would not be true
             raise CorpusError(
                 f"{self.path} had {counted(data.documents, 'document')} when it was checked, and "
@@ -76,15 +83,30 @@ class RetrievalPart:
             {"table": table.store.root, **self._write(key, ranking, measured)},
         )
 
-    def _corpus(self) -> CorpusSettings:
-        """The corpus as the main job reads it: in its place, or, where other rules hold for files, a copy."""
+    def _refuse_blank(self) -> None:
+        """Raises CorpusError for a corpus that the main job would refuse when it is embedded."""
+        data, most = self._data, self._production.config.run.max_reject_share
+        if data.blank > most * data.documents:
+            raise CorpusError(
+                f"{self.path}: {data.blank:,} of {counted(data.documents, 'document')} have neither title nor text, "
+                f"and run.max_reject_share allows {most:.0%}. Fetch the data set again; if it is meant to be so, "
+                "run.max_reject_share=1: they are never found."
+            )
+
+    def _in_place(self) -> bool:
+        """Whether the main job can read the corpus where it is: other rules may hold for files of a table."""
+        data = self._data
+        formats = all(format_of(uri)[0] in (JSONL, PARQUET) for uri in data.corpus)
+        return formats and data.id_type is not None and all(_PLAIN.fullmatch(name) for name in data.columns.values())
+
+    def _corpus_in_place(self) -> CorpusSettings:
         data, columns = self._data, self._data.columns
+        text = " ".join(f"{{{columns[role]}}}" for role in ("title", "text") if role in columns)
         storage = self._production.config.corpus.storage
-        in_place = all(format_of(uri)[0] in (JSONL, PARQUET) for uri in data.corpus)
-        if in_place and data.ids_of_one_type and all(_PLAIN.fullmatch(name) for name in columns.values()):
-            text = " ".join(f"{{{columns[role]}}}" for role in ("title", "text") if role in columns)
-            return CorpusSettings(path=list(data.corpus), id=columns["id"], text=text, storage=storage)
-        rows = documents_of(data, self._task, storage)
+        return CorpusSettings(path=list(data.corpus), id=columns["id"], text=text, storage=storage)
+
+    def _corpus_copy(self) -> CorpusSettings:
+        rows = documents_of(self._data, self._task, self._production.config.corpus.storage)
         files = self._production.copy(f"corpora/{self._data.corpus_version}", rows)
         text = "{title} {text}"
         return CorpusSettings(path=files, id="id", text=text, storage=self._production.config.table.storage)

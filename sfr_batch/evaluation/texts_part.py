@@ -3,6 +3,7 @@
 Joins its data, its prompts and the vectors of its texts; how scores are made of them is `scoring`'s.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from sfr_batch.config.settings import StorageSettings
@@ -32,6 +33,7 @@ _READERS: Mapping[str, Callable[[Task, str, StorageSettings], scoring.Data]] = {
     SUMMARIZATION: sets.read_summaries,
 }
 _UNNORMALIZED = "Classified by the vectors before they are normalized (evaluation.unnormalized)."
+_NO_NUMBER = "No number: the similarities are all equal, so they follow no judgement. Check the columns of the data."
 
 
 class TextsPart:
@@ -61,7 +63,9 @@ class TextsPart:
             lambda texts, instructed: found(self._prompted(texts, instructed)),
             self._unnormalized if raw else None,
         )
-        return Scored(scores, {"texts": len(found)}, (_UNNORMALIZED,) if raw else ())
+        remarks = [_UNNORMALIZED] if raw else []
+        remarks += [_NO_NUMBER] if math.isnan(scores.get(self._task.main_score, 0.0)) else []
+        return Scored(scores, {"texts": len(found)}, tuple(remarks))
 
     def _read(self) -> scoring.Data:
         return _READERS[self._task.type](self._task, self.path, self._production.config.corpus.storage)

@@ -110,6 +110,7 @@ PLAIN = HEAD + '1\tHe said "no".\tA dog.\n'
         ("test.tsv", PLAIN + '2\t"This is it," he said.\tA cat.\n', ["A.", 'He said "no".', '"This is it," he said.']),
         ("test.tsv", PLAIN + '2\t"All of it."\tA cat.\n', ["A.", 'He said "no".', '"All of it."']),
         ("test.tsv", 'score\tsentence1\tsentence2\n1\t"One."\t"Two."\n2\t"Three."\t"Four."\n', ["One.", "Three."]),
+        ("test.tsv", '"score"\t"sentence1"\t"sentence2"\n"1"\t"One."\t"Two"\n"2"\t"Three."\t"4"\n', ["One.", "Three."]),
         ("test.tsv", 'score\tsentence1\tsentence2\n1\t"One."\tTwo.\n2\tThree.\tFour.\n', ['"One."', "Three."]),
         (
             "test.tsv",
@@ -133,6 +134,7 @@ PLAIN = HEAD + '1\tHe said "no".\tA dog.\n'
             "quotes of speech",
             "one all in quotes",
             "every field quoted",
+            "and every name of a column",
             "one of two quoted",
         ),
         *("line breaks that are none", "byte order mark", "csv", "null is a text", "jsonl", "old form of mteb"),
@@ -301,6 +303,11 @@ def test_published_sets() -> None:
             "{set}/qrels/test.tsv row 1: the grade 0.5 is not a whole number, which nDCG needs.",
         ),
         (
+            beir(qrels__test_tsv=b"query-id\tcorpus-id\tscore\n1\ta\t1764439200\n"),
+            "{set}/qrels/test.tsv row 1: the grade 1764439200 is beyond 1,000,000, the most that trec_eval can count. "
+            "Is another column the grade?",
+        ),
+        (
             beir(qrels__test_tsv=b"1 0 a 1\n1 0 b 0\n"),
             "{set}/qrels/test.tsv begins with '1 0 a 1', which names no columns. The first line of judgements is "
             "query-id, corpus-id and score with tabs between them, and each line below has these three.",
@@ -431,6 +438,25 @@ def test_a_wrong_retrieval_set_is_explained(tmp_path: Path, files: Mapping[str, 
             RANKS,
             {"test.jsonl": jsonl({"query": "q", "positive": ["p"], "negative": []})},
             "ranks: no row has both positive and negative candidates. Check the columns.",
+        ),
+        (
+            read_rerankings,
+            RANKS,
+            {"test.csv": b"query,positive,negative\nq,\"['a', 'b']\",\"['c']\"\n"},
+            "{set}/test.csv row 1: positive is a list that was written as one text, \"['a', 'b']\". A CSV or TSV has "
+            "no lists: save the data as .jsonl or .parquet.",
+        ),
+        (
+            read_summaries,
+            SUMMARIES,
+            {"test.tsv": b'human_summaries\tmachine_summaries\trelevance\nh\t["m", "n"]\t1\n'},
+            '{set}/test.tsv row 1: machine_summaries is a list that was written as one text, \'["m", "n"]\'. A CSV',
+        ),
+        (
+            read_clusters,
+            CLUSTERS,
+            {"test.csv": b"sentences,labels\n\"['a' 'b']\",\"['x' 'y']\"\n"},
+            "{set}/test.csv row 1: sentences is a list that was written as one text, \"['a' 'b']\". A CSV",
         ),
         (
             read_summaries,

@@ -25,7 +25,18 @@ from sfr_batch.pipeline.summary import Summary
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.table import Table
 from tests.evaluation.published import SETS, needs_sets
-from tests.evaluation.small_sets import DOCUMENTS, GRADES, QUERIES, job, pairs, put, reranking, retrieval, task_file
+from tests.evaluation.small_sets import (
+    DOCUMENTS,
+    GRADES,
+    QUERIES,
+    job,
+    lines,
+    pairs,
+    put,
+    reranking,
+    retrieval,
+    task_file,
+)
 from tests.models import build_tiny_mistral
 
 OWN = {"name": "own", "type": "retrieval", "instruction": "Find it"}
@@ -289,6 +300,26 @@ def test_sets_of_other_forms_on_any_store(place: str, tmp_path: Path, runs: list
     assert sum(summary.embedded for summary in runs) == embedded
 
 
+def test_ids_may_be_numbers_or_texts(tmp_path: Path) -> None:
+    """Both are one version of the data, and neither finds the table of the other in its way."""
+    file = task_file(tmp_path, {"name": "own", "type": "retrieval"})
+    found = []
+    for kind in (int, str):
+        grades = "".join(f"{q[1:]}\t{d[1:]}\t{grade}\n" for q, own in GRADES.items() for d, grade in own.items())
+        corpus = [{"_id": kind(d[1:]), "title": title, "text": text} for d, (title, text) in DOCUMENTS.items()]
+        files = {
+            "corpus.jsonl": lines(corpus),
+            "queries.jsonl": lines({"_id": kind(q[1:]), "text": text} for q, text in QUERIES.items()),
+            "qrels/test.tsv": f"query-id\tcorpus-id\tscore\n{grades}".encode(),
+        }
+        data = put(f"{tmp_path}/{kind.__name__}", files)
+        found.append(evaluate(job(tmp_path, {"own": data}, evaluation={"task_files": [file]}))["own"].result)
+    assert found[0].version == found[1].version
+    data = put(f"{tmp_path}/mixed", {**files, "corpus.jsonl": lines([{**corpus[0], "_id": 1}, *corpus[1:]])})
+    found.append(evaluate(job(f"{tmp_path}/other", {"own": data}, evaluation={"task_files": [file]}))["own"].result)
+    assert [result.scores for result in found] == [found[0].scores] * 3
+
+
 def test_classification_on_vectors_before_they_are_normalized(tmp_path: Path) -> None:
     file = task_file(tmp_path, {"name": "labels", "type": "classification", "samples_per_label": 2})
     rows = [("a cat", "animal"), ("a dog", "animal"), ("rain", "weather"), ("a storm of snow", "weather")]
@@ -315,9 +346,14 @@ def without_a_document(folder: Path) -> dict[str, str]:
     return {"own": retrieval(f"{folder}/own", {id_: text for id_, text in DOCUMENTS.items() if id_ != "d3"})}
 
 
+def with_blank_documents(folder: Path) -> dict[str, str]:
+    return {"own": retrieval(f"{folder}/own", {**DOCUMENTS, "x": ("", " "), "y": (" ", "")})}
+
+
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
+        (with_blank_documents, CorpusError, "2 of 6 documents have neither title nor text, and .* allows 10%"),
         (without_a_document, CorpusError, "judge the document 'd3' for the query 'q2', which .*corpus.jsonl does not"),
         (lambda folder: {"own": f"{folder}/nothing"}, CorpusError, "There is no data at .*/nothing"),
         (lambda folder: {"SciFakt": "x"}, ConfigError, r"there is no such task\. Did you mean SciFact\?"),

@@ -1,6 +1,7 @@
 """Measures of small cases that one can compute by hand, and of a ranking against pytrec_eval and mteb."""
 
 import importlib.util
+import warnings
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from sfr_batch.evaluation.measures.libraries import need_libraries
 from sfr_batch.evaluation.measures.pair_classification import score_pair_classification
 from sfr_batch.evaluation.measures.retrieval import CUT_OFFS, score_ranking
 from sfr_batch.evaluation.measures.sts import score_sts
+from sfr_batch.evaluation.measures.summarization import Judged, score_summaries
 from sfr_batch.evaluation.ranking import Ranked, Ranking, ranked, run_file
 from tests.evaluation.published import CARD, needs_card
 
@@ -122,6 +124,28 @@ def test_correlations_by_hand() -> None:
     assert scores["manhattan_spearman"] == pytest.approx(0.5)
     low = score_sts(of_angles(0, 0, 0), of_angles(0.1, 0.2, 0.3).astype(np.float16), [5, 3, 4])
     assert low["cos_sim_pearson"] == pytest.approx(scores["cos_sim_pearson"], abs=0.01)
+
+
+def test_scores_that_are_no_numbers() -> None:
+    """Without a warning for the terminal; one label of two in a test split has ap 0, as in mteb."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(score_sts(of_angles(0, 0, 0), of_angles(0, 0, 0), [5, 3, 4])["cos_sim_spearman"])
+        vectors = of_angles(0, 1, 0, 1)
+        experiments = classification.draws(["a", "b", "a", "b"], 2)
+        scores = classification.score_classification(vectors, ["a", "b", "a", "b"], vectors[:1], ["a"], experiments)
+    assert scores == {"accuracy": 1, "f1": 1, "ap": 0}
+
+
+def test_equal_summaries_tie() -> None:
+    """A product of matrices rounds equal rows differently: three equal summaries have no order among them."""
+    rng = np.random.default_rng(0)
+    for dim in (8, 64, 384, 768):
+        human, one, other = rng.normal(size=(3, 1, dim)).astype(np.float32)
+        alike = Judged(human, np.repeat(one, 7, axis=0), [5, 1, 4, 2, 3, 7, 6])
+        assert np.isnan(score_summaries([alike])["cos_sim_spearman"]), dim
+        apart = Judged(human, np.concatenate([np.repeat(one, 7, axis=0), other]), [1] * 7 + [2])
+        assert abs(score_summaries([apart])["dot_pearson"]) == pytest.approx(1), dim
 
 
 def test_each_experiment_draws_other_rows() -> None:

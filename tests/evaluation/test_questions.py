@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
+import polars
 import pyarrow as pa
 import pytest
 from scipy import stats
@@ -60,6 +62,7 @@ def test_all_forms_are_the_same_questions(place: str) -> None:
         read_questions(frame),
         read_questions(frame.to_pandas()),
         read_questions(frame.to_pylist()),
+        read_questions(polars.from_arrow(frame)),
     ]
     assert {(str(one.texts), str(one.qrels), one.version) for one in others} == {
         (str(first.texts), str(first.qrels), first.version)
@@ -76,6 +79,7 @@ def test_all_forms_are_the_same_questions(place: str) -> None:
 
 
 def test_questions_without_judgements(tmp_path: Path) -> None:
+    assert [*read_questions(pandas.Series(["how", "why"])).texts.values()] == ["how", "why"]
     (tmp_path / "q.txt").write_text("how\nwhy\n")
     (tmp_path / "queries.jsonl").write_text(lines([{"_id": "x", "text": "how"}, {"_id": "y", "text": "why"}]))
     assert read_questions(tmp_path / "q.txt").texts == {"0": "how", "1": "why"} == read_questions(["how", "why"]).texts

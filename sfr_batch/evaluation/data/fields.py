@@ -5,6 +5,7 @@ Knows names of columns and single values. Every error is a CorpusError that name
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 """The names under which columns are known, by what they are. Of several that a row has, the first one counts."""
 
+_WRITTEN_LIST = re.compile(r"""\s*\[\s*(["']).*\1\s*\]\s*""", re.DOTALL)
+"""A list of texts as pandas and others write it into one field of a CSV."""
 _UNDECODED = frozenset(map(chr, range(0xDC80, 0xDD00)))
 """What stands in a text for the bytes of a CSV that are not UTF-8."""
 
@@ -71,6 +74,20 @@ class Fields:
                 raise self._no_text(row, role, text)
             self._valid(row, role, text)
         return found
+
+    def members(self, row: Row, role: str) -> list[str]:
+        """The texts of a column that has lists. Raises CorpusError, too, where a list was written as one text."""
+        if self.is_written_list(row, role):
+            raise CorpusError(
+                f"{row.place}: {self._name(row, role)} is a list that was written as one text, "
+                f"{_what(self._value(row, role))}. A CSV or TSV has no lists: save the data as .jsonl or .parquet."
+            )
+        return self.texts(row, role)
+
+    def is_written_list(self, row: Row, role: str) -> bool:
+        """Whether the row has one text in a column that looks like a list of texts, as CSV writers write it."""
+        value = self._value(row, role)
+        return isinstance(value, str) and _WRITTEN_LIST.fullmatch(value) is not None
 
     def part(self, row: Row, role: str) -> str:
         """A part of a document's text, empty where it is null: another part may say enough."""

@@ -10,6 +10,10 @@ from sfr_batch.errors import CorpusError
 from sfr_batch.evaluation.data.fields import Fields
 from sfr_batch.evaluation.data.rows import Row, read_rows
 
+_LARGEST = 10**6
+"""Grades are 0 to 3 or so. trec_eval has a counter for each number up to the largest one: of larger ones it takes
+gigabytes, and from 2**31 on it takes them for 0."""
+
 
 class Judgements:
     """What was judged so far."""
@@ -24,6 +28,11 @@ class Judgements:
         """One judgement; row: where it stands. A repeated one is fine, unless it has another grade."""
         if not grade.is_integer():
             raise CorpusError(f"{row.place}: the grade {grade} is not a whole number, which nDCG needs.")
+        if abs(grade) > _LARGEST:
+            raise CorpusError(
+                f"{row.place}: the grade {grade:.0f} is beyond {_LARGEST:,}, the most that trec_eval can count. "
+                "Is another column the grade?"
+            )
         own = self.qrels.setdefault(query, {})
         if own.setdefault(document, int(grade)) != int(grade):
             raise CorpusError(

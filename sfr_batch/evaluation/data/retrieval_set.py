@@ -28,11 +28,13 @@ class RetrievalSet:
     corpus: Sequence[str]
     """URIs of the files with the documents."""
     documents: int
+    blank: int
+    """Documents with neither title nor text, which no table has."""
     columns: Mapping[str, str]
     """The names of the columns id, text and, where documents have titles, title. The text of a document is its title, a
     space and its text, stripped, as BEIR and MTEB have it."""
-    ids_of_one_type: bool
-    """Whether the ids in the files are all texts, or all numbers."""
+    id_type: type | None
+    """Of the ids in the files: str or int; None if some are texts and others numbers."""
     queries: Mapping[str, str]
     """The texts of the judged queries, by id; in the order of their file."""
     qrels: Qrels
@@ -63,11 +65,13 @@ def read_retrieval(task: Task, path: str, settings: StorageSettings) -> Retrieva
             f"{_and_others(len(missing), 'query', 'queries')}. Fetch the data set again, or remove these judgements."
         )
     corpus = _files(folder, task, "corpus")
-    documents, columns, one_type = _check_corpus(corpus, qrels, place, fields, digest, settings)
+    documents, blank, columns, id_type = _check_corpus(corpus, qrels, place, fields, digest, settings)
     corpus_version = digest.version
     for query, text in queries.items():
         digest.add(query, text, *(part for document, grade in qrels[query].items() for part in (document, grade)))
-    return RetrievalSet(corpus, documents, columns, one_type, queries, qrels, left_out, digest.version, corpus_version)
+    return RetrievalSet(
+        corpus, documents, blank, columns, id_type, queries, qrels, left_out, digest.version, corpus_version
+    )
 
 
 def documents_of(data: RetrievalSet, task: Task, settings: StorageSettings) -> Iterator[dict[str, str]]:
@@ -118,13 +122,14 @@ def _check_corpus(
     fields: Fields,
     digest: Digest,
     settings: StorageSettings,
-) -> tuple[int, dict[str, str], bool]:
-    """The number of documents, their columns, and whether their ids are of one type. 8 bytes of memory for each
-    document, and the judged ones."""
+) -> tuple[int, int, dict[str, str], type | None]:
+    """The number of documents and of blank ones, their columns, and the type of their ids if it is one. 8 bytes of
+    memory for each document, and the judged ones."""
     wanted = {document for own in qrels.values() for document in own}
     hashes = array("Q")
     columns: dict[str, str] = {}
     types: set[type] = set()
+    blank = 0
     for row in _rows(files, settings):
         document = fields.id(row, "id")
         text = fields.part(row, "text")
@@ -137,6 +142,7 @@ def _check_corpus(
             )
         types.add(type(row.values[columns["id"]]))
         digest.add(document, title, text)
+        blank += not f"{title}{text}".strip()
         hashes.append(int.from_bytes(hashlib.blake2b(document.encode(), digest_size=8).digest(), "little"))
         wanted.discard(document)
     if not hashes:
@@ -150,7 +156,7 @@ def _check_corpus(
             f"{place[query]} and below judge the document {document!r} for the query {query!r}, which {files[0]} does "
             f"not have{_and_others(len(wanted), 'document')}. Fetch the data set again, or remove these judgements."
         )
-    return len(hashes), columns, len(types) == 1
+    return len(hashes), blank, columns, types.pop() if len(types) == 1 else None
 
 
 def _refuse_repeated(

@@ -92,6 +92,8 @@ def _of_tsv(stream: IO[bytes], uri: str) -> Iterator[Parsed]:
     rows = [_fields(line, uri) for _, line in lines(stream, uri)]
     header, *body = rows or [[]]
     quoted = _is_quoted(body)
+    if all(_QUOTED.fullmatch(name) for name in header):
+        header = [_unquoted(name) for name in header]
     for fields in body:
         if len(fields) != len(header):
             yield Problem(

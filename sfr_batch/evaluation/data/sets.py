@@ -157,7 +157,9 @@ def read_clusters(task: Task, path: str, settings: StorageSettings) -> Clusters:
     all_texts: list[str] = []
     all_labels: list[str] = []
     for row in _rows(task, path, settings):
-        texts, labels = fields.texts(row, "text"), fields.labels(row, "label")
+        both = fields.is_written_list(row, "text") and fields.is_written_list(row, "label")
+        texts = fields.members(row, "text") if both else fields.texts(row, "text")
+        labels = fields.labels(row, "label")
         fields.equally_many(row, text=texts, label=labels)
         digest.add(*texts, *labels)
         if not texts:
@@ -182,7 +184,7 @@ def read_rerankings(task: Task, path: str, settings: StorageSettings) -> Reranki
     found: list[Candidates] = []
     left_out = 0
     for row in _rows(task, path, settings):
-        parts = [fields.texts(row, role) for role in ("query", "positive", "negative")]
+        parts = [fields.texts(row, "query"), fields.members(row, "positive"), fields.members(row, "negative")]
         digest.add(*(text for part in parts for text in (str(len(part)), *part)))
         if not parts[0]:
             raise CorpusError(f"{row.place}: the query is empty. Remove the row, or give it a text.")
@@ -200,8 +202,8 @@ def read_summaries(task: Task, path: str, settings: StorageSettings) -> SummaryS
     fields, digest = Fields(task.columns), Digest()
     found: list[Summaries] = []
     for row in _rows(task, path, settings):
-        human = fields.texts(row, "human_summaries")
-        machine = fields.texts(row, "machine_summaries")
+        human = fields.members(row, "human_summaries")
+        machine = fields.members(row, "machine_summaries")
         relevance = fields.numbers(row, "relevance")
         fields.equally_many(row, machine_summaries=machine, relevance=relevance)
         if not human or not machine:

@@ -3,6 +3,7 @@
 As mteb 2.26's AbsTaskSTS.
 """
 
+import warnings
 from collections.abc import Sequence
 
 from sfr_batch.evaluation.measures.pairs import COSINE, EUCLIDEAN, MANHATTAN, similarities
@@ -14,11 +15,14 @@ def score_sts(first: FloatArray, second: FloatArray, scores: Sequence[float]) ->
 
     first, second: [n, d] vectors of each pair; scores: [n], by people. NaN if all similarities are equal.
     """
-    from scipy.stats import pearsonr, spearmanr
+    from scipy.stats import ConstantInputWarning, NearConstantInputWarning, pearsonr, spearmanr
 
     found = similarities(first, second)
-    return {
-        f"{name}_{measure.__name__.removesuffix('r')}": float(measure(scores, found[name].tolist())[0])
-        for name in (COSINE, EUCLIDEAN, MANHATTAN)
-        for measure in (pearsonr, spearmanr)
-    }
+    with warnings.catch_warnings():  # a report says that a score is no number
+        warnings.simplefilter("ignore", ConstantInputWarning)
+        warnings.simplefilter("ignore", NearConstantInputWarning)
+        return {
+            f"{name}_{measure.__name__.removesuffix('r')}": float(measure(scores, found[name].tolist())[0])
+            for name in (COSINE, EUCLIDEAN, MANHATTAN)
+            for measure in (pearsonr, spearmanr)
+        }

@@ -43,8 +43,9 @@ def score_summaries(rows: Sequence[Judged], *, p_values: bool = False) -> dict[s
 
 
 def _nearest(machine: FloatArray, human: FloatArray) -> list[float]:
-    values: list[float] = (np.asarray(machine, np.float32) @ np.asarray(human, np.float32).T).max(axis=1).tolist()
-    return values
+    """One product after the other: a product of matrices rounds equal rows differently, and equal summaries tie."""
+    people = np.asarray(human, np.float32)
+    return [float((people @ one).max()) for one in np.asarray(machine, np.float32)]
 
 
 def _unit(vectors: FloatArray) -> FloatArray:

@@ -254,10 +254,7 @@ def _rows_of(given: Any) -> Iterator[Row]:
                 values = {QUERY: text, DOCUMENT: document, GRADE: grade}
                 yield Row(_HERE, next(number), {name: _plain(value) for name, value in values.items()})
         return
-    if hasattr(given, "to_pylist"):
-        given = given.to_pylist()
-    elif hasattr(given, "to_dict"):
-        given = given.to_dict("records")
+    given = _rows_of_frame(given)
     if not isinstance(given, Iterable):
         raise ConfigError(
             f"The questions are of the type {type(given).__name__}. Give the path of a file or folder, a list, a "
@@ -270,6 +267,15 @@ def _rows_of(given: Any) -> Iterator[Row]:
                 "{question: [id, …]}, or the path of a file."
             )
         yield Row(_HERE, place, {QUERY: row} if isinstance(row, str) else dict(row))
+
+
+def _rows_of_frame(given: Any) -> Any:
+    """The rows of a table of Arrow, Polars or pandas, the values of a series; anything else as it is."""
+    if hasattr(given, "to_pylist"):
+        return given.to_pylist()
+    if hasattr(given, "to_dicts"):
+        return given.to_dicts()
+    return given.to_dict("records") if hasattr(given, "columns") and hasattr(given, "to_dict") else given
 
 
 def _ids(documents: Any) -> list[Any]:
