@@ -37,8 +37,8 @@ def parts_of(progress: "RunProgress") -> list[Part]:
 def counts_of(progress: "RunProgress") -> list[Part]:
     """Rows and splits, what has failed and what was lost."""
     about = "~" if progress.estimated and progress.rest else ""
-    percent = Part(1, f"{about}{progress.share:.0%}")
-    ended = progress.estimated and not progress.rest
+    ended = progress.estimated and not progress.rest and not progress.splits_failed
+    percent = Part(1, f"{about}{1.0 if ended else progress.share:.0%}")
     rows = progress.embedded + progress.rejected if ended else progress.rows  # what was estimated is known now
     return [
         Part(7, f"{progress.embedded:,} of {about}{rows:,} rows", percent),

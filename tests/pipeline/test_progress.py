@@ -99,6 +99,9 @@ def test_estimates_have_their_sign_until_the_end() -> None:
     made.add(receipt(60, 1))
     assert ", 120 of 120 rows, 2 of 2 splits, " in made.line()
     assert "100%" in made.line(39)
+    made.rows = 130
+    assert ", 120 of 120 rows, " in made.line()
+    assert "100%" in made.line(39)
 
 
 @pytest.mark.parametrize(
