@@ -16,6 +16,8 @@
     plan          EmbedPlan        what embed would do; writes nothing
     price         Price            what embed would cost: tokens, hours, money
     embed         Summary          embeds what is missing and publishes a snapshot
+    submit        SubmittedJob     has a Ray cluster do that, as a job
+    job           SubmittedJob     finds a submitted job again by its id
     evaluate      Evaluation       scores a model beside published scores
     open_table    EmbeddingTable   opens a table, or the table behind a pointer
     audit         AuditReport      checks every promise of a table
@@ -35,6 +37,7 @@
     Sample           table.sample(1000)
     TableScores, TableComparison    table.evaluate("questions.csv"), table.compare("old", "questions.csv")
     Changes, Exported    table.changes(1, 2), table.export(target)
+    SubmittedJob     status, progress, log, result and end of a job
     Runs, RunAccount table.runs(): every attempt to write the table, and what it took
     RunProgress      table.progress(), table.watch(): where the run is, and how it ended
     RunReport        table.report(): what the newest run did
@@ -83,6 +86,9 @@ if TYPE_CHECKING:
     from sfr_batch.format.run_progress import RunProgress as RunProgress
     from sfr_batch.pipeline.price.price import Price as Price
     from sfr_batch.pipeline.repair import Repair as Repair
+    from sfr_batch.pipeline.submission.submit import job as job
+    from sfr_batch.pipeline.submission.submit import submit as submit
+    from sfr_batch.pipeline.submission.submitted_job import SubmittedJob as SubmittedJob
     from sfr_batch.pipeline.summary import Summary as Summary
     from sfr_batch.planning.plan import EmbedPlan as EmbedPlan
     from sfr_batch.table.changes import Changes as Changes
@@ -127,6 +133,7 @@ _HOMES = {
     "SfrBatchError": "errors",
     "Snapshot": "table.table",
     "StorageSettings": "config.settings",
+    "SubmittedJob": "pipeline.submission.submitted_job",
     "Summary": "pipeline.summary",
     "TableComparison": "evaluation.questions.comparison",
     "TableScores": "evaluation.questions.scores",
@@ -135,6 +142,7 @@ _HOMES = {
     "embed": "api",
     "errors": "errors",
     "evaluate": "api",
+    "job": "pipeline.submission.submit",
     "load_config": "config.loading",
     "mteb_model": "api",
     "open_table": "api",
@@ -143,6 +151,7 @@ _HOMES = {
     "promote": "api",
     "promote_back": "api",
     "repair": "api",
+    "submit": "pipeline.submission.submit",
     "verify": "api",
 }
 """The module of each public name; `errors` is one itself."""

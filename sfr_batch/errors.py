@@ -21,6 +21,8 @@
     ├── TooManyDeletes            more documents left the corpus than the config allows: nothing was embedded
     ├── TooManyChanges            more documents would be embedded again than the config allows: nothing was embedded
     ├── TooExpensive              the run would take longer or cost more than the config allows: nothing was embedded
+    ├── ClusterError              the Ray cluster that jobs were submitted to fails: try again, or look at its head
+    ├── JobFailed                 a submitted job did not succeed: its own last words are in the message
     └── RunFailed                 some splits failed; what succeeded is committed, running again continues
 
 Messages name the file, row or setting, and what to do; `counted` spells their numbers. Imports nothing of the package.
@@ -161,6 +163,19 @@ class TooManyChanges(SfrBatchError):
 
 class TooExpensive(SfrBatchError):
     """The run would go beyond run.max_hours or run.max_price; nothing was embedded or published."""
+
+
+class ClusterError(SfrBatchError):
+    """The job server of a Ray cluster, which has answered before, does not answer or refuses."""
+
+
+class JobFailed(SfrBatchError):
+    """A submitted job failed or was stopped."""
+
+    def __init__(self, message: str, account: object = None) -> None:
+        super().__init__(message)
+        self.account = account
+        """The `RunAccount` of its attempt; as far as the job itself tells it if the table has none."""
 
 
 class RunFailed(SfrBatchError):

@@ -21,6 +21,7 @@ from sfr_batch.cli.reading import READING
 from sfr_batch.cli.report import report
 from sfr_batch.cli.score import score
 from sfr_batch.cli.status import status
+from sfr_batch.cli.submit import submit
 from sfr_batch.errors import ConfigError, counted
 from sfr_batch.format.on_screen import shown, shown_id, shown_message
 from sfr_batch.pipeline import interrupt
@@ -35,6 +36,7 @@ _IN_ORDER_OF_USE = {
     "verify": "Check the model before a long run.",
     "plan": "Show what `embed` would do. Writes nothing.",
     "embed": "Embed what is missing and publish one new snapshot.",
+    "submit": "Have a Ray cluster embed, as a job.",
     "status": "Show the last snapshots, and the runs that go on.",
     "search": "Find the rows that are nearest to a query.",
     "encode": "Print the vectors of texts, by the model of a table.",
@@ -119,7 +121,7 @@ def embed(config: str, overrides: tuple[str, ...]) -> None:
     settings of CONFIG, e.g. `table.path=s3://bucket/other`.
 
     It runs in this process, on a Ray of its own, or on the Ray cluster whose node this machine is: run.ray_address,
-    RAY_ADDRESS. To run it on a cluster from elsewhere: `ray job submit --working-dir . -- python jobs/embed.py CONFIG`.
+    RAY_ADDRESS. To run it on a cluster from elsewhere: `sfr-batch submit CONFIG`.
     Relative paths in CONFIG begin in the working directory, which for such a job is the folder that was uploaded.
 
     SIGTERM and Ctrl-C stop it within 2 seconds, at any moment. The last line says what is committed; the same command
@@ -286,5 +288,5 @@ def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -
             click.echo(f"Would remove {what}. Nothing was removed; --delete does it.")
 
 
-for _command in (init, encode, score, evaluate, status, report, *READING, *KEEPING):
+for _command in (init, submit, encode, score, evaluate, status, report, *READING, *KEEPING):
     main.add_command(_command)

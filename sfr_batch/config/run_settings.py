@@ -58,9 +58,9 @@ class RunSettings(Section):
     """The pool of encode actors."""
     ray_address: Text | None = None
     """Address of the cluster to join, HOST:PORT as `ray start` prints it; this machine must be one of its nodes. From
-    elsewhere submit the run with `ray job submit`. `auto` looks for a Ray that runs on this machine, `local` starts one
-    for this run, `none` runs in this process without Ray. Default: RAY_ADDRESS, else a Ray that runs on this machine,
-    else `none` if one actor is enough for this machine, else `local`."""
+    elsewhere `sfr-batch submit` has the cluster run it. `auto` looks for a Ray that runs on this machine, `local`
+    starts one for this run, `none` runs in this process without Ray. Default: RAY_ADDRESS, else a Ray that runs on this
+    machine, else `none` if one actor is enough for this machine, else `local`."""
     max_failed_splits: int = Field(default=3, ge=0)
     """Number of failed splits that a run tolerates before it stops early. A run with any failed split fails at the end
     and publishes nothing."""

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from sfr_batch.errors import counted
 from sfr_batch.format.durations import format_duration
+from sfr_batch.format.notebook import html_table
 
 RUNNING, PUBLISHED, TRIAL, NOTHING, AGAIN = "running", "published", "trial", "nothing to do", "planned again"
 FAILED, STOPPED, KILLED = "failed", "stopped", "killed"
@@ -23,7 +24,7 @@ UNKNOWN, NO_RUN = "unknown", "none"
 """For who looks at a run: it has let the table go and left nothing that says why; there has been no run yet."""
 WORK = ("splits", "rows", "rejected", "tokens", "encoded_tokens", "padded_tokens", "actor_seconds_used")
 """What the receipts of an attempt add up to."""
-_MESSAGE = 500
+MESSAGE = 500
 """Characters of an error that are kept."""
 
 
@@ -124,7 +125,7 @@ class RunAccount:
 
     def failed(self, error: BaseException) -> Self:
         """As one that ended with this error."""
-        message = " ".join(str(error).split())[:_MESSAGE]
+        message = " ".join(str(error).split())[:MESSAGE]
         return dataclasses.replace(self, outcome=FAILED, error=type(error).__name__, message=message)
 
     @property
@@ -145,6 +146,12 @@ class RunAccount:
         """``user@host``, and its Ray job."""
         who = "@".join(filter(None, (self.user, self.host))) or "?"
         return f"{who} {self.ray_job}" if self.ray_job else who
+
+    def __str__(self) -> str:
+        return listing([self])
+
+    def _repr_html_(self) -> str:
+        return html([self])
 
 
 HEAD = ("run", "started", "took", "ended", "by", "devices", "reserved", "used", "rows", "tokens", "cost")
@@ -185,6 +192,14 @@ def listing(accounts: Sequence[RunAccount]) -> str:
         for cells in rows
     ]
     return "\n".join([*lines, total(accounts)])
+
+
+def html(accounts: Sequence[RunAccount]) -> str:
+    """The same for a notebook."""
+    numbers = [number for number, name in enumerate(HEAD) if name in NUMBERS]
+    return html_table(
+        map(row, accounts), head=HEAD, title=total(accounts) if accounts else "no run yet", numbers=numbers
+    )
 
 
 def total(accounts: Sequence[RunAccount]) -> str:

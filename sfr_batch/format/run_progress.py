@@ -41,7 +41,7 @@ class RunProgress:
     table: str = ""
     """URI of the table."""
     run_id: str = ""
-    """Empty if nobody has written the table yet."""
+    """Empty if nobody has written the table yet, and of a submitted job whose run has not begun."""
     stage: str = ""
     """What it is doing, in a few words, such as `waiting for 1 of 8 GPUs`; empty if nothing says it."""
     waiting: bool = False

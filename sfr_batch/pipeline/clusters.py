@@ -14,7 +14,7 @@ from pathlib import Path
 from sfr_batch.errors import ConfigError
 from sfr_batch.storage.local_files import read_text_file
 
-SUBMIT = "ray job submit --address {at} --working-dir . -- python jobs/embed.py CONFIG"
+SUBMIT = "sfr-batch submit CONFIG --address {at}"
 """The command that runs a config on a cluster from anywhere."""
 _OR_HERE = "or embed in this process: run.ray_address=none."
 _PORT_OF_JOBS = 8265
@@ -76,7 +76,7 @@ def check(address: Address) -> None:
     """Raises ConfigError, within seconds, if no cluster can be joined at the address: its form, its port, the token."""
     address.check_form()
     _check_port(address)
-    _check_token(address)
+    check_token(str(address))
 
 
 def answers(text: str) -> bool:
@@ -95,7 +95,7 @@ def _check_port(address: Address) -> None:
             answer = b"" if _encrypted() else _greet(connection)
     except OSError as error:
         raise ConfigError(
-            f"No Ray cluster answers at {address}: {_reason(error)}. Start it, correct the address, {_OR_HERE}"
+            f"No Ray cluster answers at {address}: {reason(error)}. Start it, correct the address, {_OR_HERE}"
         ) from None
     if not _encrypted() and answer[3:4] != bytes((_SETTINGS,)):
         http = answer.startswith((b"HTTP", b"<"))
@@ -106,6 +106,12 @@ def _check_port(address: Address) -> None:
 def _encrypted() -> bool:
     """Whether Ray speaks TLS, which begins in another way."""
     return os.environ.get("RAY_USE_TLS", "").lower() in ("1", "true")
+
+
+def speaks_grpc(connection: socket.socket) -> bool:
+    """Whether the port of a cluster's head answers, which its nodes join; as far as one can tell if it is encrypted."""
+    connection.settimeout(_ANSWER_S)
+    return not _encrypted() and _greet(connection)[3:4] == bytes((_SETTINGS,))
 
 
 def _greet(connection: socket.socket) -> bytes:
@@ -123,7 +129,8 @@ def something_else(address: Address, what: str) -> ConfigError:
     )
 
 
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
+    """Why a connection did not come about, in a few words."""
     if isinstance(error, ConnectionRefusedError):
         return "nothing listens there"
     if isinstance(error, socket.gaierror):
@@ -141,25 +148,50 @@ def sends_token() -> bool:
 def token_source() -> str | None:
     """Where Ray finds the token of this process; None if there is none. Raises ConfigError if RAY_AUTH_TOKEN_PATH names
     none: Ray would end the process."""
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return "RAY_AUTH_TOKEN"
+    return _find_token()[0]
+
+
+def token() -> str:
+    """The token of this process, which must go nowhere but into a request; empty if there is none. Raises ConfigError,
+    see `token_source`."""
+    return _find_token()[1]
+
+
+def _find_token() -> tuple[str | None, str]:
+    """Where it is, and the token."""
+    if value := os.environ.get("RAY_AUTH_TOKEN"):
+        return "RAY_AUTH_TOKEN", value.strip()
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     file = Path(named or Path.home() / ".ray" / "auth_token")
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        if (read_text_file(file) or "").strip():
-            return str(file)
+        if value := (read_text_file(file) or "").strip():
+            return str(file), value
     if named:
         raise ConfigError(
             f"RAY_AUTH_TOKEN_PATH is {named}, where no token can be read. Put the cluster's token there or into "
             "RAY_AUTH_TOKEN; `ray get-auth-token` on its head prints it."
         )
-    return None
+    return None, ""
 
 
-def _check_token(address: Address) -> None:
-    """Raises ConfigError if a token is to be sent and there is none."""
+def check_token(where: str) -> None:
+    """Raises ConfigError if a token is to be sent to the cluster at ``where``, and there is none."""
     if sends_token() and token_source() is None:
         raise ConfigError(
-            f"RAY_AUTH_MODE is token, and this process has no token for the Ray cluster at {address}. Put the "
+            f"RAY_AUTH_MODE is token, and this process has no token for the Ray cluster at {where}. Put the "
             "cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token; `ray get-auth-token` on its head prints it."
         )
+
+
+def token_refused(where: str) -> str:
+    """The sentence of a cluster at ``where`` that wants a token, or another one."""
+    if not sends_token():
+        return (
+            f"The Ray cluster at {where} wants a token, and RAY_AUTH_MODE is "
+            f"{os.environ.get('RAY_AUTH_MODE') or 'not set'}. Set RAY_AUTH_MODE=token, with the cluster's token in "
+            "RAY_AUTH_TOKEN or ~/.ray/auth_token; `ray get-auth-token` on its head prints it."
+        )
+    return (
+        f"The Ray cluster at {where} refuses the token of {token_source()}. Put the cluster's token there; "
+        "`ray get-auth-token` on its head prints it."
+    )

@@ -71,9 +71,8 @@ def missing_package(module: str, node: str) -> str:
     where = f"Node {node}" if node else "A node"
     if module.partition(".")[0] == "sfr_batch":
         return (
-            f"{where} has no Python package sfr_batch. Submit the run from the repository, whose files then travel to "
-            "all nodes: ray job submit --working-dir . -- python jobs/embed.py CONFIG. Or install sfr-batch on every "
-            "node."
+            f"{where} has no Python package sfr_batch. Submit the run, which sends the package to all nodes: "
+            "sfr-batch submit CONFIG. Or install sfr-batch on every node."
         )
     return (
         f"{where} has no Python module {module}. Install on every node what sfr-batch depends on, best in its image: "

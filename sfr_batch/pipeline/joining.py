@@ -43,7 +43,7 @@ def check(address: clusters.Address) -> None:
             client = GcsClient(address=address.text)
             versions = usage_lib.get_cluster_metadata(client)
     except ray.exceptions.AuthenticationError:
-        raise ConfigError(_token_refused(address)) from None
+        raise ConfigError(clusters.token_refused(str(address))) from None
     except (ray.exceptions.RayError, RuntimeError):
         raise clusters.something_else(address, "another service") from None
     _check_versions(address, versions)
@@ -60,19 +60,6 @@ def check_connected() -> None:
             f"run: {clusters.SUBMIT.format(at='http://HEAD:8265')}. Or call ray.shutdown() and embed in this process: "
             "run.ray_address=none."
         )
-
-
-def _token_refused(address: clusters.Address) -> str:
-    if not clusters.sends_token():
-        return (
-            f"The Ray cluster at {address} wants a token, and RAY_AUTH_MODE is "
-            f"{os.environ.get('RAY_AUTH_MODE') or 'not set'}. Set RAY_AUTH_MODE=token, with the cluster's token in "
-            "RAY_AUTH_TOKEN or ~/.ray/auth_token; `ray get-auth-token` on its head prints it."
-        )
-    return (
-        f"The Ray cluster at {address} refuses the token of {clusters.token_source()}. Put the cluster's token there; "
-        "`ray get-auth-token` on its head prints it."
-    )
 
 
 def _check_versions(address: clusters.Address, theirs: dict[str, Any]) -> None:

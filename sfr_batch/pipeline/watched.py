@@ -34,11 +34,21 @@ class Watched(Table):
         each change. If there is no run, it returns how the last one ended. The run is not touched. Raises StorageError
         if the store fails for ten minutes.
         """
-        if isinstance(every_s, bool) or not isinstance(every_s, int | float) or not every_s >= 1:
-            raise ConfigError(f"every_s={every_s!r}: give a number of seconds, 1 or more.")
-        if not in_notebook():
-            return follow(watch(self, every_s), shown_by(sys.stderr))
-        return Seen.of(follow(watch(self, every_s), NotebookDisplay()))
+        return show_to_end(watch(self, check_pause(every_s)))
+
+
+def check_pause(every_s: float) -> float:
+    """The seconds between two looks. Raises ConfigError."""
+    if isinstance(every_s, bool) or not isinstance(every_s, int | float) or not every_s >= 1:
+        raise ConfigError(f"every_s={every_s!r}: give a number of seconds, 1 or more.")
+    return every_s
+
+
+def show_to_end(states: Iterable[RunProgress | StorageError]) -> RunProgress:
+    """Show the states as they come, in the way of the place where this process runs; returns the last one."""
+    if not in_notebook():
+        return follow(states, shown_by(sys.stderr))
+    return Seen.of(follow(states, NotebookDisplay()))
 
 
 def follow(states: Iterable[RunProgress | StorageError], shows: Shows) -> RunProgress:

@@ -18,7 +18,7 @@ HOW_TO_JOIN = (
     "On a machine of the cluster write HOST:PORT as `ray start` prints it, or auto for the Ray that runs there: "
     "run.ray_address=auto. Or embed in this process: run.ray_address=none."
 )
-SUBMIT = "Submit the run: ray job submit --address {} --working-dir . -- python jobs/embed.py CONFIG."
+SUBMIT = "Submit the run: sfr-batch submit CONFIG --address {}."
 NO_HEAD = (
     "At 127.0.0.1:{{port}} (run.ray_address) listens {}, and not the head of a Ray cluster, whose port is 6379 or that "
     "of `ray start --port`. Correct the address, or embed in this process: run.ray_address=none."

@@ -91,17 +91,17 @@ ROWS = [
         prepare=both(cluster, other_versions(python_version="3.9.1")), overrides=AT),
     Row("a machine that is no node",
         "This machine is no node of the Ray cluster at {address} (run.ray_address), and a run starts on one of its "
-        "nodes. Submit the run: ray job submit --address http://{host}:8265 --working-dir . -- python jobs/embed.py "
-        "CONFIG. Or embed in this process: run.ray_address=none.", code=2,
+        "nodes. Submit the run: sfr-batch submit CONFIG --address http://{host}:8265. Or embed in this process: "
+        "run.ray_address=none.", code=2,
         prepare=both(cluster, another_machine), overrides=AT),
     Row("another port of a node",
         "At {address} (run.ray_address) listens another service, and not the head of a Ray cluster, whose port is 6379 "
         "or that of `ray start --port`. Correct the address, or embed in this process: run.ray_address=none.", code=2,
         prepare=both(cluster, port_of_a_node), overrides=AT),
     Row("nodes without the package",
-        "Node {host} has no Python package sfr_batch. Submit the run from the repository, whose files then travel to "
-        "all nodes: ray job submit --working-dir . -- python jobs/embed.py CONFIG. Or install sfr-batch on every "
-        "node.\nFinished splits stay committed; the same command continues.",
+        "Node {host} has no Python package sfr_batch. Submit the run, which sends the package to all nodes: sfr-batch "
+        "submit CONFIG. Or install sfr-batch on every node.\nFinished splits stay committed; the same command "
+        "continues.",
         prepare=both(cluster, hidden("sfr_batch")), **ON_RAY),
     Row("nodes without its dependencies",
         "2 of 2 splits did not finish. Nothing was published. Committed: 0 splits; the same command continues with the "

@@ -88,7 +88,7 @@ def complaint(code: int, *arguments: Any) -> str:
 COMMANDS = {
     *("init", "plan", "embed", "verify", "search", "status", "audit", "sweep"),
     *("snapshots", "export", "changes", "view", "compact", "expire", "promote", "repair", "encode", "evaluate"),
-    *("score", "runs", "report"),
+    *("score", "runs", "report", "submit"),
 }
 
 

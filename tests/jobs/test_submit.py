@@ -1,4 +1,4 @@
-"""`ray job submit --working-dir . -- python jobs/embed.py CONFIG`, as the README has it, to a head with a token.
+"""`sfr.submit`, and `ray job submit --working-dir . -- python jobs/embed.py CONFIG`, to a head with a token.
 
 The head is a process of its own with its own ports, folder, home and password; nothing outside of them is touched.
 """
@@ -6,6 +6,7 @@ The head is a process of its own with its own ports, folder, home and password; 
 import contextlib
 import json
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -22,8 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import sfr_batch as sfr
+from sfr_batch.cli.main import main
+from sfr_batch.errors import ConfigError, JobFailed
 from sfr_batch.format import names
 from sfr_batch.storage.stores import open_store
 from tests.job_processes import (
@@ -32,11 +36,15 @@ from tests.job_processes import (
     SPLITS,
     command,
     data_files,
+    documents,
     kill_tree,
     prepare,
     process_tree,
+    put_parquet,
     says_what_is_committed,
+    settings,
 )
+from tests.tables import do_plan
 
 pytestmark = pytest.mark.ray
 
@@ -76,6 +84,11 @@ class Head:
             assert self._process.poll() is None, output.read_text()
             time.sleep(0.2)
 
+    @property
+    def address(self) -> str:
+        """Where it takes jobs."""
+        return f"http://127.0.0.1:{self._dashboard}"
+
     def close(self) -> None:
         """End what was started here, and that alone."""
         kill_tree(self._process.pid)
@@ -83,13 +96,13 @@ class Head:
 
     def submit(self, *command: str, submission_id: str = "", wait: bool = True, **environment: str) -> tuple[int, str]:
         """Exit code and output of `ray job submit --working-dir . -- …`, run in the repository."""
-        options = ["--address", f"http://127.0.0.1:{self._dashboard}", "--working-dir", "."]
+        options = ["--address", self.address, "--working-dir", "."]
         options += ["--submission-id", submission_id] if submission_id else []
         options += [] if wait else ["--no-wait"]
         return self._run("submit", *options, "--", *command, **environment)
 
     def stop(self, submission_id: str) -> None:
-        code, output = self._run("stop", "--address", f"http://127.0.0.1:{self._dashboard}", submission_id)
+        code, output = self._run("stop", "--address", self.address, submission_id)
         assert code == 0, output
 
     def job(self, submission_id: str) -> dict[str, Any]:
@@ -117,7 +130,7 @@ class Head:
         return done.returncode, done.stdout
 
     def _get(self, path: str) -> Any:
-        request = urllib.request.Request(f"http://127.0.0.1:{self._dashboard}{path}")
+        request = urllib.request.Request(f"{self.address}{path}")
         request.add_header("Authorization", f"Bearer {self._token}")
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
@@ -274,3 +287,144 @@ def test_workers_have_the_package_and_no_more(head: Head) -> None:
     files = {Path(file) for file in seen["files"]}
     assert {Path("jobs/embed.py"), Path("configs/demo.yaml")} <= files
     assert not {file.parts[0] for file in files} & {".git", ".ci", "tests", "demo", ".hypothesis", ".mypy_cache"}
+
+
+# --- sfr.submit
+
+
+SUBMITTER = """
+import os, sys
+import sfr_batch as sfr
+job = sfr.submit(sys.argv[1], address=sys.argv[2])
+assert job.new
+print(job.id, flush=True)
+job.wait()
+"""
+
+
+@pytest.fixture
+def here(head: Head, monkeypatch: pytest.MonkeyPatch) -> Head:
+    """This process has the token of the head, since a moment ago, and a RAY_ADDRESS that is another's."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", head.environment["RAY_AUTH_TOKEN"])
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
+    return head
+
+
+@pytest.fixture
+def small_job(tmp_path: Path, small_model: Path) -> Path:
+    """A config for a corpus of four documents."""
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(["one", "two", "three", "four"]))
+    file = tmp_path / "job.yaml"
+    file.write_text(json.dumps(settings(small_model, str(tmp_path))))
+    return file
+
+
+@pytest.fixture
+def night(small_job: Path, tmp_path: Path) -> Path:
+    """Its table is finished, and a document has gone since: a run that needs no model."""
+    do_plan(sfr.plan(small_job))
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(["one", "two", "three"]))
+    return small_job
+
+
+def submit_elsewhere(head: Head, config_file: Path, folder: Path) -> str:
+    """The id of a job whose submitter, in a process of its own, was killed at once."""
+    command = [sys.executable, "-c", SUBMITTER, str(config_file), head.address]
+    own = head.environment | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=folder, env=own, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout
+        submission_id = first.stdout.readline().strip()
+        first.kill()
+    return submission_id
+
+
+def test_a_job_outlives_who_has_submitted_it(here: Head, night: Path, tmp_path: Path) -> None:
+    """Another process finds it by its id. After its end, the same submission is a new job."""
+    submission_id = submit_elsewhere(here, night, tmp_path)
+    job = sfr.job(submission_id, address=here.address)
+    assert job.table == f"{tmp_path}/table"
+    assert job.wait(timeout=200) == "succeeded"
+    account = job.result()
+    assert (account.how, account.ray_job, account.command) == (
+        "published snapshot 2",
+        submission_id,
+        "python embed.py config.yaml",
+    )
+    assert account.versions["sfr-batch"] == sfr.__version__
+    progress = job.progress()
+    assert (progress.outcome, progress.ended) == ("published", account)
+    assert job.stop() == "succeeded"
+    assert "".join(job.follow()) == job.logs()
+    assert f"Table     {tmp_path}/table, snapshot 2\n" in job.logs()
+    assert here.job(submission_id)["metadata"].keys() == {"sfr_batch_table", "sfr_batch_by"}
+
+    result = CliRunner().invoke(main, ["submit", str(night), "--address", here.address, "--wait", "--json"])
+    assert result.exit_code == 0, result.output
+    second = json.loads(result.stdout)
+    assert (second["id"], second["new"]) == (submission_id.removesuffix("-1") + "-2", True)
+    assert (second["status"], second["account"]["outcome"]) == ("succeeded", "nothing to do")
+
+
+@pytest.mark.slow
+def test_a_job_that_embeds_is_watched(
+    here: Head, small_job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From when it is pending to its end, and the same submission meanwhile is the same job. Its workers have the
+    package from what was sent."""
+    submission_id = submit_elsewhere(here, small_job, tmp_path)
+    job = sfr.submit(small_job, address=here.address)
+    assert (job.id, job.new) == (submission_id, False)
+    last = job.watch(every_s=1)
+    assert (last.outcome, last.table, last.embedded) == ("published", job.table, 4)
+    assert "starting" in capsys.readouterr().err  # said by the run itself, on storage
+    account = job.result()
+    assert (last.ended, account.rows) == (account, 4)
+    assert here.job(submission_id)["metadata"]["sfr_batch_run"] == account.run_id
+    assert len(sfr.open_table(job.table).to_arrow()) == 4
+
+
+def test_a_variable_that_the_cluster_lacks_is_named(
+    here: Head, small_job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is set here, and its value goes nowhere. Of two that submit the same at once, who have not seen each other's
+    job, Ray refuses the second one, who then has the job of the first, and sees how it ends."""
+    from sfr_batch.pipeline.submission.jobs_api import JobsApi
+
+    monkeypatch.setattr(JobsApi, "jobs", lambda self: [])
+    monkeypatch.setenv("SFR_TEST_HOOK", "http://127.0.0.1:9/valuethatissecret")
+    hook = "run.on_end=${SFR_TEST_HOOK}"
+    job = sfr.submit(small_job, [hook], address=here.address)
+    result = CliRunner().invoke(main, ["submit", str(small_job), hook, "--address", here.address, "--follow"])
+    sentence = (
+        "The environment variable SFR_TEST_HOOK is not set, but the config refers to it as ${SFR_TEST_HOOK}. Export "
+        "it, on a cluster on every node."
+    )
+    assert job.new
+    assert re.match(rf"job    {job.id}, \w+ already; nothing was submitted\n", result.stdout)
+    assert f"\nerror: {sentence}\n" in result.stdout
+    assert result.stderr == f"error: The Ray job {job.id} failed with exit code 2: {sentence}\n"
+    assert result.exit_code == 1
+    with pytest.raises(JobFailed, match="SFR_TEST_HOOK is not set") as failed:
+        job.result()
+    assert (job.status(), job.progress().ended) == ("failed", failed.value.account)
+    assert "secret" not in json.dumps(here.job(job.id)) + result.output
+
+
+def test_another_token_is_refused(here: Head, small_job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    where = f"The Ray cluster at {here.address} (address)"
+    with pytest.raises(ConfigError) as refused:
+        sfr.submit(small_job, address=here.address)
+    assert str(refused.value) == (
+        f"{where} refuses the token of RAY_AUTH_TOKEN. Put the cluster's token there; {GET_TOKEN}"
+    )
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    with pytest.raises(ConfigError) as refused:
+        sfr.job("sfr-x-1", address=here.address)
+    assert str(refused.value).startswith(f"{where} wants a token, and RAY_AUTH_MODE is not set. ")
+
+
+def test_an_unknown_job_is_refused_with_those_that_there_are(here: Head) -> None:
+    with pytest.raises(ConfigError, match=rf"^The Ray cluster at {here.address} \(address\) has no job 'sfr-x-1'\. It"):
+        sfr.job("sfr-x-1", address=here.address)

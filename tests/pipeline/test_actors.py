@@ -116,8 +116,8 @@ def test_ray_client_carries_no_run(ray_session: None, monkeypatch: pytest.Monkey
         placement.check(placement.LOCAL, config("model", "/data"))
     assert str(caught.value) == (
         "This process is connected to a Ray cluster by Ray Client (ray://), through which no run works. Submit the "
-        "run: ray job submit --address http://HEAD:8265 --working-dir . -- python jobs/embed.py CONFIG. Or call "
-        "ray.shutdown() and embed in this process: run.ray_address=none."
+        "run: sfr-batch submit CONFIG --address http://HEAD:8265. Or call ray.shutdown() and embed in this process: "
+        "run.ray_address=none."
     )
 
 

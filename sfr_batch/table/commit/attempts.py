@@ -17,7 +17,6 @@ import pyarrow as pa
 from sfr_batch.errors import ObjectNotFound, TableError
 from sfr_batch.format import names, run_accounts
 from sfr_batch.format.history import iso
-from sfr_batch.format.notebook import html_table
 from sfr_batch.format.parquet import open_parquet, read_receipts
 from sfr_batch.format.records import Receipt
 from sfr_batch.format.run_accounts import KILLED, PUBLISHED, RUNNING, WORK, RunAccount
@@ -43,10 +42,7 @@ class Runs(list[RunAccount], Tabular):
         return run_accounts.listing(self)
 
     def _repr_html_(self) -> str:
-        head = run_accounts.HEAD
-        numbers = [number for number, name in enumerate(head) if name in run_accounts.NUMBERS]
-        title = run_accounts.total(self) if self else "no run yet"
-        return html_table(map(run_accounts.row, self), head=head, title=title, numbers=numbers)
+        return run_accounts.html(self)
 
 
 def attempts(table: Table) -> Runs:
