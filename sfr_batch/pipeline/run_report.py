@@ -12,6 +12,7 @@ from sfr_batch.pipeline.price.price import Price
 from sfr_batch.pipeline.progress import Progress
 from sfr_batch.pipeline.summary import Summary
 from sfr_batch.planning.plan import EmbedPlan
+from sfr_batch.table.report.examples import count_duplicates
 from sfr_batch.table.report.value import REPORT_VERSION, RunReport
 
 
@@ -105,5 +106,6 @@ def _published(summary: Summary) -> dict[str, Any]:
         "counts": snapshot.manifest.counts.model_dump(),
         "changes": changes.model_dump() if changes else None,
         "share_cut": snapshot.share_cut,
+        "duplicates": count_duplicates(snapshot.store, snapshot.manifest.duplicates),
         "plain": summary.plain,
     }

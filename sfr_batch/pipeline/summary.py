@@ -160,6 +160,7 @@ class Summary:
             ("Read", f"sfr_batch.open_table({self.table!r}).to_arrow()"),
             ("", f"duckdb: SELECT id, embedding FROM {self._for_duckdb()}" if self.plain else ""),
             ("Rejects", f"sfr_batch.open_table({self.table!r}).current().rejects()" if counts.rejected else ""),
+            ("Report", f"sfr-batch report {self.table}" if self.published else ""),
         ]
         return [(label, text) for label, text in details if text]
 

@@ -76,13 +76,14 @@ class Work:
         self._tokens_full += receipt.tokens_full
 
     def figures(self) -> dict[str, Any]:
-        """What it comes to, by the fields of a report."""
+        """What it comes to, by the fields of a report. A signal may ask for it from another thread, while it grows."""
         tokens, rows = self._series.values()
         return {
             "throughput": Throughput(every_seconds=self._series.every_s, tokens=tokens, rows=rows),
             "lengths": Lengths(edges=EDGES, documents=_plain(self._documents), rows=_plain(self._rows)),
             "rejects": Rejects(
-                by_reason=dict(self._rejects), examples=tuple(row for rows in self._examples.values() for row in rows)
+                by_reason=dict(self._rejects),
+                examples=tuple(row for rows in list(self._examples.values()) for row in rows),
             ),
             "truncated": self._truncated,
             "tokens_full": self._tokens_full,

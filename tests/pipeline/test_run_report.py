@@ -25,12 +25,12 @@ TEXTS = ["short", "a few words more", "long " * 700, "long " * 500]
 
 
 def prepare_mixed(tmp_path: Path, tiny: Path, **run: Any) -> dict[str, Any]:
-    """A job of nine splits, one with two rows that are rejected and two that are cut."""
+    """A job of ten splits: two rows are rejected, two are cut, and one has the id of another one."""
     job = prepare(tmp_path, tiny, **run)
     rows = documents(TEXTS, "x<b>")
     rows += [{"id": "null", "text": None, "lang": "en"}, {"id": "empty", "text": " ", "lang": "en"}]
     put_parquet(f"{tmp_path}/corpus/mixed.parquet", rows[:5])
-    put_parquet(f"{tmp_path}/corpus/rest.parquet", rows[5:])
+    put_parquet(f"{tmp_path}/corpus/rest.parquet", [*rows[5:], rows[0]])
     return job
 
 
@@ -47,13 +47,16 @@ def test_a_run_that_publishes(tiny: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert report.throughput
     assert (sum(report.throughput.tokens), sum(report.throughput.rows)) == (summary.tokens, summary.embedded)
     assert report.lengths
-    assert sum(report.lengths.documents) == sum(report.lengths.rows) == summary.embedded == 44
+    assert sum(report.lengths.documents) == sum(report.lengths.rows) == summary.embedded == 45
     buckets = zip(report.lengths.edges, report.lengths.documents, report.lengths.rows, strict=True)
     assert sum(documents for edge, documents, _ in buckets if edge >= 512) == 2
     assert (report.truncated, report.share_cut) == (2, summary.snapshot and summary.snapshot.share_cut)
     assert report.rejects
     assert report.rejects.by_reason == {"null_text": 1, "empty_text": 1}
     assert {example.id for example in report.rejects.examples} == {"null", "empty"}
+    assert (report.duplicates, report.counts and report.counts["rejected"]) == (1, 3)
+    assert "1 row of the snapshot gave way to another row with the same id" in report.to_html()
+    assert "were decided by earlier runs" not in report.to_html()
     for stage in ("planning", "start_up", "embed", "read", "tokenize", "encode", "write"):
         assert getattr(report, f"{stage}_seconds") > 0, stage
     whole = (report.planning_seconds, report.start_up_seconds, report.embed_seconds, report.ending_seconds)

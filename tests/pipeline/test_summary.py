@@ -60,7 +60,8 @@ def test_every_line_in_reading_order(snapshot: Snapshot) -> None:
         'Search    sfr-batch search t "your question"\n'
         "Read      sfr_batch.open_table('t').to_arrow()\n"
         "          duckdb: SELECT id, embedding FROM 't/data/*.parquet'\n"
-        "Rejects   sfr_batch.open_table('t').current().rejects()"
+        "Rejects   sfr_batch.open_table('t').current().rejects()\n"
+        "Report    sfr-batch report t"
     )
 
 

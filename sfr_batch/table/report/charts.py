@@ -14,6 +14,8 @@ from sfr_batch.format.durations import format_duration
 
 _STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 _TICKS = 5
+LIMIT = 'class="limit"'
+"""Of the line at a limit, which is there only if the limit is among the bars."""
 _GAP = 0.12
 """Share of a bucket's width between two bars."""
 
@@ -65,10 +67,10 @@ def bars(edges: Sequence[int], values: Sequence[int], unit: str, label: str, lim
         shapes.append(_over((number - first) * width, width, name))
     if limit and (at := _place(edges, limit)) is not None and first < at < last:
         x = (at - first) * width
-        shapes.append(f'<line class="limit" x1="{x:.2f}" x2="{x:.2f}" y1="0" y2="100"/>')
+        shapes.append(f'<line {LIMIT} x1="{x:.2f}" x2="{x:.2f}" y1="0" y2="100"/>')
     powers = [number for number in range(first, last) if edges[number].bit_count() == 1]
     every = max(1, -(-len(powers) // (_TICKS + 1)))
-    marks = [((number - first) * width, f"{edges[number]:,}") for number in powers[::every]]
+    marks = [((number - first) * width, f"{edges[number]:,}") for number in powers[::every] or [first]]
     return _frame("".join(shapes), lines, marks, label, unit)
 
 
@@ -107,8 +109,8 @@ def _scale(largest: float) -> tuple[float, list[float]]:
     if largest <= 0:
         return 1.0, [0.0, 1.0]
     unit = 10.0 ** math.floor(math.log10(largest))
-    step = next(step * unit for step in (0.25, 0.5, 1.0, 2.5) if math.ceil(largest / (step * unit)) <= 4)
-    step = step if largest >= 4 else max(step, 1.0) if largest >= 1 else step
+    step = next(step * unit for step in (0.2, 0.5, 1.0, 2.0, 5.0) if math.ceil(largest / (step * unit)) <= 4)
+    step = max(step, 1.0) if largest >= 1 else step  # of whole things there are no halves
     lines = math.ceil(largest / step)
     return lines * step, [number * step for number in range(lines + 1)]
 

@@ -1,4 +1,4 @@
-"""Examples of rejects, as a report may show them: a few of each reason, and nothing in full length."""
+"""Rejects as a report may have them: examples, a few of each reason and nothing in full length; and a number."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,6 +7,8 @@ import pyarrow as pa
 
 from sfr_batch.format import names
 from sfr_batch.format.on_screen import shown, shown_id
+from sfr_batch.format.parquet import open_parquet
+from sfr_batch.storage.store import Store
 from sfr_batch.table.report.value import RejectExample
 
 EXAMPLES = 5
@@ -36,3 +38,14 @@ def examples_of(rejects: pa.Table, shard: str = "", before: Mapping[str, int] | 
         )
         for row in rejects.take(pa.array(chosen, pa.int64())).to_pylist()
     ]
+
+
+def count_duplicates(store: Store, key: str | None) -> int:
+    """Rows in the file of duplicates that a manifest names, if it names one. Reads its footer alone.
+
+    Raises ObjectNotFound, StorageError.
+    """
+    if key is None:
+        return 0
+    with store.open(key) as file:
+        return int(open_parquet(file).metadata.num_rows)

@@ -81,7 +81,10 @@ def rows(report: "RunReport") -> str:
     """How the rows of the snapshot add up; of a run that has not published, its own."""
     counts = report.counts
     if not counts:
-        return f"{number(report.embedded)} embedded by this run, {number(report.rejected)} rejected; not published"
+        more = "≥ " if report.account.at_least else ""
+        return (
+            f"{more}{number(report.embedded)} embedded by this run, {number(report.rejected)} rejected; not published"
+        )
     kept = f"; {counts['kept']:,} kept that are no longer in the corpus" if counts.get("kept") else ""
     return (
         f"{counts['read']:,} read = {counts['embedded']:,} embedded + {counts['reused']:,} reused + "
@@ -127,6 +130,20 @@ def rejected(report: "RunReport") -> str:
         return "none"
     named = ", ".join(f"{amount:,} {shown(reason)}" for reason, amount in by_frequency(found.by_reason))
     return named if found.complete else f"at least {named}"
+
+
+def other_rejects(report: "RunReport") -> str:
+    """What else is among the rejects of the snapshot; empty if nothing is."""
+    if not report.counts or not report.rejects or report.duplicates is None:
+        return ""
+    rest = report.counts["rejected"] - report.duplicates - sum(report.rejects.by_reason.values())
+    parts = [
+        f"{counted(report.duplicates, 'row')} of the snapshot gave way to another row with the same id"
+        if report.duplicates
+        else "",
+        f"{counted(rest, 'reject')} of the snapshot were decided by earlier runs or while planning" if rest > 0 else "",
+    ]
+    return "; ".join(filter(None, parts))
 
 
 def by_frequency(amounts: dict[str, int]) -> list[tuple[str, int]]:

@@ -20,7 +20,7 @@ from sfr_batch.format.parquet import read_data_file, read_parquet
 from sfr_batch.format.records import Receipt
 from sfr_batch.format.run_accounts import PUBLISHED, RunAccount
 from sfr_batch.table.commit.attempts import Logs
-from sfr_batch.table.report.examples import examples_of
+from sfr_batch.table.report.examples import count_duplicates, examples_of
 from sfr_batch.table.report.measures import EDGES, Series, length_counts
 from sfr_batch.table.report.value import Lengths, RejectExample, Rejects, RunReport, Throughput
 from sfr_batch.table.table import Table
@@ -116,11 +116,12 @@ def _missing(table: Table, logs: Logs, report: RunReport) -> dict[str, Any]:
         "fingerprint": card.fingerprint,
         "fingerprint_inputs": card.fingerprint_inputs,
     }
-    if report.account.outcome == PUBLISHED and report.counts is None and report.snapshot:
+    if report.account.outcome == PUBLISHED and report.duplicates is None and report.snapshot:
         with contextlib.suppress(TableError, ObjectNotFound):
             manifest = table.published(report.snapshot).manifest
             found["counts"] = manifest.counts.model_dump()
             found["changes"] = manifest.changes.model_dump() if manifest.changes else None
+            found["duplicates"] = count_duplicates(table.store, manifest.duplicates)
     if report.throughput is None and report.run_id in logs.by_run:
         receipts = [receipt for receipt in logs.receipts(report.run_id).values() if not receipt.copied]
         if receipts:

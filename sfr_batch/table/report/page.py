@@ -24,6 +24,8 @@ _POINTS, _LINES = 120, 24
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _REJECTS = (names.REASON, names.ID, names.SHARD, names.POSITION, names.MESSAGE)
 _OLDER = "Not measured: this run wrote no report, or one of a release that did not measure it."
+_NOT_PLANNED = "Nothing was planned: run.price_per_hour, run.max_price or run.max_hours makes a run estimate its cost."
+_PLAN_UNKNOWN = "What was planned is not known: this run wrote no report, or one of an older release."
 _KILLED = "Not measured: the process was killed before it could write it."
 _GOES_ON = "Not measured yet: the run writes it at its end."
 
@@ -79,6 +81,7 @@ def _tiles(report: "RunReport") -> Iterator[tuple[str, str]]:
     account = report.account
     more = "≥ " if account.at_least else ""
     took = report.seconds if report.seconds is not None else account.seconds
+    more = more.replace(" ", "\u00a0")
     yield "rows embedded", more + facts.number(report.embedded)
     yield "tokens", more + facts.number(report.tokens)
     yield "took", more + facts.duration(took) if took is not None else facts.NOT_MEASURED
@@ -161,8 +164,9 @@ def _lengths(report: "RunReport") -> Iterator[str]:
         limit = (report.fingerprint_inputs or {}).get("max_length")
         limit = limit if isinstance(limit, int) else None
         label = f"Documents by their number of tokens before truncation, {sum(found.documents):,} in all"
-        yield charts.bars(found.edges, found.documents, "documents", label, limit)
-        line = f" The line is at the limit of {limit:,} tokens a row." if limit else ""
+        chart = charts.bars(found.edges, found.documents, "documents", label, limit)
+        yield chart
+        line = f" The line is at the limit of {limit:,} tokens a row." if limit and charts.LIMIT in chart else ""
         some = f" Of {found.files:,} of {found.of_files:,} data files." if found.files != found.of_files else ""
         yield _sentence(f"Documents by their length in tokens, before truncation.{line}{some}")
         yield _folded("Numbers", _buckets(found.edges, found.documents, found.rows), _BUCKETS, (0, 1, 2))
@@ -197,6 +201,8 @@ def _rows(report: "RunReport") -> Iterator[str]:
     if found is None:
         yield _sentence(f"Rejects of this run: {facts.number(report.rejected)}. Reasons: {facts.NOT_MEASURED}.")
         return
+    if others := facts.other_rejects(report):
+        yield _sentence(f"{others}.")
     if not found.by_reason:
         yield _sentence("This run rejected no row.")
         return
@@ -230,9 +236,7 @@ def _cost(report: "RunReport") -> Iterator[str]:
     ]
     if price is None:
         yield _listed([("this run", facts.came_to(report))])
-        yield _sentence(
-            "Nothing was planned: a run makes an estimate if run.price_per_hour, run.max_price or run.max_hours is set."
-        )
+        yield _sentence(_NOT_PLANNED if report.report_version else _PLAN_UNKNOWN)
     else:
         most = " The plan had not compared rows: at most." if price.get("upper_bound") else ""
         yield _table(rows, ("", "planned (nine of ten runs)", "came to"), (1, 2))

@@ -47,7 +47,7 @@ def details(report: "RunReport") -> list[tuple[str, str]]:
         ("Speed", facts.speed(report)),
         ("Waited", facts.bottleneck(report)),
         ("Cut", facts.cut(report)),
-        ("Rejects", facts.rejected(report)),
+        ("Rejects", "; ".join(filter(None, [facts.rejected(report), facts.other_rejects(report)]))),
         ("Drift", facts.drift(report)),
         ("Lost", facts.losses(report)),
         ("Repeated", facts.retries(report)),

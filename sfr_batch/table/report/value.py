@@ -99,6 +99,8 @@ class RunReport(_Part):
     """Documents of the snapshot that earlier attempts had embedded."""
     rejected: int | None = None
     """Rejected rows of these splits."""
+    duplicates: int | None = None
+    """Rows of the snapshot, of whichever run, that gave way to another row with their id when it was published."""
     tokens: int | None = None
     """Tokens of these documents, after truncation."""
     tokens_full: int | None = None
