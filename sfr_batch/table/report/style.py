@@ -19,7 +19,7 @@ p{margin:.5rem 0;max-width:46rem}
 .note{color:var(--soft);border-left:3px solid var(--rule);padding-left:.7rem}
 section,.tiles>div{background:var(--card);border:1px solid var(--rule);border-radius:.5rem}
 section{padding:1rem;margin:1rem 0}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.6rem,1fr));gap:.6rem;margin:1rem 0}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(8rem,1fr));gap:.6rem;margin:1rem 0}
 .tiles>div{padding:.6rem .7rem;display:flex;flex-direction:column-reverse;justify-content:flex-end}
 .tiles dd{margin:0;font-size:1.25rem;font-weight:600;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
 .tiles dd.none{font-size:1rem;font-weight:400;color:var(--soft);padding:.25rem 0}
