@@ -33,8 +33,6 @@ from sfr_batch.table.maintenance import Maintenance
 from sfr_batch.table.nearest import FloatArray, nearest
 from sfr_batch.table.pointer import PointerTarget
 from sfr_batch.table.queries import check_texts, is_vectors, one_text, unit_vectors
-from sfr_batch.table.report.gathering import find_report
-from sfr_batch.table.report.value import RunReport
 from sfr_batch.table.search import Hits, Matches
 from sfr_batch.table.table import Snapshot, Table
 
@@ -305,11 +303,6 @@ class EmbeddingTable(Askable, Watched):
     def pinned(self) -> int | None:
         """Number of the snapshot that the pointer pins; None without a pointer or a pin."""
         return self.pointed.snapshot if self.pointed else None
-
-    def report(self, run_id: str | None = None) -> RunReport:
-        """What a run did and took, also if it failed or was killed: in lines, as a page, as JSON. run_id: default the
-        newest. Raises ConfigError if there is no such run."""
-        return find_report(self, run_id)
 
     def current(self) -> Snapshot:
         """The newest snapshot, or the one that the pointer pins. Raises TableNotFound if there is none."""

@@ -1,4 +1,4 @@
-"""A table whose runs can be watched, from storage alone: `EmbeddingTable.runs`, `progress` and `watch`."""
+"""A table whose runs can be watched, from storage alone: `EmbeddingTable.runs`, `report`, `progress` and `watch`."""
 
 import sys
 from collections.abc import Iterable
@@ -9,6 +9,8 @@ from sfr_batch.pipeline.notebook_display import NotebookDisplay, Seen, in_notebo
 from sfr_batch.pipeline.watch_display import Shows, shown_by
 from sfr_batch.table.commit.attempts import Runs, attempts
 from sfr_batch.table.commit.watching import EVERY_S, progress_of, watch
+from sfr_batch.table.report.gathering import find_report
+from sfr_batch.table.report.value import RunReport
 from sfr_batch.table.table import Table
 
 
@@ -19,6 +21,14 @@ class Watched(Table):
         """Every attempt to write the table of which something is left, oldest first: who made it, where, what it took,
         what it cost and how it ended. They print a line each; `RunAccount` has all fields."""
         return attempts(self)
+
+    def report(self, run_id: str | None = None) -> RunReport:
+        """What one run did, and what it took, also of a run that failed or was killed. run_id: default the newest one.
+
+        Shows in a notebook; ``describe()`` has lines, ``to_html()`` a page, ``as_json()`` all figures. Raises
+        ConfigError if there is no such run.
+        """
+        return find_report(self, run_id)
 
     def progress(self) -> RunProgress:
         """Where the run is that writes the table now; without one, how the last run ended.
