@@ -45,6 +45,10 @@ class UnclearFormat(CorpusError):
     """There are files of documents whose names do not tell their format."""
 
 
+class OtherEndings(UnclearFormat):
+    """No file has an ending that is known."""
+
+
 @dataclass(frozen=True, slots=True)
 class PassedOver:
     """Files below corpus.path that are no shards."""
@@ -257,7 +261,7 @@ def _check(path: str, listing: InputListing, files: _Files, settings: CorpusSett
             "corpus.path or corpus.format, or write the files again."
         )
     if not files.shards:
-        raise CorpusError(
+        raise OtherEndings(
             f"corpus.path {path} has no readable files among its {counted(len(listing.files), 'file')}, e.g. "
             f"{listing.files[0].uri}. Supported: {supported()}. For files with other endings set corpus.format."
         )

@@ -15,7 +15,7 @@ from sfr_batch.corpus.column_choice import SURE, Choice, choose_carried, choose_
 from sfr_batch.corpus.columns import resolve_columns
 from sfr_batch.corpus.csv_questions import OtherDialect
 from sfr_batch.corpus.file_formats import CSV, DELTA, FORMATS, ICEBERG, JSONL
-from sfr_batch.corpus.listing import Listing, UnclearFormat, list_shards
+from sfr_batch.corpus.listing import Listing, OtherEndings, UnclearFormat, list_shards
 from sfr_batch.corpus.samples import INTEGER, MIXED, NOTHING, NUMBER, STRING, SampledColumn, sample_rows
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.survey import survey_shards
@@ -114,8 +114,9 @@ def _look_at_any_format(settings: CorpusSettings) -> _Look:
     """See `_look`. Of files whose names do not tell their format, it is the one that they can be read as."""
     try:
         return _look(settings)
-    except UnclearFormat:
-        for kind in (JSONL, CSV):
+    except UnclearFormat as error:
+        # Any text is a CSV of some kind: where an ending is another one, only JSON Lines are beyond doubt.
+        for kind in (JSONL,) if isinstance(error, OtherEndings) else (JSONL, CSV):
             with contextlib.suppress(CorpusError):
                 look = _look(settings.model_copy(update={"format": kind}))
                 if len(look.columns) > 1:

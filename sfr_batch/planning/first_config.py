@@ -63,6 +63,11 @@ def first_config(
     corpus = corpus or _usual_folder()
     storage = StorageSettings(endpoint_url=endpoint_url)
     found = propose(CorpusSettings(path=corpus, storage=storage), text)
+    if table and would_list(corpus, f"{table.rstrip('/')}/{names.data_key('0' * 32)}", storage):
+        raise ConfigError(
+            f"--table {table} lies in {corpus}, so that the next run would embed the table's own files. Name a place "
+            "beside it."
+        )
     table = table or _free_place(corpus, found.settings)
     device = "cuda" if _has_gpu() else "cpu"
     model = model or _usual_model(device)

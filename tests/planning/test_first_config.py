@@ -97,6 +97,7 @@ CASES: dict[str, tuple[Mapping[str, bytes], dict[str, Any], str]] = {
     ),
     "lines": ({"a.txt": csv("{prose}\n")}, {"id": None}, "id        none: sure"),
     "JSON Lines without an ending": ({"part-00000": jsonl(records())}, {"format": "jsonl"}, ""),
+    "JSON Lines with an ending of their own": ({"a.dat": jsonl(records())}, {"format": "jsonl"}, ""),
     "ids that repeat": (
         {"a.jsonl": jsonl([*records(), {"id": "a1", "text": prose()}])},
         {},
@@ -228,7 +229,24 @@ NOT_TOLD: dict[str, tuple[Callable[[Path], Any], int, str, tuple[str, ...]]] = {
         "no/config.yaml cannot be written: No such file or directory. Name another file: -o FILE.",
         ("-o", "config.yaml"),
     ),
+    "no place for the table": (
+        lambda root: put(str(root), "corpus/a.jsonl", jsonl(records())),
+        2,
+        "--table corpus/table lies in corpus, so that the next run would embed the table's own files. Name a place "
+        "beside it.",
+        ("--table", "table"),
+    ),
+    "text with an ending of its own": (
+        lambda root: put(str(root), "corpus/a.md", b"# Title, and more\n\nIt is a text, with commas.\n"),
+        1,
+        "corpus.path corpus has no readable files among its 1 file, e.g. {root}/corpus/a.md. Supported: .parquet, .pq, "
+        ".parq, .jsonl, .ndjson, .jsonlines, .ldjson, .jl, .json, .csv, .tsv, .tab, .psv, .txt, .text; all but Parquet "
+        "also with .gz, .gzip, .zst, .zstd. For files with other endings set corpus.format.",
+        (),
+    ),
 }
+
+WITH = {"no folder": ("-o", "no/config.yaml"), "no place for the table": ("--table", "corpus/table")}
 
 
 @pytest.mark.parametrize("name", NOT_TOLD)
@@ -237,8 +255,7 @@ def test_when_it_cannot_tell(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     prepare, code, message, advice = NOT_TOLD[name]
     prepare(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    output = ("-o", "no/config.yaml") if name == "no folder" else ()
-    assert init(*output, code=code) == f"error: {message}\n".replace("{root}", str(tmp_path))
+    assert init(*WITH.get(name, ()), code=code) == f"error: {message}\n".replace("{root}", str(tmp_path))
     assert sorted(tmp_path.rglob("*")) == before
     if advice:
         init(*advice)

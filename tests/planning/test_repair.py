@@ -380,6 +380,11 @@ def test_a_damaged_manifest(nights: tuple[Place, Writer]) -> None:
     (Path(place.table) / names.manifest_key(3)).write_bytes(b"{")
     with pytest.raises(TableError, match=r"00000003.json is damaged: .*`sfr-batch repair CONFIG` shows"):
         make_plan(place.config())
+    found = repair(place.config()).describe()  # nothing that only the damaged manifest knew, and no advice to repair
+    head = f"table     {place.table} (snapshot 3, whose manifest is damaged)"
+    wrong = "lost      _sfr/snapshots/00000003.json is damaged: "
+    assert [line.partition(": ")[0] for line in found.splitlines()[:2]] == [head, wrong.partition(": ")[0]]
+    assert "sfr-batch repair" not in found
     repaired, texts = mended(place)
     assert repaired is not None
     assert (repaired.number, repaired.manifest.parent, texts) == (4, 3, [])
@@ -388,6 +393,13 @@ def test_a_damaged_manifest(nights: tuple[Place, Writer]) -> None:
     report = audit(table, make_plan(place.config()))
     assert report.ok, report.describe()
     assert "1 manifest of expired snapshots cannot be read" in str(report["snapshots"])
+
+
+def test_a_missing_side_file_is_told_in_one_line(nights: tuple[Place, Writer]) -> None:
+    place, _, _, snapshot = start(nights)
+    key = snapshot.manifest.shards.name
+    (Path(place.table) / key).unlink()
+    assert f"\nlost      {key} is missing\n" in repair(place.config()).describe()
 
 
 def test_a_damaged_manifest_of_an_older_snapshot_can_expire(nights: tuple[Place, Writer]) -> None:
@@ -408,8 +420,12 @@ def test_a_missing_manifest_is_said(nights: tuple[Place, Writer]) -> None:
     told = "manifest _sfr/snapshots/00000002.json is missing between snapshots 1 and 3. Restore it from a copy."
     assert f"damage    {told}" in status.describe(table)
     assert "has no snapshot 2. Available: 1, 3." in str(audit(table)["snapshots"])
+    (Path(place.table) / names.manifest_key(1)).unlink()
+    assert "damage    manifest _sfr/snapshots/00000002.json is missing before snapshot 3." in status.describe(table)
+    assert expire(table, keep_last=1).snapshots == (2,)
     expire(table, keep_last=1, dry_run=False)
     assert audit(table).ok
+    assert "damage" not in status.describe(table)
     report = Path(place.table) / names.run_key("20991231T000000-00000000", names.RUN_REPORT)
     report.parent.mkdir(parents=True)
     report.write_text('{"snapshot": 5}')

@@ -59,13 +59,17 @@ def tell(lost: Lost) -> str:
 def lost_manifests(table: Table, numbers: Sequence[int]) -> list[str]:
     """Sentences on manifests that are missing. numbers: all published ones that there are, ascending."""
     told = []
-    for before, after in itertools.pairwise(numbers):
+    newest_manifest = _manifest(table, numbers[-1]) if numbers else None
+    for before, after in itertools.pairwise([0, *numbers]):
         if after > before + 1 and (newer := _manifest(table, after)) and newer.parent is not None:
-            gap = range(before + 1, after)
+            gap = range(before + 1 if before else newer.parent, after)
+            if newest_manifest and all(newest_manifest.has_expired(number) for number in gap):
+                continue
             which = f"manifest {names.manifest_key(gap[0])} is" if len(gap) == 1 else f"{len(gap)} manifests are"
+            where = f"between snapshots {before} and {after}" if before else f"before snapshot {after}"
             told.append(
-                f"{which} missing between snapshots {before} and {after}. Restore it from a copy. Without one, newer "
-                "snapshots are as good as before; `sfr-batch expire` gives up what cannot be read"
+                f"{which} missing {where}. Restore it from a copy. Without one, newer snapshots are as good as before; "
+                "`sfr-batch expire` gives up what cannot be read"
             )
     if newest := lost_newest(table, max(numbers, default=0)):
         told.append(

@@ -133,6 +133,7 @@ def _plan(table: Table, base: Snapshot, keep_last: int, since: float, keep: Coll
     for number, error in unreadable.items():
         if not expired.covers(number):
             raise error
+    given_up = {*unreadable, *_missing(here, published, base, expired)}
     going = [snapshot for number, snapshot in here.items() if expired.covers(number)]
     kept = [snapshot for number, snapshot in here.items() if not expired.covers(number)]
 
@@ -153,7 +154,7 @@ def _plan(table: Table, base: Snapshot, keep_last: int, since: float, keep: Coll
         if info.key not in needed and (info.key in gone or _split_of(info.key) in condemned_now | condemned)
     ]
     return Expiry(
-        snapshots=tuple(sorted([*(snapshot.number for snapshot in going), *unreadable])),
+        snapshots=tuple(sorted([*(snapshot.number for snapshot in going), *given_up])),
         kept=tuple(snapshot.number for snapshot in kept),
         expired=expired,
         condemn=frozenset(condemned_now - condemned),
@@ -173,6 +174,12 @@ def _read_manifests(table: Table, numbers: Sequence[int]) -> tuple[dict[int, Sna
         except TableError as error:
             unreadable[number] = error
     return found, unreadable
+
+
+def _missing(here: Mapping[int, Snapshot], published: Collection[int], base: Snapshot, expired: Expired) -> set[int]:
+    """Numbers of snapshots whose manifests are lost, as far as a manifest of ``here`` names them as its parent."""
+    parents = {snapshot.manifest.parent for snapshot in here.values()} - {None, *published}
+    return {number for number in parents if number and expired.covers(number) and not base.manifest.has_expired(number)}
 
 
 def _needs_of_damaged(snapshot: Snapshot) -> set[str]:

@@ -172,7 +172,8 @@ def _sentence(error: BaseException, store: Store) -> str:
     error = error.__cause__ if isinstance(error.__cause__, StorageError) else error
     text = error.what if isinstance(error, TableDamaged) else str(error)
     text = text.rpartition(f" of {store.root} is damaged: ")[2]
-    return " ".join(text.split()).removeprefix("Cannot read ").removeprefix(f"{store.root}/").rstrip(".")
+    text = " ".join(text.split()).removeprefix("Cannot read ").removeprefix(f"{store.root}/").rstrip(".")
+    return f"{text.partition(': ')[0]} is missing" if isinstance(error, ObjectNotFound) else text
 
 
 def known_condemned(table: Table) -> frozenset[str]:

@@ -41,6 +41,12 @@ class Remains(Snapshot):
         self.table, self.inventory = table, inventory
         self.exists = names.SNAPSHOTS not in inventory.sides_lost
 
+    def brief(self) -> str:
+        """As of a snapshot; of one without a manifest, time and numbers of vectors are not known."""
+        if names.SNAPSHOTS in self.inventory.sides_lost:
+            return f"snapshot {self.number}, whose manifest is damaged"
+        return super().brief()
+
     @cached_property
     def _whole(self) -> tuple[Receipt, ...]:
         whole = self.inventory.receipts
@@ -89,7 +95,8 @@ def find_remains(table: Table, look: Look | None = None) -> Remains | None:
     except TableNotFound:  # it has gone this moment
         raise
     except TableError as error:
-        return _without_manifest(table, numbers, str(error), look)
+        wrong = str(error).removeprefix(f"{table.store.root}/").partition(". Restore it ")[0]
+        return _without_manifest(table, numbers, wrong, look)
     inventory = take_inventory(table, snapshot, look)
     if untyped:
         inventory = dataclasses.replace(inventory, sides_lost={**inventory.sides_lost, names.TYPES: untyped})
