@@ -115,6 +115,12 @@ def in_notebook() -> bool:
         return False
 
 
+def ask_for_no_widgets() -> None:
+    """tqdm and Ray ask for ipywidgets when they are imported in a notebook. Nothing here draws with them."""
+    warnings.filterwarnings("ignore", "IProgress not found")
+    logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
+
+
 @contextlib.contextmanager
 def shown(stage: str) -> Iterator[None]:
     """In a notebook, what runs in this context is shown in one display. stage: what it begins with; with "" it begins
@@ -122,9 +128,7 @@ def shown(stage: str) -> Iterator[None]:
     if display.board() is not None or not in_notebook():
         yield
         return
-    # tqdm and Ray ask for ipywidgets, which nothing here draws with.
-    warnings.filterwarnings("ignore", "IProgress not found")
-    logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
+    ask_for_no_widgets()
     board = NotebookDisplay()
     with display.shown_on(board):
         if stage:

@@ -4,17 +4,20 @@ What only a cluster can refuse is in `tests/jobs/test_submit`.
 """
 
 import contextlib
+import http.server
+import json
 import shutil
 import socket
 import ssl
 import subprocess
 import threading
 from collections.abc import Callable
+from importlib.metadata import version
 
 import pytest
 
 from sfr_batch.pipeline import clusters
-from sfr_batch.pipeline.submission import package
+from sfr_batch.pipeline.submission import job_server, package
 from tests.bad_input.bench import Bench, Row, both, check_row, closed_port, environment
 from tests.bad_input.test_clusters import GET_TOKEN
 
@@ -90,6 +93,33 @@ def self_signed(bench: Bench) -> None:
     threading.Thread(target=serve, daemon=True).start()
 
 
+def here_is_none(bench: Bench) -> None:
+    bench.monkeypatch.setattr(job_server, "DEFAULT", f"http://127.0.0.1:{bench.names['port']}")
+
+
+def jobs(answer: tuple[int, str] | None) -> Callable[[Bench], None]:
+    """A head with the Ray of here, which answers so if it is asked for its jobs; None: it closes the connection."""
+
+    class Head(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            hello = (200, json.dumps({"ray_version": version("ray")}))
+            if found := hello if self.path == "/api/version" else answer:
+                self.send_response(found[0])
+                self.end_headers()
+                self.wfile.write(found[1].encode())
+
+        def log_message(self, format: str, *values: object) -> None:
+            pass
+
+    def prepare(bench: Bench) -> None:
+        server = bench.cleanup.enter_context(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Head))
+        bench.cleanup.callback(server.shutdown)
+        bench.names |= {"port": str(server.server_address[1]), "ray": version("ray")}
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    return prepare
+
+
 # fmt: off
 ROWS = [
     Row("relative paths", RELATIVE.format(
@@ -145,7 +175,7 @@ ROWS = [
         'and send them as headers: RAY_JOB_HEADERS=\'{"Authorization": "…"}\'.', code=2,
         command=f"{COMMAND} --address http://me:secret@head:8265", overrides=ANYWHERE),
     Row("headers that are none",
-        'RAY_JOB_HEADERS is not a JSON object of texts. Write it as {"Name": "value"}.', code=2, command=AT_PORT,
+        'RAY_JOB_HEADERS is not a JSON object of plain texts. Write it as {"Name": "value"}.', code=2, command=AT_PORT,
         prepare=both(NO_ADDRESS, closed_port, environment(RAY_JOB_HEADERS="Authorization: Bearer secret")),
         overrides=ANYWHERE),
     Row("nothing listens",
@@ -195,6 +225,31 @@ ROWS = [
         f"(address). Put the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token; {GET_TOKEN}", code=2,
         command=AT_PORT, prepare=both(NO_ADDRESS, closed_port, environment(RAY_AUTH_MODE="token", HOME="/nowhere")),
         overrides=ANYWHERE),
+    Row("a token of two lines",
+        "The token of RAY_AUTH_TOKEN has a line break or another character that no token has. Copy it again; `ray "
+        "get-auth-token` on the cluster's head prints it.", code=2, command=AT_PORT, overrides=ANYWHERE,
+        prepare=both(NO_ADDRESS, closed_port, environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="one\ntwo"))),
+    Row("a header of two lines",
+        'RAY_JOB_HEADERS is not a JSON object of plain texts. Write it as {"Name": "value"}.', code=2, command=AT_PORT,
+        prepare=both(NO_ADDRESS, closed_port, environment(RAY_JOB_HEADERS='{"Authorization": "se\\ncret"}')),
+        overrides=ANYWHERE),
+    Row("nothing on this machine",
+        "No Ray cluster answers at http://127.0.0.1:{port} (this machine, because no address is given): nothing "
+        f"listens there. {WHERE}. Start it, forward its port to this machine, or correct the address.", code=2,
+        command=COMMAND, prepare=both(NO_ADDRESS, closed_port, here_is_none), overrides=ANYWHERE),
+    Row("a head that is not ready",
+        "The Ray cluster at http://127.0.0.1:{port} (address) has refused: RuntimeError: No available agent. Try "
+        "again; if it stays so, look at its head: /tmp/ray/session_latest/logs/dashboard*.log.", command=AT_PORT,
+        prepare=both(NO_ADDRESS, jobs((500, "Traceback\n  at\nRuntimeError: No available agent\n"))),
+        overrides=ANYWHERE),
+    Row("a head that goes away",
+        "No Ray cluster answers at http://127.0.0.1:{port} (address): Remote end closed connection without response. "
+        f"{WHERE}. Start it, forward its port to this machine, or correct the address.", command=AT_PORT,
+        prepare=both(NO_ADDRESS, jobs(None)), overrides=ANYWHERE),
+    Row("jobs of another Ray",
+        "The Ray cluster at http://127.0.0.1:{port} (address), which has Ray {ray}, answers what the client of Ray "
+        "{ray} here does not understand. Install the version of one on the other.", command=AT_PORT,
+        prepare=both(NO_ADDRESS, jobs((200, '[{"type": "SUBMISSION"}]'))), overrides=ANYWHERE),
     Row("two forms of output", "Give --follow or --json, not both.", code=2, command=f"{COMMAND} --follow --json",
         overrides=ANYWHERE),
 ]

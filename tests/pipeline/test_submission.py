@@ -5,12 +5,14 @@ The cluster here is a list of jobs; `tests/jobs/test_submit` has a real one.
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,17 @@ from sfr_batch.cli import submitted
 from sfr_batch.config.loading import config_from_dict, load_config
 from sfr_batch.config.settings import Config
 from sfr_batch.errors import ClusterError, ConfigError, JobFailed, TableNotFound
+from sfr_batch.format import names
+from sfr_batch.format.run_accounts import RunAccount
 from sfr_batch.pipeline.submission import job_server, package, submitted_job, travelling
 from sfr_batch.pipeline.submission.cluster_job import ClusterJob
 from sfr_batch.pipeline.submission.job_outcome import last_words
-from sfr_batch.pipeline.submission.submit import _metadata, _name_of, _newest
+from sfr_batch.pipeline.submission.submit import _existing, _metadata, _name_of, _newest
 from sfr_batch.pipeline.submission.submitted_job import SubmittedJob
+from sfr_batch.planning.make import make_plan
+from tests.nights import Doc, Place, Writer
+from tests.s3server import S3Server
+from tests.tables import do_plan
 
 ROOT = Path(__file__).parents[2]
 
@@ -310,6 +318,52 @@ def test_a_success_on_a_disk_of_others() -> None:
         "The Ray job sfr-t-1 has succeeded, but from here there is no table at /nowhere/table: this machine does not "
         "share that file system. Look at the job's log: job.logs()."
     )
+
+
+def test_the_account_is_that_of_this_job(
+    s3: S3Server, s3_prefix: str, tmp_path: Path, mistral: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a cluster of its own for each night the ids are the same. The table is found by what the job's metadata say,
+    with its secrets from the environment of here."""
+    for name in ("ENDPOINT_URL", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(f"SFR_TEST_{name}", os.environ[f"AWS_{name}"])
+        monkeypatch.delenv(f"AWS_{name}")
+    storage = {"access_key_id": "${SFR_TEST_ACCESS_KEY_ID}", "secret_access_key": "${SFR_TEST_SECRET_ACCESS_KEY}"}
+    storage["endpoint_url"] = s3.endpoint
+    place = Place(str(tmp_path), f"{s3_prefix}/table", mistral).config()
+    made = config_from_dict(place.model_dump(), {"table.storage": storage})
+    Writer(str(tmp_path)).write({"a.jsonl": [Doc("one", "One.")]})
+    store = do_plan(make_plan(made)).store
+    for day, night in enumerate(("2026-11-28", "2026-11-29", "2026-11-30"), 1):
+        ended = RunAccount(f"r{day}", "stopped", signal="SIGTERM", ray_job="sfr-t-1", started_at=f"{night}T02:00:10Z")
+        store.create(names.run_key(ended.run_id, names.RUN_END), ended.to_json().encode())
+
+    def failed(night: str) -> JobFailed:
+        began = datetime.fromisoformat(f"{night}T02:00:00Z").timestamp()
+        stopped = replace(FAILED, status="stopped", started=began, ended=began + 9.0, metadata=dict(_metadata(made)))
+        cluster: Any = Cluster(iter([stopped]), [["stopped by SIGINT: 0 of 2 splits\n"]])
+        with pytest.raises(JobFailed) as raised:
+            SubmittedJob(cluster, stopped).result()
+        assert str(raised.value) == "The Ray job sfr-t-1 was stopped: stopped by SIGINT: 0 of 2 splits"
+        return raised.value
+
+    assert failed("2026-11-30").account.run_id == "r3"
+    told = failed("2026-12-01").account
+    assert (told.run_id, told.how, told.seconds) == ("", "stopped by SIGTERM", 9.0)
+    assert str(told).splitlines()[1].split()[0:2] == ["2026-12-01T02:00:00Z", "0:09"]
+
+
+def test_an_unknown_id_is_refused_with_those_that_there_are() -> None:
+    jobs = [ClusterJob(f"sfr-t-{n}", "failed", started=float(n)) for n in range(1, 8)]
+    cluster: Any = Cluster(iter([None] * 3))
+    for known, listed in (
+        (jobs, "Its last ones are sfr-t-7, sfr-t-6, sfr-t-5, sfr-t-4, sfr-t-3."),
+        ([], "It has none."),
+    ):
+        cluster.jobs = lambda known=known: known
+        with pytest.raises(ConfigError) as raised:
+            _existing(cluster, "sfr-x-1")
+        assert str(raised.value) == f"The Ray cluster at http://head:8265 (address) has no job 'sfr-x-1'. {listed}"
 
 
 def test_a_job_of_others_names_no_table() -> None:

@@ -120,7 +120,16 @@ def headers(server: JobServer) -> dict[str, str]:
     if clusters.sends_token() and "authorization" not in {name.lower() for name in found}:
         clusters.check_token(str(server))
         found["authorization"] = f"Bearer {clusters.token()}"
+        if not _can_be_sent(found["authorization"]):
+            raise ConfigError(
+                f"The token of {clusters.token_source()} has a line break or another character that no token has. Copy "
+                "it again; `ray get-auth-token` on the cluster's head prints it."
+            )
     return found
+
+
+def _can_be_sent(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 def trusted(server: JobServer) -> str | None:
@@ -139,6 +148,8 @@ def _extra_headers() -> dict[str, str]:
     given: Any = None
     with contextlib.suppress(ValueError):
         given = json.loads(text)
-    if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
-        raise ConfigError('RAY_JOB_HEADERS is not a JSON object of texts. Write it as {"Name": "value"}.')
-    return given
+    if isinstance(given, dict) and all(
+        isinstance(value, str) and _can_be_sent(name + value) for name, value in given.items()
+    ):
+        return given
+    raise ConfigError('RAY_JOB_HEADERS is not a JSON object of plain texts. Write it as {"Name": "value"}.')

@@ -209,3 +209,8 @@ class JobsApi:
                 f"The Ray cluster at {self.server} has refused: {why}. Try again; if it stays so, look at its head: "
                 "/tmp/ray/session_latest/logs/dashboard*.log."
             ) from None
+        except (ValueError, TypeError, KeyError):  # of another Ray
+            raise ClusterError(
+                f"The Ray cluster at {self.server}, which has Ray {self.ray_version}, answers what the client of Ray "
+                f"{ray.__version__} here does not understand. Install the version of one on the other."
+            ) from None

@@ -19,7 +19,7 @@ from sfr_batch.format.library_versions import installed
 from sfr_batch.storage.local_files import read_bytes, walk
 
 MOST_BYTES = 8 * 2**20
-"""Largest zip that is sent: this package takes less than a tenth of it."""
+"""Largest zip that is sent: this package takes about an eighth of it."""
 CONFIG, FIRST = "config.yaml", "embed.py"
 _PACKAGE = Path(__file__).parents[2]
 _FIRST_FILE = _PACKAGE / "cli" / "submitted.py"

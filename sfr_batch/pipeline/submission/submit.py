@@ -15,6 +15,7 @@ from sfr_batch.config.settings import Config
 from sfr_batch.errors import ConfigError
 from sfr_batch.format.library_versions import installed as versions
 from sfr_batch.format.records import user
+from sfr_batch.pipeline.notebook_display import ask_for_no_widgets, in_notebook
 from sfr_batch.pipeline.submission import job_server, package, travelling
 from sfr_batch.pipeline.submission.cluster_job import ClusterJob
 from sfr_batch.pipeline.submission.job_outcome import BY, STORAGE, TABLE
@@ -54,9 +55,7 @@ def submit(
     ready = travelling.check(any_config(config, overrides, settings))
     server = job_server.find(address)
     packed = package.pack(ready, code=not installed)
-    from sfr_batch.pipeline.submission.jobs_api import JobsApi  # imports ray, which takes a second
-
-    api = JobsApi(server)
+    api = _connect(server)
     if not installed:
         _check_version(api)
     name = _name_of(ready, packed)
@@ -76,11 +75,16 @@ def job(submission_id: str, *, address: str | None = None) -> SubmittedJob:
     """
     if not isinstance(submission_id, str):
         raise ConfigError(f"The id of a job is a text, and not {type(submission_id).__name__}.")
-    server = job_server.find(address)
+    api = _connect(job_server.find(address))
+    return SubmittedJob(api, _existing(api, submission_id.strip()))
+
+
+def _connect(server: job_server.JobServer) -> "JobsApi":
+    if in_notebook():
+        ask_for_no_widgets()
     from sfr_batch.pipeline.submission.jobs_api import JobsApi  # imports ray, which takes a second
 
-    api = JobsApi(server)
-    return SubmittedJob(api, _existing(api, submission_id.strip()))
+    return JobsApi(server)
 
 
 def _existing(api: "JobsApi", submission_id: str) -> ClusterJob:
