@@ -210,6 +210,10 @@ BUGS = {
         "finished ones were repeated|splits were written, .* missing",
     ),
     "cut for the workers": Bug(splits_cut_for_the_workers, "after create data file", "splits were written, .* missing"),
-    "appended again": Bug(appended_again, "after create data file", "rows? read, but|splits were written, .* missing"),
+    "appended again": Bug(
+        appended_again,
+        "after create data file",
+        "ids more than once|rows? read, but|splits were written, .* missing",
+    ),
     "published unfinished": Bug(published_unfinished, ".* data file", "rows? read, but|ids missing"),
 }
