@@ -215,5 +215,5 @@ BUGS = {
         "after create data file",
         "ids more than once|rows? read, but|splits were written, .* missing",
     ),
-    "published unfinished": Bug(published_unfinished, ".* data file", "rows? read, but|ids missing"),
+    "published unfinished": Bug(published_unfinished, ".* data file", "rows? read, but|ids missing|KeyError"),
 }
