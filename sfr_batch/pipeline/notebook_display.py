@@ -18,7 +18,7 @@ from sfr_batch.format import on_screen, progress_screen
 from sfr_batch.format.run_accounts import RunAccount
 from sfr_batch.format.run_progress import RunProgress
 from sfr_batch.pipeline import display
-from sfr_batch.pipeline.watch_display import TROUBLE
+from sfr_batch.pipeline.watch_display import trouble
 
 _NOTES = 20
 """Lines that stay below the bar."""
@@ -52,7 +52,7 @@ class NotebookDisplay:
 
     def trouble(self, error: StorageError) -> None:
         """Nobody knows where the run is now."""
-        self._trouble = TROUBLE + on_screen.shown(error, 1000)
+        self._trouble = trouble(error)
         self._update()
 
     def end(self, account: RunAccount) -> None:

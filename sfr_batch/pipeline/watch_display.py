@@ -15,7 +15,7 @@ from sfr_batch.format.run_progress import RunProgress
 from sfr_batch.pipeline import display
 
 _PAINT = re.compile(r"\x1b\[[0-9]*m")
-TROUBLE = "the store does not answer, watching goes on: "
+_TROUBLE = "the store does not answer, watching goes on: "
 _WIDE = 1000
 """Characters of a message."""
 _BACK = "the store answers again"
@@ -31,6 +31,11 @@ class Shows(Protocol):
     def trouble(self, error: StorageError) -> None:
         """Nobody knows where the run is now."""
         ...
+
+
+def trouble(error: StorageError) -> str:
+    """That nobody knows where the run is, and why. What the error advises is for who does not ask again."""
+    return _TROUBLE + shown(str(error).partition(". ")[0], _WIDE)
 
 
 class Lines:
@@ -57,7 +62,7 @@ class Lines:
         """A line at the first failure of several in a row."""
         if not self._failing:
             self._failing = True
-            self._warn(TROUBLE + shown(error, _WIDE))
+            self._warn(trouble(error))
 
     def _tell(self, progress: RunProgress) -> None:
         if progress.run_id and progress.run_id != self._run:
@@ -89,7 +94,7 @@ class Screen:
 
     def trouble(self, error: StorageError) -> None:
         """Draw the last known state, and a line below it."""
-        self._draw(self._last or RunProgress(), TROUBLE + shown(error, _WIDE))
+        self._draw(self._last or RunProgress(), trouble(error))
 
     def _draw(self, progress: RunProgress, note: str) -> None:
         width = columns_of(self._stream)

@@ -1,12 +1,15 @@
 """A table whose runs can be watched, from storage alone: `EmbeddingTable.runs`, `report`, `progress` and `watch`."""
 
+import contextlib
+import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from sfr_batch.errors import ConfigError, StorageError
 from sfr_batch.format.run_progress import RunProgress
 from sfr_batch.pipeline.notebook_display import NotebookDisplay, Seen, in_notebook
 from sfr_batch.pipeline.watch_display import Shows, shown_by
+from sfr_batch.storage import retries
 from sfr_batch.table.commit.attempts import Runs, attempts
 from sfr_batch.table.commit.watching import EVERY_S, progress_of, watch
 from sfr_batch.table.report.gathering import find_report
@@ -62,12 +65,24 @@ def show_to_end(states: Iterable[RunProgress | StorageError]) -> RunProgress:
 
 
 def follow(states: Iterable[RunProgress | StorageError], shows: Shows) -> RunProgress:
-    """Show the states as they come; returns the last one."""
+    """Show the states as they come; returns the last one. A store that does not answer is told there, not logged."""
     last = RunProgress()
-    for state in states:
-        if isinstance(state, StorageError):
-            shows.trouble(state)
-        else:
-            last = state
-            shows.show(state)
+    with _without_log_of_retries():
+        for state in states:
+            if isinstance(state, StorageError):
+                shows.trouble(state)
+            else:
+                last = state
+                shows.show(state)
     return last
+
+
+@contextlib.contextmanager
+def _without_log_of_retries() -> Iterator[None]:
+    """Its lines would stand in the middle of what is drawn."""
+    log = logging.getLogger(retries.__name__)
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before

@@ -35,7 +35,7 @@ from sfr_batch.config.loading import config_from_dict
 from sfr_batch.config.settings import Config, ModelSettings
 from sfr_batch.format.fingerprint import canonical_json
 from sfr_batch.pipeline import display as pipeline_display
-from sfr_batch.pipeline import encode_stage, model_files, runner, write_stage
+from sfr_batch.pipeline import encode_stage, model_files, progress_record, runner, write_stage
 from sfr_batch.pipeline.job import Job
 from sfr_batch.planning import card, make
 from sfr_batch.planning.card import model_inputs
@@ -155,6 +155,7 @@ def _run(order: Order, folder: Path) -> None:
 
     make.open_store = write_stage.open_store = with_failpoint  # type: ignore[attr-defined]
     encode_stage.Encode = ArithmeticEncode  # type: ignore[misc]
+    progress_record.EVERY_S = 0.02  # type: ignore[misc]
     if order.bug:
         BUGS[order.bug].plant()
     if display:

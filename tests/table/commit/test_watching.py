@@ -18,6 +18,8 @@ from sfr_batch.format.run_progress import EXIT_CODES, RunProgress
 from sfr_batch.pipeline.progress import Progress
 from sfr_batch.pipeline.progress_record import ProgressRecord
 from sfr_batch.pipeline.watch_display import Lines
+from sfr_batch.pipeline.watched import follow
+from sfr_batch.storage import retries
 from sfr_batch.table.commit import lease, watching
 from sfr_batch.table.commit.watching import Watcher, progress_of, watch
 from sfr_batch.table.commit.writing import create_or_open
@@ -41,7 +43,7 @@ class Counted(MemoryStore):
     def _ask(self, what: str) -> None:
         self.asked[what] += 1
         if self.fails:
-            raise StorageError("Cannot list memory://table: slow down")
+            raise StorageError("Cannot list memory://table: slow down. Run the command again.")
 
     def read(self, key: str) -> bytes:
         self._ask("read")
@@ -376,3 +378,14 @@ def test_a_store_that_fails_for_good(table: Table, store: Counted) -> None:
     with running(table), pytest.raises(StorageError, match="slow down"):
         watched(table, Clock(), fail, every_s=60)
     assert store.asked["clock"] < 20
+
+
+def test_repeated_requests_are_not_logged_in_what_is_drawn(caplog: pytest.LogCaptureFixture) -> None:
+    def states() -> Iterator[RunProgress]:
+        retries._log.warning("slow down; try 1 of 4")
+        yield RunProgress()
+
+    assert follow(states(), Lines(lambda line: None)).outcome == "none"
+    assert caplog.text == ""
+    retries._log.warning("slow down; try 2 of 4")
+    assert "try 2 of 4" in caplog.text
