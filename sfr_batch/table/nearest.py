@@ -18,6 +18,11 @@ FloatArray = NDArray[np.float32]
 _BLOCK_SCORES = 8 * 2**20
 """Most scores that are held at once, 4 bytes each."""
 _QUERIES_AT_ONCE = 1024
+_NUMBERS_AT_ONCE = 2**15
+"""Most numbers of vectors that are copied at once, twice, for products that are computed again."""
+_ROUNDING = 1e-5
+"""By more, products of a row of length 1 and a query do not differ from one way to compute them to another, in lengths
+of the query."""
 _MOST_WAITING = 2
 """So many times the rows of the answer may wait before they are sorted into it."""
 
@@ -59,28 +64,47 @@ def vectors_of(column: pa.Array) -> FloatArray:
 def _take_in(best: "_Best", batch: pa.RecordBatch, queries: FloatArray) -> None:
     vectors = vectors_of(batch.column(names.EMBEDDING))
     values = batch.select(best.columns)
+    rounding = np.float32(_ROUNDING) * np.linalg.norm(queries, axis=1).astype(np.float32)
     rows_at_once = max(1, _BLOCK_SCORES // min(len(queries), _QUERIES_AT_ONCE))
     for first in range(0, len(vectors), rows_at_once):
         block = vectors[first : first + rows_at_once]
         found = []
         for start in range(0, len(queries), _QUERIES_AT_ONCE):
-            scores = queries[start : start + _QUERIES_AT_ONCE] @ block.T
-            which, at = _candidates(scores, best.worst[start : start + _QUERIES_AT_ONCE], best.k)
-            found.append((which + start, at, scores[which, at]))
+            some = slice(start, start + _QUERIES_AT_ONCE)
+            which, at = _candidates(queries[some] @ block.T, best.worst[some], rounding[some], best.k)
+            found.append((which + start, at, _products(queries, which + start, block, at)))
         which, at, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
         best.add(which, at, scores, values.slice(first, len(block)))
 
 
-def _candidates(scores: FloatArray, worst: FloatArray, k: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Queries and columns of the scores that may be among the best k, including ties, which ids decide."""
-    least = worst.copy()
+def _candidates(
+    scores: FloatArray, worst: FloatArray, rounding: FloatArray, k: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Queries and columns of the scores that may be among the best k, including ties, which ids decide.
+
+    rounding: [q] how far a score may lie from the product that counts.
+    """
+    least = worst - rounding
     many = np.flatnonzero((scores >= least[:, None]).sum(axis=1) > k)
     if len(many):
         columns = scores.shape[1]
         kth = np.partition(scores[many], columns - k, axis=1)[:, columns - k]
-        least[many] = np.maximum(least[many], kth)
+        least[many] = np.maximum(least[many], kth - 2 * rounding[many])
     which, at = np.nonzero(scores >= least[:, None])
     return which, at
+
+
+def _products(queries: FloatArray, which: NDArray[np.intp], block: FloatArray, at: NDArray[np.intp]) -> FloatArray:
+    """The products of pairs of a query and a row, one by one.
+
+    A product of matrices rounds equal rows differently, depending on where they stand: their ids would not decide.
+    """
+    pairs_at_once = max(1, _NUMBERS_AT_ONCE // max(1, queries.shape[1]))
+    scores = np.empty(len(which), np.float32)
+    for first in range(0, len(which), pairs_at_once):
+        part = slice(first, first + pairs_at_once)
+        np.einsum("ij,ij->i", queries[which[part]], block[at[part]], out=scores[part])
+    return scores
 
 
 def _descending(scores: FloatArray) -> NDArray[np.uint64]:

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from sfr_batch.evaluation.searching import rank_candidates, search_documents
-from sfr_batch.table.nearest import vectors_of
+from sfr_batch.table.nearest import nearest, vectors_of
 
 RANDOM = np.random.default_rng(5)
 
@@ -43,6 +43,23 @@ def test_a_document_counts_by_its_best_chunk_however_many_it_has(own: bool) -> N
         assert found[name].documents == expected
         assert np.allclose(found[name].scores, [best[document] for document in expected], atol=1e-6)
     assert len(reads) > 1
+
+
+def test_equal_vectors_tie_wherever_they_stand() -> None:
+    """In blocks of any size, and at the end of an answer: a product of matrices rounds equal columns differently."""
+    for dim in (17, 64, 384):
+        kinds = RANDOM.normal(size=(3, dim)).astype(np.float32)
+        kinds /= np.linalg.norm(kinds, axis=1, keepdims=True)
+        kind = RANDOM.integers(3, size=60)
+        ids = RANDOM.permutation(60).tolist()
+        queries = RANDOM.normal(size=(3, dim)).astype(np.float32)
+        products = queries.astype(np.float64) @ kinds.T
+        for k in (1, 10, 60):
+            found = nearest(batches(ids, kinds[kind]), queries, k)
+            for query in range(3):
+                order = sorted(range(60), key=lambda row: (-products[query, kind[row]], ids[row]))[:k]
+                rows = found.rows.column("id")[found.bounds[query] : found.bounds[query + 1]].to_pylist()
+                assert rows == [ids[row] for row in order], (dim, k)
 
 
 def test_fewer_documents_than_asked_for_and_ids_that_are_numbers() -> None:
