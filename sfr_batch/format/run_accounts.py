@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from sfr_batch.errors import counted
 from sfr_batch.format.durations import format_duration
+from sfr_batch.format.field_types import is_a
 from sfr_batch.format.notebook import html_table
 
 RUNNING, PUBLISHED, TRIAL, NOTHING, AGAIN = "running", "published", "trial", "nothing to do", "planned again"
@@ -94,10 +95,11 @@ class RunAccount:
 
     @classmethod
     def of(cls, values: Any) -> Self | None:
-        """The account with these fields; None if they are none."""
-        known = {item.name for item in dataclasses.fields(cls)}
+        """The account with these fields, but for those that this release does not know or has as another type; None if
+        they are none."""
+        known = {item.name: item.type for item in dataclasses.fields(cls)}
         try:
-            return cls(**{name: value for name, value in values.items() if name in known})
+            return cls(**{name: value for name, value in values.items() if name in known and is_a(value, known[name])})
         except (AttributeError, TypeError):
             return None
 

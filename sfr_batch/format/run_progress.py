@@ -6,11 +6,11 @@ line, as a screen of a terminal, as JSON and as HTML. Pure: `table.commit.watchi
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass
 from typing import Any, Self
 
 from sfr_batch.format import progress_line, progress_screen
+from sfr_batch.format.field_types import is_a
 from sfr_batch.format.run_accounts import (
     AGAIN,
     FAILED,
@@ -94,7 +94,7 @@ class RunProgress:
             known = {item.name: values[item.name] for item in dataclasses.fields(cls) if item.name in values}
         except (AttributeError, TypeError, ValueError):
             return None
-        if not all(_is_a(known[item.name], item.type) for item in dataclasses.fields(cls) if item.name in known):
+        if not all(is_a(known[item.name], item.type) for item in dataclasses.fields(cls) if item.name in known):
             return None
         return cls(**known)
 
@@ -225,10 +225,3 @@ class RunProgress:
 
     def _repr_html_(self) -> str:
         return progress_screen.html(self)
-
-
-def _is_a(value: object, kind: Any) -> bool:
-    """Whether a value of JSON is what a field takes. Anybody may have written it."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return isinstance(value, kind)
-    return math.isfinite(value) and (isinstance(value, kind) or isinstance(float(value), kind))

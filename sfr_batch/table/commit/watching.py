@@ -88,7 +88,8 @@ class Watcher:
             self._gone = None
             self._followed = self._running(writer)
         elif followed is None:
-            return self._last(writer)
+            self._followed = self._just_left(record, now - at) if record else None
+            return self._followed or self._last()
         else:
             self._followed = self._left(followed, writer)
         return self._followed
@@ -163,7 +164,15 @@ class Watcher:
         account = RunAccount(followed.run_id, outcome, user=followed.user, host=followed.host, at_least=True)
         return followed.ended_as(dataclasses.replace(account, ray_job=followed.ray_job))
 
-    def _last(self, writer: Heartbeat | None) -> RunProgress:
+    def _just_left(self, record: lease.LeaseRecord, ago: float) -> RunProgress | None:
+        """The last holder of the lease, if it has only just let the table go and has still to say how it ended."""
+        holder = record.holder
+        if not record.released or ago > GRACE_S or not self._log(holder.run_id) or end_of(self._table, holder.run_id):
+            return None
+        left = RunProgress(self._store.root, holder.run_id, user=holder.user, host=holder.host, ray_job=holder.ray_job)
+        return dataclasses.replace(left, stage="ending")
+
+    def _last(self) -> RunProgress:
         """How the last run ended that has left a log; none if there was no run."""
         made = RunProgress(table=self._store.root)
         run_id = max((names.run_of_key(info.key) for info in self._store.list(names.RUNS)), default="")

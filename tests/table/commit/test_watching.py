@@ -200,6 +200,14 @@ def test_what_anybody_may_have_written_is_not_believed(said: bytes, table: Table
     assert "<b>" not in evil._repr_html_()
 
 
+def test_fields_of_an_account_that_are_none_are_left_out() -> None:
+    said = {"run_id": "r", "seconds": "long", "cost": {"value": 1}, "rows": True, "tokens": 3, "versions": {"a": "b"}}
+    found = RunAccount.of(said | {"snapshot": 10**400, "user": None, "new": 1, "actor_seconds_used": 7})
+    assert found == RunAccount("r", tokens=3, versions={"a": "b"}, actor_seconds_used=7)
+    assert RunAccount.of({"run_id": 7}) is None
+    assert RunAccount.of([]) is None
+
+
 # --- how it ends
 
 
@@ -295,6 +303,24 @@ def test_a_run_that_leaves_without_a_word(table: Table, store: Counted) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(running(table))
         assert watched(table, Clock(), stack.close)[-1].outcome == "killed"
+
+
+def test_a_run_that_has_just_left_is_waited_for(table: Table, store: Counted) -> None:
+    """Its error is recorded after its lease is released."""
+    with running(table):
+        pass
+    pauses = iter([lambda: None, lambda: end(table, "failed", error="RunFailed")])
+    *before, last = watched(table, Clock(), lambda: next(pauses)())
+    assert [(state.run_id, state.stage) for state in before] == [(RUN, "ending")] * 2
+    assert (last.outcome, last.exit_code) == ("failed", 3)
+
+
+def test_a_run_that_has_left_long_ago_is_not(table: Table, store: Counted) -> None:
+    with running(table):
+        pass
+    store.now += watching.GRACE_S
+    (found,) = watched(table, Clock())
+    assert (found.outcome, found.exit_code) == ("killed", 5)
 
 
 def test_an_attempt_that_plans_again_is_followed(table: Table, store: Counted) -> None:
