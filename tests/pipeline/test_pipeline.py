@@ -87,6 +87,13 @@ def test_first_run_nothing_to_do_and_changes(
     assert table.num_rows == len(texts)
     expected = Encoder.load(job.model).encode(list(texts.values()))
     assert np.abs(np.stack([got[id_] for id_ in texts]) - expected).max() < 1e-5
+    report = table.report()
+    assert report.throughput
+    assert report.lengths
+    assert report.rejects
+    assert (sum(report.throughput.tokens), sum(report.lengths.documents)) == (summary.tokens, 130)
+    assert report.rejects.by_reason == {"null_text": 1, "empty_text": 1, "null_id": 1}
+    assert min(report.read_seconds or 0, report.tokenize_seconds or 0, report.write_seconds or 0) > 0
     reasons = table.current().rejects().select(["id", "reason"]).to_pylist()
     assert sorted((row["reason"], row["id"]) for row in reasons) == [
         ("empty_text", "j-empty"),

@@ -230,6 +230,9 @@ def unknown(report: "RunReport") -> str:
         )
     if outcome == RUNNING:
         return "The run goes on. This is from what is on storage now; sums are lower bounds."
+    if report.splits is not None and report.account.splits > report.splits:
+        more = counted(report.account.splits - report.splits, "split")
+        return f"Committed while the run ended, and counted under attempts alone: {more}."
     if not report.report_version:
         return "This run wrote no report, or one of an older release, with fewer figures."
     return ""

@@ -94,16 +94,17 @@ def _unpublished(logs: Logs, run_id: str) -> RunReport:
 
 
 def _with_account(report: RunReport, account: RunAccount) -> RunReport:
-    """With what the account knows, which may be more: a split that was committed while the run ended."""
-    told: dict[str, Any] = {name: getattr(account, name) for name in _OF_ACCOUNT}
-    told |= {"embedded": account.rows, "encode_seconds": account.actor_seconds_used, "finished_at": account.ended_at}
-    return report.model_copy(update=told | {"attempts": (account.as_json(),)})
+    """With how it ended. Of what was embedded the account may know more, a split that was committed while the run
+    ended; then the report keeps its figures, which are of one moment."""
+    told: dict[str, Any] = {"outcome": account.outcome, "snapshot": account.snapshot, "seconds": account.seconds}
+    told |= {"finished_at": account.ended_at, "attempts": (account.as_json(),)}
+    if report.splits is None:
+        told |= {"embedded": account.rows, "encode_seconds": account.actor_seconds_used}
+        told |= {name: getattr(account, name) for name in _COUNTS}
+    return report.model_copy(update=told)
 
 
-_OF_ACCOUNT = (
-    *("outcome", "snapshot", "seconds"),
-    *("splits", "rejected", "tokens", "encoded_tokens", "padded_tokens"),
-)
+_COUNTS = ("splits", "rejected", "tokens", "encoded_tokens", "padded_tokens")
 
 
 def _missing(table: Table, logs: Logs, report: RunReport) -> dict[str, Any]:
