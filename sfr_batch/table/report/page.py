@@ -9,6 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from sfr_batch.format import names, run_accounts
+from sfr_batch.format.durations import format_duration
 from sfr_batch.format.notebook import html_table
 from sfr_batch.format.on_screen import printable, shown, shown_id
 from sfr_batch.table.report import charts, facts
@@ -118,7 +119,7 @@ def _throughput(report: "RunReport") -> Iterator[str]:
     rows, _ = fewer(found.rows, _LINES)
     step = found.every_seconds * times
     table = [
-        (facts.duration(at * step), f"{amount:,}", f"{amount / step:,.0f}", f"{rows[at]:,}" if at < len(rows) else "0")
+        (format_duration(at * step), f"{amount:,}", f"{amount / step:,.0f}", f"{rows[at]:,}" if at < len(rows) else "0")
         for at, amount in enumerate(lines)
     ]
     yield _folded("Numbers", table, ("from", "tokens", "tokens/s", "rows"), (0, 1, 2, 3))
