@@ -211,8 +211,9 @@ class EmbedPlan:
 
     @property
     def rows_are_exact(self) -> bool:
-        """Whether `rows` is no estimate."""
-        return self.difference is not None or all(rows is not None for _, rows in self.changed)
+        """Whether `rows` is no estimate: of shards that a comparison leaves whole it is what it was before."""
+        indexed = self.difference.indexed if self.difference else frozenset[str]()
+        return all(rows is not None for shard, rows in self.changed if shard.uri not in indexed)
 
     @property
     def text_bytes(self) -> int:

@@ -217,6 +217,7 @@ def test_nothing_is_published_yet(store: Store) -> None:
     found = audit(table)
     assert found.ok
     assert (found.snapshot, found["snapshots"].verdict) == (None, "SKIP")
+    assert f"\nno snapshot of {found.table}, 0 rows" in found.brief()
     with pytest.raises(TableNotFound, match="has no snapshot 3"):
         audit(table, snapshot=3)
 

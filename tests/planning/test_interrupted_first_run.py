@@ -65,6 +65,18 @@ def test_shards_that_were_touched_are_not_embedded_again(nights: Nights, name: s
     check(place, writer)
 
 
+@pytest.mark.parametrize("other", ["b.jsonl", "b.parquet"])
+def test_rows_of_a_shard_that_nobody_has_begun_are_an_estimate(nights: Nights, other: str) -> None:
+    """Unless its format knows them, although all shards are compared."""
+    place, writer = nights
+    writer.write({"a.jsonl": docs_of("a", 30), other: docs_of("b", 10)})
+    assert interrupted(place, 2)
+    touch(writer)
+    exact = compare(make_plan(place.config()), InProcess()).plan
+    assert exact.rows_are_exact == other.endswith(".parquet")
+    assert ("to embed  ~" in exact.describe()) == other.endswith(".jsonl")
+
+
 def test_rows_move_and_change_between_the_attempts(nights: Nights) -> None:
     place, writer = nights
     a, b = docs_of("a", 20), docs_of("b", 20)

@@ -86,7 +86,8 @@ class AuditReport(CheckReport):
     def brief(self) -> str:
         """Two lines for a person: the summary, and what was read how fast."""
         rate = f", {self.rows / self.seconds:,.0f} rows/s" if self.seconds > 0 and self.rows else ""
-        what = f"snapshot {self.snapshot} of {self.table}, {counted(self.rows, 'row')}, {self.bytes / 1e6:,.1f} MB"
+        which = "no snapshot" if self.snapshot is None else f"snapshot {self.snapshot}"
+        what = f"{which} of {self.table}, {counted(self.rows, 'row')}, {self.bytes / 1e6:,.1f} MB"
         return f"{self.summary()}\n{what} in {self.seconds:,.1f} s{rate}"
 
     def to_json(self) -> str:
