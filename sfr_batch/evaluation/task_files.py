@@ -3,6 +3,7 @@
 Knows no model and reads no data; `tasks/` holds the shipped files.
 """
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
@@ -32,6 +33,18 @@ MAIN_SCORES = {
     SUMMARIZATION: "cos_sim_spearman",
 }
 """The main score of each type of task, by the key that model cards use: an average of a card is one of these."""
+
+_AT = "_at_(1|2|3|5|7|10|20|30|50|70|100|200|300|500|700|1000)"
+_KNOWN_SCORES = {
+    RETRIEVAL: f"(ndcg|map|recall|precision|mrr){_AT}",
+    RERANKING: "map|mrr|(ndcg|map|recall|precision|mrr)_at_(10|1000)",
+    STS: "(cos_sim|euclidean|manhattan)_(pearson|spearman)",
+    PAIR_CLASSIFICATION: "(cos_sim|dot|euclidean|manhattan)_(accuracy|ap|f1|precision|recall)|max_(accuracy|ap|f1)",
+    CLASSIFICATION: "accuracy|f1|ap",
+    CLUSTERING: "v_measure(_std)?",
+    SUMMARIZATION: "(cos_sim|dot)_(pearson|spearman)",
+}
+"""The scores of each type of task, by pattern: a wrong main score is found before anything is embedded."""
 
 _ONLY_OF = {
     "samples_per_label": CLASSIFICATION,
@@ -100,6 +113,13 @@ class Task(BaseModel):
     def _queries_only_where_there_are_some(self) -> "Task":
         if self.instructed == QUERIES and self.type not in (RETRIEVAL, RERANKING):
             raise ValueError(f"instructed: queries, but {self.type} has no queries: write all, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _main_score_of_the_type(self) -> "Task":
+        if not re.fullmatch(_KNOWN_SCORES[self.type], self.main_score):
+            usual = MAIN_SCORES[self.type]
+            raise ValueError(f"main_score: {self.type} has no score {self.main_score}: write {usual}, or leave it out")
         return self
 
     @model_validator(mode="after")

@@ -79,6 +79,11 @@ def test_a_task_says_only_what_is_special(tmp_path: Path) -> None:
             "{file}: task 1 (a):\n  task: instructed: queries, but sts has no queries: write all, or leave it out",
         ),
         (
+            "tasks: [{name: a, type: sts, main_score: accuracy}]",
+            "{file}: task 1 (a):\n  task: main_score: sts has no score accuracy: write cos_sim_spearman, or leave "
+            "it out",
+        ),
+        (
             "tasks: [{name: a, type: sts, samples_per_label: 16}]",
             "{file}: task 1 (a):\n  task: samples_per_label: sts has no such setting, only classification: leave it "
             "out",

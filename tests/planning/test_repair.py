@@ -433,6 +433,11 @@ def test_a_missing_manifest_is_said(nights: tuple[Place, Writer]) -> None:
     assert "_sfr/snapshots/00000005.json is missing, which a run has published. Restore it from a copy." in line
     assert "manifest  _sfr/snapshots/00000005.json is missing" in repair(place.config()).describe()
     assert "_sfr/snapshots/00000005.json is missing" in str(audit(table)["snapshots"])
+    later = Path(place.table) / names.run_key("20301231T000000-00000000", names.RUN_REPORT)  # by a clock that is right
+    later.parent.mkdir(parents=True)
+    later.write_text('{"snapshot": 6}')
+    os.utime(report, (1, 1))
+    assert "_sfr/snapshots/00000006.json is missing" in status.describe(table)
 
 
 def test_a_missing_manifest_of_the_last_run_stops_no_reader(nights: tuple[Place, Writer], tmp_path: Path) -> None:

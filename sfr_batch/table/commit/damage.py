@@ -93,10 +93,22 @@ def _manifest(table: Table, number: int) -> Manifest | None:
 
 
 def _last_reported(table: Table) -> int:
-    """Number of the snapshot that the last run with a report has published; 0 if there is no report."""
-    reports = [info.key for info in table.store.list(names.RUNS) if info.key.endswith(f"/{names.RUN_REPORT}")]
+    """Number of the snapshot that the last run with a report has published; 0 if there is no report.
+
+    The last one by its name, which has the time of its machine, or by the store's clock: either may be wrong, the one
+    on a machine whose clock is ahead, the other in a copy.
+    """
+    reports = [info for info in table.store.list(names.RUNS) if info.key.endswith(f"/{names.RUN_REPORT}")]
+    if not reports:
+        return 0
+    by_name = max(reports, key=lambda info: info.key)
+    by_time = max(reports, key=lambda info: (info.modified, info.key))
+    return max(_reported(table, key) for key in {by_name.key, by_time.key})
+
+
+def _reported(table: Table, key: str) -> int:
     try:
-        return int(json.loads(table.store.read(max(reports)))["snapshot"]) if reports else 0
+        return int(json.loads(table.store.read(key))["snapshot"])
     except (StorageError, ValueError, KeyError, TypeError):  # the record of a run is for people: it may be anything
         return 0
 
