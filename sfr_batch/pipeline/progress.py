@@ -91,7 +91,8 @@ class Progress:
         if self._board:
             self._show_on(self._board)
             return
-        display.offer(self.stream, f"{_CLEAR_LINE if self._live else ''}{self.line()}\n")
+        line = _CLEAR_LINE + self.line(columns_of(self.stream) - 1) if self._live else self.line()
+        display.offer(self.stream, f"{line}\n")
 
     def enter(self, stage: str) -> None:
         """Tell what the run is doing from now on."""

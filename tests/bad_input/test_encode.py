@@ -27,7 +27,7 @@ REFUSED = [
     (f"{FILE}others.jsonl", 1,
      "{root}/others.jsonl row 2 has no id, and the rows above have one. Give each row one, or none."),
     (f"{FILE}titles.csv", 1,
-     "{root}/titles.csv row 1 has no column text. Columns there: title. Name the one with the texts with --column."),
+     "{root}/titles.csv row 1 has no column text. Columns there: title. Name the one with the texts: --column NAME."),
     (f"{FILE}half.jsonl", 1,
      "{root}/half.jsonl row 1: text is not valid Unicode at character 4: half of a surrogate pair. Remove the row, or "
      "fetch the file again."),

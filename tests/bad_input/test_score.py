@@ -28,6 +28,9 @@ REFUSED = [
      "the query, or remove its judgements."),
     (f"{SCORE}q.txt --qrels {{root}}/qrels.tsv", 1,
      "{root}/q.txt has no column _id or id, by which judgements name its queries."),
+    (f"{SCORE}other.jsonl --qrels {{root}}/qrels.tsv", 1,
+     "{root}/other.jsonl row 1 has no column text. Columns there: _id, frage. Name the one with the texts: --column "
+     "query=NAME."),
     (f"{SCORE}twice.jsonl --qrels {{root}}/qrels.tsv", 1,
      "{root}/twice.jsonl row 2: the id 'q1' is also that of {root}/twice.jsonl row 1. Give each its own."),
     (f"{SCORE}splits", 2,
@@ -73,6 +76,7 @@ REFUSED = [
 def test_questions_that_cannot_be_scored(bench: Bench) -> None:
     for name, data in {
         "corpus/good.jsonl": jsonl([{"id": name, "text": name} for name in IDS]),
+        "other.jsonl": jsonl([{"_id": "q1", "frage": "how"}]),
         "empty.jsonl": b"",
         "q.txt": b"how\n",
         "queries.jsonl": jsonl([{"_id": "q1", "text": "how"}]),

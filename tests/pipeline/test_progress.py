@@ -2,6 +2,7 @@
 
 import os
 import pty
+import termios
 
 import pytest
 
@@ -124,12 +125,16 @@ def test_the_stage_is_that_of_the_actors(gpus: int, loading: int, ready: int, wa
 
 
 def test_a_terminal_shows_one_line_and_then_the_last() -> None:
+    """Which is no wider than the terminal either."""
     master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 40))
     with open(slave, "w") as terminal, Progress(splits=1, rows=5, stream=terminal, stage="loading the model") as shown:
         while b"loading the model" not in (live := os.read(master, 1000)):
             pass
         assert live.startswith(b"\r\x1b[K[0:00] loading the model")
         assert b"\n" not in live
         shown.add(receipt(5, 5))
-    assert os.read(master, 1000).decode().startswith("\r\x1b[K[0:0")
+    last = os.read(master, 1000).decode()
+    assert last.startswith("\r\x1b[K[0:0")
+    assert len(last.removeprefix("\r\x1b[K").rstrip()) < 40
     os.close(master)

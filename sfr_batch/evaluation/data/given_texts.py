@@ -77,21 +77,26 @@ def of_lines(stream: IO[bytes], name: str) -> GivenTexts:
     return GivenTexts(texts, [f"{name} line {number}" for number in range(1, len(texts) + 1)])
 
 
-def of_file(path: str, settings: StorageSettings, column: str | None = None) -> GivenTexts:
+def of_file(
+    path: str, settings: StorageSettings, column: str | None = None, *, option: str = "--column NAME"
+) -> GivenTexts:
     """The texts of a file on disk or S3. A JSON Lines, CSV, TSV or Parquet file has a column ``text``, and may have one
     of ids; any other file is a text a line.
 
-    column: another one with the texts. Raises CorpusError, which names the row; StorageError.
+    column: another one with the texts. option: how a person names it, for errors. Raises CorpusError, which names the
+    row; StorageError.
     """
     uri = absolute_uri(path)
     kind, compression = format_of(uri)
     if kind in (None, TEXT):
         with open_input(uri, settings) as file:
             return of_lines(decompressed(file, compression, uri), uri)
-    return of_rows(read_rows(uri, settings), uri, column)
+    return of_rows(read_rows(uri, settings), uri, column, option=option)
 
 
-def of_rows(rows: Iterator[Row], source: str, column: str | None = None) -> GivenTexts:
+def of_rows(
+    rows: Iterator[Row], source: str, column: str | None = None, *, option: str = "--column NAME"
+) -> GivenTexts:
     """The texts of rows; see `of_file`. source: where they come from, for errors."""
     texts: list[str] = []
     ids: dict[str, str] = {}
@@ -109,8 +114,8 @@ def of_rows(rows: Iterator[Row], source: str, column: str | None = None) -> Give
         if not fields.has(row, "text"):
             there = ", ".join(map(str, row.values)) or "none"
             raise CorpusError(
-                f"{row.place} has no column {column or 'text'}. Columns there: {there}. Name the one with the texts "
-                "with --column."
+                f"{row.place} has no column {column or 'text'}. Columns there: {there}. Name the one with the texts: "
+                f"{option}."
             )
         texts.append(fields.text(row, "text"))
         places.append(row.place)

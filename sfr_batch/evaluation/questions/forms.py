@@ -32,6 +32,8 @@ _ROLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 """The columns of judgements: what `Fields` calls them, and the names that are known, of which the first one counts."""
 _SEMICOLON = ";"
 """What spreadsheets of some languages write between columns."""
+_TEXTS = f"--column {QUERY}=NAME"
+"""How a person names the column of the questions."""
 _HERE = "questions"
 """The place of questions that are values of Python, in errors."""
 
@@ -131,7 +133,7 @@ def _of_folder(
 def _of_queries(
     queries: Sequence[str], qrels: Sequence[str], named: Mapping[str, str], settings: StorageSettings
 ) -> Questions:
-    parts = [of_file(uri, settings, named.get(QUERY)) for uri in queries]
+    parts = [of_file(uri, settings, named.get(QUERY), option=_TEXTS) for uri in queries]
     source = queries[0]
     if not qrels:
         return _without_judgements(parts[0], source)
@@ -172,7 +174,7 @@ def _of_rows(rows: Iterator[Row], source: str, named: Mapping[str, str]) -> Ques
             )
         )
     if not there[DOCUMENT]:
-        return _without_judgements(of_rows(rows, source, there[QUERY] or None), source)
+        return _without_judgements(of_rows(rows, source, there[QUERY] or None, option=_TEXTS), source)
     if not there[QUERY]:
         raise CorpusError(
             f"{first.place} has no text of a question. Columns there: {', '.join(map(str, first.values))}. If another "
