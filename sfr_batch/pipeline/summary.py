@@ -57,6 +57,8 @@ class Summary:
     """How the carried columns differ from those of the snapshot before. Empty if they do not."""
     earlier: int = 0
     """Rows in this snapshot that were embedded by earlier runs, which did not publish."""
+    selected_none: bool = False
+    """Whether the rows of shards were compared, and `select` matches none of them."""
     trial: bool = False
     """Whether the run was a trial (`select.limit`), which never publishes."""
     cost: Outcome | None = None
@@ -94,6 +96,7 @@ class Summary:
             borrowed=plan.difference.borrowed if plan.difference and published else 0,
             columns=plan.column_changes.describe() if plan.column_changes else "",
             earlier=done.earlier,
+            selected_none=_selects_none(plan),
             trial=progress is not None and published is None,
             cost=Outcome(done.actors.seconds / 3600, plan.config.run.price_per_hour, price)
             if done.splits_done
@@ -125,6 +128,8 @@ class Summary:
             )
         if self.snapshot is None:
             return f"Nothing to do: select matches no row of the corpus. {self.table} has no snapshot yet."
+        if not self.published and self.selected_none:
+            return "Nothing to do: select matches no row of the corpus."
         if not self.published:
             return f"Up to date, nothing to do ({format_duration(self.seconds)})."
         if not self.splits:
@@ -193,6 +198,11 @@ class Summary:
             return ""
         canaries = counted(self.canaries, "canary", "canaries")
         return f"1 - cosine at most {self.drift:.1e} between a text in a batch and by itself, {canaries}"
+
+
+def _selects_none(plan: EmbedPlan) -> bool:
+    changes = plan.difference.changes if plan.difference else None
+    return plan.config.select.by_rows and changes is not None and not any(changes.model_dump().values())
 
 
 def _rows(counts: Counts) -> str:

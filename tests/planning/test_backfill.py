@@ -177,10 +177,11 @@ def test_rows_that_are_nowhere_are_no_snapshot(three: tuple[Place, Writer]) -> N
     assert (done.published, done.splits) == (False, 0)
     assert done.snapshot is not None
     assert done.snapshot.number == before
-    assert "Up to date" in done.describe()
+    assert done.describe().startswith("Nothing to do: select matches no row of the corpus.\nTable ")
     night(place, "table.generation=x", "select.ids=[a1]")
     done = runner.embed(place.config("table.generation=x", "select.ids=[a1]"))
     assert (done.published, done.splits) == (False, 0), "the same label once more"
+    assert done.describe().startswith("Up to date, nothing to do")
     place = dataclasses.replace(place, table=f"{place.table}-new")
     done = runner.embed(place.config("select.ids=[nowhere]"))
     assert (done.published, done.snapshot) == (False, None)
