@@ -82,6 +82,6 @@ def _scores(truth: NDArray[np.int64], predicted: NDArray[np.int64], *, binary: b
 
 def _codes(labels: Sequence[str]) -> Mapping[str, int]:
     """Numbers of labels in their order: of whole numbers, as mteb's labels are, by size; else by the alphabet."""
-    different = {*labels}
+    different = sorted({*labels})  # 1 and 01 are two labels, in an order that no hash decides
     numbers = all(label.removeprefix("-").isdecimal() for label in different)
-    return {label: code for code, label in enumerate(sorted(different, key=int if numbers else None))}
+    return {label: code for code, label in enumerate(sorted(different, key=int) if numbers else different)}
