@@ -135,6 +135,8 @@ def test_scores_that_are_no_numbers() -> None:
         experiments = classification.draws(["a", "b", "a", "b"], 2)
         scores = classification.score_classification(vectors, ["a", "b", "a", "b"], vectors[:1], ["a"], experiments)
     assert scores == {"accuracy": 1, "f1": 1, "ap": 0}
+    numbers = {f"{n}{zeros * '0'}" for n in "123" for zeros in range(3)} | {f"00{n}" for n in range(9)}
+    assert [*classification._codes([*numbers])] == sorted(sorted(numbers), key=int)
 
 
 def test_equal_summaries_tie() -> None:

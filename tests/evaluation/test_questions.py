@@ -89,6 +89,29 @@ def test_questions_without_judgements(tmp_path: Path) -> None:
     assert read_questions(tmp_path).texts == found.texts, "a folder"
 
 
+def test_a_column_that_may_be_the_grade_is_told(tmp_path: Path) -> None:
+    """Whatever it is called: a document of grade 0 would else count as one that answers."""
+    told = (
+        "No column is known as the grade, so each judged document counts as 1, whatever stands in {}. If that is the "
+    )
+    told += "grade: --column grade={}."
+    for name in ("grade", "relevance", "rating", "rel", "score", "Rating"):
+        (tmp_path / "j.csv").write_text(f"question,document,{name}\nhow,a,2\nhow,b,0\nwhy,b,1\n")
+        assert read_questions(tmp_path / "j.csv").qrels == ASKED, name
+    (tmp_path / "j.csv").write_text("question,document,url,note\nhow,a,x,2\nhow,b,y,0\nwhy,b,z,1\n")
+    found = read_questions(tmp_path / "j.csv")
+    assert found.remarks == (told.format("note", "note"),)
+    assert read_questions(tmp_path / "j.csv", columns={"grade": "note"}).qrels == ASKED
+    (tmp_path / "q.jsonl").write_text(lines([{"_id": "how", "text": "how"}, {"_id": "why", "text": "why"}]))
+    for name in ("grade", "relevance", "rel", "score", "label"):
+        (tmp_path / "r.tsv").write_text(f"query-id\tcorpus-id\t{name}\nhow\ta\t2\nhow\tb\t0\nwhy\tb\t1\n")
+        assert read_questions(tmp_path / "q.jsonl", tmp_path / "r.tsv").qrels == ASKED, name
+    (tmp_path / "r.tsv").write_text("query-id\tcorpus-id\tScore\nhow\ta\t2\nhow\tb\t0\nwhy\tb\t1\n")
+    assert read_questions(tmp_path / "q.jsonl", tmp_path / "r.tsv").remarks == (told.format("Score", "Score"),)
+    graded = read_questions(tmp_path / "q.jsonl", tmp_path / "r.tsv", columns={"grade": "Score"})
+    assert (graded.qrels, graded.remarks) == (ASKED, ())
+
+
 def test_a_question_of_grades_0_is_told() -> None:
     found = read_questions({"how": {"a": 0}, "why": ["b", 7]})
     assert found.remarks == ("1 question without a relevant document (grade 1 or more): the score is 0.",)

@@ -18,7 +18,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "text": ("text", "sentence", "sentences", "texts"),
     "query_id": ("query-id", "query_id", "qid"),
     "corpus_id": ("corpus-id", "corpus_id", "doc_id", "did"),
-    "score": ("score", "label", "labels"),
+    "score": ("score", "label", "labels", "grade", "relevance", "rating", "rel"),
     "sentence1": ("sentence1", "sent1", "text1"),
     "sentence2": ("sentence2", "sent2", "text2"),
     "label": ("label", "labels", "category"),

@@ -4,6 +4,7 @@ Whatever corpus made the table that is asked: judgements name documents by their
 """
 
 import itertools
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ QUERY, DOCUMENT, GRADE = "query", "document", "grade"
 _ROLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     QUERY: ("query", ("query", "question", "query_text", "text")),
     DOCUMENT: ("corpus_id", (*COLUMNS["corpus_id"], "document_id", "document", "docid")),
-    GRADE: ("score", ("grade", "score", "relevance", "label")),
+    GRADE: ("score", ("grade", "score", "relevance", "label", "rating", "rel")),
 }
 """The columns of judgements: what `Fields` calls them, and the names that are known, of which the first one counts."""
 _SEMICOLON = ";"
@@ -146,14 +147,17 @@ def _of_queries(
                 raise CorpusError(f"{place}: there is another query {name!r}. Give it an id of its own.")
             texts[name] = text
     of_columns = {_ROLES[role][0]: name for role, name in named.items() if role != QUERY}
-    judged, places = read_qrels(qrels, Fields(of_columns), settings, default_grade=1.0)
+    fields = Fields(of_columns)
+    judged, places = read_qrels(qrels, fields, settings, default_grade=1.0)
+    first = next(read_rows(qrels[0], settings))
+    ungraded = "" if fields.has(first, "score") else _ungraded(first, fields.named(first, "query_id", "corpus_id"))
     if missing := [query for query in judged if query not in texts]:
         others = f" (and {counted(len(missing) - 1, 'other query', 'other queries')})" if len(missing) > 1 else ""
         raise CorpusError(
             f"{places[missing[0]]} judges the query {missing[0]!r}, which {source} does not have{others}. Add the "
             "query, or remove its judgements."
         )
-    return _judged(texts, judged, source)
+    return _judged(texts, judged, source, ungraded)
 
 
 def _of_rows(rows: Iterator[Row], source: str, named: Mapping[str, str]) -> Questions:
@@ -194,7 +198,11 @@ def _of_judgements(rows: Iterator[Row], source: str, there: Mapping[str, str]) -
     fields = Fields({_ROLES[role][0]: name for role, name in there.items() if name})
     texts: dict[str, str] = {}
     found = Judgements()
+    ungraded = None if not there[GRADE] else ""
     for row in rows:
+        if ungraded is None:
+            known = fields.named(row, "query_id") if fields.has(row, "query_id") else {}
+            ungraded = _ungraded(row, {**there, **known})
         for role in (QUERY, DOCUMENT):
             if there[role] not in row.values:
                 shown = ", ".join(map(str, row.values))
@@ -210,13 +218,31 @@ def _of_judgements(rows: Iterator[Row], source: str, there: Mapping[str, str]) -
         (grade,) = fields.numbers(row, "score") if there[GRADE] and there[GRADE] in row.values else (1.0,)
         found.add(row, query, fields.id(row, "corpus_id"), grade)
     found.check(source)
-    return _judged(texts, found.qrels, source)
+    return _judged(texts, found.qrels, source, ungraded or "")
 
 
-def _judged(texts: Mapping[str, str], qrels: Qrels, source: str) -> Questions:
-    """The judged ones of these questions."""
+def _ungraded(row: Row, used: Mapping[str, str]) -> str:
+    """A sentence where a column that is not used may have the grades; empty if none has numbers. used: names."""
+    numbers = [str(name) for name, value in row.values.items() if name not in used.values() and _is_number(value)]
+    if not numbers:
+        return ""
+    return (
+        f"No column is known as the grade, so each judged document counts as 1, whatever stands in "
+        f"{', '.join(numbers)}. If that is the grade: --column grade={numbers[0]}."
+    )
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return not isinstance(value, bool) and math.isfinite(float(value))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+
+
+def _judged(texts: Mapping[str, str], qrels: Qrels, source: str, ungraded: str) -> Questions:
+    """The judged ones of these questions. ungraded: a remark."""
     without = sum(not any(grade > 0 for grade in own.values()) for own in qrels.values())
-    remarks = []
+    remarks = [ungraded] if ungraded else []
     if left_out := len(texts) - len(qrels):
         are = "is" if left_out == 1 else "are"
         remarks.append(f"{left_out:,} of {len(texts):,} questions {are} not judged, and left out.")
