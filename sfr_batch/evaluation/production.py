@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from sfr_batch.config.settings import Config, CorpusSettings, TableSettings
-from sfr_batch.errors import CorpusError, TableNotFound, counted
+from sfr_batch.errors import ConfigError, CorpusError, TableNotFound, counted
 from sfr_batch.evaluation.instructions import Prompts
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import digest, short_id
@@ -26,6 +26,8 @@ from sfr_batch.model.sources.location import locate
 from sfr_batch.pipeline import runner
 from sfr_batch.pipeline.kept_model import KeptModel, keeping
 from sfr_batch.planning.card import model_inputs
+from sfr_batch.storage.input_listing import would_list
+from sfr_batch.storage.locations import absolute_uri, is_s3
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.nearest import FloatArray, vectors_of
@@ -72,6 +74,7 @@ class Production:
         self.config = config
         settings = config.evaluation
         self.root = (settings.path or f"{config.table.path.rstrip('/')}-evaluation").rstrip("/")
+        _refuse_place(config, self.root)
         self.store: Store = open_store(self.root, config.table.storage)
         recipe = read_recipe(locate(config.model, weights=False), config.model)
         self.prompts = Prompts.of(recipe.prompts, settings.prompt)
@@ -194,6 +197,25 @@ class Production:
         with keeping(self._model):
             runner.embed(config)
         return Table.open(open_store(config.table.path, config.table.storage)).current()
+
+
+def _refuse_place(config: Config, root: str) -> None:
+    """Raises ConfigError if the folder of evaluations is in the table, whose files it would stand among, or in the
+    corpus, which would be embedded with the files of evaluations."""
+    table, place = absolute_uri(config.table.path).rstrip("/"), absolute_uri(root)
+    beside = "Choose a place beside it: evaluation.path=<another path>."
+    if f"{place}/".startswith(f"{table}/"):
+        raise ConfigError(f"evaluation.path {root} is inside the table {config.table.path}. {beside}")
+    corpus = config.corpus
+    if is_s3(place) and corpus.storage != config.table.storage:
+        return  # the same name may be another bucket
+    for path in [corpus.path] if isinstance(corpus.path, str) else corpus.path:
+        of_one_kind = is_s3(absolute_uri(path)) == is_s3(place)
+        if of_one_kind and would_list(path, f"{place}/texts/0000.parquet", corpus.storage):
+            raise ConfigError(
+                f"evaluation.path {root} is inside corpus.path {path}: the next run of `sfr-batch embed` would embed "
+                f"its files. {beside}"
+            )
 
 
 def _refuse_rejected(snapshot: Snapshot, texts: Mapping[str, str]) -> None:

@@ -342,6 +342,22 @@ def test_classification_on_vectors_before_they_are_normalized(tmp_path: Path) ->
 Wrong = Callable[[Path], dict[str, str]]
 
 
+@pytest.mark.parametrize(("folder", "into"), [("table/e", "the table"), ("docs/e", "corpus.path"), ("table", "the t")])
+def test_evaluations_lie_beside_table_and_corpus(folder: str, into: str, tmp_path: Path, runs: list[Summary]) -> None:
+    file = task_file(tmp_path, {"name": "alike", "type": "sts"})
+    tasks = {"alike": pairs(f"{tmp_path}/pairs")}
+    put(f"{tmp_path}/docs", {"a.jsonl": b"{}\n"})
+    settings = {"task_files": [file], "path": f"{tmp_path}/{folder}"}
+    config = job(tmp_path, tasks, evaluation=settings)
+    config = config.model_copy(update={"corpus": config.corpus.model_copy(update={"path": f"{tmp_path}/docs"})})
+    with pytest.raises(
+        ConfigError, match=f"evaluation.path {tmp_path}/{folder} is inside {into}.*Choose a place beside"
+    ):
+        evaluate(config)
+    assert not runs
+    assert not (tmp_path / "table").exists()
+
+
 def without_a_document(folder: Path) -> dict[str, str]:
     return {"own": retrieval(f"{folder}/own", {id_: text for id_, text in DOCUMENTS.items() if id_ != "d3"})}
 
