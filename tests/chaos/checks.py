@@ -43,8 +43,9 @@ def open_table_store(config: Config) -> Store:
 
 
 def objects_of(store: Store) -> Objects:
-    """All that must never change once it is there."""
-    keys = [info.key for info in store.list("") if not info.key.startswith(MUTABLE)]
+    """All that must never change once it is there. Where a run is, is removed as it goes on."""
+    listed = [info.key for info in store.list("") if not info.key.startswith(MUTABLE)]
+    keys = [key for key in listed if names.number_of_progress_key(key) is None]
     return {k: hashlib.sha256(data).hexdigest() for k, data in zip(keys, read_many(store, keys), strict=True)}
 
 

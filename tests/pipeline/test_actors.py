@@ -13,6 +13,7 @@ from sfr_batch.config.settings import ActorSettings
 from sfr_batch.errors import ConfigError
 from sfr_batch.pipeline import actors, joining, losses, placement
 from sfr_batch.pipeline.actor_time import ActorTime
+from sfr_batch.pipeline.work import TIMES
 from tests.job_processes import config
 
 pytestmark = pytest.mark.ray
@@ -94,7 +95,7 @@ def test_an_actor_that_dies_at_each_load_becomes_an_error(ray_session: None, mod
     """Ray itself would restart it for ever. Where another actor has the model, it may."""
     assert [actors.begin_loading(Job.run_id) for _ in range(2)] == [1, 2]
     (deadly,) = pool(model, 0, stage=DeadlyModel, max_restarts=-1, max_task_retries=-1)
-    nothing = pa.table({name: [None] for name in ("split", "rows", "rejects", "token_ids", "error")})
+    nothing = pa.table({name: [None] for name in ("split", "rows", "rejects", "token_ids", "error", TIMES)})
     encoded = ray.get(deadly.__call__.remote(nothing))
     assert (
         encoded["error"][0]
