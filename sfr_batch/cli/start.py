@@ -41,7 +41,7 @@ def run(load: "Callable[[], click.Command]") -> NoReturn:
     streams.replace_streams()
     invocation.called()
     signals.when_stopped("nothing was started")
-    with signals.leaving(signals.last_words, _leave):
+    with signals.leaving(_last_words, _leave):
         code = _code_of(load)
         signals.when_stopped(f"the command had ended already, with exit code {code}")
         ended = streams.finish()
@@ -56,6 +56,15 @@ def _leave_at_once(number: int, frame: FrameType | None) -> None:
         os.write(2, f"stopped by {signal.Signals(number).name}: nothing is going on\n".encode())
     finally:
         os._exit(128 + number)
+
+
+def _last_words(signal_name: str) -> str:
+    """The last line: a run that goes on until the process ends, as it does for two seconds, says nothing after it."""
+    from sfr_batch.cli import signals
+
+    if display := sys.modules.get("sfr_batch.pipeline.display"):
+        display.silence()
+    return signals.last_words(signal_name)
 
 
 def _leave(signal_name: str) -> None:

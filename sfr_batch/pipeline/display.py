@@ -22,6 +22,7 @@ PATIENCE_S = 1.0
 
 _writing: dict[int, threading.Thread] = {}
 """By the id of a stream: who writes to it now, or is stuck in it."""
+_silent = False
 
 
 class Board(Protocol):
@@ -59,6 +60,12 @@ def shown_on(instead: Board) -> Iterator[None]:
         _board = before
 
 
+def silence() -> None:
+    """From now on nothing is said any more: this process has had its last words."""
+    global _silent
+    _silent = True
+
+
 def say(text: str) -> None:
     """A line on stderr, if it takes one. What a terminal would obey is escaped."""
     if there := _board:
@@ -77,6 +84,8 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 def offer(stream: TextIO | None, text: str) -> bool:
     """Write ``text`` to a stream that may not take it; whether it did within PATIENCE_S. Never raises."""
+    if _silent:
+        return False
 
     def write() -> None:
         if stream is None:  # Python has none for a descriptor that was closed when it started

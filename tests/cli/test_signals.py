@@ -255,6 +255,19 @@ def test_what_was_printed_comes_before_the_last_words() -> None:
     assert signalled(code, signal.SIGHUP) == (129, "first\nbye\n")
 
 
+def test_a_run_that_goes_on_says_nothing_after_the_last_words() -> None:
+    """What is done after them may take a while."""
+    code = (
+        "import click, sys\nfrom sfr_batch.cli import start\nfrom sfr_batch.pipeline import display\n"
+        "def tick():\n    while True:\n        display.offer(sys.stderr, 'tick\\n')\n        time.sleep(0.01)\n"
+        "def work():\n    print('ready', flush=True)\n    threading.Thread(target=tick, daemon=True).start()\n"
+        "    time.sleep(1000)\n"
+        "start._leave = lambda name: time.sleep(0.5)\nstart.run(lambda: click.Command('x', callback=work))"
+    )
+    exit_code, output = signalled(code, signal.SIGTERM)
+    assert (exit_code, output.splitlines()[-1]) == (143, "stopped by SIGTERM: nothing was started")
+
+
 def test_a_process_that_leaves_of_itself_meanwhile_still_has_its_last_words() -> None:
     """As when something else on SIGTERM raises SystemExit in the main thread."""
     code = (
