@@ -8,6 +8,7 @@ next to nothing: entry points load this first.
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 PATIENCE_S = 1.0
 """Seconds that a stream may take for one write, before nobody waits for it any more."""
 
+_LAST_WRITE_S = 0.2
+"""Seconds that last words wait for what is being written."""
 _writing: dict[int, threading.Thread] = {}
 """By the id of a stream: who writes to it now, or is stuck in it."""
 _silent = False
@@ -61,9 +64,13 @@ def shown_on(instead: Board) -> Iterator[None]:
 
 
 def silence() -> None:
-    """From now on nothing is said any more: this process has had its last words."""
+    """From now on nothing is said any more: this process has its last words. What is being written is waited for."""
     global _silent
     _silent = True
+    until = time.monotonic() + _LAST_WRITE_S
+    for thread in list(_writing.values()):
+        with contextlib.suppress(RuntimeError):  # not started: it will see that there is silence
+            thread.join(max(0.0, until - time.monotonic()))
 
 
 def say(text: str) -> None:
@@ -84,11 +91,9 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 def offer(stream: TextIO | None, text: str) -> bool:
     """Write ``text`` to a stream that may not take it; whether it did within PATIENCE_S. Never raises."""
-    if _silent:
-        return False
 
     def write() -> None:
-        if stream is None:  # Python has none for a descriptor that was closed when it started
+        if stream is None or _silent:  # Python has none for a descriptor that was closed when it started
             raise ValueError
         stream.write(text)
         stream.flush()
@@ -116,13 +121,13 @@ def attempt(stream: object, action: Callable[[], object]) -> bool:
         return bool(done)
     if busy and busy.is_alive():
         return False
-    thread = threading.Thread(target=act, name="sfr-display", daemon=True)
+    _writing[id(stream)] = thread = threading.Thread(target=act, name="sfr-display", daemon=True)
     try:
         thread.start()
     except RuntimeError:  # no more threads, or the interpreter is ending
+        _writing.pop(id(stream), None)
         act()
         return bool(done)
-    _writing[id(stream)] = thread
     thread.join(PATIENCE_S)
     if not thread.is_alive():
         _writing.pop(id(stream), None)
@@ -134,5 +139,6 @@ def is_stuck(stream: object, wait_s: float) -> bool:
     `os._exit`: it would wait for the stream, and then abort."""
     if (busy := _writing.get(id(stream))) is None:
         return False
-    busy.join(wait_s)
+    with contextlib.suppress(RuntimeError):  # it has not started yet
+        busy.join(wait_s)
     return busy.is_alive()

@@ -109,11 +109,11 @@ def connected(address: clusters.Address | None, cpus: int) -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with _own_signals(), _held_back(show=True):
         _init(address, cpus)
-    try:
-        with _no_messages_of_workers():
+    with _no_messages_of_workers():  # also while it shuts down: then Ray prints what it has not printed yet
+        try:
             yield
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 def describe_job(submission_id: str | None, **metadata: str) -> None:

@@ -7,6 +7,7 @@ import pty
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -166,6 +167,29 @@ def test_progress_does_not_wait_for_a_stream_that_is_stuck(stuck: tuple[io.TextI
     assert not display.is_stuck(stream, 60)
     assert display.offer(stream, "heard\n")
     assert os.read(reader, 2**20).endswith(b"heard\n")
+
+
+def test_last_words_come_after_what_is_being_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "_silent", False)
+    monkeypatch.setattr(display, "_LAST_WRITE_S", 60)
+    begun, order = threading.Event(), []
+
+    class Slow(io.StringIO):
+        def write(self, text: str) -> int:
+            begun.set()
+            time.sleep(0.1)
+            order.append(text)
+            return len(text)
+
+    stream = Slow()
+    writer = threading.Thread(target=display.offer, args=(stream, "progress\n"))
+    writer.start()
+    begun.wait()
+    display.silence()
+    order.append("last words\n")
+    assert not display.offer(stream, "late\n")
+    writer.join()
+    assert order == ["progress\n", "last words\n"]
 
 
 def test_nothing_that_a_stream_raises_comes_out() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import ray
+from ray._private import worker
 
 from sfr_batch.config.settings import ActorSettings
 from sfr_batch.errors import ConfigError
@@ -120,6 +121,18 @@ def test_ray_client_carries_no_run(ray_session: None, monkeypatch: pytest.Monkey
         "run: sfr-batch submit CONFIG --address http://HEAD:8265. Or call ray.shutdown() and embed in this process: "
         "run.ray_address=none."
     )
+
+
+def test_what_ray_has_not_printed_yet_is_not_printed_as_it_shuts_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread that prints ends in `ray.shutdown`, and may have a last message in hand."""
+    printed: list[bool] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(joining, "_init", lambda address, cpus: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: printed.append(worker._worker_logs_enabled))
+    with pytest.raises(ZeroDivisionError), joining.connected(None, 1):
+        raise ZeroDivisionError
+    assert printed == [False]
+    assert worker._worker_logs_enabled
 
 
 @pytest.mark.parametrize("stderr", ["/dev/full", None])
