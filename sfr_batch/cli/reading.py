@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 
 import click
 
@@ -36,7 +37,8 @@ def snapshots(table: str, endpoint_url: str | None) -> None:
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
     with report_errors():
-        click.echo(repr(api.open_table(table, api.StorageSettings(endpoint_url=endpoint_url)).snapshots()))
+        found = api.open_table(table, api.StorageSettings(endpoint_url=endpoint_url)).snapshots()
+        click.echo(found.describe(_width()))
 
 
 @click.command()
@@ -49,7 +51,7 @@ def runs(table: str, as_lines: bool, endpoint_url: str | None) -> None:
     One line per attempt: run, start (UTC), how long, how it ended, who on which host and Ray job, devices, time of
     actors reserved and used, documents that it embedded, their tokens, and the cost if run.price_per_hour is set. The
     last line adds up. A process that was killed could not write more than it had: ≥ marks what is a lower bound, ? what
-    nobody knows.
+    nobody knows. A narrow terminal gets fewer columns, a pipe and --json get all.
 
     Reads logs from storage alone; `sfr-batch sweep` removes those of runs that did not publish.
 
@@ -60,7 +62,7 @@ def runs(table: str, as_lines: bool, endpoint_url: str | None) -> None:
         for account in found if as_lines else ():
             click.echo(json.dumps(account.as_json(), ensure_ascii=False, allow_nan=False))
         if not as_lines:
-            click.echo(repr(found))
+            click.echo(found.describe(_width()))
 
 
 @click.command()
@@ -196,6 +198,14 @@ def view(
         opened = api.open_table(table, api.StorageSettings(endpoint_url=endpoint_url))
         state = opened.current() if snapshot is None else opened.snapshot(snapshot)
         click.echo(state.duckdb_view(name, _listed(columns)), nl=False)
+
+
+def _width() -> int | None:
+    """Characters of a line on the terminal; None: stdout is a file or a pipe, whose lines may have any length."""
+    from sfr_batch.pipeline.display import is_terminal
+    from sfr_batch.pipeline.watch_display import columns_of
+
+    return columns_of(sys.stdout) if is_terminal(sys.stdout) else None
 
 
 def _incomplete(target: str) -> str:

@@ -6,25 +6,24 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from sfr_batch.errors import ConfigError
+from sfr_batch.format import text_table
 from sfr_batch.format.records import Manifest
 
 HEAD = ("number", "when", "operation", "run", "vectors", "new", "reused", "rejected", "by")
 NUMBERS = {"number", "vectors", "new", "reused", "rejected"}
+_OPTIONAL = ("by", "run", "rejected", "reused")
+"""Columns that a narrow terminal does without, in this order."""
 
 
-def listing(manifests: Sequence[Manifest]) -> str:
-    """A header and one line per snapshot: new and reused count documents, rejected those of the whole snapshot."""
+def listing(manifests: Sequence[Manifest], width: int | None = None) -> str:
+    """A header and one line per snapshot: new and reused count documents, rejected those of the whole snapshot.
+
+    width: characters of a line, for which columns are left out; None: all columns.
+    """
     if not manifests:
         return "no snapshot yet"
-    rows = [HEAD, *map(row, manifests)]
-    widths = [max(len(row[n]) for row in rows) for n in range(len(HEAD))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if name in NUMBERS else cell.ljust(width)
-            for name, cell, width in zip(HEAD, row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    )
+    lines, _ = text_table.lines(HEAD, [row(manifest) for manifest in manifests], NUMBERS, width, _OPTIONAL)
+    return "\n".join(lines)
 
 
 def row(manifest: Manifest) -> tuple[str, ...]:

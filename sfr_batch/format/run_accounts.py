@@ -6,6 +6,7 @@ Pure: what is on storage is found by `table.commit.attempts`.
 
 import dataclasses
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from sfr_batch.errors import counted
+from sfr_batch.format import text_table
 from sfr_batch.format.durations import format_duration
 from sfr_batch.format.field_types import is_a
 from sfr_batch.format.notebook import html_table
@@ -140,7 +142,7 @@ class RunAccount:
         if self.outcome == STOPPED:
             return f"stopped by {self.signal}"
         if self.outcome == KILLED:
-            return f"killed, last sign {_clock(self.ended_at)}" if self.ended_at else "killed"
+            return f"killed{_LAST_SIGN}{_clock(self.ended_at)}" if self.ended_at else "killed"
         return self.outcome
 
     @property
@@ -158,6 +160,9 @@ class RunAccount:
 
 HEAD = ("run", "started", "took", "ended", "by", "devices", "reserved", "used", "rows", "tokens", "cost")
 NUMBERS = {"took", "reserved", "used", "rows", "tokens", "cost"}
+_OPTIONAL = ("used", "devices", "started", "by", "tokens", "reserved", "cost")
+"""Columns that a narrow terminal does without, in this order. The id of a run begins with when it started."""
+_LAST_SIGN = ", last sign "
 
 
 def row(account: RunAccount) -> tuple[str, ...]:
@@ -180,20 +185,30 @@ def row(account: RunAccount) -> tuple[str, ...]:
     )
 
 
-def listing(accounts: Sequence[RunAccount]) -> str:
-    """A header, a line per attempt, and what all of them add up to."""
+def listing(accounts: Sequence[RunAccount], width: int | None = None) -> str:
+    """A header, a line per attempt, and what all of them add up to.
+
+    width: characters of a line, for which columns are left out, and the last line says which; None: all columns.
+    """
     if not accounts:
         return "no run yet"
-    rows = [HEAD, *map(row, accounts)]
-    widths = [max(len(cells[n]) for cells in rows) for n in range(len(HEAD))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if name in NUMBERS else cell.ljust(width)
-            for name, cell, width in zip(HEAD, cells, widths, strict=True)
-        ).rstrip()
-        for cells in rows
-    ]
-    return "\n".join([*lines, total(accounts)])
+    rows = [row(account) for account in accounts]
+    lines, left_out = text_table.lines(HEAD, rows, NUMBERS, width, _OPTIONAL)
+    if left_out:
+        ended = HEAD.index("ended")
+        rows = [(*cells[:ended], cells[ended].partition(_LAST_SIGN)[0], *cells[ended + 1 :]) for cells in rows]
+        lines, left_out = text_table.lines(HEAD, rows, NUMBERS, width, _OPTIONAL)
+    sums = total(accounts)
+    if width is not None:
+        sums = _wrapped(sums, width)
+        if left_out:
+            text = f"Not shown: {', '.join(name for name in HEAD if name in left_out)}. --json has all."
+            sums += f"\n{_wrapped(text, width)}"
+    return "\n".join([*lines, sums])
+
+
+def _wrapped(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(text, width, subsequent_indent="  ", break_on_hyphens=False))
 
 
 def html(accounts: Sequence[RunAccount]) -> str:

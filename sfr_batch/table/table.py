@@ -423,8 +423,12 @@ class Snapshots(list[Snapshot], Tabular):
         """A row for each: numbers are numbers, ``when`` is a timestamp in UTC."""
         return history.table([snapshot.manifest for snapshot in self])
 
+    def describe(self, width: int | None = None) -> str:
+        """Lines of at most ``width`` characters: what does not fit is left out; None: all."""
+        return history.listing([snapshot.manifest for snapshot in self], width)
+
     def __repr__(self) -> str:
-        return history.listing([snapshot.manifest for snapshot in self])
+        return self.describe()
 
     def _repr_html_(self) -> str:
         numbers = [number for number, name in enumerate(history.HEAD) if name in history.NUMBERS]

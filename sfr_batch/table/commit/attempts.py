@@ -38,8 +38,12 @@ class Runs(list[RunAccount], Tabular):
         """All fields of `RunAccount`, a row each: times in UTC, ``versions`` as JSON."""
         return run_accounts.table(self)
 
+    def describe(self, width: int | None = None) -> str:
+        """Lines of at most ``width`` characters: what does not fit is left out; None: all."""
+        return run_accounts.listing(self, width)
+
     def __repr__(self) -> str:
-        return run_accounts.listing(self)
+        return self.describe()
 
     def _repr_html_(self) -> str:
         return run_accounts.html(self)
