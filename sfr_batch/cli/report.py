@@ -41,7 +41,7 @@ def report(
         found = opened.report(run_id)
         page = stored_page(opened, found.run_id)
         if in_browser and not file and (page is None or is_s3(page)):
-            place = f"is on S3, {page}" if page else "is not on storage: the run did not get to write it"
+            place = f"is on S3, {page}" if page else "is not on storage: the run had no time to write it"
             raise ConfigError(f"--open: the page of run {found.run_id} {place}. Add --to FILE to open a copy.")
         if file:
             try:
@@ -50,9 +50,16 @@ def report(
                 raise ConfigError(f"--to {file} cannot be written: {error.strerror}") from None
         click.echo(json.dumps(found.as_json()) if as_json else found.describe())
         if not as_json:
-            click.echo(f"Page      {file or page or 'none on storage; --to FILE writes one'}")
+            click.echo(f"Page      {file or page or _no_page(found.outcome)}")
         if in_browser:
             _show(file or str(page))
+
+
+def _no_page(outcome: str) -> str:
+    from sfr_batch.format import run_accounts
+
+    ended_at_once = outcome in (run_accounts.STOPPED, run_accounts.KILLED)
+    return f"none on storage{': the run had no time to write it' if ended_at_once else ''}; --to FILE writes one"
 
 
 def _show(path: str) -> None:

@@ -2,12 +2,15 @@
 
 import json
 import sys
+import time
+from collections.abc import Callable
 
 import click
 
 import sfr_batch as api  # its names are loaded when they are used: help is quick
 from sfr_batch.cli.options import ENDPOINT, NOTHING, report_errors
-from sfr_batch.errors import ConfigError
+from sfr_batch.errors import ConfigError, TableNotFound
+from sfr_batch.format.on_screen import shown
 
 _WATCHING = "nobody watches any more; the run was not touched"
 
@@ -25,7 +28,8 @@ def status(table: str, watch: bool, every: float | None, as_json: bool, endpoint
 
     It reads storage alone, so it works on any machine that may read TABLE. --watch shows where the run is: on a
     terminal one screen that is redrawn, elsewhere a line for each change. Each look takes a handful of requests. If no
-    run goes on, it shows how the last one ended. Ctrl-C ends the watching, not the run.
+    run goes on, it shows how the last one ended. It waits ten minutes for a first run to create TABLE. Ctrl-C ends the
+    watching, not the run.
 
     Exit codes: 0 done, 1 failed, 2 the command is wrong. With --watch they say how the run ended: 0 it published or had
     nothing to do, 3 it failed, 4 a signal stopped it, 5 it is gone and has not said how it ended; 1 TABLE cannot be
@@ -56,12 +60,12 @@ def _watch(table: str, every: float | None, as_json: bool, endpoint_url: str | N
     from sfr_batch.pipeline.watched import follow
     from sfr_batch.table.commit import watching
 
-    # A store that fails for longer is told, and asked again at the next look.
-    storage = api.StorageSettings(endpoint_url=endpoint_url, attempts=4, give_up_after_s=15)
-    opened = api.open_table(table, storage)
-
     def warn(text: str) -> None:
         click.echo(text, err=True)
+
+    # A store that fails for longer is told, and asked again at the next look.
+    storage = api.StorageSettings(endpoint_url=endpoint_url, attempts=4, give_up_after_s=15)
+    opened = _opened(table, storage, every or watching.EVERY_S, warn)
 
     shows: Shows
     if as_json:
@@ -71,3 +75,22 @@ def _watch(table: str, every: float | None, as_json: bool, endpoint_url: str | N
     else:
         shows = Lines(click.echo, warn)
     return follow(watching.watch(opened, every or watching.EVERY_S), shows).exit_code
+
+
+def _opened(
+    table: str, storage: "api.StorageSettings", every_s: float, warn: Callable[[str], None]
+) -> "api.EmbeddingTable":
+    """The table. The first run creates it, after its job has waited for machines: who watches waits, too."""
+    from sfr_batch.table.commit.watching import PATIENCE_S
+
+    until, told = time.monotonic() + PATIENCE_S, False
+    while True:
+        try:
+            return api.open_table(table, storage)
+        except TableNotFound:
+            if time.monotonic() >= until:
+                raise
+        if not told:
+            warn(f"There is no table at {shown(table, 500)} yet: waiting for a run that creates it.")
+            told = True
+        time.sleep(every_s)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.option("--installed", is_flag=True, help="Send the config alone: the nodes have this version of sfr-batch.")
 @click.option("--wait", is_flag=True, help="Wait for the end of the job, and show what it took.")
 @click.option("--follow", is_flag=True, help="Show the log of the job until its end.")
+@click.option("--watch", is_flag=True, help="Show where its run is, from now until its end.")
 @click.option("--json", "as_json", is_flag=True, help="Print the job, and with --wait its account, as one JSON object.")
 def submit(
     config: str,
@@ -28,6 +29,7 @@ def submit(
     installed: bool,
     wait: bool,
     follow: bool,
+    watch: bool,
     as_json: bool,
 ) -> None:
     """Have a Ray cluster do what `embed` does with CONFIG, as a job. Returns at once; the job goes on by itself.
@@ -39,14 +41,16 @@ def submit(
     The same command while its job is pending or running names that job and sends nothing. After it has ended, a new
     job continues.
 
-    Exit codes: 0 done, 1 the cluster or, with --wait and --follow, the job failed, 2 the command or config is wrong.
+    Exit codes: 0 done, 1 the cluster or, with --wait, --follow or --watch, the job failed, 2 the command or config is
+    wrong, 130 stopped by Ctrl-C, which ends the waiting only.
     """
     from sfr_batch.format.on_screen import printable
 
     going = ["nothing was submitted, or the job goes on; the same command finds it"]
     with report_errors(changes=not as_json, stopped=lambda: going[0]):
-        if follow and as_json:
-            raise ConfigError("Give --follow or --json, not both.")
+        shows = [name for name, given in (("--follow", follow), ("--watch", watch), ("--json", as_json)) if given]
+        if len(shows) > 1:
+            raise ConfigError(f"Give one of {', '.join(shows)}.")
         job = api.submit(config, overrides, address=address, installed=installed)
         going[0] = f"the job goes on; to stop it: {_ray('stop', job)}"
         if not as_json:
@@ -54,7 +58,9 @@ def submit(
         if follow:
             for piece in job.follow():
                 click.echo(printable(piece), nl=False)
-        account = job.result() if wait or follow else None
+        if watch:
+            job.watch()
+        account = job.result() if wait or follow or watch else None
         if as_json:
             found = {"id": job.id, "address": job.address, "table": job.table, "new": job.new, "status": job.status()}
             found |= {"account": account.as_json()} if account else {}

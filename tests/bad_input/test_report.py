@@ -13,7 +13,7 @@ ROWS = [
      "{root}/table has nothing of a run {run}x. The last ones: {run}. `sfr-batch runs {root}/table` lists all.",
      f"{REPORT} --run {{run}}"),
     ("a page that is not there", [f"{REPORT} --open"],
-     "--open: the page of run {run} is not on storage: the run did not get to write it. Add --to FILE to open a copy.",
+     "--open: the page of run {run} is not on storage: the run had no time to write it. Add --to FILE to open a copy.",
      f"{REPORT} --open --to {{root}}/page.html"),
     ("no folder for the page", [f"{REPORT} --to {{root}}/none/page.html"],
      "--to {root}/none/page.html: there is no folder {root}/none.", f"{REPORT} --to {{root}}/page.html"),

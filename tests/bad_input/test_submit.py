@@ -250,7 +250,9 @@ ROWS = [
         "The Ray cluster at http://127.0.0.1:{port} (address), which has Ray {ray}, answers what the client of Ray "
         "{ray} here does not understand. Install the version of one on the other.", command=AT_PORT,
         prepare=both(NO_ADDRESS, jobs((200, '[{"type": "SUBMISSION"}]'))), overrides=ANYWHERE),
-    Row("two forms of output", "Give --follow or --json, not both.", code=2, command=f"{COMMAND} --follow --json",
+    Row("three forms of output", "Give one of --follow, --watch, --json.", code=2,
+        command=f"{COMMAND} --follow --watch --json", overrides=ANYWHERE),
+    Row("two forms of output", "Give one of --follow, --json.", code=2, command=f"{COMMAND} --follow --json",
         overrides=ANYWHERE),
 ]
 # fmt: on

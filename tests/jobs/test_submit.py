@@ -383,6 +383,10 @@ def test_a_job_that_embeds_is_watched(
     assert here.job(submission_id)["metadata"]["sfr_batch_run"] == account.run_id
     assert len(sfr.open_table(job.table).to_arrow()) == 4
 
+    result = CliRunner().invoke(main, ["submit", str(small_job), "--address", here.address, "--watch"])
+    assert result.exit_code == 0, result.output
+    assert "nothing to do" in result.stderr
+
 
 def test_a_variable_that_the_cluster_lacks_is_named(
     here: Head, small_job: Path, monkeypatch: pytest.MonkeyPatch

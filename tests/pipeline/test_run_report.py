@@ -140,7 +140,7 @@ def test_runs_that_end_otherwise(tiny: Path, tmp_path: Path, monkeypatch: pytest
     assert (killed.truncated, killed.tokens_full) == (ended.truncated, ended.tokens_full)
     assert killed.lost_nodes is killed.read_seconds is killed.start_up_seconds is None
     said = CliRunner().invoke(main, ["report", f"{tmp_path}/table"])
-    assert "Page      none on storage; --to FILE writes one" in said.output
+    assert "Page      none on storage: the run had no time to write it; --to FILE writes one" in said.output
     assert "killed" in said.output
 
     sfr.embed(job)
