@@ -180,3 +180,8 @@ class JobFailed(SfrBatchError):
 
 class RunFailed(SfrBatchError):
     """At least one split failed permanently; all others are committed."""
+
+    def __init__(self, message: str, trace: str = "") -> None:
+        super().__init__(message)
+        self.trace = trace
+        """Stack traces of errors in it that nobody foresaw, for a log; empty if there are none."""

@@ -1,8 +1,7 @@
 """The command line: from arguments to a library call, and from exceptions to a message and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 the command or config is wrong, 130 stopped by SIGINT (Ctrl-C), 143 stopped by SIGTERM
-(`ray job stop`, `kubectl delete`), 129 by SIGHUP (the terminal has closed), 141 nobody reads the result. Every command
-stops within two seconds of a signal at any moment, see `start`.
+The exit codes stand in jobs/README.md, "Failures and restarts". Every command stops within two seconds of a signal at
+any moment, see `start`.
 """
 
 import json
@@ -79,6 +78,8 @@ def main() -> None:
         sfr-batch embed configs/demo.yaml
 
     It is safe to repeat and safe to kill. Readers see finished snapshots only.
+
+    Exit codes: 0 done, 1 failed, 2 the command or config is wrong. All are in jobs/README.md, "Failures and restarts".
     """
 
 

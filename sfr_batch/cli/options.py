@@ -39,7 +39,12 @@ def report_errors(*, changes: bool = False, stopped: str | Callable[[], str] = N
     try:
         yield
     except SfrBatchError as error:
-        click.echo(f"error: {shown_message(str(error))}", err=True)
+        message = shown_message(str(error))
+        if trace := getattr(error, "trace", ""):  # of an error on a worker that nobody foresaw
+            from sfr_batch.cli import stack_traces
+
+            message += f"\n{stack_traces.kept(trace)}"
+        click.echo(f"error: {message}", err=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
         click.echo(signals.last_words("SIGINT"), err=True)

@@ -30,6 +30,11 @@ def when_stopped(state: str | Callable[[], str]) -> None:
     _state = (lambda: state) if isinstance(state, str) else state
 
 
+def state() -> str:
+    """What is true now, see `when_stopped`."""
+    return _state()
+
+
 def last_words(signal_name: str) -> str:
     """The last line of a process that is stopped."""
     return f"stopped by {signal_name}: {_state()}"

@@ -85,6 +85,11 @@ def _code_of(load: "Callable[[], click.Command]") -> int:
             load().main()
         except SystemExit as ended:
             code = _number(ended)
+        except OutputLost:
+            raise
+        except Exception as error:
+            say(f"error: {_unforeseen(error)}")
+            code = 2 if isinstance(error, ModuleNotFoundError) else 1
         sys.stdout.flush()
     except OutputLost as lost:
         if code:  # it has failed before, and has said why
@@ -94,6 +99,19 @@ def _code_of(load: "Callable[[], click.Command]") -> int:
         say(f"error: {lost}")
         return 1
     return code
+
+
+def _unforeseen(error: Exception) -> str:
+    """What a person is told of an exception that is none of ours."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return (
+            f"The Python of this process, {sys.executable}, has no module {error.name}. Install what sfr-batch depends "
+            "on: `pip install .` in the repository does it. On a cluster install it on every node, best in its image: "
+            "a submitted job brings sfr-batch along, but no other packages."
+        )
+    from sfr_batch.cli import stack_traces
+
+    return stack_traces.message(error)
 
 
 def _number(ended: SystemExit) -> int:

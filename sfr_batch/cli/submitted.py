@@ -31,17 +31,9 @@ def main() -> None:
         print(f"error: {wrong}", file=sys.stderr)
         sys.exit(2)
     sys.argv[1:] = arguments
-    try:
-        from sfr_batch.cli.start import main as run
+    from sfr_batch.cli.start import main as run
 
-        run("embed")
-    except ModuleNotFoundError as error:
-        print(
-            f"error: The Python of the job, {sys.executable}, has no module {error.name}. Install on every node what "
-            "sfr-batch depends on, best in its image: a submitted job brings sfr-batch along, but no other packages.",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+    run("embed")
 
 
 if __name__ == "__main__":

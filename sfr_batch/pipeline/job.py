@@ -1,7 +1,6 @@
 """The description of a run that travels to the workers, and the text of an error that travels back. Knows no stage."""
 
 import socket
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from sfr_batch.config.settings import CorpusSettings, ModelSettings, StorageSettings
 from sfr_batch.corpus.columns import Columns
 from sfr_batch.errors import SfrBatchError
+from sfr_batch.format import unforeseen
 from sfr_batch.format.records import TableCard
 from sfr_batch.planning.plan import EmbedPlan
 
@@ -57,13 +57,13 @@ def make_job(plan: EmbedPlan, run_id: str) -> Job:
 
 
 def explain(error: BaseException) -> str:
-    """The message of one of our errors, and of a package that this node lacks. Any other exception is a bug and keeps
-    its traceback."""
+    """The message of one of our errors, and of a package that this node lacks. Of any other exception also its stack
+    trace, see `unforeseen.parts`."""
     if isinstance(error, SfrBatchError):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name:
         return missing_package(error.name, socket.gethostname())
-    return "".join(traceback.format_exception(error)).rstrip()
+    return unforeseen.as_text(error)
 
 
 def missing_package(module: str, node: str) -> str:

@@ -4,7 +4,7 @@ import re
 
 import ray.exceptions
 
-from sfr_batch.errors import RunFailed
+from sfr_batch.errors import RunFailed, SfrBatchError
 from sfr_batch.pipeline.job import missing_package
 
 COMMITTED = "Finished splits stay committed; the same command continues."
@@ -36,5 +36,7 @@ def failure_of(error: ray.exceptions.RayError, doing: str, state: str) -> BaseEx
     if isinstance(error, ray.exceptions.RayTaskError):
         cause: Exception = error.cause
         if not isinstance(cause, ray.exceptions.RayError | ImportError):
+            if not isinstance(cause, SfrBatchError):
+                cause.add_note(str(error))  # the stack trace of the node
             return cause
     return gave_up(error, doing, state)

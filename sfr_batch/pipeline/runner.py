@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sfr_batch.config.settings import Config
 from sfr_batch.errors import RunFailed, SnapshotConflict, StorageError, TableError, counted
+from sfr_batch.format import unforeseen
 from sfr_batch.format.records import Receipt
 from sfr_batch.format.run_accounts import PUBLISHED, RunAccount
 from sfr_batch.pipeline import interrupt, local, placement
@@ -43,6 +44,8 @@ from sfr_batch.table.table import Snapshot, Table
 
 _ATTEMPTS = 10
 """Plans of one call: a plan is made anew if another run published first."""
+_SHOWN = 3
+"""Errors that the message of a failed run has."""
 PLAN_AGAIN = frozenset[str]()
 """No shards that must be read: the plan was made too early, for whatever reason."""
 _ROWS_HERE, _BYTES_HERE = 2**21, 2**30
@@ -301,7 +304,7 @@ def _embed_missing(
                 break
     missing = plan.missing(receipt.split_id for receipt in receipts)
     if missing:
-        raise RunFailed(_failure_text(len(plan.done) + len(receipts), missing, errors))
+        raise _failure(len(plan.done) + len(receipts), missing, errors)
     return receipts
 
 
@@ -334,12 +337,14 @@ def _results(
         yield results
 
 
-def _failure_text(done: int, missing: int, errors: Mapping[str, Sequence[str]]) -> str:
+def _failure(done: int, missing: int, errors: Mapping[str, Sequence[str]]) -> RunFailed:
     """errors: the shards of each error."""
-    shown = "\n".join(f"  {_with_shards(error, shards)}" for error, shards in list(errors.items())[:3])
-    return (
+    first = [(*unforeseen.parts(error), shards) for error, shards in list(errors.items())[:_SHOWN]]
+    shown = "\n".join(f"  {_with_shards(error, shards)}" for error, _, shards in first)
+    return RunFailed(
         f"{missing:,} of {counted(done + missing, 'split')} did not finish. Nothing was published. Committed: "
-        f"{counted(done, 'split')}; the same command continues with the rest.\n{shown}"
+        f"{counted(done, 'split')}; the same command continues with the rest.\n{shown}",
+        "\n".join(trace for _, trace, _ in first if trace),
     )
 
 

@@ -15,10 +15,11 @@ from click.testing import CliRunner, Result
 import sfr_batch as sfr
 from sfr_batch import __version__ as sfr_version
 from sfr_batch.api import EmbeddingTable
+from sfr_batch.cli import signals, start
 from sfr_batch.cli.main import main
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.errors import ConfigError, CorpusError, SfrBatchError, TableError, TableMismatch
-from sfr_batch.format import names
+from sfr_batch.format import names, run_progress
 from sfr_batch.format.parquet import encode_parquet
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.search import Hit, Hits
@@ -111,6 +112,22 @@ def test_every_command_has_its_help() -> None:
     assert [name for name in listed if name in used] == used
     assert "sfr-batch embed configs/demo.yaml" in run("--help").output
     assert run("--version").output == f"sfr-batch, version {sfr_version}\n"
+
+
+def test_exit_codes_are_those_of_the_readme() -> None:
+    """The table has every code, and each help names codes of it."""
+    text = (Path(__file__).parents[2] / "jobs" / "README.md").read_text(encoding="utf-8")
+    table = text.partition("| exit code | |\n")[2].partition("\n\n")[0]
+    rows = {code: row for row in re.findall(r"(?m)^\| ([\d, ]+) \| .*", table) for code in map(int, row.split(", "))}
+    known = {0, 1, 2, start.CLOSED_PIPE, *run_progress.EXIT_CODES.values(), *(128 + n for n in signals.SIGNALS)}
+    assert set(rows) == known
+    for name, command in main.commands.items():
+        said = " ".join((command.help or "").split()).partition("Exit codes: ")[2]
+        codes = set(map(int, re.findall(r"(?:^|[,;.:] )(\d+) ", said)))
+        assert {0, 1, 2} <= codes <= known, name
+        assert (codes & {3, 4, 5} != set()) == (name == "status")
+    assert 'jobs/README.md, "Failures and restarts"' in " ".join(run("--help").output.split())
+    assert "\n## Failures and restarts\n" in text
 
 
 def test_usage_errors_are_clicks() -> None:

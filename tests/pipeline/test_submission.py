@@ -136,16 +136,16 @@ def test_a_job_without_the_package_says_so(monkeypatch: pytest.MonkeyPatch, caps
 def test_a_job_without_another_module_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def lacks(command: str) -> None:
+    def lacks() -> None:
         raise ModuleNotFoundError("No module named 's3fs'", name="s3fs")
 
-    monkeypatch.setattr("sfr_batch.cli.start.main", lacks)
     monkeypatch.setattr(sys, "argv", ["embed.py", "-", "config.yaml"])
-    with pytest.raises(SystemExit):
+    monkeypatch.setattr("sfr_batch.cli.main.embed.main", lacks)
+    with pytest.raises(SystemExit) as ended:
         submitted.main()
-    assert capsys.readouterr().err == (
-        f"error: The Python of the job, {sys.executable}, has no module s3fs. Install on every node what sfr-batch "
-        "depends on, best in its image: a submitted job brings sfr-batch along, but no other packages.\n"
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(
+        f"error: The Python of this process, {sys.executable}, has no module s3fs. Install what sfr-batch depends on: "
     )
     assert sys.argv == ["embed.py", "config.yaml"]
 
