@@ -46,7 +46,8 @@ def evaluate(
     All data are checked first. Then the main job embeds texts, as `embed` would, into tables below evaluation.path. Run
     it again at any time: what is embedded stays, tasks that are done are not scored again.
 
-    A score differs from the published one if it lies more than 0.1 point away, of clustering 2 points.
+    A score differs from the published one if it lies more than 0.1 point away, of clustering
+    (its mean over ten seeds) 2 points.
 
     Exit codes: 0 done, 1 failed or, with --check, a score differs, 2 the command or config is wrong, 130 stopped by
     Ctrl-C, 143 by SIGTERM.

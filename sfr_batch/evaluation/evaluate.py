@@ -76,7 +76,7 @@ class _Work:
         prompts = _prompts(task, production)
         remarks = tuple(production.prompts.remarks(task, production.inputs["pooling"]))
         key = kept.key(
-            task.name,
+            task,
             {
                 "task": task.model_dump(mode="json"),
                 "data": {name: part.version for name, part in parts.items()},
@@ -138,7 +138,9 @@ def _made(production: Production) -> Made:
 
 
 def _means(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([one[name] for one in scores])) for name in scores[0]}
+    """Of the scores that all have: of a part with very many texts there is none over seeds."""
+    common = [name for name in scores[0] if all(name in one for one in scores)]
+    return {name: float(np.mean([one[name] for one in scores])) for name in common}
 
 
 def _sums(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:

@@ -9,12 +9,14 @@ from urllib.parse import quote
 
 from sfr_batch.evaluation.report.report import Evaluation
 from sfr_batch.evaluation.results import Made, TaskResult
+from sfr_batch.evaluation.task_files import CLUSTERING, MAIN_SCORES, Task
 from sfr_batch.format.fingerprint import digest
 from sfr_batch.format.library_versions import installed
 from sfr_batch.storage.store import Store
 
-RULE = 2
-"""Version of how scores are made from vectors: raise it if any score would come out otherwise than before."""
+RULES = {**dict.fromkeys(MAIN_SCORES, 2), CLUSTERING: 3}
+"""By type of task, the version of how scores are made from vectors: raise it if any score would come out otherwise than
+before, or there is one more. Results of another version are made again, of the vectors that are there."""
 _LIBRARIES = (
     "sfr-batch",
     "torch",
@@ -42,10 +44,10 @@ class Kept:
         self._made = made
         self._there = {info.key for info in store.list("results")}
 
-    def key(self, name: str, made_with: Mapping[str, Any]) -> str:
+    def key(self, task: Task, made_with: Mapping[str, Any]) -> str:
         """Where a result is kept. made_with: everything else that can change it, as values of JSON."""
-        made = {"model": self._made.fingerprint, "versions": dict(self._made.versions), "rule": RULE}
-        return f"results/{quote(name, safe='')}-{digest({**made, **made_with})[:12]}"
+        made = {"model": self._made.fingerprint, "versions": dict(self._made.versions), "rule": RULES[task.type]}
+        return f"results/{quote(task.name, safe='')}-{digest({**made, **made_with})[:12]}"
 
     def find(self, key: str) -> TaskResult | None:
         """The result that is kept there."""

@@ -5,9 +5,17 @@ Knows no published score (`published`) and makes no scores (`scoring`, `measures
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sfr_batch.evaluation.task_files import Task
+
+
+class OverSeeds(NamedTuple):
+    """A score that is a random draw, over several seeds. Fractions."""
+
+    mean: float
+    std: float
+    """The standard deviation of the score from seed to seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,17 @@ class TaskResult:
     def main_score(self) -> float:
         """The score that stands for the task."""
         return self.scores[self.task.main_score]
+
+    @property
+    def over_seeds(self) -> OverSeeds | None:
+        """The main score over several seeds; None of one that is no draw, or was drawn once."""
+        mean, std = (self.scores.get(f"{self.task.main_score}_seeds_{what}") for what in ("mean", "std"))
+        return None if mean is None or std is None else OverSeeds(mean, std)
+
+    @property
+    def compared(self) -> float:
+        """What is compared with a published score, whose draws are others: the mean over seeds, if there is one."""
+        return self.over_seeds.mean if self.over_seeds else self.main_score
 
 
 @dataclass(frozen=True, slots=True)

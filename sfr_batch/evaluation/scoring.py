@@ -100,7 +100,8 @@ def _score_clusters(task: Task, data: Clusters, vectors: Vectors) -> dict[str, f
         ((labels, found),) = parts
         count = sum(len(part.texts) for part in data.sets)
         return clustering.score_clustering(clustering.v_measures_of_samples(found, labels, count, task.max_texts))
-    return clustering.score_clustering([clustering.v_measure_of_set(found, labels) for labels, found in parts])
+    seeds = clustering.seeds_for(sum(len(part.texts) for part in data.sets))
+    return clustering.score_clustering([clustering.v_measures_of_set(found, labels, seeds) for labels, found in parts])
 
 
 def _clustered(task: Task, data: Clusters) -> Sequence[Labelled]:

@@ -44,7 +44,7 @@ _KNOWN_SCORES = {
     CLUSTERING: "v_measure(_std)?",
     SUMMARIZATION: "(cos_sim|dot)_(pearson|spearman)",
 }
-"""The scores of each type of task, by pattern: a wrong main score is found before anything is embedded."""
+"""The scores that every task of a type has, by pattern: a wrong main score is found before anything is embedded."""
 
 _ONLY_OF = {
     "samples_per_label": CLASSIFICATION,
@@ -119,7 +119,9 @@ class Task(BaseModel):
     def _main_score_of_the_type(self) -> "Task":
         if not re.fullmatch(_KNOWN_SCORES[self.type], self.main_score):
             usual = MAIN_SCORES[self.type]
-            raise ValueError(f"main_score: {self.type} has no score {self.main_score}: write {usual}, or leave it out")
+            raise ValueError(
+                f"main_score: {self.type} has no main score {self.main_score}: write {usual}, or leave it out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -160,11 +160,28 @@ def test_each_experiment_draws_other_rows() -> None:
     assert classification.used(experiments).tolist() == sorted({int(row) for rows in experiments for row in rows})
 
 
-def test_clusters_that_are_labels_score_one() -> None:
+def test_clusters_that_are_labels_score_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clustering, "SEEDS", (0,))
     vectors, labels = of_angles(*[0, 1.5, 3] * 9), ["a", "b", "c"] * 9
-    assert clustering.v_measure_of_set(vectors, labels) == pytest.approx(1)
-    assert clustering.v_measure_of_set(vectors, ["a"] * 27) == 1
-    assert clustering.v_measures_of_samples(vectors, labels, 27, None) == pytest.approx([1] * 10)
+    assert clustering.v_measures_of_set(vectors, labels, [42, 0]) == pytest.approx([1, 1])
+    assert clustering.v_measures_of_set(vectors, ["a"] * 27, [42, 0]) == [1, 1]
+    of_samples = np.array(clustering.v_measures_of_samples(vectors, labels, 27, None))
+    assert of_samples.shape == (10, 2)
+    assert of_samples == pytest.approx(1)
+
+
+def test_a_score_of_clustering_is_one_draw_of_several() -> None:
+    """v_measure is that of the first seed; the others have a mean over sets each, of which are mean and deviation."""
+    assert clustering.score_clustering([[0.2, 0.1, 0.5], [0.4, 0.3, 0.9]]) == pytest.approx(
+        {"v_measure": 0.3, "v_measure_std": 0.1, "v_measure_seeds_mean": 0.45, "v_measure_seeds_std": 0.25}
+    )
+    assert clustering.score_clustering([[0.2], [0.4]]) == pytest.approx({"v_measure": 0.3, "v_measure_std": 0.1})
+    assert (clustering.seeds_for(163_840), clustering.seeds_for(163_841)) == ((42, *range(10)), (42,))
+    random = np.random.default_rng(0)
+    vectors, labels = random.normal(size=(60, 4)).astype(np.float32), [*"abc"] * 20
+    of_set = clustering.v_measures_of_set(vectors, labels, (42, *range(10)))
+    assert len({*of_set}) > 3, "seeds draw other clusters"
+    assert clustering.v_measures_of_set(vectors, labels, (42,)) == of_set[:1]
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,13 @@ Minutes of CPU: by hand.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 
 from sfr_batch.config.settings import ModelSettings, StorageSettings
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.evaluation.data.sets import read_classes, read_clusters, read_pairs
-from sfr_batch.evaluation.measures import classification, clustering
+from sfr_batch.evaluation.measures import classification
+from sfr_batch.evaluation.results import TaskResult
 from sfr_batch.evaluation.scoring import score, texts_of
 from sfr_batch.evaluation.task_files import Task, shipped_tasks
 from sfr_batch.table.nearest import FloatArray
@@ -34,8 +34,8 @@ def minilm() -> Encoder:
         ("STSBenchmark", read_pairs, "sts/STSBenchmark", 82.032, "cosine_spearman", 0.001),
         ("SICKNLPairClassification", read_pairs, "pair/sick-nl", 58.366, "max_ap", 0.001),
         ("Banking77Classification", read_classes, "cls/banking77", 80.042, "accuracy", 0.001),
-        # Ten samples, whose scores have a standard deviation of 4.6; see also the test of ten seeds.
-        ("SIB200ClusteringS2S", read_clusters, "clu/sib200-eng", 39.765, "v_measure", 3),
+        # Of other starts of k-means, so it is near to the mean over seeds alone.
+        ("SIB200ClusteringS2S", read_clusters, "clu/sib200-eng", 39.765, "v_measure", 2),
     ],
 )
 def test_scores_are_those_published(
@@ -56,10 +56,12 @@ def test_scores_are_those_published(
     def vectors(some: Sequence[str], _: bool) -> FloatArray:
         return of_texts(some)
 
-    found = 100 * score(task, data, vectors)[task.main_score]
-    assert found == pytest.approx(published, abs=tolerance)
+    result = TaskResult(task, score(task, data, vectors), "", data.version, {}, {})
+    assert 100 * result.compared == pytest.approx(published, abs=tolerance)
+    if result.over_seeds:
+        assert result.over_seeds.std > 0.005, "a draw"
     pytest.importorskip("mteb")
-    assert found == pytest.approx(100 * scores_of_mteb(name, data, of_texts)[mteb_key], abs=0.01)
+    assert 100 * result.main_score == pytest.approx(100 * scores_of_mteb(name, data, of_texts)[mteb_key], abs=0.01)
 
 
 def test_texts_in_quotes_are_those_published(minilm: Encoder) -> None:
@@ -72,21 +74,3 @@ def test_texts_in_quotes_are_those_published(minilm: Encoder) -> None:
     train, test = minilm.encode(learned), minilm.encode(data.test.texts)
     found = classification.score_classification(train, data.train.labels, test, data.test.labels, experiments)
     assert (100 * found["accuracy"], 100 * found["f1"]) == pytest.approx((72.15686, 71.77522), abs=1e-4)
-
-
-def test_clusters_are_those_published_over_ten_seeds(minilm: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The k-means of the published run began elsewhere. With the seed of mteb 2.26 it is 2.7 points apart; over 30
-    seeds the score is 40.8 on average, with a standard deviation of 1.4."""
-    task = shipped_tasks()["SIB200ClusteringS2S"]
-    (data,) = read_clusters(task, str(SETS / "clu/sib200-eng"), StorageSettings()).sets
-    count, most = len(data.texts), task.max_texts
-    rows = clustering.drawn(count, most)
-    vectors, labels = minilm.encode([data.texts[row] for row in rows]), [data.labels[row] for row in rows]
-    found = []
-    for seed in range(10):
-        random = clustering._drawn(count, most)[1]
-        monkeypatch.setattr(clustering, "SEED", seed)
-        found.append(100 * np.mean(list(clustering._of_samples(vectors, labels, random))))
-        monkeypatch.undo()
-    assert np.mean(found) == pytest.approx(39.765, abs=2)
-    assert np.std(found) > 0.5

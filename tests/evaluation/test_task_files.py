@@ -80,7 +80,7 @@ def test_a_task_says_only_what_is_special(tmp_path: Path) -> None:
         ),
         (
             "tasks: [{name: a, type: sts, main_score: accuracy}]",
-            "{file}: task 1 (a):\n  task: main_score: sts has no score accuracy: write cos_sim_spearman, or leave "
+            "{file}: task 1 (a):\n  task: main_score: sts has no main score accuracy: write cos_sim_spearman, or leave "
             "it out",
         ),
         (

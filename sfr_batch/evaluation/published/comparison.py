@@ -11,7 +11,7 @@ from typing import Literal
 from sfr_batch.evaluation.published.harness import known_differences
 from sfr_batch.evaluation.published.score_keys import main_score
 from sfr_batch.evaluation.published.values import Published, PublishedTask
-from sfr_batch.evaluation.results import Made, TaskResult
+from sfr_batch.evaluation.results import Made, OverSeeds, TaskResult
 from sfr_batch.evaluation.task_files import (
     CLASSIFICATION,
     CLUSTERING,
@@ -34,7 +34,8 @@ TOLERANCES: Mapping[str, float] = {
     **dict.fromkeys((RETRIEVAL, STS, CLASSIFICATION, PAIR_CLASSIFICATION, RERANKING, SUMMARIZATION), 0.001),
     CLUSTERING: 0.02,
 }
-"""By type of task, how far equal scores may lie apart. Fractions: 0.001 is 0.1 point. Clusters depend on seeds."""
+"""By type of task, how far equal scores may lie apart. Fractions: 0.001 is 0.1 point. A published score
+of clusters is one draw of their seeds; ours is the mean over several, see `TaskResult.compared`."""
 
 _ROUNDING = 1e-9
 _SAME = 1e-6
@@ -43,7 +44,10 @@ _SAME = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One task: our score, the published one and what to think of the difference. Scores are fractions."""
+    """One task: our score, the published one and what to think of the difference. Scores are fractions.
+
+    Of a score over several seeds the mean is what is compared: see `TaskResult.compared`.
+    """
 
     result: TaskResult
     published: float | None
@@ -68,9 +72,13 @@ class Row:
         return self.result.main_score
 
     @property
+    def over_seeds(self) -> OverSeeds | None:
+        return self.result.over_seeds
+
+    @property
     def difference(self) -> float | None:
-        """Ours less the published one."""
-        return None if self.published is None else self.ours - self.published
+        """Ours, of several seeds their mean, less the published one."""
+        return None if self.published is None else self.result.compared - self.published
 
     @property
     def comparable(self) -> bool:
@@ -98,7 +106,7 @@ def compare(result: TaskResult, published: Sequence[Published], made: Made, tole
     found = find(task, published)
     if found is None:
         return Row(result, None, tolerance, NOT_PUBLISHED, why=_missing(task, published))
-    verdict, why = _judge(result.main_score, tolerance, found)
+    verdict, why = _judge(result.compared, tolerance, found)
     notes = tuple(known_differences(result, found.entry, made))
     return Row(result, found.score, tolerance, verdict, found.source, why, notes, found.entry.revision)
 
@@ -183,6 +191,7 @@ class Average:
     tasks: int
     """Over how many tasks."""
     ours: float
+    """Of a score over several seeds their mean is in it."""
     published: float | None
     """Over the same tasks; None unless there is a comparable score of each."""
 
@@ -197,10 +206,10 @@ def averages(rows: Sequence[Row]) -> list[Average]:
         own = [row for row in rows if kind in (None, row.task.type)]
         both = [row for row in own if row.comparable]
         if own and len(both) < len(own):
-            found.append(Average(kind, len(own), _mean([row.ours for row in own]), None))
+            found.append(Average(kind, len(own), _mean([row.result.compared for row in own]), None))
         if both:
             theirs = _mean([row.published for row in both if row.published is not None])
-            found.append(Average(kind, len(both), _mean([row.ours for row in both]), theirs))
+            found.append(Average(kind, len(both), _mean([row.result.compared for row in both]), theirs))
     return found
 
 

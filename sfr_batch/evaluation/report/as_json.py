@@ -81,6 +81,8 @@ def row(row: Row) -> dict[str, Any]:
         "subset": task.subset,
         "measure": task.main_score,
         "ours": _finite(row.ours),
+        "seeds_mean": row.over_seeds and row.over_seeds.mean,
+        "seeds_std": row.over_seeds and row.over_seeds.std,
         "published": row.published,
         "difference": _finite(row.difference),
         "tolerance": row.tolerance,

@@ -7,11 +7,12 @@ import importlib.util
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sfr_batch.errors import ConfigError
 from sfr_batch.evaluation.published.comparison import DIFFERS, EQUAL, OTHER_DATA, Row
-from sfr_batch.evaluation.report.text import LABELS, points, signed, summary
+from sfr_batch.evaluation.report.text import LABELS, over_seeds, points, signed, summary
 from sfr_batch.evaluation.results import Made
 from sfr_batch.evaluation.task_files import MAIN_SCORES
 
@@ -88,36 +89,64 @@ def _legend(figure: "Figure", scores: "Axes", rows: Sequence[Row]) -> None:
     figure.legend(handles, labels, ncols=2, frameon=False, fontsize=_FONT, columnspacing=1, **place)
 
 
-def _places(rows: Sequence[Row]) -> list[str | Row]:
-    """The lines from above: the label of each type, and its tasks."""
-    places: list[str | Row] = []
+@dataclass(frozen=True)
+class _Score:
+    """A line with a score of ours."""
+
+    name: str
+    row: Row
+    ours: float
+    compared: bool = True
+    """Whether the published score stands beside it."""
+
+    @property
+    def published(self) -> float | None:
+        return self.row.published if self.compared else None
+
+    @property
+    def difference(self) -> float | None:
+        return self.row.difference if self.compared else None
+
+
+_Place = str | _Score
+
+
+def _places(rows: Sequence[Row]) -> list[_Place]:
+    """The lines from above: the label of each type, and the scores of its tasks."""
+    places: list[_Place] = []
     for kind, label in LABELS.items():
         own = [row for row in rows if row.task.type == kind]
-        places += [f"{label}, {MAIN_SCORES[kind]}", *own] if own else []
+        if own:
+            places.append(f"{label}, {MAIN_SCORES[kind]}")
+            places += [score for row in own for score in _scores(row)]
     return places
 
 
-def _draw_names(axes: "Axes", places: Sequence[str | Row]) -> None:
-    axes.set_yticks(range(len(places)), [_name(place) for place in places], fontsize=_FONT)
+def _scores(row: Row) -> list[_Score]:
+    """Of a score over several seeds it is the mean that stands beside the published one."""
+    subset = f" ({row.task.subset})" if row.task.subset != "default" else ""
+    name = _cut(row.task.name + subset, 44)
+    if not row.over_seeds:
+        return [_Score(name, row, row.ours)]
+    mean = _Score(over_seeds(row.over_seeds), row, row.over_seeds.mean)
+    return [_Score(name, row, row.ours, compared=False), mean]
+
+
+def _draw_names(axes: "Axes", places: Sequence[_Place]) -> None:
+    names = [place if isinstance(place, str) else place.name for place in places]
+    axes.set_yticks(range(len(places)), names, fontsize=_FONT)
     for label, place in zip(axes.get_yticklabels(), places, strict=True):
         label.set_parse_math(False)
         label.set_fontweight("bold" if isinstance(place, str) else "normal")
 
 
-def _name(place: str | Row) -> str:
-    if isinstance(place, str):
-        return place
-    subset = f" ({place.task.subset})" if place.task.subset != "default" else ""
-    return _cut(place.task.name + subset, 44)
-
-
-def _draw_scores(axes: "Axes", places: Sequence[str | Row]) -> None:
-    rows = _rows(places)
-    theirs = [(at, 100 * row.published) for at, row in rows if row.published is not None]
-    ours = [(at, 100 * row.ours) for at, row in rows if math.isfinite(row.ours)]
-    for at, row in rows:
-        if row.published is not None and math.isfinite(row.ours):
-            axes.plot([100 * row.published, 100 * row.ours], [at, at], color=_GREY, linewidth=1, zorder=1)
+def _draw_scores(axes: "Axes", places: Sequence[_Place]) -> None:
+    scores = _numbered(places)
+    theirs = [(at, 100 * score.published) for at, score in scores if score.published is not None]
+    ours = [(at, 100 * score.ours) for at, score in scores if math.isfinite(score.ours)]
+    for at, score in scores:
+        if score.published is not None and math.isfinite(score.ours):
+            axes.plot([100 * score.published, 100 * score.ours], [at, at], color=_GREY, linewidth=1, zorder=1)
     if theirs:
         y, x = zip(*theirs, strict=True)
         axes.scatter(x, y, marker="D", s=52, facecolors="none", edgecolors=_THEIRS, linewidths=1.4, label="published")
@@ -130,17 +159,19 @@ def _draw_scores(axes: "Axes", places: Sequence[str | Row]) -> None:
     _common(axes, places)
 
 
-def _draw_differences(axes: "Axes", places: Sequence[str | Row]) -> None:
-    rows = _rows(places)
-    known = [(at, row) for at, row in rows if row.difference is not None and math.isfinite(row.difference)]
-    for at, row in known:
+def _draw_differences(axes: "Axes", places: Sequence[_Place]) -> None:
+    known = [
+        (at, 100 * score.difference, score.row)
+        for at, score in _numbered(places)
+        if score.difference is not None and math.isfinite(score.difference)
+    ]
+    for at, _, row in known:
         axes.barh(at, 200 * row.tolerance, left=-100 * row.tolerance, height=0.8, color=_PALE, zorder=1)
-    for at, row in known:
+    for at, difference, row in known:
         sign, color = _SIGNS[row.verdict]
-        difference = 100 * (row.difference or 0.0)
         axes.plot([0, difference], [at, at], color=color, linewidth=1.2, zorder=2)
         axes.scatter([difference], [at], marker=sign, s=26, color=color, zorder=3)
-    _scale_differences(axes, max([0.25, *(100 * max(abs(row.difference or 0), row.tolerance) for _, row in known)]))
+    _scale_differences(axes, max([0.25, *(max(abs(difference), 100 * row.tolerance) for _, difference, row in known)]))
     axes.axvline(0, color=_GREY, linewidth=0.8, zorder=1)
     axes.tick_params(left=False, labelleft=False)
     _common(axes, places)
@@ -162,10 +193,11 @@ def _scale_differences(axes: "Axes", widest: float) -> None:
     axes.set_xlabel(f"ours − published, points{scale}\n(grey: tolerance)", fontsize=_FONT)
 
 
-def _draw_numbers(axes: "Axes", places: Sequence[str | Row], beside: bool) -> None:
+def _draw_numbers(axes: "Axes", places: Sequence[_Place], beside: bool) -> None:
     """Score and difference as numbers, at the right of all."""
-    for at, row in _rows(places):
-        text = f"{points(row.ours):>6}" + (f" {points(row.published):>6} {signed(row.difference):>6}" if beside else "")
+    for at, score in _numbered(places):
+        text = f"{points(score.ours):>6}"
+        text += f" {points(score.published):>6} {signed(score.difference):>6}" if beside else ""
         axes.text(1.03, at, text, transform=axes.get_yaxis_transform(), va="center", fontsize=_FONT, family="monospace")
     if beside:
         axes.text(
@@ -183,7 +215,8 @@ def _common(axes: "Axes", places: Sequence[Any]) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _rows(places: Sequence[str | Row]) -> list[tuple[int, Row]]:
+def _numbered(places: Sequence[_Place]) -> list[tuple[int, _Score]]:
+    """The scores, with the numbers of their lines."""
     return [(at, place) for at, place in enumerate(places) if not isinstance(place, str)]
 
 

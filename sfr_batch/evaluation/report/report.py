@@ -24,7 +24,7 @@ from sfr_batch.table.tabular import Tabular
 _TEXT, _NUMBER = pa.string(), pa.float64()
 _COLUMNS = {
     **dict.fromkeys(("task", "type", "split", "subset", "measure"), _TEXT),
-    **dict.fromkeys(("ours", "published", "difference", "tolerance"), _NUMBER),
+    **dict.fromkeys(("ours", "seeds_mean", "seeds_std", "published", "difference", "tolerance"), _NUMBER),
     **dict.fromkeys(("verdict", "source", "data_version", "model", "fingerprint"), _TEXT),
 }
 
@@ -97,7 +97,11 @@ class Evaluation(Tabular):
         return report_text.as_markdown(self.made, self.rows, self.averages, self.published)
 
     def to_arrow(self) -> pa.Table:
-        """A row for each task. ours, published, difference and tolerance are fractions, as mteb's results are."""
+        """A row for each task. Scores, difference and tolerance are fractions, as mteb's results are.
+
+        seeds_mean and seeds_std are null of a score that is no draw, or was drawn once; else difference is that of
+        seeds_mean.
+        """
         made = {"model": self.made.model, "fingerprint": self.made.fingerprint}
         rows = [report_json.row(row) | made for row in self.rows]
         return pa.table({name: pa.array([row[name] for row in rows], kind) for name, kind in _COLUMNS.items()})

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sfr_batch.errors import counted
+from sfr_batch.evaluation.measures.clustering import SEEDS
 from sfr_batch.evaluation.published.comparison import DIFFERS, EQUAL, NOT_PUBLISHED, OTHER_DATA, Average, Row
 from sfr_batch.evaluation.published.harness import OTHER_REVISION
 from sfr_batch.evaluation.published.values import Published
-from sfr_batch.evaluation.results import Made
+from sfr_batch.evaluation.results import Made, OverSeeds
 from sfr_batch.evaluation.task_files import (
     CLASSIFICATION,
     CLUSTERING,
@@ -39,6 +40,7 @@ LABELS = {
 }
 _NAME = 41
 """Characters of the first column."""
+_INDENT = {"type": "", "task": "  ", "seeds": "    ", "mean": "  "}
 _HASH = 16
 """Characters of a hash that are shown where it is not the point."""
 _HEAD = ("task", "ours", "published", "diff.", "verdict", "notes")
@@ -48,7 +50,7 @@ _HEAD = ("task", "ours", "published", "diff.", "verdict", "notes")
 class Line:
     """A line of the table, whose cells are text."""
 
-    kind: Literal["type", "task", "mean"]
+    kind: Literal["type", "task", "seeds", "mean"]
     name: str
     ours: str = ""
     published: str = ""
@@ -93,7 +95,7 @@ def lines(rows: Sequence[Row], means: Sequence[Average], notes: Sequence[str]) -
         yield Line("type", f"{label}, {MAIN_SCORES[kind]}", notes=", ".join(number[note] for note in common))
         for row in own:
             special = [note for note in notes if note in (*row.differences, row.why) and note not in common]
-            yield _task_line(row, ", ".join(number[note] for note in special))
+            yield from _task_lines(row, ", ".join(number[note] for note in special))
         if len(own) > 1:
             yield from (_mean_line(mean, len(own)) for mean in means if mean.type == kind)
     if len({row.task.type for row in rows}) > 1:
@@ -101,12 +103,23 @@ def lines(rows: Sequence[Row], means: Sequence[Average], notes: Sequence[str]) -
         yield from (_mean_line(mean, len(rows)) for mean in means if mean.type is None)
 
 
-def _task_line(row: Row, notes: str) -> Line:
+def _task_lines(row: Row, notes: str) -> Iterator[Line]:
+    """One; or of a score over several seeds two, for it is the mean that stands beside the published score."""
     task = row.task
     name = shown(task.name) + (f" ({task.subset})" if task.subset != "default" else "")
     name += f", {task.main_score}" if task.main_score != MAIN_SCORES[task.type] else ""
     verdict = {NOT_PUBLISHED: "", OTHER_DATA: "other"}.get(row.verdict, row.verdict)  # a note says what it is of
-    return Line("task", name, points(row.ours), points(row.published), signed(row.difference), verdict, notes)
+    beside = (points(row.published), signed(row.difference), verdict, notes)
+    if not row.over_seeds:
+        yield Line("task", name, points(row.ours), *beside)
+        return
+    yield Line("task", name, points(row.ours))
+    yield Line("seeds", over_seeds(row.over_seeds), points(row.over_seeds.mean), *beside)
+
+
+def over_seeds(score: OverSeeds) -> str:
+    """What a line with a mean over seeds is called."""
+    return f"mean over {len(SEEDS)} seeds (std {points(score.std)})"
 
 
 def _mean_line(mean: Average, tasks: int) -> Line:
@@ -143,7 +156,8 @@ def means_over(rows: Sequence[Row]) -> str:
     """What the means are over: a reader may take them for those of a whole benchmark."""
     if len(rows) < 2:
         return "Scores are times 100."
-    return f"Means are over the {len(rows)} tasks that were scored, each counting once; scores are times 100."
+    drawn = ", by its mean over seeds if it has one" if any(row.over_seeds for row in rows) else ""
+    return f"Means are over the {len(rows)} tasks that were scored, each counting once{drawn}; scores are times 100."
 
 
 def details(row: Row) -> Iterator[tuple[str, str]]:
@@ -209,7 +223,7 @@ def as_text(made: Made, rows: Sequence[Row], means: Sequence[Average], published
 def _text_line(line: Line) -> str:
     if line.kind == "type":
         return line.name + (f" (notes {line.notes})" if line.notes else "")
-    name = f"  {line.name}"
+    name = _INDENT[line.kind] + line.name
     cells = (line.ours, line.published, line.difference, line.verdict, line.notes)
     if len(name) > _NAME:
         return f"{name}\n{_columns(('', *cells))}" if any(cells) else name
@@ -238,7 +252,7 @@ def as_markdown(made: Made, rows: Sequence[Row], means: Sequence[Average], publi
     out += [f"\n{_plain(sentence)}" for sentence in sources(published)]
     out += ["", f"| {' | '.join(_HEAD)} |", "|---|--:|--:|--:|---|---|"]
     for line in lines(rows, means, notes):
-        mark = {"type": "**", "task": "", "mean": "*"}[line.kind]
+        mark = {"type": "**", "mean": "*"}.get(line.kind, "")
         cells = (line.ours, line.published, line.difference, line.verdict, line.notes)
         out.append(f"| {' | '.join([f'{mark}{_plain(line.name)}{mark}', *cells])} |")
     out += ["", means_over(rows), ""]
@@ -268,9 +282,7 @@ def as_html(
     """The report as tables of a notebook. table: `format.notebook.html_table`."""
     notes = notes_of(rows)
     title = "\n".join([f"{made.model}, fingerprint {made.fingerprint[:_HASH]}: {summary(rows)}.", *sources(published)])
-    cells = [
-        (line.name if line.kind == "type" else f"  {line.name}", *_cells(line)) for line in lines(rows, means, notes)
-    ]
+    cells = [(_INDENT[line.kind] + line.name, *_cells(line)) for line in lines(rows, means, notes)]
     scores = table(cells, head=_HEAD, title=title, numbers=(1, 2, 3))
     below = [table(enumerate(notes, start=1), title=means_over(rows), numbers=(0,))]
     data = [(row.task.name, "\n".join(f"{name}: {value}" for name, value in details(row))) for row in rows]
