@@ -92,11 +92,11 @@ class Encoder:
         max_batch_tokens: tokens of a batch, padding included; default is what suits the device. torch_threads: while
         this encoder computes; default is what the process has, such as OMP_NUM_THREADS says. weight_hashes: SHA-256 by
         file name that the weights on this node must have, as a fingerprint names them. packed, fuse: `run.batches`,
-        `run.fuse`. Raises ModelError, ConfigError or StorageError.
+        `run.fuse`. Raises ModelError, ConfigError, StorageError, or DeviceError if the device fails.
         """
         if not isinstance(settings, ModelSettings):
             raise ConfigError("Encoder.load takes the model of a config: Encoder.load(load_config(PATH).model).")
-        with using(torch_threads):
+        with using(torch_threads), of_the_device(torch.device(settings.device)):
             encoder = cls._load(settings, max_batch_tokens, torch_threads, weight_hashes, packed=packed)
         if fuse:
             encoder.fuse()
@@ -130,14 +130,13 @@ class Encoder:
             torch_threads=torch_threads,
             packed=packed,
         )
-        with of_the_device(encoder._device):
-            check_company(
-                encoder._forward,
-                recipe,
-                vocabulary=model.get_input_embeddings().weight.shape[0],
-                dtype=torch_dtype(settings.compute_dtype),
-                tested=recipe.model_type in TESTED,
-            )
+        check_company(
+            encoder._forward,
+            recipe,
+            vocabulary=model.get_input_embeddings().weight.shape[0],
+            dtype=torch_dtype(settings.compute_dtype),
+            tested=recipe.model_type in TESTED,
+        )
         return encoder
 
     @property

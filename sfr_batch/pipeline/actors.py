@@ -7,6 +7,7 @@ the display, and to notice that loading ends a process each time; where that sto
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 import ray
@@ -17,10 +18,11 @@ from ray.experimental import internal_kv
 
 from sfr_batch.config.settings import ActorSettings
 from sfr_batch.errors import counted
+from sfr_batch.pipeline import display
 from sfr_batch.pipeline.actor_time import ignored
 
 _PREFIX = "sfr-batch/actors"
-LOADING, READY = "loading", "ready"
+LOADING, READY, FAILED = "loading", "ready", "failed"
 _BEGUN = "begun"
 _ASK_EVERY_S = 2.0
 
@@ -30,7 +32,7 @@ def begin_loading(run_id: str) -> int:
     any actor of the run has loaded the model: 1 for the first time, also where nothing can be marked."""
     with contextlib.suppress(Exception):
         actor = ray.get_runtime_context().get_actor_id()
-        for state in (LOADING, READY):
+        for state in (LOADING, READY, FAILED):
             internal_kv._internal_kv_del(f"{_PREFIX}/{run_id}/{state}/{actor}/", del_by_prefix=True)
         _mark(run_id, LOADING)
         key = f"{_PREFIX}/{run_id}/{_BEGUN}/{actor}"
@@ -46,10 +48,40 @@ def loaded(run_id: str, device: str) -> None:
         _mark(run_id, READY, device)
 
 
-def _mark(run_id: str, state: str, device: str = "") -> None:
+def failed(run_id: str, why: str) -> None:
+    """Mark that this actor cannot load the model, which the driver then says."""
+    with contextlib.suppress(Exception):
+        _mark(run_id, FAILED, why)
+
+
+def another_loads(run_id: str) -> bool:
+    """Whether another actor of the run has the model, once none is loading it any more: waits for those that do.
+
+    Asks Ray itself, because an actor whose process is still starting has left no mark. Actors that no node has room for
+    are not waited for. False where nothing can be asked.
+    """
+    with contextlib.suppress(Exception):
+        context = ray.get_runtime_context()
+        job, this = ray.JobID(bytes.fromhex(context.get_job_id())), context.get_actor_id()
+        while True:
+            time.sleep(_ASK_EVERY_S)
+            if _marked(run_id, READY):
+                return True
+            starting = {
+                actor
+                for state in ("PENDING_CREATION", "RESTARTING")
+                for actor, facts in cluster_state.actors(job_id=job, actor_state_name=state).items()
+                if facts["Address"]["Port"]  # else it has no process
+            }
+            if not starting - {actor for actor, _ in _marked(run_id, FAILED)} - {this}:
+                return False
+    return False
+
+
+def _mark(run_id: str, state: str, text: str = "") -> None:
     context = ray.get_runtime_context()
     key = _key(run_id, state, context.get_actor_id(), context.get_node_id())
-    internal_kv._internal_kv_put(key, device.encode())
+    internal_kv._internal_kv_put(key, text.encode())
 
 
 def _key(run_id: str, state: str, actor: str, node: str) -> str:
@@ -64,13 +96,17 @@ def watched(
     count: Callable[[int, str], None] = ignored,
 ) -> Iterator[None]:
     """Call ``enter`` with the stage of a run, and ``count`` with the number of its actors and the kind of a device of
-    theirs, again and again until the context ends."""
+    theirs, again and again until the context ends. Says once why an actor cannot load the model."""
     stop = threading.Event()
+    told: set[str] = set()
 
     def watch() -> None:
         while not stop.wait(_ASK_EVERY_S):
             with contextlib.suppress(Exception):
                 enter(_now(run_id, actors, count))
+                for why in _failures(run_id) - told:
+                    told.add(why)
+                    display.say(f"An encode actor cannot load the model; the others go on. {why}")
 
     enter(stage(actors))
     thread = threading.Thread(target=watch, name="sfr-actors", daemon=True)
@@ -114,6 +150,14 @@ def _now(run_id: str, actors: ActorSettings, count: Callable[[int, str], None]) 
     waiting = min(missing, _without_room(actors)) if missing > 0 else 0
     lacking = bool(actors.gpus) and ray.available_resources().get("GPU", 0) < actors.gpus if waiting else True
     return stage(actors, len(loading - ready), len(ready), waiting, lacking_gpus=lacking)
+
+
+def _failures(run_id: str) -> set[str]:
+    """Why actors cannot load the model, if others have it: else it is the error of the run."""
+    if not _marked(run_id, READY):
+        return set()
+    marks = internal_kv._internal_kv_list(f"{_PREFIX}/{run_id}/{FAILED}/")
+    return {(internal_kv._internal_kv_get(key) or b"").decode() for key in marks} - {""}
 
 
 def _ended() -> set[str]:

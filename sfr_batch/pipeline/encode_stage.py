@@ -49,7 +49,7 @@ class Encode:
     """The kind of its device, such as NVIDIA H200; empty without a model."""
 
     def __init__(self, job: Job, *, own_process: bool = True) -> None:
-        """own_process: see `load_encoder`."""
+        """own_process: see `load_encoder`. Raises DeviceError, as when it is called."""
         self.problem: str | None = None
         """The reason why the model cannot be used, which is then the error of every split; None if it can."""
         try:
@@ -60,6 +60,8 @@ class Encode:
             self.encoder = load_encoder(job, own_process=own_process)
             self._canaries = Canaries(self.encoder)
             self.device = kind_of(job.model.device)
+        except DeviceError:
+            raise
         except (SfrBatchError, ModuleNotFoundError) as error:
             # An exception here would look like a lost machine and be retried; as a result it ends the run.
             self.problem = explain(error)

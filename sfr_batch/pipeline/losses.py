@@ -9,6 +9,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pyarrow as pa
 import ray
@@ -21,8 +22,10 @@ from sfr_batch.pipeline.results import Losses
 _MARK = "restarted"
 _ASK_EVERY_S = 5.0
 LOADS = 3
-"""How often an actor begins to load the model before the run gives up, if its process dies each time and no actor of
-the run has it loaded. Ray itself restarts it for ever."""
+"""How often an actor begins to load the model before the run gives up, if its process dies or its device fails each
+time and no actor of the run has it loaded. Ray itself restarts it for ever."""
+_PAUSE_S = 20.0
+"""Seconds before an actor that cannot load the model tries again, while others have it."""
 _IDLE = 4
 """Ray's NodeDeathInfo.AUTOSCALER_DRAIN_IDLE: the autoscaler removed an idle node, which is no loss."""
 
@@ -32,12 +35,7 @@ class WatchedEncode:
 
     def __init__(self, job: Job, stage: type[encode_stage.Encode]) -> None:
         begun = actors.begin_loading(job.run_id)
-        if begun > LOADS:
-            self._encode = encode_stage.Encode.failing(_dies_while_loading(begun - 1))
-        else:
-            self._encode = stage(job)
-            if self._encode.problem is None:
-                actors.loaded(job.run_id, self._encode.device)
+        self._encode = _load(job, stage, begun) if begun <= LOADS else _without(job, _dies_while_loading(begun - 1))
         again = ray.get_runtime_context().was_current_actor_reconstructed
         self._mark = uuid.uuid4().hex if again else None  # names one restart
 
@@ -45,11 +43,46 @@ class WatchedEncode:
         try:
             encoded = self._encode(batch)
         except DeviceError as error:
-            # An exception would fail the split. A dead process is restarted by Ray, with a fresh context of the device
-            # or on another node, and gets the split again.
-            display.say(str(error))
-            os._exit(1)
+            _end(str(error))
         return encoded.append_column(_MARK, pa.array([self._mark], pa.string()))
+
+
+def _load(job: Job, stage: type[encode_stage.Encode], begun: int) -> encode_stage.Encode:
+    """The stage with its model; ends the process if the device fails, LOADS times at most.
+
+    begun: how often the model has begun to load here.
+    """
+    try:
+        encode = stage(job)
+    except DeviceError as error:
+        if begun >= LOADS:
+            return _without(job, str(error))
+        _end(str(error))
+    if encode.problem is not None:
+        return _without(job, encode.problem)
+    actors.loaded(job.run_id, encode.device)
+    return encode
+
+
+def _without(job: Job, why: str) -> encode_stage.Encode:
+    """A stage that gives every split the reason why it has no model, which ends the run; unless another actor has it.
+
+    Then the reason lies in this node or its device, such as a GPU that is damaged or full. An actor that answers at
+    once would be given most of the splits, so this one has no answer: its process ends, and Ray starts it again, there
+    or elsewhere.
+    """
+    actors.failed(job.run_id, why)
+    if not actors.another_loads(job.run_id):
+        return encode_stage.Encode.failing(why)
+    time.sleep(_PAUSE_S)
+    _end(why)
+
+
+def _end(why: str) -> NoReturn:
+    """End this process. An exception would fail the split, or the run: a dead process is restarted by Ray, with a fresh
+    context of the device or on another node, and gets the split again."""
+    display.say(why)
+    os._exit(1)
 
 
 def _dies_while_loading(times: int) -> str:

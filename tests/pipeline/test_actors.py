@@ -2,6 +2,7 @@
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from tests.job_processes import config
 pytestmark = pytest.mark.ray
 
 
+NO_SPLIT = pa.table({name: [None] for name in ("split", "rows", "rejects", "token_ids", "error", TIMES)})
+
+
 class Job:
     """The part of a job that the actor itself needs."""
 
@@ -35,6 +39,15 @@ class SlowModel:
     def __init__(self, job: Any) -> None:
         while not Path(os.environ["MODEL"]).exists():
             time.sleep(0.01)
+
+
+class FullDevice:
+    """The encode stage of an actor whose device has no room for the model."""
+
+    problem = "no room"
+
+    def __init__(self, job: Any) -> None:
+        pass
 
 
 class DeadlyModel:
@@ -96,8 +109,7 @@ def test_an_actor_that_dies_at_each_load_becomes_an_error(ray_session: None, mod
     """Ray itself would restart it for ever. Where another actor has the model, it may."""
     assert [actors.begin_loading(Job.run_id) for _ in range(2)] == [1, 2]
     (deadly,) = pool(model, 0, stage=DeadlyModel, max_restarts=-1, max_task_retries=-1)
-    nothing = pa.table({name: [None] for name in ("split", "rows", "rejects", "token_ids", "error", TIMES)})
-    encoded = ray.get(deadly.__call__.remote(nothing))
+    encoded = ray.get(deadly.__call__.remote(NO_SPLIT))
     assert (
         encoded["error"][0]
         .as_py()
@@ -109,6 +121,32 @@ def test_an_actor_that_dies_at_each_load_becomes_an_error(ray_session: None, mod
     another = f"{actors._PREFIX}/{Job.run_id}/{actors.READY}/another/node"
     actors.internal_kv._internal_kv_put(another, b"")
     assert actors.begin_loading(Job.run_id) == 1
+
+
+def test_a_model_that_cannot_be_loaded_is_an_error_once_no_other_actor_loads_it(
+    ray_session: None, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An actor whose process is just starting counts as one that loads, one that has failed does not."""
+    monkeypatch.setattr(actors, "_ASK_EVERY_S", 0.05)
+    actors.internal_kv._internal_kv_del(f"{actors._PREFIX}/{Job.run_id}/", del_by_prefix=True)
+    assert not actors.another_loads(Job.run_id)
+    full = pool(model, 0, 0, stage=FullDevice)
+    given = ray.get([actor.__call__.remote(NO_SPLIT) for actor in full])
+    assert [table["error"][0].as_py() for table in given] == ["no room", "no room"]
+    (slow,) = pool(model, 0)
+    while not actors._marked(Job.run_id, actors.LOADING) - actors._marked(Job.run_id, actors.FAILED):
+        time.sleep(0.01)
+    assert actors._failures(Job.run_id) == set(), "nobody has the model: it is the error of the run"
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(actors.another_loads, Job.run_id)
+        time.sleep(0.5)
+        assert not asked.done()
+        model.touch()
+        assert asked.result()
+    assert actors._failures(Job.run_id) == {"no room"}
+    for actor in (*full, slow):
+        ray.kill(actor)
+    actors.internal_kv._internal_kv_del(f"{actors._PREFIX}/{Job.run_id}/", del_by_prefix=True)
 
 
 def test_ray_client_carries_no_run(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,10 @@ import pytest
 
 import sfr_batch as sfr
 from sfr_batch.config.settings import Config
+from sfr_batch.errors import DeviceError
 from sfr_batch.format import names
 from sfr_batch.format.records import Receipt
-from sfr_batch.pipeline import encode_stage, run_log, summary
+from sfr_batch.pipeline import encode_stage, losses, run_log, summary
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Losses
 from sfr_batch.storage.stores import open_store
@@ -58,6 +59,34 @@ class PausingEncode(ArithmeticEncode):
         self._calls += 1
         while self._calls >= PAUSE_IN and not (self._folder / "go on").exists():
             time.sleep(0.05)
+        return super().__call__(batch)
+
+
+class LoadsElsewhere(ArithmeticEncode):
+    """Cannot load on the node that a file names: its device fails, or has too little room. Models of other nodes load
+    until that has been tried enough to end a run. The property it gives: the broken actor is always the first."""
+
+    def __init__(self, job: Job) -> None:
+        import ray
+
+        super().__init__(job)
+        self._folder = Path(job.table).parent
+        self._node = ray.get_runtime_context().get_node_id()
+        broken, how = (self._folder / "broken").read_text().split()
+        tries = self._folder / "tries"
+        if self._node == broken:
+            with tries.open("a") as file:
+                file.write("x")
+            if how == "fails":
+                raise DeviceError("cuda:0 failed: CUDA error: uncorrectable ECC error encountered")
+            self.problem = "The model does not fit into the memory of cuda."
+        enough = {"fails": losses.LOADS, "full": 1}[how]
+        while not tries.exists() or len(tries.read_text()) < enough:
+            time.sleep(0.05)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        with (self._folder / "nodes").open("a") as nodes:
+            nodes.write(f"{self._node}\n")
         return super().__call__(batch)
 
 
@@ -164,6 +193,27 @@ def test_an_actor_is_killed(
     finished = set(run.finished)
     os.kill(in_hand.pid, signal.SIGKILL)
     assert_what_was_lost(run, Losses(nodes=0, actors=1), finished, in_hand)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["fails", "full"])
+def test_a_gpu_that_cannot_have_the_model_costs_its_actor_and_not_the_run(
+    ray_nodes: "ray.cluster_utils.Cluster",  # noqa: F821
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    """Its actor would answer at once, with its error, and be given most of the splits: the fourth would end the run."""
+    monkeypatch.setattr(encode_stage, "Encode", LoadsElsewhere)
+    nodes = [ray_nodes.add_node(**NODE).node_id for _ in range(3)]
+    (tmp_path / "broken").write_text(f"{nodes[1]} {how}")
+    job = gpu_job(model, tmp_path, ray_nodes.address)
+    own = job.run.actors.model_copy(update={"min": 3, "max": 3})
+    summary = sfr.embed(job.model_copy(update={"run": job.run.model_copy(update={"actors": own})}))
+    assert (summary.splits, summary.embedded) == (SPLITS, SPLITS * ROWS)
+    assert set((tmp_path / "nodes").read_text().split()) <= {nodes[0], nodes[2]}
+    assert len((tmp_path / "tries").read_text()) >= {"fails": losses.LOADS, "full": 1}[how]
 
 
 def assert_what_was_lost(run: Run, lost: Losses, finished: set[str], *in_hand: Call) -> None:

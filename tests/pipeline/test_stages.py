@@ -9,6 +9,8 @@ import torch
 
 import sfr_batch as sfr
 from sfr_batch.checks.audit.auditor import audit
+from sfr_batch.encoder import encoder as encoder_module
+from sfr_batch.encoder import forward
 from sfr_batch.errors import DeviceError
 from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import encode_stage, packing, read_stage, write_stage
@@ -101,6 +103,22 @@ def test_a_device_that_fails_is_no_result_of_a_split(tmp_path: Path, tiny: Path)
     encode.encoder._model.get_input_embeddings().register_forward_pre_hook(fail)
     with pytest.raises(DeviceError, match="illegal memory access"):
         encode(tokenized(plan, job))
+
+
+def test_a_device_that_fails_while_the_model_is_loaded_is_no_result_either(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in a kernel, nor where the weights are copied."""
+    _, _, job = planned(tmp_path, tiny, ["one"])
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+
+    for owner, name in ((forward.Forward, "pooled"), (encoder_module, "to_device")):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, fail)
+            with pytest.raises(DeviceError, match=r"cpu failed: CUDA error: uncorrect"):
+                encode_stage.Encode(job)
 
 
 def test_an_error_travels_to_the_result(tmp_path: Path, tiny: Path) -> None:
