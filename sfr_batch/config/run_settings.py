@@ -16,8 +16,9 @@ class ActorSettings(Section):
     max: int | None = Field(default=None, ge=1)
     """Maximum number of actors. Default on GPUs: as many as the cluster has room for, up to one per split. That asks an
     autoscaler for more nodes, so its own limit bounds the cost. Default on CPUs: `min`."""
-    gpus: float = Field(default=1, ge=0, le=8)
-    """GPUs per actor; 0 for device cpu."""
+    gpus: float = Field(default=1, ge=0, le=1)
+    """Share of a GPU that each actor has: 1 for one of its own, 0.5 for two actors on each, with half of its memory. An
+    actor uses one GPU, so there is no more than 1. 0 for device cpu."""
     cpus: float = Field(default=1, gt=0)
     """CPUs that each actor reserves. Leave some for reading and writing."""
     torch_threads: int | None = Field(default=None, ge=1)

@@ -3,6 +3,8 @@
 import gc
 import platform
 import re
+import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -30,20 +32,108 @@ def kind_of(device: str) -> str:
     return named[1].strip() if named else platform.machine()
 
 
-def require_device(device: str) -> None:
-    """Raises ConfigError if PyTorch cannot use this device here."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "model.device is cuda, but PyTorch sees no GPU here. Set model.device=cpu and run.actors.gpus=0, or "
-            "check the driver and that PyTorch is a CUDA build."
+def require_device(device: str, dtype: str) -> None:
+    """Raises ConfigError if PyTorch cannot use this device here, or if its GPU cannot compute in a dtype.
+
+    dtype: `ModelSettings.compute_dtype`. Reads no weights: it costs no more than the start of CUDA.
+    """
+    if device != "cuda":
+        return
+    if why := why_no_gpu():
+        raise ConfigError(why)
+    if torch.version.hip:  # its capabilities are numbered otherwise, and its 8-bit floats are others on some GPUs
+        if dtype == "fp8":
+            raise ConfigError("model.dtype is fp8, for which sfr-batch knows NVIDIA's GPUs only: set bfloat16.")
+        return
+    why = why_not(torch.cuda.get_device_capability(), torch.cuda.get_arch_list(), dtype)
+    if why:
+        name = f"{torch.cuda.get_device_name()} on node {socket.gethostname()}"
+        raise ConfigError(f"model.device is cuda, but {why.format(gpu=name)}")
+
+
+_NO_GPU = "model.device is cuda, but PyTorch sees no GPU here"
+_ON_CPU = "set model.device=cpu and run.actors.gpus=0"
+
+
+def why_no_gpu() -> str:
+    """The message for a machine on which PyTorch sees no GPU; empty if it sees one."""
+    if has_gpu():
+        return ""
+    if platform.system() == "Darwin":
+        return f"{_NO_GPU}: there is no CUDA on a Mac. For small models, {_ON_CPU}."
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"{_NO_GPU}: it is a build for CPUs. Install a CUDA build of PyTorch on every node, or {_ON_CPU}."
+    said = ""
+    try:
+        torch.cuda.init()
+    except Exception as error:  # RuntimeError, but for what a broken driver may raise
+        said = f" ({' '.join(str(error).split())[:300]})"
+    return f"{_NO_GPU}{said}. Check its driver (`nvidia-smi`) and CUDA_VISIBLE_DEVICES, or {_ON_CPU}."
+
+
+Capability = tuple[int, int]
+"""Of a GPU of NVIDIA, such as (9, 0) for an H200."""
+TENSOR_CORES: Mapping[str, Capability] = {"float32": (0, 0), "float16": (0, 0), "bfloat16": (8, 0), "fp8": (8, 9)}
+"""The first capability whose units multiply matrices in a dtype. PyTorch emulates bfloat16 before, many times slower,
+and has no kernels for fp8."""
+FLASH: Capability = (8, 0)
+"""The first capability that PyTorch's flash kernels know."""
+
+
+def why_not(capability: Capability, built_for: Sequence[str], dtype: str) -> str:
+    """Why a GPU cannot compute in a dtype, with {gpu} for its name; empty if it can.
+
+    built_for: as torch.cuda.get_arch_list has it, such as sm_80 and compute_120.
+    """
+    told = f"{{gpu}} (compute capability {capability[0]}.{capability[1]})"
+    if not any(_runs_on(architecture, capability) for architecture in built_for):
+        return (
+            f"PyTorch {torch.__version__} has no kernels for {told}, only for {' '.join(built_for)}. Install a build "
+            "of PyTorch that has them (wheels for CUDA 12.6 still know Volta and Pascal), or use another GPU."
         )
+    if capability < TENSOR_CORES[dtype]:
+        other = "bfloat16" if capability >= TENSOR_CORES["bfloat16"] else "float16"
+        return (
+            f"{told} does not multiply in {dtype}: set model.dtype={other}, whose vectors are others, in a table of "
+            f"its own, or use a GPU of compute capability {'.'.join(map(str, TENSOR_CORES[dtype]))} or later."
+        )
+    return ""
+
+
+def _runs_on(architecture: str, capability: Capability) -> bool:
+    """Whether kernels for an architecture run: those of the same major number, and the intermediate form (PTX) of any
+    earlier one, which the driver compiles. With an `a` they are for one architecture alone."""
+    found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", architecture)
+    if not found:
+        return False
+    own = int(found[2]), int(found[3])
+    if found[4] == "a":
+        return own == capability
+    same = own[0] == capability[0] or (found[1] == "compute" and not found[4])
+    return same and own <= capability
+
+
+def has_flash(device: torch.device) -> bool:
+    """Whether PyTorch has flash attention in 16 bits for a device, which is a GPU."""
+    return device.type == "cuda" and (bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= FLASH)
+
+
+def take_share(device: str, share: float) -> None:
+    """Leave the rest of a GPU's memory to other processes on it.
+
+    A batch that would take more is then too large for this process, and made smaller, before it is for another one.
+    """
+    if device == "cuda" and share < 1:
+        torch.cuda.set_per_process_memory_fraction(share)
 
 
 def free_memory(device: str) -> int:
-    """Bytes of a device, cuda or cpu, that are free for another model or batch."""
+    """Bytes of a device, cuda or cpu, that are free for another model or batch; of a GPU in this process' share."""
     if device == "cuda":
-        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        return int(torch.cuda.mem_get_info()[0] + unused)
+        free, total = torch.cuda.mem_get_info()
+        used = torch.cuda.memory_allocated()
+        share = int(torch.cuda.get_per_process_memory_fraction() * total)
+        return int(min(free + torch.cuda.memory_reserved() - used, share - used))
     return memory.free_memory()
 
 

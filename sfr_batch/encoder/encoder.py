@@ -15,7 +15,7 @@ from sfr_batch.config.settings import BATCH_TOKENS, ModelSettings
 from sfr_batch.encoder import batching
 from sfr_batch.encoder.attention import Prefix
 from sfr_batch.encoder.company import check_company
-from sfr_batch.encoder.devices import require_device
+from sfr_batch.encoder.devices import require_device, take_share
 from sfr_batch.encoder.encoded import EncodedTokens
 from sfr_batch.encoder.faults import is_of_the_device, is_out_of_memory, of_the_device
 from sfr_batch.encoder.forward import Forward
@@ -86,17 +86,21 @@ class Encoder:
         weight_hashes: Mapping[str, str] | None = None,
         packed: bool = False,
         fuse: bool = False,
+        memory_share: float = 1,
     ) -> "Encoder":
         """Load weights and tokenizer as the repository and the settings say.
 
         max_batch_tokens: tokens of a batch, padding included; default is what suits the device. torch_threads: while
         this encoder computes; default is what the process has, such as OMP_NUM_THREADS says. weight_hashes: SHA-256 by
         file name that the weights on this node must have, as a fingerprint names them. packed, fuse: `run.batches`,
-        `run.fuse`. Raises ModelError, ConfigError, StorageError, or DeviceError if the device fails.
+        `run.fuse`. memory_share: the part of a GPU's memory that this process may use. Raises ModelError, ConfigError,
+        StorageError, or DeviceError if the device fails.
         """
         if not isinstance(settings, ModelSettings):
             raise ConfigError("Encoder.load takes the model of a config: Encoder.load(load_config(PATH).model).")
         with using(torch_threads), of_the_device(torch.device(settings.device)):
+            require_device(settings.device, settings.compute_dtype)
+            take_share(settings.device, memory_share)
             encoder = cls._load(settings, max_batch_tokens, torch_threads, weight_hashes, packed=packed)
         if fuse:
             encoder.fuse()
@@ -112,7 +116,6 @@ class Encoder:
         *,
         packed: bool,
     ) -> "Encoder":
-        require_device(settings.device)
         folder = locate(settings, weights=True)
         if weight_hashes is not None:
             check_weights(weight_files(folder), weight_hashes, folder)

@@ -1,7 +1,7 @@
 """Tells the causes of exceptions in a forward pass apart: too little memory, the device, or perhaps a row."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -17,11 +17,14 @@ _OF_THE_DEVICE = (
     "device-side assert",
     "ecc error",
 )
+_OF_A_KERNEL = ("execution plan", "cudnn_frontend", "mha_graph", "status_not_supported", "status_arch_mismatch")
+"""Parts of messages of cuDNN and cuBLAS that have no kernel for these shapes or this GPU."""
+_NO_MEMORY = ("out of memory", "status_alloc_failed")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the device had too little memory. PyTorch has a type for it, which not every backend uses."""
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or _says(error, _NO_MEMORY)
 
 
 def is_of_the_device(error: BaseException) -> bool:
@@ -30,8 +33,12 @@ def is_of_the_device(error: BaseException) -> bool:
     known = getattr(torch, "AcceleratorError", None)
     if isinstance(error, DeviceError) or (known is not None and isinstance(error, known)):
         return True
+    return isinstance(error, RuntimeError) and _says(error, _OF_THE_DEVICE) and not _says(error, _OF_A_KERNEL)
+
+
+def _says(error: BaseException, parts: Iterable[str]) -> bool:
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(name in text for name in _OF_THE_DEVICE)
+    return any(part in text for part in parts)
 
 
 @contextlib.contextmanager

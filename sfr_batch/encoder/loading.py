@@ -16,6 +16,7 @@ import transformers
 
 from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.decoder import is_plain_decoder
+from sfr_batch.encoder.devices import free_memory
 from sfr_batch.encoder.faults import is_out_of_memory
 from sfr_batch.encoder.tensors import check_tensors
 from sfr_batch.errors import ModelError
@@ -170,13 +171,13 @@ def to_device(model: Any, device: str) -> Any:
     if device == "cpu":
         return model
     needed = sum(tensor.nbytes for tensor in itertools.chain(model.parameters(), model.buffers()))
-    room.check_device(needed, torch.cuda.mem_get_info()[0], device)
+    room.check_device(needed, free_memory(device), device)
     try:
         return model.to(device)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise ModelError(room.no_room_on(device, needed, torch.cuda.mem_get_info()[0])) from error
+        raise ModelError(room.no_room_on(device, needed, free_memory(device))) from error
 
 
 @contextlib.contextmanager

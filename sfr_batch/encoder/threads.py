@@ -21,7 +21,12 @@ def threads_of_a_run(wanted: int | None, device: str, *, own_process: bool) -> i
         return wanted
     if os.environ.get("OMP_NUM_THREADS") and not own_process:
         return None
-    return len(os.sched_getaffinity(0)) if device == "cpu" else 1
+    return usable_cores() if device == "cpu" else 1
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; on systems that cannot say, those of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ the display, and to notice that loading ends a process each time; where that sto
 """
 
 import contextlib
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +27,19 @@ _PREFIX = "sfr-batch/actors"
 LOADING, READY, FAILED = "loading", "ready", "failed"
 _BEGUN = "begun"
 _ASK_EVERY_S = 2.0
+
+
+def take_gpu() -> None:
+    """Let this process see the GPU that Ray gave it, and no other; before PyTorch starts CUDA.
+
+    Ray does so itself unless RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES tells it not to, as is usual on Slurm: then
+    all actors would be on the first GPU. Batches have many sizes, which would fragment the memory of a GPU unless its
+    segments can grow.
+    """
+    if own := ray.get_gpu_ids():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, own))
+        if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & set(os.environ):
+            os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
 
 
 def begin_loading(run_id: str) -> int:
@@ -51,7 +66,7 @@ def loaded(run_id: str, device: str) -> None:
 def failed(run_id: str, why: str) -> None:
     """Mark that this actor cannot load the model, which the driver then says."""
     with contextlib.suppress(Exception):
-        _mark(run_id, FAILED, why)
+        _mark(run_id, FAILED, f"Node {socket.gethostname()}: {why}")
 
 
 def another_loads(run_id: str) -> bool:

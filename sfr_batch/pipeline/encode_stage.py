@@ -37,6 +37,7 @@ def load_encoder(job: Job, *, own_process: bool) -> "Encoder":
         fuse=job.fuse,
         torch_threads=threads_of_a_run(job.torch_threads, job.model.device, own_process=own_process),
         weight_hashes=job.inputs["weights"],
+        memory_share=job.gpus if own_process else 1,
     )
     check_planned(job.model, encoder.recipe, encoder.tokenizer, job.inputs)
     return encoder

@@ -154,12 +154,19 @@ def _dataset(units: Sequence[ReadUnit], job: Job, config: Config) -> ray.data.Da
 def call(function: Callable[..., T], *arguments: Any, actors: ActorSettings) -> T:
     """Call a function once, where it has the device of an encode actor. Raises what it raised, RunFailed if Ray gave
     up on it."""
-    task = ray.remote(function).options(num_cpus=actors.cpus, num_gpus=actors.gpus or None, max_retries=_LOST_WORKERS)
+    task = ray.remote(_on_own_gpu).options(
+        num_cpus=actors.cpus, num_gpus=actors.gpus or None, max_retries=_LOST_WORKERS
+    )
     try:
-        result: T = ray.get(task.remote(*arguments))
+        result: T = ray.get(task.remote(function, *arguments))
         return result
     except ray.exceptions.RayError as error:
         raise ray_failures.failure_of(error, "", ray_failures.NOTHING_PUBLISHED) from None
+
+
+def _on_own_gpu(function: Callable[..., T], *arguments: Any) -> T:
+    actors.take_gpu()
+    return function(*arguments)
 
 
 def _max_actors(units: Sequence[ReadUnit], config: Config) -> int:

@@ -33,6 +33,8 @@ class Job:
     packed: bool
     fuse: bool
     torch_threads: int | None
+    gpus: float
+    """Share of a GPU that an actor has, `run.actors.gpus`."""
 
 
 def make_job(plan: EmbedPlan, run_id: str) -> Job:
@@ -53,6 +55,7 @@ def make_job(plan: EmbedPlan, run_id: str) -> Job:
         packed=config.run.batches == "packed",
         fuse=config.run.fuse,
         torch_threads=config.run.actors.torch_threads,
+        gpus=config.run.actors.gpus,
     )
 
 

@@ -34,6 +34,7 @@ class WatchedEncode:
     """The encode stage on Ray: marks the results of a restarted actor, and ends its process when the device fails."""
 
     def __init__(self, job: Job, stage: type[encode_stage.Encode]) -> None:
+        actors.take_gpu()
         begun = actors.begin_loading(job.run_id)
         self._encode = _load(job, stage, begun) if begun <= LOADS else _without(job, _dies_while_loading(begun - 1))
         again = ray.get_runtime_context().was_current_actor_reconstructed

@@ -60,13 +60,9 @@ def check(place: str, config: Config) -> None:
     if place == LOCAL and os.environ.get("RAY_AUTH_MODE") != "disabled":
         clusters.token_source()
     if config.model.device == "cuda":
-        from sfr_batch.encoder.devices import has_gpu  # imports torch, which takes seconds
+        from sfr_batch.encoder.devices import require_device  # imports torch, which takes seconds
 
-        if not has_gpu():
-            raise ConfigError(
-                "model.device is cuda, but PyTorch sees no GPU here. Set model.device=cpu and run.actors.gpus=0, or "
-                "check the driver and that PyTorch is a CUDA build."
-            )
+        require_device("cuda", config.model.compute_dtype)
 
 
 _JOB_FOLDERS = "/runtime_resources/working_dir_files/"

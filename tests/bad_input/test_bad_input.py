@@ -196,8 +196,8 @@ ROWS = [
         "corpus.path {root}/corpus is inside table.path {root}, where only the table may have files. Change one of "
         "the two paths.", code=2, overrides=("table.path={root}",)),
     Row("no GPU here",
-        "model.device is cuda, but PyTorch sees no GPU here. Set model.device=cpu and run.actors.gpus=0, or "
-        "check the driver and that PyTorch is a CUDA build.", code=2,
+        "model.device is cuda, but PyTorch sees no GPU here: it is a build for CPUs. Install a CUDA build of PyTorch "
+        "on every node, or set model.device=cpu and run.actors.gpus=0.", code=2,
         overrides=("model.device=cuda", "run.actors.gpus=1")),
     Row("document prompt leaves no room",
         "model.prompts.document: The prompt takes 6 tokens and the special tokens take 2 of 8, which leaves no "

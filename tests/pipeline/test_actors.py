@@ -1,6 +1,7 @@
 """What a driver learns of its encode actors on a real Ray, and what it shows when Ray does not start."""
 
 import os
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -143,7 +144,7 @@ def test_a_model_that_cannot_be_loaded_is_an_error_once_no_other_actor_loads_it(
         assert not asked.done()
         model.touch()
         assert asked.result()
-    assert actors._failures(Job.run_id) == {"no room"}
+    assert actors._failures(Job.run_id) == {f"Node {socket.gethostname()}: no room"}
     for actor in (*full, slow):
         ray.kill(actor)
     actors.internal_kv._internal_kv_del(f"{actors._PREFIX}/{Job.run_id}/", del_by_prefix=True)

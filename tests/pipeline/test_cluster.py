@@ -87,6 +87,8 @@ class LoadsElsewhere(ArithmeticEncode):
     def __call__(self, batch: pa.Table) -> pa.Table:
         with (self._folder / "nodes").open("a") as nodes:
             nodes.write(f"{self._node}\n")
+        with (self._folder / "gpus").open("a") as gpus:
+            gpus.write(f"{os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
         return super().__call__(batch)
 
 
@@ -204,7 +206,11 @@ def test_a_gpu_that_cannot_have_the_model_costs_its_actor_and_not_the_run(
     monkeypatch: pytest.MonkeyPatch,
     how: str,
 ) -> None:
-    """Its actor would answer at once, with its error, and be given most of the splits: the fourth would end the run."""
+    """Its actor would answer at once, with its error, and be given most of the splits: the fourth would end the run.
+
+    Each actor sees its own GPU alone, also where Ray is told to leave that to others.
+    """
+    monkeypatch.setenv("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.setattr(encode_stage, "Encode", LoadsElsewhere)
     nodes = [ray_nodes.add_node(**NODE).node_id for _ in range(3)]
     (tmp_path / "broken").write_text(f"{nodes[1]} {how}")
@@ -213,6 +219,7 @@ def test_a_gpu_that_cannot_have_the_model_costs_its_actor_and_not_the_run(
     summary = sfr.embed(job.model_copy(update={"run": job.run.model_copy(update={"actors": own})}))
     assert (summary.splits, summary.embedded) == (SPLITS, SPLITS * ROWS)
     assert set((tmp_path / "nodes").read_text().split()) <= {nodes[0], nodes[2]}
+    assert set((tmp_path / "gpus").read_text().split()) == {"0"}
     assert len((tmp_path / "tries").read_text()) >= {"fails": losses.LOADS, "full": 1}[how]
 
 

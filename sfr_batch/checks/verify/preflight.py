@@ -33,7 +33,7 @@ def verify(
     at once. If nothing failed, a local model folder without a lock file gets one. Raises ConfigError; every other error
     is a failed check.
     """
-    devices.require_device(config.model.device)
+    devices.require_device(config.model.device, config.model.compute_dtype)
     recorded = golden.read(golden_file) if golden_file else None
     if record_file:
         golden.check_target(record_file)
