@@ -47,7 +47,7 @@ def report(
             try:
                 write_text(Path(file), found.to_html())
             except OSError as error:
-                raise ConfigError(f"--to {file} cannot be written: {error.strerror}") from None
+                raise ConfigError(f"--to {file} cannot be written: {error.strerror}. Name another file.") from None
         click.echo(json.dumps(found.as_json()) if as_json else found.describe())
         if not as_json:
             click.echo(f"Page      {file or page or _no_page(found.outcome)}")

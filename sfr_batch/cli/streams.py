@@ -47,11 +47,14 @@ class Output:
         """On stderr, libraries draw bars; what comes from here is escaped where it is said."""
         self.best_effort = best_effort
         """Whether a write that fails, or takes too long, is left at that. Otherwise it raises OutputLost."""
+        self._complete = False
 
     def write(self, text: str) -> int:
         """Write text, now or in a moment. Raises OutputLost."""
         if not isinstance(text, str):
             raise TypeError(f"{type(text).__name__} is not text")
+        if self._complete:
+            return len(text)
         if self._escapes:
             text = printable(text)
         if self.best_effort:
@@ -78,7 +81,10 @@ class Output:
 
     def finish(self) -> bool:
         """Write what is still held, and discard what cannot be written, so that Python does not try it again as it
-        ends. False: the stream is stuck, and Python cannot end but by `os._exit`."""
+        ends. False: the stream is stuck, and Python cannot end but by `os._exit`.
+
+        stdout is complete then: the colorama of Ray resets colors at exit that nobody has set."""
+        self._complete = self._number == 1
         if not display.attempt(self, self._stream.flush) and not display.is_stuck(self, LAST_WORDS_S):
             discard(self._number)
             display.attempt(self, self._stream.flush)

@@ -28,10 +28,11 @@ def lines(
         aligned = _aligned(head, rows, numbers, left_out)
     if width is not None and _too_wide(aligned, width):
         aligned = []
-        for first, *rest in rows:
-            named = zip(head[1:], rest, strict=True)
-            cells = [f"{name} {cell}" if name in numbers else cell for name, cell in named if name not in left_out]
-            aligned += [first, *textwrap.wrap(", ".join(filter(None, cells)), width, initial_indent=_GAP)]
+        for row in rows:
+            named = zip(head, row, strict=True)
+            first, *rest = [f"{n} {cell}" if n in numbers else cell for n, cell in named if n not in left_out]
+            text = ", ".join(filter(None, rest))
+            aligned += [first, *textwrap.wrap(text, width, initial_indent=_GAP, subsequent_indent=2 * _GAP)]
     return aligned, left_out
 
 

@@ -18,7 +18,8 @@ ROWS = [
     ("no folder for the page", [f"{REPORT} --to {{root}}/none/page.html"],
      "--to {root}/none/page.html: there is no folder {root}/none.", f"{REPORT} --to {{root}}/page.html"),
     ("a folder that refuses", [f"{REPORT} --to /proc/page.html"],
-     "--to /proc/page.html cannot be written: No such file or directory", f"{REPORT} --to {{root}}/page.html"),
+     "--to /proc/page.html cannot be written: No such file or directory. Name another file.",
+     f"{REPORT} --to {{root}}/page.html"),
 ]  # fmt: skip
 
 

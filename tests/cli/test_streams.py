@@ -222,6 +222,8 @@ def test_a_terminal_obeys_nothing_on_stdout(monkeypatch: pytest.MonkeyPatch) -> 
         shown = streams.Output(terminal, 1, best_effort=False)
         print("a\x1b[2Jb", file=shown, flush=True)
         assert received(master, 11) == b"a\\x1b[2Jb\r\n"
+        assert shown.finish()
+        shown.write("\x1b[0m")  # as the colorama of Ray does as the process ends
         bar = streams.Output(terminal, 2, best_effort=True)
         print("\r\x1b[K1 of 2", file=bar, end="", flush=True)
         assert received(master, 10) == b"\r\x1b[K1 of 2"

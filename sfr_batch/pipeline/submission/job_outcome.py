@@ -91,12 +91,14 @@ def _recorded(job: ClusterJob) -> RunAccount | None:
             f"The Ray job {job.id} has succeeded, but from here there is no table at {job.metadata[TABLE]}: this "
             "machine does not share that file system. Look at the job's log: job.logs()."
         ) from None
-    own = [account for account in attempts(table) if account.ray_job == job.id and _is_of(account, job)]
+    own = [account for account in attempts(table) if is_own(account, job)]
     return own[-1] if own else None
 
 
-def _is_of(account: RunAccount, job: ClusterJob) -> bool:
-    """Whether an attempt with the id of the job is one of this cluster."""
+def is_own(account: RunAccount, job: ClusterJob) -> bool:
+    """Whether an attempt is one of this job, and not of another cluster's with its id."""
+    if account.ray_job != job.id:
+        return False
     try:
         began = datetime.fromisoformat(account.started_at)
     except ValueError:

@@ -99,13 +99,16 @@ class SubmittedJob:
         if job.is_over:
             account = job_outcome.account_of(job, self._api)
             return RunProgress(table=self.table, run_id=account.run_id).ended_as(account)
+        stage = "waiting for the cluster to start the job" if job.status == PENDING else "preparing"
         with contextlib.suppress(TableNotFound):  # the run creates it
             found = progress_of(job_outcome.table_of(job))
             if found.outcome == run_accounts.RUNNING and found.ray_job == self.id:
                 return found
+            if (end := found.ended) and end.outcome != run_accounts.AGAIN and job_outcome.is_own(end, job):
+                stage = "ending"
         return RunProgress(
             table=self.table,
-            stage="waiting for the cluster to start the job" if job.status == PENDING else "preparing",
+            stage=stage,
             elapsed_s=max(0.0, time.time() - job.started),
             ray_job=self.id,
             stop_with=f"ray job stop {self.id}",

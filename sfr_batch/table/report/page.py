@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _POINTS, _LINES = 120, 24
 """Most steps of the chart over time, and lines of its table."""
+_OF_ATTEMPTS = ("ended", "started", "took", "rows", "tokens", "reserved", "used", "cost", "by", "devices", "run")
+"""Columns in the order in which they matter: a phone shows the first ones, the others when they are moved."""
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _REJECTS = (names.REASON, names.ID, names.SHARD, names.POSITION, names.MESSAGE)
 _OLDER = "Not measured: this run wrote no report, or one of a release that did not measure it."
@@ -253,9 +255,11 @@ def _attempts(report: "RunReport") -> Iterator[str]:
     if not accounts:
         yield _sentence("Accounts: not measured by this release.")
         return
-    numbers = [at for at, name in enumerate(run_accounts.HEAD) if name in run_accounts.NUMBERS]
+    places = list(map(run_accounts.HEAD.index, _OF_ATTEMPTS))
+    numbers = [at for at, name in enumerate(_OF_ATTEMPTS) if name in run_accounts.NUMBERS]
     yield _sentence(f"Since the last report: {run_accounts.total(accounts)}.")
-    yield _table([list(map(shown, run_accounts.row(account))) for account in accounts], run_accounts.HEAD, numbers)
+    rows = [run_accounts.row(account) for account in accounts]
+    yield _table([[shown(cells[place]) for place in places] for cells in rows], _OF_ATTEMPTS, numbers)
     own = report.account
     versions = ", ".join(f"{shown(name)} {shown(version)}" for name, version in own.versions.items())
     yield _listed([("command", shown(own.command, 2000)), ("versions", versions)], code=True)
