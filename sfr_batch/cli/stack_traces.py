@@ -37,8 +37,8 @@ def kept(trace: str) -> str:
     file = None if _stderr_is_the_log() else _written(trace)
     if file is None:
         say(trace)
-    where = f"The stack trace is in {file}" if file else "The stack trace is above, in this log"
-    return f"{where}. If the same command ends like this again, report the error with it."
+    where = file or "the log of this process, above this message"  # which others may see elsewhere, see `job.result()`
+    return f"The stack trace is in {where}. If the same command ends like this again, report the error with it."
 
 
 def _stderr_is_the_log() -> bool:

@@ -37,9 +37,16 @@ _CAUSES: dict[int | str, tuple[type[StorageError], str]] = {
         "the store does not implement this request ({error}). A table needs a store with conditional writes "
         "(If-None-Match), such as AWS S3; a corpus only needs to be listed and read.",
     ),
+    "no credentials": (
+        StorageError,
+        "this process has no S3 credentials. Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give "
+        "the machine a role; on a cluster that holds for every node.",
+    ),
     "S3 client": (StorageError, "{error}; check credentials, endpoint and region."),
 }
 """Code of a failure, an errno or a code of S3, to our exception and its text. s3fs gives most codes of S3 an errno."""
+_NO_CREDENTIALS = "Unable to locate credentials"
+"""What botocore says then."""
 _ERRNO_OF = {FileNotFoundError: errno.ENOENT, PermissionError: errno.EACCES}
 """For exceptions that s3fs and we raise without an errno."""
 
@@ -118,5 +125,5 @@ def _explain(error: OSError, verb: str, what: str) -> StorageError:
 
 def _code(error: OSError) -> int | str:
     if isinstance(error, S3ClientError):
-        return "S3 client"
+        return "no credentials" if str(error).startswith(_NO_CREDENTIALS) else "S3 client"
     return error.errno or next((code for kind, code in _ERRNO_OF.items() if isinstance(error, kind)), 0)

@@ -460,7 +460,9 @@ ROWS = [
     Row("nothing in the bucket",
         "corpus.path {bucket}/corpse matches no files. Correct the path. Names that begin with _ or . are "
         "skipped.", prepare=s3(), overrides=("corpus.path={bucket}/corpse",)),
-    Row("no key", "Cannot list {bucket}/corpus: {*}; check credentials, endpoint and region.",
+    Row("no key",
+        "Cannot list {bucket}/corpus: this process has no S3 credentials. Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY, or give the machine a role; on a cluster that holds for every node.",
         prepare=both(s3(), without_keys), overrides=S3_CORPUS),
     Row("unknown key",
         "Cannot list {bucket}/corpus: access denied ({*}); check the credentials, the bucket policy and the "

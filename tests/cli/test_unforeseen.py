@@ -93,7 +93,7 @@ def test_where_files_do_not_stay_stderr_is_the_log(
     trace = "Traceback (most recent call last):\n  here"
     metadata = {"metadata": {"job_submission_id": "sfr-table-1"}}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(metadata))
-    assert stack_traces.kept(trace).startswith("The stack trace is above, in this log. ")
+    assert stack_traces.kept(trace).startswith("The stack trace is in the log of this process, above this message. ")
     assert capsys.readouterr().err == f"{trace}\n"
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR")
     assert not cache.exists()
@@ -101,7 +101,7 @@ def test_where_files_do_not_stay_stderr_is_the_log(
     cache.parent.parent.mkdir()
     cache.parent.write_text("no folder can be there")
     monkeypatch.setattr(tempfile, "tempdir", str(cache.parent))
-    assert stack_traces.kept(trace).startswith("The stack trace is above, in this log. ")
+    assert stack_traces.kept(trace).startswith("The stack trace is in the log of this process, above this message. ")
     monkeypatch.setattr(tempfile, "tempdir", str(cache.parents[2]))
     assert stack_traces.kept(trace).startswith(f"The stack trace is in {cache.parents[2]}/sfr-batch-error-")
 
