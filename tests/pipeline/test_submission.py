@@ -3,16 +3,19 @@
 The cluster here is a list of jobs; `tests/jobs/test_submit` has a real one.
 """
 
+import http.server
 import io
 import json
 import os
 import subprocess
 import sys
+import threading
 import tomllib
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +197,54 @@ def test_ids_are_of_the_table_and_of_what_is_sent() -> None:
     assert _newest(jobs, name) == (jobs[2], 10)
     assert _newest([], name) == (None, 0)
     assert _name_of(config(path="s3://b/表"), sent) == f"sfr-{sent.digest[:12]}"
+
+
+# --- a cluster that begins
+
+
+def test_a_cluster_that_has_just_been_started_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its dashboard answers before its node takes jobs. Any other refusal is final."""
+    from sfr_batch.pipeline.submission import jobs_api
+
+    refusals = ["RuntimeError: No available agent to submit job, please try again later."] * 2
+    asked: list[str] = []
+
+    class Head(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer(200, json.dumps({"ray_version": version("ray")}))
+
+        def do_POST(self) -> None:
+            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["submission_id"])
+            self.answer(500, refusals.pop(0)) if refusals else self.answer(
+                200, json.dumps({"job_id": "", "submission_id": asked[-1]})
+            )
+
+        def answer(self, code: int, text: str) -> None:
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, format: str, *values: object) -> None:
+            pass
+
+    monkeypatch.setattr(jobs_api, "_PAUSE_S", 0.0)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Head) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        api = jobs_api.JobsApi(job_server.find(f"http://127.0.0.1:{server.server_port}"))
+        sent = package.pack(config(), code=False)
+        assert api.submit("sfr-t-1", sent, {})
+        assert asked == ["sfr-t-1"] * 3
+        refusals += ["RuntimeError: No available agent"] * 2
+        monkeypatch.setattr(jobs_api, "_BEGIN_S", -1.0)
+        with pytest.raises(ClusterError, match=r"has refused: RuntimeError: No available agent\. Try again"):
+            api.submit("sfr-t-2", sent, {})
+        monkeypatch.undo()
+        refusals[:] = ["RuntimeError: the disk is full"] * 2
+        with pytest.raises(ClusterError, match="the disk is full"):
+            api.submit("sfr-t-3", sent, {})
+        assert asked == [*["sfr-t-1"] * 3, "sfr-t-2", "sfr-t-3"]
+        server.shutdown()
 
 
 # --- handles

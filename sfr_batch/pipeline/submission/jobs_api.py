@@ -10,6 +10,7 @@ import logging
 import queue
 import ssl
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -32,6 +33,10 @@ _HELLO_S, _ANSWER_S = 10.0, 60.0
 """Seconds without a byte of the first answer, and of later ones: a head may be busy."""
 _TAKEN = "already exists"
 """In Ray's refusal of an id that another job has."""
+_BEGINS = "No available agent"
+"""In Ray's refusal while no node of the cluster takes jobs yet, as in the first seconds of a head."""
+_BEGIN_S, _PAUSE_S = 60.0, 1.0
+"""Seconds for which a cluster may begin, and between two attempts."""
 _NEVER = object()
 
 
@@ -144,20 +149,25 @@ class JobsApi:
         return True
 
     def submit(self, submission_id: str, package: Package, metadata: Mapping[str, str]) -> bool:
-        """Start a job with a package that the cluster keeps. False if another job has this id."""
+        """Start a job with a package that the cluster keeps. False if another job has this id. Waits for a cluster that
+        has just been started."""
+        end = time.monotonic() + _BEGIN_S
         with self._explained():
-            try:
-                self._client.submit_job(
-                    entrypoint=package.entrypoint,
-                    submission_id=submission_id,
-                    runtime_env={"working_dir": package.uri},
-                    metadata=dict(metadata),
-                )
-            except _Refused as refused:
-                if _TAKEN in refused.text:
-                    return False
-                raise
-        return True
+            while True:
+                try:
+                    self._client.submit_job(
+                        entrypoint=package.entrypoint,
+                        submission_id=submission_id,
+                        runtime_env={"working_dir": package.uri},
+                        metadata=dict(metadata),
+                    )
+                    return True
+                except _Refused as refused:
+                    if _TAKEN in refused.text:
+                        return False
+                    if _BEGINS not in refused.text or time.monotonic() > end:
+                        raise
+                time.sleep(_PAUSE_S)
 
     def stop(self, submission_id: str) -> None:
         """Ask a job to end: SIGTERM, and SIGKILL after a while."""
