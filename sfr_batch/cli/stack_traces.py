@@ -15,7 +15,7 @@ from sfr_batch.format import unforeseen
 from sfr_batch.format.library_versions import installed
 from sfr_batch.model.sources.room import cache_folder
 from sfr_batch.pipeline import invocation, placement
-from sfr_batch.pipeline.display import say
+from sfr_batch.pipeline.display import is_terminal, say
 from sfr_batch.storage.local_files import make_folder, write_text
 
 _LIBRARIES = ("sfr-batch", "torch", "transformers", "tokenizers", "pyarrow", "s3fs", "ray", "click")
@@ -42,7 +42,8 @@ def kept(trace: str) -> str:
 
 
 def _stderr_is_the_log() -> bool:
-    return placement.submission_id() is not None or "KUBERNETES_SERVICE_HOST" in os.environ
+    passing = placement.submission_id() is not None or "KUBERNETES_SERVICE_HOST" in os.environ
+    return passing and not is_terminal(sys.stderr)
 
 
 def _written(trace: str) -> Path | None:
