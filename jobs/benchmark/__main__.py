@@ -9,6 +9,7 @@
     python -m jobs.benchmark audit        an audit of 500,000 rows
     python -m jobs.benchmark search       many queries in one pass over a million rows
     python -m jobs.benchmark nightly      nightly runs: few changes, and every row in another file
+    python -m jobs.benchmark price        what a plan says, beside the run that follows
 
 Needs `pip install 'sfr-batch[demo,benchmark]'`.
 """
@@ -25,7 +26,7 @@ import click
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from jobs.benchmark import auditing, report, searching
+from jobs.benchmark import auditing, pricing, report, searching
 from jobs.benchmark import encoder as encoder_benchmark
 from jobs.benchmark import nightly as nightly_benchmark
 from jobs.benchmark import pipeline as pipeline_benchmark
@@ -330,6 +331,26 @@ def nightly(
         click.echo("\n" + nightly_benchmark.tables(found, moved))
         results = {"nights": [asdict(night) for night in found], "reshuffles": [asdict(run) for run in moved]}
         _write(output, "nightly.json", {"machine": where, **results})
+
+
+@main.command()
+@click.option("--documents", default=8000, show_default=True, type=click.IntRange(60), help="Docstrings to begin with.")
+@click.option(
+    "--corpus", "corpora", multiple=True, type=click.Choice(pricing.CORPORA), help="Repeatable. Default: all four."
+)
+@click.option("--model", default=MINILM, show_default=True, help="A folder or package:name/folder.")
+@_OUTPUT
+def price(documents: int, corpora: tuple[str, ...], model: str, output: Path | None) -> None:
+    """Compare what `sfr-batch plan` says with the run that follows: tokens, time, and their intervals.
+
+    Four kinds of corpora, each in two halves: the first is planned by the rate of `verify`, the second by that of the
+    first run. On a machine that does other things, times say little.
+    """
+    with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
+        where = report.machine()
+        found = pricing.forecasts(documents, corpora or pricing.CORPORA, model, Path(folder), click.echo)
+        click.echo("\n" + pricing.table(found))
+        _write(output, "price.json", {"machine": where, "forecasts": [asdict(each) for each in found]})
 
 
 def _write(output: Path | None, name: str, found: dict[str, Any]) -> None:

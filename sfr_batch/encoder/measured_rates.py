@@ -26,10 +26,13 @@ class MeasuredRate:
     """What one encoder did on one device."""
 
     tokens_per_second: float
+    """Computed ones, padding included."""
     load_seconds: float
-    """Seconds until the model was loaded."""
+    """Seconds of a new process until the model was loaded."""
     device: str
     """The device's name, such as NVIDIA H200."""
+    row_tokens: float
+    """Length of the row of a token, on average over the tokens."""
     host: str = dataclasses.field(default_factory=socket.gethostname)
     at: str = dataclasses.field(default_factory=utc_now)
 
@@ -67,5 +70,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _key(config: Config, weights: Mapping[str, str]) -> str:
     model, run = config.model, config.run
-    how = [model.compute_dtype, model.device, model.deterministic, run.batches, run.fuse, config.max_batch_tokens]
-    return short_id("rate", sorted(weights.items()), *how)
+    batches = [run.batches, run.fuse, config.max_batch_tokens, run.actors.torch_threads]
+    return short_id(
+        "computed", sorted(weights.items()), model.compute_dtype, model.device, model.deterministic, *batches
+    )

@@ -19,7 +19,7 @@ def slow(bench: Bench) -> None:
     """One token in a second, by `verify`."""
     nothing_measured(bench)
     plan = sfr.plan(bench.root / "job.yaml")
-    remember_rate(plan.config, plan.inputs["weights"], MeasuredRate(1.0, 0.0, "a CPU"))
+    remember_rate(plan.config, plan.inputs["weights"], MeasuredRate(1.0, 0.0, "a CPU", 0.0))
 
 
 TOO_MUCH = (

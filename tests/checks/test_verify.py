@@ -538,7 +538,9 @@ def test_throughput_tries_budgets(built: Path) -> None:
     finding = speed.check_throughput(subject, 3.0)  # a busy machine, too, gets through two budgets
     assert finding.verdict == "PASS"
     assert "at run.max_batch_tokens=2048" in finding.measured
-    assert f"{subject.found['rate']:,.0f} tokens/s" in finding.measured, "which is kept for plans"
+    kept = subject.found["speed"]
+    assert f"{kept.tokens_per_second:,.0f} tokens/s" in finding.measured, "which is kept for plans"
+    assert 64 <= kept.row_tokens <= 512
     assert re.search(r"; run.batches=packed: \d+\.\d\d times as fast", finding.measured)
     assert not subject.encoder.packed
     hint = "this CPU has bfloat16: model.dtype=bfloat16 is faster"

@@ -1,5 +1,6 @@
 """The benchmarks end to end in a tiny configuration: what they count and refuse, never how fast anything is."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -12,11 +13,12 @@ from click.testing import CliRunner
 
 from jobs import docstrings as demo
 from jobs.benchmark import pipeline as comparing
-from jobs.benchmark import processes, report, resume
+from jobs.benchmark import pricing, processes, report, resume
 from jobs.benchmark.__main__ import main
 from jobs.benchmark.contenders import CONTENDERS, Event, padding, tokens_per_second, vectors_by_id
 from jobs.benchmark.corpus import write_distinct_docstrings
 from jobs.benchmark.pipeline import Comparison, Round
+from jobs.benchmark.pricing import Forecast
 from jobs.benchmark.processes import Memory, Usage
 from jobs.benchmark.soak import Soak
 from jobs.benchmark.soak import table as soak_table
@@ -328,3 +330,44 @@ def test_flops_of_a_row() -> None:
 
     per_token = flops_of_row("mistral-7b", 512) / 512
     assert per_token == pytest.approx(2 * 6.979e9 + 512 * 0.262e6, rel=1e-3)
+
+
+# --- plans beside their runs
+
+
+@pytest.mark.slow
+def test_a_plan_beside_its_run_end_to_end(tmp_path: Path) -> None:
+    done = invoke("price", "--documents", "60", "--corpus", "many repeats", "--output", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "price.json").read_text())["forecasts"]
+    assert [(each["corpus"], each["rate"]) for each in found] == [("many repeats", "verify"), ("many repeats", "run")]
+    for each in found:
+        assert each["planned_tokens"] == [each["tokens"]] * 3, "a small corpus is counted"
+        low, high = each["planned_seconds"][1:]
+        assert 0 < low < each["planned_seconds"][0] < high
+        assert each["report"]["encoded_tokens"] < each["tokens"], "repeats are computed once"
+    assert "many repeats" in done.output
+
+
+def test_corpora_of_plans() -> None:
+    made = pricing.corpora(60)
+    assert tuple(made) == pricing.CORPORA
+    docstrings, short, tail, repeats = made.values()
+    assert len(set(docstrings)) == len(docstrings) == 60
+    assert max(map(len, short)) <= 60
+    assert max(map(len, tail)) > 5 * np.median([len(text) for text in tail])
+    assert len(repeats) > 1.5 * len(set(repeats))
+
+
+def test_how_far_a_plan_was_off() -> None:
+    near = Forecast("short texts", "run", 2.0, (1040.0, 990.0, 1090.0), 1000, (12.0, 9.0, 15.0), 10.0)
+    far = dataclasses.replace(near, seconds=20.0)
+    assert near.tokens_off == pytest.approx(0.04)
+    assert near.time_off == pytest.approx(0.2)
+    assert near.covered
+    assert not far.covered
+    assert not dataclasses.replace(near, tokens=1100).covered
+    shown = pricing.table([near, far]).splitlines()
+    expected = "short texts run 2.0 1,040 1,000 +4.0% 12.0 9 to 15 10.0 +20%"
+    assert shown[2].split() == expected.split()
+    assert shown[-1] == "Tokens within 5% and time within 25%: 1 of 2 plans. In the intervals: 1 of 2."

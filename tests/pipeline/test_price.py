@@ -4,6 +4,8 @@ import dataclasses
 import gzip
 import itertools
 import json
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,12 @@ from sfr_batch.corpus.reader import read_unit
 from sfr_batch.encoder.measured_rates import MeasuredRate, remember_rate
 from sfr_batch.errors import ConfigError
 from sfr_batch.format import names
+from sfr_batch.model.repository.folder import read_config
 from sfr_batch.pipeline.job import make_job
-from sfr_batch.pipeline.price import paper
+from sfr_batch.pipeline.price import paper, rates
 from sfr_batch.pipeline.price.estimator import Estimator, Figure
 from sfr_batch.pipeline.price.price import Price
+from sfr_batch.pipeline.price.rates import find_rate
 from sfr_batch.pipeline.price.sampling import take_sample
 from sfr_batch.pipeline.price.split_counts import count_split
 from sfr_batch.storage.stores import open_store
@@ -228,32 +232,93 @@ def test_the_newest_rate_counts_and_says_where_it_is_from(
         priced(tmp_path, tiny, "run.gpu=X2")
 
     plan = nothing.plan
-    remember_rate(plan.config, plan.inputs["weights"], MeasuredRate(1000.0, 2.0, "a CPU", at="2026-11-29T10:00:00"))
+    kept = MeasuredRate(1000.0, 2.0, "a CPU", 0.0, at="2026-11-29T10:00:00")
+    remember_rate(plan.config, plan.inputs["weights"], kept)
     verified = priced(tmp_path, tiny, "run.price_per_hour=3", "run.actors={min: 1, max: 4, gpus: 0}")
     assert verified.rate is not None
     assert verified.rate.source == "measured by `verify` on 2026-11-29, a CPU"
     one, four = verified.times
-    padded = verified.sample.counts["padded"].value
+    counts = verified.sample.counts
+    assert counts["reading"].value > 0
+    work = counts["padded"].value / 1000 + counts["reading"].value / (os.cpu_count() or 1)
     assert (one.actors, four.actors) == (1, 4)
-    assert one.hours.value == pytest.approx((padded / 1000 + 2) / 3600)
-    assert four.hours.value == pytest.approx((padded / 1000 / 4 + 2) / 3600)
+    assert one.seconds.value == pytest.approx(work + 2)
+    assert four.seconds.value == pytest.approx(work / 4 + 2)
+    assert one.hours.value == pytest.approx(one.seconds.value / 3600)
     assert verified.money is not None
     assert verified.money.value == pytest.approx(3 * one.hours.value)
     shown = verified.describe()
     assert "start-up included, at 3.00 an actor and hour" in " ".join(shown.split())
     assert max(map(len, shown.splitlines())) <= 80
     assert priced(tmp_path, tiny, "run.max_batch_tokens=4096").rate is None, "it was measured with other batches"
+    assert priced(tmp_path, tiny, "run.actors.torch_threads=3").rate is None, "and with other threads"
 
     sfr.embed(plan.config)
     put_parquet(f"{tmp_path}/corpus/3.parquet", documents(texts(), "more"))
+    short = priced(tmp_path, tiny).rate
+    assert short is not None
+    assert short.origin == "verify", "the run was too short"
+    monkeypatch.setattr(rates, "_ENOUGH_S", 0.0)
     after = priced(tmp_path, tiny)
     assert after.rate is not None
     report = report_of(after)
-    assert after.rate.origin == "run"
-    assert after.rate.tokens_per_second <= report["padded_tokens"] / report["encode_seconds"]
+    assert (after.rate.origin, after.rate.off) == ("run", 0.15)
+    # Of rows of nearly the same lengths, which the report knows by buckets.
+    assert 0 < after.rate.tokens_per_second <= 1.1 * report["padded_tokens"] / report["encode_seconds"]
+    counts = after.sample.counts
+    took = counts["padded"].value / after.rate.tokens_per_second
+    assert after.times[0].encoding.value == pytest.approx(took), "the rate of a run knows what reading takes"
     assert f"the run of {report['finished_at'][:10]}" in after.rate.source
     other = priced(tmp_path, tiny, "run.batches=packed")
     assert other.rate is None, "the run had other batches"
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    only = priced(tmp_path, tiny).rate
+    assert only is not None
+    assert (only.origin, only.off) == ("run", 0.25), "a short run is better than nothing"
+
+
+def test_a_rate_is_of_rows_of_some_length(tmp_path: Path, tiny: Path) -> None:
+    corpus(tmp_path)
+    plan = priced(tmp_path, tiny).plan
+    shape = read_config(tiny)
+
+    def rate_of(row_tokens: float, measured_at: float) -> float:
+        kept = MeasuredRate(1000.0, 2.0, "a CPU", measured_at)
+        remember_rate(plan.config, plan.inputs["weights"], kept)
+        found = find_rate(plan, row_tokens)
+        assert found is not None
+        return found.tokens_per_second
+
+    needed = {tokens: paper.operations(shape, tokens) or 0.0 for tokens in (32, 4096)}
+    assert 0 < needed[32] < needed[4096]
+    assert rate_of(32, 32) == pytest.approx(1000)
+    assert rate_of(4096, 32) == pytest.approx(1000 * needed[32] / needed[4096])
+    assert rate_of(32, 4096) == pytest.approx(1000 * needed[4096] / needed[32])
+    assert rate_of(32, 0) == rate_of(0, 32) == pytest.approx(1000), "where one of the lengths is not known"
+
+
+def test_the_interval_is_that_of_the_tokens_and_of_the_rate() -> None:
+    about = Figure(1000.0, 900.0, 1200.0)
+    assert about.uncertain(0.0) == about
+    exact = Figure(1000.0, 1000.0, 1000.0).uncertain(0.25)
+    assert (exact.low, exact.high) == (800.0, 1250.0)
+    both = about.uncertain(0.25)
+    assert both.low == pytest.approx(1000 - math.hypot(100, 200))
+    assert both.high == pytest.approx(1000 + math.hypot(200, 250))
+    assert about.plus(exact) == Figure(2000.0, both.low + 1000, both.high + 1000)
+    assert Figure(1.0, None, None).plus(about) == Figure(1001.0, None, None)
+
+
+def test_runs_of_a_table_say_how_far_the_next_one_is_off() -> None:
+    assert rates.spread([100.0]) == rates.spread([100.0, 50.0]) == 0.15, "two show little of a spread"
+    assert rates.spread([100.0, 100.0, 100.0]) == 0.1
+    random, held = np.random.default_rng(3), []
+    for _ in range(400):
+        *runs, following = random.lognormal(0, 0.2, 5)
+        off = rates.spread(runs)
+        held.append(1 / (1 + off) <= following / runs[-1] <= 1 + off)
+    assert np.mean(held) >= 0.88
 
 
 def test_operations_of_a_token() -> None:

@@ -83,9 +83,9 @@ def _find(check: Callable[[Subject], Outcome], subject: Subject) -> Outcome:
 
 def _keep_rate(subject: Subject) -> None:
     """For plans on this machine, see `measured_rates`."""
-    if rate := subject.found.get("rate"):
-        device = devices.kind_of(subject.settings.device)
-        kept = MeasuredRate(float(rate), float(subject.found["load_seconds"]), device)
+    if found := subject.found.get("speed"):
+        device, load_seconds = devices.kind_of(subject.settings.device), float(subject.found["load_seconds"])
+        kept = MeasuredRate(found.tokens_per_second, load_seconds, device, found.row_tokens)
         remember_rate(subject.config, subject.hashes, kept)
 
 

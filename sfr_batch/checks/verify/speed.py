@@ -1,10 +1,12 @@
 """Measures the speed of the device, and suggests a token budget for batches, with rows of mixed lengths.
 
+A speed is in computed tokens, padding included: the few rows here are padded more than those of a split.
 On a CPU it suggests the fastest budget, which caches limit. On a GPU it suggests the largest that fits half of the free
 memory, because there a large budget does not cost speed.
 """
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,17 +30,27 @@ _LARGEST_BUDGET = 131072
 TokenRows = tuple[NDArray[np.int32], NDArray[np.int32]]
 
 
+@dataclass(frozen=True)
+class Speed:
+    """What a plan reckons with."""
+
+    tokens_per_second: float
+    """Computed ones, over all passes."""
+    row_tokens: float
+    """Length of the row of a token, on average over the tokens."""
+
+
 def check_throughput(subject: Subject, seconds: float) -> Outcome:
-    """Tokens a second, free memory on a GPU, and the `run.max_batch_tokens` that follows. Leaves the rate as
-    ``subject.found["rate"]``."""
+    """Tokens a second, free memory on a GPU, and the `run.max_batch_tokens` that follows. Leaves the `Speed`
+    as ``subject.found["speed"]``."""
     if seconds <= 0:
         return skipped("not requested (--seconds 0)")
-    _rate(subject.encoder, _rows(subject, SHORTEST))  # the first pass builds what later ones reuse
+    _encode(subject.encoder, _rows(subject, SHORTEST))  # the first pass builds what later ones reuse
     first, tokens, took = 0.0, SHORTEST, 0.0
     while took < seconds / 20 and tokens < 1 << 20:  # a short pass says little
         tokens *= 2
-        first = _rate(subject.encoder, _rows(subject, tokens))
-        took = tokens / first
+        took, computed = _encode(subject.encoder, _rows(subject, tokens))
+        first = computed / took
     measure = _on_gpu if subject.settings.device == "cuda" else _on_cpu
     return measure(subject, seconds, first)
 
@@ -51,18 +63,20 @@ def _on_cpu(subject: Subject, seconds: float, first: float) -> Outcome:
     )
     tried = sorted({configured, *budgets})
     rows = _rows(subject, max(SHORTEST, int(tokens / (2 * len(tried)))))
-    rates = dict.fromkeys(tried, 0.0)
+    rates, own = dict.fromkeys(tried, 0.0), _Passes()
     for _ in range(2):
         for budget in tried:
             with subject.budget(budget):
-                rates[budget] = max(rates[budget], _rate(subject.encoder, rows))
+                rates[budget] = max(rates[budget], (own if budget == configured else _Passes()).add(subject, rows))
+    while own.seconds < seconds / 2:  # longer, since plans reckon with it
+        own.add(subject, rows)
     best = max(rates, key=lambda budget: rates[budget])
     if rates[best] < _CLEARLY * rates[configured]:
         best = configured
     others = ", ".join(f"{rate:,.0f} at {budget}" for budget, rate in rates.items() if budget != configured)
     if len(rows[0]) >= _ENOUGH_ROWS:
-        subject.found["rate"] = rates[configured]
-    measured = f"{_mixed(rows, rates[configured])} at run.max_batch_tokens={configured}"
+        subject.found["speed"] = own.speed(rows)
+    measured = f"{_mixed(rows, own.rate)} at run.max_batch_tokens={configured}"
     dtype = _other_dtype(subject.settings.compute_dtype)
     if not others:
         return passed(f"{measured}; too slow to try other budgets in {seconds:g} s{dtype}")
@@ -72,10 +86,10 @@ def _on_cpu(subject: Subject, seconds: float, first: float) -> Outcome:
 def _on_gpu(subject: Subject, seconds: float, first: float) -> Outcome:
     encoder, configured = subject.encoder, subject.config.max_batch_tokens
     rows = _rows(subject, int(min(max(4 * configured, first), 1 << 20)))
-    until, rate = time.perf_counter() + seconds, 0.0
-    while time.perf_counter() < until:
-        rate = max(rate, _rate(encoder, rows))
-    subject.found["rate"] = rate
+    own = _Passes()
+    while own.seconds < seconds:
+        own.add(subject, rows)
+    subject.found["speed"] = own.speed(rows)
     devices.release_memory()
     # The longest rows, since what attention takes may grow with them.
     width = min(subject.recipe.max_length, configured)
@@ -86,7 +100,7 @@ def _on_gpu(subject: Subject, seconds: float, first: float) -> Outcome:
     suggested = max(1024, min(fits, _LARGEST_BUDGET))
     return judged(
         encoder.max_batch_tokens >= configured,
-        f"{_mixed(rows, rate)}; run.max_batch_tokens={configured} needs {room.gib(needed)} of {room.gib(free)} "
+        f"{_mixed(rows, own.rate)}; run.max_batch_tokens={configured} needs {room.gib(needed)} of {room.gib(free)} "
         f"free beside the model; suggested, for half of it: {suggested}{_other_batches(subject, rows)}",
     )
 
@@ -96,13 +110,13 @@ def _other_batches(subject: Subject, rows: TokenRows) -> str:
     encoder = subject.encoder
     if not encoder.can_pack:
         return ""
-    own = other = 0.0
+    own = other = np.inf
     for _ in range(2):
-        own = max(own, _rate(encoder, rows))
+        own = min(own, _encode(encoder, rows)[0])
         with subject.other_batches():
-            other = max(other, _rate(encoder, rows))
+            other = min(other, _encode(encoder, rows)[0])
     name = "padded" if encoder.packed else "packed"
-    return f"; run.batches={name}: {other / own:.2f} times as fast{', suggested' if other > _CLEARLY * own else ''}"
+    return f"; run.batches={name}: {own / other:.2f} times as fast{', suggested' if own > _CLEARLY * other else ''}"
 
 
 def _other_dtype(dtype: str) -> str:
@@ -115,11 +129,33 @@ def _other_dtype(dtype: str) -> str:
     return ""
 
 
-def _rate(encoder: Encoder, rows: TokenRows) -> float:
-    """Tokens a second."""
+def _encode(encoder: Encoder, rows: TokenRows) -> tuple[float, int]:
+    """Seconds, and computed tokens."""
     began = time.perf_counter()
-    encoder.encode_tokens(*rows)
-    return float(rows[0].sum()) / (time.perf_counter() - began)
+    computed = encoder.encode_tokens(*rows).padded_tokens
+    return time.perf_counter() - began, computed
+
+
+class _Passes:
+    """Passes of the same rows in the same batches."""
+
+    def __init__(self) -> None:
+        self.seconds, self._tokens = 0.0, 0
+
+    def add(self, subject: Subject, rows: TokenRows) -> float:
+        """One more. Returns its own tokens a second."""
+        seconds, tokens = _encode(subject.encoder, rows)
+        self.seconds, self._tokens = self.seconds + seconds, self._tokens + tokens
+        return tokens / seconds
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second of all of them."""
+        return self._tokens / self.seconds
+
+    def speed(self, rows: TokenRows) -> Speed:
+        lengths = rows[0].astype(np.float64)
+        return Speed(self.rate, float(lengths @ lengths / lengths.sum()))
 
 
 def _mixed(rows: TokenRows, rate: float) -> str:

@@ -4,6 +4,7 @@ What is known of each split without reading it, its rows and bytes, predicts wha
 read show how well. Knows numbers; knows no corpus, no text and no money.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,10 +49,20 @@ class Figure:
         low, high = (None if end is None else end * factor for end in (self.low, self.high))
         return Figure(self.value * factor, low, high)
 
-    def plus(self, number: float) -> "Figure":
-        """The figure and a number that is known."""
-        low, high = (None if end is None else end + number for end in (self.low, self.high))
-        return Figure(self.value + number, low, high)
+    def plus(self, other: "Figure") -> "Figure":
+        """Both together, where one is off independently of the other."""
+        return self._moved(other.value, other)
+
+    def uncertain(self, share: float) -> "Figure":
+        """The same where it may also be higher by a share, or lower by the same factor, in nine of ten runs."""
+        return self._moved(0.0, Figure(self.value, self.value / (1 + share), self.value * (1 + share)))
+
+    def _moved(self, by: float, other: "Figure") -> "Figure":
+        if self.low is None or self.high is None or other.low is None or other.high is None:
+            return Figure(self.value + by, None, None)
+        below = math.hypot(self.value - self.low, other.value - other.low)
+        above = math.hypot(self.high - self.value, other.high - other.value)
+        return Figure(self.value + by, self.value + by - below, self.value + by + above)
 
     def to_json(self) -> dict[str, Any]:
         return {"value": self.value, "low": self.low, "high": self.high}

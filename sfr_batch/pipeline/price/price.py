@@ -5,6 +5,7 @@ has a vector already, and what is copied, costs nothing. Loads neither torch nor
 """
 
 import math
+import os
 import textwrap
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ _COLUMNS = 80
 _LABEL = 10
 _FEW_SPLITS = 5
 """Up to so many splits an interval is wide because it has to be, which is said."""
+_START_UP_OFF = 0.5
+"""By what share a start takes longer, or is faster by the same factor: files may be in memory or not."""
 _OTHER_OBJECTS = 10
 """That a run writes beside data files and rejects, about: its log, its snapshot with side files, the table's card."""
 
@@ -32,15 +35,20 @@ class Time:
     """How long a number of actors takes."""
 
     actors: int
-    seconds: Figure
-    """Of encoding, start-up not included."""
+    encoding: Figure
+    """Seconds, start-up not included."""
     start_up_s: float | None
     """Until the actors encode; None if unknown."""
 
     @property
-    def hours(self) -> Figure:
+    def seconds(self) -> Figure:
         """With the start-up, if it is known."""
-        return self.seconds.plus(self.start_up_s or 0.0).times(1 / 3600)
+        return self.encoding.plus(_exact(self.start_up_s or 0.0).uncertain(_START_UP_OFF))
+
+    @property
+    def hours(self) -> Figure:
+        """The same in hours."""
+        return self.seconds.times(1 / 3600)
 
     @property
     def actor_hours(self) -> Figure:
@@ -80,8 +88,19 @@ class Price:
             return []
         actors = self.plan.config.run.actors
         numbers = sorted({min(number, self.sample.splits) for number in (actors.min, actors.max or actors.min)})
-        seconds = self.sample.counts["padded"].times(1 / self.rate.tokens_per_second)
-        return [Time(number, seconds.times(1 / number), self.rate.start_up_s) for number in numbers]
+        encoding = self._actor_seconds(self.rate).uncertain(self.rate.off)
+        return [Time(number, encoding.times(1 / number), self.rate.start_up_s) for number in numbers]
+
+    def _actor_seconds(self, rate: Rate) -> Figure:
+        """Seconds of encoding of one actor, beside which all is read and tokenized: on a CPU that shares its cores with
+        the model, else the slower of the two counts. The rate of a run knows it already."""
+        encoding = self.sample.counts["padded"].times(1 / rate.tokens_per_second)
+        if rate.origin == "run":
+            return encoding
+        reading = self.sample.counts["reading"].times(1 / (os.cpu_count() or 1))
+        if self.plan.config.model.device != "cpu":
+            return max(encoding, reading, key=lambda figure: figure.value)
+        return encoding.plus(reading)
 
     @property
     def hours(self) -> Figure | None:
@@ -124,7 +143,7 @@ class Price:
         return f"<Price {self.plan.store.root}: {', '.join(filter(None, said))}>"
 
     def _brief_time(self) -> str:
-        return f"{_about_time(self.times[0].hours)} on {counted(self.times[0].actors, 'actor')}" if self.times else ""
+        return f"{_about_time(self.times[0].seconds)} on {counted(self.times[0].actors, 'actor')}" if self.times else ""
 
     def _repr_html_(self) -> str:
         return html_table(self._details(), title=f"Price of {self.plan.store.root}")
@@ -195,9 +214,9 @@ class Price:
             return NO_RATE
         shown = " or ".join(f"{_about_time(time.seconds)} on {counted(time.actors, 'actor')}" for time in self.times)
         known = rate.start_up_s is not None
-        start = f", and {format_duration(rate.start_up_s or 0)} to start up" if known else "; start-up is unknown"
+        start = f"start-up of {format_duration(rate.start_up_s or 0)} included" if known else "without start-up"
         most = "at most " if self.upper_bound else ""
-        return f"{most}{shown}{start}; {rate.tokens_per_second:,.0f} tokens/s an actor, {rate.source}"
+        return f"{most}{shown}, {start}; {rate.tokens_per_second:,.0f} tokens/s an actor, {rate.source}"
 
     def _price(self) -> str:
         price, most = self.plan.config.run.price_per_hour, "at most " if self.upper_bound else ""
@@ -233,6 +252,7 @@ class Price:
                 "tokens_per_second": rate.tokens_per_second,
                 "origin": rate.origin,
                 "measured": rate.measured,
+                "off": rate.off,
                 "source": rate.source,
                 "start_up_seconds": rate.start_up_s,
             },
@@ -248,7 +268,11 @@ class Price:
         }
 
 
-_NOTHING_TO_DO = Figure(0.0, 0.0, 0.0)
+def _exact(value: float) -> Figure:
+    return Figure(value, value, value)
+
+
+_NOTHING_TO_DO = _exact(0.0)
 
 
 def find_price(plan: EmbedPlan, seconds: float = SECONDS) -> Price:
@@ -257,8 +281,7 @@ def find_price(plan: EmbedPlan, seconds: float = SECONDS) -> Price:
     Raises CorpusError, ModelError and StorageError as the run would, and ConfigError for an unknown `run.gpu`.
     """
     sample = take_sample(plan, make_job(plan, ""), seconds)
-    vectors = sample.counts["vectors"].value
-    return Price(plan, sample, find_rate(plan, sample.counts["tokens"].value / vectors if vectors else 0.0))
+    return Price(plan, sample, find_rate(plan, sample.row_tokens))
 
 
 # --- numbers as text
@@ -288,7 +311,10 @@ def _about(figure: Figure) -> str:
 
 
 def _about_time(figure: Figure) -> str:
-    return f"~{format_duration(figure.value)}"
+    about = f"~{format_duration(figure.value)}"
+    if figure.low is None or figure.high is None:
+        return about
+    return f"{about} ({format_duration(figure.low)} to {format_duration(figure.high)})"
 
 
 def _about_hours(figure: Figure) -> str:

@@ -6,6 +6,7 @@ drawn by their size. Knows no device, no other split and no money.
 
 import dataclasses
 import math
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -53,6 +54,10 @@ class SplitCounts:
     """Tokens that are computed: without those of repeated rows."""
     padded: float = 0
     """``encoded`` with padding."""
+    pairs: float = 0
+    """Of ``encoded``, the sum of the squares of the rows' lengths: attention looks at pairs of tokens."""
+    reading: float = 0
+    """CPU seconds of reading and tokenizing."""
     other_bytes: float = 0
     """Bytes of the data file beside the vectors."""
     reasons: Counter[str] = field(default_factory=Counter)
@@ -71,9 +76,9 @@ FIELDS = tuple(field.name for field in dataclasses.fields(SplitCounts) if field.
 """Names of the counts."""
 
 
-def count_split(split: Split, rows: Rows, job: Job, characters: int) -> SplitCounts:
+def count_split(split: Split, rows: Rows, job: Job, characters: int, reading: float = 0.0) -> SplitCounts:
     """The counts of a split. characters: of text that are tokenized at most, about; more than the split has: all is
-    counted exactly. Raises as `read_stage.tokenize`."""
+    counted exactly. reading: CPU seconds until the rows were there. Raises as `read_stage.tokenize`."""
     everything = sum(map(len, rows.texts)) <= characters
     drawn = _Drawn.all(rows) if everything else _Drawn.draw(rows, job, characters)
     most = max(map(len, rows.texts), default=0) if everything else _beginning(job)
@@ -83,17 +88,21 @@ def count_split(split: Split, rows: Rows, job: Job, characters: int) -> SplitCou
         texts=[text[:most] for text in texts],
         positions=pa.array(np.arange(len(texts))),  # so that what comes back tells which text it is of
     )
-    parts = _Parts.of(tokenize(split, some, job))
+    began = time.process_time()
+    tokenized = tokenize(split, some, job)
+    reading += (time.process_time() - began) * sum(map(len, rows.texts)) / max(1, sum(map(len, some.texts)))
+    parts = _Parts.of(tokenized)
     longer = np.array([max(1.0, len(text) / max(1, most)) for text in texts])
     chunked = job.model.overflow == "chunk"
     distinct = (drawn.weights * (longer if chunked else 1.0))[parts.document]  # rows that each row stands for
     if everything:
         own = parts.lengths[unique_rows(parts.lengths, parts.flat_ids)[0]]
-        encoded, padded = float(own.sum()), float(_padded(own, job))
+        encoded, padded, pairs = float(own.sum()), float(_padded(own, job)), float(own @ own)
     else:
         alike = np.repeat(parts.lengths, np.maximum(1, np.rint(distinct)).astype(np.int64))
         encoded = float(parts.lengths @ distinct)
         padded = encoded * _padded(alike, job) / max(1, int(alike.sum()))
+        pairs = float(parts.lengths**2 @ distinct)
     vectors = distinct * drawn.repeats[parts.document]
     documents = drawn.weights * drawn.repeats
     heads = parts.heads
@@ -111,6 +120,8 @@ def count_split(split: Split, rows: Rows, job: Job, characters: int) -> SplitCou
         tokens_full=float((parts.column(names.N_TOKENS_FULL)[heads] * longer[parts.document[heads]]) @ own_documents),
         encoded=encoded,
         padded=padded,
+        pairs=pairs,
+        reading=reading,
         other_bytes=_FOOTER + parts.bytes_beside() * float(vectors.sum()) / max(1, len(vectors)),
         reasons=reasons,
         error=drawn.error(np.bincount(parts.document, parts.lengths * distinct, len(texts)).astype(np.float64)),
