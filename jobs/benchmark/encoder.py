@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from jobs.benchmark.corpus import all_docstrings, distinct_docstrings
 from jobs.benchmark.report import aligned
-from sfr_batch.config.settings import BATCH_TOKENS, ModelSettings, RunSettings
+from sfr_batch.config.settings import CPU_BATCH_TOKENS, LARGE_MODEL_TOKENS, ModelSettings, RunSettings
 from sfr_batch.encoder import batching
 from sfr_batch.errors import RunFailed
 
@@ -201,7 +201,9 @@ def batching_alone(settings: ModelSettings, rounds: int) -> list[Measurement]:
         real = padded = 0
         for rows in splits:
             lengths = rows.lengths[batching.unique_rows(rows.lengths, rows.flat_ids)[0]]
-            batches = batching.length_batches(lengths, BATCH_TOKENS[settings.device])
+            batches = batching.length_batches(
+                lengths, CPU_BATCH_TOKENS if settings.device == "cpu" else LARGE_MODEL_TOKENS
+            )
             real, padded = real + int(lengths.sum()), padded + batching.padded_tokens(lengths, batches)
         return real, padded
 

@@ -46,12 +46,13 @@ class RunSettings(Section):
     min_splits: int = Field(default=64, ge=1)
     """Wanted number of splits: a small corpus gets smaller splits, by powers of two, down to 256 rows."""
     max_batch_tokens: int | None = Field(default=None, ge=16)
-    """Maximum tokens of a batch on the device, including padding. Default: 16384 for device cuda, 2048 for cpu. Larger
-    batches have more padding."""
-    batches: Literal["padded", "packed"] = "padded"
+    """Maximum tokens of a batch on the device, including padding. Default: 2,048 on a CPU; on a GPU 131,072 for models
+    below 0.5 billion parameters, 32,768 below 2 billion, 16,384 for larger ones."""
+    batches: Literal["padded", "packed"] | None = None
     """How rows of different lengths share a batch: `padded` fills up the shorter ones, `packed` puts the rows one after
     the other. `packed` needs a model of the Mistral, Llama, Qwen or BERT family; `sfr-batch verify` measures which is
-    faster."""
+    faster. Default: `packed` on a GPU with flash attention (from Ampere on) for such a model in 16 bits or fp8, else
+    `padded`; `padded` with `model.deterministic`."""
     fuse: bool = False
     """Whether to compile the small operations of Mistral, Llama and Qwen layers into fewer GPU kernels. Each actor
     takes a minute longer to start. Measure first: `python -m jobs.benchmark encoder --fuse`."""

@@ -31,12 +31,33 @@ from sfr_batch.config.setting_types import (
 )
 from sfr_batch.errors import ConfigError
 
-BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}
-"""Default size of a batch in padded tokens, by device: it must keep a GPU busy, and fit the caches of a CPU."""
+CPU_BATCH_TOKENS = 2048
+"""Default size of a batch in padded tokens on a CPU, whose caches it must fit."""
+GPU_BATCH_TOKENS = ((500_000_000, 131_072), (2_000_000_000, 32_768))
+"""The same on a GPU for models of fewer parameters than the first number; for larger ones, `LARGE_MODEL_TOKENS`. A
+batch must take the GPU longer than it takes the CPU to launch its kernels, a few milliseconds, and a 7B model is
+saturated by 4,000 to 16,000 tokens. On paper: not measured on a GPU."""
+LARGE_MODEL_TOKENS = 16_384
+
+
+def batch_tokens(device: str, parameters: int) -> int:
+    """The default of `run.max_batch_tokens` for a model of so many parameters."""
+    if device == "cpu":
+        return CPU_BATCH_TOKENS
+    return next((tokens for most, tokens in GPU_BATCH_TOKENS if parameters < most), LARGE_MODEL_TOKENS)
+
+
 CREDENTIALS_IN_ENDPOINT = (
     "An S3 endpoint (storage.endpoint_url, AWS_ENDPOINT_URL) contains credentials before its host. They would end up "
     "in logs. Remove them, and use the AWS credential chain, or access_key_id and secret_access_key."
 )
+
+
+def are_packed(batches: str | None, device: str, *, deterministic: bool) -> bool | None:
+    """Whether `run.batches` is packed; None for the default on a GPU, where the model and the GPU decide."""
+    if batches is None:
+        return False if device == "cpu" or deterministic else None
+    return batches == "packed"
 
 
 class StorageSettings(Section):
@@ -350,9 +371,14 @@ class Config(Section):
         return self
 
     @property
-    def max_batch_tokens(self) -> int:
-        """`run.max_batch_tokens`, or the default of the device."""
-        return self.run.max_batch_tokens or BATCH_TOKENS[self.model.device]
+    def max_batch_tokens(self) -> int | None:
+        """`run.max_batch_tokens`, or the default on a CPU; None: the default on a GPU, by the model's size."""
+        return self.run.max_batch_tokens or (CPU_BATCH_TOKENS if self.model.device == "cpu" else None)
+
+    @property
+    def packed(self) -> bool | None:
+        """Whether `run.batches` is packed; None: the default on a GPU, where the model and the GPU decide."""
+        return are_packed(self.run.batches, self.model.device, deterministic=self.model.deterministic)
 
     def to_json(self) -> str:
         """The resolved config as JSON; references to secrets stay references."""

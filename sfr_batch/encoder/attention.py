@@ -5,7 +5,10 @@ a mask: no real token of a causal model attends to padding on its right, and pac
 Knows no model, no texts and no batching.
 """
 
+import functools
 import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -16,8 +19,13 @@ import transformers
 from numpy.typing import NDArray
 from torch.nn.attention.bias import causal_lower_right
 
+from sfr_batch.encoder.devices import has_flash
+
 ATTENTION = "sfr_batch"
 """The name of `attend` in transformers: the attn_implementation to load a model with."""
+
+
+IN_16_BITS = (torch.bfloat16, torch.float16)
 
 
 class Prefix:
@@ -35,13 +43,24 @@ class Prefix:
 class Packing:
     """The places of rows that are packed: one after the other, without padding, in a batch of one."""
 
-    def __init__(self, lengths: NDArray[np.int64], device: torch.device) -> None:
-        """lengths: [b] tokens of each row, in their order in the batch."""
+    def __init__(
+        self,
+        lengths: NDArray[np.int64],
+        prefix: int = 0,
+        to_device: Callable[[NDArray[Any]], torch.Tensor] | None = None,
+    ) -> None:
+        """lengths: [b] tokens of each row, in their order in the batch. prefix: tokens of a common prefix before them.
+        to_device: copies an array to the device, if that has a kernel for rows of all lengths. All that the kernel
+        needs is copied here, so that no layer has to wait for it."""
         self.lengths = lengths
         self.longest = int(lengths.max())
         self._starts: NDArray[np.int64] = np.cumsum(lengths) - lengths
-        self._device = device
-        self._with_prefix: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.places: Places | None = None
+        """For the kernel; None without one."""
+        if to_device:
+            own = to_device(_bounds(lengths))
+            both = to_device(_bounds(lengths + prefix)) if prefix else own
+            self.places = Places(own, both, to_device(self._keys(prefix)) if prefix else None)
 
     @cached_property
     def runs(self) -> list[tuple[int, int, int]]:
@@ -50,30 +69,31 @@ class Packing:
         counts = np.diff(first, append=len(self.lengths))
         return list(zip(self._starts[first].tolist(), counts.tolist(), self.lengths[first].tolist(), strict=True))
 
-    @cached_property
-    def bounds(self) -> torch.Tensor:
-        """[b + 1] int32, on the device: the first token of each row, and the end of the last row."""
-        return self._bounds(self.lengths)
+    def _keys(self, prefix: int) -> NDArray[np.int64]:
+        number = np.arange(len(self.lengths))
+        total = int(self.lengths.sum())
+        keys = np.empty(total + prefix * len(number), np.int64)
+        own = np.arange(total) + prefix
+        keys[own + prefix * number.repeat(self.lengths)] = own
+        keys[(self._starts + prefix * number)[:, None] + np.arange(prefix)] = np.arange(prefix)
+        return keys
 
-    def with_prefix(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The layout of the keys if a common prefix of ``length`` tokens precedes each row.
 
-        Returns the token at each place, int64: one of the prefix (0 to length - 1) or of the rows (from ``length``
-        on); and the bounds of the rows in this layout, int32.
-        """
-        if self._with_prefix is None:
-            number = np.arange(len(self.lengths))
-            total = int(self.lengths.sum())
-            places = np.empty(total + length * len(number), np.int64)
-            own = np.arange(total) + length
-            places[own + length * number.repeat(self.lengths)] = own
-            places[(self._starts + length * number)[:, None] + np.arange(length)] = np.arange(length)
-            self._with_prefix = torch.from_numpy(places).to(self._device), self._bounds(self.lengths + length)
-        return self._with_prefix
+@dataclass(frozen=True)
+class Places:
+    """Where the tokens of packed rows are, on the device."""
 
-    def _bounds(self, lengths: NDArray[np.int64]) -> torch.Tensor:
-        bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        return torch.from_numpy(bounds).to(self._device)
+    bounds: torch.Tensor
+    """[b + 1] int32: the first token of each row, and the end of the last row."""
+    key_bounds: torch.Tensor
+    """The same for keys and values, with the common prefix before those of each row."""
+    keys: torch.Tensor | None
+    """int64: the token whose key stands at each place, one of the prefix (0 to its length - 1) or of the rows (from its
+    length on); None without a prefix."""
+
+
+def _bounds(lengths: NDArray[np.int64]) -> NDArray[np.int32]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
 
 
 def attend(
@@ -95,7 +115,7 @@ def attend(
     causal = bool(module.is_causal)
     if packing is None:
         return _rectangle(query, key, value, before, causal, scaling), None
-    if _has_kernel(query):
+    if packing.places:
         return _variable_length(query, key, value, before, causal, scaling, packing), None
     out = torch.empty_like(query.transpose(1, 2))
     for start, rows, length in packing.runs:
@@ -119,6 +139,8 @@ def _rectangle(
     """Rows of one length, [b, heads, t, d], each with the states ``before`` before it; [b, t, heads, d]."""
     groups = query.shape[1] // key.shape[1]
     if before is None:
+        if groups > 1 and not _takes_groups(query.device, query.dtype):
+            key, value, groups = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1), 1
         out = F.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scaling, enable_gqa=groups > 1)
         return out.transpose(1, 2)
     key, value = (
@@ -130,8 +152,18 @@ def _rectangle(
     return F.scaled_dot_product_attention(query, key, value, seen, scale=scaling).transpose(1, 2)
 
 
-def _has_kernel(query: torch.Tensor) -> bool:
-    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
+@functools.cache
+def _takes_groups(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a kernel that saves memory takes several heads for one of keys. Of a GPU's, only the flash kernels do:
+    for others PyTorch would write out the products of all tokens with each other."""
+    return device.type == "cpu" or (dtype in IN_16_BITS and has_flash(device))
+
+
+@functools.cache
+def _packed_takes_groups() -> bool:
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters  # not in PyTorch 2.11
 
 
 def _variable_length(
@@ -146,22 +178,24 @@ def _variable_length(
     """One flash kernel for rows of all lengths; it aligns its triangle to the bottom right."""
     from torch.nn.attention.varlen import varlen_attn  # only CUDA builds of PyTorch have a use for it
 
+    places, longest = packing.places, packing.longest
+    assert places is not None
     query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
-    seen, longest = packing.bounds, packing.longest
     if before is not None:
-        places, seen = packing.with_prefix(before[0].shape[2])
+        assert places.keys is not None
         longest += before[0].shape[2]
         key, value = (
-            torch.cat([first[0].transpose(0, 1), own]).index_select(0, places)
+            torch.cat([first[0].transpose(0, 1), own]).index_select(0, places.keys)
             for first, own in zip(before, (key, value), strict=True)
         )
     options: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0 if causal else -1)}
     if query.shape[1] != key.shape[1]:
-        if "enable_gqa" in inspect.signature(varlen_attn).parameters:
+        if _packed_takes_groups():
             options["enable_gqa"] = True
-        else:  # PyTorch 2.11
+        else:
             key, value = (s.repeat_interleave(query.shape[1] // s.shape[1], dim=1) for s in (key, value))
-    out: torch.Tensor = varlen_attn(query, key, value, packing.bounds, seen, packing.longest, longest, **options)
+    bounds = places.bounds, places.key_bounds
+    out: torch.Tensor = varlen_attn(query, key, value, *bounds, packing.longest, longest, **options)
     return out.unsqueeze(0)
 
 

@@ -19,6 +19,13 @@ batch for every length. Measured on two CPU cores with MiniLM: 7.5 ms, the work 
 2,048 that suits them. A GPU's budget is larger because it needs more tokens to be busy, and so is what launching the
 kernels costs it, in tokens; hence a share. Unequal lengths have no price of their own: the mask that a bidirectional
 model then needs cost nothing measurable there, and causal models need none."""
+DEAREST_BATCH = 256
+"""In tokens. Larger budgets do not make launches dearer: with a share of 131,072 tokens, 5.5 % of what is computed for
+docstrings would be padding, and with this 1.8 %."""
+
+
+def _price(max_batch_tokens: int) -> float:
+    return min(max_batch_tokens * BUDGETS_A_BATCH, DEAREST_BATCH)
 
 
 def length_batches(lengths: NDArray[np.integer], max_batch_tokens: int) -> list[IntArray]:
@@ -47,7 +54,7 @@ def _cuts(widths: IntArray, budget: int) -> list[int]:
     full batches follow each other until they reach beyond it.
     """
     n = len(widths)
-    price = budget * BUDGETS_A_BATCH
+    price = _price(budget)
     runs = np.flatnonzero(np.diff(widths, prepend=widths[0] + 1))
     cost: FloatArray = np.full(n + 1, np.inf)
     cost[n] = 0
@@ -107,7 +114,7 @@ def padded_tokens(lengths: NDArray[np.integer], batches: list[IntArray]) -> int:
 
 def batch_cost(lengths: NDArray[np.integer], batches: list[IntArray], max_batch_tokens: int) -> float:
     """The cost that `length_batches` minimizes: padded tokens, plus the price of each batch in tokens."""
-    return padded_tokens(lengths, batches) + len(batches) * max_batch_tokens * BUDGETS_A_BATCH
+    return padded_tokens(lengths, batches) + len(batches) * _price(max_batch_tokens)
 
 
 def unique_rows(lengths: NDArray[np.integer], flat_ids: NDArray[np.int32]) -> tuple[IntArray, IntArray]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sfr_batch.config.settings import BATCH_TOKENS, ModelSettings
+from sfr_batch.config.settings import ModelSettings, batch_tokens
 from sfr_batch.encoder import batching
 from sfr_batch.encoder.attention import Prefix
 from sfr_batch.encoder.company import check_company
@@ -20,7 +20,7 @@ from sfr_batch.encoder.encoded import EncodedTokens
 from sfr_batch.encoder.faults import is_of_the_device, is_out_of_memory, of_the_device
 from sfr_batch.encoder.forward import Forward
 from sfr_batch.encoder.fp8 import is_quantized, quantize_linears
-from sfr_batch.encoder.loading import load_model, to_device, torch_dtype
+from sfr_batch.encoder.loading import count_parameters, load_model, to_device, torch_dtype
 from sfr_batch.encoder.threads import using
 from sfr_batch.errors import ConfigError, ModelError, TextError
 from sfr_batch.model import prompts
@@ -54,15 +54,16 @@ class Encoder:
         max_batch_tokens: int | None = None,
         deterministic: bool = False,
         torch_threads: int | None = None,
-        packed: bool = False,
+        packed: bool | None = None,
     ) -> None:
         """Use `Encoder.load`. ``model`` is a transformers model without head, on its device, in eval mode."""
         self.recipe = recipe
         self.tokenizer = tokenizer
         self._model = model
-        self._forward = Forward(model, recipe, packed)
+        # Rows that are computed alone have no padding: they stay as they were before there were packed ones.
+        self._forward = Forward(model, recipe, False if packed is None and deterministic else packed)
         self._device = self._forward.device
-        self.max_batch_tokens = max_batch_tokens or BATCH_TOKENS[self._device.type]
+        self.max_batch_tokens = max_batch_tokens or batch_tokens(self._device.type, count_parameters(model))
         """Most tokens of a batch, padding included. Lowered for good when the device runs out of memory."""
         self.reuse_prefix = True
         """Whether tokens that all rows begin with are computed once. Their vectors differ only by rounding."""
@@ -84,17 +85,17 @@ class Encoder:
         max_batch_tokens: int | None = None,
         torch_threads: int | None = None,
         weight_hashes: Mapping[str, str] | None = None,
-        packed: bool = False,
+        packed: bool | None = None,
         fuse: bool = False,
         memory_share: float = 1,
     ) -> "Encoder":
         """Load weights and tokenizer as the repository and the settings say.
 
-        max_batch_tokens: tokens of a batch, padding included; default is what suits the device. torch_threads: while
-        this encoder computes; default is what the process has, such as OMP_NUM_THREADS says. weight_hashes: SHA-256 by
-        file name that the weights on this node must have, as a fingerprint names them. packed, fuse: `run.batches`,
-        `run.fuse`. memory_share: the part of a GPU's memory that this process may use. Raises ModelError, ConfigError,
-        StorageError, or DeviceError if the device fails.
+        max_batch_tokens: tokens of a batch, padding included; default is what suits device and model. torch_threads:
+        while this encoder computes; default is what the process has, such as OMP_NUM_THREADS says. weight_hashes:
+        SHA-256 by file name that the weights on this node must have, as a fingerprint names them. packed, fuse:
+        `run.batches` (None: its default), `run.fuse`. memory_share: the part of a GPU's memory that this process may
+        use. Raises ModelError, ConfigError, StorageError, or DeviceError if the device fails.
         """
         if not isinstance(settings, ModelSettings):
             raise ConfigError("Encoder.load takes the model of a config: Encoder.load(load_config(PATH).model).")
@@ -114,7 +115,7 @@ class Encoder:
         torch_threads: int | None,
         weight_hashes: Mapping[str, str] | None,
         *,
-        packed: bool,
+        packed: bool | None,
     ) -> "Encoder":
         folder = locate(settings, weights=True)
         if weight_hashes is not None:

@@ -4,14 +4,17 @@ Padded rows form a rectangle, with padding on the right; packed rows follow each
 differ only by rounding. Knows no texts and no other batch.
 """
 
+import contextlib
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sfr_batch.encoder.attention import ATTENTION, Packing, Prefix
+from sfr_batch.encoder.attention import ATTENTION, IN_16_BITS, Packing, Prefix
 from sfr_batch.encoder.decoder import Decoder, is_plain_decoder
+from sfr_batch.encoder.devices import has_flash
 from sfr_batch.encoder.layers import Finish
 from sfr_batch.encoder.pooling import pool
 from sfr_batch.errors import ConfigError
@@ -24,12 +27,16 @@ IntArray = NDArray[np.int64]
 _PACKABLE = {"bert": False, "roberta": True, "xlm-roberta": True, "camembert": True}
 
 
+_NOT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
 class Forward:
     """A transformers model without head, on its device, in eval mode, as its recipe says."""
 
-    def __init__(self, model: Any, recipe: Recipe, packed: bool) -> None:
-        """Raises ConfigError if rows of this kind of model cannot be packed, ModelError if layers cannot be loaded."""
-        self.device: torch.device = next(model.parameters()).device
+    def __init__(self, model: Any, recipe: Recipe, packed: bool | None) -> None:
+        """packed: see `pack`. Raises what that raises, and ModelError if layers cannot be loaded."""
+        parameter = next(model.parameters())
+        self.device: torch.device = parameter.device
         self.finish = Finish(recipe, self.device)
         """From pooled vectors to final ones."""
         self.decoder = Decoder(model) if is_plain_decoder(recipe) else None
@@ -39,6 +46,8 @@ class Forward:
         self.pad_id = max(int(getattr(model.config, "pad_token_id", None) or 0), 0)
         self._counts_from_padding = bool(_PACKABLE.get(recipe.model_type))
         self._needs_no_mask = recipe.causal and recipe.model_type in TESTED
+        # Asked once: whether packed rows have a kernel of their own.
+        self._packs_well = parameter.dtype in IN_16_BITS and has_flash(self.device)
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False
         self.pack(packed)
@@ -47,8 +56,11 @@ class Forward:
     def can_pack(self) -> bool:
         return self.decoder is not None or self._recipe.model_type in _PACKABLE
 
-    def pack(self, packed: bool) -> None:
-        """Make batches packed, or padded, from now on. Raises ConfigError if rows of such a model cannot be packed."""
+    def pack(self, packed: bool | None) -> None:
+        """Make batches packed, or padded, from now on; None: packed if there is a kernel for them, which makes them the
+        faster ones. Raises ConfigError if rows of such a model cannot be packed."""
+        if packed is None:
+            packed = self.can_pack and self._packs_well
         if packed and not self.can_pack:
             raise ConfigError(
                 f"run.batches is packed, but rows of this model ({self._recipe.model_type}, {self._recipe.pooling} "
@@ -61,7 +73,7 @@ class Forward:
     def prefix(self, ids: NDArray[np.int32]) -> Prefix:
         """The keys and values of the tokens ``ids`` [p], for a batch whose rows begin with them. Only for decoders."""
         assert self.decoder is not None
-        with torch.inference_mode():
+        with torch.inference_mode(), self._kernels():
             return self.decoder.prefix(self._to_device(ids.astype(np.int64)))
 
     def __call__(
@@ -83,9 +95,14 @@ class Forward:
         self, starts: IntArray, lengths: IntArray, flat_ids: NDArray[np.int32], prefix: Prefix | None = None
     ) -> torch.Tensor:
         """[b, h] pooled hidden states, before what `finish` does to them. Arguments as when it is called."""
-        with torch.inference_mode():
+        with torch.inference_mode(), self._kernels():
             run = self._packed if self.packed else self._padded
             return run(starts, lengths, flat_ids, prefix)
+
+    def _kernels(self) -> contextlib.AbstractContextManager[None]:
+        """On a GPU, attention without cuDNN, which PyTorch prefers on Hopper and later: it builds a plan for every
+        shape of a batch, and nearly each has its own. That takes longer than the plan saves, and none is ever freed."""
+        return contextlib.nullcontext() if self.device.type == "cpu" else sdpa_kernel(_NOT_CUDNN)
 
     def _padded(
         self, starts: IntArray, lengths: IntArray, flat_ids: NDArray[np.int32], prefix: Prefix | None
@@ -103,7 +120,7 @@ class Forward:
             return self.decoder.states(input_ids, at, last, prefix)
         mask = self._to_device(real)
         inputs: dict[str, Any] = {"input_ids": input_ids}
-        # Without a mask PyTorch can choose its flash kernel. A causal model needs none: padding stands on the right,
+        # Without a mask PyTorch's flash kernels can be used. A causal model needs none: padding stands on the right,
         # where no real token looks. Families that no test compares get one always: some would take it from the ids.
         if not self._needs_no_mask and (ragged or self._recipe.model_type not in TESTED):
             inputs["attention_mask"] = mask.long()
@@ -112,14 +129,15 @@ class Forward:
     def _packed(
         self, starts: IntArray, lengths: IntArray, flat_ids: NDArray[np.int32], prefix: Prefix | None
     ) -> torch.Tensor:
-        packing = Packing(lengths, self.device)
+        shared = prefix.length if prefix else 0
+        packing = Packing(lengths, shared, self._to_device if self._packs_well else None)
         ends = np.cumsum(lengths)
         at = np.arange(ends[-1]) - (ends - lengths).repeat(lengths)
         flat = flat_ids[starts.repeat(lengths) + at].astype(np.int64)
         ids = self._to_device(flat).unsqueeze(0)
         if self._counts_from_padding:
             at = _places_behind_padding(flat, lengths, self.pad_id)
-        places = self._to_device(at + (prefix.length if prefix else 0)).unsqueeze(0)
+        places = self._to_device(at + shared).unsqueeze(0)
         if self.decoder is not None:
             return self.decoder.states(ids, places, self._to_device(ends - 1), prefix, packing)
         hidden = self._model(

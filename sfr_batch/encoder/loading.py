@@ -69,9 +69,14 @@ def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:
     _check_positions(recipe, model.config)
     if recipe.model_type == "mistral":
         # A row is never longer than the window (the recipe refuses that), so the window never acts; but from its
-        # length on transformers would build an explicit mask, which keeps PyTorch from its flash kernel.
+        # length on transformers would build an explicit mask, which keeps PyTorch from its flash kernels.
         model.config.sliding_window = None
     return model.eval()
+
+
+def count_parameters(model: Any) -> int:
+    """The numbers of a model's weights, quantized ones included."""
+    return sum(tensor.numel() for tensor in itertools.chain(model.parameters(), model.buffers()))
 
 
 def _config(recipe: Recipe) -> Any:

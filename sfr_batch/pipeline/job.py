@@ -29,8 +29,8 @@ class Job:
     """The inputs of the fingerprint on the driver's node, which every node must have."""
     table: str
     table_storage: StorageSettings
-    max_batch_tokens: int
-    packed: bool
+    max_batch_tokens: int | None
+    packed: bool | None
     fuse: bool
     torch_threads: int | None
     gpus: float
@@ -52,7 +52,7 @@ def make_job(plan: EmbedPlan, run_id: str) -> Job:
         table=plan.store.root,
         table_storage=config.table.storage,
         max_batch_tokens=config.max_batch_tokens,
-        packed=config.run.batches == "packed",
+        packed=config.packed,
         fuse=config.run.fuse,
         torch_threads=config.run.actors.torch_threads,
         gpus=config.run.actors.gpus,

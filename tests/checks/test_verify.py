@@ -91,11 +91,13 @@ def subject_of(folder: Path, encoder: Encoder | None = None, **settings: Any) ->
     """A model as the checks find it once it is loaded."""
     subject = Subject(config_of(folder, **settings))
     recipe = read_recipe(folder, subject.settings)
+    encoder = encoder or Encoder.load(subject.settings, torch_threads=1)
     subject.found = {
         "folder": folder,
         "recipe": recipe,
         "tokenizer": Tokenizer.load(recipe),
-        "encoder": encoder or Encoder.load(subject.settings, torch_threads=1),
+        "encoder": encoder,
+        "budget": encoder.max_batch_tokens,
     }
     return subject
 

@@ -1,18 +1,22 @@
 """Our forward pass of decoders equals transformers' own, with and without a prefix, and computes what it must."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.attention import varlen
 
 from sfr_batch.config.settings import ModelSettings
-from sfr_batch.encoder import batching
+from sfr_batch.encoder import attention, batching
 from sfr_batch.encoder.attention import Packing, Prefix
 from sfr_batch.encoder.decoder import Decoder
 from sfr_batch.encoder.encoder import PREFIX_SHARE, SHORTEST_PREFIX, Encoder
@@ -56,19 +60,66 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Decoder(load_model(recipe, torch.float32)), reference
 
 
+def varlen_attn(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    query_bounds: torch.Tensor,
+    key_bounds: torch.Tensor,
+    longest: int,
+    longest_key: int,
+    *,
+    scale: float | None,
+    window_size: tuple[int, int],
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """What PyTorch's kernel for rows of all lengths computes, row by row: its triangle stands at the bottom right."""
+    assert (query_bounds.dtype, key_bounds.dtype) == (torch.int32, torch.int32)
+    assert (longest, longest_key) == tuple(int(bounds.diff().max()) for bounds in (query_bounds, key_bounds))
+    out = torch.empty_like(query)
+    for (start, end), (first, past) in zip(
+        itertools.pairwise(query_bounds.tolist()), itertools.pairwise(key_bounds.tolist()), strict=True
+    ):
+        q, k, v = (s.transpose(0, 1)[None] for s in (query[start:end], key[first:past], value[first:past]))
+        seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool)
+        seen = seen.tril(k.shape[2] - q.shape[2]) if window_size[1] == 0 else seen
+        attended = F.scaled_dot_product_attention(q, k, v, seen, scale=scale, enable_gqa=enable_gqa)
+        out[start:end] = attended[0].transpose(0, 1)
+    return out
+
+
+def varlen_attn_2_11(*arguments: Any, scale: float | None, window_size: tuple[int, int]) -> torch.Tensor:
+    """Without ``enable_gqa``, as in PyTorch 2.11."""
+    return varlen_attn(*arguments, scale=scale, window_size=window_size)
+
+
+WAYS = ["padded", "packed", "kernel", "kernel of 2.11"]
+"""How the rows of a batch lie beside each other, and by which kernel, of which the last two are planted."""
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    way: str = request.param
+    monkeypatch.setattr(varlen, "varlen_attn", varlen_attn_2_11 if way == "kernel of 2.11" else varlen_attn)
+    attention._packed_takes_groups.cache_clear()
+    yield way
+    attention._packed_takes_groups.cache_clear()
+
+
 def states(
-    decoder: Decoder, ids: torch.Tensor, last: torch.Tensor, prefix: Prefix | None = None, packed: bool = False
+    decoder: Decoder, ids: torch.Tensor, last: torch.Tensor, prefix: Prefix | None = None, way: str = "padded"
 ) -> torch.Tensor:
     """What the decoder makes of the tokens at ``last`` [b] of rows [b, t] that are padded on the right."""
     before = prefix.length if prefix else 0
-    if not packed:
+    if way == "padded":
         flat = torch.arange(len(ids)) * ids.shape[1] + last
         return decoder.states(ids, torch.arange(ids.shape[1])[None] + before, flat, prefix)
     lengths = (last + 1).numpy()
     real = torch.arange(ids.shape[1]) <= last[:, None]
     places = torch.arange(ids.shape[1]).expand(len(ids), -1)[real] + before
     ends = torch.from_numpy(lengths.cumsum())
-    return decoder.states(ids[real][None], places[None], ends - 1, prefix, Packing(lengths, ids.device))
+    packing = Packing(lengths, before, torch.from_numpy if way.startswith("kernel") else None)
+    return decoder.states(ids[real][None], places[None], ends - 1, prefix, packing)
 
 
 def rows(seed: int, *lengths: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,23 +147,19 @@ def check_same(found: torch.Tensor, wanted: torch.Tensor) -> None:
     assert apart.max() < 1e-5, f"{apart.max():.2g} of a state's length"
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("lengths", [(1,), (2, 1), (9, 9, 9), (200, 3, 77, 1), (1, 3, 3, 2, 3)])
-def test_states_equal_transformers(
-    lengths: tuple[int, ...], packed: bool, models: tuple[Decoder, torch.nn.Module]
-) -> None:
+def test_states_equal_transformers(lengths: tuple[int, ...], way: str, models: tuple[Decoder, torch.nn.Module]) -> None:
     decoder, reference = models
     ids, last = rows(len(lengths), *lengths)
     with torch.inference_mode():
-        found = states(decoder, ids, last, packed=packed)
+        found = states(decoder, ids, last, way=way)
         check_same(found, expected(reference, ids, last))
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("shared", [1, 2, 20, 130])
 @pytest.mark.parametrize("lengths", [(1,), (1, 1), (40, 3, 1), (7, 7)])
 def test_a_prefix_changes_nothing(
-    shared: int, lengths: tuple[int, ...], packed: bool, models: tuple[Decoder, torch.nn.Module]
+    shared: int, lengths: tuple[int, ...], way: str, models: tuple[Decoder, torch.nn.Module]
 ) -> None:
     """And serves several batches."""
     decoder, reference = models
@@ -122,7 +169,7 @@ def test_a_prefix_changes_nothing(
         for seed in (1, 2):
             ids, last = rows(seed, *lengths)
             whole = torch.cat([head.expand(len(ids), -1), ids], dim=1)
-            found = states(decoder, ids, last, prefix, packed)
+            found = states(decoder, ids, last, prefix, way)
             check_same(found, expected(reference, whole, last + shared))
 
 

@@ -136,10 +136,10 @@ def check_model(subject: Subject) -> Outcome:
         subject.settings,
         max_batch_tokens=subject.config.max_batch_tokens,
         torch_threads=_threads(subject, subject.settings.device),
-        packed=subject.config.run.batches == "packed",
+        packed=subject.config.packed,
         fuse=subject.config.run.fuse,
     )
-    subject.found["encoder"] = encoder
+    subject.found |= {"encoder": encoder, "budget": encoder.max_batch_tokens}
     dtype, device = subject.settings.compute_dtype, subject.settings.device
     count, took = probe.parameters(encoder), time.perf_counter() - began
     subject.found["load_seconds"] = load_libraries() + took  # as an actor does
@@ -277,7 +277,7 @@ def record(subject: Subject) -> Golden:
 def check_drift(subject: Subject) -> Outcome:
     """The probes alone against the same ones in batches of different compositions."""
     compositions = {
-        "the configured batches": (subject.config.max_batch_tokens, subject.rows),
+        "the configured batches": (subject.budget_of_a_run, subject.rows),
         "one padded batch": (1 << 20, subject.rows),
         "small batches": (64, subject.rows),
         "batches with other texts": (1 << 20, subject.rows[::2]),

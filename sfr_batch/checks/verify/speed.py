@@ -27,6 +27,9 @@ _ENOUGH_ROWS = 4
 _LARGEST_BUDGET = 131072
 """With the 14,336 numbers that a 7B model makes of a token inside, more would not fit 32-bit indices of kernels."""
 
+_LARGEST_OF_LARGE = 32768
+"""For models of a billion parameters and more, which are no faster with more tokens; padding grows with them."""
+
 TokenRows = tuple[NDArray[np.int32], NDArray[np.int32]]
 
 
@@ -56,7 +59,7 @@ def check_throughput(subject: Subject, seconds: float) -> Outcome:
 
 
 def _on_cpu(subject: Subject, seconds: float, first: float) -> Outcome:
-    configured, tokens = subject.config.max_batch_tokens, first * seconds
+    configured, tokens = subject.budget_of_a_run, first * seconds
     # Two turns with each; a batch that the rows do not fill says nothing of its budget.
     budgets = next(
         (_CPU_BUDGETS[:n] for n in range(len(_CPU_BUDGETS), 1, -1) if tokens / (2 * n + 2) >= _CPU_BUDGETS[n - 1]), ()
@@ -84,7 +87,7 @@ def _on_cpu(subject: Subject, seconds: float, first: float) -> Outcome:
 
 
 def _on_gpu(subject: Subject, seconds: float, first: float) -> Outcome:
-    encoder, configured = subject.encoder, subject.config.max_batch_tokens
+    encoder, configured = subject.encoder, subject.budget_of_a_run
     rows = _rows(subject, int(min(max(4 * configured, first), 1 << 20)))
     own = _Passes()
     while own.seconds < seconds:
@@ -97,7 +100,7 @@ def _on_gpu(subject: Subject, seconds: float, first: float) -> Outcome:
     needed = probe.batch_memory(encoder, longest, _ids(subject, int(longest.sum())))
     free = devices.free_memory("cuda")
     fits = int(free / 2 * int(longest.sum()) / max(needed, 1)) // 1024 * 1024
-    suggested = max(1024, min(fits, _LARGEST_BUDGET))
+    suggested = max(1024, min(fits, _LARGEST_BUDGET if probe.parameters(encoder) < 1e9 else _LARGEST_OF_LARGE))
     return judged(
         encoder.max_batch_tokens >= configured,
         f"{_mixed(rows, own.rate)}; run.max_batch_tokens={configured} needs {room.gib(needed)} of {room.gib(free)} "

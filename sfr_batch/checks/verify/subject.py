@@ -104,6 +104,11 @@ class Subject:
             self.settings, self.recipe, self.tokenizer, self.hashes, self.config.table.vector_dtype
         )
 
+    @property
+    def budget_of_a_run(self) -> int:
+        """`run.max_batch_tokens`, or the default for the model and its device."""
+        return self._of("budget", int, "model")
+
     @contextmanager
     def budget(self, max_batch_tokens: int) -> Iterator[None]:
         """Another budget of tokens for the encoder, for a while."""

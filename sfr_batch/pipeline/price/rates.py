@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sfr_batch.config.settings import are_packed
 from sfr_batch.encoder.measured_rates import recall_rate
 from sfr_batch.errors import StorageError
 from sfr_batch.format import names
@@ -174,19 +175,15 @@ def _is_alike(plan: EmbedPlan, run_id: str) -> bool:
     config = _read(plan.store, names.run_key(run_id, names.RUN_CONFIG)) or {}
     model, run = config.get("model", {}), config.get("run", {})
     ours = plan.config
-    default = "bfloat16" if model.get("device") == "cuda" else "float32"
+    device, alone = model.get("device"), bool(model.get("deterministic"))
+    dtype = model.get("dtype") or ("bfloat16" if device == "cuda" else "float32")
+    packed = are_packed(run.get("batches"), str(device), deterministic=alone)
     threads = (run.get("actors") or {}).get("torch_threads")
-    theirs = (
-        model.get("device"),
-        model.get("dtype") or default,
-        model.get("deterministic"),
-        run.get("batches"),
-        threads,
-    )
-    return theirs == (
-        ours.model.device,
-        ours.model.compute_dtype,
-        ours.model.deterministic,
-        ours.run.batches,
+    own = ours.model
+    return (device, dtype, alone, packed, threads) == (
+        own.device,
+        own.compute_dtype,
+        own.deterministic,
+        ours.packed,
         ours.run.actors.torch_threads,
     )

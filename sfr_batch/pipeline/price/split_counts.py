@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sfr_batch.config.settings import LARGE_MODEL_TOKENS
 from sfr_batch.corpus.rows import Rows
 from sfr_batch.corpus.splits import Split
 from sfr_batch.encoder.batching import length_batches, padded_tokens, unique_rows
@@ -217,9 +218,9 @@ class _Parts:
 
 
 def _padded(lengths: NDArray[np.int64], job: Job) -> int:
-    if job.packed:
+    if job.packed or job.packed is None:  # by default nearly all models are packed on nearly all GPUs
         return int(lengths.sum())
-    budget = 1 if job.model.deterministic else job.max_batch_tokens
+    budget = 1 if job.model.deterministic else job.max_batch_tokens or LARGE_MODEL_TOKENS
     return padded_tokens(lengths, length_batches(lengths, budget))
 
 

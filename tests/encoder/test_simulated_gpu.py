@@ -1,0 +1,158 @@
+"""What a GPU would be given, on tensors without numbers (device meta): its ways through the model in their shapes and
+dtypes, and what the host does meanwhile. No kernel runs; that the kernels of a GPU agree is not shown here.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from numpy.typing import NDArray
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sfr_batch.config.settings import batch_tokens
+from sfr_batch.encoder import attention, forward
+from sfr_batch.encoder.attention import ATTENTION
+from sfr_batch.encoder.encoder import Encoder
+from sfr_batch.encoder.forward import Forward
+from sfr_batch.model.recipe import Recipe
+
+LAYERS = 2
+SEVEN_BILLION = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_hidden_layers": LAYERS,
+    "sliding_window": None,
+}
+WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "item")
+"""Operations that need a number from the device, so that the host waits for all that it has been given."""
+
+
+class Seen(TorchDispatchMode):
+    """The operations of a forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func.overloadpacket).removeprefix("aten."))
+        return func(*args, **(kwargs or {}))
+
+    @property
+    def waits(self) -> list[str]:
+        return [name for name in self.names if name in WAITS]
+
+
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Device meta passes for a GPU with flash attention. What is copied to it, in the order of the copies."""
+    copies: list[str] = []
+
+    def to_device(self: Forward, array: NDArray[Any]) -> torch.Tensor:
+        copies.append(str(array.dtype))
+        return torch.empty(array.shape, dtype=torch.from_numpy(array).dtype, device="meta")
+
+    monkeypatch.setattr(Forward, "_to_device", to_device)
+    for module in (forward, attention):
+        monkeypatch.setattr(module, "has_flash", lambda device: device.type == "meta")
+    attention._takes_groups.cache_clear()
+    yield copies
+    attention._takes_groups.cache_clear()
+
+
+def mistral(dtype: torch.dtype = torch.bfloat16) -> tuple[Any, Recipe]:
+    config = transformers.MistralConfig(vocab_size=32000, **SEVEN_BILLION)
+    with torch.device("meta"):
+        model = transformers.AutoModel.from_config(config, attn_implementation=ATTENTION, dtype=dtype).eval()
+    return model, Recipe("", "mistral", True, "last_token", 4096, 4096, {})
+
+
+def bert() -> tuple[Any, Recipe]:
+    config = transformers.BertConfig(num_hidden_layers=LAYERS)
+    with torch.device("meta"):
+        model = transformers.AutoModel.from_config(config, add_pooling_layer=False, dtype=torch.bfloat16).eval()
+    return model, Recipe("", "bert", False, "mean", 512, 768, {})
+
+
+def run(to: Forward, lengths: list[int], prefix: int = 0) -> tuple[torch.Tensor, Seen]:
+    sizes = np.array(lengths, np.int64)
+    ids = np.ones(int(sizes.sum()) + prefix, np.int32)
+    before = to.prefix(ids[:prefix]) if prefix else None
+    with Seen() as seen:
+        return to(np.cumsum(sizes) - sizes, sizes, ids, before), seen
+
+
+RAGGED, EQUAL = [400, 30, 30, 7, 1], [512] * 4
+
+
+@pytest.mark.parametrize("lengths", [RAGGED, EQUAL, [1]])
+@pytest.mark.parametrize(("family", "prefix"), [(mistral, 0), (mistral, 20), (bert, 0)])
+def test_a_packed_batch_never_waits(gpu: list[str], family: Any, prefix: int, lengths: list[int]) -> None:
+    """All that the layers need is copied before the first of them."""
+    model, recipe = family()
+    to = Forward(model, recipe, None)
+    assert to.packed, "the default"
+    gpu.clear()
+    at_first: list[int] = []
+    model.get_input_embeddings().register_forward_hook(lambda *_: at_first.append(len(gpu)))
+    out, seen = run(to, lengths, prefix)
+    assert (out.shape, out.dtype, out.device.type) == ((len(lengths), recipe.dim), torch.float32, "meta")
+    assert not seen.waits
+    assert sum("varlen_attn" in name for name in seen.names) == LAYERS, seen.names
+    behind = len(gpu) - at_first[-1]
+    assert behind == (0 if family is mistral else 2), "what a bidirectional model is pooled by comes last"
+
+
+def test_a_padded_batch_of_a_decoder_never_waits_and_leaves_cudnn_out() -> None:
+    model, recipe = mistral()
+    to = Forward(model, recipe, packed=False)
+    with_cudnn: list[bool] = []
+    model.norm.register_forward_hook(lambda *_: with_cudnn.append(torch.backends.cuda.cudnn_sdp_enabled()))
+    for lengths in (RAGGED, EQUAL):
+        out, seen = run(to, lengths)
+        assert (out.shape, out.dtype) == ((len(lengths), 4096), torch.float32)
+        assert not seen.waits
+    assert with_cudnn == [False, False]
+    assert torch.backends.cuda.cudnn_sdp_enabled(), "what the process has set comes back"
+
+
+@pytest.mark.parametrize(("dtype", "copies"), [(torch.bfloat16, 0), (torch.float32, 2 * LAYERS)])
+def test_keys_are_repeated_where_no_kernel_takes_groups(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, copies: int
+) -> None:
+    """Else all products of tokens with tokens would be written out: 2 GB a row of 4,096 and layer."""
+    model, recipe = mistral(dtype)
+    to = Forward(model, recipe, None)
+    assert to.packed == (dtype == torch.bfloat16)
+    to.pack(False)
+    groups: list[bool] = []
+    attend = attention.F.scaled_dot_product_attention
+
+    def listen(query: torch.Tensor, key: torch.Tensor, *others: Any, enable_gqa: bool = False, **options: Any) -> Any:
+        groups.append(enable_gqa)
+        assert enable_gqa or query.shape[1] == key.shape[1]
+        return attend(query, key, *others, enable_gqa=enable_gqa, **options)
+
+    monkeypatch.setattr(attention.F, "scaled_dot_product_attention", listen)
+    run(to, EQUAL)
+    assert groups == [not copies] * LAYERS
+
+
+def test_rows_that_are_computed_alone_are_not_packed() -> None:
+    """Their bits stay as they were."""
+    model, recipe = mistral()
+    assert not Encoder(model, None, recipe, deterministic=True).packed  # type: ignore[arg-type]
+    assert Encoder(model, None, recipe).packed  # type: ignore[arg-type]
+
+
+def test_a_budget_suits_the_size_of_a_model() -> None:
+    sizes = {"MiniLM": 22_700_000, "BERT large": 335_000_000, "Qwen3 0.6B": 596_000_000, "Mistral": 7_110_000_000}
+    assert [batch_tokens("cuda", size) for size in sizes.values()] == [131_072, 131_072, 32_768, 16_384]
+    assert {batch_tokens("cpu", size) for size in sizes.values()} == {2048}
+    model, recipe = bert()
+    assert Encoder(model, None, recipe).max_batch_tokens == 131_072  # type: ignore[arg-type]
