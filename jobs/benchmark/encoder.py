@@ -82,7 +82,7 @@ def use_threads(device: str) -> None:
     """As many as an encode actor has, for all contenders."""
     import torch
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if device == "cpu" else 1)
+    torch.set_num_threads(usable_cores() if device == "cpu" else 1)
 
 
 # --- against sentence-transformers
@@ -351,8 +351,13 @@ def with_and_without_prefix(
 ) -> list[Measurement]:
     """Queries of 25 tokens under an instruction of 20, 64 rows a batch; and each row by itself, as in deterministic
     mode. Raises RunFailed if the vectors differ in float32."""
-    plain, reusing, single = (random_encoder(shape, device, dtype, 64 * 45) for _ in range(3))
-    plain.reuse_prefix, single.deterministic = False, True
+    from sfr_batch.encoder.encoder import Encoder
+
+    reusing = random_encoder(shape, device, dtype, 64 * 45)
+    one = reusing._model, None, reusing.recipe  # a GPU has room for one model
+    plain = Encoder(*one, max_batch_tokens=64 * 45)  # type: ignore[arg-type]
+    single = Encoder(*one, max_batch_tokens=64 * 45, deterministic=True)  # type: ignore[arg-type]
+    plain.reuse_prefix = False
     rng = np.random.default_rng(0)
     instruction = rng.integers(3, 32000, 20, dtype=np.int32)
     ids = [np.concatenate([instruction, rng.integers(3, 32000, 25, dtype=np.int32)]) for _ in range(queries)]

@@ -42,6 +42,27 @@ MOST_FAILED = 32
 _SANE = "A text that any encoder can encode."
 
 
+class Result:
+    """Vectors of a batch on their way from the device: they are copied as soon as they are there, into memory that the
+    device can write by itself, and nobody waits before they are needed."""
+
+    def __init__(self, vectors: torch.Tensor) -> None:
+        self._copy = vectors
+        self._event: torch.cuda.Event | None = None
+        if vectors.is_cuda:
+            self._copy = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+            self._copy.copy_(vectors, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(vectors.device))
+
+    def numpy(self) -> FloatArray:
+        """[b, d] float32, once they have arrived."""
+        if self._event is not None:
+            self._event.synchronize()
+        vectors: FloatArray = self._copy.cpu().numpy()
+        return vectors
+
+
 class Encoder:
     """One model on one device."""
 
@@ -219,16 +240,16 @@ class Encoder:
         prefix = self._prefix(starts, own, flat_ids)
         shared = prefix.length if prefix else 0
         starts, own = starts + shared, own - shared
-        vectors = np.full((len(first), self.dim), np.nan, np.float32)
-        done: list[tuple[NDArray[np.int64], torch.Tensor]] = []
+        done: list[tuple[NDArray[np.int64], Result]] = []
         failed: dict[int, str] = {}
         computed = shared
         queue = self._batches(own)
         while queue:
             rows = queue[0]
-            result, blamed = None, ""
+            result: Result | None = None
+            blamed = ""
             try:
-                result = self._forward(starts[rows], own[rows], flat_ids, prefix, normalize=normalize)
+                result = Result(self._forward(starts[rows], own[rows], flat_ids, prefix, normalize=normalize))
             except Exception as error:
                 if is_out_of_memory(error):
                     self._shrink(own[rows], error)
@@ -249,12 +270,16 @@ class Encoder:
             else:
                 failed[int(rows[0])] = blamed
                 queue.pop(0)
-        # Copied at the end: a copy after every batch would make the device wait for the host each time.
-        for rows, result in done:
-            vectors[rows] = result.cpu().numpy()
+        # Not before: to wait for every batch would make the device wait for the host each time. Now it computes the last
+        # ones while the results of the first are put into their places.
+        vectors = np.empty((len(first), self.dim), np.float32)
+        for rows, finished in done:
+            vectors[rows] = finished.numpy()
+        vectors[list(failed)] = np.nan
         real = shared + int(own.sum()) - sum(int(own[row]) for row in failed)
         of_rows = {int(row): failed[int(inverse[row])] for row in np.flatnonzero(np.isin(inverse, list(failed)))}
-        return EncodedTokens(vectors[inverse], computed, real, len(done), of_rows)
+        repeats = len(first) < len(inverse)
+        return EncodedTokens(vectors[inverse] if repeats else vectors, computed, real, len(done), of_rows)
 
     def _batches(self, lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         budget = 1 if self.deterministic else self.max_batch_tokens

@@ -567,6 +567,7 @@ def test_moving_to_a_device(
             raise failure
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 80 * 2**30))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: 1.0)
     kind = type(failure) if failure and "assert" in str(failure) else ModelError
     with pytest.raises(kind, match=expected):
         to_device(Model(), "cuda")
