@@ -5,7 +5,6 @@ within a round, then their median. Model-FLOP utilization is against the best ra
 matrices of the same dtype in the same run.
 """
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -81,6 +80,8 @@ def ratio(seconds: Mapping[str, Sequence[float]], name: str, other: str) -> floa
 def use_threads(device: str) -> None:
     """As many as an encode actor has, for all contenders."""
     import torch
+
+    from sfr_batch.encoder.threads import usable_cores
 
     torch.set_num_threads(usable_cores() if device == "cpu" else 1)
 

@@ -15,11 +15,12 @@ from sfr_batch.config.settings import ModelSettings, batch_tokens
 from sfr_batch.encoder import batching
 from sfr_batch.encoder.attention import Prefix
 from sfr_batch.encoder.company import check_company
+from sfr_batch.encoder.compiling import compiling
 from sfr_batch.encoder.devices import require_device, take_share
 from sfr_batch.encoder.encoded import EncodedTokens
 from sfr_batch.encoder.faults import is_of_the_device, is_out_of_memory, of_the_device
 from sfr_batch.encoder.forward import Forward
-from sfr_batch.encoder.fp8 import is_quantized, quantize_linears
+from sfr_batch.encoder.fp8 import is_quantized
 from sfr_batch.encoder.loading import count_parameters, load_model, to_device, torch_dtype
 from sfr_batch.encoder.threads import using
 from sfr_batch.errors import ConfigError, ModelError, TextError
@@ -124,8 +125,8 @@ class Encoder:
             require_device(settings.device, settings.compute_dtype)
             take_share(settings.device, memory_share)
             encoder = cls._load(settings, max_batch_tokens, torch_threads, weight_hashes, packed=packed)
-        if fuse:
-            encoder.fuse()
+            if fuse:
+                encoder.fuse()
         return encoder
 
     @classmethod
@@ -143,9 +144,8 @@ class Encoder:
             check_weights(weight_files(folder), weight_hashes, folder)
         recipe = read_recipe(folder, settings)
         tokenizer = Tokenizer.load(recipe, special_tokens_in_text=settings.special_tokens_in_text)
-        model = to_device(load_model(recipe, torch_dtype(settings.compute_dtype)), settings.device)
-        if settings.compute_dtype == "fp8":
-            quantize_linears(model)
+        model = load_model(recipe, torch_dtype(settings.compute_dtype))
+        model = to_device(model, settings.device, fp8=settings.compute_dtype == "fp8")
         encoder = cls(
             model,
             tokenizer,
@@ -182,12 +182,15 @@ class Encoder:
         """Compile the norms and MLPs of the layers, so that their small operations become one kernel.
 
         On a GPU each such operation reads and writes all activations. Shapes stay symbolic, so that a few
-        compilations serve all batches; the first batches wait for them, about a minute. Vectors differ only by
-        rounding.
+        compilations serve all batches; they take about a minute. Vectors differ only by rounding. Raises ConfigError if
+        they fail, for which a machine without a C compiler is enough.
         """
         for module in self._model.modules():
             if type(module).__name__.endswith(("RMSNorm", "MLP")):
                 module.compile(dynamic=True)
+        rows = np.array([3, 2], np.int64)
+        with compiling("run.fuse=true", "set run.fuse=false"):
+            self._forward(np.zeros(2, np.int64), rows, np.zeros(3, np.int32))
 
     @property
     def dim(self) -> int:
@@ -270,8 +273,8 @@ class Encoder:
             else:
                 failed[int(rows[0])] = blamed
                 queue.pop(0)
-        # Not before: to wait for every batch would make the device wait for the host each time. Now it computes the last
-        # ones while the results of the first are put into their places.
+        # Not before: to wait for every batch would make the device wait for the host each time. Now it computes the
+        # last ones while the results of the first are put into their places.
         vectors = np.empty((len(first), self.dim), np.float32)
         for rows, finished in done:
             vectors[rows] = finished.numpy()

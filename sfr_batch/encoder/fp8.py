@@ -5,10 +5,13 @@ less; scales of their own for each channel and token keep outliers from costing 
 norms, attention and pooling stay as they are. Knows linear layers and nothing of models.
 """
 
-from typing import Any
+import weakref
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
+
+from sfr_batch.encoder.compiling import compiling
 
 DTYPE = torch.float8_e4m3fn
 _LARGEST = torch.finfo(DTYPE).max
@@ -21,7 +24,7 @@ _STEP = 16
 class Fp8Linear(nn.Module):  # type: ignore[misc]
     """Takes the place of an `nn.Linear`; its output has the dtype of its input."""
 
-    def __init__(self, linear: nn.Linear, quantize: Any) -> None:
+    def __init__(self, linear: nn.Linear, quantize: "Quantizer") -> None:
         super().__init__()
         weight, scale = to_fp8(linear.weight.detach())
         self.register_buffer("weight", weight)
@@ -31,9 +34,38 @@ class Fp8Linear(nn.Module):  # type: ignore[misc]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., in] to [..., out]."""
-        out = multiply(self._quantize(x.reshape(-1, x.shape[-1])), (self.weight, self.scale))
+        out = multiply(self._quantize(x), (self.weight, self.scale))
         out = out.to(x.dtype).unflatten(0, x.shape[:-1])
         return out if self.bias is None else out + self.bias
+
+
+class Quantizer:
+    """Quantizes what goes into linear layers; what goes into several, one after the other, only once.
+
+    So it is with queries, keys and values, and with both halves of a gated MLP. Knows tensors by identity: none is
+    changed in place between two layers of the models that there are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """On a GPU it is one kernel for each length of a row, whatever the number of rows: step by step it would read
+        and write the activations half a dozen times."""
+        self._compiled = device.type == "cuda"
+        self._quantize = torch.compile(to_fp8, dynamic=False) if self._compiled else to_fp8
+        self._last: tuple[Callable[[], torch.Tensor | None], Fp8] | None = None
+
+    def __call__(self, x: torch.Tensor) -> Fp8:
+        """x: [..., k]. Returns its n rows."""
+        rows = x.reshape(-1, x.shape[-1])
+        if torch.compiler.is_compiling():  # which finds by itself what is computed twice
+            return to_fp8(rows)
+        last = self._last  # read once: another thread may encode with the same model
+        if last is not None and last[0]() is x:
+            return last[1]
+        if self._compiled:
+            torch._dynamo.maybe_mark_dynamic(rows, 0)
+        quantized: Fp8 = self._quantize(rows)
+        self._last = weakref.ref(x), quantized
+        return quantized
 
 
 def to_fp8(rows: torch.Tensor) -> Fp8:
@@ -74,15 +106,34 @@ def by_widening(rows: Fp8, weight: Fp8) -> torch.Tensor:
     return (product * rows[1] * weight[1].t()).to(torch.bfloat16)
 
 
-def quantize_linears(model: nn.Module) -> None:
-    """Replace every linear layer of a model by an `Fp8Linear`, one by one, so that memory never holds both."""
-    on_gpu = next(model.parameters()).is_cuda
-    # Fused into one kernel: step by step it would read and write the activations half a dozen times.
-    quantize = torch.compile(to_fp8, dynamic=True) if on_gpu else to_fp8
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
+def quantize_linears(model: nn.Module, device: torch.device | None = None) -> None:
+    """Replace every linear layer of a model by an `Fp8Linear` on a device; default: where the model is.
+
+    One by one, so that neither memory holds the model twice. Raises ConfigError if a GPU's kernel cannot be compiled.
+    """
+    device = device or next(model.parameters()).device
+    quantize = Quantizer(device)
+    with compiling("model.dtype=fp8", "set model.dtype=bfloat16"):
+        for width in sorted({child.in_features for _, _, child in _linears(model)}):
+            quantize(torch.zeros(2, width, dtype=torch.bfloat16, device=device))
+    for parent, name, child in list(_linears(model)):
+        setattr(parent, name, Fp8Linear(child.to(device), quantize))
+
+
+def bytes_saved(model: nn.Module) -> int:
+    """The bytes by which `quantize_linears` makes a model smaller."""
+    return sum(
+        child.weight.nbytes - child.weight.numel() - 4 * child.out_features  # a byte each, and a scale a channel
+        for _, _, child in _linears(model)
+    )
+
+
+def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """The layers that fit the kernel, each with its parent and its name there."""
+    for parent in model.modules():
+        for name, child in parent.named_children():
             if isinstance(child, nn.Linear) and not (child.in_features % _STEP or child.out_features % _STEP):
-                setattr(parent, name, Fp8Linear(child, quantize))
+                yield parent, name, child
 
 
 def is_quantized(model: nn.Module) -> bool:

@@ -18,6 +18,7 @@ from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.decoder import is_plain_decoder
 from sfr_batch.encoder.devices import free_memory
 from sfr_batch.encoder.faults import is_out_of_memory
+from sfr_batch.encoder.fp8 import bytes_saved, quantize_linears
 from sfr_batch.encoder.tensors import check_tensors
 from sfr_batch.errors import ModelError
 from sfr_batch.model.recipe import Recipe
@@ -171,16 +172,21 @@ def _in_sentences(recipe: Recipe) -> Iterator[None]:
         ) from error
 
 
-def to_device(model: Any, device: str) -> Any:
-    """The model on its device. Raises ModelError if it does not fit, if possible before anything is copied."""
-    if device == "cpu":
-        return model
+def to_device(model: Any, device: str, *, fp8: bool = False) -> Any:
+    """The model on its device. Raises ModelError if it does not fit, if possible before anything is copied.
+
+    fp8: whether its linear layers become `Fp8Linear` on the way, each as it is copied.
+    """
     needed = sum(tensor.nbytes for tensor in itertools.chain(model.parameters(), model.buffers()))
-    room.check_device(needed, free_memory(device), device)
+    needed -= bytes_saved(model) if fp8 else 0
+    if device != "cpu":
+        room.check_device(needed, free_memory(device), device)
     try:
-        return model.to(device)
+        if fp8:
+            quantize_linears(model, torch.device(device))
+        return model if device == "cpu" else model.to(device)
     except RuntimeError as error:
-        if not is_out_of_memory(error):
+        if not is_out_of_memory(error) or device == "cpu":
             raise
         raise ModelError(room.no_room_on(device, needed, free_memory(device))) from error
 

@@ -1,16 +1,22 @@
 """8-bit matrix products: what they cost in accuracy, on real weights and where numbers are hard on them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from sfr_batch.config.settings import ModelSettings
+from sfr_batch.encoder import compiling, fp8, loading
 from sfr_batch.encoder.encoder import Encoder
-from sfr_batch.encoder.fp8 import DTYPE, Fp8, Fp8Linear, by_kernel, by_widening, quantize_linears, to_fp8
+from sfr_batch.encoder.fp8 import DTYPE, Fp8, Fp8Linear, Quantizer, by_kernel, by_widening, quantize_linears, to_fp8
+from sfr_batch.errors import ConfigError, ModelError
 from tests.models import build_tiny_mistral, docstrings, minilm_folder
+
+CPU = torch.device("cpu")
 
 
 def test_rows_keep_their_own_scale() -> None:
@@ -45,7 +51,7 @@ def test_a_layer(bias: bool) -> None:
     torch.manual_seed(0)
     linear, x = nn.Linear(64, 48, bias=bias), torch.randn(2, 3, 64)
     with torch.inference_mode():
-        expected, found = linear(x), Fp8Linear(linear, to_fp8)(x)
+        expected, found = linear(x), Fp8Linear(linear, Quantizer(CPU))(x)
     assert (found.shape, found.dtype) == (expected.shape, torch.float32)
     cosine = torch.cosine_similarity(found.flatten(), expected.flatten(), dim=0)
     assert 0.998 < cosine < 1 - 1e-7
@@ -55,6 +61,79 @@ def test_layers_that_do_not_fit_the_kernel_stay() -> None:
     model = nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 3))
     quantize_linears(model)
     assert [type(layer) for layer in model] == [Fp8Linear, nn.LayerNorm, nn.Linear]
+
+
+def test_what_several_layers_take_is_quantized_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the seven layers of a block q, k and v take one input, gate and up another; and nothing is taken for another
+    tensor that lies where it lay."""
+    config = transformers.MistralConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=50,
+    )
+    torch.manual_seed(0)
+    model = transformers.AutoModel.from_config(config).to(torch.bfloat16).eval()
+    quantize_linears(model)
+    calls: list[int] = []
+
+    def count(rows: torch.Tensor) -> Fp8:
+        calls.append(len(rows))
+        return to_fp8(rows)
+
+    (quantizer,) = {module._quantize for module in model.modules() if isinstance(module, Fp8Linear)}
+    monkeypatch.setattr(quantizer, "_quantize", count)
+    ids = torch.arange(10).reshape(2, 5)
+    with torch.inference_mode():
+        once = model(input_ids=ids).last_hidden_state
+        assert calls == [10] * 4 * 3
+        for module in model.modules():
+            if isinstance(module, Fp8Linear):
+                module._quantize = lambda x: to_fp8(x.reshape(-1, x.shape[-1]))
+        assert torch.equal(model(input_ids=ids).last_hidden_state, once)
+
+
+def test_a_kernel_for_each_length_of_a_row_serves_all_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row is then read once: its length is known where the kernel is made."""
+    graphs: list[Any] = []
+    compile_ = torch.compile
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        values = [node.meta["example_value"] for node in graph.graph.nodes if node.op == "placeholder"]
+        (rows,) = (value for value in values if isinstance(value, torch.Tensor))
+        graphs.append(list(rows.shape))
+        return graph
+
+    monkeypatch.setattr(
+        fp8.torch, "compile", lambda function, dynamic: compile_(function, dynamic=dynamic, backend=backend)
+    )
+    quantize = Quantizer(torch.device("cuda"))
+    for rows, width in ((2, 64), (9, 64), (5, 128), (7, 64), (300, 128)):
+        x = torch.randn(rows, width).to(torch.bfloat16)
+        assert all(torch.equal(*both) for both in zip(quantize(x), to_fp8(x), strict=True))
+    assert [shape[1] for shape in graphs] == [64, 128]
+    assert not any(isinstance(shape[0], int) for shape in graphs), "symbols"
+
+
+def test_a_machine_without_a_compiler_is_told_so() -> None:
+    said = r"fp8 has PyTorch compile .*: RuntimeError: Failed to find C compiler\..*gcc, g\+\+"
+    with pytest.raises(ConfigError, match=said), compiling.compiling("model.dtype=fp8", "set model.dtype=bfloat16"):
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+    with pytest.raises(RuntimeError, match="illegal"), compiling.compiling("run.fuse=true", "set run.fuse=false"):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def test_the_room_that_a_model_needs_is_that_in_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of 16 bits, which its device never holds."""
+    model = nn.Sequential(nn.Linear(64, 32, dtype=torch.bfloat16), nn.LayerNorm(32, dtype=torch.bfloat16))
+    fits = 64 * 32 + 4 * 32 + 2 * 32 + 2 * 2 * 32
+    monkeypatch.setattr(loading, "free_memory", lambda device: fits - 1)
+    with pytest.raises(ModelError, match=f"its weights need {fits:,} bytes"):
+        loading.to_device(model, "cuda", fp8=True)
+    quantized = loading.to_device(model, "cpu", fp8=True)
+    assert sum(t.nbytes for t in (*quantized.parameters(), *quantized.buffers())) == fits
 
 
 def test_real_weights_lose_little() -> None:

@@ -111,7 +111,7 @@ def test_a_device_that_fails_while_the_model_is_loaded_is_no_result_either(
     """Not in a kernel, nor where the weights are copied."""
     _, _, job = planned(tmp_path, tiny, ["one"])
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
 
     for owner, name in ((forward.Forward, "pooled"), (encoder_module, "to_device")):
