@@ -114,8 +114,11 @@ def _runs_on(architecture: str, capability: Capability) -> bool:
 
 
 def has_flash(device: torch.device) -> bool:
-    """Whether PyTorch has flash attention in 16 bits for a device, which is a GPU."""
-    return device.type == "cuda" and (bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= FLASH)
+    """Whether a device is a GPU for which PyTorch has flash attention in 16 bits, for rows of all lengths too. Of AMD's
+    GPUs it is not known which do."""
+    if device.type != "cuda" or torch.version.hip:
+        return False
+    return bool(torch.cuda.get_device_capability(device) >= FLASH)
 
 
 def take_share(device: str, share: float) -> None:

@@ -28,6 +28,7 @@ _PACKABLE = {"bert": False, "roberta": True, "xlm-roberta": True, "camembert": T
 
 
 _NOT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+_LARGEST_HEAD = 256
 
 
 class Forward:
@@ -47,7 +48,7 @@ class Forward:
         self._counts_from_padding = bool(_PACKABLE.get(recipe.model_type))
         self._needs_no_mask = recipe.causal and recipe.model_type in TESTED
         # Asked once: whether packed rows have a kernel of their own.
-        self._packs_well = parameter.dtype in IN_16_BITS and has_flash(self.device)
+        self._packs_well = parameter.dtype in IN_16_BITS and has_flash(self.device) and _fits_flash(model.config)
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False
         self.pack(packed)
@@ -157,6 +158,13 @@ class Forward:
         if self.device.type == "cpu":
             return tensor
         return tensor.pin_memory().to(self.device, non_blocking=True)
+
+
+def _fits_flash(config: Any) -> bool:
+    """Whether the flash kernels take heads of this size."""
+    heads = getattr(config, "num_attention_heads", None)
+    size = getattr(config, "head_dim", None) or (getattr(config, "hidden_size", 0) // heads if heads else 0)
+    return 0 < size <= _LARGEST_HEAD and size % 8 == 0
 
 
 def _places_behind_padding(ids: IntArray, lengths: IntArray, pad_id: int) -> IntArray:

@@ -113,7 +113,7 @@ def quantize_linears(model: nn.Module, device: torch.device | None = None) -> No
     """
     device = device or next(model.parameters()).device
     quantize = Quantizer(device)
-    with compiling("model.dtype=fp8", "set model.dtype=bfloat16"):
+    with compiling("model.dtype=fp8", "set model.dtype=bfloat16"), torch.inference_mode():
         for width in sorted({child.in_features for _, _, child in _linears(model)}):
             quantize(torch.zeros(2, width, dtype=torch.bfloat16, device=device))
     for parent, name, child in list(_linears(model)):

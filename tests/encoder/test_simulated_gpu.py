@@ -143,6 +143,17 @@ def test_keys_are_repeated_where_no_kernel_takes_groups(
     assert groups == [not copies] * LAYERS
 
 
+@pytest.mark.parametrize(("size", "packed"), [(64, True), (256, True), (12, False), (288, False)])
+def test_heads_that_no_flash_kernel_takes_are_not_packed(size: int, packed: bool) -> None:
+    config = transformers.MistralConfig(
+        vocab_size=50, hidden_size=64, intermediate_size=64, num_attention_heads=2, num_key_value_heads=2,
+        num_hidden_layers=1, head_dim=size,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = transformers.AutoModel.from_config(config, attn_implementation=ATTENTION, dtype=torch.bfloat16)
+    assert Forward(model, Recipe("", "mistral", True, "last_token", 64, 64, {}), None).packed == packed
+
+
 def test_rows_that_are_computed_alone_are_not_packed() -> None:
     """Their bits stay as they were."""
     model, recipe = mistral()
