@@ -168,7 +168,16 @@ def test_libraries_are_imported_where_they_belong() -> None:
     assert not wrong
 
 
-USES_RAY = ("actors", "execution", "joining", "losses", "ray_failures", "submission.jobs_api", "tasks")
+USES_RAY = (
+    "actors",
+    "execution",
+    "joining",
+    "losses",
+    "ray_failures",
+    "second_attempt",
+    "submission.jobs_api",
+    "tasks",
+)
 
 
 def test_few_modules_alone_import_ray() -> None:

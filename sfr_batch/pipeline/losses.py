@@ -1,7 +1,7 @@
 """Counts what a run loses on a cluster: nodes, and encode actors that died and were restarted.
 
 Ray repeats their work elsewhere. The count lets a run on spot machines, or one whose actors run out of memory, report
-it. Restarted actors mark their results; nodes are asked for. Knows no splits.
+it. Restarted actors mark their results; nodes are asked for.
 """
 
 import os
@@ -15,7 +15,7 @@ import pyarrow as pa
 import ray
 
 from sfr_batch.errors import DeviceError
-from sfr_batch.pipeline import actors, display, encode_stage, write_stage
+from sfr_batch.pipeline import actors, display, encode_stage, second_attempt, write_stage
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Losses
 
@@ -31,9 +31,11 @@ _IDLE = 4
 
 
 class WatchedEncode:
-    """The encode stage on Ray: marks the results of a restarted actor, and ends its process when the device fails."""
+    """The encode stage on Ray: marks the results of a restarted actor, ends its process when the device fails, and does
+    not encode a split again that is committed."""
 
     def __init__(self, job: Job, stage: type[encode_stage.Encode]) -> None:
+        self._job = job
         actors.take_gpu()
         begun = actors.begin_loading(job.run_id)
         self._encode = _load(job, stage, begun) if begun <= LOADS else _without(job, _dies_while_loading(begun - 1))
@@ -42,7 +44,8 @@ class WatchedEncode:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         try:
-            encoded = self._encode(batch)
+            receipt = second_attempt.committed(batch, self._job)
+            encoded = write_stage.as_committed(batch, receipt) if receipt else self._encode(batch)
         except DeviceError as error:
             _end(str(error))
         return encoded.append_column(_MARK, pa.array([self._mark], pa.string()))

@@ -27,12 +27,19 @@ from sfr_batch.table.commit.writing import commit_split, new_attempt
 
 _WORK_COLUMNS = ("encoded_tokens", "padded_tokens", "encode_seconds", "canaries", "drift")
 """What the encode stage measures of a split, by the receipt's names."""
+_RECEIPT = "receipt"
+"""Column of a split that is committed already, in the place of vectors."""
 UNIT_LENGTH_TOLERANCE = 1e-5
 """Maximum distance of a float32 vector's length from 1; beyond it the row is rejected."""
 
 
+def as_committed(batch: pa.Table, receipt: str) -> pa.Table:
+    """What `write` passes a receipt on for, given as JSON. batch: the split, as the read stage gives it."""
+    return batch.drop_columns(["token_ids"]).append_column(_RECEIPT, pa.array([receipt]))
+
+
 def write(batch: pa.Table, job: Job) -> pa.Table:
-    """Commit splits; out come their results, a receipt or an error each."""
+    """Commit splits, unless they come from `as_committed`; out come their results, a receipt or an error each."""
     results: list[dict[str, Any]] = []
     for number in range(batch.num_rows):
         row = batch.slice(number, 1)
@@ -56,6 +63,8 @@ def write(batch: pa.Table, job: Job) -> pa.Table:
 def _write(split: Split, row: pa.Table, job: Job) -> tuple[Receipt, pa.Table, pa.Table]:
     """The receipt that counts, the rows and the rejects."""
     rows, rejects = from_ipc(row.column("rows")), from_ipc(row.column("rejects"))
+    if _RECEIPT in row.column_names:
+        return Receipt.from_json(row.column(_RECEIPT)[0].as_py()), rows, rejects
     dim = int(job.card.schema.field(names.EMBEDDING).type.list_size)
     vectors = np.frombuffer(ipc_buffer(row.column("vectors")), dtype=np.float32).reshape(rows.num_rows, dim)
     bad = np.flatnonzero(~unit_length(vectors))

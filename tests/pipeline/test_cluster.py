@@ -11,9 +11,11 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -26,6 +28,7 @@ from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import encode_stage, losses, run_log, summary
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Losses
+from sfr_batch.storage.local import LocalStore
 from sfr_batch.storage.stores import open_store
 from tests.chaos.campaign import model_without_weights
 from tests.chaos.writer import ArithmeticEncode
@@ -92,6 +95,32 @@ class LoadsElsewhere(ArithmeticEncode):
         return super().__call__(batch)
 
 
+class LingeringEncode(losses.WatchedEncode):
+    """Hands the vectors over and does not end its task: Ray has them and does not know that there is nothing to come.
+
+    Also writes down what its process asks the table's store for.
+    """
+
+    def __init__(self, job: Job, stage: type[encode_stage.Encode]) -> None:
+        super().__init__(job, stage)
+        self._folder = Path(job.table).parent
+        for operation in ("create", "read", "open", "list"):
+            setattr(LocalStore, operation, self._told(getattr(LocalStore, operation)))
+
+    def _told(self, operation: Callable[..., Any]) -> Callable[..., Any]:
+        def tell(store: LocalStore, key: str, *rest: Any) -> Any:
+            with (self._folder / "requests").open("a") as requests:
+                requests.write(f"{operation.__name__} {key}\n")
+            return operation(store, key, *rest)
+
+        return tell
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:  # type: ignore[override]
+        yield super().__call__(batch)
+        while not (self._folder / "go on").exists():
+            time.sleep(0.05)
+
+
 @dataclass(frozen=True)
 class Call:
     """That an actor was given a split to encode."""
@@ -139,6 +168,13 @@ class Run:
             time.sleep(0.05)
             calls = [call for call in self.calls() if call.node == node]
         return calls[-1]
+
+    def wait_for_first_commit(self) -> list[Call]:
+        """Returns all calls so far, when the driver has the first receipt."""
+        while not self.finished:
+            assert not self._future.done(), self._future.result()
+            time.sleep(0.05)
+        return self.calls()
 
     def finish(self) -> summary.Summary:
         """The rest without a pause."""
@@ -223,6 +259,24 @@ def test_a_gpu_that_cannot_have_the_model_costs_its_actor_and_not_the_run(
     assert len((tmp_path / "tries").read_text()) >= {"fails": losses.LOADS, "full": 1}[how]
 
 
+def test_an_actor_is_killed_after_its_split_was_committed(
+    ray_nodes: "ray.cluster_utils.Cluster",  # noqa: F821
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray gives the split to the actor again, for it has not heard of the end of the task. It is not encoded again."""
+    monkeypatch.setattr(losses, "WatchedEncode", LingeringEncode)
+    ray_nodes.add_node(**NODE)
+    run = Run(gpu_job(model, tmp_path, ray_nodes.address), monkeypatch)
+    [first] = run.wait_for_first_commit()
+    os.kill(first.pid, signal.SIGKILL)
+    assert_what_was_lost(run, Losses(nodes=0, actors=1), {first.split_id})
+    requests = (tmp_path / "requests").read_text().splitlines()
+    assert f"open {names.data_key(first.split_id)}" in requests
+    assert len(requests) <= 2, "only second attempts ask: at this split, and at the one that was queued for the actor"
+
+
 def assert_what_was_lost(run: Run, lost: Losses, finished: set[str], *in_hand: Call) -> None:
     """Every row is in the table once, only what was in hand was encoded again, and the summary says what was lost."""
     summary = run.finish()
@@ -231,7 +285,7 @@ def assert_what_was_lost(run: Run, lost: Losses, finished: set[str], *in_hand: C
     assert sorted(ids) == [f"doc-{number:05}" for number in range(SPLITS * ROWS)]
     assert summary.splits == SPLITS == len(list(store.list(names.DATA)))
     calls = Counter(call.split_id for call in run.calls())
-    assert {calls[call.split_id] for call in in_hand} == {2}
+    assert all(calls[call.split_id] == 2 for call in in_hand)
     assert {calls[split_id] for split_id in finished} == {1}, "a finished split was encoded again"
     assert summary.losses == lost
     assert f"lost {lost}," in repr(summary)

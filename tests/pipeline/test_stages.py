@@ -1,5 +1,6 @@
 """The stages by themselves, without Ray: what becomes of rows that cannot be embedded, and of errors on the way."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,21 @@ def test_a_split_of_rejects_alone_still_has_its_data_file(tmp_path: Path, tiny: 
     receipt = result_of(write_stage.write(encode_stage.Encode(job)(tokenized(plan, job)), job))
     assert (receipt.read, receipt.embedded, receipt.rejected, receipt.tokens) == (3, 0, 3, 0)
     assert set(table.committed()) == {receipt.split_id}
+
+
+def test_a_split_that_is_committed_is_passed_on(tmp_path: Path, tiny: Path) -> None:
+    """With the receipt that is there, and the work that is reported beside it; nothing is written."""
+    plan, table, job = planned(tmp_path, tiny, ["one", "", "three"])
+    row = tokenized(plan, job)
+    first = write_stage.write(encode_stage.Encode(job)(row), job)
+    before = {info.key for info in table.store.list("")}
+    second = write_stage.write(write_stage.as_committed(row, result_of(first).to_json()), job)
+    assert result_of(second) == result_of(first)
+    assert second.schema == first.schema
+    works = [json.loads(result["work"][0].as_py()) for result in (first, second)]
+    assert [work[0].keys() for work in works] == [{"read", "tokenize", "write"}] * 2
+    assert works[0][1:] == works[1][1:]
+    assert {info.key for info in table.store.list("")} == before
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, 2.0])
