@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from sfr_batch.corpus.rejects import rejects_table
 from sfr_batch.format import names
+from sfr_batch.format.dead_rows import DeadPart, write_dead_rows
 from sfr_batch.format.history import moment
 from sfr_batch.format.records import Counts, Manifest, Receipt, ShardRecord, SideFile, TableCard
 from sfr_batch.format.side_tables import to_table
@@ -83,7 +84,8 @@ def publish_state(
     number = (table.snapshot_numbers() or [0])[-1] + 1
     rows = [(split_id, position) for split_id, positions in dead.items() for position in positions]
     live = sum(receipt.vectors for receipt in receipts) - len(rows)
-    deletes = pa.table([[s for s, _ in rows], [p for _, p in rows]], schema=names.DELETES_SCHEMA)
+    lists = [(split_id, np.array(sorted(at), np.int64)) for split_id, at in dead.items() if len(at)]
+    parts = write_dead_rows(table.store, lists, lambda its: names.dead_key(number, f"run-{number}", its))
     manifest = Manifest(
         **{
             "snapshot": number,
@@ -97,7 +99,8 @@ def publish_state(
             "counts": Counts(read=live, embedded=live, reused=0, rejected=0, vectors=live, tokens=0, truncated=0),
             "files": _side(table.store, number, "files", to_table(Receipt, list(receipts))),
             "shards": _side(table.store, number, "shards", to_table(ShardRecord, [])),
-            "deletes": _side(table.store, number, "deletes", deletes) if rows else None,
+            "dead_rows": _side(table.store, number, names.DEAD_ROWS, to_table(DeadPart, parts)) if rows else None,
+            "format_version": names.FORMAT_OF_DEAD_ROWS if rows else names.FORMAT_VERSION,
             **changes,
         }
     )

@@ -491,7 +491,7 @@ def test_a_name_that_is_spelled_anew_is_found(code: str) -> None:
 
 
 def test_names_of_side_files_are_fields_of_the_manifest() -> None:
-    kinds = {names.FILES, names.SHARDS, names.INDEXES, names.DELETES, names.CONDEMNED}
+    kinds = {names.FILES, names.SHARDS, names.INDEXES, names.DELETES, names.DEAD_ROWS, names.CONDEMNED}
     assert kinds <= Manifest.model_fields.keys()
 
 

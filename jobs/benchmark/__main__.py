@@ -8,6 +8,7 @@
     python -m jobs.benchmark resume       restarting after 100,000 splits
     python -m jobs.benchmark audit        an audit of 500,000 rows
     python -m jobs.benchmark search       many queries in one pass over a million rows
+    python -m jobs.benchmark dead-rows    publishing and reading beside 10 million dead rows
     python -m jobs.benchmark nightly      nightly runs: few changes, and every row in another file
     python -m jobs.benchmark price        what a plan says, beside the run that follows
 
@@ -27,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from jobs.benchmark import auditing, pricing, report, searching
+from jobs.benchmark import dead_rows as dead_rows_benchmark
 from jobs.benchmark import encoder as encoder_benchmark
 from jobs.benchmark import nightly as nightly_benchmark
 from jobs.benchmark import pipeline as pipeline_benchmark
@@ -280,6 +282,18 @@ def audit(rows: int, dim: int, output: Path | None) -> None:
         found = auditing.run(rows, dim, Path(folder), click.echo)
         click.echo("\n" + auditing.table(found))
         _write(output, "audit.json", {"machine": where, "audit": asdict(found)})
+
+
+@main.command(name="dead-rows")
+@click.option("--dead", default=10_000_000, show_default=True, type=click.IntRange(1), help="Number of dead rows.")
+@_OUTPUT
+def dead_rows(dead: int, output: Path | None) -> None:
+    """Measure what dead rows cost to publish and to read, on a local disk."""
+    with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
+        where = report.machine()
+        found = dead_rows_benchmark.run(dead, Path(folder), click.echo)
+        click.echo("\n" + dead_rows_benchmark.table(found))
+        _write(output, "dead_rows.json", {"machine": where, "dead_rows": asdict(found)})
 
 
 @main.command()

@@ -13,6 +13,7 @@ and Arrow schemas; opens nothing.
     _sfr/snapshots/<n>.json                      manifest of a published snapshot; created last
     _sfr/snapshots/<n>-<run_id>.<kind>.parquet   its side files
     _sfr/index/<n>-<run_id>-<number>.parquet     which rows some shards consist of, and where their vectors are
+    _sfr/dead/<n>-<run_id>-<number>.parquet      which rows of data files are not part of the snapshot
     _sfr/runs/<run_id>/…                         config, plan, receipts, progress, and reports or end of a run
     _sfr/leases/<n>.json                         who is writing; the highest number counts
     _sfr/tmp/…                                   temporary files of local stores, see `storage.store`
@@ -43,7 +44,9 @@ FORMAT_OF_LAYOUT = 4
 """Format of a manifest that has columns of its own."""
 FORMAT_OF_REPAIR = 4
 """Format of a manifest that a repair has published."""
-NEWEST_FORMAT = 4
+FORMAT_OF_DEAD_ROWS = 5
+"""Format of a manifest whose dead rows are listed by file."""
+NEWEST_FORMAT = 5
 """The newest format that is read."""
 
 ID = "id"
@@ -67,7 +70,7 @@ RESERVED_COLUMNS = frozenset(
 SPLIT_ID = "split_id"
 SHARD = "shard"
 POSITION = "position"
-"""In rejects and indexes the position of the row in its shard, in deletes the row in the data file."""
+"""In rejects and indexes the position of the row in its shard, in lists of dead rows the row in the data file."""
 REASON = "reason"
 MESSAGE = "message"
 ID_HASH = "id_hash"
@@ -88,6 +91,7 @@ END_REPORT = "report"
 DATA = "data"
 REJECTS = "_rejects"
 INDEX = "_sfr/index"
+DEAD = "_sfr/dead"
 SNAPSHOTS = "_sfr/snapshots"
 RUNS = "_sfr/runs"
 LEASES = "_sfr/leases"
@@ -105,7 +109,8 @@ RUN_PROGRESS = "progress"
 RUN_PAGE = "report.html"
 """The report for people, of a run that has published or failed."""
 FILES, SHARDS, INDEXES, DELETES, CONDEMNED = "files", "shards", "indexes", "deletes", "condemned"
-"""Kinds of side files, see `side_key`."""
+DEAD_ROWS = "dead_rows"
+"""Kinds of side files, see `side_key`. `deletes` is that of dead rows up to format 4."""
 
 _DATA_KEY = re.compile(r"data/([0-9a-f]{32})\.parquet")
 _REJECTS_KEY = re.compile(r"_rejects/([0-9a-f]{32})-([0-9a-f]+)\.parquet")
@@ -116,6 +121,7 @@ _LEASE_KEY = re.compile(r"_sfr/leases/([0-9]{8,18})\.json")
 _PROGRESS_KEY = re.compile(r"_sfr/runs/[^/]+/progress/([0-9]{6,18})\.json")
 _POINTER_KEY = re.compile(r"_sfr/pointer/([0-9]{8,18})\.json")
 _INDEX_KEY = re.compile(r"_sfr/index/(\d{8,})-.+-\d+\.parquet")
+_DEAD_KEY = re.compile(r"_sfr/dead/(\d{8,})-.+-\d+\.parquet")
 _SIDE_KEY = re.compile(r"_sfr/snapshots/(\d{8,})-.+\.parquet")
 
 
@@ -155,6 +161,10 @@ def is_condemned_key(key: str) -> bool:
 
 def index_key(snapshot: int, run_id: str, number: int) -> str:
     return f"{INDEX}/{snapshot:08d}-{run_id}-{number:06d}.parquet"
+
+
+def dead_key(snapshot: int, run_id: str, number: int) -> str:
+    return f"{DEAD}/{snapshot:08d}-{run_id}-{number:06d}.parquet"
 
 
 def run_key(run_id: str, name: str) -> str:
@@ -227,8 +237,9 @@ def number_of_pointer_key(key: str) -> int | None:
 
 
 def number_of_attached_key(key: str) -> int | None:
-    """The snapshot number that a side file, an index or a file of duplicates was written for."""
-    match = _SIDE_KEY.fullmatch(key) or _DUPLICATES_KEY.fullmatch(key) or _INDEX_KEY.fullmatch(key)
+    """The snapshot number that a side file, an index, a list of dead rows or a file of duplicates was written for."""
+    forms = (_SIDE_KEY, _DUPLICATES_KEY, _INDEX_KEY, _DEAD_KEY)
+    match = next(filter(None, (form.fullmatch(key) for form in forms)), None)
     return int(match[1]) if match else None
 
 
@@ -314,7 +325,7 @@ REASONS = (
 )
 
 DELETES_SCHEMA = pa.schema([pa.field(SPLIT_ID, pa.string()), pa.field(POSITION, pa.int64())])
-"""``position``: row number in the data file of the split."""
+"""Of a list of dead rows, and of a side file `deletes`. ``position``: row number in the data file of the split."""
 
 CONDEMNED_SCHEMA = pa.schema([pa.field(SPLIT_ID, pa.string())])
 

@@ -44,15 +44,17 @@ def encode_parquet(table: pa.Table, metadata: dict[str, str] | None = None, row_
     return data
 
 
-def open_parquet(data: bytes | IO[bytes]) -> pq.ParquetFile:
+def open_parquet(data: bytes | IO[bytes], texts_once: Sequence[str] = ()) -> pq.ParquetFile:
     """A Parquet file whose page checksums are verified as it is read. Read it without threads.
+
+    texts_once: columns of texts that repeat, to be read as dictionaries.
 
     Not `pq.read_table`, and not with pre_buffer, its default: these read ahead in threads of Arrow, and a process ends
     with SIGABRT if one of them still holds a Python object then (pyarrow 26 on Linux: one in six processes that end
     right after `pq.read_table`, one in eighty with pre_buffer).
     """
     file = in_memory(data) if isinstance(data, bytes) else data
-    return pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
+    return pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True, read_dictionary=list(texts_once))
 
 
 def read_parquet(data: bytes | IO[bytes], columns: Sequence[str] | None = None) -> pa.Table:

@@ -358,7 +358,7 @@ class Manifest(Record):
     changes: ChangeCounts | None = None
     """Result of the comparison with the parent; None if nothing was compared."""
     deletes: SideFile | None = None
-    """Rows of the data files in ``files`` that are not part of this snapshot."""
+    """Up to format 4: rows of the data files in ``files`` that are not part of this snapshot."""
     condemned: SideFile | None = None
     """Split ids that must never be used again: a sweep or an expiry deletes the files, or a repair found them lost."""
     duplicates: str | None = None
@@ -376,16 +376,18 @@ class Manifest(Record):
     layout: StatedLayout | None = None
     """The columns, if carried columns have changed since the table was made; then all later manifests state them. Of a
     manifest of format 4 alone."""
+    dead_rows: SideFile | None = None
+    """Where the rows of the data files in ``files`` are listed that are not part of this snapshot. Since format 5."""
 
     def to_json(self) -> bytes:
         # An older release refuses a field that it does not know, even if it is null.
-        later = ("accepted", "corpus", "duplicate_rule", "clock", "layout")
+        later = ("accepted", "corpus", "duplicate_rule", "clock", "layout", "dead_rows")
         return self.model_dump_json(indent=1, exclude={name for name in later if getattr(self, name) is None}).encode()
 
     @property
     def sides(self) -> list[SideFile]:
         """The side files that the manifest names; earlier snapshots may have written them."""
-        sides = (self.files, self.shards, self.indexes, self.deletes, self.condemned)
+        sides = (self.files, self.shards, self.indexes, self.deletes, self.dead_rows, self.condemned)
         return [side for side in sides if side is not None]
 
     def has_expired(self, number: int) -> bool:

@@ -267,7 +267,7 @@ def warn(text: str) -> None:
 
 
 def _is_plain(table: Table, snapshot: Snapshot) -> bool:
-    if snapshot.manifest.deletes is not None or snapshot.files_with_other_columns():
+    if snapshot.read_deletes() or snapshot.files_with_other_columns():
         return False
     return set(table.committed()) == set(snapshot.split_ids())
 

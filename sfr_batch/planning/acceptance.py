@@ -19,6 +19,7 @@ from sfr_batch.corpus.splits import ReadUnit, cut, start_of
 from sfr_batch.corpus.survey import survey_shards
 from sfr_batch.errors import TableMismatch, counted
 from sfr_batch.format import names
+from sfr_batch.format.dead_rows import DeadRows
 from sfr_batch.format.hashes import Hashes, halves
 from sfr_batch.format.parquet import read_data_file
 from sfr_batch.format.records import Receipt
@@ -26,7 +27,6 @@ from sfr_batch.model.identity import SAME_MODEL
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.row_comparison import UNIT_BYTES, UNIT_ROWS
 from sfr_batch.storage.parallel import in_parallel
-from sfr_batch.table.table import Positions
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -66,10 +66,18 @@ class _File:
     """A data file from which rows are drawn."""
 
     receipt: Receipt
-    live: IntArray
-    """Positions of its live rows."""
+    dead: DeadRows | None
+    """Of the snapshot that has the file."""
+    rows: int
+    """Number of its live rows."""
     wanted: int = 0
     drawn: int = 0
+
+    def live(self) -> IntArray:
+        """Positions of its live rows."""
+        none = np.empty(0, np.int64)
+        dead = self.dead.get(self.receipt.split_id, none) if self.dead else none
+        return np.setdiff1d(np.arange(self.receipt.vectors), dead)
 
 
 @dataclass
@@ -96,11 +104,11 @@ def draw(plan: EmbedPlan, adopted: Sequence[Receipt] = ()) -> DrawnRows:
     """
     random = np.random.default_rng(int(plan.card.fingerprint[:8], 16))
     files = _files(plan, adopted)
-    rows = sum(len(file.live) for file in files)
+    rows = sum(file.rows for file in files)
     chosen = [files[number] for number in random.permutation(len(files))[:_FILES]]
     wanted = min(ROWS, rows)
     for file in chosen:
-        file.wanted = min(len(file.live), -(-wanted // len(chosen)))
+        file.wanted = min(file.rows, -(-wanted // len(chosen)))
     candidates = _candidates(plan, chosen, random)
     read = 0
     for unit in _units(plan, chosen, random):
@@ -144,21 +152,21 @@ def largest_distance(drawn: DrawnRows, vectors: FloatArray, plan: EmbedPlan) -> 
 
 def _files(plan: EmbedPlan, adopted: Sequence[Receipt]) -> list[_File]:
     """The data files with rows that the next snapshot may hold."""
-    dead: dict[str, Positions] = plan.base.read_deletes() if plan.base else {}
+    dead = plan.base.read_deletes() if plan.base else None
     receipts = {receipt.split_id: receipt for receipt in (*plan.base_receipts, *adopted)}
     found = [
-        _File(receipt, np.setdiff1d(np.arange(receipt.vectors), dead.get(receipt.split_id, ())))
+        _File(receipt, dead, receipt.vectors - (dead.count(receipt.split_id) if dead else 0))
         for receipt in receipts.values()
     ]
-    return [file for file in found if len(file.live)]
+    return [file for file in found if file.rows]
 
 
 def _candidates(plan: EmbedPlan, files: Sequence[_File], random: np.random.Generator) -> _Candidates:
     """Rows of the files with the hashes of their texts: of each file equally many, or all that it has."""
     most = _CANDIDATES // max(1, len(files))
     chosen = [
-        file.live if len(file.live) <= most else np.sort(random.choice(file.live, most, replace=False))
-        for file in files
+        live if len(live) <= most else np.sort(random.choice(live, most, replace=False))
+        for live in (file.live() for file in files)
     ]
 
     def read(file_and_rows: tuple[_File, IntArray]) -> tuple[Hashes, IntArray]:

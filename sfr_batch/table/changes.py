@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from sfr_batch.errors import ConfigError, TableError, counted
 from sfr_batch.format import names
+from sfr_batch.format.dead_rows import DeadLists, Positions
 from sfr_batch.format.hashes import halves, hash_ids
 from sfr_batch.format.layout import Layout
 from sfr_batch.storage.local_files import temporary_folder
@@ -33,7 +34,7 @@ from sfr_batch.table.choices import ARROW
 from sfr_batch.table.json_values import rows_as_json
 from sfr_batch.table.outgoing import Outgoing
 from sfr_batch.table.parquet_folder import ParquetFolder
-from sfr_batch.table.scan import LiveFile, Positions, Scan, key_columns
+from sfr_batch.table.scan import LiveFile, Scan, key_columns
 from sfr_batch.table.search import vectors_of
 from sfr_batch.table.table import Table
 from sfr_batch.table.tabular import Tabular
@@ -200,7 +201,8 @@ class _Side:
         """earlier: the layout of the first snapshot."""
         self.key = key_columns(whole.table_schema)
         theirs = {f.split_id: f for f in other.files if whole.layout.shows_the_same(earlier, f.covers)}
-        files = [_alone(file, theirs.get(file.split_id)) for file in whole.files]
+        lists = whole.lists(), other.lists()
+        files = [_alone(file, theirs.get(file.split_id), *lists) for file in whole.files]
         self.scan = dataclasses.replace(whole.select(self.key), files=[file for file in files if file and file.live])
         # Rows are numbered through all files; each begins at a whole byte of the bits.
         sizes = np.array([-(-file.rows // 8) for file in self.scan.files], dtype=np.int64)
@@ -228,6 +230,7 @@ class _Side:
     def records(self, scan: Scan, column: str, *, is_to: bool) -> Iterator[HashedRows]:
         """The rows of ``scan``, which are some of this side, by file. column: the one to compare."""
         number_of = {file.split_id: number for number, file in enumerate(self.scan.files)}
+        lists = scan.lists()
         for file, rows in scan.select([*self.key, column]).by_file():
             records = np.empty(rows.num_rows, dtype=_ROW)
             id_hash, content = halves(hash_ids(rows.column(names.ID).to_pylist())), _hashes(rows.column(column))
@@ -235,20 +238,21 @@ class _Side:
             records["content"], records["content_2"] = content.T
             records["chunk"] = rows.column(names.CHUNK).to_numpy() if names.CHUNK in self.key else 0
             records["is_to"] = is_to
-            records["row"] = 8 * self._starts[number_of[file.split_id]] + np.flatnonzero(file.mask())
+            records["row"] = 8 * self._starts[number_of[file.split_id]] + np.flatnonzero(file.mask(lists))
             yield records
 
 
-def _alone(file: LiveFile, other: LiveFile | None) -> LiveFile | None:
+def _alone(file: LiveFile, other: LiveFile | None, lists: DeadLists, theirs: DeadLists) -> LiveFile | None:
     """The file with its live rows that are not live in ``other``, the same file in the other snapshot.
 
+    lists, theirs: readers of the dead rows of either.
     None if there is no such row. All of its live rows if the other snapshot does not have the file (``other`` is None).
     """
     if other is None:
         return file
     if other.dead is None:
         return None
-    return dataclasses.replace(file, only=np.packbits(file.mask() & ~other.mask()))
+    return dataclasses.replace(file, only=np.packbits(file.mask(lists) & ~other.mask(theirs)))
 
 
 def _hashes(column: pa.ChunkedArray) -> NDArray[np.uint64]:

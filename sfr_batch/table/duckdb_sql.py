@@ -1,6 +1,6 @@
 """SQL with which DuckDB reads a table without sfr-batch: its data files without their dead rows.
 
-    SELECT … FROM read_parquet([data files]) AS data ANTI JOIN read_parquet([deletes]) AS dead ON file and position
+    SELECT … FROM read_parquet([data files]) AS data ANTI JOIN read_parquet([dead rows]) AS dead ON file and position
 
 Makes only text, and does not import DuckDB. Opens no file, unless carried columns have changed.
 """
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from sfr_batch.errors import ConfigError
 from sfr_batch.format import names
+from sfr_batch.format.dead_rows import lists_of
 from sfr_batch.storage.s3 import S3Store
 from sfr_batch.table.engine_names import lower_ascii, twins, twins_inside
 from sfr_batch.table.engine_types import DIGITS, longest_decimal
@@ -98,9 +99,10 @@ def select(scan: Scan, ids: str | None = None) -> str:
                 f"{scan.store.root} has a column named {_ROW}, a name that the SQL for DuckDB needs. Use "
                 "`sfr-batch export`, and let DuckDB read the export."
             )
+        lists = lists_of(file.dead for file in scan.files) or [str(scan.deletes)]
         source = (
             f"read_parquet({files}, filename = '{name}', {_ROW} = true, hive_partitioning = false{union}) AS {data}\n"
-            f"ANTI JOIN read_parquet({_list([str(scan.deletes)], scan)}, hive_partitioning = false) AS {dead}\n"
+            f"ANTI JOIN read_parquet({_list(lists, scan)}, hive_partitioning = false) AS {dead}\n"
             f"    ON {dead}.split_id = parse_filename({data}.{name}, true) AND {dead}.position = {data}.{_ROW}"
         )
     else:

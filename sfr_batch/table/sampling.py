@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from sfr_batch.errors import TableError, counted
 from sfr_batch.format import names
+from sfr_batch.format.dead_rows import DeadLists, Positions
 from sfr_batch.format.notebook import html_table
 from sfr_batch.format.on_screen import shown, shown_id
 from sfr_batch.table.arguments import whole_number
 from sfr_batch.table.filter_parser import parse
 from sfr_batch.table.json_values import python_value
-from sfr_batch.table.scan import LiveFile, Positions, Scan
+from sfr_batch.table.scan import LiveFile, Scan
 from sfr_batch.table.tabular import Tabular
 from sfr_batch.table.vectors import Vectors, VectorType, gather
 
@@ -101,17 +101,18 @@ def _taken(scan: Scan, counts: Positions, wanted: Positions) -> Iterator[pa.Tabl
     within = np.split(wanted - (ends - counts)[file_of], firsts[1:])
     files = [scan.files[number] for number in hit]
     if not scan.filtered:
-        files = [_only(file, rows) for file, rows in zip(files, within, strict=True)]
+        lists = scan.lists()
+        files = [_only(file, rows, lists) for file, rows in zip(files, within, strict=True)]
         yield from dataclasses.replace(scan, files=files).tables()
         return
     read = dataclasses.replace(scan, files=files).by_file()
     yield from (table.take(pa.array(rows)) for (_, table), rows in zip(read, within, strict=True))
 
 
-def _only(file: LiveFile, rows: NDArray[np.int64]) -> LiveFile:
+def _only(file: LiveFile, rows: Positions, lists: DeadLists) -> LiveFile:
     """The file with those of its live rows that have these numbers."""
     chosen = np.zeros(file.rows, dtype=bool)
-    chosen[np.flatnonzero(file.mask())[rows]] = True
+    chosen[np.flatnonzero(file.mask(lists))[rows]] = True
     return dataclasses.replace(file, only=np.packbits(chosen))
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from sfr_batch.errors import ConfigError, TableError, counted
 from sfr_batch.format import names
+from sfr_batch.format.dead_rows import Dead, DeadLists
 from sfr_batch.format.expired import expiry_explained
 from sfr_batch.format.layout import Layout, carried_columns
 from sfr_batch.format.parquet import check_data_file, damage_explained, open_parquet
@@ -29,8 +30,6 @@ from sfr_batch.storage.store import Store
 from sfr_batch.table import filter_parser, filters
 from sfr_batch.table.arguments import listed
 
-Positions = NDArray[np.int64]
-
 _FILES_AHEAD = 2
 """Number of data files that a scan reads ahead. It bounds the memory: a file may have 256 MiB of vectors."""
 _FILTERED_AHEAD = 8
@@ -39,8 +38,7 @@ _FILTERED_AHEAD = 8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LiveFile:
-    """A data file with live rows. rows: number of all its rows; dead: positions of the dead ones; covers: of its
-    receipt.
+    """A data file with live rows. rows: number of all its rows; dead: where the dead ones are; covers: of its receipt.
 
     only: the rows to read, one bool for each of ``rows`` as `np.packbits` packs them; default: all live rows.
     """
@@ -48,17 +46,17 @@ class LiveFile:
     split_id: str
     rows: int
     bytes: int
-    dead: Positions | None
+    dead: Dead | None
     covers: str = ""
     only: NDArray[np.uint8] | None = None
 
-    def mask(self) -> NDArray[np.bool_]:
-        """[rows] which of its rows are to be read."""
+    def mask(self, lists: DeadLists) -> NDArray[np.bool_]:
+        """[rows] which of its rows are to be read. lists: of its snapshot, see `Scan.lists`."""
         if self.only is not None:
             return np.unpackbits(self.only, count=self.rows).astype(bool)
         live = np.ones(self.rows, dtype=bool)
         if self.dead is not None:
-            live[self.dead] = False
+            live[lists.positions(self.dead)] = False
         return live
 
     @property
@@ -80,7 +78,7 @@ class Scan:
     files: Sequence[LiveFile]
     """Data files with live rows, in the order of the corpus."""
     deletes: str | None
-    """Key of the side file with the dead rows of all data files; None if no row is dead."""
+    """Key of the side file with the dead rows of all data files, in a snapshot of an earlier format."""
     columns: Sequence[str]
     where: str | None = None
     ids: pa.Array | None = None
@@ -103,6 +101,10 @@ class Scan:
     def filtered(self) -> bool:
         """Whether it may read fewer than all live rows."""
         return self.where is not None or self.ids is not None
+
+    def lists(self) -> DeadLists:
+        """A reader of the dead rows of its files."""
+        return DeadLists(self.store, self.snapshot)
 
     @property
     def live(self) -> int:
@@ -203,7 +205,7 @@ class _Reader:
     """Reads the files of one scan."""
 
     def __init__(self, scan: Scan) -> None:
-        self._scan = scan
+        self._scan, self._lists = scan, scan.lists()
         self._where = None if scan.where is None else filter_parser.parse(scan.where, scan.table_schema)
         self._ids = scan.ids
         self._sorted_ids = [] if scan.ids is None else scan.ids.to_pylist()
@@ -218,7 +220,7 @@ class _Reader:
 
     def _read(self, file: LiveFile) -> pa.Table:
         scan, key = self._scan, names.data_key(file.split_id)
-        live = file.mask()
+        live = file.mask(self._lists)
         with damage_explained(scan.store, key), scan.store.open(key) as stream:
             parquet = open_parquet(stream)
             check_data_file(scan.store, key, parquet, file.rows, scan.fingerprint)

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sfr_batch.errors import ConfigError, ObjectNotFound, TableDamaged, TableError, TableNotFound, counted
 from sfr_batch.format import history, names
 from sfr_batch.format.accepted import AcceptedInputs
+from sfr_batch.format.dead_rows import Dead, DeadPart, DeadRows, read_list
 from sfr_batch.format.expired import MANIFEST_WAYS_OUT, check_not_expired, damaged, expiry_explained, published_numbers
 from sfr_batch.format.fingerprint import LATER_INPUTS, differences
 from sfr_batch.format.indexes import read_part, rejects_of
@@ -40,10 +40,9 @@ from sfr_batch.table import duckdb_sql
 from sfr_batch.table.arguments import whole_number
 from sfr_batch.table.readers import Columns, Ids, Readers
 from sfr_batch.table.scan import LiveFile, Scan
-from sfr_batch.table.scan import Positions as Positions  # others know it from here
 from sfr_batch.table.tabular import Tabular
 
-_R = TypeVar("_R", Receipt, ShardRecord, IndexPart)
+_R = TypeVar("_R", Receipt, ShardRecord, IndexPart, DeadPart)
 _CARD_WAYS_OUT = (
     "Restore it from a copy. Without one, remove it: `sfr-batch repair CONFIG` then shows what it takes to make it "
     "anew, and with --write it does so."
@@ -264,6 +263,7 @@ class Snapshot(Readers):
         # Not functools.cached_property: before Python 3.12 it holds a lock of the whole class while it reads.
         self._sides: dict[str, pa.Table] = {}
         self._records: dict[type, tuple[Any, ...]] = {}
+        self._dead: dict[str, Dead] | None = None
 
     @property
     def number(self) -> int:
@@ -319,14 +319,19 @@ class Snapshot(Readers):
         side = self.manifest.indexes
         return set(self._side(side).column("key").unique().to_pylist()) if side else set()
 
+    def dead_keys(self) -> set[str]:
+        """Keys of the lists of dead rows that this snapshot needs."""
+        side = self.manifest.dead_rows
+        return set(self._side(side).column("key").unique().to_pylist()) if side else set()
+
     def read_condemned(self) -> frozenset[str]:
         """Split ids that must never be used again."""
         side = self.manifest.condemned
         return frozenset(self._side(side).column(names.SPLIT_ID).to_pylist()) if side else frozenset()
 
     def attached(self) -> set[str]:
-        """Keys of the side files, index files and duplicates. An earlier snapshot may have created them."""
-        keys = {side.name for side in self.manifest.sides} | self.index_keys()
+        """Keys of side and index files, lists of dead rows and duplicates. An earlier snapshot may have made them."""
+        keys = {side.name for side in self.manifest.sides} | self.index_keys() | self.dead_keys()
         return keys | {self.manifest.duplicates} if self.manifest.duplicates else keys
 
     def needs(self) -> set[str]:
@@ -340,16 +345,16 @@ class Snapshot(Readers):
             *self.keys_of_rejects(owned=False),
         }
 
-    def read_deletes(self) -> dict[str, Positions]:
-        """Positions of dead rows in data files, by split id; ascending in each file."""
-        if self.manifest.deletes is None:
-            return {}
-        table = self._side(self.manifest.deletes).combine_chunks()
-        positions = table.column(names.POSITION).to_numpy()
-        files = table.column(names.SPLIT_ID).combine_chunks().dictionary_encode()
-        order = np.argsort(files.indices.to_numpy(), kind="stable")
-        bounds = np.cumsum(np.bincount(files.indices.to_numpy(), minlength=len(files.dictionary)))
-        return dict(zip(files.dictionary.to_pylist(), np.split(positions[order], bounds[:-1]), strict=True))
+    def read_deletes(self) -> DeadRows:
+        """Positions of dead rows in data files, by split id; each file's are read when they are asked for."""
+        if self._dead is None:
+            dead: dict[str, Dead] = {}
+            if earlier := self.manifest.deletes:
+                dead.update(read_list(self._side_data(earlier)))
+            if listed := self.manifest.dead_rows:
+                dead.update((part.split_id, part) for part in self._decoded(DeadPart, listed))
+            self._dead = dead
+        return DeadRows(self._dead, self.store, self.number)
 
     def rejects(self, *, duplicates: bool = True) -> pa.Table:
         """Every rejected row with its reason; columns of `names.REJECTS_SCHEMA`.
@@ -369,7 +374,7 @@ class Snapshot(Readers):
         return pa.concat_tables(tables) if tables else names.REJECTS_SCHEMA.empty_table()
 
     def scan(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> Scan:
-        dead = self.read_deletes()
+        dead = self.read_deletes().parts
         columns_of_files = self.receipt_columns([names.SPLIT_ID, "vectors", "size", "covers"]).columns
         files = zip(*(column.to_pylist() for column in columns_of_files), strict=True)
         live = [LiveFile(split_id, rows, size, dead.get(split_id), covers) for split_id, rows, size, covers in files]
@@ -405,15 +410,17 @@ class Snapshot(Readers):
         return self._records[cls]
 
     def _side(self, side: SideFile) -> pa.Table:
-        if side.name in self._sides:
-            return self._sides[side.name]
+        if side.name not in self._sides:
+            self._sides[side.name] = read_parquet(self._side_data(side))
+        return self._sides[side.name]
+
+    def _side_data(self, side: SideFile) -> bytes:
         with expiry_explained(self.store, self.number):
             data = self.store.read(side.name)
         if hashlib.sha256(data).hexdigest() != side.sha256:
             what = f"{self.store.root}/{side.name} is not the file that snapshot {self.number} was published with"
             raise damaged(self.store, self.number, what)
-        self._sides[side.name] = read_parquet(data)
-        return self._sides[side.name]
+        return data
 
 
 class Snapshots(list[Snapshot], Tabular):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from sfr_batch.cli.main import main
 from sfr_batch.corpus.rejects import Reject
 from sfr_batch.errors import TableDamaged, TableMismatch, TableNotFound
 from sfr_batch.format import names
+from sfr_batch.format.dead_rows import DeadPart, write_dead_rows
 from sfr_batch.format.parquet import encode_parquet, read_receipt
 from sfr_batch.format.records import Receipt, ShardRecord, SideFile, TableCard
 from sfr_batch.format.side_tables import to_table
@@ -83,11 +85,14 @@ def commit_chunks(store: Store, card: TableCard, label: str, chunks: dict[str, i
 def forge(table: Table, receipts: Sequence[Receipt] | None = None, **changes: Any) -> None:
     """Write the newest manifest anew, with these receipts, shards or deletes in its side files."""
     manifest = table.current().manifest
-    sides = {"shards": ShardRecord, "files": Receipt}
-    given = {"files": receipts, "shards": changes.pop("shards", None)}
-    tables = {kind: to_table(sides[kind], list(rows)) for kind, rows in given.items() if rows is not None}
+    sides = {"shards": ShardRecord, "files": Receipt, names.DEAD_ROWS: DeadPart}
+    given = {"files": receipts, "shards": changes.pop("shards", None), names.DEAD_ROWS: changes.pop("parts", None)}
     if "deletes" in changes:
-        tables["deletes"] = pa.table(changes.pop("deletes"), schema=names.DELETES_SCHEMA)
+        table.store.delete(sorted(table.current().dead_keys()))
+        lists = [(split_id, np.array(at)) for split_id, at in changes.pop("deletes").items()]
+        key_of = partial(names.dead_key, manifest.snapshot, manifest.run_id)
+        given[names.DEAD_ROWS] = write_dead_rows(table.store, lists, key_of)
+    tables = {kind: to_table(sides[kind], list(rows)) for kind, rows in given.items() if rows is not None}
     for kind, rows in tables.items():
         key = names.side_key(manifest.snapshot, manifest.run_id, kind)
         data = encode_parquet(rows)
@@ -204,7 +209,7 @@ def test_healthy_table_passes_and_stays_as_it_is(store: Store, make: Callable[[S
     assert ("chunks" in told) == (make is chunked)
     assert found.rows == sum(receipt.vectors for receipt in table.current().read_receipts())
     assert found.bytes == sum(receipt.size for receipt in table.current().read_receipts())
-    assert found.plain == (table.current().manifest.deletes is None and make is not with_history)
+    assert found.plain == (not table.current().read_deletes() and make is not with_history)
     assert json.loads(found.to_json())["ok"]
     assert everything(store) == before
     parted = audit(table, partition_rows=1)
@@ -354,6 +359,21 @@ def missing_in_the_middle(table: Table) -> None:
     table.store.delete([names.manifest_key(2)])
 
 
+def relabelled(table: Table, split_id: str) -> None:
+    """The list of dead rows, with another data file in it than the snapshot says."""
+    (key,) = table.current().dead_keys()
+    rows = pq.read_table(in_memory(table.store.read(key)))
+    data = encode_parquet(rows.set_column(0, rows.schema.field(0), pa.array([split_id] * rows.num_rows)))
+    replace(table.store, key, data)
+    parts = table.current().read_deletes().parts.values()
+    forge(table, parts=[dataclasses.replace(part, sha256=hashlib.sha256(data).hexdigest()) for part in parts])
+
+
+def list_damaged(table: Table) -> None:
+    (key,) = table.current().dead_keys()
+    replace(table.store, key, table.store.read(key)[:-1])
+
+
 def sides_damaged(table: Table) -> None:
     key = table.current().manifest.shards.name
     data = table.store.read(key)
@@ -378,10 +398,10 @@ def broken_chunks(table: Table) -> None:
 
 
 def delete_half_a_document(table: Table) -> None:
-    old = table.current().read_deletes()
-    pairs = [(split, at) for split, positions in old.items() for at in positions.tolist()][:-1]
-    pairs.append((split_name("a"), 1))
-    forge(table, deletes={"split_id": [split for split, _ in pairs], "position": [at for _, at in pairs]})
+    dead = {split_id: at.tolist() for split_id, at in table.current().read_deletes().items()}
+    dead[next(reversed(dead))].pop()
+    dead.setdefault(split_name("a"), []).insert(0, 1)
+    forge(table, deletes={split_id: at for split_id, at in dead.items() if at})
 
 
 def version_of(table: Table) -> None:
@@ -532,7 +552,7 @@ PLANTS: list[tuple[str, Callable[[Store], Table], Plant, dict[str, str]]] = [
     (
         "delete out of range",
         with_duplicates,
-        lambda t: forge(t, deletes={"split_id": [split_name("a"), split_name("b")], "position": [2, 3]}),
+        lambda t: forge(t, deletes={split_name("a"): [2], split_name("b"): [3]}),
         {
             "deletes": f"row 3 of {B} is deleted, but the file has 3 rows",
             "ids": "'y' is live 2 times",
@@ -540,9 +560,27 @@ PLANTS: list[tuple[str, Callable[[Store], Table], Plant, dict[str, str]]] = [
         },
     ),
     (
+        "list of dead rows that is another",
+        with_duplicates,
+        list_damaged,
+        {"side files": "-000000.parquet is not the file that snapshot 1 was published with"},
+    ),
+    (
+        "list of dead rows that is missing",
+        with_duplicates,
+        lambda t: t.store.delete(sorted(t.current().dead_keys())),
+        {"side files": "-000000.parquet of snapshot 1 is missing"},
+    ),
+    (
+        "list of dead rows of another name",
+        with_duplicates,
+        lambda t: relabelled(t, "0" * 32),
+        {"deletes": "has other rows, by its column split_id, than the snapshot says"},
+    ),
+    (
         "delete in no file",
         with_duplicates,
-        lambda t: forge(t, deletes={"split_id": [split_name("a"), "0" * 32], "position": [2, 1]}),
+        lambda t: forge(t, deletes={split_name("a"): [2], "0" * 32: [1]}),
         {
             "deletes": "which is not part of snapshot 1",
             "ids": "'y' is live 2 times",
@@ -552,7 +590,7 @@ PLANTS: list[tuple[str, Callable[[Store], Table], Plant, dict[str, str]]] = [
     (
         "wrong row deleted",
         with_duplicates,
-        lambda t: forge(t, deletes={"split_id": [split_name("a"), split_name("b")], "position": [2, 2]}),
+        lambda t: forge(t, deletes={split_name("a"): [2], split_name("b"): [2]}),
         {"ids": "(id 'w') is deleted, but should be live"},
     ),
     ("chunk out of order", chunked, broken_chunks, {"chunks": f"row 1 of {A} (id 'x'): chunk 2 does not follow"}),

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 import sfr_batch
 from sfr_batch.format import fingerprint, hashes, names
 from sfr_batch.format.accepted import AcceptedInputs
+from sfr_batch.format.dead_rows import DeadPart
 from sfr_batch.format.records import (
     ChangeCounts,
     Counts,
@@ -58,7 +59,7 @@ def missing(text: str) -> set[str]:
     """Fields, columns, reserved names and reject reasons that a specification does not name."""
     wanted = {*names.RESERVED_COLUMNS, names.RECEIPT_KEY, names.FINGERPRINT_KEY, *names.REASONS}
     wanted |= {name for schema in SCHEMAS for name in schema.names}
-    wanted |= {field.name for kind in (Receipt, ShardRecord, IndexPart) for field in dataclasses.fields(kind)}
+    wanted |= {field.name for kind in (Receipt, ShardRecord, IndexPart, DeadPart) for field in dataclasses.fields(kind)}
     models: tuple[type[BaseModel], ...] = RECORDS
     wanted |= {name for model in models for name in model.model_fields}
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
@@ -71,7 +72,7 @@ def test_every_name_is_specified() -> None:
 
 
 def test_a_name_that_is_left_out_is_found() -> None:
-    assert missing(TEXT.replace("`padded_tokens`", "").replace('"sha256"', "")) == {"padded_tokens", "sha256"}
+    assert missing(TEXT.replace("`padded_tokens`", "").replace('"name"', "")) == {"padded_tokens", "name"}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_the_reader_leaves_out_dead_rows_and_refuses_what_is_newer(
     assert rows.column("id").to_pylist() == ["1", "2", "3"]
     assert rows.equals(table.to_arrow())
     newest = tmp_path / names.manifest_key(1)
-    newest.write_text(newest.read_text(encoding="utf-8").replace('"format_version": 1', '"format_version": 5'))
+    newest.write_text(newest.read_text(encoding="utf-8").replace('"format_version": 5', '"format_version": 6'))
     with pytest.raises(ValueError, match="needs a newer reader"):
         live_rows(str(tmp_path))
 

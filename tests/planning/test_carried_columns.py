@@ -494,7 +494,7 @@ def test_an_interrupted_first_run_goes_on_with_other_columns(place: Place) -> No
     do_splits(make_plan(place.config(LANG)), only=1, encode=Counting())
     snapshot, _ = night(place, BOTH)
     assert years_of(place)["b1"] == 40_000
-    assert snapshot.manifest.format_version == names.FORMAT_OF_LAYOUT
+    assert snapshot.manifest.format_version == names.FORMAT_OF_DEAD_ROWS
     assert audit(Table.open(snapshot.store), make_plan(place.config(BOTH))).ok
 
 

@@ -258,7 +258,8 @@ def test_a_night_that_dies_at_any_write(
 
     monkeypatch.setattr(LocalStore, "create", create)
     reference, texts = night(dataclasses.replace(first, table=copied(first.table, tmp_path / "whole")))
-    assert any(".deletes." in key for key in keys[:-1])
+    assert any(key.startswith(names.DEAD) for key in keys[:-1])
+    assert any(f".{names.DEAD_ROWS}." in key for key in keys[:-1])
     assert keys[-1] == names.manifest_key(2)
     writes = len(keys)
     for left in range(1, writes + 1):

@@ -316,7 +316,7 @@ def test_another_rule_decides_anew(corpus: Corpus) -> None:
         snapshot, texts = corpus.night(*rule)
         assert (sorted(texts), values_of(corpus.healthy(snapshot, *rule))["d1"]) == (new, at)
         assert make_plan(corpus.config(*rule)).up_to_date
-    assert snapshot.manifest.format_version == 1
+    assert (snapshot.manifest.duplicate_rule, snapshot.manifest.format_version) == (None, names.FORMAT_OF_DEAD_ROWS)
     other = make_plan(corpus.config(LAST))
     found = audit(Table.open(snapshot.store), other)
     assert found.failed == ["shards"]

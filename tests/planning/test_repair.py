@@ -213,7 +213,7 @@ def test_what_is_lost_of_an_older_snapshot_stays_lost_and_can_expire(nights: tup
     repaired, texts = mended(place, deep=False)
     assert repaired is not None
     assert repaired.manifest.operation == "repair"
-    assert repaired.manifest.format_version == names.FORMAT_OF_REPAIR
+    assert repaired.manifest.format_version == names.FORMAT_OF_DEAD_ROWS
     assert lost.split_id in repaired.read_condemned()
     assert lost.split_id not in repaired.split_ids()
     assert 0 < len(texts) <= lost.embedded

@@ -446,7 +446,7 @@ def test_data_file_without_a_receipt_is_named(data: bytes) -> None:
 def test_damaged_side_file_is_seen(store: Store) -> None:
     table = make_table(store, {"a": ["x", "x"]})
     manifest = table.current().manifest
-    for side in (manifest.files, manifest.shards, manifest.deletes):
+    for side in (manifest.files, manifest.shards, manifest.dead_rows):
         assert side is not None
         data = store.read(side.name)
         replace(store, side.name, data[:-9] + b"!" + data[-8:])
@@ -471,7 +471,7 @@ def test_damaged_or_newer_records_are_refused(key: str) -> None:
     make_table(store, {"a": ["x"]})
     record = json.loads(store.read(key))
     for change, text in [
-        ({"format_version": 5}, "has table format 5; this sfr-batch reads up to 4: upgrade"),
+        ({"format_version": 6}, "has table format 6; this sfr-batch reads up to 5: upgrade"),
         ({"format_version": "new"}, "is damaged"),
         ({"surprise": 1}, "is not a valid record: .*surprise"),
     ]:

@@ -1,15 +1,17 @@
 """Lists the files that a snapshot names and reads them, reporting damage as a message."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import pyarrow as pa
 
+from sfr_batch.format.dead_rows import DeadPart, DeadRows, Positions
 from sfr_batch.format.records import IndexPart, Receipt, ShardRecord
 from sfr_batch.storage.store import Store
-from sfr_batch.table.table import Positions, Snapshot
+from sfr_batch.table.table import Snapshot
 
 T = TypeVar("T")
 
@@ -23,23 +25,27 @@ class Contents:
 
     snapshot: Snapshot
     receipts: Sequence[Receipt]
-    deletes: dict[str, Positions]
+    deletes: DeadRows
     """Positions in data files that are not live, by split id."""
     shards: Sequence[ShardRecord]
     indexes: dict[str, list[IndexPart]]
     """Parts of index files by the URI of their shard, in order."""
     condemned: frozenset[str]
+    strange_lists: Sequence[str] = ()
+    """Keys of lists of dead rows that name other rows than the snapshot finds in them."""
 
     @staticmethod
     def read(snapshot: Snapshot) -> "Contents":
-        """Raises TableError, StorageError or ArrowException if a side file cannot be read."""
+        """Raises TableError, StorageError or ArrowException if a side file or a list of dead rows cannot be read."""
+        deletes = snapshot.read_deletes()
         return Contents(
             snapshot,
             snapshot.read_receipts(),
-            snapshot.read_deletes(),
+            deletes,
             snapshot.read_shards(),
             snapshot.read_indexes(),
             snapshot.read_condemned(),
+            [key for key, parts, listed in deletes.by_list() if not _same(deletes, parts, listed)],
         )
 
     @property
@@ -72,7 +78,11 @@ class Contents:
 
     @property
     def deleted(self) -> int:
-        return sum(map(len, self.deletes.values()))
+        return self.deletes.rows
+
+
+def _same(deletes: DeadRows, parts: Mapping[str, DeadPart], listed: Mapping[str, Positions]) -> bool:
+    return parts.keys() == listed.keys() and all(np.array_equal(deletes[name], listed[name]) for name in parts)
 
 
 def look_into(store: Store, key: str, look: Callable[[bytes], T]) -> T | str:

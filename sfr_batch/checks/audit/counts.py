@@ -142,9 +142,11 @@ def _check_new(promise: PromiseCheck, contents: Contents, snapshots: Mapping[int
 
 
 def check_deletes(contents: Contents) -> Finding:
-    """Whether each deleted row exists."""
+    """Whether each deleted row exists, and is listed under the name of its data file."""
     promise = PromiseCheck(DELETES)
     rows = {receipt.split_id: receipt.vectors for receipt in contents.receipts}
+    for key in contents.strange_lists:
+        promise.wrong(f"{key} has other rows, by its column {names.SPLIT_ID}, than the snapshot says")
     for split_id, positions in contents.deletes.items():
         key = names.data_key(split_id)
         if split_id not in rows:

@@ -4,12 +4,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sfr_batch.checks.audit.contents import AHEAD
 from sfr_batch.checks.audit.promises import PromiseCheck
 from sfr_batch.checks.audit.report import FINGERPRINT, SIDES, SNAPSHOTS, Finding
-from sfr_batch.errors import ObjectNotFound, TableError, TableNotFound, counted
+from sfr_batch.errors import ObjectNotFound, SfrBatchError, TableError, TableNotFound, counted
 from sfr_batch.format import names
 from sfr_batch.format.expired import check_not_expired
 from sfr_batch.format.fingerprint import LATER_INPUTS, differences, digest
@@ -131,9 +132,9 @@ def expired_since(table: Table, number: int) -> bool:
 
 
 def check_sides(table: Table, snapshots: Mapping[int, Snapshot]) -> Finding:
-    """Check the side files of all snapshots, since older ones can be read too."""
+    """Check the side files of all snapshots, and the lists that they name, since older ones can be read too."""
     promise, mended, damaged = PromiseCheck(SIDES), last_repair(snapshots), set()
-    sides = {side.name: (number, side) for number, s in snapshots.items() for side in s.manifest.sides}
+    sides = {side.name: (number, side) for number, s in snapshots.items() for side in [*s.manifest.sides, *_lists(s)]}
     found = in_parallel(lambda numbered: _check_side(table, *numbered), list(sides.values()), AHEAD)
     for (number, _), wrong in zip(sides.values(), found, strict=True):
         if wrong and number < mended:
@@ -142,6 +143,14 @@ def check_sides(table: Table, snapshots: Mapping[int, Snapshot]) -> Finding:
             promise.wrong(wrong)
     told = f"SHA-256 and number of rows match the manifests{tell_older(damaged)}"
     return promise.finding(counted(len(sides), "side file"), told)
+
+
+def _lists(snapshot: Snapshot) -> list[SideFile]:
+    """The lists of dead rows of a snapshot; none if their side file cannot be read, which is a problem of its own."""
+    try:
+        return snapshot.read_deletes().lists()
+    except (SfrBatchError, pa.ArrowException):
+        return []
 
 
 def last_repair(snapshots: Mapping[int, Snapshot]) -> int:

@@ -55,7 +55,7 @@ def _why_not_plain(table: Table, base: Snapshot) -> str:
     """Why `data/` alone is not the table; empty if it is."""
     live = set(map(names.data_key, base.split_ids()))
     others = {info.key for info in table.store.list(names.DATA) if info.key.endswith(".parquet")} - live
-    deleted = base.manifest.deletes.rows if base.manifest.deletes else 0
+    deleted = base.read_deletes().rows
     columns = base.files_with_other_columns()
     reasons = [
         f"{counted(deleted, 'row')} deleted" if deleted else "",

@@ -3,9 +3,9 @@
 Snapshots are kept by states. A state is what one `embed` or compaction has published, together with the sweeps and
 expiries after it, which show the same rows from the same files. First, a snapshot is published that lists the expired
 ones and condemns the names of the splits whose files are to be deleted. From then on nobody can open the expired
-snapshots, and a writer that planned on an older one plans again. Then data, rejects and index files are deleted, and
-side files last, because they name all the others. After a crash, every snapshot is whole or expired, and the same
-command deletes the rest.
+snapshots, and a writer that planned on an older one plans again. Then data, rejects and index files and lists of dead
+rows are deleted, and side files last, because they name all the others. After a crash, every snapshot is whole or
+expired, and the same command deletes the rest.
 
 Manifests of expired snapshots stay, a kilobyte each: a writer that was paused could win a free number again. Condemned
 names stay too, because a version of a shard that comes back gives the same names again.
@@ -28,7 +28,7 @@ from sfr_batch.table.table import Snapshot, Table
 
 HOUSEKEEPING = ("sweep", "expire")
 """Operations that publish the files of the previous snapshot again."""
-_FOLDERS = (names.DATA, names.REJECTS, names.INDEX, names.SNAPSHOTS)
+_FOLDERS = (names.DATA, names.REJECTS, names.INDEX, names.DEAD, names.SNAPSHOTS)
 _ATTEMPTS = 5
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0}
 
@@ -46,7 +46,7 @@ class Expiry:
     condemn: frozenset[str] = frozenset()
     """Split ids that only expired snapshots have."""
     contents: tuple[ObjectInfo, ...] = ()
-    """Data, rejects and index files, including those that an interrupted expiry has left."""
+    """Data, rejects and index files and lists of dead rows, including those that an interrupted expiry has left."""
     sides: tuple[ObjectInfo, ...] = ()
     """Side files. They are deleted last."""
 

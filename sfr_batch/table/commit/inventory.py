@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from sfr_batch.errors import ObjectNotFound, StorageError, TableDamaged, TableError, counted
 from sfr_batch.format import names
+from sfr_batch.format.dead_rows import Dead, DeadRows, lists_of
 from sfr_batch.format.hashes import Hashes, halves
 from sfr_batch.format.indexes import read_part
 from sfr_batch.format.parquet import read_parquet, read_receipt
@@ -22,7 +23,7 @@ from sfr_batch.format.records import KEPT, IndexPart, Receipt, ShardRecord
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.store import ObjectInfo, Store
 from sfr_batch.table.commit.damage import find_lost
-from sfr_batch.table.table import Positions, Snapshot, Table
+from sfr_batch.table.table import Snapshot, Table
 
 T = TypeVar("T")
 Look = Callable[[Table, Receipt], str | None]
@@ -40,7 +41,8 @@ class Inventory:
     indexes_lost: Mapping[str, str] = field(default_factory=dict)
     """By key, index files that are missing or damaged."""
     sides_lost: Mapping[str, str] = field(default_factory=dict)
-    """By kind or key, other files that are: side files, duplicates, a manifest. The next snapshot has them anew."""
+    """By kind or key, other files that are: side files, lists of dead rows, duplicates, a manifest. The next snapshot
+    has them anew."""
     everything: bool = False
     """Whether nobody knows any more which rows the shards consist of: every shard is read, every data file searched."""
     receipts: Sequence[Receipt] = ()
@@ -49,7 +51,8 @@ class Inventory:
     """Of all shards, by URI, as the snapshot has them."""
     indexes: Mapping[str, list[IndexPart]] = field(default_factory=dict)
     """The parts that can be read, by the URI of their shard."""
-    deletes: Mapping[str, Positions] = field(default_factory=dict)
+    deletes: Mapping[str, Dead] = field(default_factory=dict)
+    """The dead rows by split id. Their lists may be lost."""
     condemned: frozenset[str] = frozenset()
     """Names that must not be used again, those of the lost files included."""
     affected: frozenset[str] = frozenset()
@@ -83,7 +86,8 @@ def take_inventory(table: Table, snapshot: Snapshot, look: Look | None) -> Inven
     receipts: tuple[Receipt, ...] = sides.read(names.FILES, snapshot.read_receipts) or ()
     records: tuple[ShardRecord, ...] = sides.read(names.SHARDS, snapshot.read_shards) or ()
     indexes: dict[str, list[IndexPart]] = sides.read(names.INDEXES, snapshot.read_indexes) or {}
-    deletes: dict[str, Positions] = sides.read(names.DELETES, snapshot.read_deletes) or {}
+    found_dead: DeadRows | None = sides.read(_side_of_dead_rows(snapshot), snapshot.read_deletes)
+    deletes = found_dead.parts if found_dead else {}
     condemned = known_condemned(table) | (sides.read(names.CONDEMNED, snapshot.read_condemned) or frozenset())
     committed = table.committed()
     everything = not sides.lost.keys().isdisjoint((names.FILES, names.SHARDS, names.INDEXES))
@@ -98,7 +102,7 @@ def take_inventory(table: Table, snapshot: Snapshot, look: Look | None) -> Inven
     if look and names.FILES not in sides.lost:  # a later run would take what an unpublished file says
         known = condemned.union(r.split_id for r in receipts)
         lost |= receipts_in_footers(table.store, committed, known)[1]
-    sides.lost |= _lost_duplicates(snapshot, look)
+    sides.lost |= _lost_duplicates(snapshot, look) | _lost_lists(snapshot, found_dead, look)
     whole = [r for r in receipts if r.split_id not in lost]
     searched = [r.split_id for r in whole] if everything else []
     found = _Rows({}, Counter(), {}, {})
@@ -247,6 +251,24 @@ def _lost_duplicates(snapshot: Snapshot, look: Look | None) -> dict[str, str]:
     return {key: wrong} if wrong else {}
 
 
+def _side_of_dead_rows(snapshot: Snapshot) -> str:
+    return names.DELETES if snapshot.manifest.dead_rows is None else names.DEAD_ROWS
+
+
+def _lost_lists(snapshot: Snapshot, dead: DeadRows | None, look: Look | None) -> dict[str, str]:
+    if dead is None:
+        return {}
+    first = {key: split_id for split_id, part in dead.parts.items() for key in lists_of([part])}
+    present = {info.key for info in snapshot.store.list(names.DEAD)} if first else set()
+    lost = {key: f"{key} is missing" for key in first if key not in present}
+    for key in first.keys() - lost.keys() if look else ():
+        try:
+            _ = dead[first[key]]
+        except TableError as error:
+            lost[key] = _sentence(error, snapshot.store)
+    return lost
+
+
 def _damaged(table: Table, receipts: Sequence[Receipt], look: Look | None) -> dict[str, str]:
     if look is None:
         return {}
@@ -271,7 +293,7 @@ def _find_rows(
     receipts: Sequence[Receipt],
     lost: Mapping[str, str],
     indexes: Mapping[str, list[IndexPart]],
-    deletes: Mapping[str, Positions],
+    deletes: Mapping[str, Dead],
     found: _Rows,
     *,
     deep: bool,

@@ -6,7 +6,7 @@ is sorted at a time, and one bool a vector says whether it is live. Knows no man
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sfr_batch.errors import TableError
 from sfr_batch.format import names
+from sfr_batch.format.dead_rows import Positions
 from sfr_batch.format.file_values import gather_values
 from sfr_batch.format.indexes import Entries, read_ahead, read_entries, read_owned
 from sfr_batch.format.layout import Layout
@@ -47,7 +48,7 @@ class DuplicateRow:
 
 @dataclass
 class Liveness:
-    """Which rows are live. deletes: the dead ones, columns of `names.DELETES_SCHEMA`, by file and position."""
+    """Which rows are live."""
 
     duplicates: list[DuplicateRow]
     """In order. Documents that are kept although they left the corpus are not among them: these are just dropped."""
@@ -58,9 +59,18 @@ class Liveness:
     kept: int
     """Live documents that are no longer in the corpus."""
     vectors: int
-    deletes: pa.Table
     needed: frozenset[str]
     """Split ids of the data files that have the vectors of some document, live or not."""
+
+    live: NDArray[np.bool_] = field(repr=False)
+    """[vectors of all data files of the draft] whether each is live."""
+    dead: Mapping[str, tuple[int, int]] = field(repr=False)
+    """The needed files with dead rows, by split id: the range of their vectors in ``live``. Files are in order."""
+
+    def dead_rows(self, split_id: str) -> Positions:
+        """Dead rows of a file, ascending. They are found anew each time, so that only those of a file are in memory."""
+        start, end = self.dead[split_id]
+        return np.flatnonzero(~self.live[start:end])
 
 
 @dataclass
@@ -127,7 +137,8 @@ def find_live(table: Table, draft: Draft, layout: Layout) -> Liveness:
     return Liveness(
         duplicates=_with_ids(table.store, duplicates),
         vectors=int(live.sum()),
-        deletes=_deletes(files, live, used),
+        live=live,
+        dead=_files_with_dead(files, live, used),
         needed=frozenset(files.receipts[number].split_id for number in np.flatnonzero(used).tolist()),
         **counts,
     )
@@ -209,20 +220,11 @@ def _read_values(table: Table, layout: Layout, files: _Files, at: NDArray[np.int
     return gather_values(read, number, at - files.starts[number], layout.schema.field(column).type, vectors)
 
 
-def _deletes(files: _Files, live: NDArray[np.bool_], used: NDArray[np.bool_]) -> pa.Table:
-    """Dead rows of the files in use."""
-    ids: list[pa.Array] = []
-    positions: list[NDArray[np.int64]] = []
-    for number, receipt in enumerate(files.receipts):
-        if not used[number]:
-            continue
-        dead = np.flatnonzero(~live[files.starts[number] : files.starts[number + 1]])
-        if len(dead):
-            ids.append(pa.repeat(pa.scalar(receipt.split_id), len(dead)))
-            positions.append(dead)
-    if not ids:
-        return names.DELETES_SCHEMA.empty_table()
-    return pa.table([pa.concat_arrays(ids), np.concatenate(positions)], schema=names.DELETES_SCHEMA)
+def _files_with_dead(files: _Files, live: NDArray[np.bool_], used: NDArray[np.bool_]) -> dict[str, tuple[int, int]]:
+    """The files in use that have dead rows, with the range of their vectors."""
+    starts = files.starts.tolist()
+    ranges = {files.receipts[n].split_id: (starts[n], starts[n + 1]) for n in np.flatnonzero(used).tolist()}
+    return {split_id: (start, end) for split_id, (start, end) in ranges.items() if not live[start:end].all()}
 
 
 _Place = tuple[str, str, int]

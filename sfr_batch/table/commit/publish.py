@@ -31,6 +31,7 @@ from sfr_batch.errors import (
     TableNotFound,
 )
 from sfr_batch.format import names
+from sfr_batch.format.dead_rows import DeadPart, write_dead_rows
 from sfr_batch.format.expired import REPAIR
 from sfr_batch.format.indexes import create_own, joined, read_ahead
 from sfr_batch.format.layout import Layout
@@ -83,7 +84,7 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
     stated = _stated(layout, base, receipts)
     created_at, clock = stamp(base)
     manifest = Manifest(
-        format_version=_format_of(accepted, draft, clock, stated),
+        format_version=_format_of(accepted, draft, clock, stated, live.dead),
         snapshot=number,
         parent=base.number if base and base.exists else None,
         operation=draft.operation,
@@ -98,7 +99,6 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
         shards=_side(store, number, draft.run_id, names.SHARDS, to_table(ShardRecord, list(draft.shards))),
         indexes=_side(store, number, draft.run_id, names.INDEXES, to_table(IndexPart, indexes)) if indexes else None,
         changes=draft.changes,
-        deletes=_side(store, number, draft.run_id, names.DELETES, live.deletes) if live.deletes.num_rows else None,
         condemned=_condemned(store, number, base, draft),
         expired=base.manifest.expired if base else None,
         duplicates=key,
@@ -107,8 +107,17 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
         duplicate_rule=draft.duplicate_rule,
         clock=clock,
         layout=stated,
+        dead_rows=_dead_rows(store, number, draft.run_id, live),
     )
     return _create_manifest(table, manifest)
+
+
+def _dead_rows(store: Store, number: int, run_id: str, live: Liveness) -> SideFile | None:
+    if not live.dead:
+        return None
+    files = ((split_id, live.dead_rows(split_id)) for split_id in live.dead)
+    parts = write_dead_rows(store, files, lambda its: names.dead_key(number, run_id, its))
+    return _side(store, number, run_id, names.DEAD_ROWS, to_table(DeadPart, parts))
 
 
 def _stated(layout: Layout, base: Snapshot | None, receipts: Sequence[Receipt]) -> StatedLayout | None:
@@ -131,8 +140,10 @@ def _condemned(store: Store, number: int, base: Snapshot | None, draft: Draft) -
     return _side(store, number, draft.run_id, names.CONDEMNED, every)
 
 
-def _format_of(accepted: object, draft: Draft, clock: str | None, layout: object) -> int:
+def _format_of(accepted: object, draft: Draft, clock: str | None, layout: object, dead: object) -> int:
     """The lowest format that has what a manifest uses."""
+    if dead:
+        return names.FORMAT_OF_DEAD_ROWS
     if draft.operation == "repair":
         return names.FORMAT_OF_REPAIR
     if clock:
@@ -220,28 +231,25 @@ def _check_files(table: Table, base: Snapshot | None, draft: Draft) -> None:
 _COUNTED = (names.N_TOKENS, names.N_TOKENS_FULL, names.TRUNCATED)
 
 
-def _dead_tokens(table: Table, receipts: Sequence[Receipt], deletes: pa.Table) -> NDArray[np.int64]:
+def _dead_tokens(table: Table, receipts: Sequence[Receipt], live: Liveness) -> NDArray[np.int64]:
     """[3] tokens, tokens before truncation or chunking, and truncated rows, of all dead rows."""
-    dead = {receipt.split_id: receipt for receipt in receipts}
-    files = deletes.column(names.SPLIT_ID).combine_chunks().dictionary_encode()
-    position, number = deletes.column(names.POSITION).to_numpy(), files.indices.to_numpy()
-    bounds = np.flatnonzero(np.diff(number)) + 1  # they come by file
 
-    def count(split_id: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def count(receipt: Receipt) -> NDArray[np.int64]:
         columns = [*_COUNTED, *([names.CHUNK] if names.CHUNK in table.layout.schema.names else [])]
-        found = read_data_file(table.store, dead[split_id], columns, table.card.fingerprint).take(pa.array(rows))
+        rows = pa.array(live.dead_rows(receipt.split_id))
+        found = read_data_file(table.store, receipt, columns, table.card.fingerprint).take(rows)
         tokens, full, cut = (found.column(name).to_numpy().astype(np.int64) for name in _COUNTED)
         if names.CHUNK in columns:
             full = full[found.column(names.CHUNK).to_numpy() == 0]
         return np.array([tokens.sum(), full.sum(), cut.sum()])
 
-    work = list(zip(files.dictionary.to_pylist(), np.split(position, bounds), strict=True)) if len(files) else []
-    counted = read_ahead(lambda item: count(*item), work, [dead[split_id].vectors for split_id, _ in work])
+    work = [receipt for receipt in receipts if receipt.split_id in live.dead]
+    counted = read_ahead(count, work, [receipt.vectors for receipt in work])
     return sum(counted, np.zeros(3, np.int64))
 
 
 def _count(table: Table, draft: Draft, receipts: Sequence[Receipt], live: Liveness) -> Counts:
-    dead_tokens, dead_full, dead_cut = _dead_tokens(table, receipts, live.deletes).tolist()
+    dead_tokens, dead_full, dead_cut = _dead_tokens(table, receipts, live).tolist()
     shards = [shard for shard in draft.shards if shard.uri != KEPT]
     counts = Counts(
         read=sum(shard.read for shard in shards),

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from sfr_batch.errors import ObjectNotFound, TableError, TableNotFound
 from sfr_batch.format import names
+from sfr_batch.format.dead_rows import DeadRows, lists_of
 from sfr_batch.format.parquet import read_footer
 from sfr_batch.format.records import (
     Counts,
@@ -27,10 +28,10 @@ from sfr_batch.format.records import (
 from sfr_batch.format.schemas import is_same, is_undecided
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.table.commit.inventory import Inventory, Look, take_inventory, take_stock
-from sfr_batch.table.table import Positions, Snapshot, Table
+from sfr_batch.table.table import Snapshot, Table
 
 _AHEAD = 8
-_FOLDERS = (names.DATA, names.REJECTS, names.INDEX, names.SNAPSHOTS)
+_FOLDERS = (names.DATA, names.REJECTS, names.INDEX, names.DEAD, names.SNAPSHOTS)
 
 
 class Remains(Snapshot):
@@ -76,9 +77,11 @@ class Remains(Snapshot):
     def read_condemned(self) -> frozenset[str]:
         return self.inventory.condemned
 
-    def read_deletes(self) -> dict[str, Positions]:
-        there = set(self.split_ids())
-        return {split_id: at for split_id, at in self.inventory.deletes.items() if split_id in there}
+    def read_deletes(self) -> DeadRows:
+        there, lost = set(self.split_ids()), self.inventory.sides_lost.keys()
+        known = {name: dead for name, dead in self.inventory.deletes.items() if name in there}
+        read = {name: dead for name, dead in known.items() if lost.isdisjoint(lists_of([dead]))}
+        return DeadRows(read, self.store, self.number)
 
 
 def find_remains(table: Table, look: Look | None = None) -> Remains | None:

@@ -87,7 +87,7 @@ def find_orphans(table: Table, base: Snapshot, cutoff: float, now: float | None 
             orphans.objects += objects
             if split_id not in condemned:
                 orphans.condemn.add(split_id)
-    for folder in (names.SNAPSHOTS, names.REJECTS, names.INDEX):
+    for folder in (names.SNAPSHOTS, names.REJECTS, names.INDEX, names.DEAD):
         for info in table.store.list(folder):
             number = names.number_of_attached_key(info.key)
             # Up to base, all manifests are known. Those for the next number may be of a writer in progress: it loses

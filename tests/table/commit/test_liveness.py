@@ -87,7 +87,7 @@ def test_live_is_what_a_dictionary_says(
     assert found.vectors == len(live)
     used = {split_id for its in rows.values() for _, split_id, _ in its}
     dead = [(split_id, row) for split_id, row, _ in places if (split_id, row) not in live and split_id in used]
-    deletes = list(zip(found.deletes["split_id"].to_pylist(), found.deletes["position"].to_pylist(), strict=True))
+    deletes = [(split_id, row) for split_id in found.dead for row in found.dead_rows(split_id).tolist()]
     assert sorted(deletes) == sorted(dead)
     assert found.needed == used
 
