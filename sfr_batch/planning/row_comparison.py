@@ -7,6 +7,7 @@ decisions come to the driver. Knows no plan and no settings of a run.
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,9 @@ RowNumbers = NDArray[np.int64]
 """[k] numbers of compared rows: rows are numbered over all read units, in order."""
 
 ROWS_A_PARTITION = 2**20
+ROWS_A_PART = 9 * 2**10
+"""Fewest rows that a task should hand to each partition, on average: 256 KiB of the smallest records. Ray keeps results
+of less than 100 KB in the memory of the driver, and every part is an object that the driver has to know."""
 BYTES_A_TASK = 128 * 2**20
 UNIT_ROWS, UNIT_BYTES = 2**16, 32 * 2**20
 """Rows, and bytes of text, of a read unit: what a task holds in memory at a time."""
@@ -169,12 +173,12 @@ def compare_rows(
     usable = known.usable
     rows = sum(expected_size(unit)[0] for unit in units) + sum(receipt.vectors for receipt in usable)
     rows += sum(rows_in(documents) for shard in known.old for documents in shard.sources)
-    partitions = max(1, -(-rows // ROWS_A_PARTITION))
+    partitions, least = partitioned(rows)
     shared = executor.share(context)
 
     scans: list[ScanTask] = []
     new_parts: list[list[Any]] = []
-    for first, end in batches(units):
+    for first, end in batches(units, least):
         its = list(units[first:end])
         lost = {unit.shard.uri: losing[unit.shard.uri] for unit in its if unit.shard.uri in losing}
         counts, scanned, *parts = executor.submit(scan, its, first, shared, lost, partitions, returns=2 + partitions)
@@ -184,7 +188,7 @@ def compare_rows(
     numbers = executor.share({file.split_id: FileNumber(n, known.is_other(file)) for n, file in enumerate(files)})
     old_parts = [
         executor.submit(read_old, batch, numbers, shared, partitions, returns=1 + partitions)[1:]
-        for batch in _old_batches(known.old, usable)
+        for batch in _old_batches(known.old, usable, least)
     ]
     joined = [
         executor.submit(
@@ -231,12 +235,23 @@ def expected_size(unit: ReadUnit) -> tuple[int, int]:
     return sum(split.rows for split in unit.splits), sum(split.text_bytes for split in unit.splits)
 
 
-def batches(units: Sequence[ReadUnit]) -> Iterator[tuple[int, int]]:
-    """The first unit of each task, and the one behind its last."""
+def partitioned(rows: int) -> tuple[int, int]:
+    """The number of partitions of the ids, and the fewest rows of a task. rows: of corpus and table, about.
+
+    A million rows a partition up to 100 million; beyond, tasks and partitions both grow with the root of the rows, to 3
+    million at a billion, so that a task's part of a partition does not become too small.
+    """
+    partitions = max(1, -(-rows // max(ROWS_A_PARTITION, math.isqrt(rows * ROWS_A_PART))))
+    return partitions, partitions * ROWS_A_PART if partitions > 1 else 0
+
+
+def batches(units: Sequence[ReadUnit], least: int) -> Iterator[tuple[int, int]]:
+    """The first unit of each task, and the one behind its last. least: fewest rows of a task, see `partitioned`."""
     first = rows = size = 0
     for number, unit in enumerate(units):
         more_rows, more_bytes = expected_size(unit)
-        if number > first and (rows + more_rows > ROWS_A_TASK or size + more_bytes > BYTES_A_TASK):
+        full = rows + more_rows > ROWS_A_TASK or size + more_bytes > BYTES_A_TASK
+        if number > first and rows >= least and full:
             yield first, number
             first, rows, size = number, 0, 0
         rows, size = rows + more_rows, size + more_bytes
@@ -244,7 +259,7 @@ def batches(units: Sequence[ReadUnit]) -> Iterator[tuple[int, int]]:
         yield first, len(units)
 
 
-def _old_batches(old: Sequence[OldShard], unpublished: Sequence[Receipt]) -> Iterator[list[OldSource]]:
+def _old_batches(old: Sequence[OldShard], unpublished: Sequence[Receipt], least: int) -> Iterator[list[OldSource]]:
     sources = itertools.chain(
         (OldSource(n, source, Origin.PUBLISHED) for n, shard in enumerate(old) for source in shard.sources),
         (OldSource(-1, receipt, Origin.UNPUBLISHED) for receipt in unpublished),
@@ -254,7 +269,7 @@ def _old_batches(old: Sequence[OldShard], unpublished: Sequence[Receipt]) -> Ite
     for source in sources:
         batch.append(source)
         rows += rows_in(source.documents)
-        if rows >= ROWS_A_TASK:
+        if rows >= max(ROWS_A_TASK, least):
             yield batch
             batch, rows = [], 0
     if batch:

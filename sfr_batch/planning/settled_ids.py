@@ -33,7 +33,7 @@ from sfr_batch.planning.last_rows import (
     decide,
 )
 from sfr_batch.planning.plan import EmbedPlan
-from sfr_batch.planning.row_comparison import ROWS_A_PARTITION, UNIT_BYTES, UNIT_ROWS, batches
+from sfr_batch.planning.row_comparison import UNIT_BYTES, UNIT_ROWS, batches, partitioned
 from sfr_batch.planning.scan import LosingRows
 from sfr_batch.planning.table_ids import TableIds, read_table_ids
 
@@ -79,12 +79,12 @@ def settle_ids(plan: EmbedPlan, executor: Executor) -> SettledIds:
     uris = sorted({shard.uri for shard, _ in plan.changed} | {r.uri for r in (*plan.carried, *plan.vanished)})
     numbers = {uri: number for number, uri in enumerate(uris)}
     units = [unit for survey in plan.surveys for unit in cut(survey, UNIT_ROWS, UNIT_BYTES, ("scan",), frozenset())]
-    partitions = max(1, -(-plan.rows_to_compare // ROWS_A_PARTITION))
+    partitions, least = partitioned(plan.rows_to_compare)
     carry = {rule.order_by: plan.columns.carry[rule.order_by]} if rule.order_by else {}
     shared = executor.share((plan.config.corpus, Columns(plan.columns.id_type, carry), numbers))
     handles = [
         executor.submit(_scan_ids, list(units[first:end]), shared, partitions, returns=1 + partitions)
-        for first, end in batches(units)
+        for first, end in batches(units, least)
     ]
     seen = [np.unique(ids) for ids in executor.get([ids for ids, *_ in handles])] if plan.carried else []
     table = read_table_ids(plan, numbers, seen)

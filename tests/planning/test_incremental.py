@@ -473,6 +473,7 @@ def test_a_damaged_index_is_named_with_a_way_out(nights: tuple[Place, Writer]) -
 def test_many_tasks_and_partitions(nights: tuple[Place, Writer], monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a large corpus: rows meet by their ids, whichever task has read them."""
     monkeypatch.setattr(row_comparison, "ROWS_A_PARTITION", 16)
+    monkeypatch.setattr(row_comparison, "ROWS_A_PART", 1)
     monkeypatch.setattr(row_comparison, "ROWS_A_TASK", 16)
     place, writer = nights
     docs = docs_of("a", 60)

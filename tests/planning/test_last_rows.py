@@ -145,7 +145,8 @@ def test_a_night_is_a_full_run(data: st.DataObject, tmp_path_factory: pytest.Tem
     corpus = Corpus(tmp_path_factory.mktemp("last"), mistral)
     some_rows = data.draw(st.sampled_from([2**20, 3]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(settled_ids, "ROWS_A_PARTITION", some_rows)
+        patch.setattr(row_comparison, "ROWS_A_PARTITION", some_rows)
+        patch.setattr(row_comparison, "ROWS_A_PART", 1)
         patch.setattr(row_comparison, "ROWS_A_TASK", some_rows)
         _some_nights(data, corpus)
 

@@ -1,0 +1,86 @@
+"""How a comparison is cut into tasks and partitions: nothing that a task hands on is so small that Ray keeps it on the
+driver, and neither tasks nor partitions grow without measure."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from sfr_batch.corpus.shards import Shard
+from sfr_batch.corpus.splits import ReadUnit, Split
+from sfr_batch.format.records import ChangeCounts, IndexPart, ShardRecord, rows_in
+from sfr_batch.planning import row_comparison
+from sfr_batch.planning.join import DECISION_DTYPE, JoinResult, corpus_dtype, document_dtype
+from sfr_batch.planning.row_comparison import UNIT_ROWS, KnownVectors, batches, compare_rows, partitioned
+from sfr_batch.planning.scan import OldShard, TaskContext, UnitCounts, join_partition, read_old, scan
+
+OF_AN_ID = 8 + 8 + 1 + 4 + 8
+"""Bytes of a row of `settled_ids`: id, more, kind, shard and position."""
+INLINED = 100 * 1024
+"""Ray hands results up to so many bytes to the driver (`max_direct_call_object_size`)."""
+
+
+class Counting:
+    """An executor that runs nothing, and notes how many rows each task reads and into how many parts it deals them."""
+
+    def __init__(self) -> None:
+        self.new: list[tuple[int, int]] = []
+        self.old: list[tuple[int, int]] = []
+        self.joins: list[int] = []
+
+    def share(self, value: Any) -> Any:
+        return value
+
+    def submit(self, function: Callable[..., Any], *args: Any, returns: int = 1) -> list[Any]:
+        if function is scan:
+            rows = sum(split.rows for unit in args[0] for split in unit.splits)
+            self.new.append((rows, args[-1]))
+            return [UnitCounts(np.zeros(len(args[0]), np.int64), [], []), [], *[None] * args[-1]]
+        if function is read_old:
+            self.old.append((sum(rows_in(source.documents) for source in args[0]), args[-1]))
+            return [None] * returns
+        assert function is join_partition
+        self.joins.append(len(args) - 2)
+        nothing = np.zeros(0, DECISION_DTYPE), np.zeros(0, document_dtype(carry=False))
+        return [JoinResult(*nothing, ChangeCounts())]
+
+    def get(self, handles: Sequence[Any]) -> Iterator[Any]:
+        return iter(handles)
+
+
+def unit(number: int, text_bytes: int) -> ReadUnit:
+    shard = Shard(f"s{number}", "1", 0, "parquet")
+    return ReadUnit(shard, (0,), 0, (Split(str(number), shard.uri, "1", 0, UNIT_ROWS, UNIT_ROWS, text_bytes),))
+
+
+@pytest.mark.parametrize(
+    ("rows", "bytes_a_row"),
+    [(10**9, 100), (10**9, 2_000), (150 * 10**6, 100), (30 * 10**6, 100), (30 * 10**6, 5_000), (3 * 10**6, 100)],
+)
+def test_parts_are_too_large_for_the_driver(rows: int, bytes_a_row: int) -> None:
+    """Half of the rows are in the corpus, half in the table."""
+    units = [unit(number, UNIT_ROWS * bytes_a_row) for number in range(rows // 2 // UNIT_ROWS)]
+    parts = [IndexPart(f"s{number}", "key", 0, UNIT_ROWS) for number in range(len(units))]
+    old = [OldShard(ShardRecord(p.shard, "1", 0, "", "", p.rows, 0), (p,)) for p in parts]
+    executor = Counting()
+    compare_rows(executor, cast(TaskContext, None), units, KnownVectors(old, [], [], ""), {})
+    sizes = {"new": corpus_dtype(carry=False).itemsize, "old": document_dtype(carry=False).itemsize}
+    for kind, size in sizes.items():
+        *tasks, _ = getattr(executor, kind)  # the last one has the rest
+        assert min(read * size / partitions for read, partitions in tasks) >= 2**18
+        assert min(read * OF_AN_ID / partitions for read, partitions in tasks) >= 2**18
+        assert max(read for read, _ in tasks) <= max(2**18, 3.2e6), "a task has its records in memory"
+    handles = sum(executor.joins)
+    assert handles <= 330 * 340, "each is an object that the driver has to know"
+    assert rows / len(executor.joins) <= max(2**20, 3.1e6), "a partition is joined in memory"
+
+
+def test_the_bound_is_far_above_what_ray_hands_to_the_driver() -> None:
+    assert OF_AN_ID * row_comparison.ROWS_A_PART >= 2**18 > 2 * INLINED
+
+
+def test_a_small_comparison_is_one_partition_and_its_tasks_are_cut_by_their_texts() -> None:
+    assert partitioned(2**20) == (1, 0)
+    units = [unit(number, 64 * 2**20) for number in range(8)]
+    assert list(batches(units, 0)) == [(0, 2), (2, 4), (4, 6), (6, 8)]
