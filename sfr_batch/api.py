@@ -95,7 +95,10 @@ def verify(
     check as soon as it is done. Raises ConfigError; every other problem is a failed check of the report.
     """
     from sfr_batch.encoder.libraries import load_libraries
+    from sfr_batch.pipeline import notebook_display
 
+    if notebook_display.in_notebook():
+        notebook_display.ask_for_no_widgets()
     load_libraries()
     from sfr_batch.checks.verify import preflight
 

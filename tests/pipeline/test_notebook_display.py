@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import sfr_batch as sfr
+from sfr_batch.encoder import libraries
 from sfr_batch.errors import CorpusError, RunFailed, StorageError
 from sfr_batch.format.run_accounts import RunAccount
 from sfr_batch.format.run_progress import RunProgress
@@ -127,6 +128,17 @@ def test_watching_in_a_notebook(tmp_path: Path, notebook: Notebook) -> None:
     assert len(notebook.outputs) == 1
     found._ipython_display_()
     assert len(notebook.outputs) == 2
+
+
+def test_verify_asks_for_no_widgets_before_a_library_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them would warn on stderr, in the output of the cell."""
+    asked: list[str] = []
+    monkeypatch.setattr(notebook_display, "in_notebook", lambda: True)
+    monkeypatch.setattr(notebook_display, "ask_for_no_widgets", lambda: asked.append("no widgets"))
+    monkeypatch.setattr(libraries, "load_libraries", lambda: asked.append("libraries"))
+    with pytest.raises(sfr.SfrBatchError):
+        sfr.verify("none.yaml")
+    assert asked == ["no widgets", "libraries"]
 
 
 def test_no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:

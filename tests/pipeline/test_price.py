@@ -248,6 +248,8 @@ def test_the_newest_rate_counts_and_says_where_it_is_from(
     assert verified.money is not None
     assert verified.money.value == pytest.approx(3 * one.hours.value)
     shown = verified.describe()
+    took, *_ = [line for line in shown.splitlines() if line.startswith("time")]
+    assert took.split()[1] in repr(verified), "one line has the same time"
     assert "start-up included, at 3.00 an actor and hour" in " ".join(shown.split())
     assert max(map(len, shown.splitlines())) <= 80
     assert priced(tmp_path, tiny, "run.max_batch_tokens=4096").rate is None, "it was measured with other batches"
