@@ -17,16 +17,17 @@ OBJECT_STORE = 100 * 2**20
 
 
 @contextlib.contextmanager
-def ray_cluster(num_cpus: int = 0) -> Iterator[Any]:
+def ray_cluster(num_cpus: int = 0, **more: int) -> Iterator[Any]:
     """A Ray cluster of one node, which this process has not joined. It notices dead nodes within seconds.
 
     A head without CPUs, as in cluster.yaml, is for tests that add nodes; with CPUs it is a cluster of one machine.
+    more: settings of Ray's system.
     """
     import ray.cluster_utils
 
     folder = tempfile.mkdtemp(prefix="sfr-", dir="/tmp")  # sockets have short names
     checks = {"initial_delay_ms": 0, "period_ms": 500, "failure_threshold": 6}
-    system = {f"health_check_{name}": value for name, value in checks.items()}
+    system = more | {f"health_check_{name}": value for name, value in checks.items()}
     system["prestart_worker_first_driver"] = False  # these cores have better things to do
     head = {"num_cpus": num_cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
     with _own_folder(folder):

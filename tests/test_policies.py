@@ -173,6 +173,7 @@ USES_RAY = (
     "execution",
     "joining",
     "losses",
+    "metrics.exporting",
     "ray_failures",
     "second_attempt",
     "submission.jobs_api",
@@ -680,7 +681,7 @@ def test_no_environment_is_read_at_import() -> None:
 
 def test_tests_that_use_ray_are_marked() -> None:
     """`pytest -n 4` gives them all to one process."""
-    ways = re.compile(r'\b_?ray_(session|nodes|machine)\b|\bray\.init\(|"start", "--head"')
+    ways = re.compile(r'\b_?ray_(session|nodes|machine)\b|\bray_cluster\(|\bray\.init\(|"start", "--head"')
     modules = [str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
     using = {module for module in modules if ways.search((ROOT / module).read_text(encoding="utf-8"))}
     assert len(using) > 3

@@ -40,7 +40,7 @@ SMALLEST: dict[str, Any] = {
     "run": {"actors": {"gpus": 0}},
 }
 RAY_OPTIONS = {"--working-dir", "--address", "--entrypoint-num-cpus", "--entrypoint-num-gpus"}
-OTHERS = {".", "export", "find"}
+OTHERS = {".", "apt-get", "export", "find", "prometheus"}
 """Commands of which nothing is checked."""
 OPERATORS = {"&&", "||", "|", ";", "<", ">"}
 MARKDOWN = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

@@ -11,6 +11,7 @@
     python -m jobs.benchmark dead-rows    publishing and reading beside 10 million dead rows
     python -m jobs.benchmark nightly      nightly runs: few changes, and every row in another file
     python -m jobs.benchmark price        what a plan says, beside the run that follows
+    python -m jobs.benchmark watching     what progress and metrics cost a run
 
 Needs `pip install 'sfr-batch[demo,benchmark]'`.
 """
@@ -35,6 +36,7 @@ from jobs.benchmark import pipeline as pipeline_benchmark
 from jobs.benchmark import resume as resume_benchmark
 from jobs.benchmark import soak as soak_benchmark
 from jobs.benchmark import splits as splits_benchmark
+from jobs.benchmark import watching as watching_benchmark
 from jobs.benchmark.contenders import CONTENDERS
 from sfr_batch.cli.options import report_errors
 from sfr_batch.config.settings import ModelSettings
@@ -365,6 +367,31 @@ def price(documents: int, corpora: tuple[str, ...], model: str, output: Path | N
         found = pricing.forecasts(documents, corpora or pricing.CORPORA, model, Path(folder), click.echo)
         click.echo("\n" + pricing.table(found))
         _write(output, "price.json", {"machine": where, "forecasts": [asdict(each) for each in found]})
+
+
+@main.command()
+@click.option("--documents", default=2000, show_default=True, type=click.IntRange(2), help="Number of documents.")
+@click.option("--splits", default=24, show_default=True, type=click.IntRange(2), help="Number of splits.")
+@click.option(
+    "--pairs",
+    "rounds",
+    default=5,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Runs of each kind.",
+)
+@click.option("--model", default=MINILM, show_default=True, help="A folder or package:name/folder.")
+@_OUTPUT
+def watching(documents: int, splits: int, rounds: int, model: str, output: Path | None) -> None:
+    """Measure what progress lines, progress on storage and metrics cost a run on a local Ray, with a real model.
+
+    Runs that are watched alternate with runs that are not; the threads that watch also count their own CPU time.
+    """
+    with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
+        where = report.machine()
+        found = watching_benchmark.compare(documents, splits, rounds, model, Path(folder), click.echo)
+        click.echo("\n" + watching_benchmark.table(found))
+        _write(output, "watching.json", {"machine": where, **asdict(found)})
 
 
 def _write(output: Path | None, name: str, found: dict[str, Any]) -> None:

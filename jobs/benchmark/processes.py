@@ -36,7 +36,7 @@ def run(command: Sequence[str], log: Path, environment: Mapping[str, str], timeo
     started = time.perf_counter()
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment})
-    sampler = _Sampler(process.pid)
+    sampler = Sampler(process.pid)
     try:
         with sampler:
             code = process.wait(timeout_s)
@@ -128,7 +128,7 @@ def _proportional(pid: int) -> tuple[int, int]:
     return sizes.get("Pss_Anon", 0) + sizes.get("Pss_File", 0), sizes.get("Pss_Shmem", 0)
 
 
-class _Sampler:
+class Sampler:
     """Looks at a process and its descendants until it is closed. A context manager."""
 
     def __init__(self, pid: int) -> None:
@@ -138,12 +138,21 @@ class _Sampler:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+
+    def look(self) -> float:
+        """CPU seconds of all of them until now."""
+        tree = _tree(self._root)
+        self._peak = max(self._peak, sum(process.rss for process in tree))
+        for process in tree:
+            self._cpu[process.pid] = max(process.cpu_seconds, self._cpu.get(process.pid, 0.0))
+        return sum(list(self._cpu.values()))
 
     @property
     def cpu_seconds(self) -> float | None:
@@ -155,10 +164,7 @@ class _Sampler:
 
     def _watch(self) -> None:
         while _PROC.is_dir() and not self._stop.is_set():
-            tree = _tree(self._root)
-            self._peak = max(self._peak, sum(process.rss for process in tree))
-            for process in tree:
-                self._cpu[process.pid] = max(process.cpu_seconds, self._cpu.get(process.pid, 0.0))
+            self.look()
             self._stop.wait(_SAMPLE_EVERY_S)
 
 

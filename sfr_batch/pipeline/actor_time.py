@@ -13,13 +13,15 @@ class ActorTime:
         self.kinds: set[str] = set()
         """Kinds of their devices, such as NVIDIA H200."""
         self._clock = clock
-        self._actors, self._since, self._before = 0, clock(), 0.0
+        self.now = 0
+        """Their number now."""
+        self._since, self._before = clock(), 0.0
 
     def count(self, actors: int, kind: str = "") -> None:
         """From now on there are so many. kind: of the device of one of them, if it is known."""
         now = self._clock()
-        self._before += self._actors * (now - self._since)
-        self._actors, self._since = actors, now
+        self._before += self.now * (now - self._since)
+        self.now, self._since = actors, now
         self.most = max(self.most, actors)
         if kind:
             self.kinds.add(kind)
@@ -27,7 +29,7 @@ class ActorTime:
     @property
     def seconds(self) -> float:
         """Until now."""
-        return self._before + self._actors * (self._clock() - self._since)
+        return self._before + self.now * (self._clock() - self._since)
 
 
 def ignored(actors: int, kind: str = "") -> None:

@@ -23,6 +23,7 @@ from sfr_batch.errors import ConfigError, RunFailed
 from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import actors, encode_stage, joining, losses, packing, placement, ray_failures, read_stage
 from sfr_batch.pipeline.actor_time import ignored
+from sfr_batch.pipeline.asides import ASIDE, nothing_told
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Failure, Losses, results
 from sfr_batch.pipeline.work import untold
@@ -86,12 +87,13 @@ def execute(
     enter: Callable[[str], None] = lambda stage: None,
     count: Callable[[int, str], None] = ignored,
     work: Callable[[str], None] = untold,
+    aside: Callable[[str | None], None] = nothing_told,
 ) -> Generator[Receipt | Failure | Losses, None, None]:
     """Read, tokenize, encode and write: yields the receipt or failure of each split, in no particular order.
 
     Ray retries the work of lost workers, actors and nodes; their total is yielded when it changes. enter: is called
-    with the stage of the run, from another thread; count: see `actors.watched`; work: see `results`. Raises RunFailed
-    when Ray gives up. Stop iterating to stop the work.
+    with the stage of the run, from another thread; count: see `actors.watched`; work: see `results`; aside: see
+    `Asides.add`. Raises RunFailed when Ray gives up. Stop iterating to stop the work.
     """
     joining.describe_job(placement.submission_id(), sfr_batch_table=job.table, sfr_batch_run=job.run_id)
     with warnings.catch_warnings():
@@ -102,6 +104,8 @@ def execute(
     try:
         with actors.watched(job.run_id, config.run.actors, enter, count):
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                for told in batch.column(ASIDE).to_pylist():
+                    aside(told)
                 yield from results(batch, work)
                 yield from watch.news(batch)
                 check_paths(config, watch.nodes)  # nodes may have joined
@@ -126,8 +130,8 @@ def _dataset(units: Sequence[ReadUnit], job: Job, config: Config) -> ray.data.Da
             override_num_blocks=min(len(units), _INPUT_BLOCKS),
         )
         .map_batches(
-            read_stage.read_and_tokenize,
-            fn_kwargs={"job": job},
+            losses.read,
+            fn_kwargs={"job": job, "stage": read_stage.read_and_tokenize},
             num_cpus=_READ_CPUS,
             max_retries=_LOST_WORKERS,
             **one_split,

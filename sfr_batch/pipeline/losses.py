@@ -1,14 +1,15 @@
 """Counts what a run loses on a cluster: nodes, and encode actors that died and were restarted.
 
 Ray repeats their work elsewhere. The count lets a run on spot machines, or one whose actors run out of memory, report
-it. Restarted actors mark their results; nodes are asked for.
+it. Restarted actors mark their results; nodes are asked for. The stages are wrapped for that, and tell what `asides`
+are made of.
 """
 
 import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ import ray
 
 from sfr_batch.errors import DeviceError
 from sfr_batch.pipeline import actors, display, encode_stage, second_attempt, write_stage
+from sfr_batch.pipeline.asides import with_aside
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Losses
 
@@ -41,14 +43,18 @@ class WatchedEncode:
         self._encode = _load(job, stage, begun) if begun <= LOADS else _without(job, _dies_while_loading(begun - 1))
         again = ray.get_runtime_context().was_current_actor_reconstructed
         self._mark = uuid.uuid4().hex if again else None  # names one restart
+        self._free_since = time.perf_counter()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        waited = time.perf_counter() - self._free_since
         try:
             receipt = second_attempt.committed(batch, self._job)
             encoded = write_stage.as_committed(batch, receipt) if receipt else self._encode(batch)
         except DeviceError as error:
             _end(str(error))
-        return encoded.append_column(_MARK, pa.array([self._mark], pa.string()))
+        encoded = with_aside(encoded.append_column(_MARK, pa.array([self._mark], pa.string())), batch, waited)
+        self._free_since = time.perf_counter()
+        return encoded
 
 
 def _load(job: Job, stage: type[encode_stage.Encode], begun: int) -> encode_stage.Encode:
@@ -97,9 +103,14 @@ def _dies_while_loading(times: int) -> str:
     )
 
 
+def read(batch: pa.Table, job: Job, stage: Callable[[pa.Table, Job], Iterator[pa.Table]]) -> Iterator[pa.Table]:
+    """`read_stage.read_and_tokenize`, the ``stage``, with asides."""
+    yield from map(with_aside, stage(batch, job))
+
+
 def write(batch: pa.Table, job: Job) -> pa.Table:
-    """`write_stage.write` that passes the marks on."""
-    return write_stage.write(batch, job).append_column(_MARK, batch.column(_MARK))
+    """`write_stage.write` that passes marks and asides on."""
+    return with_aside(write_stage.write(batch, job).append_column(_MARK, batch.column(_MARK)), batch)
 
 
 class Watch:

@@ -13,6 +13,7 @@ from sfr_batch.format.records import Receipt
 from sfr_batch.format.run_progress import RunProgress
 from sfr_batch.pipeline import display
 from sfr_batch.pipeline.actor_time import ActorTime
+from sfr_batch.pipeline.asides import Asides
 from sfr_batch.pipeline.results import Losses
 from sfr_batch.pipeline.watch_display import columns_of, is_live
 from sfr_batch.pipeline.work import Work
@@ -63,6 +64,8 @@ class Progress:
     """Of the actors that encode for this run."""
     work: Work = field(default_factory=Work)
     """What the report has beside these counts."""
+    asides: Asides = field(default_factory=Asides)
+    """What workers on Ray have told; empty in this process."""
     start_up: float | None = None
     """Seconds until the first finished split was begun to be encoded; None before it is finished."""
 

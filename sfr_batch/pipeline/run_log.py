@@ -89,9 +89,10 @@ class RunLog:
                 self._waiting, self._full = [], _RECEIPTS_PER_FILE
         self._flushed = time.monotonic()
 
-    def repeated(self) -> Mapping[str, int]:
-        """Requests to S3 that this process has repeated since the run began, by reason, the most frequent first."""
-        return dict((repeated_requests() - self._repeated).most_common())
+    def repeated(self, progress: Progress) -> Mapping[str, int]:
+        """Requests to S3 that this process and the workers of the run have repeated since it began, by reason, the most
+        frequent first."""
+        return dict((repeated_requests() - self._repeated + progress.asides.repeated.copy()).most_common())
 
     def end(self, account: RunAccount, progress: Progress | None = None) -> None:
         """Write how a run has ended that has not published, and its report. Raises StorageError."""
@@ -125,7 +126,7 @@ class RunLog:
             progress,
             attempts,
             planning_s=self._planning_s,
-            repeated=summary.repeated if summary else self.repeated(),
+            repeated=summary.repeated if summary else self.repeated(progress),
             price=self._price,
             summary=summary,
         )

@@ -164,7 +164,7 @@ def _reported(
     """The summary of a run that has published, with its report written. That may fail: the run has succeeded."""
     try:
         plain = summary.snapshot is not None and _is_plain(table, summary.snapshot)
-        summary = dataclasses.replace(summary, plain=plain, repeated=run.repeated())
+        summary = dataclasses.replace(summary, plain=plain, repeated=run.repeated(progress))
         run.report(summary, progress, [*attempts_since(table, run.run_id, receipts), own])
     except Exception as error:  # whatever it is
         say(f"Warning: the snapshot is published, but the report of the run could not be written: {error}")
@@ -281,7 +281,7 @@ def _embed_missing(
     receipts: list[Receipt] = []
     errors: dict[str, list[str]] = {}
     """The shards of each error."""
-    with _results(plan, run.run_id, place, progress) as results, contextlib.closing(run):
+    with _results(plan, run, place, progress) as results, contextlib.closing(run):
         stack.enter_context(progress)  # not before: while Ray starts, what is written to stderr is held back
         for result in results:
             held.check()
@@ -320,19 +320,22 @@ def _too_many_rejects(plan: EmbedPlan, progress: Progress) -> bool:
 
 @contextlib.contextmanager
 def _results(
-    plan: EmbedPlan, run_id: str, place: str, progress: Progress
+    plan: EmbedPlan, run: RunLog, place: str, progress: Progress
 ) -> Iterator[Iterator[Receipt | Failure | Losses]]:
     """The results of the splits to embed, as they come from ``place``. Leaving the context stops the work."""
-    job, told = make_job(plan, run_id), (progress.enter, progress.actors.count, progress.work.add)
+    job, told = make_job(plan, run.run_id), (progress.enter, progress.actors.count, progress.work.add)
     if place == placement.HERE:
         with contextlib.closing(local.execute(plan.todo, job, *told)) as results:
             yield results
         return
     from sfr_batch.pipeline import execution  # imports ray, which takes seconds
+    from sfr_batch.pipeline.metrics.exporting import exported
 
+    told_on_ray = (*told, progress.asides.add)
     with (
         execution.cluster(plan.config, place),
-        contextlib.closing(execution.execute(plan.todo, job, plan.config, *told)) as results,
+        exported(progress, lambda: run.repeated(progress)),
+        contextlib.closing(execution.execute(plan.todo, job, plan.config, *told_on_ray)) as results,
     ):
         yield results
 

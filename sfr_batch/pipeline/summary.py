@@ -46,7 +46,7 @@ class Summary:
     drift: float = 0.0
     """Largest 1 - cosine between a canary's vector among other rows and the one it has by itself."""
     repeated: Mapping[str, int] = field(default_factory=dict)
-    """Requests to S3 that this process had to retry, by reason."""
+    """Requests to S3 that had to be repeated, by this process or by workers, by reason."""
     losses: Losses = field(default_factory=Losses)
     """Nodes and actors that died during the run. Their splits were done again elsewhere."""
     not_read: str = ""

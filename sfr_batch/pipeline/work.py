@@ -75,6 +75,16 @@ class Work:
         self._truncated += receipt.truncated
         self._tokens_full += receipt.tokens_full
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Of the stages `read`, `tokenize` and `write` so far. Another thread may ask while it grows."""
+        return dict(self._seconds)
+
+    @property
+    def rejects(self) -> dict[str, int]:
+        """Rejected rows so far, by reason. Another thread may ask while it grows."""
+        return dict(self._rejects)
+
     def figures(self) -> dict[str, Any]:
         """What it comes to, by the fields of a report. A signal may ask for it from another thread, while it grows."""
         tokens, rows = self._series.values()

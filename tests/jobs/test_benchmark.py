@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from jobs import docstrings as demo
 from jobs.benchmark import pipeline as comparing
-from jobs.benchmark import pricing, processes, report, resume
+from jobs.benchmark import pricing, processes, report, resume, watching
 from jobs.benchmark.__main__ import main
 from jobs.benchmark.contenders import CONTENDERS, Event, padding, tokens_per_second, vectors_by_id
 from jobs.benchmark.corpus import write_distinct_docstrings
@@ -23,6 +23,7 @@ from jobs.benchmark.processes import Memory, Usage
 from jobs.benchmark.soak import Soak
 from jobs.benchmark.soak import table as soak_table
 from jobs.benchmark.splits import Planning, is_linear
+from jobs.benchmark.watching import Watching
 from sfr_batch.errors import ConfigError, CorpusError, RunFailed
 from sfr_batch.pipeline import run_log
 from sfr_batch.storage.stores import open_store
@@ -120,6 +121,19 @@ def test_processes_have_roles() -> None:
     assert processes.role_of(b"ray::DashboardAgent") == "ray"
     assert processes.role_of(b"/v/lib/python3.11/site-packages/ray/core/src/ray/raylet/raylet\0--x") == "ray"
     assert processes.role_of(b"/v/bin/python\0-m\0jobs.benchmark.soak\0none") == "driver"
+
+
+def test_watching_is_judged_by_the_dearest_run() -> None:
+    def found(own: float) -> Watching:
+        alone = watching.Run(seconds=10, cpu_seconds=20, own_cpu_seconds=0)
+        cheap = watching.Run(seconds=11, cpu_seconds=20, own_cpu_seconds=0.02)
+        return Watching(10, 5000, [(cheap, alone), (watching.Run(9, 20, own), alone)], aside_seconds=0.001)
+
+    text = watching.table(found(0.16))
+    assert ["seconds", "1.000", "0.900", "1.100"] in [line.split() for line in text.splitlines()]
+    assert "0.950%" in text  # 0.16 s of the driver and three stages of ten splits, of 20 s
+    assert "\nless than 1% in every run" in text
+    assert "NOT less than 1% in every run" in watching.table(found(0.18))
 
 
 def test_resume_end_to_end(tmp_path: Path) -> None:

@@ -16,13 +16,14 @@ from sfr_batch.config.settings import ActorSettings
 from sfr_batch.errors import ConfigError
 from sfr_batch.pipeline import actors, joining, losses, placement
 from sfr_batch.pipeline.actor_time import ActorTime
+from sfr_batch.pipeline.asides import ASIDE
 from sfr_batch.pipeline.work import TIMES
 from tests.job_processes import config
 
 pytestmark = pytest.mark.ray
 
 
-NO_SPLIT = pa.table({name: [None] for name in ("split", "rows", "rejects", "token_ids", "error", TIMES)})
+NO_SPLIT = pa.table({name: [None] for name in ("split", "rows", "rejects", "token_ids", "error", TIMES, ASIDE)})
 
 
 class Job:

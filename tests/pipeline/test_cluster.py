@@ -27,12 +27,14 @@ from sfr_batch.format import names
 from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import encode_stage, losses, run_log, summary
 from sfr_batch.pipeline.job import Job
+from sfr_batch.pipeline.metrics.definitions import METRICS
 from sfr_batch.pipeline.results import Losses
 from sfr_batch.storage.local import LocalStore
 from sfr_batch.storage.stores import open_store
 from tests.chaos.campaign import model_without_weights
 from tests.chaos.writer import ArithmeticEncode
 from tests.job_processes import config, documents, put_parquet
+from tests.prometheus import PREFIX, of_run, scrape
 
 pytestmark = pytest.mark.ray
 
@@ -214,7 +216,8 @@ def test_nodes_and_actors_come_and_go(
     finished = set(run.finished)
     ray_nodes.remove_node(second, allow_graceful=False)
     os.kill(to_be_killed.pid, signal.SIGKILL)
-    assert_what_was_lost(run, Losses(nodes=1, actors=2), finished, to_be_killed, to_be_lost)
+    summary = assert_what_was_lost(run, Losses(nodes=1, actors=2), finished, to_be_killed, to_be_lost)
+    assert_what_prometheus_sees(ray_nodes, summary)
 
 
 @pytest.mark.slow
@@ -277,18 +280,40 @@ def test_an_actor_is_killed_after_its_split_was_committed(
     assert len(requests) <= 2, "only second attempts ask: at this split, and at the one that was queued for the actor"
 
 
-def assert_what_was_lost(run: Run, lost: Losses, finished: set[str], *in_hand: Call) -> None:
+def assert_what_was_lost(run: Run, lost: Losses, finished: set[str], *in_hand: Call) -> summary.Summary:
     """Every row is in the table once, only what was in hand was encoded again, and the summary says what was lost."""
-    summary = run.finish()
-    store = open_store(summary.table)
-    ids = sfr.open_table(summary.table).to_arrow(["id"])["id"].to_pylist()
+    done = run.finish()
+    store = open_store(done.table)
+    ids = sfr.open_table(done.table).to_arrow(["id"])["id"].to_pylist()
     assert sorted(ids) == [f"doc-{number:05}" for number in range(SPLITS * ROWS)]
-    assert summary.splits == SPLITS == len(list(store.list(names.DATA)))
+    assert done.splits == SPLITS == len(list(store.list(names.DATA)))
     calls = Counter(call.split_id for call in run.calls())
     assert all(calls[call.split_id] == 2 for call in in_hand)
     assert {calls[split_id] for split_id in finished} == {1}, "a finished split was encoded again"
-    assert summary.losses == lost
-    assert f"lost {lost}," in repr(summary)
-    assert f"\nLost      {lost}; their splits were done again elsewhere\n" in summary.describe()
-    report = json.loads(store.read(names.run_key(summary.snapshot.manifest.run_id, "report.json")))
+    assert done.losses == lost
+    assert f"lost {lost}," in repr(done)
+    assert f"\nLost      {lost}; their splits were done again elsewhere\n" in done.describe()
+    report = json.loads(store.read(names.run_key(done.snapshot.manifest.run_id, "report.json")))
     assert Losses(report["lost_nodes"], report["lost_actors"]) == lost
+    return done
+
+
+def assert_what_prometheus_sees(cluster: Any, done: summary.Summary) -> None:
+    """The counters that the nodes export equal the account of the run, with few series: who leaves a cluster sends the
+    last ones off."""
+    account = sfr.open_table(done.table).runs()[-1]
+    samples = [each for each in scrape(cluster.global_state.node_table()) if each.labels["run"] == account.run_id]
+    assert {each.labels["table"] for each in samples} == {done.table}
+    found = of_run(samples, account.run_id)
+    assert found["rows_total", ""] == account.rows == SPLITS * ROWS
+    assert found["tokens_total", ""] == account.tokens
+    assert found["padded_tokens_total", ""] == account.padded_tokens
+    assert found["splits_total", "committed"] == account.splits == SPLITS
+    assert (found["losses_total", "node"], found["losses_total", "actor"]) == (1, 2)
+    assert found["encode_seconds_total", ""] == pytest.approx(account.actor_seconds_used)
+    assert found["actor_seconds_total", ""] == pytest.approx(account.actor_seconds_reserved)
+    assert found["input_wait_seconds_total", ""] > 0
+    assert min(found["stage_seconds_total", stage] for stage in ("read", "tokenize", "write")) > 0
+    assert found["runs_total", "embedded"] == 1
+    assert {name for name, _ in found} <= {metric.exported.removeprefix(PREFIX) for metric in METRICS}
+    assert len(found) <= 25, "no more series for more rows"

@@ -178,7 +178,7 @@ def retries(report: "RunReport") -> str:
     if not found:
         return "none"
     reasons = ", ".join(f"{shown(reason)} {amount:,}" for reason, amount in by_frequency(found))
-    return f"{counted(sum(found.values()), 'request')} of the driver to S3 ({reasons})"
+    return f"{counted(sum(found.values()), 'request')} to S3 ({reasons})"
 
 
 def came_to(report: "RunReport") -> str:

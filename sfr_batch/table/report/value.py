@@ -142,7 +142,7 @@ class RunReport(_Part):
     lost_actors: int | None = None
     """Restarts of encode actors."""
     repeated_requests: dict[str, int] | None = None
-    """Requests to S3 that the driver had to repeat, by reason."""
+    """Requests to S3 that had to be repeated, by reason."""
     cost: dict[str, Any] | None = None
     """``actor_hours``, ``price_per_hour``, ``money`` and ``planned``: what `sfr-batch plan --json` calls ``price``."""
     counts: dict[str, int] | None = None
