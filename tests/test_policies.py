@@ -175,7 +175,6 @@ USES_RAY = (
     "losses",
     "metrics.exporting",
     "ray_failures",
-    "second_attempt",
     "submission.jobs_api",
     "tasks",
 )

@@ -34,7 +34,7 @@ _IDLE = 4
 
 class WatchedEncode:
     """The encode stage on Ray: marks the results of a restarted actor, ends its process when the device fails, and does
-    not encode a split again that is committed."""
+    not encode again what was committed before the restart."""
 
     def __init__(self, job: Job, stage: type[encode_stage.Encode]) -> None:
         self._job = job
@@ -48,7 +48,7 @@ class WatchedEncode:
     def __call__(self, batch: pa.Table) -> pa.Table:
         waited = time.perf_counter() - self._free_since
         try:
-            receipt = second_attempt.committed(batch, self._job)
+            receipt = second_attempt.committed(batch, self._job) if self._mark else None
             encoded = write_stage.as_committed(batch, receipt) if receipt else self._encode(batch)
         except DeviceError as error:
             _end(str(error))

@@ -97,30 +97,45 @@ class LoadsElsewhere(ArithmeticEncode):
         return super().__call__(batch)
 
 
-class LingeringEncode(losses.WatchedEncode):
-    """Hands the vectors over and does not end its task: Ray has them and does not know that there is nothing to come.
+class LingeringEncode(PausingEncode):
+    """Its tasks do not end before the test lets it go on: Ray has the vectors and does not know that these are all.
 
     Also writes down what its process asks the table's store for.
     """
 
-    def __init__(self, job: Job, stage: type[encode_stage.Encode]) -> None:
-        super().__init__(job, stage)
-        self._folder = Path(job.table).parent
+    def __init__(self, job: Job) -> None:
+        from ray.data._internal.execution.operators import actor_pool_map_operator
+
+        super().__init__(job)
         for operation in ("create", "read", "open", "list"):
             setattr(LocalStore, operation, self._told(getattr(LocalStore, operation)))
+        actor_pool_map_operator._map_task = self._lingering(actor_pool_map_operator._map_task)
 
     def _told(self, operation: Callable[..., Any]) -> Callable[..., Any]:
         def tell(store: LocalStore, key: str, *rest: Any) -> Any:
             with (self._folder / "requests").open("a") as requests:
-                requests.write(f"{operation.__name__} {key}\n")
+                requests.write(f"{os.getpid()} {operation.__name__} {key}\n")
             return operation(store, key, *rest)
 
         return tell
 
-    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:  # type: ignore[override]
-        yield super().__call__(batch)
-        while not (self._folder / "go on").exists():
-            time.sleep(0.05)
+    def _lingering(self, task: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        def linger(*arguments: Any, **options: Any) -> Iterator[Any]:
+            yield from task(*arguments, **options)
+            while not (self._folder / "go on").exists():
+                time.sleep(0.05)
+
+        return linger
+
+
+def lingering_write(batch: pa.Table, job: Job) -> pa.Table:
+    """Commits a split and keeps the receipt to itself."""
+    folder, result = Path(job.table).parent, losses.write(batch, job)
+    with (folder / "writes").open("a") as writes:
+        writes.write(f"{os.getpid()}\n")
+    while not (folder / "go on").exists():
+        time.sleep(0.05)
+    return result
 
 
 @dataclass(frozen=True)
@@ -135,11 +150,13 @@ class Call:
 class Run:
     """A run in a thread of this process, and what can be seen of it from outside."""
 
-    def __init__(self, job: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, job: Config, monkeypatch: pytest.MonkeyPatch, stage: type[PausingEncode] = PausingEncode
+    ) -> None:
         self._folder = Path(job.table.path).parent
         self.finished: list[str] = []
         """Splits whose receipts the driver has."""
-        monkeypatch.setattr(encode_stage, "Encode", PausingEncode)
+        monkeypatch.setattr(encode_stage, "Encode", stage)
         add = run_log.RunLog.add
 
         def hear(log: run_log.RunLog, receipt: Receipt) -> None:
@@ -178,6 +195,14 @@ class Run:
             time.sleep(0.05)
         return self.calls()
 
+    def wait_for_commits(self, number: int) -> tuple[list[int], Call]:
+        """Returns the processes that have done so many, and what the one actor has in hand."""
+        file = self._folder / "writes"
+        while not file.exists() or file.read_text().count("\n") < number or len(self.calls()) <= number:
+            assert not self._future.done(), self._future.result()
+            time.sleep(0.05)
+        return list(map(int, file.read_text().split())), self.calls()[-1]
+
     def finish(self) -> summary.Summary:
         """The rest without a pause."""
         (self._folder / "go on").touch()
@@ -189,11 +214,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model_without_weights(tmp_path_factory.mktemp("model") / "model")
 
 
-def gpu_job(model: Path, folder: Path, address: str) -> Config:
+def gpu_job(model: Path, folder: Path, address: str, lang: str = "en") -> Config:
     """A config for a corpus of SPLITS splits, whose actors take a GPU each. The model runs on the CPU all the same,
-    which a config that is loaded may not say: the settings are put in afterwards."""
+    which a config that is loaded may not say: the settings are put in afterwards. lang: a column that is carried."""
     rows = documents([f"document {number} about the number {number}" for number in range(SPLITS * ROWS)])
-    put_parquet(f"{folder}/corpus/a.parquet", rows)
+    put_parquet(f"{folder}/corpus/a.parquet", [row | {"lang": lang} for row in rows])
     job = config(model, str(folder), "table.shared_path=true", rows_per_split=ROWS, ray_address=address)
     own = job.run.actors.model_copy(update={"gpus": 1, "torch_threads": 1})
     return job.model_copy(update={"run": job.run.model_copy(update={"actors": own})})
@@ -269,15 +294,43 @@ def test_an_actor_is_killed_after_its_split_was_committed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Ray gives the split to the actor again, for it has not heard of the end of the task. It is not encoded again."""
-    monkeypatch.setattr(losses, "WatchedEncode", LingeringEncode)
     ray_nodes.add_node(**NODE)
-    run = Run(gpu_job(model, tmp_path, ray_nodes.address), monkeypatch)
+    run = Run(gpu_job(model, tmp_path, ray_nodes.address), monkeypatch, LingeringEncode)
     [first] = run.wait_for_first_commit()
     os.kill(first.pid, signal.SIGKILL)
     assert_what_was_lost(run, Losses(nodes=0, actors=1), {first.split_id})
+    [again] = {call.pid for call in run.calls()} - {first.pid}
+    splits = {call.split_id for call in run.calls()}
     requests = (tmp_path / "requests").read_text().splitlines()
-    assert f"open {names.data_key(first.split_id)}" in requests
-    assert len(requests) <= 2, "only second attempts ask: at this split, and at the one that was queued for the actor"
+    expected = [f"{again} open {names.data_key(split_id)}" for split_id in splits]
+    assert sorted(requests) == sorted(expected), "only a restarted actor asks, once for each split"
+
+
+@pytest.mark.slow
+def test_a_node_is_lost_after_it_has_committed_splits(
+    ray_nodes: "ray.cluster_utils.Cluster",  # noqa: F821
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And before the driver heard of it. Ray makes what was on the node again, encoded splits among it, to write them
+    once more. They are not encoded again, and the driver gets the receipts that are there."""
+    monkeypatch.setattr(losses, "write", lingering_write)
+    job = gpu_job(model, tmp_path, ray_nodes.address, lang="en" * 2**16)  # Ray keeps on the node what has over 100 kB
+    node = ray_nodes.add_node(**NODE)
+    run = Run(job, monkeypatch)
+    writers, in_hand = run.wait_for_commits(PAUSE_IN - 1)
+    committed = {call.split_id for call in run.calls()[:-1]}
+    assert not run.finished
+    before = {info.key: info.modified for info in open_store(job.table.path).list(names.DATA)}
+    ray_nodes.remove_node(node, allow_graceful=False)
+    while any(Path(f"/proc/{pid}").exists() for pid in writers):
+        time.sleep(0.05)
+    ray_nodes.add_node(**NODE)
+    assert_what_was_lost(run, Losses(nodes=1, actors=1), committed, in_hand)
+    after = {info.key: info.modified for info in open_store(job.table.path).list(names.DATA)}
+    assert before.keys() == {names.data_key(split_id) for split_id in committed}
+    assert before.items() <= after.items()
 
 
 def assert_what_was_lost(run: Run, lost: Losses, finished: set[str], *in_hand: Call) -> summary.Summary:
