@@ -111,7 +111,7 @@ def test_estimates_have_their_sign_until_the_end() -> None:
         (1, 0, 0, 0, "starting the actors"),
         (1, 0, 0, 8, "waiting for 8 of 8 GPUs"),
         (1, 7, 0, 1, "waiting for 1 of 8 GPUs"),
-        (2, 7, 0, 1, "waiting for 2 of 16 GPUs"),
+        (0.5, 7, 0, 1, "waiting for 0.5 of 4 GPUs"),
         (1, 8, 0, 0, "loading the model"),
         (1, 7, 1, 0, "encoding"),
         (1, 2, 5, 1, "encoding, waiting for 1 of 8 GPUs"),
@@ -119,7 +119,7 @@ def test_estimates_have_their_sign_until_the_end() -> None:
         (0, 6, 0, 2, "waiting for CPUs for 2 of 8 actors"),
     ],
 )
-def test_the_stage_is_that_of_the_actors(gpus: int, loading: int, ready: int, waiting: int, said: str) -> None:
+def test_the_stage_is_that_of_the_actors(gpus: float, loading: int, ready: int, waiting: int, said: str) -> None:
     actors = ActorSettings(gpus=gpus, min=8)
     assert stage(actors, loading, ready, waiting, lacking_gpus=bool(gpus)) == said
 

@@ -257,7 +257,7 @@ def test_a_repair_by_a_machine_whose_clock_is_behind(nights: Nights, monkeypatch
     manifest = repaired.manifest
     assert (manifest.operation, manifest.clock) == ("repair", "2001-01-01T00:00:00+00:00")
     assert manifest.created_at == snapshot.manifest.created_at
-    assert manifest.format_version == names.FORMAT_OF_REPAIR
+    assert manifest.format_version == names.FORMAT_OF_DEAD_ROWS
     of_today(place, repaired)
     later, _ = mended(place, deep=False)
     assert later is not None
