@@ -35,7 +35,8 @@ UNIT_LENGTH_TOLERANCE = 1e-5
 
 def as_committed(batch: pa.Table, receipt: str) -> pa.Table:
     """What `write` passes a receipt on for, given as JSON. batch: the split, as the read stage gives it."""
-    return batch.drop_columns(["token_ids"]).append_column(_RECEIPT, pa.array([receipt]))
+    kept = batch.select(["split", "rows", "rejects", "error", TIMES])
+    return kept.append_column(_RECEIPT, pa.array([receipt]))
 
 
 def write(batch: pa.Table, job: Job) -> pa.Table:
