@@ -48,7 +48,8 @@ class WatchedEncode:
     def __call__(self, batch: pa.Table) -> pa.Table:
         waited = time.perf_counter() - self._free_since
         try:
-            receipt = second_attempt.committed(batch, self._job) if self._mark else None
+            may_be_done = self._mark and self._encode.problem is None
+            receipt = second_attempt.committed(batch, self._job) if may_be_done else None
             encoded = write_stage.as_committed(batch, receipt) if receipt else self._encode(batch)
         except DeviceError as error:
             _end(str(error))

@@ -145,7 +145,7 @@ ROWS = [
         "${NAME} and set the environment variable NAME", code=2, command=COMMAND,
         overrides=(*ANYWHERE, "table.storage={access_key_id: AKIA, secret_access_key: '${K}'}")),
     Row("too much code",
-        "What would be sent has 0.{*} MiB, more than 0 MiB. The largest file is {package}/{*}. Remove what does not "
+        "What would be sent has {*} MiB, more than 0 MiB. The largest file is {package}/{*}. Remove what does not "
         "belong to sfr-batch from {package}, or install sfr-batch in the image of the cluster and send the config "
         "alone: --installed.", code=2, command=COMMAND, prepare=small_limit(2**17), overrides=ANYWHERE),
     Row("too large a config",

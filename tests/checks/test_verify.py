@@ -141,12 +141,13 @@ def test_a_right_mistral_passes_and_is_locked(mistral: Path) -> None:
     assert again["lock"] == CheckResult("lock", "SKIP", f"already exists: {lock}")
 
 
+# The command takes nothing on its own stdout after its end.
 COMMAND = """
 import runpy, sys
 try:
     runpy.run_path("jobs/verify.py", run_name="__main__")
 finally:
-    print(sorted({"ray", "sentence_transformers"} & set(sys.modules)))
+    print(sorted({"ray", "sentence_transformers"} & set(sys.modules)), file=sys.__stdout__)
 """
 
 

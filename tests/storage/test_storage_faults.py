@@ -354,7 +354,7 @@ def test_silence_is_a_timeout(faulty: Relay, s3_prefix: str, monkeypatch: pytest
 
 
 def test_a_writer_whose_replies_are_lost_takes_what_is_its_own(faulty: Relay, s3_prefix: str) -> None:
-    """Every first PUT of a name takes effect and is not answered: card, split, rejects, side files and manifest."""
+    """Every first PUT of a name takes effect and is not answered: card, splits, side files, lists and manifest."""
     store = open_store(s3_prefix, through(faulty))
     store.create("warm", b"")
     put_on(faulty, "lost_reply", "PUT")
@@ -373,7 +373,7 @@ def test_a_writer_whose_replies_are_lost_takes_what_is_its_own(faulty: Relay, s3
     receipts = [commit_rows(store, card, str(n), [f"{n}", f"{n}b", f"{n}"], start=n) for n in range(3)]
     snapshot = publish(table, None, draft_of(receipts))
     assert snapshot.number == 1
-    assert faulty.done["lost_reply"] == len(seen) == 9
+    assert faulty.done["lost_reply"] == len(seen) == 10
     found = Table.open(open_store(s3_prefix)).current()
     assert found.manifest == snapshot.manifest
     assert sorted(found.to_arrow()["id"].to_pylist()) == ["0", "0b", "1", "1b", "2", "2b"]
