@@ -197,7 +197,9 @@ BUGS = {
     "put without a condition": Bug(unconditional_put, ".* data file", "has changed or is gone: _sfr/table.json"),
     "written in place": Bug(written_in_place, "torn create data file", "no readable receipt in its footer"),
     "half a file is passed over": Bug(
-        half_a_file_is_passed_over, "torn create data file", r"rows? read, but|\d ids missing|stream .* is not complete"
+        half_a_file_is_passed_over,
+        "torn create data file",
+        r"rows? read, but|\d ids missing|stream .* is not complete|receipts\[split_id\]",
     ),
     "receipt before data": Bug(receipt_before_data, "before create data file", "data/.* does not exist"),
     "rejects after data": Bug(rejects_after_data, "after create data file", "The rejects of split .* are missing"),
