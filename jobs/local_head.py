@@ -29,7 +29,7 @@ _STATE, _LOG = "head.json", "head.log"
 _OBJECT_STORE = 300 * 2**20
 """Bytes of shared memory that it may take. Ray's default is a third of the machine's."""
 _START_S, _STOP_S, _ANSWER_S = 300.0, 40.0, 10.0
-_ATTEMPTS = 5
+_ATTEMPTS, _SETTLES_S = 5, 3.0
 _WORDS = 2000
 """Characters of the log of a head that does not start."""
 
@@ -115,11 +115,17 @@ def stop(folder: str | os.PathLike[str]) -> None:
 
 
 def _started(folder: Path) -> _Head:
-    """A new head. Ray gives up if a busy machine takes more than 30 seconds for a node, so there are some attempts."""
+    """A new head. On a busy machine Ray gives up if one of its parts takes more than 30 seconds, some of them when the
+    node is there already: so it is looked at again, and there are some attempts."""
     for _ in range(_ATTEMPTS):
         head, process = _launched(folder)
         if _comes(functools.partial(_goes_on, process), head):
-            return head
+            time.sleep(_SETTLES_S)
+            if _goes_on(process):
+                return head
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # also parts that outlive it
+        process.wait()
         stop(folder)
     why = (folder / _LOG).read_text(encoding="utf-8", errors="replace").strip()[-_WORDS:]
     raise ClusterError(f"The Ray head on this machine does not start. It says:\n{why}")
