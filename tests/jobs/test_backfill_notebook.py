@@ -198,14 +198,11 @@ def test_from_top_to_bottom(tmp_path: Path) -> None:
 def test_the_job_outlives_a_kernel_that_is_killed(tmp_path: Path) -> None:
     """A new kernel runs the first cells, which find the head, and then finds the job by its id and its result."""
     jupyter_client = pytest.importorskip("jupyter_client")
-    cells = {
-        cell.id: cell.source
-        for cell in notebook.code_cells(notebook.with_parameters(notebook.read(), FOLDER=str(tmp_path), DOCUMENTS=1500))
-    }
-    sources = list(cells.values())
+    smaller = notebook.with_parameters(notebook.read(), FOLDER=str(tmp_path), DOCUMENTS=1500)
+    sources = [cell.source for cell in notebook.code_cells(smaller)]
     (submits,) = (at for at, source in enumerate(sources) if "sfr.submit(" in source)
-    begins = sources[:2]
     (finds,) = (source for source in sources if "sfr.job(" in source)
+    head = "os.environ['RAY_API_SERVER_ADDRESS']"
 
     def run(client: Any, source: str) -> str:
         """What a cell shows."""
@@ -237,12 +234,14 @@ def test_the_job_outlives_a_kernel_that_is_killed(tmp_path: Path) -> None:
                 if "sfr.verify(" not in source:
                     shown = run(client, source)
             submission_id = shown.split("'")[1]
+            address = run(client, head)
             os.kill(manager.provisioner.pid, signal.SIGKILL)
-            assert not client.is_alive() or manager.provisioner.process.wait(30)
+            assert manager.provisioner.process.wait(30) == -signal.SIGKILL
         with kernel() as (_, client):
-            for source in begins:
+            for source in sources[:2]:
                 run(client, source)
+            assert run(client, head) == address
             shown = run(client, f"job = sfr.job({submission_id!r})\njob.wait()")
             assert shown == "'succeeded'"
-            assert "published snapshot 1" in run(client, finds)
+            assert "outcome='published', snapshot=1," in run(client, finds)
             assert run(client, "job.result().ray_job") == f"'{submission_id}'"
