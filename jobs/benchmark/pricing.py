@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from jobs.benchmark import processes
 from jobs.benchmark.corpus import distinct_docstrings
 from jobs.benchmark.report import aligned
-from jobs.benchmark.splits import model_folder
+from sfr_batch.errors import RunFailed
+from sfr_batch.model.sources.location import is_packaged
 
 CORPORA = ("docstrings", "short texts", "heavy tail", "many repeats")
 _SHARDS = 8
@@ -105,7 +106,7 @@ def _config(place: Path, model: str) -> Path:
     (place / "corpus").mkdir(parents=True)
     raw = {
         "corpus": {"path": str(place / "corpus")},
-        "model": {"path": model_folder(model), "device": "cpu"},
+        "model": {"path": model if is_packaged(model) else str(Path(model).resolve()), "device": "cpu"},
         "table": {"path": str(place / "table")},
         "run": {"rows_per_split": 1024, "min_splits": 1, "actors": {"gpus": 0}, "ray_address": "none"},
     }
@@ -128,6 +129,8 @@ def _run(arguments: Sequence[str], log: Path, environment: dict[str, str]) -> pr
 def _forecast(name: str, config: Path, place: Path, cache: dict[str, str]) -> Forecast:
     planning = _run(["plan", str(config), "--json"], place / "plan.log", cache)
     price = json.loads((place / "plan.log").read_text().splitlines()[-1])["price"]
+    if price["rate"] is None:
+        raise RunFailed("`sfr-batch verify` could not measure enough in its time: other work slows this machine down.")
     _run(["embed", str(config)], place / "embed.log", cache)
     report = json.loads(max(place.glob("table/_sfr/runs/*/report.json")).read_text())
     [hours, *_] = [time["hours"] for time in price["times"]]

@@ -129,6 +129,7 @@ def mean(scores: dict[str, dict[str, float]], name: str) -> float:
 
 @needs_sets
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_all_real_sets_have_their_published_scores(tmp_path: Path) -> None:
     """Clusters depend on seeds: the report compares their mean over ten, and judges them equal within 2 points."""
     own = task_file(tmp_path, {"name": "XQuADRetrieval", "type": "retrieval"})

@@ -25,7 +25,7 @@ from sfr_batch.pipeline.price import paper, rates
 from sfr_batch.pipeline.price.estimator import Estimator, Figure
 from sfr_batch.pipeline.price.price import Price
 from sfr_batch.pipeline.price.rates import find_rate
-from sfr_batch.pipeline.price.sampling import take_sample
+from sfr_batch.pipeline.price.sampling import CHARACTERS_A_SECOND, take_sample
 from sfr_batch.pipeline.price.split_counts import count_split
 from sfr_batch.storage.stores import open_store
 from tests.job_processes import config, documents, put, put_parquet, remove
@@ -239,8 +239,8 @@ def test_the_newest_rate_counts_and_says_where_it_is_from(
     assert verified.rate.source == "measured by `verify` on 2026-11-29, a CPU"
     one, four = verified.times
     counts = verified.sample.counts
-    assert counts["reading"].value > 0
-    work = counts["padded"].value / 1000 + counts["reading"].value / (os.cpu_count() or 1)
+    assert counts["characters"].value == sum(len(text) for text in texts() if text.strip())
+    work = counts["padded"].value / 1000 + counts["characters"].value / CHARACTERS_A_SECOND / (os.cpu_count() or 1)
     assert (one.actors, four.actors) == (1, 4)
     assert one.seconds.value == pytest.approx(work + 2)
     assert four.seconds.value == pytest.approx(work / 4 + 2)

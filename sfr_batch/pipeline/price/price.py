@@ -16,7 +16,7 @@ from sfr_batch.format.notebook import html_table
 from sfr_batch.pipeline.job import make_job
 from sfr_batch.pipeline.price.estimator import Figure
 from sfr_batch.pipeline.price.rates import NO_RATE, Rate, find_rate
-from sfr_batch.pipeline.price.sampling import SECONDS, Sample, take_sample
+from sfr_batch.pipeline.price.sampling import CHARACTERS_A_SECOND, SECONDS, Sample, take_sample
 from sfr_batch.planning.limits import vector_bytes
 from sfr_batch.planning.plan import EmbedPlan as EmbedPlan
 
@@ -97,7 +97,7 @@ class Price:
         encoding = self.sample.counts["padded"].times(1 / rate.tokens_per_second)
         if rate.origin == "run":
             return encoding
-        reading = self.sample.counts["reading"].times(1 / (os.cpu_count() or 1))
+        reading = self.sample.counts["characters"].times(1 / CHARACTERS_A_SECOND / (os.cpu_count() or 1))
         if self.plan.config.model.device != "cpu":
             return max(encoding, reading, key=lambda figure: figure.value)
         return encoding.plus(reading)

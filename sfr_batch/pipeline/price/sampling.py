@@ -12,14 +12,13 @@ from sfr_batch.corpus.reader import read_unit
 from sfr_batch.corpus.rows import Rows
 from sfr_batch.corpus.splits import ReadUnit, Split, splits_of
 from sfr_batch.pipeline.job import Job
-from sfr_batch.pipeline.model_files import tokenizer_of
 from sfr_batch.pipeline.price.estimator import Estimator, Figure
 from sfr_batch.pipeline.price.split_counts import FIELDS, SplitCounts, count_split
 from sfr_batch.planning.plan import EmbedPlan
 
 SECONDS = 6.0
 """Time of a sample. With what a plan takes beside it, a price is there within ten seconds."""
-_CHARACTERS_A_SECOND = 1_500_000
+CHARACTERS_A_SECOND = 1_500_000
 """That are read and tokenized on one busy core, about."""
 _WHOLE_UP_TO = 16
 """Splits among which the characters of a sample are divided at most: a few splits are to be tokenized whole."""
@@ -77,8 +76,7 @@ def take_sample(
         return Sample(0, 0, 0.0, dict.fromkeys(FIELDS, _NOTHING), {}, _NOTHING, False)
     estimator = Estimator([split.rows for _, split in items], [split.text_bytes for _, split in items], limit, _SEED)
     among = min(len(items), _WHOLE_UP_TO)
-    characters = max(_FEWEST_CHARACTERS, int(seconds * _CHARACTERS_A_SECOND) // among)
-    tokenizer_of(job)  # loaded here, so that no split seems to take its time
+    characters = max(_FEWEST_CHARACTERS, int(seconds * CHARACTERS_A_SECOND) // among)
     streams: dict[str, _Streamed] = {}
     chosen: list[int] = []
     found: list[SplitCounts] = []
@@ -118,19 +116,9 @@ def _items(plan: EmbedPlan) -> Iterator[tuple[ReadUnit, Split]]:
 def _one(unit: ReadUnit, split: Split, job: Job, characters: int) -> SplitCounts:
     counts = SplitCounts()
     alone = unit if unit.chosen else ReadUnit(unit.shard, unit.row_groups, unit.first_row, (split,))
-    for own, rows, seconds in _timed(read_unit(alone, job.corpus, job.columns)):
-        counts = counts.plus(count_split(own, rows, job, characters, seconds))
+    for own, rows in read_unit(alone, job.corpus, job.columns):
+        counts = counts.plus(count_split(own, rows, job, characters))
     return counts
-
-
-def _timed(splits: Iterator[tuple[Split, Rows]]) -> Iterator[tuple[Split, Rows, float]]:
-    """The splits, each with the CPU seconds until it was there."""
-    while True:
-        began = time.process_time()
-        split, rows = next(splits, (None, None))
-        if split is None or rows is None:
-            return
-        yield split, rows, time.process_time() - began
 
 
 class _Streamed:
@@ -138,7 +126,7 @@ class _Streamed:
 
     def __init__(self, unit: ReadUnit, job: Job, characters: int) -> None:
         self._expected = len(list(splits_of(unit)))
-        self._splits = _timed(read_unit(unit, job.corpus, job.columns))
+        self._splits = read_unit(unit, job.corpus, job.columns)
         self._job, self._characters = job, characters
         self.ended = False
 
@@ -147,15 +135,17 @@ class _Streamed:
         self._expected -= 1
         counts = SplitCounts()
         while not self.ended:
-            found = next(self._splits, None)
-            if found is None:
+            split, rows = next(self._splits, (None, None))
+            if split is None or rows is None:
                 self.ended = True
                 break
-            split, rows, seconds = found
-            counts = counts.plus(count_split(split, rows, self._job, self._characters, seconds))
+            counts = counts.plus(self._count(split, rows))
             if self._expected:
                 break
         return counts
+
+    def _count(self, split: Split, rows: Rows) -> SplitCounts:
+        return count_split(split, rows, self._job, self._characters)
 
 
 def _sample(

@@ -6,7 +6,6 @@ drawn by their size. Knows no device, no other split and no money.
 
 import dataclasses
 import math
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -57,8 +56,8 @@ class SplitCounts:
     """``encoded`` with padding."""
     pairs: float = 0
     """Of ``encoded``, the sum of the squares of the rows' lengths: attention looks at pairs of tokens."""
-    reading: float = 0
-    """CPU seconds of reading and tokenizing."""
+    characters: float = 0
+    """Of all texts, which are read and tokenized."""
     other_bytes: float = 0
     """Bytes of the data file beside the vectors."""
     reasons: Counter[str] = field(default_factory=Counter)
@@ -77,10 +76,11 @@ FIELDS = tuple(field.name for field in dataclasses.fields(SplitCounts) if field.
 """Names of the counts."""
 
 
-def count_split(split: Split, rows: Rows, job: Job, characters: int, reading: float = 0.0) -> SplitCounts:
+def count_split(split: Split, rows: Rows, job: Job, characters: int) -> SplitCounts:
     """The counts of a split. characters: of text that are tokenized at most, about; more than the split has: all is
-    counted exactly. reading: CPU seconds until the rows were there. Raises as `read_stage.tokenize`."""
-    everything = sum(map(len, rows.texts)) <= characters
+    counted exactly. Raises as `read_stage.tokenize`."""
+    total = sum(map(len, rows.texts))
+    everything = total <= characters
     drawn = _Drawn.all(rows) if everything else _Drawn.draw(rows, job, characters)
     most = max(map(len, rows.texts), default=0) if everything else _beginning(job)
     texts = [rows.texts[number] for number in drawn.numbers]
@@ -89,10 +89,7 @@ def count_split(split: Split, rows: Rows, job: Job, characters: int, reading: fl
         texts=[text[:most] for text in texts],
         positions=pa.array(np.arange(len(texts))),  # so that what comes back tells which text it is of
     )
-    began = time.process_time()
-    tokenized = tokenize(split, some, job)
-    reading += (time.process_time() - began) * sum(map(len, rows.texts)) / max(1, sum(map(len, some.texts)))
-    parts = _Parts.of(tokenized)
+    parts = _Parts.of(tokenize(split, some, job))
     longer = np.array([max(1.0, len(text) / max(1, most)) for text in texts])
     chunked = job.model.overflow == "chunk"
     distinct = (drawn.weights * (longer if chunked else 1.0))[parts.document]  # rows that each row stands for
@@ -122,7 +119,7 @@ def count_split(split: Split, rows: Rows, job: Job, characters: int, reading: fl
         encoded=encoded,
         padded=padded,
         pairs=pairs,
-        reading=reading,
+        characters=total,
         other_bytes=_FOOTER + parts.bytes_beside() * float(vectors.sum()) / max(1, len(vectors)),
         reasons=reasons,
         error=drawn.error(np.bincount(parts.document, parts.lengths * distinct, len(texts)).astype(np.float64)),
