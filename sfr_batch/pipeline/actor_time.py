@@ -3,6 +3,9 @@
 import time
 from collections.abc import Callable
 
+ENCODING = "encoding"
+"""First word of the stage of a run in which actors encode."""
+
 
 class ActorTime:
     """Adds up the time of actors from what it is told of their number."""

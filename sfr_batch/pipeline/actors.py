@@ -21,7 +21,7 @@ from ray.experimental import internal_kv
 from sfr_batch.config.settings import ActorSettings
 from sfr_batch.errors import counted
 from sfr_batch.pipeline import display
-from sfr_batch.pipeline.actor_time import ignored
+from sfr_batch.pipeline.actor_time import ENCODING, ignored
 
 _PREFIX = "sfr-batch/actors"
 LOADING, READY, FAILED = "loading", "ready", "failed"
@@ -147,12 +147,12 @@ def stage(
     whether these wait for GPUs, not for CPUs.
     """
     if not waiting:
-        return "encoding" if ready else "loading the model" if loading else "starting the actors"
+        return ENCODING if ready else "loading the model" if loading else "starting the actors"
     if lacking_gpus:
         what = f"waiting for {waiting * actors.gpus:g} of {actors.min * actors.gpus:g} GPUs"
     else:
         what = f"waiting for CPUs for {waiting:,} of {counted(actors.min, 'actor')}"
-    return f"encoding, {what}" if ready else what
+    return f"{ENCODING}, {what}" if ready else what
 
 
 def _now(run_id: str, actors: ActorSettings, count: Callable[[int, str], None]) -> str:

@@ -1,5 +1,6 @@
 """Progress of a run: one live line on a terminal, plain lines in a log. Knows receipts, not who makes them."""
 
+import math
 import sys
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Self, TextIO
 from sfr_batch.format.records import Receipt
 from sfr_batch.format.run_progress import RunProgress
 from sfr_batch.pipeline import display
-from sfr_batch.pipeline.actor_time import ActorTime
+from sfr_batch.pipeline.actor_time import ENCODING, ActorTime
 from sfr_batch.pipeline.asides import Asides
 from sfr_batch.pipeline.results import Losses
 from sfr_batch.pipeline.watch_display import columns_of, is_live
@@ -67,11 +68,12 @@ class Progress:
     asides: Asides = field(default_factory=Asides)
     """What workers on Ray have told; empty in this process."""
     start_up: float | None = None
-    """Seconds until the first finished split was begun to be encoded; None before it is finished."""
+    """Seconds until the run began to encode; None before a split is finished."""
 
     def __post_init__(self) -> None:
         self.started = self.clock()
         self._first: float | None = None
+        self._encoding = math.inf
         self._last = self.started
         self._recent: deque[tuple[float, int]] = deque()
         """Time and tokens of the splits of the last minute."""
@@ -100,13 +102,17 @@ class Progress:
     def enter(self, stage: str) -> None:
         """Tell what the run is doing from now on."""
         self.stage = stage
+        if stage.startswith(ENCODING):
+            self._encoding = min(self._encoding, self.clock())
 
     def add(self, receipt: Receipt) -> None:
         """Count a finished split."""
         self._last = self.clock()
         self._first = self._last if self._first is None else self._first
         if self.start_up is None:
-            self.start_up = max(0.0, self._last - self.started - receipt.encode_seconds)
+            # The first split may be told of only after the second one, which this process has encoded meanwhile.
+            begun = min(self._last - receipt.encode_seconds, self._encoding)
+            self.start_up = max(0.0, begun - self.started)
         self._recent.append((self._last, receipt.tokens))
         while self._recent[0][0] < self._last - _MINUTE_S:
             self._recent.popleft()

@@ -73,6 +73,25 @@ def test_a_line_of_a_log_says_everything(progress: Progress, clock: Clock) -> No
     )
 
 
+def test_start_up_ends_when_the_run_begins_to_encode(clock: Clock) -> None:
+    """In one process the first split is told of after the second one is encoded."""
+    progress = Progress(splits=2, rows=200, stream=None, clock=clock)
+    clock.now += 3
+    progress.enter("encoding, waiting for 1 of 2 GPUs")
+    clock.now += 12
+    progress.enter("encoding")
+    progress.add(receipt(100, 600))
+    clock.now += 1
+    progress.add(receipt(100, 600))
+    assert (progress.start_up, progress.embed_seconds) == (3, 13)
+
+    later = Progress(splits=1, rows=100, stream=None, clock=clock)
+    clock.now += 5
+    later.add(receipt(100, 600))
+    later.enter("encoding")
+    assert (later.start_up, later.embed_seconds) == (4, 1)
+
+
 def test_a_line_fits_on_any_terminal(progress: Progress, clock: Clock) -> None:
     clock.now += 10
     progress.add(receipt(781, 600))
