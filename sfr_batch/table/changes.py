@@ -12,7 +12,7 @@ remembered as one bit each, so memory is bounded. Hashes have 128 bits: equal ha
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,6 @@ OP = "op"
 """Column and key of what is to be done with a row: delete or upsert."""
 PARTITION_ROWS = 2**22
 """Number of rows that are joined in memory at a time, at about 150 bytes each."""
-_ADD_ROWS = 2**18
 _ROW = np.dtype(
     [
         *(("hash", np.uint64), ("hash_2", np.uint64), ("chunk", np.int32)),
@@ -296,9 +295,9 @@ def _joined(
     """By partition: rows of the old side alone, rows of the new side alone, and pairs of rows with the same key."""
     with temporary_folder("", folder) as own:
         spill = Spill(own, _ROW, old.live + fresh.live, partition_rows)
-        for records in _in_large_pieces(before.records(old, column, is_to=False)):
+        for records in before.records(old, column, is_to=False):
             spill.add(records)
-        for records in _in_large_pieces(after.records(fresh, column, is_to=True)):
+        for records in after.records(fresh, column, is_to=True):
             spill.add(records)
         for partition in spill.partitions():
             key = ("hash", "hash_2", "chunk")
@@ -318,18 +317,6 @@ def _joined(
             alone[first] = alone[first + 1] = False
             rest = ordered[alone]
             yield rest[~rest["is_to"]], rest[rest["is_to"]], (ordered[first], ordered[first + 1])
-
-
-def _in_large_pieces(parts: Iterable[HashedRows]) -> Iterator[HashedRows]:
-    """The same rows in fewer, larger pieces, because each piece is written to every partition."""
-    waiting: list[HashedRows] = []
-    for part in parts:
-        waiting.append(part)
-        if sum(map(len, waiting)) >= _ADD_ROWS:
-            yield np.concatenate(waiting)
-            waiting = []
-    if waiting:
-        yield np.concatenate(waiting)
 
 
 def _with_operation(rows: pa.Table, operation: str) -> pa.Table:
