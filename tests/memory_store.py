@@ -38,7 +38,7 @@ class MemoryStore:
                 raise ObjectNotFound(f"Cannot read {self.root}/{key}: it does not exist.")
             return self._objects[key][0]
 
-    def open(self, key: str) -> IO[bytes]:
+    def open(self, key: str, size: int = 0) -> IO[bytes]:
         return io.BytesIO(self.read(key))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:

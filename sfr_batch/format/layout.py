@@ -100,8 +100,7 @@ class Layout:
 
     def read(self, file: pq.ParquetFile, columns: Sequence[str], group: int | None = None) -> pa.Table:
         """Columns of the layout from a data file, or from one of its row groups; in the calling thread."""
-        covers = covers_in(file)
-        present = [name for name in self._needed(columns, covers) if name in file.schema_arrow.names]
+        covers, present = covers_in(file), self.stored(file, columns)
         if group is None:
             table, rows = file.read(columns=present, use_threads=False), file.metadata.num_rows
         else:
@@ -109,6 +108,11 @@ class Layout:
             rows = file.metadata.row_group(group).num_rows
         # A column named "a.b" is also read where "a" is asked for.
         return self.project(table.select(present), columns, covers, rows)
+
+    def stored(self, file: pq.ParquetFile, columns: Sequence[str]) -> list[str]:
+        """The columns of a data file that are read for these."""
+        have = set(file.schema_arrow.names)
+        return [name for name in self._needed(columns, covers_in(file)) if name in have]
 
     def project(self, stored: pa.Table, columns: Sequence[str], covers: str, rows: int) -> pa.Table:
         """Columns of the layout [rows] from those of a data file. covers: of its receipt; what is computed from other

@@ -6,7 +6,7 @@ Knows stores and receipts; does not know which files are live.
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, NamedTuple
 
@@ -17,6 +17,7 @@ from sfr_batch.errors import CountsDoNotClose, StorageError, TableDamaged, Table
 from sfr_batch.format import names
 from sfr_batch.format.layout import Layout, covers_in
 from sfr_batch.format.records import WAYS_OUT, Receipt
+from sfr_batch.storage.ranges import Ranges
 from sfr_batch.storage.store import Store, in_memory
 
 _PARALLEL_FOOTERS = 32
@@ -107,12 +108,35 @@ def read_data_file(
     number of rows differs from the receipt.
     """
     key = names.data_key(receipt.split_id)
-    with damage_explained(store, key), store.open(key) as stream:
+    with damage_explained(store, key), store.open(key, receipt.size) as stream:
         file = open_parquet(stream)
         check_data_file(store, key, file, receipt.vectors, fingerprint)
+        gather_columns(stream, file, columns if layout is None else layout.stored(file, columns))
         if layout is not None:
             return layout.read(file, columns)
         return file.read(columns=columns, use_threads=False).select(columns)
+
+
+def gather_columns(
+    stream: IO[bytes] | Ranges, file: pq.ParquetFile, columns: Sequence[str], group: int | None = None
+) -> None:
+    """Fetch, before they are read, the small ones of these columns of a file, or of one of its row groups.
+
+    Does so where the ``stream`` of the file makes a request of each read; then columns that are close to each other
+    cost one.
+    """
+    if isinstance(stream, Ranges):
+        groups = range(file.num_row_groups) if group is None else [group]
+        stream.gather(place for number in groups for place in _places(file.metadata.row_group(number), set(columns)))
+
+
+def _places(group: pq.RowGroupMetaData, columns: Container[str]) -> Iterator[tuple[int, int]]:
+    """Where these columns of a row group begin and end in the file."""
+    for number in range(group.num_columns):
+        column = group.column(number)
+        if column.path_in_schema in columns or column.path_in_schema.split(".")[0] in columns:
+            start = min(column.dictionary_page_offset or column.data_page_offset, column.data_page_offset)
+            yield start, start + column.total_compressed_size
 
 
 def read_receipt(store: Store, split_id: str) -> Receipt:

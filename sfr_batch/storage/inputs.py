@@ -8,11 +8,11 @@ from typing import IO
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import StorageError
-from sfr_batch.storage.failures import RANGE_BEHIND_THE_END, explained, s3_code
+from sfr_batch.storage.failures import explained
 from sfr_batch.storage.local_files import make_folder, partial_name
 from sfr_batch.storage.locations import is_s3
 from sfr_batch.storage.parallel import in_parallel
-from sfr_batch.storage.s3 import filesystem, open_s3
+from sfr_batch.storage.s3 import filesystem, open_s3, read_range
 from sfr_batch.storage.versions import Info, has_version, list_one, version_by_time, version_of
 
 _FETCH_RANGE = 16 * 2**20
@@ -95,12 +95,8 @@ def read_input_range(uri: str, start: int, end: int, settings: StorageSettings) 
     if end <= start:
         return b""  # S3 takes an empty range for no range at all and sends the whole object
     with explained("read", uri):
-        try:
-            return bytes(filesystem(uri, settings).cat_file(uri.removeprefix("s3://"), start=start, end=end))
-        except OSError as error:
-            if s3_code(error) in RANGE_BEHIND_THE_END:
-                return b""  # begins behind the end of the file
-            raise
+        fs = filesystem(uri, settings)
+    return read_range(fs, uri, start, end)
 
 
 def fetch_input(file: InputFile, target: Path, settings: StorageSettings) -> str:

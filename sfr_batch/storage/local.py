@@ -62,7 +62,7 @@ class LocalStore:
         with self.open(key) as file:
             return file.read()
 
-    def open(self, key: str) -> IO[bytes]:
+    def open(self, key: str, size: int = 0) -> IO[bytes]:
         with explained("read", self._path(key)):
             return open(self._path(key), "rb")
 

@@ -1,18 +1,20 @@
 """`Store` on S3: creates objects by conditional PUT. Also the file system that `inputs` reads through."""
 
 import contextlib
+import functools
 import io
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from email.utils import parsedate_to_datetime
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from sfr_batch.config.settings import CREDENTIALS_IN_ENDPOINT, StorageSettings, secret
 from sfr_batch.errors import ConfigError, StorageError
 from sfr_batch.storage.failures import (
     ALREADY_DELETED,
     KEY_IS_TAKEN,
+    RANGE_BEHIND_THE_END,
     WRITE_UNDER_WAY,
     explained,
     refuses_checksums,
@@ -20,6 +22,7 @@ from sfr_batch.storage.failures import (
 )
 from sfr_batch.storage.locations import absolute_uri, is_s3
 from sfr_batch.storage.parallel import PARALLEL_READS, in_parallel
+from sfr_batch.storage.ranges import Ranges
 from sfr_batch.storage.retries import Bounds
 from sfr_batch.storage.store import ObjectInfo, path_parts
 from sfr_batch.storage.versions import etag_of, is_weak
@@ -145,8 +148,11 @@ class S3Store:
             # One request, no HEAD before it; and a whole body is checked against its checksum, a range is not.
             return bytes(self._fs.cat_file(self._path(key), max_concurrency=1))
 
-    def open(self, key: str) -> IO[bytes]:
-        return open_s3(self._fs, f"s3://{self._path(key)}", block_size=4 * 2**20)
+    def open(self, key: str, size: int = 0) -> IO[bytes]:
+        uri = f"s3://{self._path(key)}"
+        if size:
+            return cast("IO[bytes]", Ranges(functools.partial(read_range, self._fs, uri), size))
+        return open_s3(self._fs, uri, block_size=4 * 2**20)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """As `Store.list`, by ListObjectsV2."""
@@ -202,6 +208,17 @@ class S3Store:
         for _ in in_parallel(one, objects, PARALLEL_READS):
             pass
         return {}
+
+
+def read_range(fs: Any, uri: str, start: int, end: int) -> bytes:
+    """Bytes ``start`` to ``end`` (exclusive) of a file or an object; fewer where it ends. Raises ObjectNotFound."""
+    with explained("read", uri):
+        try:
+            return bytes(fs.cat_file(uri.removeprefix("s3://"), start=start, end=end))
+        except OSError as error:
+            if s3_code(error) in RANGE_BEHIND_THE_END:
+                return b""  # begins behind the end
+            raise
 
 
 class _S3Reader(io.RawIOBase):

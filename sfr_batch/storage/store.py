@@ -51,8 +51,12 @@ class Store(Protocol):
         """The whole object. Raises ObjectNotFound."""
         ...
 
-    def open(self, key: str) -> IO[bytes]:
-        """A seekable reader. Raises ObjectNotFound."""
+    def open(self, key: str, size: int = 0) -> IO[bytes]:
+        """A seekable reader. Raises ObjectNotFound, perhaps only when it is read.
+
+        size: of the object in bytes, where it is known: a store that asks for it otherwise does not, and fetches no
+        more than what is read (`ranges.Ranges`).
+        """
         ...
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from sfr_batch.format import names
 from sfr_batch.format.dead_rows import Dead, DeadLists
 from sfr_batch.format.expired import expiry_explained
 from sfr_batch.format.layout import Layout, carried_columns
-from sfr_batch.format.parquet import check_data_file, damage_explained, open_parquet
+from sfr_batch.format.parquet import check_data_file, damage_explained, gather_columns, open_parquet
 from sfr_batch.format.widening import holds
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.store import Store
@@ -221,16 +221,17 @@ class _Reader:
     def _read(self, file: LiveFile) -> pa.Table:
         scan, key = self._scan, names.data_key(file.split_id)
         live = file.mask(self._lists)
-        with damage_explained(scan.store, key), scan.store.open(key) as stream:
+        with damage_explained(scan.store, key), scan.store.open(key, file.bytes) as stream:
             parquet = open_parquet(stream)
             check_data_file(scan.store, key, parquet, file.rows, scan.fingerprint)
             if scan.filtered:
-                tables = [scan.schema.empty_table(), *self._taken(parquet, live)]
+                tables = [scan.schema.empty_table(), *self._taken(stream, parquet, live)]
                 return pa.concat_tables(tables)
+            gather_columns(stream, parquet, scan.layout.stored(parquet, scan.columns))
             table = scan.layout.read(parquet, scan.columns)
         return table if live.all() else table.filter(pa.array(live))
 
-    def _taken(self, parquet: pq.ParquetFile, live: NDArray[np.bool_]) -> Iterator[pa.Table]:
+    def _taken(self, stream: IO[bytes], parquet: pq.ParquetFile, live: NDArray[np.bool_]) -> Iterator[pa.Table]:
         """Matching rows, as one table for each row group that has some. live: [rows of the file]."""
         bounds_of = bounds_by_group(parquet, self._looked_at, self._scan.table_schema)
         start = 0
@@ -239,7 +240,7 @@ class _Reader:
             start += len(taken)
             if not taken.any() or not self._may_match(bounds_of(group)):
                 continue
-            looked_at = self._columns(parquet, group, self._looked_at)
+            looked_at = self._columns(stream, parquet, group, self._looked_at)
             if self._where:
                 taken = taken & self._where.mask(looked_at).to_numpy()
             if self._ids is not None:
@@ -248,12 +249,13 @@ class _Reader:
                 continue
             read = {name: looked_at.column(name) for name in self._looked_at}
             if self._others:
-                others = self._columns(parquet, group, self._others)
+                others = self._columns(stream, parquet, group, self._others)
                 read |= {name: others.column(name) for name in self._others}
             rows = pa.table([read[name] for name in self._scan.columns], schema=self._scan.schema)
             yield rows.filter(pa.array(taken))
 
-    def _columns(self, parquet: pq.ParquetFile, group: int, columns: list[str]) -> pa.Table:
+    def _columns(self, stream: IO[bytes], parquet: pq.ParquetFile, group: int, columns: list[str]) -> pa.Table:
+        gather_columns(stream, parquet, self._scan.layout.stored(parquet, columns), group)
         return self._scan.layout.read(parquet, columns, group)
 
     def _may_match(self, bounds: filters.Bounds) -> bool:

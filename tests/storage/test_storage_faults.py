@@ -23,7 +23,7 @@ import pytest
 
 import sfr_batch as sfr
 from sfr_batch.config.settings import StorageSettings
-from sfr_batch.errors import ConfigError, ObjectNotFound, StorageError
+from sfr_batch.errors import ConfigError, ObjectNotFound, StorageError, counted
 from sfr_batch.format import names as schema
 from sfr_batch.pipeline.summary import Summary
 from sfr_batch.storage import parallel, retries, s3
@@ -594,7 +594,8 @@ def test_a_job_with_a_tenth_of_all_answers_faulty(
         put_parquet(f"{s3_prefix}/corpus/{shard}.parquet", documents(texts[shard::4], f"s{shard}"))
     usual = config(small_model, s3_prefix, "run.actors.torch_threads=1", rows_per_split=2, ray_address="none")
     calm = sfr.embed(usual)
-    faulty.rates = dict.fromkeys(("slow_down", "reset", "lost_reply", "truncate", "slow"), 0.02)
+    # The client's library itself repeats some requests whose connection was lost. Of the others there should be many.
+    faulty.rates = {"slow_down": 0.04, "truncate": 0.03, "reset": 0.01, "lost_reply": 0.01, "slow": 0.01}
     before = repeated_requests()
     detour = [f"{section}.storage.endpoint_url={faulty.endpoint}" for section in ("corpus", "table")]
     summary = sfr.embed(usual, [f"table.path={s3_prefix}/faulty", *detour])
@@ -608,7 +609,7 @@ def test_a_job_with_a_tenth_of_all_answers_faulty(
     assert faulty.done
     assert 0 < sum(repeated(summary).values()) <= (repeated_requests() - before).total()
     assert repeated(calm) == {}
-    assert f"\nRepeated  {sum(repeated(summary).values())} requests to S3 (" in summary.describe()
+    assert f"\nRepeated  {counted(sum(repeated(summary).values()), 'request')} to S3 (" in summary.describe()
     assert "Repeated" not in calm.describe()
 
 

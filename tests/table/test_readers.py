@@ -154,7 +154,7 @@ class Recording(MemoryStore):
         super().__init__()
         self.read_ranges: list[tuple[str, int, int]] = []
 
-    def open(self, key: str) -> IO[bytes]:
+    def open(self, key: str, size: int = 0) -> IO[bytes]:
         store = self
 
         class Stream(io.BytesIO):

@@ -97,9 +97,9 @@ def test_ids_of_losers_are_read_once_a_file(monkeypatch: pytest.MonkeyPatch) -> 
     receipts = [commit_rows(store, card_of(), f"s{n}", [f"i{m}" for m in range(50)], shard=f"o{n}") for n in range(5)]
     opened: list[str] = []
 
-    def counting(key: str, real: Any = store.open) -> Any:
+    def counting(key: str, size: int = 0, real: Any = store.open) -> Any:
         opened.append(key)
-        return real(key)
+        return real(key, size)
 
     monkeypatch.setattr(store, "open", counting)
     found = live_of(store, [f"o{n}" for n in range(5)], receipts)

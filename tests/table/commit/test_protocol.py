@@ -123,8 +123,8 @@ class SteppedStore:
     def read(self, key: str) -> bytes:
         return bytes(self._do(lambda: self._objects.read(key)))
 
-    def open(self, key: str) -> IO[bytes]:
-        return self._do(lambda: self._objects.open(key))
+    def open(self, key: str, size: int = 0) -> IO[bytes]:
+        return self._do(lambda: self._objects.open(key, size))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         return iter(self._do(lambda: list(self._objects.list(prefix))))

@@ -64,8 +64,8 @@ class PausingStore:
     def read(self, key: str) -> bytes:
         return bytes(self._do(lambda: self._store.read(key)))
 
-    def open(self, key: str) -> IO[bytes]:
-        return self._do(lambda: self._store.open(key))
+    def open(self, key: str, size: int = 0) -> IO[bytes]:
+        return self._do(lambda: self._store.open(key, size))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         return iter(self._do(lambda: list(self._store.list(prefix))))
