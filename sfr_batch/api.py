@@ -58,8 +58,8 @@ def plan(config: "ConfigOrPath", overrides: "Overrides" = (), *, compare: bool =
     StorageError; with compare also TooManyDeletes and TooManyChanges, as `embed` would.
     """
     from sfr_batch.planning import comparison
-    from sfr_batch.planning.executor import InProcess
     from sfr_batch.planning.make import make_plan
+    from sfr_batch.storage.executor import InProcess
 
     made = make_plan(_load(config, overrides, settings))
     compares = compare and made.has_to_compare and not made.lost  # what is lost, a comparison may need

@@ -24,9 +24,9 @@ from sfr_batch.pipeline.runner import make_job
 from sfr_batch.pipeline.write_stage import vector_column
 from sfr_batch.planning.comparison import ComparisonRun, compare, shards_to_read_again
 from sfr_batch.planning.drafting import draft
-from sfr_batch.planning.executor import InProcess
 from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
+from sfr_batch.storage.executor import InProcess
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.draft import Draft

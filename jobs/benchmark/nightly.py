@@ -36,8 +36,8 @@ from sfr_batch.format.records import Receipt
 from sfr_batch.planning import card
 from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.drafting import draft
-from sfr_batch.planning.executor import InProcess
 from sfr_batch.planning.make import make_plan
+from sfr_batch.storage.executor import InProcess
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.publish import publish
 from sfr_batch.table.commit.writing import commit_split, create_or_open, new_attempt, new_run_id
@@ -244,7 +244,7 @@ def measure(address: str, rows: int, folder: Path) -> dict[str, Any]:
             from sfr_batch.pipeline import execution, tasks
 
             stack.enter_context(execution.cluster(config, address))
-            executor = tasks.OnRay()
+            executor = tasks.OnRay("comparing the corpus with the table")
         begin = time.time()
         comparison = compare(make_plan(config), executor)
         plan = comparison.plan

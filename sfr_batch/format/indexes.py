@@ -31,7 +31,6 @@ PARALLEL_READS = 32
 """Files that are read at a time, if they have few documents."""
 ROWS_AHEAD = 2**19
 """Limit of documents that are read ahead, about 200 bytes each. A single file may have more."""
-ROWS_A_TASK = 2**18
 _ROWS_A_GROUP = 2**16
 """Rows of a row group of an index file: reading a part reads little else."""
 _WHERE = [names.ID_HASH, names.SPLIT_ID, names.ROW, names.VECTORS]

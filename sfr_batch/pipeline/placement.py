@@ -27,7 +27,7 @@ def choose(config: Config) -> str:
     address = config.run.ray_address or os.environ.get("RAY_ADDRESS") or "auto"
     if address != "auto":
         return address
-    if _has_ray():
+    if has_ray():
         return LOCAL
     return running_cluster() or (HERE if one_actor_is_enough(config) else LOCAL)
 
@@ -52,7 +52,7 @@ def check(place: str, config: Config) -> None:
 
         joining.check(address)
         return
-    if place == LOCAL and _has_ray():  # it may be a cluster with GPUs
+    if place == LOCAL and has_ray():  # it may be a cluster with GPUs
         from sfr_batch.pipeline import joining  # imports ray, which is there already
 
         joining.check_connected()
@@ -110,7 +110,7 @@ def running_cluster() -> str | None:
     return address if address and clusters.answers(address) else None
 
 
-def _has_ray() -> bool:
+def has_ray() -> bool:
     """Whether this process is connected to a Ray already, as notebooks are."""
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())

@@ -33,11 +33,11 @@ from sfr_batch.pipeline.attempt import Attempt, begun
 from sfr_batch.pipeline.display import say
 from sfr_batch.pipeline.summary import Summary
 from sfr_batch.planning.comparison import ComparisonRun, compare
-from sfr_batch.planning.executor import InProcess
 from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.rebuilding import remains_of_files
 from sfr_batch.planning.repairing import Gone, find_gone
+from sfr_batch.storage.executor import InProcess
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store

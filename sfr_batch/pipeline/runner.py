@@ -29,10 +29,10 @@ from sfr_batch.pipeline.summary import Summary
 from sfr_batch.planning import remarks
 from sfr_batch.planning.comparison import ComparisonRun, compare, shards_to_read_again
 from sfr_batch.planning.drafting import draft
-from sfr_batch.planning.executor import Executor, InProcess
 from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.remarks import format_changes
+from sfr_batch.storage.executor import Executor, InProcess
 from sfr_batch.table.commit import lease
 from sfr_batch.table.commit.attempts import attempts_since
 from sfr_batch.table.commit.clocks import tell_lifted, tell_skew
@@ -49,7 +49,8 @@ _SHOWN = 3
 PLAN_AGAIN = frozenset[str]()
 """No shards that must be read: the plan was made too early, for whatever reason."""
 _ROWS_HERE, _BYTES_HERE = 2**21, 2**30
-"""Rows of corpus and table, and bytes of the corpus, up to which the comparison runs in this process."""
+"""Rows of corpus and table, and bytes of the corpus, up to which the comparison runs in this process; and rows of the
+table up to which it is published here."""
 
 
 def embed(config: Config) -> Summary:
@@ -140,6 +141,7 @@ def embed_and_publish(
         record_types(table, plan.card, run_id)
     run = RunLog(table.store, plan, run_id, attempt.account(), price)
     attempt.writes(run)
+    publisher = _publisher(plan, place, stack)
     progress = attempt.progress = _progress(plan, run_id)
     stack.enter_context(ProgressRecord(table.store, run_id, progress))
     receipts = [*_run(plan, table, run, progress, place, held, stack), *_copy(comparison, run)]
@@ -149,7 +151,7 @@ def embed_and_publish(
         return Summary.of(plan, time.monotonic() - started, progress, price=price)
     progress.enter("publishing")
     held.confirm()
-    snapshot = publish(table, plan.base, draft(plan, run_id, receipts, comparison))
+    snapshot = publish(table, plan.base, draft(plan, run_id, receipts, comparison), publisher)
     interrupt.published = snapshot.number
     warn(tell_lifted(snapshot))
     # Before data/ is listed, which takes time that is not the run's.
@@ -212,7 +214,7 @@ def compare_rows(
         place = placement.LOCAL if place == placement.HERE else place
         placement.check(place, plan.config)
         stack.enter_context(execution.cluster(plan.config, place))
-        executor = tasks.OnRay()
+        executor = tasks.OnRay("comparing the corpus with the table")
     comparison = compare(plan, executor, again)
     if plan.duplicate_rule:
         lost = sum(len(rows.positions) for rows in comparison.settled.losing.values())
@@ -227,6 +229,23 @@ def compare_rows(
     if comparison.plan.todo:
         placement.check(place, plan.config)
     return comparison, place
+
+
+def _publisher(plan: EmbedPlan, place: str, stack: contextlib.ExitStack) -> Executor | None:
+    """What publishes a large table: tasks on the cluster that the run has. None: this process.
+
+    A cluster is joined until ``stack`` is left, and before progress is shown, because stderr is held back meanwhile.
+    """
+    rows = sum(split.rows for split in plan.splits) + sum(receipt.vectors for receipt in plan.base_receipts)
+    if rows <= _ROWS_HERE or plan.config.select.limit:
+        return None
+    place = placement.choose(plan.config) if place == placement.HERE else place  # HERE too if there is nothing to embed
+    if place == placement.HERE or (place == placement.LOCAL and not placement.has_ray()):
+        return None
+    from sfr_batch.pipeline import execution, tasks  # imports ray, which takes seconds
+
+    stack.enter_context(execution.cluster(plan.config, place))
+    return tasks.OnRay("publishing")
 
 
 def _accept(

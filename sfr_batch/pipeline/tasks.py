@@ -1,4 +1,4 @@
-"""Functions as Ray tasks: the executor of a large comparison of corpus and table.
+"""Functions as Ray tasks: the executor of a large comparison of corpus and table, and of publishing a large table.
 
 Results stay in Ray's object store, which spills to disk; the driver takes one at a time. Knows no corpus and no table.
 """
@@ -13,7 +13,13 @@ from sfr_batch.pipeline.ray_failures import NOTHING_PUBLISHED, failure_of
 
 
 class OnRay:
-    """Runs functions as tasks of one CPU each; handles are object references. An executor of `comparison`."""
+    """Runs functions as tasks of one CPU each; handles are object references. An executor of `storage.executor`.
+
+    doing: what they are part of, such as ``publishing``, for the error if Ray gives up.
+    """
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
 
     def share(self, value: Any) -> Any:
         return ray.put(value)
@@ -29,4 +35,4 @@ class OnRay:
             try:
                 yield ray.get(handle)
             except ray.exceptions.RayError as error:
-                raise failure_of(error, " while comparing the corpus with the table", NOTHING_PUBLISHED) from None
+                raise failure_of(error, f" while {self._doing}", NOTHING_PUBLISHED) from None

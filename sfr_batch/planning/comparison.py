@@ -20,7 +20,6 @@ from sfr_batch.format.parquet import read_parquet, read_receipt
 from sfr_batch.format.records import KEPT, ChangeCounts, Receipt
 from sfr_batch.planning.assignment import SplitNames, assign_work
 from sfr_batch.planning.difference import Copy, Difference
-from sfr_batch.planning.executor import Executor
 from sfr_batch.planning.join import among
 from sfr_batch.planning.lending import borrow
 from sfr_batch.planning.limits import Deletes, check_changes, check_deletes
@@ -38,6 +37,7 @@ from sfr_batch.planning.scan import TaskContext
 from sfr_batch.planning.selection import RejectRow
 from sfr_batch.planning.settled_ids import SettledIds, settle_ids
 from sfr_batch.planning.table_ids import read_rejected
+from sfr_batch.storage.executor import Executor
 from sfr_batch.storage.parallel import in_parallel
 
 _PARALLEL_READS = 32

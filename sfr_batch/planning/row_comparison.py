@@ -6,8 +6,6 @@ runs them: in this process, or on Ray (`pipeline.tasks`), where ids and hashes s
 decisions come to the driver. Knows no plan and no settings of a run.
 """
 
-import itertools
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +17,8 @@ from numpy.typing import NDArray
 from sfr_batch.corpus.splits import Chosen, ReadUnit
 from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes
-from sfr_batch.format.indexes import ROWS_A_TASK
 from sfr_batch.format.records import ChangeCounts, Receipt, rows_in
 from sfr_batch.planning.difference import Lender
-from sfr_batch.planning.executor import Executor
 from sfr_batch.planning.join import DECISION_DTYPE, Decision, Decisions, Documents, JoinResult, Origin, total
 from sfr_batch.planning.scan import (
     FileNumber,
@@ -35,14 +31,11 @@ from sfr_batch.planning.scan import (
     read_old,
     scan,
 )
+from sfr_batch.storage.executor import ROWS_A_TASK, Executor, grouped, partitioned
 
 RowNumbers = NDArray[np.int64]
 """[k] numbers of compared rows: rows are numbered over all read units, in order."""
 
-ROWS_A_PARTITION = 2**20
-ROWS_A_PART = 9 * 2**10
-"""Fewest rows that a task should hand to each partition, on average: 256 KiB of the smallest records. Ray keeps results
-of less than 100 KB in the memory of the driver, and every part is an object that the driver has to know."""
 BYTES_A_TASK = 128 * 2**20
 UNIT_ROWS, UNIT_BYTES = 2**16, 32 * 2**20
 """Rows, and bytes of text, of a read unit: what a task holds in memory at a time."""
@@ -235,16 +228,6 @@ def expected_size(unit: ReadUnit) -> tuple[int, int]:
     return sum(split.rows for split in unit.splits), sum(split.text_bytes for split in unit.splits)
 
 
-def partitioned(rows: int) -> tuple[int, int]:
-    """The number of partitions of the ids, and the fewest rows of a task. rows: of corpus and table, about.
-
-    A million rows a partition up to 100 million; beyond, tasks and partitions both grow with the root of the rows, to 3
-    million at a billion, so that a task's part of a partition does not become too small.
-    """
-    partitions = max(1, -(-rows // max(ROWS_A_PARTITION, math.isqrt(rows * ROWS_A_PART))))
-    return partitions, partitions * ROWS_A_PART if partitions > 1 else 0
-
-
 def batches(units: Sequence[ReadUnit], least: int) -> Iterator[tuple[int, int]]:
     """The first unit of each task, and the one behind its last. least: fewest rows of a task, see `partitioned`."""
     first = rows = size = 0
@@ -260,17 +243,6 @@ def batches(units: Sequence[ReadUnit], least: int) -> Iterator[tuple[int, int]]:
 
 
 def _old_batches(old: Sequence[OldShard], unpublished: Sequence[Receipt], least: int) -> Iterator[list[OldSource]]:
-    sources = itertools.chain(
-        (OldSource(n, source, Origin.PUBLISHED) for n, shard in enumerate(old) for source in shard.sources),
-        (OldSource(-1, receipt, Origin.UNPUBLISHED) for receipt in unpublished),
-    )
-    batch: list[OldSource] = []
-    rows = 0
-    for source in sources:
-        batch.append(source)
-        rows += rows_in(source.documents)
-        if rows >= max(ROWS_A_TASK, least):
-            yield batch
-            batch, rows = [], 0
-    if batch:
-        yield batch
+    sources = [OldSource(n, source, Origin.PUBLISHED) for n, shard in enumerate(old) for source in shard.sources]
+    sources += [OldSource(-1, receipt, Origin.UNPUBLISHED) for receipt in unpublished]
+    return grouped(sources, [rows_in(source.documents) for source in sources], max(ROWS_A_TASK, least))

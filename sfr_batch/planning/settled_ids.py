@@ -18,7 +18,6 @@ from sfr_batch.corpus.columns import Columns
 from sfr_batch.corpus.reader import read_ids
 from sfr_batch.corpus.splits import ReadUnit, cut
 from sfr_batch.format.hashes import halves
-from sfr_batch.planning.executor import Executor
 from sfr_batch.planning.last_rows import (
     CONTEST,
     ID,
@@ -33,9 +32,10 @@ from sfr_batch.planning.last_rows import (
     decide,
 )
 from sfr_batch.planning.plan import EmbedPlan
-from sfr_batch.planning.row_comparison import UNIT_BYTES, UNIT_ROWS, batches, partitioned
+from sfr_batch.planning.row_comparison import UNIT_BYTES, UNIT_ROWS, batches
 from sfr_batch.planning.scan import LosingRows
 from sfr_batch.planning.table_ids import TableIds, read_table_ids
+from sfr_batch.storage.executor import Executor, partitioned
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from sfr_batch.config.settings import Config
 from sfr_batch.format import names
 from sfr_batch.format.split_ids import missing_in_stream, stream_of
 from sfr_batch.planning.comparison import compare
-from sfr_batch.planning.executor import InProcess
 from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
+from sfr_batch.storage.executor import InProcess
 from sfr_batch.storage.parallel import read_many
 from sfr_batch.storage.store import TEMPORARY, Store
 from sfr_batch.storage.stores import open_store

@@ -269,7 +269,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Neither in the environment, nor on this machine, nor in this process."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.setattr(placement, "_has_ray", lambda: False)
+    monkeypatch.setattr(placement, "has_ray", lambda: False)
 
 
 def chosen(*overrides: str) -> str:
@@ -300,7 +300,7 @@ def test_a_ray_that_is_there_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         address = f"127.0.0.1:{server.getsockname()[1]}"
         left.write_text(address)
         assert chosen() == address
-        monkeypatch.setattr(placement, "_has_ray", lambda: True)
+        monkeypatch.setattr(placement, "has_ray", lambda: True)
         assert chosen() == "local"
         assert chosen("run.ray_address=none") == "none"
 

@@ -5,8 +5,10 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +17,7 @@ import pytest
 import sfr_batch as sfr
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.errors import ConfigError, CorpusError, DeviceError, RunFailed, TableError, TableMismatch
-from sfr_batch.pipeline import encode_stage, execution, read_stage, runner
+from sfr_batch.pipeline import encode_stage, execution, read_stage, runner, tasks
 from sfr_batch.pipeline.execution import check_paths
 from sfr_batch.pipeline.job import Job
 from sfr_batch.table.search import vectors_of
@@ -162,12 +164,25 @@ def test_plain_directory_is_read_by_other_engines(tmp_path: Path, small_model: P
     assert np.asarray(dataset.take(1)[0]["embedding"], dtype=np.float32).shape == (32,)
 
 
-def test_duplicate_ids_are_rejected_once_and_for_all_to_see(tmp_path: Path, small_model: Path) -> None:
+def test_duplicate_ids_are_rejected_once_and_for_all_to_see(
+    tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run that publishes has a cluster, and its table counts as large: tasks find the duplicates."""
     put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:5]))
     put_parquet(f"{tmp_path}/corpus/b.parquet", documents(TEXTS[5:12]))  # doc-00000 to doc-00004 once more
     with pytest.raises(TableError, match="Duplicate ids in 5 rows"):
         sfr.embed(config(small_model, str(tmp_path), "table.duplicate_ids=error", ray_address="none"))
-    summary = sfr.embed(config(small_model, str(tmp_path), ray_address="none"))
+    ran = Counter[str]()
+
+    def submit(self: tasks.OnRay, function: Any, *args: Any, real: Any = tasks.OnRay.submit, **more: Any) -> list[Any]:
+        ran[function.__name__] += 1
+        found: list[Any] = real(self, function, *args, **more)
+        return found
+
+    monkeypatch.setattr(tasks.OnRay, "submit", submit)
+    monkeypatch.setattr(runner, "_ROWS_HERE", 11)
+    summary = sfr.embed(config(small_model, str(tmp_path), ray_address="local"))
+    assert ran == {"deal_documents": 1, "repeated_in": 1, "_read_files": 2}, "ids of losers, tokens of dead rows"
     assert summary.splits == 0  # the first try had embedded them; only publishing was refused
     counts = summary.snapshot.manifest.counts
     assert (counts.read, counts.embedded, counts.rejected, counts.vectors) == (12, 7, 5, 7)

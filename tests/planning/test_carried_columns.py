@@ -26,8 +26,8 @@ from sfr_batch.format.parquet import read_receipt
 from sfr_batch.format.records import IndexPart
 from sfr_batch.format.schemas import described
 from sfr_batch.planning.comparison import compare
-from sfr_batch.planning.executor import InProcess
 from sfr_batch.planning.make import make_plan
+from sfr_batch.storage.executor import InProcess
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.changes import changes
 from sfr_batch.table.commit.compaction import carry_out, compact, find_compaction

@@ -8,8 +8,8 @@ import pytest
 from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.format import names
 from sfr_batch.planning.comparison import compare
-from sfr_batch.planning.executor import InProcess
 from sfr_batch.planning.make import make_plan
+from sfr_batch.storage.executor import InProcess
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit import clocks
 from sfr_batch.table.commit.compaction import carry_out, find_compaction

@@ -10,10 +10,10 @@ import pytest
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import ReadUnit, Split
 from sfr_batch.format.records import ChangeCounts, IndexPart, ShardRecord, rows_in
-from sfr_batch.planning import row_comparison
 from sfr_batch.planning.join import DECISION_DTYPE, JoinResult, corpus_dtype, document_dtype
-from sfr_batch.planning.row_comparison import UNIT_ROWS, KnownVectors, batches, compare_rows, partitioned
+from sfr_batch.planning.row_comparison import UNIT_ROWS, KnownVectors, batches, compare_rows
 from sfr_batch.planning.scan import OldShard, TaskContext, UnitCounts, join_partition, read_old, scan
+from sfr_batch.storage.executor import ROWS_A_PART, partitioned
 
 OF_AN_ID = 8 + 8 + 1 + 4 + 8
 """Bytes of a row of `settled_ids`: id, more, kind, shard and position."""
@@ -77,7 +77,7 @@ def test_parts_are_too_large_for_the_driver(rows: int, bytes_a_row: int) -> None
 
 
 def test_the_bound_is_far_above_what_ray_hands_to_the_driver() -> None:
-    assert OF_AN_ID * row_comparison.ROWS_A_PART >= 2**18 > 2 * INLINED
+    assert OF_AN_ID * ROWS_A_PART >= 2**18 > 2 * INLINED
 
 
 def test_a_small_comparison_is_one_partition_and_its_tasks_are_cut_by_their_texts() -> None:

@@ -24,9 +24,10 @@ from sfr_batch.format import names
 from sfr_batch.format.parquet import encode_parquet, read_parquet
 from sfr_batch.planning import comparison, row_comparison
 from sfr_batch.planning.comparison import compare
-from sfr_batch.planning.executor import InProcess
 from sfr_batch.planning.join import Decision, Origin, corpus_dtype, document_dtype, join, make_records
 from sfr_batch.planning.make import make_plan
+from sfr_batch.storage import executor
+from sfr_batch.storage.executor import InProcess
 from sfr_batch.storage.local import LocalStore
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.compaction import carry_out, find_compaction
@@ -472,8 +473,8 @@ def test_a_damaged_index_is_named_with_a_way_out(nights: tuple[Place, Writer]) -
 
 def test_many_tasks_and_partitions(nights: tuple[Place, Writer], monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a large corpus: rows meet by their ids, whichever task has read them."""
-    monkeypatch.setattr(row_comparison, "ROWS_A_PARTITION", 16)
-    monkeypatch.setattr(row_comparison, "ROWS_A_PART", 1)
+    monkeypatch.setattr(executor, "ROWS_A_PARTITION", 16)
+    monkeypatch.setattr(executor, "ROWS_A_PART", 1)
     monkeypatch.setattr(row_comparison, "ROWS_A_TASK", 16)
     place, writer = nights
     docs = docs_of("a", 60)

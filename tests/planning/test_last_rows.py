@@ -28,9 +28,10 @@ from sfr_batch.format.order_values import comparable_values, has_order, sort_ind
 from sfr_batch.format.records import DuplicateRule
 from sfr_batch.planning import row_comparison, settled_ids
 from sfr_batch.planning.comparison import compare
-from sfr_batch.planning.executor import InProcess
 from sfr_batch.planning.last_rows import RowKind, decide
 from sfr_batch.planning.make import make_plan
+from sfr_batch.storage import executor
+from sfr_batch.storage.executor import InProcess
 from sfr_batch.table.changes import changes
 from sfr_batch.table.commit.compaction import carry_out, find_compaction
 from sfr_batch.table.table import Snapshot, Table
@@ -145,8 +146,8 @@ def test_a_night_is_a_full_run(data: st.DataObject, tmp_path_factory: pytest.Tem
     corpus = Corpus(tmp_path_factory.mktemp("last"), mistral)
     some_rows = data.draw(st.sampled_from([2**20, 3]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(row_comparison, "ROWS_A_PARTITION", some_rows)
-        patch.setattr(row_comparison, "ROWS_A_PART", 1)
+        patch.setattr(executor, "ROWS_A_PARTITION", some_rows)
+        patch.setattr(executor, "ROWS_A_PART", 1)
         patch.setattr(row_comparison, "ROWS_A_TASK", some_rows)
         _some_nights(data, corpus)
 

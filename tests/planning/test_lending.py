@@ -9,8 +9,8 @@ import pytest
 from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.errors import ConfigError, TableMismatch, TableNotFound
 from sfr_batch.planning.comparison import compare
-from sfr_batch.planning.executor import InProcess
 from sfr_batch.planning.make import make_plan
+from sfr_batch.storage.executor import InProcess
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.table import Snapshot, Table
 from tests.nights import Counting, Doc, Place, Writer, docs_of, expected_vectors, night, vectors_of

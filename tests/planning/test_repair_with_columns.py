@@ -15,9 +15,9 @@ from sfr_batch.format import names
 from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline.repair import repair
 from sfr_batch.planning.comparison import compare
-from sfr_batch.planning.executor import InProcess
 from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.repairing import find_gone
+from sfr_batch.storage.executor import InProcess
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit import clocks
 from sfr_batch.table.commit.remains import find_remains

@@ -22,7 +22,6 @@ from sfr_batch.format import names
 from sfr_batch.format.fingerprint import short_id
 from sfr_batch.format.hashes import whole
 from sfr_batch.format.indexes import (
-    ROWS_A_TASK,
     Located,
     index_table,
     read_ahead,
@@ -35,12 +34,13 @@ from sfr_batch.format.layout import Layout
 from sfr_batch.format.parquet import damage_explained, read_data_file, read_parquet, read_receipts
 from sfr_batch.format.records import PACKED, IndexPart, Receipt, rows_in
 from sfr_batch.format.schemas import described
+from sfr_batch.storage.executor import ROWS_A_TASK
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.table.choices import MAX_UNNEEDED, ROWS_PER_FILE
 from sfr_batch.table.commit import lease
 from sfr_batch.table.commit.damage import find_missing, refuse
+from sfr_batch.table.commit.documents import rows_of_documents
 from sfr_batch.table.commit.draft import Draft
-from sfr_batch.table.commit.liveness import rows_of_documents
 from sfr_batch.table.commit.publish import conflict_if_superseded, next_number, publish
 from sfr_batch.table.commit.writing import commit_split, new_attempt, new_run_id
 from sfr_batch.table.table import Snapshot, Table

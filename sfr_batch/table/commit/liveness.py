@@ -1,31 +1,45 @@
 """Finds the live documents of a draft: of those with one id the first in the order of the shards, or as the draft's
 rule says (`repeats`). All others are dead.
 
-Ids of owned data files and hashes of indexes are read in bounded memory: records spill to disk by hash, one partition
-is sorted at a time, and one bool a vector says whether it is live. Knows no manifests; `publish` writes them.
+Documents become records, partitioned by the hashes of their ids: in this process they spill to disk and one partition
+is sorted at a time; on an executor, tasks read groups of files, and others take a partition each. What stays in memory
+here is one bit a vector, and the documents that share an id. Both ways find the same, in the same order. Knows no
+manifests; `publish` writes them.
 """
 
+import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sfr_batch.errors import TableError
 from sfr_batch.format import names
 from sfr_batch.format.dead_rows import Positions
 from sfr_batch.format.file_values import gather_values
-from sfr_batch.format.indexes import Entries, read_ahead, read_entries, read_owned
 from sfr_batch.format.layout import Layout
 from sfr_batch.format.parquet import read_data_file
-from sfr_batch.format.records import KEPT, IndexPart, Receipt, rows_in
+from sfr_batch.format.records import KEPT, Receipt
+from sfr_batch.storage.executor import Executor
 from sfr_batch.storage.local_files import temporary_folder
 from sfr_batch.storage.spill import Spill
 from sfr_batch.storage.store import Store
+from sfr_batch.table.commit.documents import (
+    Reading,
+    Records,
+    Seen,
+    Source,
+    counts_of,
+    deal,
+    of_each_file,
+    read_documents,
+    rows_of_documents,
+    sources_of,
+)
 from sfr_batch.table.commit.draft import Draft
+from sfr_batch.table.commit.live_rows import FileNumbers, LiveRows, Marks, Numbers, dead_in
 from sfr_batch.table.commit.repeats import RECORD, repeated, winners
 from sfr_batch.table.table import Table
 
@@ -62,182 +76,130 @@ class Liveness:
     needed: frozenset[str]
     """Split ids of the data files that have the vectors of some document, live or not."""
 
-    live: NDArray[np.bool_] = field(repr=False)
-    """[vectors of all data files of the draft] whether each is live."""
-    dead: Mapping[str, tuple[int, int]] = field(repr=False)
-    """The needed files with dead rows, by split id: the range of their vectors in ``live``. Files are in order."""
+    live: LiveRows = field(repr=False)
+    """The vectors of all data files of the draft."""
+    dead: Mapping[str, Receipt] = field(repr=False)
+    """The needed files with dead rows, by split id, in order."""
+    numbers: Mapping[str, int] = field(repr=False)
+    """Of all data files, by split id: those in ``live``."""
+
+    def bits(self, split_id: str) -> NDArray[np.uint8]:
+        """One bit for each row of a file, whether it is live, as `np.packbits` makes them."""
+        return self.live.of(self.numbers[split_id])
 
     def dead_rows(self, split_id: str) -> Positions:
         """Dead rows of a file, ascending. They are found anew each time, so that only those of a file are in memory."""
-        start, end = self.dead[split_id]
-        return np.flatnonzero(~self.live[start:end])
+        return dead_in(self.bits(split_id), self.dead[split_id].vectors)
 
 
-@dataclass
-class _Files:
-    """Data files by number. ``starts``: [files + 1] number of the first vector of each among the vectors of all."""
-
-    receipts: Sequence[Receipt]
-    new: frozenset[str]
-    numbers: dict[str, int] = field(init=False)
-    starts: NDArray[np.int64] = field(init=False)
-    is_new: NDArray[np.bool_] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.numbers = {receipt.split_id: number for number, receipt in enumerate(self.receipts)}
-        self.starts = np.concatenate([[0], np.cumsum([r.vectors for r in self.receipts], dtype=np.int64)])
-        self.is_new = np.array([receipt.split_id in self.new for receipt in self.receipts], bool)
-
-    def locate(self, at: int) -> tuple[int, int]:
-        """Number of the file of a vector, and its row there."""
-        number = int(np.searchsorted(self.starts, at, side="right")) - 1
-        return number, at - int(self.starts[number])
-
-
-def find_live(table: Table, draft: Draft, layout: Layout) -> Liveness:
+def find_live(table: Table, draft: Draft, layout: Layout, executor: Executor | None = None) -> Liveness:
     """Find out which rows of the draft's data files are live. layout: of the snapshot.
 
-    Raises TableError if a file is damaged or an index points to rows that do not exist.
+    executor: runs the tasks that read and compare; None: this process does all. Raises TableError if a file is damaged
+    or an index points to rows that do not exist.
     """
-    files, sources = _Files(draft.receipts, draft.new), _sources(draft)
-    live = np.zeros(files.starts[-1], bool)
-    used = np.zeros(len(draft.receipts), bool)
-    firsts, counts = [0], Counter({"embedded": 0, "reused": 0, "kept": 0})
-    with temporary_folder("sfr-ids-") as folder:
-        spill = Spill(folder, RECORD, int(files.starts[-1]), PARTITION_ROWS)
-        for (uri, source), entries in _read(table, sources):
-            number = _file_numbers(entries, files, source)
-            records = _records_of(entries, files.starts[number], firsts[-1])
-            spill.add(records)
-            live[rows_of_documents(records["at"], records["vectors"])] = True
-            used[number] = True
-            counts.update(_counts(uri, int(files.is_new[number].sum()), len(entries)))
-            firsts.append(firsts[-1] + len(entries))
-        repeats = np.concatenate([np.empty(0, RECORD), *map(repeated, spill.partitions())])
+    files, sources = FileNumbers.of(draft.receipts, draft.new), sources_of(draft)
+    reading = Reading(table.store, table.layout, table.card.fingerprint, files)
+    live, used = LiveRows(files), np.zeros(len(draft.receipts), bool)
+    counts = Counter({"embedded": 0, "reused": 0, "kept": 0})
+
+    def note(seen: Seen) -> None:
+        counts.update(seen.counts)
+        used[seen.whole] = True
+        used[seen.used] = True
+        live.add(seen.marks)
+        for number in seen.whole:
+            live.add_file(number)
+
+    what = sources, reading, note
+    repeats = _repeats_on(executor, *what) if executor else _repeats_here(*what)
     rule = draft.duplicate_rule
-    kept_from = next((firsts[number] for number, (uri, _) in enumerate(sources) if uri == KEPT), firsts[-1])
-    values = _read_values(table, layout, files, repeats["at"], rule.order_by) if rule and rule.order_by else None
+    firsts = np.array([source.first for source in sources], np.int64)
+    kept_from = next((source.first for source in sources if source.shard == KEPT), np.iinfo(np.int64).max)
+    values = _read_values(table, layout, draft, files, repeats["at"], rule.order_by) if rule and rule.order_by else None
     winner = winners(repeats, kept_from, last=rule is not None, values=values)
     loses = winner != np.arange(len(repeats))
     elsewhere = repeats[loses & (repeats["at"] != repeats["at"][winner])]  # two rows with one vector: it stays
-    live[rows_of_documents(elsewhere["at"], elsewhere["vectors"])] = False
+    live.remove(Marks.of(rows_of_documents(elsewhere["at"], elsewhere["vectors"])))
 
-    def place(record: int) -> tuple[str, str, int]:
-        uri = sources[int(np.searchsorted(firsts, repeats["order"][record], side="right")) - 1][0]
+    def place(record: int) -> _Place:
+        shard = sources[int(np.searchsorted(firsts, repeats["order"][record], side="right")) - 1].shard
         file, row = files.locate(int(repeats["at"][record]))
-        return uri, files.receipts[file].split_id, row
+        return shard, draft.receipts[file].split_id, row
 
     duplicates = []
     lost = np.flatnonzero(loses)
     for record in lost[np.argsort(repeats["order"][lost])].tolist():
-        uri, split_id, _ = found = place(record)
-        counts.subtract(_counts(uri, int(split_id in draft.new), 1))
-        if uri != KEPT:
+        shard, split_id, _ = found = place(record)
+        counts.subtract(counts_of(shard, int(split_id in draft.new), 1))
+        if shard != KEPT:
             duplicates.append((found, place(winner[record])))
+    needed = [(number, draft.receipts[number]) for number in np.flatnonzero(used).tolist()]
     return Liveness(
-        duplicates=_with_ids(table.store, duplicates),
-        vectors=int(live.sum()),
+        duplicates=_with_ids(table, draft, files, duplicates, executor),
+        vectors=live.total,
         live=live,
-        dead=_files_with_dead(files, live, used),
-        needed=frozenset(files.receipts[number].split_id for number in np.flatnonzero(used).tolist()),
+        dead={receipt.split_id: receipt for number, receipt in needed if live.count(number) < receipt.vectors},
+        numbers=files.numbers,
+        needed=frozenset(receipt.split_id for _, receipt in needed),
         **counts,
     )
 
 
-def _sources(draft: Draft) -> list[tuple[str, Receipt | IndexPart]]:
-    """(shard, where its documents are), in order."""
-    owned: dict[str, list[Receipt]] = {}
-    for receipt in draft.receipts:
-        if receipt.owned:
-            owned.setdefault(receipt.shard, []).append(receipt)
-    return [
-        (uri, source)
-        for uri in (shard.uri for shard in draft.shards)
-        for source in (
-            draft.indexes[uri] if uri in draft.indexes else sorted(owned.get(uri, ()), key=lambda r: r.start)
-        )
-    ]
+def _repeats_here(sources: Sequence[Source], reading: Reading, note: Callable[[Seen], None]) -> Records:
+    """The documents that share an id, by id and then in order. note: is told what was seen."""
+    with temporary_folder("sfr-ids-") as folder:
+        spill = Spill(folder, RECORD, int(reading.files.vectors.sum()), PARTITION_ROWS)
+        for records, seen in read_documents(sources, reading):
+            spill.add(records)
+            note(seen)
+        return np.concatenate([np.empty(0, RECORD), *map(repeated, spill.partitions())])
 
 
-def _read(
-    table: Table, sources: Sequence[tuple[str, Receipt | IndexPart]]
-) -> Iterator[tuple[tuple[str, Receipt | IndexPart], Entries]]:
-    """Each source with its documents, in order."""
-
-    def read(source: tuple[str, Receipt | IndexPart]) -> Entries:
-        if isinstance(source[1], Receipt):
-            return read_owned(table.store, source[1], table.layout, table.card.fingerprint, hashes=False)
-        return read_entries(table.store, source[1], hashes=False)
-
-    return zip(sources, read_ahead(read, sources, [rows_in(source) for _, source in sources]), strict=True)
+def _repeats_on(
+    executor: Executor, sources: Sequence[Source], reading: Reading, note: Callable[[Seen], None]
+) -> Records:
+    """The same in tasks of an executor."""
+    seen, repeats = deal(executor, sources, reading)
+    for each in executor.get(seen):
+        note(each)
+    return np.concatenate([np.empty(0, RECORD), *executor.get(repeats)])
 
 
-def _counts(uri: str, new: int, documents: int) -> dict[str, int]:
-    """How documents of a shard are counted, ``new`` of them being in new data files."""
-    return {"kept": documents} if uri == KEPT else {"embedded": new, "reused": documents - new}
-
-
-def _file_numbers(entries: Entries, files: _Files, source: Receipt | IndexPart) -> NDArray[np.int64]:
-    """[n] number of each entry's file. Raises TableError if the file is unknown or has no such rows."""
-    what = source.key if isinstance(source, IndexPart) else names.data_key(source.split_id)
-    unknown = [split_id for split_id in entries.split_ids if split_id not in files.numbers]
-    if unknown:
-        raise TableError(f"{what} points to {names.data_key(unknown[0])}, which is not among the live data files.")
-    number = np.array([files.numbers[split_id] for split_id in entries.split_ids], np.int64)[entries.files]
-    room = np.diff(files.starts)[number]
-    if ((entries.row < 0) | (entries.row + entries.vectors > room)).any():
-        raise TableError(f"{what} points to rows that its data files do not have.")
-    return number
-
-
-def _records_of(entries: Entries, starts: NDArray[np.int64], first: int) -> NDArray[np.void]:
-    """[n] of RECORD. starts: [n] number of the first vector of each entry's file; first: number of the first entry."""
-    records = np.empty(len(entries), RECORD)
-    records["hash"], records["more"] = entries.ids[:, 0], entries.ids[:, 1]
-    records["order"] = np.arange(first, first + len(entries))
-    records["at"] = starts + entries.row
-    records["vectors"] = entries.vectors
-    return records
-
-
-def rows_of_documents(at: NDArray[np.int64], vectors: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Numbers of all vectors of documents. at: [n] number of the first vector of each; vectors: [n] how many."""
-    if (vectors == 1).all():
-        return at
-    ends = np.cumsum(vectors)
-    return np.repeat(at - (ends - vectors), vectors) + np.arange(ends[-1] if len(ends) else 0)
-
-
-def _read_values(table: Table, layout: Layout, files: _Files, at: NDArray[np.int64], column: str) -> pa.Array:
+def _read_values(table: Table, layout: Layout, draft: Draft, files: FileNumbers, at: Numbers, column: str) -> pa.Array:
     """[n] the values of a column in the rows with the vectors ``at`` [n]. Only their files are read."""
 
     def read(number: int) -> pa.ChunkedArray:
-        receipt = files.receipts[number]
+        receipt = draft.receipts[number]
         return read_data_file(table.store, receipt, [column], table.card.fingerprint, layout).column(column)
 
     number = np.searchsorted(files.starts, at, side="right") - 1
-    vectors = [receipt.vectors for receipt in files.receipts]
-    return gather_values(read, number, at - files.starts[number], layout.schema.field(column).type, vectors)
-
-
-def _files_with_dead(files: _Files, live: NDArray[np.bool_], used: NDArray[np.bool_]) -> dict[str, tuple[int, int]]:
-    """The files in use that have dead rows, with the range of their vectors."""
-    starts = files.starts.tolist()
-    ranges = {files.receipts[n].split_id: (starts[n], starts[n + 1]) for n in np.flatnonzero(used).tolist()}
-    return {split_id: (start, end) for split_id, (start, end) in ranges.items() if not live[start:end].all()}
+    kind = layout.schema.field(column).type
+    return gather_values(read, number, at - files.starts[number], kind, files.vectors.tolist())
 
 
 _Place = tuple[str, str, int]
 """Shard, split id and row of a document."""
 
 
-def _with_ids(store: Store, rows: Sequence[tuple[_Place, _Place]]) -> list[DuplicateRow]:
+def _with_ids(
+    table: Table,
+    draft: Draft,
+    files: FileNumbers,
+    rows: Sequence[tuple[_Place, _Place]],
+    executor: Executor | None,
+) -> list[DuplicateRow]:
     """Documents and the ones that are live instead; ids are read from their files."""
-    ids: dict[str, pa.ChunkedArray] = {}
-    for split_id in dict.fromkeys(split_id for (_, split_id, _), _ in rows):
-        with store.open(names.data_key(split_id)) as file:
-            ids[split_id] = pq.ParquetFile(file, pre_buffer=False).read([names.ID], use_threads=False).column(names.ID)
-    return [
-        DuplicateRow(shard, split_id, row, ids[split_id][row].as_py(), winner)
-        for (shard, split_id, row), winner in rows
-    ]
+    by_file: dict[str, list[int]] = {}
+    for (_, split_id, row), _ in rows:
+        by_file.setdefault(split_id, []).append(row)
+    work = [(draft.receipts[files.numbers[split_id]], its) for split_id, its in by_file.items()]
+    read = functools.partial(_ids_in, table.store, table.card.fingerprint)
+    ids = dict(zip(by_file, map(iter, of_each_file(read, work, executor)), strict=True))
+    return [DuplicateRow(shard, split_id, row, next(ids[split_id]), winner) for (shard, split_id, row), winner in rows]
+
+
+def _ids_in(store: Store, fingerprint: str, receipt: Receipt, rows: list[int]) -> list[str | int]:
+    """[rows] the ids in these rows of a file."""
+    ids = read_data_file(store, receipt, [names.ID], fingerprint).column(names.ID)
+    return list(ids.take(pa.array(rows)).to_pylist())

@@ -15,6 +15,7 @@ Knows no Ray, no model and no corpus; `tests/table/commit/test_protocol.py` chec
 """
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
@@ -33,7 +34,7 @@ from sfr_batch.errors import (
 from sfr_batch.format import names
 from sfr_batch.format.dead_rows import DeadPart, write_dead_rows
 from sfr_batch.format.expired import REPAIR
-from sfr_batch.format.indexes import create_own, joined, read_ahead
+from sfr_batch.format.indexes import create_own, joined
 from sfr_batch.format.layout import Layout
 from sfr_batch.format.parquet import encode_parquet, read_data_file
 from sfr_batch.format.records import (
@@ -50,18 +51,24 @@ from sfr_batch.format.records import (
 )
 from sfr_batch.format.schemas import described
 from sfr_batch.format.side_tables import to_table
+from sfr_batch.storage.executor import Executor
 from sfr_batch.storage.store import Store
 from sfr_batch.table.commit.clocks import stamp
 from sfr_batch.table.commit.damage import listed_wrong
+from sfr_batch.table.commit.documents import of_each_file
 from sfr_batch.table.commit.draft import Draft
+from sfr_batch.table.commit.live_rows import dead_in
 from sfr_batch.table.commit.liveness import Liveness, find_live
 from sfr_batch.table.commit.reject_limits import check_duplicates, check_rejects, duplicate_rejects
 from sfr_batch.table.commit.writing import new_run_id
 from sfr_batch.table.table import Snapshot, Table
 
 
-def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
+def publish(table: Table, base: Snapshot | None, draft: Draft, executor: Executor | None = None) -> Snapshot:
     """Publish the draft as the next snapshot after ``base``, visible all at once.
+
+    executor: runs the tasks that read data files and indexes; None: this process reads them. What is written does not
+    depend on it, byte for byte.
 
     Raises CountsDoNotClose if a row would be lost or doubled, TooManyRejects, TableError if a data file is missing, and
     SnapshotConflict if another writer published meanwhile: then plan again on its snapshot.
@@ -69,10 +76,10 @@ def publish(table: Table, base: Snapshot | None, draft: Draft) -> Snapshot:
     number = next_number(base)
     _check_files(table, base, draft)
     layout = draft.layout or (base.layout if base else table.layout)
-    live = find_live(table, draft, layout)
+    live = find_live(table, draft, layout, executor)
     check_duplicates(draft, live.duplicates)
     receipts = [receipt for receipt in draft.receipts if receipt.owned or receipt.split_id in live.needed]
-    counts = _count(table, draft, receipts, live)
+    counts = _count(table, draft, receipts, live, executor)
     check_rejects(table.store, draft, counts, live.duplicates)
     store = table.store
     key = None
@@ -231,25 +238,30 @@ def _check_files(table: Table, base: Snapshot | None, draft: Draft) -> None:
 _COUNTED = (names.N_TOKENS, names.N_TOKENS_FULL, names.TRUNCATED)
 
 
-def _dead_tokens(table: Table, receipts: Sequence[Receipt], live: Liveness) -> NDArray[np.int64]:
+def _dead_tokens(table: Table, live: Liveness, executor: Executor | None) -> NDArray[np.int64]:
     """[3] tokens, tokens before truncation or chunking, and truncated rows, of all dead rows."""
-
-    def count(receipt: Receipt) -> NDArray[np.int64]:
-        columns = [*_COUNTED, *([names.CHUNK] if names.CHUNK in table.layout.schema.names else [])]
-        rows = pa.array(live.dead_rows(receipt.split_id))
-        found = read_data_file(table.store, receipt, columns, table.card.fingerprint).take(rows)
-        tokens, full, cut = (found.column(name).to_numpy().astype(np.int64) for name in _COUNTED)
-        if names.CHUNK in columns:
-            full = full[found.column(names.CHUNK).to_numpy() == 0]
-        return np.array([tokens.sum(), full.sum(), cut.sum()])
-
-    work = [receipt for receipt in receipts if receipt.split_id in live.dead]
-    counted = read_ahead(count, work, [receipt.vectors for receipt in work])
-    return sum(counted, np.zeros(3, np.int64))
+    columns = [*_COUNTED, *([names.CHUNK] if names.CHUNK in table.layout.schema.names else [])]
+    read = functools.partial(_dead_tokens_of, table.store, table.card.fingerprint, columns)
+    work = [(receipt, live.bits(split_id)) for split_id, receipt in live.dead.items()]
+    return sum(of_each_file(read, work, executor), np.zeros(3, np.int64))
 
 
-def _count(table: Table, draft: Draft, receipts: Sequence[Receipt], live: Liveness) -> Counts:
-    dead_tokens, dead_full, dead_cut = _dead_tokens(table, receipts, live).tolist()
+def _dead_tokens_of(
+    store: Store, fingerprint: str, columns: list[str], receipt: Receipt, bits: NDArray[np.uint8]
+) -> NDArray[np.int64]:
+    """The same of one file. bits: of its live rows."""
+    rows = pa.array(dead_in(bits, receipt.vectors))
+    found = read_data_file(store, receipt, columns, fingerprint).take(rows)
+    tokens, full, cut = (found.column(name).to_numpy().astype(np.int64) for name in _COUNTED)
+    if names.CHUNK in columns:
+        full = full[found.column(names.CHUNK).to_numpy() == 0]
+    return np.array([tokens.sum(), full.sum(), cut.sum()])
+
+
+def _count(
+    table: Table, draft: Draft, receipts: Sequence[Receipt], live: Liveness, executor: Executor | None
+) -> Counts:
+    dead_tokens, dead_full, dead_cut = _dead_tokens(table, live, executor).tolist()
     shards = [shard for shard in draft.shards if shard.uri != KEPT]
     counts = Counts(
         read=sum(shard.read for shard in shards),

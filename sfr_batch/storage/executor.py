@@ -1,0 +1,73 @@
+"""Executors, which run functions as tasks: the protocol, one for this process, and how large tasks should be.
+
+`pipeline.tasks` has one that uses Ray. Knows no files.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+ROWS_A_TASK = 2**18
+ROWS_A_PARTITION = 2**20
+ROWS_A_PART = 9 * 2**10
+"""Fewest rows that a task should hand to each partition, on average: 256 KiB of the smallest records. Ray keeps results
+of less than 100 KB in the memory of the driver, and every part is an object that the driver has to know."""
+
+
+class Executor(Protocol):
+    """Runs functions. A handle stands for a result, and may be an argument of another call."""
+
+    def share(self, value: Any) -> Any:
+        """A handle for a value that is an argument of many calls."""
+        ...
+
+    def submit(self, function: Callable[..., Any], *args: Any, returns: int = 1) -> list[Any]:
+        """Run the function, whose arguments may be handles. Returns a handle for each of its ``returns`` results.
+
+        If there are several results, the function returns them as a tuple.
+        """
+        ...
+
+    def get(self, handles: Sequence[Any]) -> Iterator[Any]:
+        """The results of the handles, in order, one at a time. Raises what the function raised."""
+        ...
+
+
+class InProcess:
+    """Runs every function immediately, in the calling thread; a handle is the result itself."""
+
+    def share(self, value: Any) -> Any:
+        return value
+
+    def submit(self, function: Callable[..., Any], *args: Any, returns: int = 1) -> list[Any]:
+        result = function(*args)
+        return list(result) if returns > 1 else [result]
+
+    def get(self, handles: Sequence[Any]) -> Iterator[Any]:
+        return iter(handles)
+
+
+def partitioned(rows: int) -> tuple[int, int]:
+    """The number of partitions of so many ids, about, and the fewest rows of a task that hands a part to each.
+
+    A million rows a partition up to 100 million; beyond, tasks and partitions both grow with the root of the rows, to 3
+    million at a billion, so that a task's part of a partition does not become too small.
+    """
+    partitions = max(1, -(-rows // max(ROWS_A_PARTITION, math.isqrt(rows * ROWS_A_PART))))
+    return partitions, partitions * ROWS_A_PART if partitions > 1 else 0
+
+
+def grouped(things: Sequence[T], rows: Sequence[int], least: int) -> Iterator[list[T]]:
+    """The things of each task, in order: together at least ``least`` rows. rows: [things]"""
+    group: list[T] = []
+    held = 0
+    for thing, its in zip(things, rows, strict=True):
+        group.append(thing)
+        held += its
+        if held >= least:
+            yield group
+            group, held = [], 0
+    if group:
+        yield group
