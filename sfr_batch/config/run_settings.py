@@ -53,9 +53,11 @@ class RunSettings(Section):
     the other. `packed` needs a model of the Mistral, Llama, Qwen or BERT family; `sfr-batch verify` measures which is
     faster. Default: `packed` on a GPU with flash attention (from Ampere on) for such a model in 16 bits or fp8, else
     `padded`; `padded` with `model.deterministic`."""
-    fuse: bool = False
-    """Whether to compile the small operations of Mistral, Llama and Qwen layers into fewer GPU kernels. Each actor
-    takes a minute longer to start. Measure first: `python -m jobs.benchmark encoder --fuse`."""
+    fuse: bool | None = None
+    """Whether to compile the small operations of Mistral, Llama and Qwen layers into fewer GPU kernels. The first
+    actor on a node takes a minute longer to start, which only a short run notices: `false` for those. Default: `true`
+    on a GPU for such a model, and layers stay as they are where they cannot be compiled; `false` with
+    `model.deterministic`."""
     actors: ActorSettings = ActorSettings()
     """The pool of encode actors."""
     ray_address: Text | None = None

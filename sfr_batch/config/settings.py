@@ -55,9 +55,15 @@ CREDENTIALS_IN_ENDPOINT = (
 
 def are_packed(batches: str | None, device: str, *, deterministic: bool) -> bool | None:
     """Whether `run.batches` is packed; None for the default on a GPU, where the model and the GPU decide."""
-    if batches is None:
+    return on_gpus(None if batches is None else batches == "packed", device, deterministic=deterministic)
+
+
+def on_gpus(wanted: bool | None, device: str, *, deterministic: bool) -> bool | None:
+    """A setting whose default is true on GPUs where the model and the GPU allow it: None there. Rows that are computed
+    alone keep the bits that they had before there were such settings."""
+    if wanted is None:
         return False if device == "cpu" or deterministic else None
-    return batches == "packed"
+    return wanted
 
 
 class StorageSettings(Section):
@@ -379,6 +385,11 @@ class Config(Section):
     def packed(self) -> bool | None:
         """Whether `run.batches` is packed; None: the default on a GPU, where the model and the GPU decide."""
         return are_packed(self.run.batches, self.model.device, deterministic=self.model.deterministic)
+
+    @property
+    def fused(self) -> bool | None:
+        """`run.fuse`; None: the default on a GPU, where the model decides."""
+        return on_gpus(self.run.fuse, self.model.device, deterministic=self.model.deterministic)
 
     def to_json(self) -> str:
         """The resolved config as JSON; references to secrets stay references."""

@@ -40,6 +40,9 @@ PREFIX_SHARE = 0.1
 attention over a prefix costs a copy of its keys in each layer and batch."""
 MOST_FAILED = 32
 """Most rows of one call that are blamed for errors; more failures are hardly due to rows."""
+_EACH_GRAPH = ((3, 2), (2,))
+"""Lengths of rows of batches for which kernels are compiled: those of more rows, and of one. PyTorch knows no symbol
+for 1."""
 _SANE = "A text that any encoder can encode."
 
 
@@ -91,6 +94,10 @@ class Encoder:
         """Whether tokens that all rows begin with are computed once. Their vectors differ only by rounding."""
         self.deterministic = deterministic
         """Whether each row is computed by itself, so that other rows cannot change its rounding."""
+        self.fused = False
+        """Whether the small operations of its layers are compiled, see `fuse`."""
+        self.remark = ""
+        """What whoever runs it should know, and what does no harm; empty if there is nothing."""
         self.torch_threads = torch_threads
         """PyTorch's threads while this encoder computes; None: those that the process has."""
 
@@ -108,7 +115,7 @@ class Encoder:
         torch_threads: int | None = None,
         weight_hashes: Mapping[str, str] | None = None,
         packed: bool | None = None,
-        fuse: bool = False,
+        fuse: bool | None = False,
         memory_share: float = 1,
     ) -> "Encoder":
         """Load weights and tokenizer as the repository and the settings say.
@@ -116,8 +123,8 @@ class Encoder:
         max_batch_tokens: tokens of a batch, padding included; default is what suits device and model. torch_threads:
         while this encoder computes; default is what the process has, such as OMP_NUM_THREADS says. weight_hashes:
         SHA-256 by file name that the weights on this node must have, as a fingerprint names them. packed, fuse:
-        `run.batches` (None: its default), `run.fuse`. memory_share: the part of a GPU's memory that this process may
-        use. Raises ModelError, ConfigError, StorageError, or DeviceError if the device fails.
+        `run.batches` and `run.fuse`; None: their defaults. memory_share: the part of a GPU's memory that this process
+        may use. Raises ModelError, ConfigError, StorageError, or DeviceError if the device fails.
         """
         if not isinstance(settings, ModelSettings):
             raise ConfigError("Encoder.load takes the model of a config: Encoder.load(load_config(PATH).model).")
@@ -127,6 +134,8 @@ class Encoder:
             encoder = cls._load(settings, max_batch_tokens, torch_threads, weight_hashes, packed=packed)
             if fuse:
                 encoder.fuse()
+            elif fuse is None:
+                encoder.fuse_if_it_can()
         return encoder
 
     @classmethod
@@ -183,14 +192,31 @@ class Encoder:
 
         On a GPU each such operation reads and writes all activations. Shapes stay symbolic, so that a few
         compilations serve all batches; they take about a minute. Vectors differ only by rounding. Raises ConfigError if
-        they fail, for which a machine without a C compiler is enough.
+        they fail, for which a machine without a C compiler is enough; the layers are then as they were.
         """
-        for module in self._model.modules():
-            if type(module).__name__.endswith(("RMSNorm", "MLP")):
-                module.compile(dynamic=True)
-        rows = np.array([3, 2], np.int64)
-        with compiling("run.fuse=true", "set run.fuse=false"):
-            self._forward(np.zeros(2, np.int64), rows, np.zeros(3, np.int32))
+        small = [m for m in self._model.modules() if type(m).__name__.endswith(("RMSNorm", "MLP"))]
+        for module in small:
+            module.compile(dynamic=True)
+        try:
+            with compiling("run.fuse", "set run.fuse=false"):
+                for lengths in _EACH_GRAPH:
+                    rows = np.array(lengths, np.int64)
+                    self._forward(np.zeros_like(rows), rows, np.zeros(max(lengths), np.int32))
+        except Exception:
+            for module in small:
+                module._compiled_call_impl = None
+            raise
+        self.fused = True
+
+    def fuse_if_it_can(self) -> None:
+        """`fuse` a model that it is made for, on a GPU, unless rows are computed alone. Where it fails, the layers stay
+        as they are, and `remark` says why."""
+        if self._device.type == "cpu" or self._forward.decoder is None or self.deterministic:
+            return
+        try:
+            self.fuse()
+        except ConfigError as error:
+            self.remark = f"the layers are not fused, and slower than they could be: {error}"
 
     @property
     def dim(self) -> int:

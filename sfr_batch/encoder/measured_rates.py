@@ -70,7 +70,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _key(config: Config, weights: Mapping[str, str]) -> str:
     model, run = config.model, config.run
-    batches = [config.packed, run.fuse, config.max_batch_tokens, run.actors.torch_threads]
+    batches = [config.packed, config.fused, config.max_batch_tokens, run.actors.torch_threads]
     return short_id(
         "computed", sorted(weights.items()), model.compute_dtype, model.device, model.deterministic, *batches
     )

@@ -15,6 +15,9 @@ from sfr_batch.model.tokenization.tokenizer import Tokenizer
 
 CHUNK_RULE = 1
 """Version of the rules in `chunks`, for the fingerprint: raise it if any text would be cut elsewhere than before."""
+FP8_RULE = 1
+"""Version of the rules in `encoder.fp8`, for the fingerprint of tables in fp8: raise it if numbers would be scaled or
+rounded otherwise than before. The first one is not written, so that tables that are older than it keep theirs."""
 
 SAME_MODEL = {"float32": 1e-5, "float16": 1e-4, "bfloat16": 2e-3, "fp8": 1e-2}
 """1 - cosine that the same text may differ by between batches, paddings or machines, by compute dtype.
@@ -54,6 +57,7 @@ def fingerprint_inputs(
     }
     # Only where they are: tables older than the setting or than support of such modules keep their fingerprint.
     inputs |= {"modules": recipe.modules} if recipe.modules else {}
+    inputs |= {"fp8_rule": FP8_RULE} if settings.compute_dtype == "fp8" and FP8_RULE > 1 else {}
     return inputs | ({"deterministic": True} if settings.deterministic else {})
 
 

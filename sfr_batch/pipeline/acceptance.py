@@ -47,7 +47,8 @@ def embed_texts(texts: Sequence[str], job: Job, *, own_process: bool = True) -> 
 
     own_process: see `load_encoder`.
     """
-    encoder = load_encoder(job, own_process=own_process)
+    # A few rows: to compile kernels would take longer.
+    encoder = load_encoder(dataclasses.replace(job, fuse=False), own_process=own_process)
     limit = job.model.chunk_tokens if job.model.overflow == "chunk" else None
     tokenized = encoder.tokenizer.encode(texts, resolve(encoder.recipe.prompts, DOCUMENT), limit)
     vectors = np.full((len(texts), encoder.dim), np.nan, np.float32)

@@ -24,7 +24,7 @@ from sfr_batch.pipeline import display
 from sfr_batch.pipeline.actor_time import ENCODING, ignored
 
 _PREFIX = "sfr-batch/actors"
-LOADING, READY, FAILED = "loading", "ready", "failed"
+LOADING, READY, FAILED, REMARK = "loading", "ready", "failed", "remark"
 _BEGUN = "begun"
 _ASK_EVERY_S = 2.0
 
@@ -47,7 +47,7 @@ def begin_loading(run_id: str) -> int:
     any actor of the run has loaded the model: 1 for the first time, also where nothing can be marked."""
     with contextlib.suppress(Exception):
         actor = ray.get_runtime_context().get_actor_id()
-        for state in (LOADING, READY, FAILED):
+        for state in (LOADING, READY, FAILED, REMARK):
             internal_kv._internal_kv_del(f"{_PREFIX}/{run_id}/{state}/{actor}/", del_by_prefix=True)
         _mark(run_id, LOADING)
         key = f"{_PREFIX}/{run_id}/{_BEGUN}/{actor}"
@@ -67,6 +67,12 @@ def failed(run_id: str, why: str) -> None:
     """Mark that this actor cannot load the model, which the driver then says."""
     with contextlib.suppress(Exception):
         _mark(run_id, FAILED, f"Node {socket.gethostname()}: {why}")
+
+
+def remark(run_id: str, text: str) -> None:
+    """Have the driver say something of this actor's model that does no harm."""
+    with contextlib.suppress(Exception):
+        _mark(run_id, REMARK, f"Node {socket.gethostname()}: {text}")
 
 
 def another_loads(run_id: str) -> bool:
@@ -111,7 +117,7 @@ def watched(
     count: Callable[[int, str], None] = ignored,
 ) -> Iterator[None]:
     """Call ``enter`` with the stage of a run, and ``count`` with the number of its actors and the kind of a device of
-    theirs, again and again until the context ends. Says once why an actor cannot load the model."""
+    theirs, again and again until the context ends. Says once why an actor cannot load the model, and each remark."""
     stop = threading.Event()
     told: set[str] = set()
 
@@ -122,6 +128,9 @@ def watched(
                 for why in _failures(run_id) - told:
                     told.add(why)
                     display.say(f"An encode actor cannot load the model; the others go on. {why}")
+                for text in _texts(run_id, REMARK) - told:
+                    told.add(text)
+                    display.say(text)
 
     enter(stage(actors))
     thread = threading.Thread(target=watch, name="sfr-actors", daemon=True)
@@ -169,9 +178,12 @@ def _now(run_id: str, actors: ActorSettings, count: Callable[[int, str], None]) 
 
 def _failures(run_id: str) -> set[str]:
     """Why actors cannot load the model, if others have it: else it is the error of the run."""
-    if not _marked(run_id, READY):
-        return set()
-    marks = internal_kv._internal_kv_list(f"{_PREFIX}/{run_id}/{FAILED}/")
+    return _texts(run_id, FAILED) if _marked(run_id, READY) else set()
+
+
+def _texts(run_id: str, state: str) -> set[str]:
+    """What actors have said as they marked a state."""
+    marks = internal_kv._internal_kv_list(f"{_PREFIX}/{run_id}/{state}/")
     return {(internal_kv._internal_kv_get(key) or b"").decode() for key in marks} - {""}
 
 

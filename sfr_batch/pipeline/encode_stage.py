@@ -48,6 +48,8 @@ class Encode:
 
     device = ""
     """The kind of its device, such as NVIDIA H200; empty without a model."""
+    remark = ""
+    """`Encoder.remark`."""
 
     def __init__(self, job: Job, *, own_process: bool = True) -> None:
         """own_process: see `load_encoder`. Raises DeviceError, as when it is called."""
@@ -60,7 +62,7 @@ class Encode:
 
             self.encoder = load_encoder(job, own_process=own_process)
             self._canaries = Canaries(self.encoder)
-            self.device = kind_of(job.model.device)
+            self.device, self.remark = kind_of(job.model.device), self.encoder.remark
         except DeviceError:
             raise
         except (SfrBatchError, ModuleNotFoundError) as error:

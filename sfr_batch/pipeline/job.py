@@ -31,7 +31,7 @@ class Job:
     table_storage: StorageSettings
     max_batch_tokens: int | None
     packed: bool | None
-    fuse: bool
+    fuse: bool | None
     torch_threads: int | None
     gpus: float
     """Share of a GPU that an actor has, `run.actors.gpus`."""
@@ -53,7 +53,7 @@ def make_job(plan: EmbedPlan, run_id: str) -> Job:
         table_storage=config.table.storage,
         max_batch_tokens=config.max_batch_tokens,
         packed=config.packed,
-        fuse=config.run.fuse,
+        fuse=config.fused,
         torch_threads=config.run.actors.torch_threads,
         gpus=config.run.actors.gpus,
     )

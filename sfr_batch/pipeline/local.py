@@ -14,7 +14,7 @@ import pyarrow as pa
 from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.errors import RunFailed
 from sfr_batch.format.records import Receipt
-from sfr_batch.pipeline import kept_model, packing, read_stage, write_stage
+from sfr_batch.pipeline import display, kept_model, packing, read_stage, write_stage
 from sfr_batch.pipeline.actor_time import ENCODING, ignored
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Failure, results
@@ -50,6 +50,8 @@ def execute(
         encode = kept_model.encode_stage_of(job)
         if encode.problem:
             raise RunFailed(encode.problem)
+        if encode.remark:
+            display.say(encode.remark)
         enter(ENCODING)
         count(1, encode.device)
         writing: set[Future[pa.Table]] = set()

@@ -71,6 +71,8 @@ def _load(job: Job, stage: type[encode_stage.Encode], begun: int) -> encode_stag
         _end(str(error))
     if encode.problem is not None:
         return _without(job, encode.problem)
+    if encode.remark:
+        actors.remark(job.run_id, encode.remark)
     actors.loaded(job.run_id, encode.device)
     return encode
 

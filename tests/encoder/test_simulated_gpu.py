@@ -2,7 +2,8 @@
 dtypes, and what the host does meanwhile. No kernel runs; that the kernels of a GPU agree is not shown here.
 """
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sfr_batch.config.settings import batch_tokens
-from sfr_batch.encoder import attention, forward
+from sfr_batch.encoder import attention, forward, fp8
 from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.encoder.forward import Forward
+from sfr_batch.encoder.fp8 import by_kernel, quantize_linears
+from sfr_batch.errors import ConfigError
 from sfr_batch.model.recipe import Recipe
 
 LAYERS = 2
@@ -28,6 +31,8 @@ SEVEN_BILLION = {
     "num_hidden_layers": LAYERS,
     "sliding_window": None,
 }
+MOST_GRAPHS = 8
+"""Compilations for batches of one kind: of norms and of MLPs, for several rows and one, in three dimensions and two."""
 WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "item")
 """Operations that need a number from the device, so that the host waits for all that it has been given."""
 
@@ -60,9 +65,13 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr(Forward, "_to_device", to_device)
     for module in (forward, attention):
         monkeypatch.setattr(module, "has_flash", lambda device: device.type == "meta")
-    attention._takes_groups.cache_clear()
+    monkeypatch.setattr(fp8, "multiply", by_kernel)
+    asked = attention._takes_groups, attention._packed_takes_groups
+    for each in asked:
+        each.cache_clear()
     yield copies
-    attention._takes_groups.cache_clear()
+    for each in asked:
+        each.cache_clear()
 
 
 def mistral(dtype: torch.dtype = torch.bfloat16) -> tuple[Any, Recipe]:
@@ -119,6 +128,122 @@ def test_a_padded_batch_of_a_decoder_never_waits_and_leaves_cudnn_out() -> None:
         assert not seen.waits
     assert with_cudnn == [False, False]
     assert torch.backends.cuda.cudnn_sdp_enabled(), "what the process has set comes back"
+
+
+def test_a_padded_batch_behind_a_prefix_never_waits(gpu: list[str]) -> None:
+    """A mask of its own type is made there, which no `Seen` may watch; but to wait, a tensor needs numbers."""
+    model, recipe = mistral()
+    to = Forward(model, recipe, packed=False)
+    for lengths in (RAGGED, EQUAL, [1]):
+        sizes, ids = np.array(lengths, np.int64), np.ones(3000, np.int32)
+        before = to.prefix(ids[:20])
+        gpu.clear()
+        out = to(np.cumsum(sizes) - sizes, sizes, ids, before)
+        assert (out.shape, out.dtype) == ((len(lengths), 4096), torch.float32)
+        assert gpu == ["int64", "int64"], "ids, and the places of the last tokens"
+
+
+def varlen_of_2_11(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """`varlen_attn` as PyTorch 2.11 has it: with fewer arguments, and with as many heads of keys as of queries."""
+
+    def varlen_attn(  # type: ignore[no-untyped-def]
+        query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1)
+    ):
+        assert query.shape[1] == key.shape[1] == value.shape[1]
+        return function(
+            query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, return_aux=return_aux, scale=scale,
+            window_size=window_size,
+        )  # fmt: skip
+
+    return varlen_attn
+
+
+@pytest.mark.parametrize("prefix", [0, 20])
+def test_both_signatures_of_the_kernel_for_packed_rows(monkeypatch: pytest.MonkeyPatch, prefix: int) -> None:
+    from torch.nn.attention import varlen
+
+    model, recipe = mistral()
+    to = Forward(model, recipe, None)
+    _, now = run(to, RAGGED, prefix)
+    assert attention._packed_takes_groups() == ("enable_gqa" in inspect.signature(varlen.varlen_attn).parameters)
+    monkeypatch.setattr(varlen, "varlen_attn", varlen_of_2_11(varlen.varlen_attn))
+    attention._packed_takes_groups.cache_clear()
+    out, then = run(to, RAGGED, prefix)
+    assert out.shape == (len(RAGGED), 4096)
+    for seen in (now, then):
+        assert sum("varlen_attn" in name for name in seen.names) == LAYERS
+        assert not seen.waits
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_layer_in_fp8_quantizes_four_times_for_seven_products(packed: bool) -> None:
+    """The kernel's checks of shapes, scales and strides pass; nothing waits."""
+    model, recipe = mistral()
+    quantize_linears(model)
+    to = Forward(model, recipe, packed)
+    for lengths in (RAGGED, EQUAL, [1]):
+        out, seen = run(to, lengths)
+        assert (out.shape, out.dtype) == ((len(lengths), 4096), torch.float32)
+        assert sum("scaled_mm" in name for name in seen.names) == 7 * LAYERS
+        assert seen.names.count("amax") == 4 * LAYERS
+        assert not seen.waits
+
+
+def graphs() -> int:
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "fp8"])
+def test_layers_are_fused_by_default_once_for_all_batches(dtype: str) -> None:
+    """By a backend that compiles nothing: what is counted is how often PyTorch would."""
+    model, recipe = mistral()
+    if dtype == "fp8":
+        quantize_linears(model)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    with torch.compiler.set_stance("default", force_backend="eager"):
+        encoder = Encoder(model, None, recipe)  # type: ignore[arg-type]
+        encoder.fuse_if_it_can()
+        assert encoder.packed
+        assert not encoder.remark
+        assert 4 <= graphs() <= MOST_GRAPHS
+        for packed, prefix in ((True, 0), (True, 20), (False, 0), (False, 20)):
+            encoder.pack(packed)
+            before = graphs()
+            for lengths in (RAGGED, EQUAL, [7, 7, 7], [5], [400, 30]):
+                sizes = np.array(lengths, np.int64)
+                shared = encoder._forward.prefix(np.ones(prefix, np.int32)) if prefix else None
+                out = encoder._forward(np.cumsum(sizes) - sizes, sizes, np.ones(3000, np.int32), shared)
+                assert out.shape == (len(lengths), 4096)
+            assert graphs() - before <= (0 if packed else MOST_GRAPHS), "all that packed rows need is compiled at load"
+        assert graphs() <= 2 * MOST_GRAPHS
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+def test_what_is_not_fused_by_default() -> None:
+    """Rows that are computed alone, whose bits stay; models that it was not made for."""
+    (model, recipe), (other, its) = mistral(), bert()
+    for encoder in (Encoder(model, None, recipe, deterministic=True), Encoder(other, None, its)):  # type: ignore[arg-type]
+        encoder.fuse_if_it_can()
+        assert not any(module._compiled_call_impl for module in encoder._model.modules())
+
+
+def test_layers_that_cannot_be_compiled_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("Failed to find C compiler.")
+
+    model, recipe = mistral()
+    encoder = Encoder(model, None, recipe)  # type: ignore[arg-type]
+    torch._dynamo.reset()
+    with torch.compiler.set_stance("default", force_backend=no_compiler):
+        with pytest.raises(ConfigError, match=r"run\.fuse has PyTorch compile .*Failed to find C compiler.*gcc"):
+            encoder.fuse()
+        encoder.fuse_if_it_can()
+        assert encoder.remark.startswith("the layers are not fused")
+        assert "Failed to find C compiler" in encoder.remark
+        out, seen = run(encoder._forward, RAGGED)
+    assert out.shape == (len(RAGGED), 4096)
+    assert seen.names.count("rsqrt") == 2 * LAYERS + 1
 
 
 @pytest.mark.parametrize(("dtype", "copies"), [(torch.bfloat16, 0), (torch.float32, 2 * LAYERS)])

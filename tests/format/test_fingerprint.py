@@ -21,6 +21,7 @@ from sfr_batch.errors import TableError, TableMismatch
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import digest
 from sfr_batch.format.records import TableCard
+from sfr_batch.model import identity
 from sfr_batch.planning.card import make_card
 from sfr_batch.planning.make import make_plan
 from sfr_batch.storage.store import in_memory
@@ -173,6 +174,16 @@ def test_what_changes_a_vector_changes_it_and_is_refused(
         "table: table.path=<another path>."
     )
     assert not make_plan(config_of(folder, *overrides, f"table.path={folder.parent}/new")).up_to_date
+
+
+def test_rules_of_fp8_have_a_version(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which only tables in fp8 know, and those of the first rules do not: they keep their fingerprints."""
+    eight, sixteen = (card(folder, f"model.dtype={dtype}") for dtype in ("fp8", "bfloat16"))
+    assert "fp8_rule" not in eight.fingerprint_inputs
+    monkeypatch.setattr(identity, "FP8_RULE", 2)
+    assert card(folder, "model.dtype=bfloat16").fingerprint == sixteen.fingerprint
+    changed = card(folder, "model.dtype=fp8")
+    assert changed.fingerprint == digest({**eight.fingerprint_inputs, "fp8_rule": 2}) != eight.fingerprint
 
 
 def test_all_that_is_in_it_is_tested(folder: Path) -> None:

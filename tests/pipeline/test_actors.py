@@ -37,6 +37,7 @@ class SlowModel:
 
     problem = None
     device = "Device of this test"
+    remark = "It could be faster."
 
     def __init__(self, job: Any) -> None:
         while not Path(os.environ["MODEL"]).exists():
@@ -74,6 +75,8 @@ def test_actors_leave_marks(ray_session: None, model: Path, monkeypatch: pytest.
     """What waits for room is told from what starts: a worker may take minutes to start, e.g. to unpack its packages."""
     monkeypatch.setattr(actors, "_ASK_EVERY_S", 0.05)
     said: list[str] = []
+    remarks: list[str] = []
+    monkeypatch.setattr(actors.display, "say", remarks.append)
 
     def wait_for(stage: str) -> None:
         while said[-1] != stage:
@@ -92,6 +95,7 @@ def test_actors_leave_marks(ray_session: None, model: Path, monkeypatch: pytest.
         wait_for("starting the actors")
         ray.kill(second)
     assert not actors._marked(Job.run_id, actors.READY)
+    assert remarks == [f"Node {socket.gethostname()}: It could be faster."], "once, of whoever has loaded the model"
     assert (time_of_actors.most, time_of_actors.kinds) == (1, {"Device of this test"})
     assert time_of_actors.seconds > 0
 

@@ -137,13 +137,14 @@ def check_model(subject: Subject) -> Outcome:
         max_batch_tokens=subject.config.max_batch_tokens,
         torch_threads=_threads(subject, subject.settings.device),
         packed=subject.config.packed,
-        fuse=subject.config.run.fuse,
+        fuse=subject.config.fused,
     )
     subject.found |= {"encoder": encoder, "budget": encoder.max_batch_tokens}
     dtype, device = subject.settings.compute_dtype, subject.settings.device
     count, took = probe.parameters(encoder), time.perf_counter() - began
     subject.found["load_seconds"] = load_libraries() + took  # as an actor does
-    return passed(f"{count:,} parameters in {dtype} on {device}, loaded in {took:.1f} s")
+    remark = f"; {encoder.remark}" if encoder.remark else ""
+    return passed(f"{count:,} parameters in {dtype} on {device}, loaded in {took:.1f} s{remark}")
 
 
 def _threads(subject: Subject, device: str) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sfr_batch.config.settings import are_packed
+from sfr_batch.config.settings import are_packed, on_gpus
 from sfr_batch.encoder.measured_rates import recall_rate
 from sfr_batch.errors import StorageError
 from sfr_batch.format import names
@@ -178,12 +178,14 @@ def _is_alike(plan: EmbedPlan, run_id: str) -> bool:
     device, alone = model.get("device"), bool(model.get("deterministic"))
     dtype = model.get("dtype") or ("bfloat16" if device == "cuda" else "float32")
     packed = are_packed(run.get("batches"), str(device), deterministic=alone)
+    fused = on_gpus(run.get("fuse"), str(device), deterministic=alone)
     threads = (run.get("actors") or {}).get("torch_threads")
     own = ours.model
-    return (device, dtype, alone, packed, threads) == (
+    return (device, dtype, alone, packed, fused, threads) == (
         own.device,
         own.compute_dtype,
         own.deterministic,
         ours.packed,
+        ours.fused,
         ours.run.actors.torch_threads,
     )
