@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
+import pyarrow as pa
 import ray
 import ray.data
 import ray.data.exceptions
@@ -33,6 +34,10 @@ T = TypeVar("T")
 
 _INPUT_BLOCKS = 200
 """Maximum number of input blocks. `from_items` takes 25 s for 20,000 blocks, half a second for 200."""
+_DEALT_ALONE = 64
+"""Read units that are dealt one by one; of more, several small ones are dealt together."""
+_DEALT_SPLITS = 8
+"""Most splits of units that are dealt together. A deal costs Ray's driver about as much as a split."""
 _READ_CPUS = 0.5
 """CPUs that Ray counts for a reader, which waits for storage half of the time."""
 _PATIENCE_S = 6 * 3600.0
@@ -124,11 +129,12 @@ def _dataset(units: Sequence[ReadUnit], job: Job, config: Config) -> ray.data.Da
     """Read units in, results out; nothing runs yet."""
     actors = config.run.actors
     one_split = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
+    deals = [{losses.DEAL: [packing.unit_to_json(unit) for unit in deal]} for deal in deals_of(units)]
     return (
-        ray.data.from_items(
-            [{"unit": packing.unit_to_json(unit)} for unit in units],
-            override_num_blocks=min(len(units), _INPUT_BLOCKS),
-        )
+        ray.data.from_items(deals, override_num_blocks=min(len(deals), _INPUT_BLOCKS))
+        # Makes each deal a block, and so its reading a task of its own, on any node. Tasks that read input blocks would
+        # live as long as the run: a lost one reads all that it has read again, and its retries are for all of that.
+        .map_batches(_as_it_is, num_cpus=0, concurrency=1, **one_split)
         .map_batches(
             losses.read,
             fn_kwargs={"job": job, "stage": read_stage.read_and_tokenize},
@@ -153,6 +159,30 @@ def _dataset(units: Sequence[ReadUnit], job: Job, config: Config) -> ray.data.Da
             **one_split,
         )
     )
+
+
+def deals_of(units: Sequence[ReadUnit]) -> Iterator[list[ReadUnit]]:
+    """Units in order, in the portions that one task reads and a lost one repeats: one unit, or several small ones."""
+    most = min(_DEALT_SPLITS, -(-len(units) // _DEALT_ALONE))
+    deal: list[ReadUnit] = []
+    splits = 0
+    for unit in units:
+        if deal and splits + _splits(unit) > most:
+            yield deal
+            deal, splits = [], 0
+        deal.append(unit)
+        splits += _splits(unit)
+    if deal:
+        yield deal
+
+
+def _splits(unit: ReadUnit) -> int:
+    """Of a unit, as expected."""
+    return unit.stream.expected_splits() if unit.stream else len(unit.splits)
+
+
+def _as_it_is(batch: pa.Table) -> pa.Table:
+    return batch
 
 
 def call(function: Callable[..., T], *arguments: Any, actors: ActorSettings) -> T:
@@ -181,8 +211,7 @@ def _max_actors(units: Sequence[ReadUnit], config: Config) -> int:
         return actors.min
     # Not the present number of GPUs: a cluster that starts without any would never exceed `min`. Ray starts an actor
     # only when there is a GPU for it, and asks an autoscaler for more up to this bound.
-    splits = sum(unit.stream.expected_splits() if unit.stream else len(unit.splits) for unit in units)
-    return max(actors.min, splits)
+    return max(actors.min, sum(map(_splits, units)))
 
 
 @contextlib.contextmanager

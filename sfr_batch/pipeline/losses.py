@@ -21,6 +21,8 @@ from sfr_batch.pipeline.asides import with_aside
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Losses
 
+DEAL = "units"
+"""Column of the read units that one task reads."""
 _MARK = "restarted"
 _ASK_EVERY_S = 5.0
 LOADS = 3
@@ -107,8 +109,9 @@ def _dies_while_loading(times: int) -> str:
 
 
 def read(batch: pa.Table, job: Job, stage: Callable[[pa.Table, Job], Iterator[pa.Table]]) -> Iterator[pa.Table]:
-    """`read_stage.read_and_tokenize`, the ``stage``, with asides."""
-    yield from map(with_aside, stage(batch, job))
+    """`read_stage.read_and_tokenize`, the ``stage``, of the units of a deal, with asides."""
+    units = pa.table({"unit": batch.column(DEAL).combine_chunks().flatten()})
+    yield from map(with_aside, stage(units, job))
 
 
 def write(batch: pa.Table, job: Job) -> pa.Table:

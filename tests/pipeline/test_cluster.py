@@ -22,10 +22,12 @@ import pytest
 
 import sfr_batch as sfr
 from sfr_batch.config.settings import Config
+from sfr_batch.corpus.shards import Shard
+from sfr_batch.corpus.splits import ReadUnit, Split
 from sfr_batch.errors import DeviceError
 from sfr_batch.format import names
 from sfr_batch.format.records import Receipt
-from sfr_batch.pipeline import encode_stage, losses, run_log, summary
+from sfr_batch.pipeline import encode_stage, execution, losses, read_stage, run_log, summary
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.metrics.definitions import METRICS
 from sfr_batch.pipeline.results import Losses
@@ -38,6 +40,7 @@ from tests.prometheus import PREFIX, of_run, scrape
 
 pytestmark = pytest.mark.ray
 
+READ = read_stage.read_and_tokenize
 SPLITS, ROWS = 16, 4
 """Splits of a run, and rows of a split."""
 PAUSE_IN = 3
@@ -126,6 +129,18 @@ class LingeringEncode(PausingEncode):
                 time.sleep(0.05)
 
         return linger
+
+
+def killed_reading(batch: pa.Table, job: Job) -> Iterator[pa.Table]:
+    """Writes down what it reads. When a half is read, its process is killed, once."""
+    folder = Path(job.table).parent
+    for text in batch.column("unit").to_pylist():
+        with (folder / "reads").open("a") as reads:
+            reads.write(f"{json.loads(text)['shard']['uri']}\n")
+        if len((folder / "reads").read_text().splitlines()) >= SPLITS // 2 and not (folder / "killed").exists():
+            (folder / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    yield from READ(batch, job)
 
 
 def lingering_write(batch: pa.Table, job: Job) -> pa.Table:
@@ -243,6 +258,46 @@ def test_nodes_and_actors_come_and_go(
     os.kill(to_be_killed.pid, signal.SIGKILL)
     summary = assert_what_was_lost(run, Losses(nodes=1, actors=2), finished, to_be_killed, to_be_lost)
     assert_what_prometheus_sees(ray_nodes, summary)
+
+
+def test_units_are_read_one_by_one_and_in_large_runs_a_few_small_ones_together() -> None:
+    shard = Shard("file:///a.parquet", "v", 1, "parquet")
+
+    def units(*sizes: int) -> list[ReadUnit]:
+        numbers = iter(range(sum(sizes)))
+        return [
+            ReadUnit(shard, (), 0, tuple(Split(f"{next(numbers)}", shard.uri, "v", 0, 1, 1, 0) for _ in range(size)))
+            for size in sizes
+        ]
+
+    few, many = units(*[1] * 64), units(*[1] * 100, 3, 6, 50, *[1] * 500)
+    assert list(execution.deals_of(few)) == [[unit] for unit in few]
+    dealt = list(execution.deals_of(many))
+    assert [unit for deal in dealt for unit in deal] == many
+    assert [sum(len(unit.splits) for unit in deal) for deal in dealt] == [*[8] * 12, 7, 6, 50, *[8] * 62, 4]
+
+
+def test_a_reader_that_is_killed_repeats_one_unit(
+    ray_nodes: "ray.cluster_utils.Cluster",  # noqa: F821
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Although all units are in one input block, whose one task would read them all again."""
+    monkeypatch.setattr(encode_stage, "Encode", ArithmeticEncode)
+    monkeypatch.setattr(read_stage, "read_and_tokenize", killed_reading)
+    monkeypatch.setattr(execution, "_INPUT_BLOCKS", 1)
+    job = gpu_job(model, tmp_path, ray_nodes.address)
+    for shard in range(SPLITS - 1):
+        put_parquet(
+            f"{tmp_path}/corpus/b{shard}.parquet", documents([f"text {row}" for row in range(ROWS)], f"{shard}-")
+        )
+    ray_nodes.add_node(**NODE)
+    made = sfr.embed(job)
+    assert (made.splits, made.embedded) == (2 * SPLITS - 1, (2 * SPLITS - 1) * ROWS)
+    reads = Counter((tmp_path / "reads").read_text().splitlines())
+    assert (tmp_path / "killed").exists()
+    assert (len(reads), reads.total()) == (SPLITS, SPLITS + 1)
 
 
 @pytest.mark.slow
