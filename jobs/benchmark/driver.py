@@ -10,7 +10,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sfr_batch.config.loading import config_from_dict
-from sfr_batch.encoder.encoded import EncodedTokens
+from sfr_batch.encoder.encoded import EncodedTokens, WithCanaries
 from sfr_batch.errors import RunFailed
 from sfr_batch.pipeline import encode_stage, runner
 from sfr_batch.pipeline.job import Job
@@ -37,9 +37,10 @@ class FakeEncoder:
         self._vector = np.zeros(dim, np.float32)
         self._vector[0] = 1
 
-    def encode_tokens(self, lengths: NDArray[np.integer], _: NDArray[np.int32]) -> tuple[EncodedTokens, int, float]:
+    def launch(self, lengths: NDArray[np.integer], _: NDArray[np.int32]) -> Callable[[], WithCanaries]:
         tokens = int(lengths.sum())
-        return EncodedTokens(np.tile(self._vector, (len(lengths), 1)), tokens, tokens, 1), 0, 0.0
+        encoded = EncodedTokens(np.tile(self._vector, (len(lengths), 1)), tokens, tokens, 1)
+        return lambda: (encoded, 0, 0.0)
 
 
 class FakeEncode(encode_stage.Encode):

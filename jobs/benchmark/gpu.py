@@ -243,8 +243,14 @@ def _split(sitting: Sitting, found: Found) -> None:
     encoder, lengths = sitting.model(), mixed(4096 if sitting.on_gpu else 16, sitting.longest)
     tokens = 2 * int(lengths.sum())
     encoder.encode_tokens(lengths, ids(lengths))
+
+    def both() -> None:  # as an actor has them: the second is launched before the first is fetched
+        launched = [encoder.launch(lengths, ids(lengths, seed)) for seed in range(2)]
+        for rows in launched:
+            rows.result()
+
     with profiled(sitting) as seen:
-        wall = timed_once(lambda: [encoder.encode_tokens(lengths, ids(lengths, seed)) for seed in range(2)])
+        wall = timed_once(both)
     found |= {"tokens/s": tokens / wall, "wall": wall}
     told = f"two splits, {tokens:,} tokens: {found['tokens/s']:,.0f} tokens/s"
     if sitting.on_gpu:

@@ -26,3 +26,7 @@ class EncodedTokens:
         padding = 1 - self.tokens / self.padded_tokens if self.padded_tokens else 0.0
         done = f"{self.tokens} tokens, {padding:.1%} padding, {self.batches} batches"
         return f"<EncodedTokens {len(self.vectors)} rows, {done}>"
+
+
+WithCanaries = tuple[EncodedTokens, int, float]
+"""Rows, the number of canaries that were encoded with them, and their largest 1 - cosine."""

@@ -21,6 +21,7 @@ from sfr_batch.encoder.encoded import EncodedTokens
 from sfr_batch.encoder.faults import is_of_the_device, is_out_of_memory, of_the_device
 from sfr_batch.encoder.forward import Forward
 from sfr_batch.encoder.fp8 import is_quantized
+from sfr_batch.encoder.launched import Launched, Result
 from sfr_batch.encoder.loading import count_parameters, load_model, to_device, torch_dtype
 from sfr_batch.encoder.threads import using
 from sfr_batch.errors import ConfigError, ModelError, TextError
@@ -44,27 +45,6 @@ _EACH_GRAPH = ((3, 2), (2,))
 """Lengths of rows of batches for which kernels are compiled: those of more rows, and of one. PyTorch knows no symbol
 for 1."""
 _SANE = "A text that any encoder can encode."
-
-
-class Result:
-    """Vectors of a batch on their way from the device: they are copied as soon as they are there, into memory that the
-    device can write by itself, and nobody waits before they are needed."""
-
-    def __init__(self, vectors: torch.Tensor) -> None:
-        self._copy = vectors
-        self._event: torch.cuda.Event | None = None
-        if vectors.is_cuda:
-            self._copy = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
-            self._copy.copy_(vectors, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record(torch.cuda.current_stream(vectors.device))
-
-    def numpy(self) -> FloatArray:
-        """[b, d] float32, once they have arrived."""
-        if self._event is not None:
-            self._event.synchronize()
-        vectors: FloatArray = self._copy.cpu().numpy()
-        return vectors
 
 
 class Encoder:
@@ -257,12 +237,15 @@ class Encoder:
         fails, ModelError if a single row does not fit into its memory, and any other error of the model that is not
         due to rows.
         """
-        with of_the_device(self._device), using(self.torch_threads):
-            return self._encode_tokens(lengths, flat_ids, normalize)
+        return self.launch(lengths, flat_ids, normalize=normalize).result()
 
-    def _encode_tokens(
-        self, lengths: NDArray[np.integer], flat_ids: NDArray[np.int32], normalize: bool
-    ) -> EncodedTokens:
+    def launch(self, lengths: NDArray[np.integer], flat_ids: NDArray[np.int32], *, normalize: bool = True) -> Launched:
+        """As `encode_tokens`, but a GPU may still have to compute the vectors: other rows can be launched before these
+        are fetched. On a CPU all is computed. Not for several threads at once."""
+        with of_the_device(self._device), using(self.torch_threads):
+            return self._launch(lengths, flat_ids, normalize)
+
+    def _launch(self, lengths: NDArray[np.integer], flat_ids: NDArray[np.int32], normalize: bool) -> Launched:
         first, inverse = batching.unique_rows(lengths, flat_ids)
         starts = (np.cumsum(lengths, dtype=np.int64) - lengths)[first]
         own: NDArray[np.int64] = lengths[first].astype(np.int64)
@@ -299,16 +282,10 @@ class Encoder:
             else:
                 failed[int(rows[0])] = blamed
                 queue.pop(0)
-        # Not before: to wait for every batch would make the device wait for the host each time. Now it computes the
-        # last ones while the results of the first are put into their places.
-        vectors = np.empty((len(first), self.dim), np.float32)
-        for rows, finished in done:
-            vectors[rows] = finished.numpy()
-        vectors[list(failed)] = np.nan
+        # No batch is waited for: each time the device would wait for the host.
         real = shared + int(own.sum()) - sum(int(own[row]) for row in failed)
-        of_rows = {int(row): failed[int(inverse[row])] for row in np.flatnonzero(np.isin(inverse, list(failed)))}
-        repeats = len(first) < len(inverse)
-        return EncodedTokens(vectors[inverse] if repeats else vectors, computed, real, len(done), of_rows)
+        account = EncodedTokens(np.empty((0, self.dim), np.float32), computed, real, len(done), failed)
+        return Launched(self._device, self.dim, done, inverse, len(first), account)
 
     def _batches(self, lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         budget = 1 if self.deterministic else self.max_batch_tokens

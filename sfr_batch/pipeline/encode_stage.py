@@ -2,12 +2,13 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from sfr_batch.encoder.encoded import WithCanaries
 from sfr_batch.encoder.libraries import load_libraries
 from sfr_batch.errors import DeviceError, SfrBatchError
 from sfr_batch.format import names
@@ -43,13 +44,22 @@ def load_encoder(job: Job, *, own_process: bool) -> "Encoder":
     return encoder
 
 
+AT_ONCE = 2
+"""Splits that an actor on a GPU has at once: one is given to the device while the vectors of the other are fetched."""
+
+
 class Encode:
-    """An actor that holds the model. Returns tables and never yields, so that one call at a time uses the device."""
+    """An actor that holds the model. Returns tables and never yields. Calls may come from several threads: they take
+    turns at the device."""
 
     device = ""
     """The kind of its device, such as NVIDIA H200; empty without a model."""
     remark = ""
     """`Encoder.remark`."""
+    overlaps = False
+    """Whether the device computes while the host does something else."""
+    _ended = 0.0
+    """When the last split ended, by time.perf_counter."""
 
     def __init__(self, job: Job, *, own_process: bool = True) -> None:
         """own_process: see `load_encoder`. Raises DeviceError, as when it is called."""
@@ -63,6 +73,7 @@ class Encode:
             self.encoder = load_encoder(job, own_process=own_process)
             self._canaries = Canaries(self.encoder)
             self.device, self.remark = kind_of(job.model.device), self.encoder.remark
+            self.overlaps = job.model.device == "cuda"
         except DeviceError:
             raise
         except (SfrBatchError, ModuleNotFoundError) as error:
@@ -81,23 +92,42 @@ class Encode:
 
         Raises DeviceError, which is no fault of the split: this process must then be replaced.
         """
-        error = batch.column("error")[0].as_py() or self.problem
-        vectors, tokens, padded = np.empty(0, dtype=np.float32), 0, 0
-        canaries, drift = 0, 0.0
-        failed: Mapping[int, str] = {}
+        return self.begin(batch)()
+
+    def begin(self, batch: pa.Table) -> Callable[[], pa.Table]:
+        """Give a split to the device. What it returns waits for the vectors, and gives what a call does; another split
+        may begin before. Raises DeviceError, as that does."""
+        error, fetch = batch.column("error")[0].as_py() or self.problem, None
         started = time.perf_counter()
         if not error:
             try:
                 lengths = from_ipc(batch.column("rows")).column(names.N_TOKENS).to_numpy()
                 if len(lengths):
                     flat_ids = np.frombuffer(ipc_buffer(batch.column("token_ids")), dtype=np.int32)
-                    encoded, canaries, drift = self._canaries.encode_tokens(lengths, flat_ids)
-                    vectors, tokens, padded = encoded.vectors, encoded.tokens, encoded.padded_tokens
-                    failed = encoded.failed
+                    fetch = self._canaries.launch(lengths, flat_ids)
             except DeviceError:
                 raise
             except Exception as failure:
                 error = explain(failure)
+        return lambda: self._end(batch, fetch, error, started)
+
+    def _end(
+        self, batch: pa.Table, fetch: Callable[[], WithCanaries] | None, error: str | None, started: float
+    ) -> pa.Table:
+        vectors, tokens, padded = np.empty(0, dtype=np.float32), 0, 0
+        canaries, drift = 0, 0.0
+        failed: Mapping[int, str] = {}
+        try:
+            if fetch:
+                encoded, canaries, drift = fetch()
+                vectors, tokens, padded = encoded.vectors, encoded.tokens, encoded.padded_tokens
+                failed = encoded.failed
+        except DeviceError:
+            raise
+        except Exception as failure:
+            error = explain(failure)
+        ended = time.perf_counter()
+        took, self._ended = max(0.0, ended - max(started, self._ended)), ended  # no second counts twice
         return pa.table(
             {
                 "split": batch.column("split"),
@@ -106,7 +136,7 @@ class Encode:
                 "vectors": binary_column(pa.py_buffer(np.ascontiguousarray(vectors))),
                 "encoded_tokens": [tokens],
                 "padded_tokens": [padded],
-                "encode_seconds": [time.perf_counter() - started],
+                "encode_seconds": [took],
                 "canaries": [canaries],
                 "drift": [drift],
                 "failed": [json.dumps(dict(failed))],

@@ -145,7 +145,9 @@ def _dataset(units: Sequence[ReadUnit], job: Job, config: Config) -> ray.data.Da
         .map_batches(
             losses.WatchedEncode,
             fn_constructor_kwargs={"job": job, "stage": encode_stage.Encode},
-            compute=ray.data.ActorPoolStrategy(min_size=actors.min, max_size=_max_actors(units, config)),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=actors.min, max_size=_max_actors(units, config), **_at_once(job.model.device)
+            ),
             num_cpus=actors.cpus,
             num_gpus=actors.gpus or None,
             max_task_retries=_LOST_WORKERS,
@@ -183,6 +185,17 @@ def _splits(unit: ReadUnit) -> int:
 
 def _as_it_is(batch: pa.Table) -> pa.Table:
     return batch
+
+
+def _at_once(device: str) -> dict[str, Any]:
+    """Options of a pool whose actors have several splits at once, and one more waiting, which they do on a GPU."""
+    if device == "cpu":
+        return {}
+    return {
+        "max_concurrent_calls_per_actor": encode_stage.AT_ONCE,
+        "enable_true_multi_threading": True,
+        "max_tasks_in_flight_per_actor": encode_stage.AT_ONCE + 1,
+    }
 
 
 def call(function: Callable[..., T], *arguments: Any, actors: ActorSettings) -> T:

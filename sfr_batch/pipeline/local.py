@@ -1,4 +1,5 @@
-"""Splits through the stages in this process: one thread reads ahead, the caller's thread encodes, two threads write.
+"""Splits through the stages in this process: one thread reads ahead, the caller's thread encodes, two threads write;
+from a GPU they also fetch.
 
 The same stages and the same results as on Ray. There is no queue: a thread gets one split at a time, so memory holds a
 handful of splits however large the corpus is, and stopping only waits for the splits in progress. Knows no Ray; what a
@@ -14,7 +15,7 @@ import pyarrow as pa
 from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.errors import RunFailed
 from sfr_batch.format.records import Receipt
-from sfr_batch.pipeline import display, kept_model, packing, read_stage, write_stage
+from sfr_batch.pipeline import display, encode_stage, kept_model, packing, read_stage, write_stage
 from sfr_batch.pipeline.actor_time import ENCODING, ignored
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Failure, results
@@ -67,11 +68,23 @@ def execute(
                     ahead.clear()
                 else:
                     ahead.append(reader.submit(next, rows, None))
-                    writing.add(writers.submit(write_stage.write, encode(row), job))
+                    writing.add(writers.submit(_write, _encoded(encode, row), job))
     finally:
         count(0, "")
         reader.shutdown(cancel_futures=True)
         writers.shutdown()
+
+
+def _encoded(encode: encode_stage.Encode, row: pa.Table) -> Callable[[], pa.Table]:
+    """A split with its vectors. On a GPU, the one that asks for it waits for them: meanwhile the next split begins."""
+    if encode.overlaps:
+        return encode.begin(row)
+    encoded = encode(row)
+    return lambda: encoded
+
+
+def _write(encoded: Callable[[], pa.Table], job: Job) -> pa.Table:
+    return write_stage.write(encoded(), job)
 
 
 def _one_unit(unit: ReadUnit) -> pa.Table:

@@ -7,6 +7,7 @@ are made of.
 
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -45,18 +46,22 @@ class WatchedEncode:
         self._encode = _load(job, stage, begun) if begun <= LOADS else _without(job, _dies_while_loading(begun - 1))
         again = ray.get_runtime_context().was_current_actor_reconstructed
         self._mark = uuid.uuid4().hex if again else None  # names one restart
-        self._free_since = time.perf_counter()
+        self._lock = threading.Lock()  # calls come from several threads, see `encode_stage.AT_ONCE`
+        self._calls, self._free_since = 0, time.perf_counter()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        waited = time.perf_counter() - self._free_since
+        with self._lock:
+            waited = 0.0 if self._calls else time.perf_counter() - self._free_since
+            self._calls += 1
         try:
             may_be_done = self._mark and self._encode.problem is None
             receipt = second_attempt.committed(batch, self._job) if may_be_done else None
             encoded = write_stage.as_committed(batch, receipt) if receipt else self._encode(batch)
         except DeviceError as error:
             _end(str(error))
-        encoded = with_aside(encoded.append_column(_MARK, pa.array([self._mark], pa.string())), batch, waited)
-        self._free_since = time.perf_counter()
+        with self._lock:
+            encoded = with_aside(encoded.append_column(_MARK, pa.array([self._mark], pa.string())), batch, waited)
+            self._calls, self._free_since = self._calls - 1, time.perf_counter()
         return encoded
 
 

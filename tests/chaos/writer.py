@@ -18,7 +18,7 @@ import time
 import traceback
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
@@ -64,11 +64,11 @@ class ArithmeticEncode(encode_stage.Encode):
         dim = job.card.schema.field("embedding").type.list_size
         self.problem = None
 
-        def encode_tokens(lengths: Any, flat_ids: Any) -> tuple[Any, int, float]:
+        def launch(lengths: Any, flat_ids: Any) -> Callable[[], tuple[Any, int, float]]:
             vectors, tokens = vectors_of_tokens(lengths, flat_ids, dim), int(lengths.sum())
-            return SimpleNamespace(vectors=vectors, tokens=tokens, padded_tokens=tokens, failed={}), 0, 0.0
+            return lambda: (SimpleNamespace(vectors=vectors, tokens=tokens, padded_tokens=tokens, failed={}), 0, 0.0)
 
-        self._canaries: Any = SimpleNamespace(encode_tokens=encode_tokens)
+        self._canaries: Any = SimpleNamespace(launch=launch)
 
 
 @dataclass(frozen=True)

@@ -442,6 +442,16 @@ def test_encode_tokens_reports_what_it_cost(mistral: Encoder) -> None:
     assert repr(result) == "<EncodedTokens 4 rows, 14 tokens, 48.1% padding, 1 batches>"
 
 
+def test_rows_are_launched_before_others_are_fetched(mistral: Encoder) -> None:
+    """Each have the vectors that they have without the others, to the bit, and their own account."""
+    some, others = (mistral.tokenizer.encode(texts) for texts in (["a", "b", "a"], docstrings(2000)[:9]))
+    first, second = (mistral.launch(rows.lengths, rows.flat_ids) for rows in (some, others))
+    for rows, launched in ((others, second), (some, first)):
+        alone, found = mistral.encode_tokens(rows.lengths, rows.flat_ids), launched.result()
+        assert found.vectors.tobytes() == alone.vectors.tobytes()
+        assert (found.tokens, found.padded_tokens, found.batches) == (alone.tokens, alone.padded_tokens, alone.batches)
+
+
 def test_nothing_to_encode(mistral: Encoder) -> None:
     assert mistral.encode([]).shape == (0, 64)
 

@@ -61,13 +61,13 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Summary]:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> Rows:
     """The token ids of all rows that are encoded in this process."""
     seen: Rows = set()
-    encode = Encoder.encode_tokens
+    launch = Encoder.launch
 
     def spy(self: Encoder, lengths: Any, flat_ids: Any, **rest: Any) -> Any:
         seen.update(tuple(row.tolist()) for row in np.split(flat_ids, np.cumsum(lengths)[:-1]))
-        return encode(self, lengths, flat_ids, **rest)
+        return launch(self, lengths, flat_ids, **rest)
 
-    monkeypatch.setattr(Encoder, "encode_tokens", spy)
+    monkeypatch.setattr(Encoder, "launch", spy)
     return seen
 
 

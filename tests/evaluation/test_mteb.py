@@ -294,13 +294,13 @@ def test_queries_and_symmetrical_texts_are_instructed_and_documents_are_bare(
     seen: set[tuple[int, ...]] = set()
     from sfr_batch.encoder.encoder import Encoder
 
-    encode = Encoder.encode_tokens
+    launch = Encoder.launch
 
-    def spy(self: Encoder, lengths: Any, flat_ids: Any) -> Any:
+    def spy(self: Encoder, lengths: Any, flat_ids: Any, **rest: Any) -> Any:
         seen.update(tuple(row.tolist()) for row in np.split(flat_ids, np.cumsum(lengths)[:-1]))
-        return encode(self, lengths, flat_ids)
+        return launch(self, lengths, flat_ids, **rest)
 
-    monkeypatch.setattr(Encoder, "encode_tokens", spy)
+    monkeypatch.setattr(Encoder, "launch", spy)
     loaded = []
     monkeypatch.setattr(encode_stage, "load_encoder", lambda *of, **how: loaded.append(1) or load_encoder(*of, **how))
     prompts = {"query": "Instruct: Given a web search query, retrieve relevant passages\nQuery: "}

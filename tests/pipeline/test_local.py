@@ -6,7 +6,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -93,6 +94,44 @@ def test_reading_begins_before_the_model_is_there(
     monkeypatch.setattr(read_stage, "read_and_tokenize", read)
     monkeypatch.setattr(encode_stage, "Encode", load)
     assert len(list(local.execute(plan.todo, job))) == SPLITS
+
+
+def test_a_split_begins_before_a_gpu_has_finished_the_one_before(
+    planned: tuple[EmbedPlan, Table, Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A split is fetched here only when the next one is on the device, and never are there more than two."""
+    plan, _, job = planned
+    begun = [threading.Event() for _ in range(SPLITS)]
+    fetched: list[int] = []
+
+    class OnGpu(encode_stage.Encode):
+        def __init__(self, job: Job, **options: Any) -> None:
+            super().__init__(job, **options)
+            self.overlaps, self.remark = True, "It could be faster."
+
+        def begin(self, batch: pa.Table) -> Callable[[], pa.Table]:
+            number = sum(event.is_set() for event in begun)
+            assert number - len(fetched) < encode_stage.AT_ONCE
+            end = super().begin(batch)
+            begun[number].set()
+
+            def fetch() -> pa.Table:
+                assert begun[min(number + 1, SPLITS - 1)].wait(60), "the next split waits for this one"
+                fetched.append(number)
+                return end()
+
+            return fetch
+
+    said: list[str] = []
+    monkeypatch.setattr(local.display, "say", said.append)
+    monkeypatch.setattr(encode_stage, "Encode", OnGpu)
+    started = time.perf_counter()
+    results = list(local.execute(plan.todo, job))
+    took = time.perf_counter() - started
+    assert sorted(fetched) == list(range(SPLITS))
+    assert all(isinstance(result, Receipt) and result.embedded == 5 for result in results)
+    assert sum(result.encode_seconds for result in results if isinstance(result, Receipt)) <= took, "none counts twice"
+    assert said == ["It could be faster."]
 
 
 def test_few_splits_are_in_memory(planned: tuple[EmbedPlan, Table, Job], monkeypatch: pytest.MonkeyPatch) -> None:

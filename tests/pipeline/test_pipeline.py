@@ -5,8 +5,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -313,6 +314,34 @@ def test_a_device_that_fails_costs_its_actor_and_not_the_run(
     assert (tmp_path / "failed").exists()
     assert summary.losses.actors == 1
     assert (summary.splits, summary.embedded) == (8, len(TEXTS))
+
+
+class WaitsForTheNext(encode_stage.Encode):
+    """An encode stage whose first split is fetched when the second one has begun, as where both are on a GPU."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.begun, self.second = 0, threading.Event()
+
+    def begin(self, batch: pa.Table) -> Callable[[], pa.Table]:
+        end, self.begun = super().begin(batch), self.begun + 1
+        if self.begun == 2:
+            self.second.set()
+        if self.begun > 1 or self.second.wait(60):
+            return end
+        raise DeviceError("the second split waits for the first one")
+
+
+def test_an_actor_on_a_gpu_has_two_splits_at_once(
+    tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(TEXTS[:30]))
+    monkeypatch.setattr(encode_stage, "Encode", WaitsForTheNext)
+    options = execution._at_once("cuda")
+    assert not execution._at_once("cpu")
+    monkeypatch.setattr(execution, "_at_once", lambda device: options)
+    summary = sfr.embed(config(small_model, str(tmp_path), rows_per_split=10))
+    assert (summary.splits, summary.embedded, summary.losses.actors) == (3, 30, 0)
 
 
 class LoadsAtTheSecondTime(encode_stage.Encode):
