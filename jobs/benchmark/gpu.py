@@ -37,7 +37,6 @@ from jobs.benchmark.gpu_sitting import (
     profiled,
     rate,
     speed,
-    sustained_rate,
     timed,
     whole_layers,
 )
@@ -152,9 +151,13 @@ def _ceilings(sitting: Sitting, found: Found) -> None:
     """The rate of matrix products in a burst, and sustained, as a job has it: a card's power bounds that one."""
     import torch
 
+    from sfr_batch.encoder import probe
+
     found["burst"] = bench.matrix_rate(sitting.device, sitting.dtype, sitting.squares)
-    found["square, sustained"] = sustained_rate(sitting, sitting.dtype, [(sitting.budget // 2,) * 3])
-    found["layer, sustained"] = sustained_rate(sitting, sitting.dtype, layer_products(sitting))
+    found["square, sustained"] = probe.matrix_rate(
+        sitting.device, sitting.dtype, sitting.turn, [(sitting.budget // 2,) * 3]
+    )
+    found["layer, sustained"] = probe.matrix_rate(sitting.device, sitting.dtype, sitting.turn, layer_products(sitting))
     sitting.sustained[sitting.dtype] = max(found["square, sustained"], found["layer, sustained"])
     told = ", ".join(f"{name} {found[name] / 1e12:,.1f}" for name in found if name != "seconds")
     sitting.say(
@@ -262,9 +265,13 @@ def _split(sitting: Sitting, found: Found) -> None:
 
 
 def _fp8(sitting: Sitting, found: Found) -> None:
+    from sfr_batch.encoder import probe
+
     encoder, (lengths, flat_ids) = sitting.new_model("fp8"), sitting.texts()
     found["burst"] = bench.matrix_rate(sitting.device, "fp8", sitting.squares)
-    sitting.sustained["fp8"] = found["layer, sustained"] = sustained_rate(sitting, "fp8", layer_products(sitting))
+    sitting.sustained["fp8"] = found["layer, sustained"] = probe.matrix_rate(
+        sitting.device, "fp8", sitting.turn, layer_products(sitting)
+    )
     sitting.say(f"TFLOP/s in fp8: burst {found['burst'] / 1e12:,.1f}, sustained {sitting.sustained['fp8'] / 1e12:,.1f}")
     first = encoder.encode_tokens(lengths, flat_ids).vectors
     if sitting.expected is not None:

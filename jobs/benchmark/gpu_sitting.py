@@ -196,27 +196,6 @@ def timed(sitting: Sitting, call: Callable[[], Any], at_least: float) -> float:
     return (time.perf_counter() - began) / done
 
 
-def sustained_rate(sitting: Sitting, dtype: str, products: Sequence[tuple[int, int, int]]) -> float:
-    """FLOP/s of products of random matrices, (m, k, n) each, one after the other, for seconds."""
-    import torch
-    import torch.nn.functional as F
-
-    from sfr_batch.encoder.fp8 import multiply, to_fp8
-    from sfr_batch.encoder.loading import torch_dtype
-
-    def random(*size: int) -> Any:
-        return torch.randn(size, device=sitting.device, dtype=torch_dtype(dtype))
-
-    inputs = {(m, k): random(m, k) for m, k, _ in products}
-    pairs = [(inputs[m, k], random(n, k)) for m, k, n in products]
-    if dtype == "fp8":
-        rows = {shape: to_fp8(each) for shape, each in inputs.items()}
-        pairs = [(rows[m, k], to_fp8(weight)) for (m, k, _), (_, weight) in zip(products, pairs, strict=True)]
-    product = multiply if dtype == "fp8" else F.linear
-    seconds = timed(sitting, lambda: [product(*pair) for pair in pairs], 1.5 * sitting.turn)
-    return sum(2.0 * m * k * n for m, k, n in products) / seconds
-
-
 def layer_products(sitting: Sitting) -> list[tuple[int, int, int]]:
     """(tokens, inputs, outputs) of the seven linear layers of a batch."""
     size = bench.SHAPES[sitting.shape]

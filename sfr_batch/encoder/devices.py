@@ -100,6 +100,11 @@ def why_not(capability: Capability, built_for: Sequence[str], dtype: str) -> str
     return ""
 
 
+def multiplies_in(dtype: str) -> bool:
+    """Whether the GPU of this process, one of NVIDIA, has units for matrices of a dtype."""
+    return not torch.version.hip and torch.cuda.get_device_capability() >= TENSOR_CORES[dtype]
+
+
 def _runs_on(architecture: str, capability: Capability) -> bool:
     """Whether kernels for an architecture run: those of the same major number, and the intermediate form (PTX) of any
     earlier one, which the driver compiles. With an `a` they are for one architecture alone."""

@@ -163,6 +163,11 @@ class Encoder:
         """Whether rows of this kind of model can be packed."""
         return self._forward.can_pack
 
+    @property
+    def is_decoder(self) -> bool:
+        """Whether it is a model that `fuse` is made for."""
+        return self._forward.decoder is not None
+
     def pack(self, packed: bool) -> None:
         """Pack rows from now on, or pad them; vectors differ only by rounding. Raises ConfigError if it cannot."""
         self._forward.pack(packed)

@@ -1,18 +1,23 @@
-"""What a preflight asks of an encoder beyond its vectors: padding on either side, its size, and the memory of a batch.
+"""What a preflight asks of an encoder beyond its vectors: padding on either side, its size, and the memory of a batch;
+and how fast its device multiplies matrices.
 
 Looks into an `Encoder`; nothing that embeds a corpus comes through here.
 """
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.encoder import Encoder, FloatArray
+from sfr_batch.encoder.fp8 import multiply, to_fp8
+from sfr_batch.encoder.loading import torch_dtype
 from sfr_batch.encoder.pooling import pool
 from sfr_batch.encoder.threads import using
 from sfr_batch.model.repository.families import FAMILIES
@@ -70,3 +75,39 @@ def batch_memory(encoder: Encoder, lengths: NDArray[np.integer], flat_ids: NDArr
     before = torch.cuda.memory_allocated()
     encoder.encode_tokens(lengths, flat_ids)
     return int(torch.cuda.max_memory_allocated() - before)
+
+
+SQUARE = ((8192, 8192, 8192),)
+"""A product that keeps all units of a GPU busy."""
+
+
+def matrix_rate(
+    device: str, compute_dtype: str, seconds: float, products: Sequence[tuple[int, int, int]] = SQUARE
+) -> float:
+    """FLOP/s of products of random matrices, [m, k] times [k, n] for each (m, k, n), one after the other for at least
+    so many seconds. Less than in a burst, since power bounds it, as it bounds a run."""
+
+    def random(*size: int) -> Any:
+        return torch.randn(size, device=device, dtype=torch_dtype(compute_dtype))
+
+    inputs = {(m, k): random(m, k) for m, k, _ in products}
+    pairs = [(inputs[m, k], random(n, k)) for m, k, n in products]
+    product: Any = F.linear
+    if compute_dtype == "fp8":
+        rows = {shape: to_fp8(each) for shape, each in inputs.items()}
+        pairs = [(rows[m, k], to_fp8(weight)) for (m, k, _), (_, weight) in zip(products, pairs, strict=True)]
+        product = multiply
+
+    def took(times: int) -> float:
+        began = time.perf_counter()
+        for pair in pairs * times:
+            product(*pair)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    took(1)  # libraries choose their kernels
+    done, spent = 0, 0.0
+    while not done or spent < seconds:
+        done, spent = done + 5, spent + took(5)
+    return done * sum(2.0 * m * k * n for m, k, n in products) / spent

@@ -23,8 +23,8 @@ from sfr_batch.checks.verify.report import VerifyReport
 from sfr_batch.checks.verify.subject import Subject
 from sfr_batch.cli.main import main
 from sfr_batch.config.loading import config_from_dict
-from sfr_batch.config.settings import Config
-from sfr_batch.encoder import devices
+from sfr_batch.config.settings import Config, RunSettings
+from sfr_batch.encoder import devices, probe
 from sfr_batch.encoder.decoder import Decoder
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.encoder.forward import Forward
@@ -32,6 +32,7 @@ from sfr_batch.encoder.pooling import POOLINGS
 from sfr_batch.errors import ConfigError
 from sfr_batch.format.fingerprint import LATER_INPUTS
 from sfr_batch.model import prompts
+from sfr_batch.model.operations import operations
 from sfr_batch.model.recipe import read_recipe
 from sfr_batch.model.repository import weights
 from sfr_batch.model.repository.folder import weight_files
@@ -551,6 +552,45 @@ def test_throughput_tries_budgets(built: Path) -> None:
     assert " at 512, " in finding.measured
     assert speed.check_throughput(subject, 1e-6).measured.partition("; this CPU")[0].endswith(" in 1e-06 s")
     assert speed.check_throughput(subject, 0) == speed.skipped("not requested (--seconds 0)")
+
+
+def test_throughput_on_a_gpu_says_its_share_and_what_would_be_faster(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU would say is planted."""
+    asked: list[Any] = []
+    monkeypatch.setattr(speed.probe, "matrix_rate", lambda *of: asked.append(of) or 5e12)
+    monkeypatch.setattr(speed.probe, "batch_memory", lambda *_: 2**20)
+    monkeypatch.setattr(speed.devices, "free_memory", lambda _: 2**30)
+    monkeypatch.setattr(speed.devices, "multiplies_in", lambda dtype: dtype == "fp8")
+    subject = subject_of(built, dtype="bfloat16")
+    subject.config = subject.config.model_copy(update={"run": RunSettings(max_batch_tokens=1024)})
+    told = speed._on_gpu(subject, 0.01, 1.0).measured
+    assert asked == [("cuda", "bfloat16", 1.0)]
+    found = re.search(
+        r"^([\d,]+) tokens/s at 64 to 512 tokens a row, (\d+)% of the 5 TFLOP/s that matrices in bfloat16 reach", told
+    )
+    assert found
+    rate, row_tokens = float(found[1].replace(",", "")), subject.found["speed"].row_tokens
+    needed = operations(subject.architecture, row_tokens)
+    assert needed
+    assert int(found[2]) == pytest.approx(100 * rate * needed / 5e12, abs=0.51)
+    default = "run.max_batch_tokens=131072"
+    assert told.endswith(f"; faster: run.fuse=true, model.dtype=fp8, in a table of its own, {default}")
+    subject.encoder.remark = "the layers are not fused"
+    assert "faster: install what run.fuse needs, " in speed._faster(subject)
+    subject.encoder.fused = True
+    assert "fuse" not in speed._faster(subject)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "fp8"])
+def test_matrices_are_multiplied_for_some_time(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+    product = probe.multiply if dtype == "fp8" else probe.F.linear
+    where, name = (probe, "multiply") if dtype == "fp8" else (probe.F, "linear")
+    monkeypatch.setattr(where, name, lambda *pair: done.append(1) or product(*pair))
+    assert probe.matrix_rate("cpu", dtype, 0, [(8, 16, 32), (8, 32, 16)]) > 0
+    assert len(done) == 2 * (1 + 5), "once to choose kernels, then five times"
 
 
 @pytest.mark.parametrize(

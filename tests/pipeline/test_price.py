@@ -19,6 +19,7 @@ from sfr_batch.corpus.reader import read_unit
 from sfr_batch.encoder.measured_rates import MeasuredRate, remember_rate
 from sfr_batch.errors import ConfigError
 from sfr_batch.format import names
+from sfr_batch.model.operations import operations
 from sfr_batch.model.repository.folder import read_config
 from sfr_batch.pipeline.job import make_job
 from sfr_batch.pipeline.price import paper, rates
@@ -292,7 +293,7 @@ def test_a_rate_is_of_rows_of_some_length(tmp_path: Path, tiny: Path) -> None:
         assert found is not None
         return found.tokens_per_second
 
-    needed = {tokens: paper.operations(shape, tokens) or 0.0 for tokens in (32, 4096)}
+    needed = {tokens: operations(shape, tokens) or 0.0 for tokens in (32, 4096)}
     assert 0 < needed[32] < needed[4096]
     assert rate_of(32, 32) == pytest.approx(1000)
     assert rate_of(4096, 32) == pytest.approx(1000 * needed[32] / needed[4096])
@@ -332,9 +333,9 @@ def test_operations_of_a_token() -> None:
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
     }
-    assert paper.operations(mistral, 0) == pytest.approx(2 * 6.979e9, rel=1e-3)
-    assert paper.operations(mistral, 512) == pytest.approx(14.09e9, rel=1e-3)
-    assert paper.operations({"d_model": 512}, 512) is None
+    assert operations(mistral, 0) == pytest.approx(2 * 6.979e9, rel=1e-3)
+    assert operations(mistral, 512) == pytest.approx(14.09e9, rel=1e-3)
+    assert operations({"d_model": 512}, 512) is None
     h100 = paper.gpu_named("h100")
     assert paper.rate_on_paper(h100, "bfloat16", mistral, 512) == pytest.approx(0.45 * 70.2e3, rel=1e-2)
     assert paper.rate_on_paper(paper.gpu_named("A100"), "fp8", mistral, 512) is None

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from sfr_batch.checks.report import Outcome, judged, passed, skipped
 from sfr_batch.checks.verify.subject import Subject
+from sfr_batch.config.settings import batch_tokens
 from sfr_batch.encoder import devices, probe
 from sfr_batch.encoder.encoder import Encoder
+from sfr_batch.model.operations import operations
 from sfr_batch.model.sources import room
 
 SHORTEST, LONGEST = 64, 512
@@ -29,6 +31,8 @@ _LARGEST_BUDGET = 131072
 
 _LARGEST_OF_LARGE = 32768
 """For models of a billion parameters and more, which are no faster with more tokens; padding grows with them."""
+
+_MATRICES_S = 1.0
 
 TokenRows = tuple[NDArray[np.int32], NDArray[np.int32]]
 
@@ -103,9 +107,39 @@ def _on_gpu(subject: Subject, seconds: float, first: float) -> Outcome:
     suggested = max(1024, min(fits, _LARGEST_BUDGET if probe.parameters(encoder) < 1e9 else _LARGEST_OF_LARGE))
     return judged(
         encoder.max_batch_tokens >= configured,
-        f"{_mixed(rows, own.rate)}; run.max_batch_tokens={configured} needs {room.gib(needed)} of {room.gib(free)} "
-        f"free beside the model; suggested, for half of it: {suggested}{_other_batches(subject, rows)}",
+        f"{_mixed(rows, own.rate)}{_share(subject, rows, own.rate)}; run.max_batch_tokens={configured} needs "
+        f"{room.gib(needed)} of {room.gib(free)} free beside the model; suggested, for half of it: {suggested}"
+        f"{_other_batches(subject, rows)}{_faster(subject)}",
     )
+
+
+def _share(subject: Subject, rows: TokenRows, rate: float) -> str:
+    """The operations that a model needs for its tokens, against what the GPU does when it multiplies matrices for a
+    second."""
+    dtype = subject.settings.compute_dtype
+    a_token = operations(subject.architecture, _Passes.row_tokens(rows))
+    if a_token is None:
+        return ""
+    most = probe.matrix_rate("cuda", dtype, _MATRICES_S)
+    return f", {rate * a_token / most:.0%} of the {most / 1e12:,.0f} TFLOP/s that matrices in {dtype} reach on this GPU"
+
+
+def _faster(subject: Subject) -> str:
+    """What would use more of the GPU, or let it do more."""
+    settings, config, encoder = subject.settings, subject.config, subject.encoder
+    ways = []
+    if settings.deterministic:
+        ways.append("model.deterministic=false, in a table of its own")
+    elif encoder.is_decoder and not encoder.fused:
+        ways.append("install what run.fuse needs" if encoder.remark else "run.fuse=true")
+    if settings.compute_dtype == "float32":
+        ways.append("model.dtype=bfloat16, in a table of its own")
+    elif settings.compute_dtype != "fp8" and devices.multiplies_in("fp8"):
+        ways.append("model.dtype=fp8, in a table of its own")
+    default = batch_tokens("cuda", probe.parameters(encoder))
+    if (config.run.max_batch_tokens or default) < default:
+        ways.append(f"run.max_batch_tokens={default}")
+    return f"; faster: {', '.join(ways)}" if ways else ""
 
 
 def _other_batches(subject: Subject, rows: TokenRows) -> str:
@@ -157,8 +191,13 @@ class _Passes:
         return self._tokens / self.seconds
 
     def speed(self, rows: TokenRows) -> Speed:
+        return Speed(self.rate, self.row_tokens(rows))
+
+    @staticmethod
+    def row_tokens(rows: TokenRows) -> float:
+        """Length of the row of a token, on average over the tokens."""
         lengths = rows[0].astype(np.float64)
-        return Speed(self.rate, float(lengths @ lengths / lengths.sum()))
+        return float(lengths @ lengths / lengths.sum())
 
 
 def _mixed(rows: TokenRows, rate: float) -> str:

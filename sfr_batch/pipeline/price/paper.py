@@ -1,4 +1,4 @@
-"""A rate on paper, where nothing was measured: operations of a token by config.json, against those of a type of GPU.
+"""A rate on paper, where nothing was measured: operations of a token, against those of a type of GPU.
 
 `gpus.yaml` has the types and says of each whether it was measured. Knows no run.
 """
@@ -11,11 +11,10 @@ from typing import Any
 import yaml
 
 from sfr_batch.errors import ConfigError
+from sfr_batch.model.operations import operations
 from sfr_batch.storage.local_files import read_text
 
 TABLE = Path(__file__).with_name("gpus.yaml")
-_GATED = ("mistral", "llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "modernbert")
-"""Families whose MLPs have three matrices; all others have two."""
 
 
 @cache
@@ -34,23 +33,6 @@ def gpu_named(name: str) -> Mapping[str, Any]:
         f"run.gpu: {name} is not in the table of types of GPU, which has {', '.join(gpu_types())}. Name one of these, "
         f"add yours to {TABLE}, or remove run.gpu and measure: `sfr-batch verify CONFIG`."
     )
-
-
-def operations(config: Mapping[str, Any], tokens: float) -> float | None:
-    """Operations for each token of a row of ``tokens``, by the model's config.json: two for each weight of the layers,
-    and those of attention. None if config.json does not tell the sizes by the usual names."""
-    try:
-        width, layers, inner, heads = (
-            int(config[key]) for key in ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
-        )
-    except (KeyError, TypeError, ValueError):
-        return None
-    all_heads = heads * int(config.get("head_dim") or width // heads)
-    of_keys = all_heads * int(config.get("num_key_value_heads") or heads) // heads
-    matrices = 3 if config.get("model_type") in _GATED else 2
-    weights = 2 * width * all_heads + 2 * width * of_keys + matrices * width * inner
-    causal = 2 if matrices == 3 else 1  # half of the pairs of tokens
-    return float(layers * (2 * weights + 4 * all_heads * tokens / causal))
 
 
 def rate_on_paper(gpu: Mapping[str, Any], dtype: str, config: Mapping[str, Any], tokens: float) -> float | None:

@@ -17,10 +17,11 @@ from sfr_batch.config.settings import are_packed, on_gpus
 from sfr_batch.encoder.measured_rates import recall_rate
 from sfr_batch.errors import StorageError
 from sfr_batch.format import names
+from sfr_batch.model.operations import operations
 from sfr_batch.model.repository.folder import read_config
 from sfr_batch.model.sources.location import locate
 from sfr_batch.pipeline.placement import HERE
-from sfr_batch.pipeline.price.paper import gpu_named, operations, rate_on_paper
+from sfr_batch.pipeline.price.paper import gpu_named, rate_on_paper
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.storage.store import Store
 from sfr_batch.table.report.measures import EDGES
