@@ -5,7 +5,7 @@ Knows values; knows no sections.
 
 import codecs
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
@@ -68,6 +68,12 @@ def _none_is_false(value: object) -> object:
     return False if value is None else value
 
 
+def _must_not_be_of_a_mac(value: object) -> object:
+    if value == "mps":
+        raise ValueError("a Mac's GPU is not used: set model.device=cpu and run.actors.gpus=0")
+    return value
+
+
 def _must_be_command_or_url(value: str) -> str:
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", value)
     if scheme and scheme[1].lower() not in ("http", "https"):
@@ -77,6 +83,7 @@ def _must_be_command_or_url(value: str) -> str:
 
 EnvReference = Annotated[str, AfterValidator(_must_be_reference)]
 Text = Annotated[str, AfterValidator(_must_not_be_reference)]
+Device = Annotated[Literal["cuda", "cpu"], BeforeValidator(_must_not_be_of_a_mac)]
 Hook = Annotated[str, Field(min_length=1), AfterValidator(_must_be_command_or_url)]
 Location = Annotated[Text, Field(min_length=1)]
 Character = Annotated[str, AfterValidator(_must_be_one_character)]

@@ -19,6 +19,7 @@ from sfr_batch.config.section import Section
 from sfr_batch.config.setting_types import (
     CREDENTIALS_IN_HOOK,
     Character,
+    Device,
     Encoding,
     EnvReference,
     FromColumns,
@@ -225,7 +226,7 @@ class ModelSettings(Section):
     dtype: Literal["bfloat16", "float16", "float32", "fp8"] | None = None
     """Dtype of weights and computation. Default: bfloat16 for device cuda, float32 for cpu. `fp8` is bfloat16 with
     8-bit matrix products, at which GPUs from Ada and Hopper on are twice as fast."""
-    device: Literal["cuda", "cpu"] = "cuda"
+    device: Device = "cuda"
     """Where the model runs."""
     cache_dir: Text | None = None
     """Folder for fetched models on each node; its disk needs room for the weights. Default: the cache of the hub for

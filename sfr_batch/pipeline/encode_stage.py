@@ -55,7 +55,7 @@ class Encode:
     device = ""
     """The kind of its device, such as NVIDIA H200; empty without a model."""
     remark = ""
-    """`Encoder.remark`."""
+    """What is to be said of the model and its device, and does no harm; empty if there is nothing."""
     overlaps = False
     """Whether the device computes while the host does something else."""
     _ended = 0.0
@@ -68,12 +68,15 @@ class Encode:
         try:
             load_libraries()
             from sfr_batch.encoder.canaries import Canaries
-            from sfr_batch.encoder.devices import kind_of
+            from sfr_batch.encoder.devices import count_gpus, kind_of
 
             self.encoder = load_encoder(job, own_process=own_process)
             self._canaries = Canaries(self.encoder)
             self.device, self.remark = kind_of(job.model.device), self.encoder.remark
             self.overlaps = job.model.device == "cuda"
+            if self.overlaps and not own_process and (gpus := count_gpus()) > 1:  # Ray shows an actor its own
+                all_of_them = f"run.actors.max={gpus} with run.ray_address=local uses all"
+                self.remark = f"1 of {gpus} GPUs is used: {all_of_them}. {self.remark}".rstrip()
         except DeviceError:
             raise
         except (SfrBatchError, ModuleNotFoundError) as error:

@@ -120,6 +120,8 @@ def test_missing_sections_are_all_named(file: Path) -> None:
         ("run.actors={min: 3, max: 2, gpus: 0}", r"run.actors: max \(2\) must be at least min \(3\)"),
         ("run.actors.cpus=.inf", "run.actors.cpus: must be a number, more than 0$"),
         ("run.actors.cpus=0", "run.actors.cpus: must be more than 0$"),
+        ("model.device=mps", "model.device: a Mac's GPU is not used: set model.device=cpu and run.actors.gpus=0$"),
+        ("model.device=gpu", "model.device: must be 'cuda' or 'cpu'$"),
         ("model.dtype=bf16", "model.dtype: must be 'bfloat16', 'float16', 'float32' or 'fp8'"),
         ("model.max_length=3", "model.max_length: must be at least 4$"),
         (

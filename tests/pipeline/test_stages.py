@@ -1,5 +1,6 @@
 """The stages by themselves, without Ray: what becomes of rows that cannot be embedded, and of errors on the way."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import torch
 
 import sfr_batch as sfr
 from sfr_batch.checks.audit.auditor import audit
+from sfr_batch.encoder import devices, forward
 from sfr_batch.encoder import encoder as encoder_module
-from sfr_batch.encoder import forward
 from sfr_batch.errors import DeviceError
 from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import encode_stage, packing, read_stage, write_stage
@@ -54,6 +55,21 @@ def test_a_split_of_rejects_alone_still_has_its_data_file(tmp_path: Path, tiny: 
     receipt = result_of(write_stage.write(encode_stage.Encode(job)(tokenized(plan, job)), job))
     assert (receipt.read, receipt.embedded, receipt.rejected, receipt.tokens) == (3, 0, 3, 0)
     assert set(table.committed()) == {receipt.split_id}
+
+
+def test_one_of_several_gpus_is_said(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a run in one process; to an actor of Ray its own GPU alone is visible. The GPUs are planted."""
+    _, _, on_cpu = planned(tmp_path, tiny, ["one"])
+    encoder = encode_stage.load_encoder(on_cpu, own_process=False)
+    monkeypatch.setattr(encode_stage, "load_encoder", lambda job, own_process: encoder)
+    monkeypatch.setattr(devices, "kind_of", lambda _: "NVIDIA L4")
+    monkeypatch.setattr(devices, "count_gpus", lambda: 8)
+    job = dataclasses.replace(on_cpu, model=on_cpu.model.model_copy(update={"device": "cuda"}))
+    encode = encode_stage.Encode(job, own_process=False)
+    assert encode.remark == "1 of 8 GPUs is used: run.actors.max=8 with run.ray_address=local uses all."
+    assert encode.overlaps
+    assert not encode_stage.Encode(job).remark
+    assert not encode_stage.Encode(on_cpu, own_process=False).remark
 
 
 def test_a_split_that_is_committed_is_passed_on(tmp_path: Path, tiny: Path) -> None:
