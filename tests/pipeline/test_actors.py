@@ -100,6 +100,27 @@ def test_actors_leave_marks(ray_session: None, model: Path, monkeypatch: pytest.
     assert time_of_actors.seconds > 0
 
 
+def test_an_actor_sees_its_own_gpu_and_starts_few_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody has set stays."""
+    given = {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+    monkeypatch.setattr(actors.os, "environ", given)
+    monkeypatch.setattr(actors.ray, "get_gpu_ids", list)
+    actors.take_gpu()
+    assert given == {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, "no GPU is taken"
+    monkeypatch.setattr(actors.ray, "get_gpu_ids", lambda: [3])
+    actors.take_gpu()
+    assert given == {
+        "CUDA_VISIBLE_DEVICES": "3",
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+        "TORCHINDUCTOR_COMPILE_THREADS": "4",
+    }
+    given |= {"PYTORCH_ALLOC_CONF": "backend:native", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    del given["PYTORCH_CUDA_ALLOC_CONF"]
+    before = dict(given)
+    actors.take_gpu()
+    assert given == before
+
+
 @pytest.mark.parametrize(
     ("lacking", "text"),
     [(True, "waiting for 1 of 8 GPUs"), (False, "waiting for CPUs for 2 of 16 actors")],
