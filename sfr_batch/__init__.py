@@ -25,6 +25,7 @@
     mteb_model    MtebModel        the model of a config for mteb.evaluate
     promote       PointerTarget    makes a pointer point to a table
     promote_back  PointerTarget    moves a pointer back
+    on_ray        an executor      a Ray cluster for large exports: table.export(target, executor=…)
 
     type             where you meet it; help(sfr.EmbeddingTable) has the calls of a table
     Config           settings of a job; its parts include ModelSettings and StorageSettings
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from sfr_batch.evaluation.report.report import Evaluation as Evaluation
     from sfr_batch.format.run_accounts import RunAccount as RunAccount
     from sfr_batch.format.run_progress import RunProgress as RunProgress
+    from sfr_batch.pipeline.on_ray import on_ray as on_ray
     from sfr_batch.pipeline.price.price import Price as Price
     from sfr_batch.pipeline.repair import Repair as Repair
     from sfr_batch.pipeline.submission.submit import job as job
@@ -145,6 +147,7 @@ _HOMES = {
     "job": "pipeline.submission.submit",
     "load_config": "config.loading",
     "mteb_model": "api",
+    "on_ray": "pipeline.on_ray",
     "open_table": "api",
     "plan": "api",
     "price": "api",

@@ -576,6 +576,7 @@ PUBLIC = {
     "format.run_accounts": ["RunAccount"],
     "format.run_progress": ["RunProgress"],
     "table.report.value": ["RunReport"],
+    "pipeline.on_ray": ["on_ray"],
     "pipeline.price.price": ["Price"],
     "pipeline.summary": ["Summary"],
     "pipeline.submission.submit": ["job", "submit"],

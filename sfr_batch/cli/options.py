@@ -12,10 +12,21 @@ from sfr_batch.format.on_screen import shown_message
 from sfr_batch.storage.store import ObjectInfo
 
 ENDPOINT = click.option("--endpoint-url", help="S3 endpoint of the table; default: the AWS environment variables.")
+_RAY_ADDRESS = click.option(
+    "--ray-address",
+    metavar="ADDRESS",
+    help="Cluster to work on: auto, local, none or HOST:PORT. Default: none; for a large table RAY_ADDRESS.",
+)
+_SHARED_PATH = click.option("--shared-path", is_flag=True, help="All nodes of the cluster share local paths.")
 _SHOWN = 20
 NOTHING = "nothing was changed"
 DOES_THE_REST = "it may be done in part; the same command does the rest"
 """What a signal finds of a command that may be killed at any moment."""
+
+
+def on_ray(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a command that can work on a Ray cluster: the arguments of `sfr_batch.on_ray`."""
+    return _RAY_ADDRESS(_SHARED_PATH(command))
 
 
 def show_objects(objects: Sequence[ObjectInfo]) -> None:

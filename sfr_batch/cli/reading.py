@@ -7,7 +7,7 @@ import sys
 import click
 
 import sfr_batch as api  # its names are loaded when they are used: help is quick
-from sfr_batch.cli.options import ENDPOINT, NOTHING, report_errors
+from sfr_batch.cli.options import ENDPOINT, NOTHING, on_ray, report_errors
 from sfr_batch.errors import ConfigError
 from sfr_batch.table.choices import ANY, CHOICES
 
@@ -76,6 +76,7 @@ def runs(table: str, as_lines: bool, endpoint_url: str | None) -> None:
 @_RENAME
 @_AS_TEXT
 @click.option("--empty-as-null", is_flag=True, help="With --partition-by: empty texts become null.")
+@on_ray
 @ENDPOINT
 def export(
     table: str,
@@ -88,6 +89,8 @@ def export(
     rename: tuple[str, ...],
     as_text: tuple[str, ...],
     empty_as_null: bool,
+    ray_address: str | None,
+    shared_path: bool,
     endpoint_url: str | None,
 ) -> None:
     """Write the live rows of TABLE to TARGET, as Parquet files for any engine.
@@ -107,17 +110,21 @@ def export(
         storage = api.StorageSettings(endpoint_url=endpoint_url)
         opened = api.open_table(table, storage)
         state = opened.current() if snapshot is None else opened.snapshot(snapshot)
-        done = state.export(
-            target,
-            partition_by=partition_by,
-            columns=_listed(columns),
-            where=where,
-            storage=storage,
-            engine=engine,
-            rename=_renames(rename),
-            as_text=as_text,
-            empty_as_null=empty_as_null,
-        )
+        renames = _renames(rename)
+        rows = state.manifest.counts.vectors
+        with api.on_ray(ray_address, shared_path=shared_path, rows=rows) as executor:
+            done = state.export(
+                target,
+                partition_by=partition_by,
+                columns=_listed(columns),
+                where=where,
+                storage=storage,
+                engine=engine,
+                rename=renames,
+                as_text=as_text,
+                empty_as_null=empty_as_null,
+                executor=executor,
+            )
         click.echo(done)
 
 

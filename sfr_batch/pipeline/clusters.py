@@ -16,7 +16,6 @@ from sfr_batch.storage.local_files import read_text_file
 
 SUBMIT = "sfr-batch submit CONFIG --address {at}"
 """The command that runs a config on a cluster from anywhere."""
-_OR_HERE = "or embed in this process: run.ray_address=none."
 _PORT_OF_JOBS = 8265
 _CONNECT_S, _ANSWER_S = 3.0, 3.0
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
@@ -31,6 +30,9 @@ class Address:
 
     text: str
     source: str
+    setting: str = "run.ray_address"
+    does: str = "embed"
+    """What is to be done there, and could be done in this process."""
 
     def __str__(self) -> str:
         return f"{self.text} ({self.source})"
@@ -44,10 +46,15 @@ class Address:
                 return host.strip("[]"), int(port)
         raise ConfigError(f"{self.source} is {self.text}, which is no HOST:PORT. {self._how_to_join()}")
 
+    @property
+    def or_here(self) -> str:
+        """How to do without a cluster, as the end of a sentence."""
+        return f"or {self.does} in this process: {self.setting}=none."
+
     def _how_to_join(self) -> str:
         return (
             "On a machine of the cluster write HOST:PORT as `ray start` prints it, or auto for the Ray that runs "
-            "there: run.ray_address=auto. Or embed in this process: run.ray_address=none."
+            f"there: {self.setting}=auto. O{self.or_here[1:]}"
         )
 
     def check_form(self) -> None:
@@ -95,7 +102,7 @@ def _check_port(address: Address) -> None:
             answer = b"" if _encrypted() else _greet(connection)
     except OSError as error:
         raise ConfigError(
-            f"No Ray cluster answers at {address}: {reason(error)}. Start it, correct the address, {_OR_HERE}"
+            f"No Ray cluster answers at {address}: {reason(error)}. Start it, correct the address, {address.or_here}"
         ) from None
     if not _encrypted() and answer[3:4] != bytes((_SETTINGS,)):
         http = answer.startswith((b"HTTP", b"<"))
@@ -125,7 +132,7 @@ def something_else(address: Address, what: str) -> ConfigError:
     """The error where something else listens."""
     return ConfigError(
         f"At {address} listens {what}, and not the head of a Ray cluster, whose port is 6379 or that of `ray start "
-        f"--port`. Correct the address, {_OR_HERE}"
+        f"--port`. Correct the address, {address.or_here}"
     )
 
 

@@ -87,10 +87,11 @@ def _check_machine(address: clusters.Address, client: GcsClient) -> None:
     except RuntimeError as error:
         if str(error).startswith("No node"):
             host, _ = address.parts
+            submit = f"Submit the run: {clusters.SUBMIT.format(at=f'http://{host}:8265')}. O{address.or_here[1:]}"
+            start_there = f"Give the command on one of them, {address.or_here}"
             raise ConfigError(
                 f"This machine is no node of the Ray cluster at {address}, and a run starts on one of its nodes. "
-                f"Submit the run: {clusters.SUBMIT.format(at=f'http://{host}:8265')}. Or embed in this process: "
-                "run.ray_address=none."
+                f"{submit if address.does == 'embed' else start_there}"
             ) from None
 
 

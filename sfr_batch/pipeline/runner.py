@@ -32,7 +32,7 @@ from sfr_batch.planning.drafting import draft
 from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.remarks import format_changes
-from sfr_batch.storage.executor import Executor, InProcess
+from sfr_batch.storage.executor import ROWS_HERE, Executor, InProcess
 from sfr_batch.table.commit import lease
 from sfr_batch.table.commit.attempts import attempts_since
 from sfr_batch.table.commit.clocks import tell_lifted, tell_skew
@@ -48,7 +48,7 @@ _SHOWN = 3
 """Errors that the message of a failed run has."""
 PLAN_AGAIN = frozenset[str]()
 """No shards that must be read: the plan was made too early, for whatever reason."""
-_ROWS_HERE, _BYTES_HERE = 2**21, 2**30
+_ROWS_HERE, _BYTES_HERE = ROWS_HERE, 2**30
 """Rows of corpus and table, and bytes of the corpus, up to which the comparison runs in this process; and rows of the
 table up to which it is published here."""
 

@@ -1,4 +1,4 @@
-"""Functions as Ray tasks: the executor of a large comparison of corpus and table, and of publishing a large table.
+"""Functions as Ray tasks: the executor of what is too much for one process, such as publishing a large table.
 
 Results stay in Ray's object store, which spills to disk; the driver takes one at a time. Knows no corpus and no table.
 """
@@ -15,11 +15,13 @@ from sfr_batch.pipeline.ray_failures import NOTHING_PUBLISHED, failure_of
 class OnRay:
     """Runs functions as tasks of one CPU each; handles are object references. An executor of `storage.executor`.
 
-    doing: what they are part of, such as ``publishing``, for the error if Ray gives up.
+    doing: what they are part of, such as ``publishing``, for the error if Ray gives up. sees_disk: whether all nodes
+    see the local files of this process.
     """
 
-    def __init__(self, doing: str) -> None:
+    def __init__(self, doing: str, *, sees_disk: bool = True) -> None:
         self._doing = doing
+        self.sees_disk = sees_disk
 
     def share(self, value: Any) -> Any:
         return ray.put(value)

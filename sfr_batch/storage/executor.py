@@ -1,14 +1,19 @@
 """Executors, which run functions as tasks: the protocol, one for this process, and how large tasks should be.
 
-`pipeline.tasks` has one that uses Ray. Knows no files.
+`pipeline.tasks` has one that uses Ray. Reads no files.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
+from sfr_batch.errors import ConfigError
+from sfr_batch.storage.locations import is_s3
+
 T = TypeVar("T")
 
+ROWS_HERE = 2**21
+"""Rows of a table up to which all work on it is done in the process that asks for it."""
 ROWS_A_TASK = 2**18
 ROWS_A_PARTITION = 2**20
 ROWS_A_PART = 9 * 2**10
@@ -18,6 +23,11 @@ of less than 100 KB in the memory of the driver, and every part is an object tha
 
 class Executor(Protocol):
     """Runs functions. A handle stands for a result, and may be an argument of another call."""
+
+    @property
+    def sees_disk(self) -> bool:
+        """Whether its tasks see the local files of this process."""
+        ...
 
     def share(self, value: Any) -> Any:
         """A handle for a value that is an argument of many calls."""
@@ -38,6 +48,8 @@ class Executor(Protocol):
 class InProcess:
     """Runs every function immediately, in the calling thread; a handle is the result itself."""
 
+    sees_disk = True
+
     def share(self, value: Any) -> Any:
         return value
 
@@ -47,6 +59,17 @@ class InProcess:
 
     def get(self, handles: Sequence[Any]) -> Iterator[Any]:
         return iter(handles)
+
+
+def check_reach(executor: Executor, *places: str) -> None:
+    """Raises ConfigError if a place, an absolute URI, is on a disk that tasks of the executor do not see."""
+    for place in places:
+        if not executor.sees_disk and not is_s3(place):
+            raise ConfigError(
+                f"{place} is a local path, but the cluster has several nodes: each would look at its own disk. Use "
+                "s3://, work in this process (--ray-address none), or say that all nodes share that file system: "
+                "--shared-path."
+            )
 
 
 def partitioned(rows: int) -> tuple[int, int]:

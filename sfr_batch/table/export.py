@@ -4,9 +4,12 @@
     target/package=numpy/part-00000.parquet …    the column is in the folder's name, not in the files
     target/_SUCCESS                              what was exported; written last: without it, the export is incomplete
 
-Knows scans, but not where they come from.
+A large table is exported in parts of whole data files, each by a task of an executor, perhaps on another machine; the
+number of its part then stands in the name of a file, `part-00003-00000.parquet`. Files do not depend on where they were
+written. Knows scans, but not where they come from.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,14 +19,20 @@ import pyarrow.compute as pc
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError, CountsDoNotClose, TableError, counted
 from sfr_batch.format import names
+from sfr_batch.storage.executor import Executor, InProcess, check_reach
 from sfr_batch.storage.locations import absolute_uri
+from sfr_batch.storage.store import Store
 from sfr_batch.table.apart import BESIDE, check_apart
 from sfr_batch.table.choices import ANY
 from sfr_batch.table.hive_names import NULL, can_partition, folder_of, partition_texts
 from sfr_batch.table.outgoing import Outgoing
-from sfr_batch.table.parquet_folder import ParquetFolder
+from sfr_batch.table.parquet_folder import ParquetFolder, Written
 from sfr_batch.table.scan import Scan, key_columns
 
+_PART_BYTES = 2**30
+"""Of the data files of a part, at least."""
+_PARTS = 1024
+"""At most. Each may leave a small file in each folder."""
 _LONGEST_NAME = 255
 """Of a folder on a local disk, in bytes."""
 
@@ -65,14 +74,32 @@ class Wanted:
     rows_per_file: int | None = None
 
 
-def export(scan: Scan, target: str, wanted: Wanted, storage: StorageSettings | None = None) -> Exported:
+@dataclass(frozen=True)
+class _Work:
+    """What all tasks need. by: the name of the column to partition by, in the export. longest: name of a folder."""
+
+    wanted: Wanted
+    outgoing: Outgoing
+    target: Store
+    by: str | None
+    longest: int | None
+
+
+def export(
+    scan: Scan,
+    target: str,
+    wanted: Wanted,
+    storage: StorageSettings | None = None,
+    executor: Executor | None = None,
+) -> Exported:
     """Write the rows of ``scan`` into ``target``, a new or empty folder. storage: settings for it.
 
     Names, types and values are checked before anything is written; the last costs a reading of the columns with values
-    that may not fit. Memory is bounded: with many partitions, files are smaller. Raises ConfigError if the target is
-    not empty, ``partition_by`` is unsuitable, or the engine cannot have a name or a value, CountsDoNotClose if a row
-    was lost or doubled.
+    that may not fit. Memory is bounded: with many partitions, files are smaller. executor: runs the tasks; default:
+    this process. Raises ConfigError if the target is not empty, ``partition_by`` is unsuitable, or the engine cannot
+    have a name or a value, CountsDoNotClose if a row was lost or doubled.
     """
+    run = executor or InProcess()
     partition = _check_partition(scan, wanted.partition_by)
     outgoing = Outgoing(scan.store.root, scan.schema, wanted.engine, wanted.rename, wanted.as_text)
     by = outgoing.names[partition] if partition else None
@@ -82,17 +109,25 @@ def export(scan: Scan, target: str, wanted: Wanted, storage: StorageSettings | N
             f"dot. Give it another name: --rename {partition}={by.lstrip('_.') or 'part'}."
         )
     check_apart(absolute_uri(target), scan.store, storage, BESIDE)
+    check_reach(run, scan.store.root, absolute_uri(target))
     folder = ParquetFolder(target, storage, wanted.rows_per_file)
-    _check_values(scan, outgoing, wanted, longest=None if folder.is_s3 else _LONGEST_NAME)
+    longest = None if folder.is_s3 else _LONGEST_NAME
+    work = run.share(_Work(wanted, outgoing, folder.store, by, longest))
+    if checked := [*outgoing.columns_to_check(), *([partition] if partition else [])]:
+        parts = _parts(scan.select([names.ID, *checked]))
+        for _ in run.get([run.submit(_check_values, part, work)[0] for part in parts]):
+            pass
+    parts = _parts(scan)
+    numbers = range(len(parts)) if len(parts) > 1 else [None]
+    written = [run.submit(_write, part, number, work)[0] for part, number in zip(parts, numbers, strict=False)]
     read = 0
-    for table in scan.tables():
-        read += table.num_rows
-        rows = outgoing.convert(table)
-        folder.add(rows if by is None else _without_empty(rows, by), by=by)
-    folder.flush()
-    if folder.rows != read or not (scan.filtered or read == scan.live):
+    for rows, its in run.get(written):
+        read += rows
+        folder.written += its
+    done = folder.written
+    if done.rows != read or not (scan.filtered or read == scan.live):
         raise CountsDoNotClose(
-            f"{scan.store.root} has {counted(scan.live, 'live row')}, but {read:,} were read and {folder.rows:,} were "
+            f"{scan.store.root} has {counted(scan.live, 'live row')}, but {read:,} were read and {done.rows:,} were "
             f"written to {folder.root}. This is a bug: please report it."
         )
     folder.close(
@@ -108,8 +143,25 @@ def export(scan: Scan, target: str, wanted: Wanted, storage: StorageSettings | N
             "types": outgoing.types,
         }
     )
-    partitions = folder.folders if partition else None
-    return Exported(folder.root, folder.rows, folder.files, folder.bytes, partitions, str(outgoing))
+    partitions = len(done.folders) if partition else None
+    return Exported(folder.root, done.rows, done.files, done.bytes, partitions, str(outgoing))
+
+
+def _parts(scan: Scan) -> list[Scan]:
+    total = sum(file.bytes for file in scan.files)
+    return scan.parts(max(1, min(_PARTS, math.ceil(total / _PART_BYTES))))
+
+
+def _write(scan: Scan, number: int | None, work: _Work) -> tuple[int, Written]:
+    """Write the rows of a part. Returns how many were read, and what was written."""
+    folder = ParquetFolder.part(work.target, work.wanted.rows_per_file, number)
+    read = 0
+    for table in scan.tables():
+        read += table.num_rows
+        rows = work.outgoing.convert(table)
+        folder.add(rows if work.by is None else _without_empty(rows, work.by), by=work.by)
+    folder.flush()
+    return read, folder.written
 
 
 def _check_partition(scan: Scan, column: str | None) -> str | None:
@@ -127,15 +179,14 @@ def _check_partition(scan: Scan, column: str | None) -> str | None:
     return column
 
 
-def _check_values(scan: Scan, outgoing: Outgoing, wanted: Wanted, longest: int | None) -> None:
+def _check_values(scan: Scan, work: _Work) -> None:
     """Raises ConfigError if a value does not fit into the type, or the name of the folder, that it would get."""
-    by = wanted.partition_by
-    columns = [*outgoing.columns_to_check(), *([by] if by else [])]
-    for table in scan.select([names.ID, *columns]).tables() if columns else ():
-        rows = outgoing.convert(table)
-        if by is not None:
-            values = partition_texts(rows.column(outgoing.names[by])).dictionary.to_pylist()
-            _check_folders(scan, outgoing.names[by], by, values, wanted.empty_as_null, longest)
+    column = work.wanted.partition_by
+    for table in scan.tables():
+        rows = work.outgoing.convert(table)
+        if column is not None and work.by is not None:
+            values = partition_texts(rows.column(work.by)).dictionary.to_pylist()
+            _check_folders(scan, work.by, column, values, work.wanted.empty_as_null, work.longest)
 
 
 def _check_folders(

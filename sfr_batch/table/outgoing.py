@@ -5,6 +5,7 @@ stands in `engine_types`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import pyarrow as pa
 
@@ -51,6 +52,11 @@ class Outgoing:
         self.names = dict(zip(schema.names, self.schema.names, strict=True))
         """Name in the table -> name for the engine."""
         self._check_names()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # pyarrow's own pickle of a schema forgets nullability inside of lists.
+        schema = self._before.serialize().to_pybytes()
+        return _outgoing_from, (self._root, schema, self._name, self._rename, self._as_text)
 
     @property
     def renamed(self) -> dict[str, str]:
@@ -151,6 +157,10 @@ class Outgoing:
                     f"{inside[1]!r}. Write the column as text (--as-text {old}), export without it (--columns), or for "
                     f"what tells them apart (--for {ARROW})."
                 )
+
+
+def _outgoing_from(root: str, schema: bytes, *others: Any) -> Outgoing:
+    return Outgoing(root, pa.ipc.read_schema(pa.py_buffer(schema)), *others)
 
 
 _WHO = {ANY: "any engine"}

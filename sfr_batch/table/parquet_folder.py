@@ -7,7 +7,8 @@ bounded, even with many folders in it. Knows no tables of embeddings.
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -16,18 +17,37 @@ from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError, StorageError, counted
 from sfr_batch.format.parquet import encode_parquet
 from sfr_batch.storage.s3 import S3Store
+from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store, tidy
 from sfr_batch.table.hive_names import folder_of, partition_texts
 
 SUCCESS = "_SUCCESS"
 """The file that marks a complete folder. Engines skip names that begin with an underscore."""
 
-_EXPORTED = re.compile(rf"(?:^|/)(?:{SUCCESS}|part-\d+\.parquet)$")
+_EXPORTED = re.compile(rf"(?:^|/)(?:{SUCCESS}|part-\d+(?:-\d+)?\.parquet)$")
 _FILE_BYTES = 128 * 2**20
 """Size of a full file, as rows in memory."""
 _WAITING_BYTES = 2 * _FILE_BYTES
 """Maximum size of rows that wait for a full file. Above it, the largest files are written until half is left."""
 _ROW_GROUP_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written of a folder. bytes: size of all files; folders: those with files in them."""
+
+    rows: int = 0
+    files: int = 0
+    bytes: int = 0
+    folders: frozenset[str] = frozenset()
+
+    def __add__(self, other: "Written") -> "Written":
+        return Written(
+            self.rows + other.rows,
+            self.files + other.files,
+            self.bytes + other.bytes,
+            self.folders | other.folders,
+        )
 
 
 class ParquetFolder:
@@ -39,14 +59,8 @@ class ParquetFolder:
     def __init__(self, target: str, storage: StorageSettings | None = None, rows_per_file: int | None = None) -> None:
         if rows_per_file is not None and rows_per_file < 1:
             raise ConfigError(f"rows_per_file must be at least 1, not {rows_per_file}.")
-        self._store = open_store(target, storage)
-        self._rows_per_file = rows_per_file
-        self._waiting: list[pa.Table] = []
-        self._bytes_waiting = 0
-        self._kind: tuple[str, str | None] = ("", None)
-        self._numbers: dict[str, int] = {}
-        self.rows = self.files = self.bytes = 0
-        keys = {info.key for info in self._store.list("")}
+        self._begin(open_store(target, storage), rows_per_file)
+        keys = {info.key for info in self.store.list("")}
         if keys:
             complete = "a complete export" if SUCCESS in keys else f"no {SUCCESS}, so perhaps an incomplete export"
             exported = all(_EXPORTED.search(key) for key in keys)
@@ -56,19 +70,33 @@ class ParquetFolder:
                 f"{', or remove this one first' if exported else ''}."
             )
 
+    @classmethod
+    def part(cls, store: Store, rows_per_file: int | None, number: int | None) -> Self:
+        """A writer of one of several parts of a folder that is known to be new, perhaps in another process.
+
+        Names of its files have its ``number``; None: it is the only part. `flush` ends it.
+        """
+        folder = cls.__new__(cls)
+        folder._begin(store, rows_per_file, "" if number is None else f"{number:05}-")
+        return folder
+
+    def _begin(self, store: Store, rows_per_file: int | None, prefix: str = "") -> None:
+        self.store = store
+        self._rows_per_file, self._prefix = rows_per_file, prefix
+        self._waiting: list[pa.Table] = []
+        self._bytes_waiting = 0
+        self._kind: tuple[str, str | None] = ("", None)
+        self._numbers: dict[str, int] = {}
+        self.written = Written()
+
     @property
     def root(self) -> str:
-        return self._store.root
+        return self.store.root
 
     @property
     def is_s3(self) -> bool:
         """Whether names may be longer than a local disk allows."""
-        return isinstance(self._store, S3Store)
-
-    @property
-    def folders(self) -> int:
-        """Number of folders with files in them."""
-        return len(self._numbers)
+        return isinstance(self.store, S3Store)
 
     def add(self, rows: pa.Table, folder: str = "", by: str | None = None) -> None:
         """Add rows to a folder in this one. by: a column whose values become Hive folders in it.
@@ -93,9 +121,9 @@ class ParquetFolder:
     def close(self, about: Mapping[str, Any]) -> None:
         """Write all waiting rows, then `_SUCCESS`, a JSON object with ``about`` and the counts."""
         self.flush()
-        counts = {"rows": self.rows, "files": self.files, "bytes": self.bytes}
+        counts = {"rows": self.written.rows, "files": self.written.files, "bytes": self.written.bytes}
         self._create(SUCCESS, json.dumps({**about, **counts}, indent=1).encode())
-        tidy(self._store)
+        tidy(self.store)
 
     def _write(self, leave: int) -> None:
         """Write full files, then the largest other ones until at most ``leave`` bytes wait."""
@@ -144,13 +172,11 @@ class ParquetFolder:
         rows = rows if by is None else rows.drop_columns([by])
         number = self._numbers.get(folder, 0)
         data = encode_parquet(rows, row_group_size=max(1, rows.num_rows * _ROW_GROUP_BYTES // max(1, rows.nbytes)))
-        self._create(f"{folder}{'/' if folder else ''}part-{number:05}.parquet", data)
+        self._create(f"{folder}{'/' if folder else ''}part-{self._prefix}{number:05}.parquet", data)
         self._numbers[folder] = number + 1
-        self.rows += rows.num_rows
-        self.files += 1
-        self.bytes += len(data)
+        self.written += Written(rows.num_rows, 1, len(data), frozenset() if number else frozenset({folder}))
 
     def _create(self, key: str, data: bytes) -> None:
         # With our content, it is our own file: the reply to an earlier attempt was lost.
-        if not self._store.create(key, data) and self._store.read(key) != data:
+        if not self.store.create(key, data) and self.store.read(key) != data:
             raise StorageError(f"{self.root}/{key} exists already: another process is writing to {self.root} too.")

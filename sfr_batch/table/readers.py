@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.format.notebook import html_table
+from sfr_batch.storage.executor import Executor
 from sfr_batch.table import engines
 from sfr_batch.table.choices import ANY
 from sfr_batch.table.export import Exported, Wanted, export
@@ -116,6 +117,7 @@ class Readers(ABC):
         rename: Mapping[str, str] | None = None,
         as_text: Sequence[str] = (),
         empty_as_null: bool = False,
+        executor: Executor | None = None,
     ) -> Exported:
         """Write live rows to ``target``, a local folder or an s3:// prefix, as Parquet files for any engine.
 
@@ -126,14 +128,15 @@ class Readers(ABC):
 
         engine: who will read it, see `outgoing.CHOICES`; default any engine. Types and names that it lacks are replaced
         where nothing is lost, else the export is refused. rename: name in the table -> name in the export. as_text:
-        columns to write as texts, JSON where they are none. empty_as_null: partition empty texts as null.
+        columns to write as texts, JSON where they are none. empty_as_null: partition empty texts as null. executor: of
+        `sfr_batch.on_ray`; writes the same files on a cluster.
         """
         scan = self.scan(where=where)
         if columns is not None:
             needed = [*key_columns(scan.table_schema), *columns, *([partition_by] if partition_by else [])]
             scan = scan.select(needed)
         wanted = Wanted(engine, rename, as_text, partition_by, empty_as_null, rows_per_file)
-        return export(scan, target, wanted, storage)
+        return export(scan, target, wanted, storage, executor)
 
 
 def _type_name(kind: pa.DataType) -> str:

@@ -1,20 +1,29 @@
-"""Functions as Ray tasks: publishing on a real Ray."""
+"""Functions as Ray tasks: publishing and exporting on a real Ray."""
 
 import dataclasses
 import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from sfr_batch.errors import TableError
+import sfr_batch as sfr
+from sfr_batch.cli.main import main
+from sfr_batch.errors import ConfigError, TableError
 from sfr_batch.format import names
 from sfr_batch.format.records import DuplicateRule
+from sfr_batch.pipeline import placement
+from sfr_batch.pipeline.on_ray import choose
 from sfr_batch.pipeline.tasks import OnRay
 from sfr_batch.storage import executor
+from sfr_batch.storage.executor import ROWS_HERE, InProcess
 from sfr_batch.storage.stores import open_store
+from sfr_batch.table import export
 from sfr_batch.table.commit import documents, publish
 from sfr_batch.table.table import Table
+from tests.states import state_of
 from tests.table.commit.test_publish_elsewhere import write_state
+from tests.table.test_export import DEAD, FILES
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -45,3 +54,45 @@ def test_publishing_on_ray_writes_the_same_bytes(tmp_path: Path, monkeypatch: py
     with pytest.raises(TableError, match="is damaged") as error:
         publish.publish(Table(open_store(str(there)), table.card), snapshot, draft, OnRay("publishing"))
     assert names.index_key(1, "run", 0) in str(error.value)
+
+
+def test_export_on_ray_writes_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "_PART_BYTES", 1)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    table = state_of(open_store(str(tmp_path / "table")), FILES, DEAD)
+    options = {"partition_by": "package", "empty_as_null": True}
+    table.export(str(tmp_path / "here"), **options)  # type: ignore[arg-type]
+    with sfr.on_ray("local") as run:
+        assert isinstance(run, OnRay)
+        with pytest.raises(ConfigError, match="has empty texts"):
+            table.export(str(tmp_path / "no"), partition_by="package", executor=run)
+    command = ["export", table.store.root, str(tmp_path / "there"), "--partition-by", "package", "--empty-as-null"]
+    done = CliRunner().invoke(main, [*command, "--ray-address", "auto"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert written(tmp_path / "there") == written(tmp_path / "here")
+
+
+def test_large_tables_are_worked_on_where_ray_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is connected to a Ray, and RAY_ADDRESS is set."""
+    assert choose(None, ROWS_HERE) == "none"
+    assert choose(None, ROWS_HERE + 1) == "local"
+    assert choose("auto", 1) == "local"
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert choose(None, ROWS_HERE + 1) == "head:6379"
+    assert choose("none", ROWS_HERE + 1) == "none"
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert choose(None, ROWS_HERE + 1) == "local"
+    monkeypatch.setattr(placement, "has_ray", lambda: False)
+    monkeypatch.setattr(placement, "running_cluster", lambda: None)
+    assert choose(None, ROWS_HERE + 1) == "none"
+    assert choose("auto", ROWS_HERE + 1) == "none"
+    with sfr.on_ray("auto") as run:
+        assert isinstance(run, InProcess)
+
+
+def test_cluster_that_cannot_be_joined() -> None:
+    done = CliRunner().invoke(main, ["export", "table", "out", "--ray-address", "http://head:8265"])
+    assert done.exit_code == 1, "there is no such table"
+    told = "--ray-address is http://head:8265.*work in this process: --ray-address=none"
+    with pytest.raises(ConfigError, match=told), sfr.on_ray("http://head:8265"):
+        pass

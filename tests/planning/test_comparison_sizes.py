@@ -24,6 +24,8 @@ INLINED = 100 * 1024
 class Counting:
     """An executor that runs nothing, and notes how many rows each task reads and into how many parts it deals them."""
 
+    sees_disk = True
+
     def __init__(self) -> None:
         self.new: list[tuple[int, int]] = []
         self.old: list[tuple[int, int]] = []

@@ -270,7 +270,7 @@ def test_lost_reply_is_no_other_writer(tmp_path: Path, monkeypatch: pytest.Monke
     folder = ParquetFolder(str(tmp_path / "out"))
     folder.add(pa.table({"x": [1]}))
     folder.close({})
-    assert (folder.rows, folder.files) == (1, 1)
+    assert (folder.written.rows, folder.written.files) == (1, 1)
 
 
 def test_empty_table_exports_nothing_and_says_so(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ CHUNKED = card_of(names.table_schema(pa.string(), 3, "float32", {"n": pa.int64()
 class Shuffled:
     """Runs tasks in any order, and each on copies of its arguments, as workers on other machines have them."""
 
+    sees_disk = True
+
     def __init__(self, store: Store, seed: int) -> None:
         self._store, self._rng = store, random.Random(seed)
         self._waiting: list[tuple[Callable[..., Any], tuple[Any, ...], list[dict[str, Any]]]] = []
