@@ -9,6 +9,7 @@
     python -m jobs.benchmark resume       restarting after 100,000 splits
     python -m jobs.benchmark audit        an audit of 500,000 rows
     python -m jobs.benchmark search       many queries in one pass over a million rows
+    python -m jobs.benchmark publish      publishing 10 million rows, here and on Ray
     python -m jobs.benchmark dead-rows    publishing and reading beside 10 million dead rows
     python -m jobs.benchmark nightly      nightly runs: few changes, and every row in another file
     python -m jobs.benchmark price        what a plan says, beside the run that follows
@@ -29,7 +30,7 @@ import click
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from jobs.benchmark import auditing, pricing, report, searching
+from jobs.benchmark import auditing, pricing, publishing, report, searching
 from jobs.benchmark import dead_rows as dead_rows_benchmark
 from jobs.benchmark import encoder as encoder_benchmark
 from jobs.benchmark import gpu as gpu_benchmark
@@ -329,6 +330,18 @@ def audit(rows: int, dim: int, output: Path | None) -> None:
         found = auditing.run(rows, dim, Path(folder), click.echo)
         click.echo("\n" + auditing.table(found))
         _write(output, "audit.json", {"machine": where, "audit": asdict(found)})
+
+
+@main.command()
+@click.option("--rows", default=10_000_000, show_default=True, type=click.IntRange(100_000), help="Number of rows.")
+@_OUTPUT
+def publish(rows: int, output: Path | None) -> None:
+    """Measure what publishing costs, in one process and on a local Ray, and half of the rows beside it."""
+    with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
+        where = report.machine()
+        found = publishing.run(rows, Path(folder), click.echo)
+        click.echo("\n" + publishing.table(found))
+        _write(output, "publish.json", {"machine": where, "publish": [asdict(one) for one in found]})
 
 
 @main.command(name="dead-rows")

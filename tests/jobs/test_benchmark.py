@@ -181,6 +181,19 @@ def test_nights_end_to_end(tmp_path: Path) -> None:
     assert nothing["tokens"] == 0 < changed["tokens"] < first["tokens"]
 
 
+@pytest.mark.slow
+def test_publishing_end_to_end(tmp_path: Path) -> None:
+    """The same counts in one process and on Ray, or it would fail."""
+    done = invoke("publish", "--rows", "100000", "--output", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "publish.json").read_text())["publish"]
+    assert [(one["rows"], one["where"].split(",")[0]) for one in found] == [
+        *((50_000, where) for where in ("in one process", "on Ray")),
+        *((100_000, where) for where in ("in one process", "on Ray")),
+    ]
+    assert "each further row takes" in done.output
+
+
 def test_search_end_to_end(tmp_path: Path) -> None:
     """It compares its scores with those of the product itself."""
     done = invoke("search", "--rows", "9000", "--dim", "8", "--queries", "30", "-k", "5", "--output", str(tmp_path))
