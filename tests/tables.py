@@ -208,7 +208,8 @@ def do_splits(
                 generation=plan.config.table.generation,
                 covers=plan.layout.covers,
             )
-            receipts.append(commit_split(plan.store, plan.card, receipt, columns, rows.rejects))
+            pieces = [] if rows.places is None else np.bincount(rows.places.to_numpy()).tolist()
+            receipts.append(commit_split(plan.store, plan.card, receipt, columns, rows.rejects, pieces))
     return receipts
 
 

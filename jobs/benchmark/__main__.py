@@ -11,6 +11,7 @@
     python -m jobs.benchmark search       many queries in one pass over a million rows
     python -m jobs.benchmark publish      publishing 10 million rows, here and on Ray
     python -m jobs.benchmark dead-rows    publishing and reading beside 10 million dead rows
+    python -m jobs.benchmark tiny-shards  a first run of 100,000 shards of ten rows
     python -m jobs.benchmark nightly      nightly runs: few changes, and every row in another file
     python -m jobs.benchmark price        what a plan says, beside the run that follows
     python -m jobs.benchmark watching     what progress and metrics cost a run
@@ -39,6 +40,7 @@ from jobs.benchmark import pipeline as pipeline_benchmark
 from jobs.benchmark import resume as resume_benchmark
 from jobs.benchmark import soak as soak_benchmark
 from jobs.benchmark import splits as splits_benchmark
+from jobs.benchmark import tiny_shards as tiny_shards_benchmark
 from jobs.benchmark import watching as watching_benchmark
 from jobs.benchmark.contenders import CONTENDERS
 from jobs.benchmark.gpu_sitting import Sitting
@@ -354,6 +356,20 @@ def dead_rows(dead: int, output: Path | None) -> None:
         found = dead_rows_benchmark.run(dead, Path(folder), click.echo)
         click.echo("\n" + dead_rows_benchmark.table(found))
         _write(output, "dead_rows.json", {"machine": where, "dead_rows": asdict(found)})
+
+
+@main.command(name="tiny-shards")
+@click.option("--shards", default=100_000, show_default=True, type=click.IntRange(200), help="Number of shards.")
+@click.option("--rows", default=10, show_default=True, type=click.IntRange(1), help="Rows of each.")
+@click.option("--model", default=MINILM, show_default=True, help="A folder or package:name/folder.")
+@_OUTPUT
+def tiny_shards(shards: int, rows: int, model: str, output: Path | None) -> None:
+    """Measure a first run of very many tiny shards on a local disk, with a simulated encoder, and its packs."""
+    with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
+        where = report.machine()
+        found = tiny_shards_benchmark.run(shards, rows, model, Path(folder), click.echo)
+        click.echo("\n" + tiny_shards_benchmark.table(found))
+        _write(output, "tiny_shards.json", {"machine": where, "tiny_shards": asdict(found)})
 
 
 @main.command()

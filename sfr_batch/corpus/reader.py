@@ -1,19 +1,21 @@
-"""Reads a read unit: a range of a shard, decoded once and cut into splits.
+"""Reads a read unit: a range of a shard, or a pack of whole shards, decoded once and cut into splits.
 
 Knows formats and storage; what becomes of a row is up to `rows`. Knows no table, no model and no Ray.
 """
 
+import io
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import IO, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.column_paths import is_inside
-from sfr_batch.corpus.columns import Columns
+from sfr_batch.corpus.columns import Columns, resolve_columns
 from sfr_batch.corpus.csv_dialect import dialect_of, used_columns
 from sfr_batch.corpus.csv_records import CsvReader
 from sfr_batch.corpus.decompression import decompressed
@@ -28,10 +30,14 @@ from sfr_batch.corpus.records import Parsed, lines, parser
 from sfr_batch.corpus.rows import RowCollector, Rows
 from sfr_batch.corpus.shards import Shard, settings_for
 from sfr_batch.corpus.splits import ReadUnit, Split
+from sfr_batch.corpus.survey import ShardStatistics, survey_shards
 from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import CorpusError, ObjectNotFound, counted
-from sfr_batch.storage.inputs import is_unchanged, local_identity, open_input
+from sfr_batch.format import names
+from sfr_batch.format.records import PACKED
+from sfr_batch.storage.inputs import is_unchanged, local_identity, open_input, read_version
 from sfr_batch.storage.locations import is_s3
+from sfr_batch.storage.parallel import in_parallel
 
 _ROWS_PER_READ = 4096
 _BATCH_BYTES = 32 * 2**20
@@ -40,6 +46,8 @@ _READ_AT_ONCE = 64 * 2**20
 """Most stored bytes of a unit's row groups that are fetched at once; larger ones are read in pieces. On S3 as much
 again may be held that lies between them, see `read_ahead`."""
 _PIECE = 4 * 2**20
+_SHARDS_AT_ONCE = 32
+"""Shards of a pack that are fetched at a time on S3."""
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -59,6 +67,9 @@ def read_unit(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> Ite
 
     Raises CorpusError if the shard changed since it was listed, before or while it was read, or cannot be decoded.
     """
+    if unit.whole:
+        yield from _PackReader(unit, settings, columns).splits()
+        return
     if unit.chosen:
         yield unit.splits[0], _read_chosen(unit, settings, columns)
         return
@@ -89,10 +100,7 @@ def _collect(reader: "_Reader[T]", settings: CorpusSettings) -> Iterator[tuple[S
             yield split, rows
     except (pa.ArrowException, OSError) as error:
         check_unchanged(unit.shard, settings, seen)  # a shard that is being replaced looks damaged
-        raise CorpusError(
-            f"{unit.shard.uri} cannot be read: {' '.join(str(error).split()).rstrip(' .')}. If it is damaged, replace "
-            "it or remove it from the corpus."
-        ) from error
+        raise _unreadable(unit.shard, error) from error
 
 
 def _read_chosen(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> Rows:
@@ -132,11 +140,24 @@ def check_unchanged(
         unchanged = is_unchanged(shard.uri, shard.version, settings.storage)
         now = local_identity(shard.uri)
     except ObjectNotFound:
-        raise CorpusError(f"{shard.uri} was deleted after the run was planned. Run the command again.") from None
+        raise _deleted(shard) from None
     replaced = seen is not None and now is not None and seen[0] != now[0] and seen[1] != now[1]
     if not unchanged or replaced:
-        raise CorpusError(f"{shard.uri} was replaced during the run. Run the command again.")
+        raise _replaced(shard)
     return now
+
+
+def _deleted(shard: Shard) -> CorpusError:
+    return CorpusError(f"{shard.uri} was deleted after the run was planned. Run the command again.")
+
+
+def _replaced(shard: Shard) -> CorpusError:
+    return CorpusError(f"{shard.uri} was replaced during the run. Run the command again.")
+
+
+def _unreadable(shard: Shard, error: Exception) -> CorpusError:
+    why = " ".join(str(error).split()).rstrip(" .")
+    return CorpusError(f"{shard.uri} cannot be read: {why}. If it is damaged, replace it or remove it from the corpus.")
 
 
 class _Reader(Generic[T]):
@@ -163,15 +184,20 @@ class _Reader(Generic[T]):
         used = {name: value for name, value in of_path.items() if name in types or name in texts}
         self._of_path = PathColumns(unit.shard.uri, used, types, unit.shard.above) if used else None
 
-    def parquet(self) -> Iterator[tuple[Split, _Collector[T]]]:
+    @property
+    def wanted(self) -> list[str]:
+        """The columns of Parquet that are read."""
         wanted = [*self._texts, *(column.path for column in self._columns.carry.values())]
         wanted += [self._settings.id] if self._settings.id is not None else []
+        return list(dict.fromkeys(wanted))
+
+    def parquet(self) -> Iterator[tuple[Split, _Collector[T]]]:
         splits = iter(self.unit.splits)
         split, collector = next(splits), self._collector()
         row = self.unit.first_row
         deleted = deleted_rows(self._shard, self._settings)
-        for batch in _record_batches(self.unit, list(dict.fromkeys(wanted)), self._settings):
-            batch = self._of_path.fill_batch(batch) if self._of_path else batch
+        for batch in _record_batches(self.unit, self.wanted, self._settings):
+            batch = self.filled_batch(batch)
             end = row + batch.num_rows
             while row < end:
                 if row < split.start:  # of a split that is committed already
@@ -200,7 +226,7 @@ class _Reader(Generic[T]):
             collector = self._collector()
             with open_input(self._shard.uri, self._settings.storage) as file:
                 for position, line in lines(file, self._shard.uri, split.start, split.end, self._settings.encoding):
-                    collector.add_record(position, self._filled(parse(line)))
+                    collector.add_record(position, self.filled(parse(line)))
             yield split, collector
 
     def stream(self) -> Iterator[tuple[Split, _Collector[T]]]:
@@ -210,7 +236,7 @@ class _Reader(Generic[T]):
             open_input(self._shard.uri, self._settings.storage) as file,
             decompressed(file, self._shard.compression, self._shard.uri) as plain,
         ):
-            found, parse = self._records(plain)
+            found, parse = self.records(plain)
             done = frozenset(stream.done)
             number = count = size = start = position = 0
             collector = self._collector()
@@ -222,12 +248,12 @@ class _Reader(Generic[T]):
                 if count == 0:
                     start = position
                 if number not in done:
-                    collector.add_record(position, self._filled(parse(record)))
+                    collector.add_record(position, self.filled(parse(record)))
                 count, size = count + 1, size + length
             if number not in done:
                 yield self._part(stream.split_id(number, last=True), start, position + 1, count, size), collector
 
-    def _records(self, file: IO[bytes]) -> tuple[Iterator[tuple[int, int, Any]], Callable[[Any], Parsed]]:
+    def records(self, file: IO[bytes]) -> tuple[Iterator[tuple[int, int, Any]], Callable[[Any], Parsed]]:
         """The records of a stream from its beginning, as (position, size, record), and the parser of a record.
 
         position: byte offset of a line, number of a CSV record; size: bytes of a line, characters of a CSV record.
@@ -242,7 +268,10 @@ class _Reader(Generic[T]):
         numbered = ((number, sum(len(field or "") for field in fields), fields) for number, fields in reader)
         return numbered, lambda fields: reader.parse(fields, used)
 
-    def _filled(self, record: Parsed) -> Parsed:
+    def filled_batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return self._of_path.fill_batch(batch) if self._of_path else batch
+
+    def filled(self, record: Parsed) -> Parsed:
         return self._of_path.fill_record(record) if self._of_path and isinstance(record, dict) else record
 
     def _part(self, split_id: str, start: int, end: int, rows: int, size: int) -> Split:
@@ -252,34 +281,169 @@ class _Reader(Generic[T]):
 def _record_batches(unit: ReadUnit, columns: list[str], settings: CorpusSettings) -> Iterator[pa.RecordBatch]:
     """The row groups of a unit, batch by batch, in bounded memory however large a row group is."""
     with open_input(unit.shard.uri, settings.storage, readahead=_PIECE // 16) as file:
+        ahead = settings if is_s3(unit.shard.uri) else None  # a disk answers at once
+        yield from _batches_of(file, pq.read_metadata(file), unit, columns, ahead)
+
+
+def _batches_of(
+    file: IO[bytes], metadata: pq.FileMetaData, unit: ReadUnit, columns: list[str], ahead: CorpusSettings | None = None
+) -> Iterator[pa.RecordBatch]:
+    """See `_record_batches`. ahead: the settings with which the shard is read ahead; None if it is not."""
+    table, in_file = unit.shard.table, arrow_schema(file, metadata)
+    paths, columns = columns, table.names_in_file(columns, in_file) or in_file.names[:1] if table else columns
+    chunks = _chunks_of(metadata, unit.row_groups, columns)
+    stored = sum(chunk.total_compressed_size for chunk in chunks)
+    unpacked = sum(chunk.total_uncompressed_size for chunk in chunks)
+    rows = sum(metadata.row_group(number).num_rows for number in unit.row_groups)
+    whole = stored <= _READ_AT_ONCE
+    # Without threads of Arrow's, as everywhere, see `open_parquet`.
+    reader = pq.ParquetFile(
+        Fetched(file, unit.shard.uri, ranges_of(chunks), ahead.storage) if ahead and whole else file,
+        metadata=metadata,
+        pre_buffer=False,
+        buffer_size=0 if whole else _PIECE,
+        page_checksum_verification=True,  # where the writer has left checksums
+        coerce_int96_timestamp_unit=READ_AS,
+    )
+    batches = iter_exact_batches(
+        reader,
+        file,
+        columns,
+        batch_size=max(1, min(_ROWS_PER_READ, rows * _BATCH_BYTES // max(1, unpacked))),
+        row_groups=list(unit.row_groups),
+    )
+    yield from (table.conform(batch, paths, in_file) for batch in batches) if table else batches
+
+
+def _chunks_of(metadata: pq.FileMetaData, groups: Sequence[int], columns: list[str]) -> list[Any]:
+    """The column chunks of some row groups that hold these columns."""
+    return [
+        chunk
+        for number in groups
+        for chunk in map(metadata.row_group(number).column, range(metadata.num_columns))
+        if is_inside(chunk.path_in_schema, columns)
+    ]
+
+
+class _PackReader:
+    """Reads the shards of a pack in order, each whole and by one request, and cuts their rows into splits."""
+
+    def __init__(self, unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> None:
+        self._unit, self._settings, self._columns = unit, settings, columns
+        self._own = settings_for(unit.whole[0], settings)  # all are of one format
+        self._texts = TextTemplate(self._own.text).columns
+        self._known: set[pa.Schema] = set()
+        """Schemas of Parquet that have all columns."""
+        stream = unit.stream
+        assert stream is not None
+        self._stream = stream
+        self._done = frozenset(stream.done)
+        self._number = self._rows = self._bytes = 0
+        self._collector = RowCollector("", self._own, columns)
+
+    def splits(self) -> Iterator[tuple[Split, Rows]]:
+        """The splits that are not done, with their rows. Raises CorpusError."""
+        shards = [(place, shard) for place, shard in enumerate(self._unit.whole) if shard.size]
+        at_once = _SHARDS_AT_ONCE if is_s3(self._unit.whole[0].uri) else 1  # a disk answers at once
+        sizes = [shard.size for _, shard in shards]
+        data = in_parallel(lambda numbered: self._read(numbered[1]), shards, at_once, sizes, _READ_AT_ONCE)
+        for (place, shard), content in zip(shards, data, strict=True):
+            self._collector.next_shard(shard.uri, place)
+            try:
+                yield from self._rows_of(shard, place, content)
+            except (pa.ArrowException, OSError) as error:
+                raise _unreadable(shard, error) from error
+            except CorpusError:
+                if not self._survey(shard).empty:
+                    raise
+        yield from self._end(last=True)
+
+    def _rows_of(self, shard: Shard, place: int, content: bytes) -> Iterator[tuple[Split, Rows]]:
+        """Take in the rows of a shard; the splits that they fill."""
+        file = io.BytesIO(content)
+        reader = _Reader(ReadUnit(shard, (), 0, ()), self._own, self._columns, self._texts, self._none)
+        if shard.format == PARQUET:
+            for batch, start, length in self._batches(shard, reader, file):
+                while batch.num_rows:
+                    yield from self._make_room(shard, place, length)
+                    fit = max(1, (self._stream.max_bytes - self._bytes) // length)
+                    some = batch.slice(0, min(fit, self._stream.max_rows - self._rows))
+                    if self._number not in self._done:
+                        self._collector.add_batch(some, range(start, start + some.num_rows))
+                    self._rows, self._bytes = self._rows + some.num_rows, self._bytes + some.num_rows * length
+                    batch, start = batch.slice(some.num_rows), start + some.num_rows
+            return
+        with decompressed(file, shard.compression, shard.uri) as plain:
+            found, parse = reader.records(plain)
+            for position, length, record in found:
+                yield from self._make_room(shard, place, length)
+                if self._number not in self._done:
+                    self._collector.add_record(position, reader.filled(parse(record)))
+                self._rows, self._bytes = self._rows + 1, self._bytes + length
+
+    def _batches(
+        self, shard: Shard, reader: "_Reader[Rows]", file: io.BytesIO
+    ) -> Iterator[tuple[pa.RecordBatch, int, int]]:
+        """The rows of a Parquet file, each batch with the number of its first row and the bytes of a row: the average
+        by the metadata, so that rows are cut in the same way whatever reads them."""
         metadata = pq.read_metadata(file)
-        table, in_file = unit.shard.table, arrow_schema(file, metadata)
-        paths, columns = columns, table.names_in_file(columns, in_file) or in_file.names[:1] if table else columns
-        chunks = [
-            chunk
-            for number in unit.row_groups
-            for chunk in map(metadata.row_group(number).column, range(metadata.num_columns))
-            if is_inside(chunk.path_in_schema, columns)
-        ]
-        stored = sum(chunk.total_compressed_size for chunk in chunks)
-        unpacked = sum(chunk.total_uncompressed_size for chunk in chunks)
-        rows = sum(metadata.row_group(number).num_rows for number in unit.row_groups)
-        whole = stored <= _READ_AT_ONCE
-        ahead = whole and is_s3(unit.shard.uri)  # a disk answers at once
-        # Without threads of Arrow's, as everywhere, see `open_parquet`.
-        reader = pq.ParquetFile(
-            Fetched(file, unit.shard.uri, ranges_of(chunks), settings.storage) if ahead else file,
-            metadata=metadata,
-            pre_buffer=False,
-            buffer_size=0 if whole else _PIECE,
-            page_checksum_verification=True,  # where the writer has left checksums
-            coerce_int96_timestamp_unit=READ_AS,
-        )
-        batches = iter_exact_batches(
-            reader,
-            file,
-            columns,
-            batch_size=max(1, min(_ROWS_PER_READ, rows * _BATCH_BYTES // max(1, unpacked))),
-            row_groups=list(unit.row_groups),
-        )
-        yield from (table.conform(batch, paths, in_file) for batch in batches) if table else batches
+        schema = arrow_schema(file, metadata).remove_metadata()
+        if metadata.num_rows and schema not in self._known:
+            survey = self._check_columns(shard)
+            if not (survey.nulls or survey.nans):  # else it may be another file that has values of another type
+                self._known.add(schema)
+        groups = range(metadata.num_row_groups)
+        size = sum(chunk.total_uncompressed_size for chunk in _chunks_of(metadata, groups, reader.wanted))
+        start, length = 0, max(1, size // max(1, metadata.num_rows))
+        for batch in _batches_of(file, metadata, ReadUnit(shard, tuple(groups), 0, ()), reader.wanted):
+            yield reader.filled_batch(batch), start, length
+            start += batch.num_rows
+
+    def _make_room(self, shard: Shard, place: int, length: int) -> Iterator[tuple[Split, Rows]]:
+        """End the split if it has no room for a row of so many bytes."""
+        if self._rows == self._stream.max_rows or (self._rows and self._bytes + length > self._stream.max_bytes):
+            yield from self._end(last=False)
+            self._number, self._rows, self._bytes = self._number + 1, 0, 0
+            self._collector = RowCollector("", self._own, self._columns)
+            self._collector.next_shard(shard.uri, place)
+
+    def _end(self, *, last: bool) -> Iterator[tuple[Split, Rows]]:
+        if self._number in self._done:
+            return
+        rows = self._collector.finish()
+        self._check_rejects(rows)
+        split_id = self._stream.split_id(self._number, last=last)
+        yield Split(split_id, PACKED, PACKED, self._number, self._number + 1, self._rows, self._bytes), rows
+
+    def _none(self) -> RowCollector:
+        raise AssertionError("the rows of a pack have one collector")
+
+    def _read(self, shard: Shard) -> bytes:
+        try:
+            content = read_version(shard.uri, shard.version, self._settings.storage)
+        except ObjectNotFound:
+            raise _deleted(shard) from None
+        if content is None:
+            raise _replaced(shard)
+        return content
+
+    def _check_rejects(self, rows: Rows) -> None:
+        """Raises CorpusError if a shard whose rows are all rejected lacks a column, as planning does for others."""
+        reasons = rows.rejects.column(names.REASON)
+        of_columns = rows.rejects.filter(pc.is_in(reasons, pa.array(names.OF_COLUMNS)))
+        suspects = set(of_columns.column(names.SHARD).to_pylist())
+        if suspects:
+            suspects -= set(rows.shards.dictionary.take(rows.shards.indices.unique()).to_pylist())
+        for shard in self._unit.whole if suspects else ():
+            if shard.uri in suspects:
+                self._check_columns(shard)
+
+    def _check_columns(self, shard: Shard) -> ShardStatistics:
+        """Raises CorpusError if a shard lacks a column or has one of a type that does not go with the table's."""
+        survey = self._survey(shard)
+        paths = [*self._texts, *self._own.carried.values()]
+        resolve_columns([survey], self._settings, self._columns, frozenset(paths))
+        return survey
+
+    def _survey(self, shard: Shard) -> ShardStatistics:
+        return survey_shards([shard], self._settings)[0]

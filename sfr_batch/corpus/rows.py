@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from sfr_batch.config.settings import CorpusSettings
@@ -54,6 +55,8 @@ class Rows:
     """[n] the carried columns."""
     rejects: pa.Table
     """Columns of `names.REJECTS_SCHEMA`."""
+    places: pa.Array | None = None
+    """[n] int32: of rows of a pack, the number of each row's shard in it."""
 
     def take(self, chosen: pa.Array) -> "Rows":
         """Some of the rows, by number, without the rejects."""
@@ -67,11 +70,12 @@ class Rows:
             row_hash=self.row_hash.take(chosen),
             carry=self.carry.take(chosen) if self.carry.num_columns else self.carry,
             rejects=self.rejects.slice(0, 0),
+            places=self.places.take(chosen) if self.places is not None else None,
         )
 
     @staticmethod
     def concat(parts: Sequence["Rows"]) -> "Rows":
-        """The rows of several, in order; at least one."""
+        """The rows of several, in order; at least one, and none of a pack."""
         return Rows(
             read=sum(part.read for part in parts),
             shards=pa.concat_arrays([part.shards for part in parts]),
@@ -89,8 +93,10 @@ class RowCollector:
     """Takes in the rows of one split as they are read, and makes `Rows` of them."""
 
     def __init__(self, shard: str, settings: CorpusSettings, columns: Columns) -> None:
-        """shard: its URI. settings: as they hold for this shard, see `shards.settings_for`."""
+        """shard: its URI; of a pack, `next_shard` says it. settings: as they hold for it, see `shards.settings_for`."""
         self._shard = shard
+        self._shards, self._firsts = [shard], [0]
+        self._places: list[int] = []
         self._id = settings.id
         self._template = TextTemplate(settings.text)
         self._columns = columns
@@ -98,9 +104,20 @@ class RowCollector:
         self._ids: list[Any] = []
         self._texts: list[str | None] = []
         self._carry: dict[str, list[Any]] = {name: [] for name in columns.carry}
-        self._rejects: list[Reject] = []
+        self._rejects: list[tuple[int, Reject]] = []
+        """Each with the number of its shard here."""
         self._bad: dict[int, Problem] = {}
         """By row, why a carried column of it is not of the table's type."""
+
+    def next_shard(self, shard: str, place: int) -> None:
+        """The rows that follow are of this shard of a pack. place: its number there."""
+        if not self._places:
+            self._shards.clear()
+            self._firsts.clear()
+        self._shard = shard
+        self._shards.append(shard)
+        self._firsts.append(len(self._ids))
+        self._places.append(place)
 
     def add_batch(self, batch: pa.RecordBatch, positions: Sequence[int]) -> None:
         """Take in the rows [n] of a batch; positions: [n] their numbers in the shard."""
@@ -150,20 +167,22 @@ class RowCollector:
         undecodable = dict(self._bad)
         for name in kinds:
             undecodable |= undecodable_rows(name, carry.column(name))
+        of_row = np.searchsorted(self._firsts, np.arange(len(self._ids)), side="right") - 1
         keep = []
         for row, (id_, text) in enumerate(zip(self._ids, self._texts, strict=True)):
             problem = id_or_text_problem(id_, text, wanted_id) or undecodable.get(row)
             if problem is None:
                 keep.append(row)
             else:
-                self._reject(id_, self._positions[row], problem)
-        rejects = sorted(self._rejects, key=lambda reject: reject.position)
+                self._reject(id_, self._positions[row], problem, int(of_row[row]))
+        rejects = [reject for _, reject in sorted(self._rejects, key=lambda its: (its[0], its[1].position))]
         texts = [str(self._texts[row]) for row in keep]
         content_hash = hash_texts(texts)
+        of_kept = of_row[np.array(keep, np.int64)].astype(np.int32)
         carry = carry.take(pa.array(keep, pa.int64())) if kinds else carry
         return Rows(
             read=len(keep) + len(rejects),
-            shards=pa.repeat(pa.scalar(self._shard), len(keep)).dictionary_encode(),
+            shards=pa.DictionaryArray.from_arrays(pa.array(of_kept), pa.array(self._shards, pa.string())),
             positions=pa.array([self._positions[row] for row in keep], pa.int64()),
             ids=pa.array([self._ids[row] for row in keep], self._columns.id_type),
             texts=texts,
@@ -171,10 +190,13 @@ class RowCollector:
             row_hash=hash_rows(content_hash, carry, self._columns.row_hash),
             carry=carry,
             rejects=rejects_table(rejects, self._shard),
+            places=pa.array(np.array(self._places, np.int32)[of_kept]) if self._places else None,
         )
 
-    def _reject(self, id_: Any, position: int, problem: Problem) -> None:
-        self._rejects.append(Reject(id_, position, *problem))
+    def _reject(self, id_: Any, position: int, problem: Problem, shard: int | None = None) -> None:
+        """shard: its number; None: the last one."""
+        number = len(self._shards) - 1 if shard is None else shard
+        self._rejects.append((number, Reject(id_, position, *problem, self._shards[number])))
 
 
 def _column(values: list[Any], kind: pa.DataType) -> pa.ChunkedArray:

@@ -3,7 +3,8 @@
 A split is some thousand rows of a shard, the unit of encoding, of retry and of commit. Its name and its boundaries
 are pure functions of the shard's version, its metadata and the settings, never of the cluster. Three shapes: rows of a
 Parquet file, bytes of an uncompressed file of lines, and a stream, which can only be read from its beginning: it is cut
-while it is read, and the names of its splits say their number and whether they are the last. Reads nothing.
+while it is read, and the names of its splits say their number and whether they are the last. A pack of small shards is
+such a stream, too. Reads nothing.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -79,6 +80,8 @@ class ReadUnit:
     stream: Stream | None = None
     chosen: tuple["Chosen", ...] = ()
     """The rows of a packed split, which is then the unit's only split; the unit has no shard of its own."""
+    whole: tuple[Shard, ...] = ()
+    """The shards of a pack, which is a stream of all of their rows; the unit has no shard of its own. See `packs`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,24 @@ def pack(chosen: Sequence[Chosen], text_bytes: int, identity: Sequence[str], con
     count = sum(len(part.rows) for part in chosen)
     split = Split(split_id, PACKED, PACKED, 0, count, count, text_bytes)
     return ReadUnit(_NO_SHARD, (), 0, (split,), chosen=tuple(chosen))
+
+
+def pack_whole(
+    shards: Sequence[Shard],
+    expected: tuple[int, int],
+    max_rows: int,
+    max_bytes: int,
+    identity: Sequence[str],
+    condemned: frozenset[str],
+) -> ReadUnit:
+    """Whole shards, of one format, as one stream, whose name is a function of their versions.
+
+    expected: rows of all of them, and bytes of their text. Mostly they are one split; where they have more rows or more
+    text than one may have, the stream is cut like any other.
+    """
+    name = short_id("pack", [(shard.uri, shard.named_version) for shard in shards], max_rows, max_bytes, *identity)
+    stream = Stream(_free_prefix(name, condemned), max_rows, max_bytes, *expected)
+    return ReadUnit(_NO_SHARD, (), 0, (), stream, whole=tuple(shards))
 
 
 def start_of(unit: ReadUnit) -> int:
@@ -163,8 +184,13 @@ def name_split(shard: Shard, start: int, end: int, identity: Sequence[str], cond
 def _name_stream(
     shard: Shard, max_rows: int, max_bytes: int, identity: Sequence[str], condemned: frozenset[str]
 ) -> str:
-    prefixes = _prefixes(condemned)
     name = short_id(shard.uri, shard.named_version, "stream", max_rows, max_bytes, *identity)
+    return _free_prefix(name, condemned)
+
+
+def _free_prefix(name: str, condemned: frozenset[str]) -> str:
+    """The beginning of the names of a stream's splits: that of ``name``, or the next one that is not condemned."""
+    prefixes = _prefixes(condemned)
     while name[:STREAM_PREFIX] in prefixes:
         name = short_id(name, "after a sweep")
     return name[:STREAM_PREFIX]

@@ -5,6 +5,7 @@ files, in order. Knows stores, receipts and hashes; `planning` compares snapshot
 """
 
 import dataclasses
+import threading
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,7 +20,7 @@ from sfr_batch.errors import TableError
 from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes, halves, hash_ids
 from sfr_batch.format.layout import Layout
-from sfr_batch.format.parquet import damage_explained, encode_parquet, open_parquet, read_data_file
+from sfr_batch.format.parquet import damage_explained, encode_parquet, open_parquet, read_data_file, read_file_of_pack
 from sfr_batch.format.records import IndexPart, Receipt
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.store import Store
@@ -31,8 +32,10 @@ PARALLEL_READS = 32
 """Files that are read at a time, if they have few documents."""
 ROWS_AHEAD = 2**19
 """Limit of documents that are read ahead, about 200 bytes each. A single file may have more."""
-_ROWS_A_GROUP = 2**16
+ROWS_A_GROUP = 2**16
 """Rows of a row group of an index file: reading a part reads little else."""
+_KEPT, _ROWS_KEPT = 8, 2 * ROWS_A_GROUP
+"""How many row groups are kept for the next part, and their rows at most."""
 _WHERE = [names.ID_HASH, names.SPLIT_ID, names.ROW, names.VECTORS]
 """Columns that locate the vectors of a document."""
 
@@ -52,13 +55,15 @@ class Entries:
     files: NDArray[np.int32]
     row: NDArray[np.int64]
     vectors: NDArray[np.int32]
+    at: NDArray[np.int64]
+    """[n] number of each in its source: among the rows of an index, or among the documents of a data file."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, at: NDArray[np.intp]) -> "Entries":
         """Those with these numbers."""
-        fields = ("ids", "rows", "contents", "files", "row", "vectors")
+        fields = ("ids", "rows", "contents", "files", "row", "vectors", "at")
         return Entries(self.split_ids, **{name: getattr(self, name)[at] for name in fields})
 
     def within(self, files: Container[str]) -> "Entries":
@@ -75,6 +80,7 @@ class Entries:
             files=number[self.files[mask]].astype(np.int32),
             row=self.row[mask],
             vectors=self.vectors[mask],
+            at=self.at[mask],
         )
 
 
@@ -85,21 +91,40 @@ def read_owned(store: Store, receipt: Receipt, layout: Layout, fingerprint: str,
 
     Raises TableError, CountsDoNotClose, as `read_data_file`.
     """
-    row_hash = layout.row_hash_column
+    table = read_data_file(store, receipt, _columns_of_file(layout, hashes=hashes), fingerprint, layout)
+    return _entries_of_file(table, receipt.split_id, layout, hashes=hashes)
+
+
+def read_pack(store: Store, receipt: Receipt, layout: Layout, fingerprint: str) -> tuple[Entries, NDArray[np.int64]]:
+    """All documents of a data file of a pack, in order; and how many of them each shard of the pack has, up to the
+    last one that has some.
+
+    Raises TableError, CountsDoNotClose, as `read_data_file`.
+    """
+    columns = _columns_of_file(layout, hashes=True)
+    table, pieces = read_file_of_pack(store, receipt, columns, fingerprint, layout)
+    return _entries_of_file(table, receipt.split_id, layout, hashes=True), np.array(pieces, np.int64)
+
+
+def _columns_of_file(layout: Layout, *, hashes: bool) -> list[str]:
     columns = [names.ID, *([names.CHUNK] if names.CHUNK in layout.schema.names else [])]
-    columns += dict.fromkeys([names.CONTENT_HASH, row_hash]) if hashes else []
-    table = read_data_file(store, receipt, columns, fingerprint, layout)
+    return [*columns, *(dict.fromkeys([names.CONTENT_HASH, layout.row_hash_column]) if hashes else ())]
+
+
+def _entries_of_file(table: pa.Table, split_id: str, layout: Layout, *, hashes: bool) -> Entries:
+    row_hash = layout.row_hash_column
     first, vectors = first_rows(table)
     table = table.take(pa.array(first)) if len(first) < table.num_rows else table
     ids = halves(hash_ids(table.column(names.ID).to_pylist()))
     return Entries(
-        split_ids=[receipt.split_id],
+        split_ids=[split_id],
         ids=ids,
         rows=halves(table.column(row_hash)) if hashes else ids,
         contents=halves(table.column(names.CONTENT_HASH)) if hashes else ids,
         files=np.zeros(len(first), np.int32),
         row=first,
         vectors=vectors,
+        at=np.arange(len(first)),
     )
 
 
@@ -116,6 +141,12 @@ def read_part(store: Store, part: IndexPart, columns: Sequence[str] | None = Non
 
     Raises ObjectNotFound, or TableError.
     """
+    first, table = _row_groups_of(store, part, columns)
+    return table.slice(part.start - first, part.rows)
+
+
+def _row_groups_of(store: Store, part: IndexPart, columns: Sequence[str] | None) -> tuple[int, pa.Table]:
+    """The row groups that have rows of a part, and the number of their first row in the file."""
     with damage_explained(store, part.key), store.open(part.key) as file:
         reader = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
         groups, skipped, row = [], 0, 0
@@ -130,22 +161,56 @@ def read_part(store: Store, part: IndexPart, columns: Sequence[str] | None = Non
             raise OSError(f"it has {row:,} rows, rows up to {part.start + part.rows:,} are needed")
         schema = names.INDEX_SCHEMA if columns is None else pa.schema([names.INDEX_SCHEMA.field(c) for c in columns])
         table = reader.read_row_groups(groups, columns, use_threads=False) if groups else schema.empty_table()
-    return table.slice(part.start - skipped, part.rows)
+    return skipped, table
 
 
-def read_entries(store: Store, part: IndexPart, *, hashes: bool = True) -> Entries:
-    """The documents with vectors in a part of an index. ``hashes``: whether the hashes of rows and texts are needed.
-
-    Raises ObjectNotFound, or TableError.
+class PartReader:
+    """Reads parts of index files, of which one file may have ten thousand: the row groups of a part are kept for the
+    next one, which mostly is in them, too. Several threads may read.
     """
-    columns = [*_WHERE, *([names.ROW_HASH, names.CONTENT_HASH] if hashes else [])]
-    return entries_of(read_part(store, part, columns))
+
+    def __init__(self, store: Store, columns: Sequence[str] | None = None) -> None:
+        """columns: of `names.INDEX_SCHEMA`, default all."""
+        self.store, self._columns = store, columns
+        self._lock = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+        self._kept: dict[tuple[str, int], pa.Table] = {}
+        """Row groups by file and number of their first row."""
+
+    def read(self, part: IndexPart) -> pa.Table:
+        """As `read_part`."""
+        with self._lock:
+            of_file = self._locks.setdefault(part.key, threading.Lock())
+        with of_file:
+            first, table = self._find(part) or _row_groups_of(self.store, part, self._columns)
+            self._keep(part.key, first, table)
+        return table.slice(part.start - first, part.rows)
+
+    def _find(self, part: IndexPart) -> tuple[int, pa.Table] | None:
+        with self._lock:
+            kept = [(first, table) for (key, first), table in self._kept.items() if key == part.key]
+        end = part.start + part.rows
+        return next((its for its in kept if its[0] <= part.start and end <= its[0] + its[1].num_rows), None)
+
+    def _keep(self, key: str, first: int, table: pa.Table) -> None:
+        with self._lock:
+            if table.num_rows <= _ROWS_KEPT:
+                self._kept[key, first] = table
+            while len(self._kept) > _KEPT:
+                del self._kept[next(iter(self._kept))]
+
+
+def columns_of_entries(*, hashes: bool = True) -> list[str]:
+    """The columns of an index that `entries_of` needs."""
+    return [*_WHERE, *([names.ROW_HASH, names.CONTENT_HASH] if hashes else [])]
 
 
 def entries_of(index: pa.Table) -> Entries:
     """The documents with vectors among the rows of an index. If it has no ``row_hash``, ``rows`` equals ``ids``."""
+    at = np.arange(index.num_rows)
     if index.column(names.SPLIT_ID).null_count:
-        index = index.filter(pc.is_valid(index.column(names.SPLIT_ID)))
+        valid = pc.is_valid(index.column(names.SPLIT_ID))
+        index, at = index.filter(valid), at[valid.to_numpy()]
     files = index.column(names.SPLIT_ID).dictionary_encode().combine_chunks()
     ids = halves(index.column(names.ID_HASH))
     with_hashes = names.ROW_HASH in index.column_names
@@ -163,6 +228,7 @@ def entries_of(index: pa.Table) -> Entries:
         files=files.indices.to_numpy().astype(np.int32),
         row=index.column(names.ROW).to_numpy(),
         vectors=index.column(names.VECTORS).to_numpy(),
+        at=at,
     )
 
 
@@ -250,9 +316,13 @@ def write_index(store: Store, key: str, located: Sequence[Located]) -> list[Inde
     for piece in located:
         parts.append(IndexPart(piece.shard, key, start, piece.index.num_rows, piece.covers))
         start += piece.index.num_rows
-    data = encode_parquet(pa.concat_tables([piece.index for piece in located]), row_group_size=_ROWS_A_GROUP)
-    create_own(store, key, data)
+    write_index_rows(store, key, pa.concat_tables([piece.index for piece in located]))
     return parts
+
+
+def write_index_rows(store: Store, key: str, rows: pa.Table) -> None:
+    """Write an index file, under a name that no other writer uses. rows: columns of `names.INDEX_SCHEMA`."""
+    create_own(store, key, encode_parquet(rows, row_group_size=ROWS_A_GROUP))
 
 
 def create_own(store: Store, key: str, data: bytes) -> None:

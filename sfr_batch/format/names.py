@@ -81,6 +81,8 @@ VECTORS = "vectors"
 
 RECEIPT_KEY = "sfr.receipt"
 FINGERPRINT_KEY = "sfr.fingerprint"
+PIECES_KEY = "sfr.pieces"
+"""In a data file of a pack: a JSON list, how many documents of each of its shards the file has, in order."""
 RUN_ACCOUNT_KEY = "sfr.run"
 """In a plan: the account of the run as it began, see `run_accounts`."""
 REPORT_ATTEMPTS = "attempts"
@@ -303,6 +305,8 @@ ENCODER_FAILED = "encoder_failed"
 """The model fails on the row and passes others."""
 BAD_VECTOR = "bad_vector"
 """The model's vector is not finite or not of unit length."""
+OF_COLUMNS = (NULL_ID, BAD_ID, NULL_TEXT, BAD_TEXT, BAD_COLUMN, BAD_JSON, BAD_CSV)
+"""Reasons that all rows of a shard have if it lacks a column, or has one of another type."""
 AFTER_READING = (BAD_VECTOR, ENCODER_FAILED, TOO_LONG)
 """Reasons of rows that were read without an error: id and text are good."""
 # Of rows with a vector:

@@ -6,6 +6,7 @@ Knows stores and receipts; does not know which files are live.
 import contextlib
 import dataclasses
 import itertools
+import json
 from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, NamedTuple
@@ -107,14 +108,41 @@ def read_data_file(
     TableError if the file is damaged or its footer does not have the table's ``fingerprint``, CountsDoNotClose if its
     number of rows differs from the receipt.
     """
+    return _read_columns(store, receipt, columns, fingerprint, layout)[0]
+
+
+def read_file_of_pack(
+    store: Store, receipt: Receipt, columns: list[str], fingerprint: str, layout: Layout
+) -> tuple[pa.Table, list[int]]:
+    """As `read_data_file`, for a file of a pack; also how many documents each shard of the pack has in it, see
+    `names.PIECES_KEY`."""
+    table, metadata = _read_columns(store, receipt, columns, fingerprint, layout)
+    with damage_explained(store, names.data_key(receipt.split_id)):
+        try:
+            pieces = [int(documents) for documents in json.loads(metadata.get(names.PIECES_KEY.encode(), b"[]"))]
+        except (ValueError, TypeError) as error:
+            raise OSError(f"{names.PIECES_KEY} in its footer is no list of numbers: {error}") from error
+    if sum(pieces) != receipt.embedded:
+        raise CountsDoNotClose(
+            f"{store.root}/{names.data_key(receipt.split_id)} has {counted(receipt.embedded, 'document')}, the shards "
+            f"of its pack have {sum(pieces):,}."
+        )
+    return table, pieces
+
+
+def _read_columns(
+    store: Store, receipt: Receipt, columns: list[str], fingerprint: str, layout: Layout | None
+) -> tuple[pa.Table, dict[bytes, bytes]]:
+    """Columns of a data file, and the metadata in its footer."""
     key = names.data_key(receipt.split_id)
     with damage_explained(store, key), store.open(key, receipt.size) as stream:
         file = open_parquet(stream)
         check_data_file(store, key, file, receipt.vectors, fingerprint)
         gather_columns(stream, file, columns if layout is None else layout.stored(file, columns))
+        metadata = file.metadata.metadata or {}
         if layout is not None:
-            return layout.read(file, columns)
-        return file.read(columns=columns, use_threads=False).select(columns)
+            return layout.read(file, columns), metadata
+        return file.read(columns=columns, use_threads=False).select(columns), metadata
 
 
 def gather_columns(

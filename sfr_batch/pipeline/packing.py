@@ -13,6 +13,8 @@ from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import Chosen, ReadUnit, Split, Stream
 from sfr_batch.corpus.table_files import TableFile
 
+_OF_A_SHARD = tuple(field.name for field in dataclasses.fields(Shard) if field.name != "table")
+
 
 def unit_to_json(unit: ReadUnit) -> str:
     return json.dumps(_raw(unit), separators=(",", ":"))
@@ -20,10 +22,13 @@ def unit_to_json(unit: ReadUnit) -> str:
 
 def _raw(unit: ReadUnit) -> dict[str, Any]:
     table = unit.shard.table
-    plain = dataclasses.replace(unit, shard=dataclasses.replace(unit.shard, table=None), chosen=())
+    plain = dataclasses.replace(unit, shard=dataclasses.replace(unit.shard, table=None), chosen=(), whole=())
     raw = dataclasses.asdict(plain)
     raw["shard"]["table"] = table.to_json() if table else None
-    return raw | {"chosen": [{"unit": _raw(part.unit), "rows": part.rows} for part in unit.chosen]}
+    chosen = [{"unit": _raw(part.unit), "rows": part.rows} for part in unit.chosen]
+    # A pack has some hundred shards, none of which is of a table.
+    whole = [[getattr(shard, name) for name in _OF_A_SHARD] for shard in unit.whole]
+    return raw | {"chosen": chosen, "whole": whole}
 
 
 def unit_from_json(text: str) -> ReadUnit:
@@ -45,6 +50,7 @@ def _unit(raw: dict[str, Any]) -> ReadUnit:
         splits=tuple(Split(**split) for split in raw["splits"]),
         stream=Stream(**{**raw["stream"], "done": tuple(raw["stream"]["done"])}) if raw["stream"] else None,
         chosen=tuple(Chosen(_unit(part["unit"]), tuple(part["rows"])) for part in raw["chosen"]),
+        whole=tuple(_shard(dict(zip(_OF_A_SHARD, values, strict=True)) | {"table": None}) for values in raw["whole"]),
     )
 
 

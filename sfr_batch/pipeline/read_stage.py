@@ -28,8 +28,9 @@ from sfr_batch.pipeline.work import with_times
 
 _REPEATED_BYTES = 2**30
 """Maximum bytes of a carried column in a split, after it is repeated in every chunk."""
-_SHARD, POSITION = "#shard", "#position"
-"""Columns with the place of a row in the corpus: rejects need it, and it is not stored."""
+_SHARD, POSITION, PLACE = "#shard", "#position", "#place"
+"""Columns with the place of a row in the corpus: rejects need it, and it is not stored. The last one is the number of
+the row's shard in its pack, if it is of one."""
 
 
 def read_and_tokenize(batch: pa.Table, job: Job) -> Iterator[pa.Table]:
@@ -70,6 +71,7 @@ def tokenize(split: Split, rows: Rows, job: Job) -> pa.Table:
             names.ID: rows.ids,
             names.CONTENT_HASH: rows.content_hash,
             names.ROW_HASH: rows.row_hash,
+            **({} if rows.places is None else {PLACE: rows.places}),
             **{name: rows.carry.column(name) for name in rows.carry.column_names},
         }
     )

@@ -19,7 +19,7 @@ from sfr_batch.format import names
 from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline.job import Job, explain
 from sfr_batch.pipeline.packing import from_ipc, ipc_buffer
-from sfr_batch.pipeline.read_stage import rejected_rows
+from sfr_batch.pipeline.read_stage import PLACE, rejected_rows
 from sfr_batch.pipeline.work import TIMES, WORK, work_of
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
@@ -90,7 +90,18 @@ def _write(split: Split, row: pa.Table, job: Job) -> tuple[Receipt, pa.Table, pa
         **{name: row.column(name)[0].as_py() for name in _WORK_COLUMNS},
     )
     store = table_store(job.table, job.table_storage.model_dump_json())
-    return commit_split(store, job.card, receipt, rows.select(job.card.schema.names), rejects), rows, rejects
+    committed = commit_split(store, job.card, receipt, rows.select(job.card.schema.names), rejects, _pieces(rows))
+    return committed, rows, rejects
+
+
+def _pieces(rows: pa.Table) -> list[int]:
+    """How many documents each shard of a pack has among the rows; of other splits []."""
+    if PLACE not in rows.column_names:
+        return []
+    places = rows.column(PLACE).to_numpy()
+    first = rows.column(names.CHUNK).to_numpy() == 0 if names.CHUNK in rows.column_names else slice(None)
+    pieces: list[int] = np.bincount(places[first]).tolist()
+    return pieces
 
 
 def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:

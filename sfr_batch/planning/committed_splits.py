@@ -1,13 +1,23 @@
 """Which splits of read units have a data file, and which are missing. Knows split ids and a listing, no snapshot."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from sfr_batch.corpus.splits import ReadUnit, Stream
+import pyarrow as pa
+
+from sfr_batch.corpus.splits import ReadUnit, Split, Stream
 from sfr_batch.format.split_ids import missing_in_stream, stream_of
 from sfr_batch.storage.store import ObjectInfo
+
+
+def as_table(splits: Sequence[Split], done: Container[str]) -> pa.Table:
+    """The splits, a row each, and whether they are committed. done: split ids of those that are."""
+    table = pa.table(
+        {field.name: [getattr(split, field.name) for split in splits] for field in dataclasses.fields(Split)}
+    )
+    return table.append_column("committed", pa.array([split.split_id in done for split in splits], pa.bool_()))
 
 
 @dataclass(frozen=True)

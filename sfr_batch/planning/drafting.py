@@ -15,6 +15,7 @@ from sfr_batch.format.records import KEPT, PACKED, Receipt, ShardRecord
 from sfr_batch.planning.comparison import ComparisonRun
 from sfr_batch.planning.index_writing import WrittenIndexes, index_of_documents, index_of_rejects, write_indexes
 from sfr_batch.planning.located import LocatedRows, locate
+from sfr_batch.planning.pack_indexes import write_pack_indexes
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.scan import by_shard
 from sfr_batch.planning.selection import Coverage, RejectRow
@@ -31,6 +32,8 @@ def draft(plan: EmbedPlan, run_id: str, receipts: Iterable[Receipt], comparison:
     assert (comparison is None) == (plan.difference is None), "a compared plan goes with its comparison"
     done = list(receipts)
     written, adopted = _finish(comparison, done, run_id) if comparison else (WrittenIndexes(), [])
+    if plan.packs:
+        written = write_pack_indexes(plan, done, next_number(plan.base), run_id)
     difference = plan.difference
     indexed = difference.indexed if difference else frozenset[str]()
     untouched = plan.selection.untouched(plan.old_records, indexed) if difference else []

@@ -11,15 +11,19 @@ from typing import Any
 from sfr_batch.config.settings import Config, CorpusSettings, TableSettings
 from sfr_batch.corpus.columns import Columns, resolve_columns
 from sfr_batch.corpus.listing import Listing, list_shards
-from sfr_batch.corpus.splits import ReadUnit, cut, rows_per_split
+from sfr_batch.corpus.packs import SmallShards, find_small
+from sfr_batch.corpus.shards import Shard
+from sfr_batch.corpus.splits import ReadUnit, cut, pack_whole, rows_per_split
 from sfr_batch.corpus.survey import ShardStatistics, survey_shards
 from sfr_batch.corpus.text_template import TextTemplate
-from sfr_batch.errors import ConfigError, CorpusError, TableError, TableNotFound, counted
+from sfr_batch.errors import ConfigError, CorpusError, ObjectNotFound, TableError, TableNotFound, counted
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import later_inputs
 from sfr_batch.format.layout import Layout
 from sfr_batch.format.order_values import has_order
-from sfr_batch.format.records import ShardRecord, TableCard
+from sfr_batch.format.parquet import read_receipts
+from sfr_batch.format.records import PACKED, ShardRecord, TableCard
+from sfr_batch.format.schemas import has_null
 from sfr_batch.model.identity import comparable
 from sfr_batch.planning.card import make_card, with_inputs_of
 from sfr_batch.planning.carried_columns import (
@@ -31,6 +35,7 @@ from sfr_batch.planning.carried_columns import (
     next_layout,
     shards_to_read,
 )
+from sfr_batch.planning.committed_splits import CommittedSplits
 from sfr_batch.planning.lending import open_lender
 from sfr_batch.planning.limits import SplitLimits, limits_of_a_split, split_identity
 from sfr_batch.planning.pinning import versions_to_try
@@ -40,13 +45,16 @@ from sfr_batch.planning.selection import selection_of
 from sfr_batch.planning.shard_diff import Selected, ShardDiff, diff_shards, select_shards
 from sfr_batch.storage.input_listing import would_list
 from sfr_batch.storage.locations import absolute_uri, is_s3
-from sfr_batch.storage.store import Store
+from sfr_batch.storage.store import ObjectInfo, Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.damage import find_missing
 from sfr_batch.table.commit.remains import Remains
 from sfr_batch.table.commit.writing import check_same_table
 from sfr_batch.table.pointer import refuse_pointer
 from sfr_batch.table.table import Snapshot, Table
+
+_FEW, _SHARE = 2, 20
+"""Data files of packs that are left over and embedded anew: so many, or one for each 20 that go on."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,8 @@ class _Survey:
     """Of the next snapshot."""
     changes: ColumnChanges | None
     """Of the carried columns since the base snapshot; None if there are none."""
+    small: list[SmallShards]
+    """Changed shards that are packed; ``shards`` has all others."""
 
 
 def make_plan(config: Config, again: frozenset[str] = frozenset(), remains: Remains | None = None) -> EmbedPlan:
@@ -88,13 +98,22 @@ def make_plan(config: Config, again: frozenset[str] = frozenset(), remains: Rema
 
 
 def _plan(
-    config: Config, store: Store, table: Table | None, base: Snapshot | None, continues: str, again: frozenset[str]
+    config: Config,
+    store: Store,
+    table: Table | None,
+    base: Snapshot | None,
+    continues: str,
+    again: frozenset[str],
+    *,
+    packs: bool = True,
 ) -> EmbedPlan:
-    """See `make_plan`. continues: id of the run with whose version of the corpus the plan goes on; or empty."""
+    """See `make_plan`. continues: id of the run with whose version of the corpus the plan goes on; or empty. packs:
+    whether small shards may be packed."""
     listing = list_shards(config.corpus)
     # Select before the diff: a shard outside the selection is neither changed nor vanished.
     selected = select_shards(config.select, listing.shards, base)
-    diff, survey, again = _diff_and_survey(config, selected, table, base, again)
+    packs = packs and base is None and _may_pack(config)
+    diff, survey, again = _diff_and_survey(config, selected, table, base, again, packs=packs)
     card = today = survey.card
     _check_order(config.table.order_by, survey.columns)
     recipes = ShardRecipes.make(config.corpus, survey.columns.types)
@@ -104,17 +123,13 @@ def _plan(
         diff, survey = _leave([record for record in untouched if record.uri not in again], diff, survey)
     accepted: dict[str, Any] = {}
     if table is not None:
-        inputs = table.known_inputs(base)
-        check_same_table(table, today, comparable(inputs))
-        accepted = later_inputs(table.card.fingerprint_inputs, inputs)
-        # Names and footers of its splits carry the fingerprint that the table was made with.
-        card = with_inputs_of(table.card, today)
+        accepted, card = _of_table(table, base, today)
     limits = limits_of_a_split(config.run, card)
-    identities = {
-        shard.shard.uri: split_identity(config, card, recipes.of(shard.shard), survey.layout) for shard in survey.shards
-    }
-    units = _cut(survey, diff, limits, identities, base)
+    units = _cut(config, survey, diff, limits, card, recipes, base)
     committed = table.committed() if table is not None and (units or base) else {}
+    if survey.small and not _is_about(units, committed, store):
+        return _plan(config, store, table, base, continues, again, packs=False)
+    rows = {shard.shard.uri: shard.rows for shard in survey.shards if shard.all_live}
     return EmbedPlan(
         config=config,
         card=card,
@@ -126,7 +141,7 @@ def _plan(
         recipes=recipes,
         base=base,
         carried=(*diff.unchanged, *diff.left_alone),
-        changed=tuple((shard.shard, shard.rows if shard.all_live else None) for shard in survey.shards),
+        changed=tuple((shard, rows.get(shard.uri)) for shard in diff.changed),
         vanished=tuple(diff.vanished),
         units=tuple(units),
         committed=committed if units else {},
@@ -141,6 +156,15 @@ def _plan(
         lost=find_missing(base, committed) if base is not None and not isinstance(base, Remains) else {},
         continues=continues,
     )
+
+
+def _of_table(table: Table, base: Snapshot | None, today: TableCard) -> tuple[dict[str, Any], TableCard]:
+    """Inputs of the fingerprint that the table has accepted, and its card with the columns of ``today``. Raises
+    TableMismatch."""
+    inputs = table.known_inputs(base)
+    check_same_table(table, today, comparable(inputs))
+    # Names and footers of its splits carry the fingerprint that the table was made with.
+    return later_inputs(table.card.fingerprint_inputs, inputs), with_inputs_of(table.card, today)
 
 
 def _newly_read(listing: Listing, base: Snapshot | None) -> tuple[str, ...]:
@@ -162,7 +186,13 @@ def _open(store: Store) -> Table | None:
 
 
 def _diff_and_survey(
-    config: Config, selected: Selected, table: Table | None, base: Snapshot | None, again: frozenset[str]
+    config: Config,
+    selected: Selected,
+    table: Table | None,
+    base: Snapshot | None,
+    again: frozenset[str],
+    *,
+    packs: bool,
 ) -> tuple[ShardDiff, _Survey, frozenset[str]]:
     """The diff and the survey; and ``again``, with the shards that are read because carried columns have changed."""
     before = base.layout if base else table.layout if table else None
@@ -174,9 +204,8 @@ def _diff_and_survey(
     while True:
         diff = diff_shards(config, selected, base, recipes, dropped, again)
         # Survey after the diff: only changed shards are opened. Settings are checked even if nothing has changed.
-        surveys, columns = _survey(
-            config, selected, diff, known, _named_columns(config.corpus) if proven else frozenset()
-        )
+        named = _named_columns(config.corpus) if proven else frozenset[str]()
+        surveys, columns, small = _survey(config, selected, diff, known, named, packs=packs)
         columns = keep_types_without_values(columns, before)
         card = make_card(config, columns)
         layout = next_layout(table, base, card)
@@ -188,7 +217,7 @@ def _diff_and_survey(
                 again |= more
                 continue
         columns = dataclasses.replace(columns, row_hash=layout.row_hash)
-        return diff, _Survey(surveys, columns, card, layout, changes), again
+        return diff, _Survey(surveys, columns, card, layout, changes, small), again
 
 
 def _recolumned(
@@ -210,16 +239,32 @@ def _recolumned(
 
 
 def _survey(
-    config: Config, selected: Selected, diff: ShardDiff, known: Columns | None, proven: frozenset[str]
-) -> tuple[list[ShardStatistics], Columns]:
+    config: Config,
+    selected: Selected,
+    diff: ShardDiff,
+    known: Columns | None,
+    proven: frozenset[str],
+    *,
+    packs: bool,
+) -> tuple[list[ShardStatistics], Columns, list[SmallShards]]:
     """Survey the changed shards; if there are none, the first shard, to check the columns that the config names.
 
-    known: types of the table's columns; proven: columns that the corpus is known to have.
+    known: types of the table's columns; proven: columns that the corpus is known to have; packs: whether small shards
+    may be packed, of which a sample is then surveyed.
     """
     corpus, shards = config.corpus, selected.shards
     # A type that may change is that of all shards together.
-    surveys = survey_shards(shards if config.table.retype and known else diff.changed or shards[:1], corpus)
-    columns = resolve_columns(surveys, corpus, known, proven)
+    wanted = shards if config.table.retype and known else diff.changed or shards[:1]
+    small, surveys = find_small(wanted, corpus, config.run) if packs else ([], survey_shards(wanted, corpus))
+    columns = None
+    try:
+        columns = resolve_columns(surveys, corpus, known, proven)
+    except CorpusError:
+        if len(surveys) == len(wanted):
+            raise
+    if len(surveys) < len(wanted) and (columns is None or any(map(has_null, columns.types.values()))):
+        surveys = survey_shards(wanted, corpus)  # what a sample does not show
+        columns = resolve_columns(surveys, corpus, known, proven)
     if columns is None and not shards:
         raise ConfigError(
             "select matches only shards that are no longer in the corpus, and corpus.carry names a column that the "
@@ -232,8 +277,8 @@ def _survey(
         )
     # A wrong select.where is an error even if nothing has changed, so that the filter is never used.
     selection_of(config).row_filter(columns, [])
-    changed = {shard.uri for shard in diff.changed}
-    return [survey for survey in surveys if survey.shard.uri in changed], columns
+    own = {shard.uri for shard in diff.changed} - {shard.uri for its in small for shard in its.shards}
+    return [survey for survey in surveys if survey.shard.uri in own], columns, small
 
 
 def _leave(untouched: list[ShardRecord], diff: ShardDiff, survey: _Survey) -> tuple[ShardDiff, _Survey]:
@@ -246,25 +291,59 @@ def _leave(untouched: list[ShardRecord], diff: ShardDiff, survey: _Survey) -> tu
 
 
 def _cut(
+    config: Config,
     survey: _Survey,
     diff: ShardDiff,
     limits: SplitLimits,
-    identities: Mapping[str, Sequence[str]],
+    card: TableCard,
+    recipes: ShardRecipes,
     base: Snapshot | None,
 ) -> list[ReadUnit]:
-    """Cut the changed shards into splits. identities: by URI, what the names of its splits depend on.
+    """Cut the changed shards into splits, and pack the small ones.
 
     The size of a split follows from the rows of the whole corpus, unchanged shards included: so a shard is always cut
     the same way, whatever else is carried over.
     """
+
+    def identity_of(shards: Sequence[Shard]) -> tuple[str, ...]:
+        return split_identity(config, card, recipes.of_several(shards), survey.layout)
+
     total = sum(record.read for record in diff.unchanged) + sum(shard.rows for shard in survey.shards)
+    total += sum(its.expected(its.shards)[0] for its in survey.small)
     rows = rows_per_split(total, limits.rows, limits.min_splits)
     condemned = base.read_condemned() if base else frozenset[str]()
-    return [
+    units = [
         unit
         for shard in survey.shards
-        for unit in cut(shard, rows, limits.bytes, identities[shard.shard.uri], condemned)
+        for unit in cut(shard, rows, limits.bytes, identity_of([shard.shard]), condemned)
     ]
+    packs = [(pack, its.expected(pack)) for its in survey.small for pack in its.packs()]
+    units += [pack_whole(its, size, rows, limits.bytes, identity_of(its), condemned) for its, size in packs]
+    return units
+
+
+def _may_pack(config: Config) -> bool:
+    """Whether a first run may read small shards in packs: nothing has to be read before it is embedded."""
+    table, corpus = config.table, config.corpus
+    settles_ids = table.duplicate_ids == "last" and corpus.id is not None
+    compares = table.reuse_from is not None or selection_of(config).always_compares
+    return not (settles_ids or compares or corpus.is_table or table.retype)
+
+
+def _is_about(units: Sequence[ReadUnit], committed: Mapping[str, ObjectInfo], store: Store) -> bool:
+    """Whether what is committed is of these units, but for some packs whose shards have changed since.
+
+    These are embedded anew, as they are too few to read the whole corpus for them. Anything else is looked through
+    with a plan without packs: splits of a release that had none, or of a corpus that has become another one.
+    """
+    done = CommittedSplits(units, committed).done
+    left = [split_id for split_id in committed if split_id not in done]
+    if len(left) > max(_FEW, len(done) // _SHARE):
+        return False
+    try:
+        return all(receipt.shard == PACKED for receipt in read_receipts(store, left))
+    except (TableError, ObjectNotFound):
+        return False
 
 
 def _check_apart(corpus: CorpusSettings, table: TableSettings, root: str) -> None:

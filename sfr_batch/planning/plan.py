@@ -6,7 +6,6 @@ upper bound until `comparison.compare` has read the changed shards. `make` build
 snapshots.
 """
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +16,7 @@ import pyarrow as pa
 from sfr_batch.config.settings import Config
 from sfr_batch.corpus.columns import Columns
 from sfr_batch.corpus.listing import PassedOver
+from sfr_batch.corpus.packs import are_many_small
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import ReadUnit, Split, splits_of
 from sfr_batch.corpus.survey import ShardStatistics
@@ -30,7 +30,7 @@ from sfr_batch.format.records import KEPT, DuplicateRule, IndexPart, Receipt, Sh
 from sfr_batch.format.store_times import published_at
 from sfr_batch.planning import remarks
 from sfr_batch.planning.carried_columns import ColumnChanges, describe_copies, most_copies, next_layout
-from sfr_batch.planning.committed_splits import CommittedSplits
+from sfr_batch.planning.committed_splits import CommittedSplits, as_table
 from sfr_batch.planning.difference import Difference
 from sfr_batch.planning.limits import SplitLimits, estimate_tokens, split_identity, vector_bytes
 from sfr_batch.planning.reasons import reasons_since
@@ -135,6 +135,11 @@ class EmbedPlan:
     def splits(self) -> list[Split]:
         """All splits of ``units``. A stream is cut as it is read: of it, the expected number of splits."""
         return [split for unit in self.units for split in splits_of(unit)]
+
+    @cached_property
+    def packs(self) -> int:
+        """Packs of small shards among the units, see `corpus.packs`."""
+        return sum(bool(unit.whole) for unit in self.units)
 
     @cached_property
     def _splits_there(self) -> CommittedSplits:
@@ -285,8 +290,12 @@ class EmbedPlan:
     @property
     def compares_rows(self) -> bool:
         """Whether rows of the changed shards may have a vector already, or documents have left the corpus."""
+        if self.packs:  # no row has a vector, or so few that they are embedded anew, see `make`
+            return False
         waiting = any(shard.uri not in self.begun for shard, _ in self.changed)
-        return self.selection.always_compares or bool(self.old) or bool(waiting and (self.unpublished or self.lender))
+        many = self.base is not None and are_many_small(self.surveys, self.limits.rows)  # compared rows share splits
+        found = waiting and (self.unpublished or self.lender or many)
+        return self.selection.always_compares or bool(self.old) or bool(found)
 
     @cached_property
     def begun(self) -> frozenset[str]:
@@ -382,8 +391,10 @@ class EmbedPlan:
     def _describe_shards(self) -> str:
         vanished = f", {len(self.vanished):,} vanished" if self.vanished else ""
         of = f" of version {self.config.corpus.version} of {self.config.corpus.path}" if self.corpus_version else ""
+        packed = remarks.packed(sum(len(unit.whole) for unit in self.units), self.packs)
         return (
-            f"{counted(len(self.carried) + len(self.changed), 'shard')}, {len(self.carried):,} unchanged{vanished}{of}"
+            f"{counted(len(self.carried) + len(self.changed), 'shard')}, {len(self.carried):,} unchanged"
+            f"{vanished}{packed}{of}"
         )
 
     @cached_property
@@ -413,8 +424,8 @@ class EmbedPlan:
         if self.settles_ids and self.difference is None:
             exact = all(rows is not None for _, rows in self.changed)
             said.append(remarks.ids_first(self.duplicate_rule, self.surveys, self.carried, exact=exact))
-        if self.base is None and self.has_to_compare and self.unpublished:
-            said.append(remarks.unpublished(len(self.unpublished)))
+        if self.base is None and self.unpublished and (self.packs or self.has_to_compare):
+            said.append(remarks.unpublished(len(self.unpublished), packs=bool(self.packs)))
         if self.difference and self.difference.taken:
             said.append(remarks.taken(self.difference.taken, first=self.base is None))
         if self.lender and (self.difference or self.has_to_compare):
@@ -436,7 +447,4 @@ class EmbedPlan:
 
     def to_arrow(self) -> pa.Table:
         """The splits as a table, one row each: the content of plan.parquet."""
-        columns = [field.name for field in dataclasses.fields(Split)]
-        done = [split.split_id in self.done for split in self.splits]
-        table = pa.table({name: [getattr(split, name) for split in self.splits] for name in columns})
-        return table.append_column("committed", pa.array(done, pa.bool_()))
+        return as_table(self.splits, self.done)

@@ -45,12 +45,19 @@ def newly_read(uris: Sequence[str]) -> str:
     )
 
 
-def unpublished(files: int) -> str:
-    """What a first run that was interrupted has left, and this plan cannot take over as it is."""
-    return (
-        f"{counted(files, 'data file')} of an interrupted run are of shards that were others then, or were read "
-        "otherwise: rows with the same id and text take their vectors"
-    )
+def unpublished(files: int, *, packs: bool) -> str:
+    """What a first run that was interrupted has left, and this plan cannot take over as it is. packs: whether it goes
+    on with packs."""
+    what = f"{counted(files, 'data file')} of an interrupted run are of"
+    if packs:
+        return f"{what} packs with shards that have changed since: these packs are embedded anew"
+    taken = "rows with the same id and text take their vectors"
+    return f"{what} shards that were others then, or were read otherwise: {taken}"
+
+
+def packed(shards: int, packs: int) -> str:
+    """How many shards are small and packed, behind their total."""
+    return f", {shards:,} small ones in {counted(packs, 'pack')}" if shards else ""
 
 
 def taken(rows: int, *, first: bool) -> str:

@@ -17,7 +17,7 @@ from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.errors import ObjectNotFound, TableError
 from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes, halves, hash_ids
-from sfr_batch.format.indexes import Entries, read_entries, read_owned, rehashed
+from sfr_batch.format.indexes import Entries, PartReader, columns_of_entries, entries_of, read_owned, rehashed
 from sfr_batch.format.layout import Layout
 from sfr_batch.format.records import DuplicateRule, IndexPart, Receipt, ShardRecord
 from sfr_batch.planning.join import (
@@ -213,10 +213,11 @@ def read_old(
     Returns None, then `Documents` for each partition. Raises TableError, ObjectNotFound.
     """
     store = open_store(context.table, context.table_storage)
+    indexes = PartReader(store, columns_of_entries())
     dtype = document_dtype(carry=context.carry)
     parts: list[list[Documents]] = [[] for _ in range(partitions)]
     for source in sources:
-        entries = _read_entries(store, source, files, context)
+        entries = _read_entries(store, indexes, source, files, context)
         if entries is None:
             continue
         of_file = [files[split_id] for split_id in entries.split_ids]
@@ -231,11 +232,12 @@ def read_old(
 
 
 def _read_entries(
-    store: Store, source: OldSource, files: Mapping[str, FileNumber], context: TaskContext
+    store: Store, indexes: PartReader, source: OldSource, files: Mapping[str, FileNumber], context: TaskContext
 ) -> Entries | None:
     """None if an unpublished data file is damaged or was swept meanwhile: its vectors are then not reused."""
     if isinstance(source.documents, IndexPart):
-        entries = read_entries(store, source.documents).within(files)  # in a repair, some point into lost files
+        entries = entries_of(indexes.read(source.documents))
+        entries = entries.within(files)  # in a repair, some point into lost files
         return entries if source.documents.covers == context.layout.covers else rehashed(store, entries, context.layout)
     try:
         return read_owned(store, source.documents, context.layout, context.fingerprint)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sfr_batch.format import names
 from sfr_batch.format.file_values import gather_values
 from sfr_batch.format.hashes import Hashes, halves, hash_ids
-from sfr_batch.format.indexes import Entries, read_ahead, read_entries, read_owned, read_part
+from sfr_batch.format.indexes import Entries, PartReader, columns_of_entries, entries_of, read_ahead, read_owned
 from sfr_batch.format.parquet import read_data_file, read_parquet
 from sfr_batch.format.records import KEPT, IndexPart, Receipt, rows_in
 from sfr_batch.planning.last_rows import ID, KIND, MORE, ORDER, POSITION, SHARD, RowKind
@@ -93,10 +93,12 @@ def _documents(
 ) -> Iterator[NDArray[np.void]]:
     """The documents with vectors of the shards, as records. files: numbers of the data files by split id."""
 
+    indexes = PartReader(plan.store, columns_of_entries(hashes=False))
+
     def read(source: Receipt | IndexPart) -> Entries:
         if isinstance(source, Receipt):
             return read_owned(plan.store, source, plan.layout, plan.card.fingerprint, hashes=False)
-        return read_entries(plan.store, source, hashes=False).within(files)
+        return entries_of(indexes.read(source)).within(files)
 
     sources = [(shard.record.uri, source) for shard in shards for source in shard.sources]
     several = [source for _, source in sources]
@@ -116,11 +118,13 @@ def _documents(
 def read_rejected(plan: EmbedPlan, shards: Sequence[OldShard], but: Sequence[str] = ()) -> Iterator[tuple[str, Hashes]]:
     """The shards that have rejected rows with an id, and the hashes of these ids. but: reasons that do not count."""
 
+    indexes = PartReader(plan.store, [names.ID, names.REASON])
+
     def read(source: Receipt | IndexPart) -> pa.ChunkedArray:
         if isinstance(source, Receipt):
             found = read_parquet(plan.store.read(names.rejects_key(source.split_id, source.attempt)))
         else:
-            found = read_part(plan.store, source, [names.ID, names.REASON])
+            found = indexes.read(source)
             found = found.filter(pc.is_valid(found.column(names.REASON)))
         wanted = pc.invert(pc.is_in(found.column(names.REASON), pa.array(but, pa.string())))
         return found.column(names.ID).filter(wanted)

@@ -8,12 +8,12 @@ from typing import IO
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import StorageError
-from sfr_batch.storage.failures import explained
+from sfr_batch.storage.failures import PRECONDITION_FAILED, explained, s3_code
 from sfr_batch.storage.local_files import make_folder, partial_name
 from sfr_batch.storage.locations import is_s3
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.s3 import filesystem, open_s3, read_range
-from sfr_batch.storage.versions import Info, has_version, list_one, version_by_time, version_of
+from sfr_batch.storage.versions import Info, has_version, is_by_time, is_weak, list_one, version_by_time, version_of
 
 _FETCH_RANGE = 16 * 2**20
 _FETCH_AT_ONCE = 8  # ranges, held in memory
@@ -97,6 +97,32 @@ def read_input_range(uri: str, start: int, end: int, settings: StorageSettings) 
     with explained("read", uri):
         fs = filesystem(uri, settings)
     return read_range(fs, uri, start, end)
+
+
+def read_version(uri: str, version: str, settings: StorageSettings) -> bytes | None:
+    """A whole file of a corpus, if it has this version, which a listing gave, still; else None.
+
+    On S3 by one request, whose condition is the version where that is an ETag. Raises ObjectNotFound.
+    """
+    with explained("read", uri):
+        if not is_s3(uri):
+            with open(uri, "rb") as file:
+                whole = file.read()
+                return whole if local_input(uri, os.fstat(file.fileno())).version == version else None
+        name = uri.removeprefix("s3://")
+        bucket, key = name.split("/", 1)
+        condition = {} if is_by_time(version) or is_weak(version) else {"IfMatch": f'"{version}"'}
+        try:
+            answer = filesystem(uri, settings).call_s3("get_object", Bucket=bucket, Key=key, **condition)
+        except OSError as error:
+            if s3_code(error) in PRECONDITION_FAILED:
+                return None
+            raise
+        data: bytes = answer["Body"].data
+        if has_version({**answer, "name": name, "size": len(data)}, version):
+            return data
+    # A store that knows another ETag to a GET than to a listing: what is unchanged afterwards was so before.
+    return data if is_unchanged(uri, version, settings) else None
 
 
 def fetch_input(file: InputFile, target: Path, settings: StorageSettings) -> str:

@@ -142,10 +142,10 @@ class _Body:
     """A body that was read already, with the interface of one that was not."""
 
     def __init__(self, data: bytes) -> None:
-        self._data = data
+        self.data = data
 
     async def read(self) -> bytes:
-        return self._data
+        return self.data
 
     def close(self) -> None:
         pass

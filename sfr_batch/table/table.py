@@ -17,7 +17,7 @@ from sfr_batch.format.accepted import AcceptedInputs
 from sfr_batch.format.dead_rows import Dead, DeadPart, DeadRows, read_list
 from sfr_batch.format.expired import MANIFEST_WAYS_OUT, check_not_expired, damaged, expiry_explained, published_numbers
 from sfr_batch.format.fingerprint import LATER_INPUTS, differences
-from sfr_batch.format.indexes import read_part, rejects_of
+from sfr_batch.format.indexes import PartReader, rejects_of
 from sfr_batch.format.known_types import KnownTypes
 from sfr_batch.format.layout import Layout
 from sfr_batch.format.notebook import html_table
@@ -369,8 +369,9 @@ class Snapshot(Readers):
             for key, data in zip(keys, read_many(self.store, keys), strict=True):
                 with damage_explained(self.store, key):
                     tables.append(read_parquet(data))
+            indexes = PartReader(self.store)
             for shard, parts in self.read_indexes().items():
-                tables += [rejects_of(read_part(self.store, part), shard) for part in parts if shard in rejected]
+                tables += [rejects_of(indexes.read(part), shard) for part in parts if shard in rejected]
         return pa.concat_tables(tables) if tables else names.REJECTS_SCHEMA.empty_table()
 
     def scan(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> Scan:

@@ -114,14 +114,14 @@ def receipt_before_data() -> None:
     """And a resume that believes receipts."""
     folder = names.run_key("finished", "receipts")
 
-    def commit_split(store: Store, card: TableCard, receipt: Receipt, rows: pa.Table, rejects: pa.Table) -> Receipt:
+    def commit_split(store: Store, card: TableCard, receipt: Receipt, rows: pa.Table, *more: Any) -> Receipt:
         def create(key: str, data: bytes) -> bool:
             if names.split_of_data_key(key):
                 told = dataclasses.replace(receipt, size=len(data))
                 store.create(f"{folder}/{receipt.split_id}.jsonl", told.to_json().encode())
             return store.create(key, data)
 
-        return writing.commit_split(_Wrapped(store, create), card, receipt, rows, rejects)  # type: ignore[arg-type]
+        return writing.commit_split(_Wrapped(store, create), card, receipt, rows, *more)  # type: ignore[arg-type]
 
     def committed(self: Table) -> dict[str, ObjectInfo]:
         keys = [info.key for info in self.store.list(folder)]
@@ -133,7 +133,7 @@ def receipt_before_data() -> None:
 
 
 def rejects_after_data() -> None:
-    def commit_split(store: Store, card: TableCard, receipt: Receipt, rows: pa.Table, rejects: pa.Table) -> Receipt:
+    def commit_split(store: Store, card: TableCard, receipt: Receipt, rows: pa.Table, *more: Any) -> Receipt:
         late: list[tuple[str, bytes]] = []
 
         def create(key: str, data: bytes) -> bool:
@@ -142,7 +142,7 @@ def rejects_after_data() -> None:
                 return True
             return store.create(key, data)
 
-        done = writing.commit_split(_Wrapped(store, create), card, receipt, rows, rejects)  # type: ignore[arg-type]
+        done = writing.commit_split(_Wrapped(store, create), card, receipt, rows, *more)  # type: ignore[arg-type]
         for key, data in late:
             store.create(key, data)
         return done

@@ -37,9 +37,12 @@ class Corpus:
     shards: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     written: int = 0
 
-    def begin(self) -> None:
+    def begin(self, small: int = 0) -> None:
+        """small: how many shards of one row there are beside; 100 and more are packed."""
         for number, kind in enumerate(_KINDS):
             self._write(f"shard-{number}.{kind}")
+        for number in range(small):
+            self._write(f"small-{number}.jsonl", rows=1)
 
     def change(self) -> str:
         """Replace, add or remove a shard; says what."""
@@ -57,22 +60,24 @@ class Corpus:
             self._write(name)
         return f"{name} {choice}"
 
-    def _write(self, name: str) -> None:
-        rows = []
-        for _ in range(self.rng.randint(1, 3) * ROWS_PER_SPLIT - self.rng.randint(0, 3)):
+    def _write(self, name: str, rows: int | None = None) -> None:
+        """rows: default some."""
+        number = self.rng.randint(1, 3) * ROWS_PER_SPLIT - self.rng.randint(0, 3) if rows is None else rows
+        written = []
+        for _ in range(number):
             self.written += 1
             row = {"id": f"id-{self.written}", "text": f"document {self.written} of chaos"}
             if self.rng.random() < 0.1:
                 row["text"] = None  # type: ignore[assignment]
             elif self.rng.random() < 0.05 and self.written > 1:
                 row["id"] = f"id-{self.rng.randrange(1, self.written)}"  # perhaps still there: a duplicate
-            rows.append(row)
-        table = pa.Table.from_pylist(rows, schema=pa.schema([("id", pa.string()), ("text", pa.string())]))
-        groups = [min(ROWS_PER_SPLIT, len(rows) - at) for at in range(0, len(rows), ROWS_PER_SPLIT)]
-        data = parquet(table, groups) if name.endswith("parquet") else jsonl(rows)
+            written.append(row)
+        table = pa.Table.from_pylist(written, schema=pa.schema([("id", pa.string()), ("text", pa.string())]))
+        groups = [min(ROWS_PER_SPLIT, len(written) - at) for at in range(0, len(written), ROWS_PER_SPLIT)]
+        data = parquet(table, groups) if name.endswith("parquet") else jsonl(written)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / name).write_bytes(gzip.compress(data, mtime=0) if name.endswith(".gz") else data)
-        self.shards[name] = rows
+        self.shards[name] = written
 
     def state(self) -> State:
         versions, texts, count = {}, {}, 0

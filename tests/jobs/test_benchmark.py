@@ -39,6 +39,17 @@ def invoke(*arguments: str) -> Any:
 
 
 @pytest.mark.slow
+def test_tiny_shards_end_to_end(tmp_path: Path) -> None:
+    done = invoke("tiny-shards", "--shards", "400", "--rows", "3", "--output", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "tiny_shards.json").read_text())["tiny_shards"]
+    assert (found["shards"], found["rows"]) == (400, 3)
+    assert found["files"] <= 40
+    assert sum(found["renamed"].values()) == found["edits"]
+    assert "rename at most two" in done.output
+
+
+@pytest.mark.slow
 def test_pipeline_end_to_end(tmp_path: Path) -> None:
     """The cheap contenders, as real processes: the bare encoder and sfr-batch without Ray."""
     options = ["--documents", "24", "--splits", "3", "--pairs", "1", "--contender", "sfr-batch"]

@@ -3,12 +3,13 @@
 No model and no Ray here, see `nights`.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sfr_batch.checks.audit.auditor import audit
+from sfr_batch.corpus import packs
 from sfr_batch.errors import TableError, TooManyDeletes
 from sfr_batch.format import names
 from sfr_batch.format.parquet import encode_parquet, read_parquet
@@ -131,9 +133,17 @@ def test_many_nights_are_full_embeddings(
     some_nights(data, tmp_path_factory, mistral)
 
 
+@contextlib.contextmanager
+def fewest_in_a_pack(shards: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packs, "FEWEST", shards)
+        yield
+
+
 def some_nights(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, mistral: str) -> None:
     """Inserts, updates, deletes, moves, reshuffles, duplicates, compactions at will; runs that die after any split."""
     root = tmp_path_factory.mktemp("nights")
+    fewest = data.draw(st.sampled_from([packs.FEWEST, 2]))  # with two, most shards of JSON Lines are packed
     place = Place(str(root / "corpus"), str(root / "table"), mistral)
     writer = Writer(place.corpus)
     for number in range(data.draw(st.integers(2, 4))):
@@ -149,12 +159,14 @@ def some_nights(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, m
             continue
         writer.write(shards)
         for _ in range(data.draw(st.integers(0, 2))):  # runs that die
-            plan = make_plan(place.config())
+            with fewest_in_a_pack(fewest):
+                plan = make_plan(place.config())
             comparison = compare(plan, InProcess()) if plan.has_to_compare else None
             if data.draw(st.booleans()):
                 do_copies(comparison)
             do_splits(comparison.plan if comparison else plan, only=data.draw(st.integers(0, 2)), encode=Counting())
-        snapshot = do_plan(make_plan(place.config()), encode=Counting())
+        with fewest_in_a_pack(fewest):
+            snapshot = do_plan(make_plan(place.config()), encode=Counting())
         assert make_plan(place.config()).up_to_date
         if data.draw(st.booleans()):
             smaller = find_compaction(snapshot, rows_per_file=data.draw(st.sampled_from([4, 9, 100])))

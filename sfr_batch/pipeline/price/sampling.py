@@ -87,7 +87,7 @@ def take_sample(
             break
         unit, split = items[number]
         if unit.stream:
-            stream = streams.setdefault(unit.shard.uri, _Streamed(unit, job, characters))
+            stream = streams.setdefault(unit.stream.prefix, _Streamed(unit, job, characters))
             found.append(stream.next())
         else:
             found.append(_one(unit, split, job, characters))

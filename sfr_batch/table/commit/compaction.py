@@ -23,11 +23,12 @@ from sfr_batch.format.fingerprint import short_id
 from sfr_batch.format.hashes import whole
 from sfr_batch.format.indexes import (
     Located,
+    PartReader,
+    columns_of_entries,
+    entries_of,
     index_table,
     read_ahead,
-    read_entries,
     read_owned,
-    read_part,
     write_index,
 )
 from sfr_batch.format.layout import Layout
@@ -116,7 +117,8 @@ def find_compaction(
     users: dict[str, set[str]] = {r.split_id: {r.shard} if r.owned else set() for r in receipts}
     parts = [part for its in base.read_indexes().values() for part in its]
     rows = [part.rows for part in parts]
-    read = read_ahead(lambda part: read_entries(base.store, part, hashes=False), parts, rows)
+    indexes = PartReader(base.store, columns_of_entries(hashes=False))
+    read = read_ahead(lambda part: entries_of(indexes.read(part)), parts, rows)
     for part, entries in zip(parts, read, strict=True):
         for split_id, mine in _by_file(entries.split_ids, entries.files):
             needed[split_id][rows_of_documents(entries.row[mine], entries.vectors[mine])] = True
@@ -294,12 +296,11 @@ def _move(table: Table, found: Compaction, run_id: str) -> dict[str, list[IndexP
         *((uri, part) for uri, parts in base.read_indexes().items() for part in parts),
     ]
     sources = [(uri, source) for uri, source in sources if uri in found.shards]
+    indexes = PartReader(table.store)
 
     def locate(source: tuple[str, Receipt | IndexPart]) -> Located:
         uri, where = source
-        index = (
-            _index_of_owned(table, where, base.layout) if isinstance(where, Receipt) else read_part(table.store, where)
-        )
+        index = _index_of_owned(table, where, base.layout) if isinstance(where, Receipt) else indexes.read(where)
         covers = base.layout.covers if isinstance(where, Receipt) else where.covers
         return Located(uri, _moved_index(index, moves), covers)
 

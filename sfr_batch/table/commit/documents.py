@@ -4,6 +4,7 @@ These functions may run anywhere: each reads some sources, and says of them what
 Knows no manifests and no rule of which document is live.
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,15 @@ from numpy.typing import NDArray
 
 from sfr_batch.errors import TableError
 from sfr_batch.format import names
-from sfr_batch.format.indexes import Entries, read_ahead, read_entries, read_owned
+from sfr_batch.format.indexes import (
+    ROWS_A_GROUP,
+    Entries,
+    PartReader,
+    columns_of_entries,
+    entries_of,
+    read_ahead,
+    read_owned,
+)
 from sfr_batch.format.layout import Layout
 from sfr_batch.format.records import KEPT, IndexPart, Receipt, rows_in
 from sfr_batch.storage.executor import ROWS_A_TASK, Executor, grouped, partitioned
@@ -79,21 +88,45 @@ class Seen:
 
 
 def read_documents(sources: Sequence[Source], reading: Reading) -> Iterator[tuple[Records, Seen]]:
-    """The documents of each source, in order, in bounded memory.
+    """The documents of the sources, in order, in bounded memory; those of several may come together.
 
     Raises TableError if a file is damaged or an index points to rows that do not exist.
     """
+    sources = _together(sources)
+    indexes = PartReader(reading.store, columns_of_entries(hashes=False))
 
     def read(source: Source) -> Entries:
         if isinstance(source.where, Receipt):
             return read_owned(reading.store, source.where, reading.layout, reading.fingerprint, hashes=False)
-        return read_entries(reading.store, source.where, hashes=False)
+        return entries_of(indexes.read(source.where))
 
-    entries_of = read_ahead(read, sources, [rows_in(source.where) for source in sources])
-    for source, entries in zip(sources, entries_of, strict=True):
+    found = read_ahead(read, sources, [rows_in(source.where) for source in sources])
+    for source, entries in zip(sources, found, strict=True):
         number = _file_numbers(entries, reading.files, source.where)
         records = _records_of(entries, reading.files.starts[number], source.first)
         yield records, _seen(source, number, records, reading.files)
+
+
+def _together(sources: Sequence[Source]) -> list[Source]:
+    """The same documents from fewer sources: parts that follow each other in an index file are read as one, under the
+    name of the first shard. A file may have the parts of ten thousand shards of a few rows."""
+    found: list[Source] = []
+    for source in sources:
+        last = found[-1] if found else None
+        if last and KEPT not in (last.shard, source.shard) and _follows(last.where, source.where):
+            assert isinstance(last.where, IndexPart)
+            rows = last.where.rows + rows_in(source.where)
+            found[-1] = last._replace(where=dataclasses.replace(last.where, rows=rows))
+        else:
+            found.append(source)
+    return found
+
+
+def _follows(one: Receipt | IndexPart, other: Receipt | IndexPart) -> bool:
+    """Whether ``other`` is the part of an index file that begins where ``one`` ends, and both are not too many rows."""
+    if not (isinstance(one, IndexPart) and isinstance(other, IndexPart)) or one.rows >= ROWS_A_GROUP:
+        return False
+    return (one.key, one.start + one.rows) == (other.key, other.start)
 
 
 def deal_documents(sources: Sequence[Source], reading: Reading, partitions: int) -> tuple[Any, ...]:
@@ -180,10 +213,10 @@ def _file_numbers(entries: Entries, files: FileNumbers, where: Receipt | IndexPa
 
 
 def _records_of(entries: Entries, starts: Numbers, first: int) -> Records:
-    """[n] of RECORD. starts: [n] number of the first vector of each entry's file; first: order of the first entry."""
+    """[n] of RECORD. starts: [n] number of the first vector of each entry's file; first: see `Source`."""
     records = np.empty(len(entries), RECORD)
     records["hash"], records["more"] = entries.ids[:, 0], entries.ids[:, 1]
-    records["order"] = np.arange(first, first + len(entries))
+    records["order"] = first + entries.at
     records["at"] = starts + entries.row
     records["vectors"] = entries.vectors
     return records

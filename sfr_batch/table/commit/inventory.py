@@ -17,7 +17,7 @@ from sfr_batch.errors import ObjectNotFound, StorageError, TableDamaged, TableEr
 from sfr_batch.format import names
 from sfr_batch.format.dead_rows import Dead, DeadRows, lists_of
 from sfr_batch.format.hashes import Hashes, halves
-from sfr_batch.format.indexes import read_part
+from sfr_batch.format.indexes import PartReader
 from sfr_batch.format.parquet import read_parquet, read_receipt
 from sfr_batch.format.records import KEPT, IndexPart, Receipt, ShardRecord
 from sfr_batch.storage.parallel import in_parallel
@@ -304,9 +304,10 @@ def _find_rows(
             dead = len(deletes.get(receipt.split_id, ())) / max(1, receipt.vectors)
             found.documents[receipt.shard] += round(receipt.embedded * (1 - dead))
     present = {info.key for info in store.list(names.INDEX)} if indexes else set()
+    reader = PartReader(store, None if deep else [names.ID_HASH, names.SPLIT_ID])
     for uri, parts in indexes.items():
         for part in parts:
-            wrong, ids = _look_at(store, part, present, lost, deep=deep)
+            wrong, ids = _look_at(reader, part, present, lost, deep=deep)
             if wrong:
                 found.indexes_lost[part.key] = wrong
                 found.affected.add(uri)
@@ -328,7 +329,7 @@ _NO_IDS: Hashes = np.empty((0, 2), np.uint64)
 
 
 def _look_at(
-    store: Store, part: IndexPart, present: Collection[str], lost: Mapping[str, str], *, deep: bool
+    reader: PartReader, part: IndexPart, present: Collection[str], lost: Mapping[str, str], *, deep: bool
 ) -> tuple[str | None, Hashes]:
     """What is wrong with a part of an index, and the ids of its documents that are in lost data files."""
     if part.key not in present:
@@ -336,9 +337,9 @@ def _look_at(
     if not lost and not deep:
         return None, _NO_IDS
     try:
-        rows = read_part(store, part, None if deep else [names.ID_HASH, names.SPLIT_ID])
+        rows = reader.read(part)
     except (TableError, ObjectNotFound) as error:
-        return _sentence(error, store), _NO_IDS
+        return _sentence(error, reader.store), _NO_IDS
     where = rows.column(names.SPLIT_ID).combine_chunks().dictionary_encode()
     gone = np.array([split_id in lost for split_id in where.dictionary.to_pylist()], bool)
     at = where.indices.fill_null(-1).to_numpy()

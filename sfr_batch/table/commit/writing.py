@@ -1,8 +1,9 @@
 """Commits a split: first its rejects, then its data file, by create-if-absent. Also creates tables and run ids."""
 
 import dataclasses
+import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -134,10 +135,13 @@ def _alone(schema: pa.Schema, name: str) -> pa.Schema:
     return pa.schema([schema.field(name)])
 
 
-def commit_split(store: Store, card: TableCard, receipt: Receipt, rows: pa.Table, rejects: pa.Table) -> Receipt:
+def commit_split(
+    store: Store, card: TableCard, receipt: Receipt, rows: pa.Table, rejects: pa.Table, pieces: Sequence[int] = ()
+) -> Receipt:
     """Write one split: its rejects, then its data file. Returns the receipt that counts: ours or an earlier winner's.
 
-    rows: columns of the table's schema, ``receipt.vectors`` rows; rejects: columns of `names.REJECTS_SCHEMA`. Raises
+    rows: columns of the table's schema, ``receipt.vectors`` rows; rejects: columns of `names.REJECTS_SCHEMA`;
+    pieces: how many documents each shard of a pack has, see `names.PIECES_KEY`. Raises
     CountsDoNotClose if they do not match the receipt, and StorageError. After an error the split is not committed and
     can be committed again.
     """
@@ -150,6 +154,7 @@ def commit_split(store: Store, card: TableCard, receipt: Receipt, rows: pa.Table
     if rejects.num_rows:
         store.create(names.rejects_key(receipt.split_id, receipt.attempt), encode_parquet(rejects))
     metadata = {names.RECEIPT_KEY: receipt.to_json(), names.FINGERPRINT_KEY: card.fingerprint}
+    metadata |= {names.PIECES_KEY: json.dumps(list(pieces), separators=(",", ":"))} if pieces else {}
     data = encode_parquet(rows.cast(card.schema), metadata)
     if store.create(names.data_key(receipt.split_id), data):
         return dataclasses.replace(receipt, size=len(data))

@@ -121,7 +121,7 @@ def test_index_that_points_nowhere_is_refused(place: tuple[str, int], told: str)
 def test_parts_are_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     from sfr_batch.format import indexes
 
-    monkeypatch.setattr(indexes, "_ROWS_A_GROUP", 4)
+    monkeypatch.setattr(indexes, "ROWS_A_GROUP", 4)
     store, key = MemoryStore(), names.index_key(1, "run", 0)
     pieces = []
     for number, rows in enumerate([3, 0, 7, 6]):
