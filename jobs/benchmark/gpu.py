@@ -107,6 +107,7 @@ def _run(sitting: Sitting, name: str) -> str:
             step(sitting, found)
     except (Exception, TooLong) as error:
         failed = True
+        sitting.forget()  # the step may have left it in any state
         found |= {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()[-4000:]}
         sitting.say(f"{name} FAILED: {found['error'][:600]}\n{''.join(traceback.format_tb(error.__traceback__)[-3:])}")
     found["seconds"] = round(time.perf_counter() - began, 1)
@@ -243,7 +244,7 @@ def timed_once(call: Callable[[], Any]) -> float:
 
 def _split(sitting: Sitting, found: Found) -> None:
     """Whole splits, one after the other: for how much of the time the device has nothing to do."""
-    encoder, lengths = sitting.model(), mixed(4096 if sitting.on_gpu else 16, sitting.longest)
+    encoder, lengths = sitting.as_in_a_run(), mixed(4096 if sitting.on_gpu else 16, sitting.longest)
     tokens = 2 * int(lengths.sum())
     encoder.encode_tokens(lengths, ids(lengths))
 
@@ -298,7 +299,7 @@ def _budgets(sitting: Sitting, found: Found) -> None:
     """What larger batches gain, and what they cost in padding and memory."""
     import torch
 
-    encoder, lengths = sitting.model(), mixed(2048 if sitting.on_gpu else 8, sitting.longest)
+    encoder, lengths = sitting.as_in_a_run(), mixed(2048 if sitting.on_gpu else 8, sitting.longest)
     for batches in both_batches(encoder):
         for budget in (sitting.budget // 4, sitting.budget, 4 * sitting.budget):
             encoder.max_batch_tokens = budget

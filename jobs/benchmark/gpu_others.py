@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -103,9 +102,9 @@ def _beside(sitting: Sitting, found: Found, name: str, start: Start) -> None:
     """The texts of the sitting through the encoder and through another library, which must give the same vectors."""
     lengths, flat_ids = sitting.texts()
     texts = [" ".join(map(str, row)) for row in np.split(flat_ids, np.cumsum(lengths)[:-1])]
-    encoder = sitting.model()
-    ours, own = _twice(lambda: encoder.encode_tokens(lengths, flat_ids).vectors)
-    with _saved(sitting, encoder) as folder:
+    ours, own = _twice(lambda: sitting.as_in_a_run().encode_tokens(lengths, flat_ids).vectors)
+    with _saved(sitting) as folder:
+        sitting.forget()  # a card may have room for one model
         encode = start(folder)
         theirs, vectors = _twice(lambda: encode(texts))
     tokens = int(lengths.sum())
@@ -127,7 +126,7 @@ def _twice(call: Callable[[], FloatArray]) -> tuple[float, FloatArray]:
 
 
 @contextlib.contextmanager
-def _saved(sitting: Sitting, encoder: Any) -> Iterator[Path]:
+def _saved(sitting: Sitting) -> Iterator[Path]:
     """A folder with the model, and a tokenizer whose words are numbers."""
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -139,6 +138,6 @@ def _saved(sitting: Sitting, encoder: Any) -> Iterator[Path]:
         tokenizer_object=words, pad_token=_PAD, unk_token=_PAD, model_max_length=2 * sitting.longest
     )
     with tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
-        encoder._model.save_pretrained(folder)
+        sitting.model()._model.save_pretrained(folder)
         fast.save_pretrained(folder)
         yield Path(folder)

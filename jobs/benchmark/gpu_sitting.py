@@ -88,6 +88,14 @@ class Sitting:
             self._encoder = self.new_model(self.dtype)
         return self._encoder
 
+    def as_in_a_run(self) -> Any:
+        """The same, fused and packed as it is by default."""
+        encoder = self.model()
+        encoder.pack(None)
+        if not encoder.fused:
+            encoder.fuse_if_it_can()
+        return encoder
+
     def new_model(self, dtype: str) -> Any:
         """Another encoder with the same weights, in place of the kept one."""
         self.forget()
