@@ -3,7 +3,7 @@
 import click
 
 import sfr_batch as api  # its names are loaded when they are used: help is quick
-from sfr_batch.cli.options import DOES_THE_REST, ENDPOINT, NOTHING, report_errors, show_objects
+from sfr_batch.cli.options import DOES_THE_REST, ENDPOINT, NOTHING, on_ray, report_errors, show_objects
 from sfr_batch.errors import ConfigError, counted
 from sfr_batch.pipeline import interrupt
 from sfr_batch.pipeline.display import say
@@ -136,8 +136,17 @@ def promote(
     help="A file with a larger share of unneeded rows is always rewritten.",
 )
 @click.option("--write/--dry-run", default=False, help="Rewrite the files, or only show what would be done (default).")
+@on_ray
 @ENDPOINT
-def compact(table: str, rows_per_file: int, max_unneeded: float, write: bool, endpoint_url: str | None) -> None:
+def compact(
+    table: str,
+    rows_per_file: int,
+    max_unneeded: float,
+    write: bool,
+    ray_address: str | None,
+    shared_path: bool,
+    endpoint_url: str | None,
+) -> None:
     """Rewrite small data files of TABLE, and files with many unneeded rows, as fewer files. Needs no model.
 
     Without --write it only shows what it would do. It publishes a snapshot with the same rows; readers of older
@@ -150,12 +159,15 @@ def compact(table: str, rows_per_file: int, max_unneeded: float, write: bool, en
     """
     with report_errors(changes=write, stopped=DOES_THE_REST if write else NOTHING):
         opened = api.open_table(table, api.StorageSettings(endpoint_url=endpoint_url), follow=False)
-        found = opened.maintenance.compact(
-            rows_per_file=rows_per_file,
-            max_unneeded=max_unneeded,
-            dry_run=not write,
-            say=say,
-        )
+        rows = opened.current().manifest.counts.vectors
+        with api.on_ray(ray_address if write else "none", shared_path=shared_path, rows=rows) as executor:
+            found = opened.maintenance.compact(
+                rows_per_file=rows_per_file,
+                max_unneeded=max_unneeded,
+                dry_run=not write,
+                say=say,
+                executor=executor,
+            )
         click.echo(found.describe())
 
 

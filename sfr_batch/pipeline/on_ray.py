@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 
 from sfr_batch.pipeline import clusters, placement
-from sfr_batch.storage.executor import ROWS_HERE, Executor, InProcess
+from sfr_batch.storage.executor import ROWS_HERE, Executor
 
 
 def choose(address: str | None, rows: int) -> str:
@@ -26,17 +26,19 @@ def choose(address: str | None, rows: int) -> str:
 
 
 @contextlib.contextmanager
-def on_ray(address: str | None = "auto", *, shared_path: bool = False, rows: int = ROWS_HERE + 1) -> Iterator[Executor]:
+def on_ray(
+    address: str | None = "auto", *, shared_path: bool = False, rows: int = ROWS_HERE + 1
+) -> Iterator[Executor | None]:
     """A cluster for large tables: ``with sfr.on_ray() as run: table.export("s3://bucket/out", executor=run)``.
 
     address: HOST:PORT of a cluster that this machine is a node of; ``auto``: the Ray that this process is connected to
     or that runs on this machine, else this process; ``local``: one that starts here and ends with the block; ``none``:
-    this process. None: ``none`` for a table of few ``rows``. shared_path: all nodes share the file systems of local
-    paths. Raises ConfigError if there is no such cluster.
+    this process, without an executor. None: ``none`` for a table of few ``rows``. shared_path: all nodes share the file
+    systems of local paths. Raises ConfigError if there is no such cluster.
     """
     place = choose(address, rows)
     if place == placement.HERE:
-        yield InProcess()
+        yield None
         return
     at = None if place == placement.LOCAL else clusters.Address(place, _source(place, address), "--ray-address", "work")
     if at:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection
 
+from sfr_batch.storage.executor import Executor
 from sfr_batch.table.arguments import whole_number
 from sfr_batch.table.choices import MAX_UNNEEDED, ROWS_PER_FILE
 from sfr_batch.table.commit.compaction import Compaction, compact
@@ -45,14 +46,23 @@ class Maintenance:
         max_unneeded: float = MAX_UNNEEDED,
         dry_run: bool = True,
         say: Callable[[str], None] = lambda text: None,
+        executor: Executor | None = None,
     ) -> Compaction:
         """Rewrite small data files, and files with many unneeded rows, as fewer files. Needs no model.
 
         rows_per_file: vectors of a new data file at most; files with at most half as many are joined. max_unneeded:
         share, in 0 to 1, of unneeded rows above which a file is rewritten. say: is called once if it has to wait for a
-        run that may be dead. Raises TableNotFound, TableInUse, SnapshotConflict.
+        run that may be dead. executor: of `sfr_batch.on_ray`; writes the files on a cluster. Raises TableNotFound,
+        TableInUse, SnapshotConflict.
         """
-        return compact(self._table, rows_per_file=rows_per_file, max_unneeded=max_unneeded, dry_run=dry_run, say=say)
+        return compact(
+            self._table,
+            rows_per_file=rows_per_file,
+            max_unneeded=max_unneeded,
+            dry_run=dry_run,
+            say=say,
+            executor=executor,
+        )
 
     def sweep(self, *, older_than: str = "7d", dry_run: bool = True) -> Orphans:
         """Remove objects that no snapshot names: leftovers of runs that died or lost a race.

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,10 +34,11 @@ from sfr_batch.format.indexes import (
 )
 from sfr_batch.format.layout import Layout
 from sfr_batch.format.parquet import damage_explained, read_data_file, read_parquet, read_receipts
-from sfr_batch.format.records import PACKED, IndexPart, Receipt, rows_in
+from sfr_batch.format.records import PACKED, IndexPart, Receipt, TableCard, rows_in
 from sfr_batch.format.schemas import described
-from sfr_batch.storage.executor import ROWS_A_TASK
+from sfr_batch.storage.executor import ROWS_A_TASK, Executor, InProcess, check_reach, grouped
 from sfr_batch.storage.parallel import in_parallel
+from sfr_batch.storage.store import Store
 from sfr_batch.table.choices import MAX_UNNEEDED, ROWS_PER_FILE
 from sfr_batch.table.commit import lease
 from sfr_batch.table.commit.damage import find_missing, refuse
@@ -139,25 +141,41 @@ def compact(
     max_unneeded: float = MAX_UNNEEDED,
     dry_run: bool = True,
     say: Callable[[str], None] = lambda _: None,
+    executor: Executor | None = None,
 ) -> Compaction:
     """Rewrite data files of the newest snapshot as fewer; see `find_compaction` for the arguments.
 
     dry_run: change nothing, only return what would be rewritten. Otherwise the table's lease is held. say: called once
-    if it has to wait for a run that may be dead. Raises TableNotFound if nothing has been published yet, TableInUse,
-    SnapshotConflict, TableError, StorageError.
+    if it has to wait for a run that may be dead. executor: runs the tasks that write files and publish; default: this
+    process. Raises TableNotFound if nothing has been published yet, TableInUse, SnapshotConflict, TableError,
+    StorageError, ConfigError if the tasks would not see the table.
     """
+    if executor:
+        check_reach(executor, table.store.root)
     if dry_run:
         return find_compaction(table.current(), rows_per_file=rows_per_file, max_unneeded=max_unneeded)
     with lease.hold(table.store, lease.Holder.of_this_process(new_run_id()), RunSettings().lease_s, say) as held:
         found = find_compaction(table.current(), rows_per_file=rows_per_file, max_unneeded=max_unneeded)
-        return carry_out(table, found, held.confirm)
+        return carry_out(table, found, held.confirm, executor)
 
 
-def carry_out(table: Table, found: Compaction, confirm: Callable[[], None] = lambda: None) -> Compaction:
+@dataclass(frozen=True)
+class _Work:
+    """What the tasks that write files need. layout: of the new files."""
+
+    store: Store
+    card: TableCard
+    layout: Layout
+    run_id: str
+
+
+def carry_out(
+    table: Table, found: Compaction, confirm: Callable[[], None] = lambda: None, executor: Executor | None = None
+) -> Compaction:
     """Rewrite the files and publish the same rows. Does nothing if there are no groups.
 
-    confirm: called just before publishing. Raises SnapshotConflict if another writer has published since
-    `find_compaction`, which must then be repeated; TableError, CountsDoNotClose.
+    confirm: called just before publishing. executor: see `compact`. Raises SnapshotConflict if another writer has
+    published since `find_compaction`, which must then be repeated; TableError, CountsDoNotClose.
     """
     if not found.groups:
         return found
@@ -169,8 +187,9 @@ def carry_out(table: Table, found: Compaction, confirm: Callable[[], None] = lam
         done = read_receipts(table.store, [group.split_id for group in found.groups if group.split_id in committed])
         there = {receipt.split_id for receipt in done}
         todo = [group for group in found.groups if group.split_id not in there]
-        new = [*done, *in_parallel(lambda group: _rewrite(table, group, base.layout, run_id), todo, _PARALLEL_WRITES)]
-        indexes = _move(table, found, run_id)
+        work = _Work(table.store, table.card, base.layout, run_id)
+        new = [*done, *_rewritten(todo, work, executor)]
+        indexes = _move(found, work, executor or InProcess())
         gone = {source.split_id for group in found.groups for source in group.sources}
         receipts = [dataclasses.replace(r, owned=False) for r in new]
         receipts += [
@@ -193,7 +212,7 @@ def carry_out(table: Table, found: Compaction, confirm: Callable[[], None] = lam
             layout=base.layout,
         )
         confirm()
-        return dataclasses.replace(found, snapshot=publish(table, base, draft))
+        return dataclasses.replace(found, snapshot=publish(table, base, draft, executor))
 
 
 def _by_file(split_ids: Sequence[str], files: NDArray[np.integer]) -> Iterator[tuple[str, NDArray[np.intp]]]:
@@ -247,11 +266,19 @@ def _group(base: Snapshot, sources: list[Receipt], needed: list[Mask], condemned
 # --- writing
 
 
-def _rewrite(table: Table, group: FileGroup, layout: Layout, run_id: str) -> Receipt:
+def _rewritten(groups: Sequence[FileGroup], work: _Work, executor: Executor | None) -> Iterator[Receipt]:
+    """The receipt of the new file of each group, in order."""
+    if executor is None:
+        return in_parallel(lambda group: _rewrite(group, work), groups, _PARALLEL_WRITES)
+    shared = executor.share(work)
+    return executor.get([executor.submit(_rewrite, group, shared)[0] for group in groups])
+
+
+def _rewrite(group: FileGroup, work: _Work) -> Receipt:
     """Commit the file of a group, in the layout. In memory are one old file at a time and the new one."""
-    pieces = []
+    layout, pieces = work.layout, []
     for source, mask in zip(group.sources, group.needed, strict=True):
-        rows = read_data_file(table.store, source, layout.schema.names, table.card.fingerprint, layout)
+        rows = read_data_file(work.store, source, layout.schema.names, work.card.fingerprint, layout)
         pieces.append(rows if mask.all() else rows.filter(pa.array(mask)))
     rows = pa.concat_tables(pieces)
     receipt = Receipt.of_rows(
@@ -261,21 +288,29 @@ def _rewrite(table: Table, group: FileGroup, layout: Layout, run_id: str) -> Rec
         version=PACKED,
         start=0,
         attempt=new_attempt(),
-        run_id=run_id,
+        run_id=work.run_id,
         generation=group.sources[0].generation,
         copied=True,
         covers=layout.covers,
     )
-    card = table.card.model_copy(update=described(layout.schema))
-    return commit_split(table.store, card, receipt, rows, names.REJECTS_SCHEMA.empty_table())
+    card = work.card.model_copy(update=described(layout.schema))
+    return commit_split(work.store, card, receipt, rows, names.REJECTS_SCHEMA.empty_table())
 
 
 @dataclass(frozen=True)
 class _Move:
-    """Where the rows of a data file are now. rows: [vectors] row of each in ``split_id``, -1 if it was dropped."""
+    """Where the rows of a data file are now: in ``split_id``, after the first ``before`` rows there.
+
+    needed: [vectors] which of them are.
+    """
 
     split_id: str
-    rows: NDArray[np.int64]
+    before: int
+    needed: Mask
+
+    def rows(self) -> NDArray[np.int64]:
+        """[vectors] where each row is now, -1 if it was dropped."""
+        return np.where(self.needed, self.before + np.cumsum(self.needed) - 1, -1)
 
 
 def _moves(groups: Iterable[FileGroup]) -> dict[str, _Move]:
@@ -283,53 +318,54 @@ def _moves(groups: Iterable[FileGroup]) -> dict[str, _Move]:
     for group in groups:
         before = 0
         for source, needed in zip(group.sources, group.needed, strict=True):
-            moves[source.split_id] = _Move(group.split_id, np.where(needed, before + np.cumsum(needed) - 1, -1))
+            moves[source.split_id] = _Move(group.split_id, before, needed)
             before += int(needed.sum())
     return moves
 
 
-def _move(table: Table, found: Compaction, run_id: str) -> dict[str, list[IndexPart]]:
+_Source = tuple[str, Receipt | IndexPart]
+"""Rows of a shard: its URI, and where they are."""
+
+
+def _move(found: Compaction, work: _Work, executor: Executor) -> dict[str, list[IndexPart]]:
     """Write new indexes for the shards that have rows in rewritten files. Returns their parts by shard URI."""
-    base, moves = found.base, _moves(found.groups)
-    sources: list[tuple[str, Receipt | IndexPart]] = [
+    base = found.base
+    sources: list[_Source] = [
         *((receipt.shard, receipt) for receipt in sorted(base.read_receipts(), key=lambda r: r.start) if receipt.owned),
         *((uri, part) for uri, parts in base.read_indexes().items() for part in parts),
     ]
     sources = [(uri, source) for uri, source in sources if uri in found.shards]
-    indexes = PartReader(table.store)
-
-    def locate(source: tuple[str, Receipt | IndexPart]) -> Located:
-        uri, where = source
-        index = _index_of_owned(table, where, base.layout) if isinstance(where, Receipt) else indexes.read(where)
-        covers = base.layout.covers if isinstance(where, Receipt) else where.covers
-        return Located(uri, _moved_index(index, moves), covers)
-
+    moves, shared = executor.share(_moves(found.groups)), executor.share(work)
+    handles: list[Any] = []
+    for number, some in enumerate(grouped(sources, [rows_in(where) for _, where in sources], ROWS_A_TASK)):
+        key = names.index_key(next_number(base), work.run_id, number)
+        handles += executor.submit(_write_moved, some, key, moves, shared)
     parts: dict[str, list[IndexPart]] = {}
-    rows = [rows_in(where) for _, where in sources]
-    for number, located in enumerate(_batches(read_ahead(locate, sources, rows))):
-        key = names.index_key(next_number(base), run_id, number)
-        for part in write_index(table.store, key, located):
+    for its in executor.get(handles):
+        for part in its:
             parts.setdefault(part.shard, []).append(part)
     return parts
 
 
-def _batches(pieces: Iterable[Located]) -> Iterator[list[Located]]:
-    """The pieces of each index file."""
-    batch: list[Located] = []
-    rows = 0
-    for piece in pieces:
-        batch.append(piece)
-        rows += piece.index.num_rows
-        if rows >= ROWS_A_TASK:
-            yield batch
-            batch, rows = [], 0
-    if batch:
-        yield batch
+def _write_moved(sources: Sequence[_Source], key: str, moves: Mapping[str, _Move], work: _Work) -> list[IndexPart]:
+    """Write the index file ``key`` with the rows of the sources at their new places."""
+
+    indexes = PartReader(work.store)
+
+    def locate(source: _Source) -> Located:
+        uri, where = source
+        index = _index_of_owned(where, work) if isinstance(where, Receipt) else indexes.read(where)
+        covers = work.layout.covers if isinstance(where, Receipt) else where.covers
+        return Located(uri, _moved_index(index, moves), covers)
+
+    located = list(read_ahead(locate, sources, [rows_in(where) for _, where in sources]))
+    return write_index(work.store, key, located)
 
 
-def _index_of_owned(table: Table, receipt: Receipt, layout: Layout) -> pa.Table:
+def _index_of_owned(receipt: Receipt, work: _Work) -> pa.Table:
     """The rows of an owned data file and its rejects as rows of an index."""
-    entries = read_owned(table.store, receipt, layout, table.card.fingerprint)
+    layout = work.layout
+    entries = read_owned(work.store, receipt, layout, work.card.fingerprint)
     hashes = {names.ID_HASH: whole(entries.ids), names.ROW_HASH: whole(entries.rows)}
     hashes[names.POSITION] = pa.array(np.zeros(len(entries), np.int64))  # among the rejects: nobody asks for it
     if names.ROW_HASH in layout.schema.names:
@@ -337,8 +373,8 @@ def _index_of_owned(table: Table, receipt: Receipt, layout: Layout) -> pa.Table:
     rejects = names.REJECTS_SCHEMA.empty_table()
     if receipt.rejected:
         key = names.rejects_key(receipt.split_id, receipt.attempt)
-        with damage_explained(table.store, key):
-            rejects = read_parquet(table.store.read(key))
+        with damage_explained(work.store, key):
+            rejects = read_parquet(work.store.read(key))
     split_ids = pa.array([receipt.split_id] * len(entries), pa.string())
     return index_table(pa.table(hashes), split_ids, entries.row, entries.vectors, rejects)
 
@@ -351,7 +387,7 @@ def _moved_index(index: pa.Table, moves: Mapping[str, _Move]) -> pa.Table:
     row = index.column(names.ROW).fill_null(-1).to_numpy().copy()
     for split_id, mine in _by_file(known, which):
         if split_id in moves:
-            row[mine] = moves[split_id].rows[row[mine]]
+            row[mine] = moves[split_id].rows()[row[mine]]
             if (row[mine] < 0).any():
                 raise CountsDoNotClose(
                     f"A row of split {split_id} would be lost by compaction. Nothing was published. This is a bug: "

@@ -4,18 +4,23 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
 from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.cli.main import main
-from sfr_batch.errors import SnapshotConflict
+from sfr_batch.errors import ConfigError, SnapshotConflict
+from sfr_batch.format import names
 from sfr_batch.planning.make import make_plan
+from sfr_batch.storage.executor import InProcess
 from sfr_batch.table.commit import compaction
-from sfr_batch.table.commit.compaction import Compaction, carry_out, find_compaction
+from sfr_batch.table.commit.compaction import Compaction, carry_out, compact, find_compaction
 from sfr_batch.table.commit.lease import Holder, hold, read_holder
 from sfr_batch.table.table import Snapshot, Table
 from tests.nights import Doc, Place, Writer, docs_of, night, rejects_of, state_of
+from tests.table.commit.test_publish_elsewhere import Shuffled
 
 
 def healthy(table: Table, place: Place) -> Snapshot:
@@ -70,6 +75,28 @@ def test_the_same_rows_in_fewer_files(used: tuple[Place, Writer, Table]) -> None
     _, texts = night(place)
     assert texts == [], "what compaction kept, a row that lost to an earlier one included"
     assert len(state_of(healthy(table, place))) == 15 + 5 + 1
+
+
+def test_tasks_of_an_executor_write_the_same(
+    used: tuple[Place, Writer, Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, _, table = used
+    before = table.current()
+    monkeypatch.setattr(compaction, "ROWS_A_TASK", 1)
+    found = find_compaction(before, rows_per_file=17)
+    elsewhere = Shuffled(table.store, seed=3)
+    after = carry_out(table, found, executor=elsewhere).snapshot
+    assert after is not None
+    assert len(found.groups) > 1
+    assert elsewhere.ran["_rewrite"] == len(found.groups)
+    assert elsewhere.ran["_write_moved"] > 1
+    assert elsewhere.ran["deal_documents"] > 0, "it publishes there, too"
+    assert {group.split_id for group in found.groups} <= set(after.split_ids()), "names do not depend on where"
+    for name in after.split_ids():
+        schema = pq.read_schema(pa.BufferReader(table.store.read(names.data_key(name))))
+        assert schema.remove_metadata().equals(table.schema.remove_metadata()), "pickle forgets nothing of a type"
+    assert state_of(healthy(table, place)) == state_of(before)
+    assert rejects_of(after) == rejects_of(before)
 
 
 def test_large_files_without_waste_are_left_alone(used: tuple[Place, Writer, Table]) -> None:
@@ -164,6 +191,16 @@ def test_the_command(used: tuple[Place, Writer, Table]) -> None:
     assert read_holder(table.store) is None, "the lease is free again"
     assert run("--write").output.startswith("Nothing to compact in 1 data file (snapshot 5 of ")
     assert table.current().number == 5
+
+
+def test_files_are_not_written_to_disks_of_other_nodes(used: tuple[Place, Writer, Table]) -> None:
+    class Elsewhere(InProcess):
+        sees_disk = False
+
+    _, _, table = used
+    with pytest.raises(ConfigError, match="is a local path, but the cluster has several nodes"):
+        compact(table, rows_per_file=100, dry_run=False, executor=Elsewhere())
+    assert read_holder(table.store) is None
 
 
 def test_a_row_that_would_be_lost_stops_it(used: tuple[Place, Writer, Table]) -> None:
