@@ -82,18 +82,13 @@ def multiply(rows: Fp8, weight: Fp8) -> torch.Tensor:
 
 def by_kernel(rows: Fp8, weight: Fp8) -> torch.Tensor:
     """The product by tensor cores, whose sums have about 14 bits; more would cost more time than it is worth."""
-    # Not imported above: it is young, and only this needs it.
-    from torch.nn.functional import ScalingType, scaled_mm
-
-    by_row = ScalingType.RowWise
-    product: torch.Tensor = scaled_mm(
+    # Not torch.nn.functional.scaled_mm: PyTorch 2.11 compiles the layers around that one in pieces.
+    product: torch.Tensor = torch._scaled_mm(
         rows[0],
         weight[0].t(),
-        rows[1],
-        by_row,
-        weight[1].t(),
-        by_row,
-        output_dtype=torch.bfloat16,
+        scale_a=rows[1],
+        scale_b=weight[1].t(),
+        out_dtype=torch.bfloat16,
         use_fast_accum=True,
     )
     return product
