@@ -20,6 +20,7 @@ from sfr_batch.format import names
 from sfr_batch.format.fingerprint import mismatches
 from sfr_batch.format.records import TableCard
 from sfr_batch.pipeline.watched import Watched
+from sfr_batch.storage.executor import Executor
 from sfr_batch.storage.locations import Location, absolute_uri
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
@@ -179,6 +180,7 @@ def audit(
     snapshot: int | None = None,
     storage: StorageSettings | None = None,
     each: "Callable[[Finding], None] | None" = None,
+    executor: Executor | None = None,
     **settings: Any,
 ) -> "AuditReport":
     """Check every promise of the table at ``path``. Reads every byte of a snapshot, changes nothing; needs no model.
@@ -186,8 +188,8 @@ def audit(
     path: the table, or a pointer to it. against: a config whose corpus the table should hold; its table.path is
     ignored, its table.storage is used unless ``storage`` is given. overrides, settings: of that config, see
     `load_config`. snapshot: its number; default: the newest, or the one that the pointer pins. each: is called with
-    every finding as soon as it is made. Raises TableNotFound and StorageError, with ``against`` also what `plan`
-    raises.
+    every finding as soon as it is made. executor: of `on_ray`. Raises TableNotFound and StorageError, with ``against``
+    also what `plan` raises.
     """
     from sfr_batch.checks.audit.auditor import audit  # loads what planning can do without
 
@@ -197,9 +199,8 @@ def audit(
     storage = storage or (config.table.storage if config else None)
     table = open_table(path, storage)
     snapshot = table.pinned if snapshot is None else snapshot
-    if config is None:
-        return audit(table, snapshot=snapshot, each=each or _ignore)
-    return audit(table, _plan_for(table, config, storage), snapshot, each=each or _ignore)
+    plan = _plan_for(table, config, storage) if config else None
+    return audit(table, plan, snapshot, each=each or _ignore, executor=executor)
 
 
 def mteb_model(

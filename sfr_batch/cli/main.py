@@ -15,13 +15,13 @@ from sfr_batch.cli.encode import encode
 from sfr_batch.cli.evaluate import evaluate
 from sfr_batch.cli.init import init
 from sfr_batch.cli.maintenance import KEEPING
-from sfr_batch.cli.options import DOES_THE_REST, ENDPOINT, NOTHING, report_errors, show_objects
+from sfr_batch.cli.options import DOES_THE_REST, ENDPOINT, NOTHING, on_ray, report_errors, show_objects
 from sfr_batch.cli.reading import READING
 from sfr_batch.cli.report import report
 from sfr_batch.cli.score import score
 from sfr_batch.cli.status import status
 from sfr_batch.cli.submit import submit
-from sfr_batch.errors import ConfigError, counted
+from sfr_batch.errors import ConfigError, SfrBatchError, counted
 from sfr_batch.format.on_screen import shown, shown_id, shown_message
 from sfr_batch.pipeline import interrupt
 
@@ -205,6 +205,7 @@ def search(
 @_OVERRIDES
 @click.option("--snapshot", type=click.IntRange(1), help="Number of the snapshot to audit; default: the newest.")
 @click.option("--json", "json_file", type=_FILE, help="Write all findings to this file.")
+@on_ray
 @ENDPOINT
 def audit(
     table: str,
@@ -212,6 +213,8 @@ def audit(
     overrides: tuple[str, ...],
     snapshot: int | None,
     json_file: str | None,
+    ray_address: str | None,
+    shared_path: bool,
     endpoint_url: str | None,
 ) -> None:
     """Check every promise of TABLE: read every byte of a snapshot, change nothing.
@@ -234,14 +237,16 @@ def audit(
             raise ConfigError(f"{overrides[0]}: overrides need --against CONFIG.")
         if json_file and not Path(json_file).absolute().parent.is_dir():
             raise ConfigError(f"--json {json_file}: there is no folder {Path(json_file).absolute().parent}.")
-        found = api.audit(
-            table,
-            against,
-            overrides,
-            snapshot=snapshot,
-            storage=storage,
-            each=lambda finding: click.echo(shown_message(str(finding))),
-        )
+        with api.on_ray(ray_address, shared_path=shared_path, rows=_rows_of(table, storage)) as executor:
+            found = api.audit(
+                table,
+                against,
+                overrides,
+                snapshot=snapshot,
+                storage=storage,
+                each=lambda finding: click.echo(shown_message(str(finding))),
+                executor=executor,
+            )
         click.echo(found.brief())
         if json_file:
             try:
@@ -249,6 +254,15 @@ def audit(
             except OSError as error:
                 raise ConfigError(f"--json {json_file} cannot be written: {error.strerror}") from None
         sys.exit(0 if found.ok else 1)
+
+
+def _rows_of(table: str, storage: "api.StorageSettings | None") -> int:
+    """Number of live rows; 0 if that cannot be read, which the audit tells."""
+    try:
+        newest = api.open_table(table, storage).latest()
+    except SfrBatchError:
+        return 0
+    return newest.manifest.counts.vectors if newest else 0
 
 
 @main.command()

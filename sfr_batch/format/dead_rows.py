@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -53,6 +54,9 @@ class DeadLists:
         self.store, self._snapshot = store, snapshot
         self._kept: dict[str, Positions] = {}
         self._reading = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DeadLists, (self.store, self._snapshot)  # another process reads for itself
 
     def positions(self, dead: Dead) -> Positions:
         """The positions of dead rows of one file, ascending. Reads one list.

@@ -80,6 +80,12 @@ class Table(Readers):
             ) from None
         return cls(store, TableCard.from_json(data, f"{store.root}/{names.TABLE_JSON}", _CARD_WAYS_OUT))
 
+    def plain(self) -> "Table":
+        """This table for other processes: its store and its card, without what a class above has loaded."""
+        plain = Table(self.store, self.card)
+        plain._layout = self.layout
+        return plain
+
     def __repr__(self) -> str:
         latest = self.latest()
         state = latest.brief() if latest else "no snapshot yet"

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import sfr_batch as sfr
 from sfr_batch import api
+from sfr_batch.checks.audit import work
 from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.checks.audit.report import AuditReport
 from sfr_batch.cli.main import main
@@ -31,6 +32,7 @@ from sfr_batch.format.parquet import encode_parquet, read_receipt
 from sfr_batch.format.records import Receipt, ShardRecord, SideFile, TableCard
 from sfr_batch.format.side_tables import to_table
 from sfr_batch.planning.make import make_plan
+from sfr_batch.storage import executor
 from sfr_batch.storage.store import Store, in_memory
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.publish import condemn, publish
@@ -39,6 +41,7 @@ from sfr_batch.table.commit.writing import create_or_open
 from sfr_batch.table.table import Table
 from tests import job_processes
 from tests.memory_store import MemoryStore
+from tests.table.commit.test_publish_elsewhere import Shuffled
 from tests.tables import card_of, commit_rows, do_plan, draft_of, jsonl, make_table, rows_of, split_name
 
 A, B = names.data_key(split_name("a")), names.data_key(split_name("b"))
@@ -197,6 +200,23 @@ def everything(store: Store) -> dict[str, bytes]:
     return {info.key: store.read(info.key) for info in store.list("")}
 
 
+def elsewhere(table: Table, *arguments: Any) -> AuditReport:
+    """The findings of an audit in many tasks, each on copies, and several partitions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executor, "ROWS_A_PARTITION", 1)
+        patch.setattr(executor, "ROWS_A_PART", 1)
+        patch.setattr(work, "ROWS_A_TASK", 1)
+        tasks = Shuffled(table.store, seed=1)
+        found = audit(table, *arguments, executor=tasks)
+    assert not tasks._waiting
+    return found
+
+
+def lines(found: AuditReport) -> list[str]:
+    """All findings with their examples, which may come in another order from several partitions."""
+    return sorted(found.describe().splitlines())
+
+
 @pytest.mark.parametrize("make", HEALTHY)
 def test_healthy_table_passes_and_stays_as_it_is(store: Store, make: Callable[[Store], Table]) -> None:
     table = make(store)
@@ -214,6 +234,7 @@ def test_healthy_table_passes_and_stays_as_it_is(store: Store, make: Callable[[S
     assert everything(store) == before
     parted = audit(table, partition_rows=1)
     assert parted.describe() == found.describe()
+    assert elsewhere(table).describe() == found.describe()
 
 
 def test_nothing_is_published_yet(store: Store) -> None:
@@ -618,8 +639,18 @@ def test_damage_is_found(make: Callable[[Store], Table], plant: Plant, expected:
     assert failed(found) == {name for name, text in expected.items() if text}
     for name in failed(found):
         assert expected[name] in examples(found, name)
-    parted = audit(table, partition_rows=1)
-    assert sorted(parted.describe().splitlines()) == sorted(found.describe().splitlines())
+    assert lines(audit(table, partition_rows=1)) == lines(found)
+    assert lines(elsewhere(table)) == lines(found)
+
+
+def test_work_is_cut_into_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "ROWS_A_PARTITION", 2)
+    monkeypatch.setattr(executor, "ROWS_A_PART", 1)
+    monkeypatch.setattr(work, "ROWS_A_TASK", 1)
+    table = make_table(MemoryStore(), {name: [f"{name}{n}" for n in range(5)] for name in "abc"})
+    tasks = Shuffled(table.store, seed=2)
+    assert audit(table, executor=tasks).ok
+    assert tasks.ran == {"_look_at": 3, "_check": 5}, "three rows a partition: the root of fifteen"
 
 
 def test_damage_is_found_on_every_store(store: Store) -> None:
@@ -711,6 +742,7 @@ def test_table_holds_its_corpus(mistral: str, root: str) -> None:
     )
     assert found["texts"].measured == "490 live documents: hashes of text and row match the corpus"
     assert audit(table, make_plan(config), partition_rows=10).describe() == found.describe()
+    assert elsewhere(table, make_plan(config)).describe() == found.describe()
 
 
 def test_text_of_today_is_another(mistral: str, root: str) -> None:

@@ -1,4 +1,4 @@
-"""Functions as Ray tasks: publishing, exporting and compacting on a real Ray."""
+"""Functions as Ray tasks: publishing, exporting, compacting and auditing on a real Ray."""
 
 import dataclasses
 import shutil
@@ -8,6 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 import sfr_batch as sfr
+from sfr_batch.checks.audit import work
+from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.cli.main import main
 from sfr_batch.errors import ConfigError, TableError
 from sfr_batch.format import names
@@ -24,6 +26,7 @@ from sfr_batch.table.table import Table
 from tests.states import state_of
 from tests.table.commit.test_publish_elsewhere import write_state
 from tests.table.test_export import DEAD, FILES
+from tests.tables import make_table, split_name
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -85,6 +88,22 @@ def test_compacting_on_ray(tmp_path: Path) -> None:
     assert after.schema.equals(before.schema)
     assert after.sort_by("id").to_pylist() == before.sort_by("id").to_pylist()
     assert len(after) > 0
+
+
+def test_audit_on_ray_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "ROWS_A_PARTITION", 2)
+    monkeypatch.setattr(executor, "ROWS_A_PART", 1)
+    monkeypatch.setattr(work, "ROWS_A_TASK", 1)
+    table = make_table(open_store(str(tmp_path / "table")), {"a": ["x", "y", "x"], "b": ["y", "z"], "c": ["w"]})
+    for damaged in (False, True):
+        if damaged:
+            (tmp_path / "table" / names.data_key(split_name("b"))).unlink()
+        here = audit(table)
+        with sfr.on_ray("auto") as run:
+            assert audit(table, executor=run).describe() == here.describe()
+        done = CliRunner().invoke(main, ["audit", table.store.root, "--ray-address", "auto"])
+        assert done.exit_code == int(damaged), done.output
+        assert str(here["pages"]) in done.output
 
 
 def test_large_tables_are_worked_on_where_ray_is(monkeypatch: pytest.MonkeyPatch) -> None:

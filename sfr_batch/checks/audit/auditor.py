@@ -31,11 +31,13 @@ from sfr_batch.checks.audit.report import (
 )
 from sfr_batch.checks.audit.snapshots import check_inputs, check_sides, read_snapshots
 from sfr_batch.checks.audit.surroundings import check_plain, look_for_orphans, look_for_runs
+from sfr_batch.checks.audit.work import InTasks, InThreads, Work
 from sfr_batch.corpus.listing import list_shards
 from sfr_batch.errors import SfrBatchError
 from sfr_batch.format.expired import check_not_expired
 from sfr_batch.model.identity import comparable
 from sfr_batch.planning.plan import EmbedPlan
+from sfr_batch.storage.executor import Executor, check_reach
 from sfr_batch.storage.local_files import temporary_folder
 from sfr_batch.storage.spill import Spill
 from sfr_batch.table.commit.sweep import Orphans
@@ -54,25 +56,33 @@ def audit(
     *,
     each: Each = lambda finding: None,
     partition_rows: int = PARTITION_ROWS,
+    executor: Executor | None = None,
 ) -> AuditReport:
     """Check every promise of the table. Reads all data files of a snapshot; writes and deletes nothing.
 
     against: a plan of the corpus (`make_plan`). If given, the corpus is read too: each row must be live or rejected,
     with a vector of its present text, and the table must have no other rows. snapshot: its number, by default the
-    newest. each: called with each finding at once. partition_rows: number of ids in memory at a time.
+    newest. each: called with each finding at once. partition_rows: number of ids in memory at a time, in this process.
+    executor: runs the tasks that read data files and indexes and compare ids; the findings are the same, but of many
+    problems other ids may be the examples. The corpus is read and compared in this process.
 
     Raises TableNotFound if the snapshot does not exist or expires during the audit, StorageError if the store cannot be
-    read, and CorpusError if the corpus cannot. Everything else that is wrong is a finding.
+    read, CorpusError if the corpus cannot, and ConfigError if the tasks would not see the table. Everything else that
+    is wrong is a finding.
     """
-    return _Auditor(table, against, each, partition_rows).run(snapshot)
+    if executor:
+        check_reach(executor, table.store.root)
+    return _Auditor(table, against, each, partition_rows, executor).run(snapshot)
 
 
 class _Auditor:
     """One audit."""
 
-    def __init__(self, table: Table, against: EmbedPlan | None, each: Each, partition_rows: int) -> None:
+    def __init__(
+        self, table: Table, against: EmbedPlan | None, each: Each, partition_rows: int, executor: Executor | None
+    ) -> None:
         self._table, self._against = table, against
-        self._each, self._partition_rows = each, partition_rows
+        self._each, self._partition_rows, self._executor = each, partition_rows, executor
         self._findings: list[Finding] = []
         self._rows = self._bytes = 0
         self._unreadable = ""
@@ -122,25 +132,27 @@ class _Auditor:
             self._tell(Finding(first, "SKIP", f"{why}: {error}"))  # a long sentence, and the same for all
             self._tell(*(Finding(name, "SKIP", f"{why}, see {first}") for name in others))
             return
+        rows = contents.rows + (snapshot.manifest.counts.read if self._against else 0)
+        if self._executor:
+            self._check_contents(snapshots, contents, InTasks(self._executor, rows))
+            return
         with temporary_folder("sfr-audit-") as folder:
-            of_corpus = snapshot.manifest.counts.read if self._against else 0
-            spill = Spill(folder, RECORD, contents.rows + of_corpus, self._partition_rows)
-            self._check_contents(snapshots, contents, spill)
+            self._check_contents(snapshots, contents, InThreads(Spill(folder, RECORD, rows, self._partition_rows)))
 
-    def _check_contents(self, snapshots: Mapping[int, Snapshot], contents: Contents, spill: Spill) -> None:
-        files = read_data_files(self._table, contents, snapshots, spill)
+    def _check_contents(self, snapshots: Mapping[int, Snapshot], contents: Contents, work: Work) -> None:
+        files = read_data_files(self._table.plain(), contents, snapshots, work)
         self._rows, self._bytes = files.rows, files.bytes
         self._tell(*file_findings(files))
-        rejects = read_rejects(self._table, contents, spill)
+        rejects = read_rejects(self._table, contents, work)
         self._tell(rejects.finding)
-        indexes = read_indexes(self._table, contents, files, snapshots, spill)
+        indexes = read_indexes(self._table, contents, files, snapshots, work)
         self._tell(*row_findings(files))
         self._tell(check_deletes(contents))
         self._tell(check_condemned(contents))
-        corpus = self._read_corpus(self._against, contents, spill) if self._against else None
+        corpus = self._read_corpus(self._against, contents, work) if self._against else None
 
         unread = files.unread + rejects.unread + indexes.unread
-        ids = check_ids(spill.partitions(), files, indexes, corpus, unread, contents.snapshot.manifest.duplicate_rule)
+        ids = check_ids(work, files, indexes, corpus, unread, contents.snapshot.manifest.duplicate_rule)
         self._tell(index_finding(contents, ids.indexes))
         sums = Sums(
             live=None if files.unread else [file.live for file in files.files],
@@ -151,11 +163,11 @@ class _Auditor:
         self._tell(check_counts(files.problems[COUNTS], contents, snapshots, sums, chunked=chunked))
         self._tell(*ids.findings)
 
-    def _read_corpus(self, against: EmbedPlan, contents: Contents, spill: Spill) -> CorpusRows:
+    def _read_corpus(self, against: EmbedPlan, contents: Contents, work: Work) -> CorpusRows:
         shards = list_shards(against.config.corpus)
         known = comparable(self._table.known_inputs(contents.snapshot))
         self._tell(check_shards(against, shards, contents, known))
-        return read_corpus(against, shards, spill)
+        return read_corpus(against, shards, work)
 
     def _look_around(self, newest: Snapshot | None) -> tuple[Orphans, bool]:
         orphans, plain = None, False

@@ -19,6 +19,7 @@ from sfr_batch.checks.audit.id_records import (
 )
 from sfr_batch.checks.audit.promises import PromiseCheck
 from sfr_batch.checks.audit.report import SHARDS, Finding
+from sfr_batch.checks.audit.work import Work
 from sfr_batch.corpus.reader import read_unit
 from sfr_batch.corpus.rows import Rows
 from sfr_batch.corpus.shards import Shard
@@ -32,7 +33,6 @@ from sfr_batch.format.order_values import comparable_values
 from sfr_batch.format.records import KEPT, ShardRecord
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.shard_diff import carry_over
-from sfr_batch.storage.spill import Spill
 
 _ROWS, _BYTES = 8192, 32 * 2**20
 """Approximate number of rows and of bytes of text in memory at a time."""
@@ -107,8 +107,8 @@ def _read_otherwise(plan: EmbedPlan, shard: Shard, record: ShardRecord) -> list[
     return plan.recipes.changes_since(shard, record.recipe, survey_shards([shard], plan.config.corpus)[0].schema)
 
 
-def read_corpus(plan: EmbedPlan, shards: Sequence[Shard], spill: Spill) -> CorpusRows:
-    """Read every row of the shards; a record of each is added to ``spill``. Raises CorpusError."""
+def read_corpus(plan: EmbedPlan, shards: Sequence[Shard], work: Work) -> CorpusRows:
+    """Read every row of the shards; a record of each is added to ``work``. Raises CorpusError."""
     units: list[ReadUnit] = []
     starts = [0]
     order: list[pa.Array] = []
@@ -117,7 +117,7 @@ def read_corpus(plan: EmbedPlan, shards: Sequence[Shard], spill: Spill) -> Corpu
         start = starts[-1]
         for rows in _read(unit, plan):
             for records in _records(rows, start):
-                spill.add(records)
+                work.add(records)
             start += rows.read
             if column:
                 own = comparable_values(rows.carry.column(column), plan.columns.carry[column].type)

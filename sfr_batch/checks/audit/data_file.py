@@ -27,8 +27,7 @@ from sfr_batch.format.layout import Layout, carried_columns
 from sfr_batch.format.parquet import open_parquet
 from sfr_batch.format.records import Receipt
 from sfr_batch.format.schemas import is_same
-from sfr_batch.storage.store import ObjectInfo, in_memory
-from sfr_batch.table.commit.damage import listed_wrong
+from sfr_batch.storage.store import in_memory
 from sfr_batch.table.table import Table
 
 PROMISES = (FILES, PAGES, FOOTERS, SCHEMA, COUNTS, VECTORS, CHUNKS)
@@ -103,15 +102,13 @@ def is_chunked(table: Table) -> bool:
     return names.CHUNK in table.layout.schema.names
 
 
-def examine(
-    table: Table, layout: Layout, receipt: Receipt, committed: Mapping[str, ObjectInfo], dead: IntArray
-) -> Examined:
+def examine(table: Table, layout: Layout, receipt: Receipt, wrong: str | None, dead: IntArray) -> Examined:
     """Read a data file and check it against its receipt. Runs in a thread.
 
-    layout: of the snapshot. committed: the listed data files by split id. dead: [n] rows that are deleted.
+    layout: of the snapshot. wrong: what is, according to the listing of all files. dead: [n] rows that are deleted.
     """
     key = names.data_key(receipt.split_id)
-    if wrong := listed_wrong(receipt.split_id, receipt.size, committed):
+    if wrong:
         return _failed(DataFile(receipt), FILES, wrong)
     try:
         found = look_into(table.store, key, _decode)
@@ -141,8 +138,7 @@ def examine(
 
 def look_into_data_file(table: Table, receipt: Receipt) -> str | None:
     """The first thing that is wrong inside a data file of the right size, if anything is: a `Look` for a repair."""
-    listed = {receipt.split_id: ObjectInfo(names.data_key(receipt.split_id), receipt.size, 0.0)}
-    found = examine(table, table.layout, receipt, listed, np.empty(0, np.int64))
+    found = examine(table, table.layout, receipt, None, np.empty(0, np.int64))
     return next((problem.example for name in PROMISES for problem in found.problems.get(name, ())), None)
 
 

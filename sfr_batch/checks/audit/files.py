@@ -1,9 +1,8 @@
 """The data files of a snapshot: each examined once, in order, and the results folded into one value."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -19,19 +18,19 @@ from sfr_batch.checks.audit.data_file import (
     examine,
     is_chunked,
 )
-from sfr_batch.checks.audit.id_records import NO_CANDIDATE, IdRecords, IntArray, locate
+from sfr_batch.checks.audit.id_records import NO_CANDIDATE, ROWS_A_FILE, IdRecords, IntArray
 from sfr_batch.checks.audit.promises import Problem, Problems, PromiseCheck
 from sfr_batch.checks.audit.report import CHUNKS, FILES, FOOTERS, PAGES, SCHEMA, VECTORS, Finding
 from sfr_batch.checks.audit.snapshots import expired_since, tell_older
+from sfr_batch.checks.audit.work import Work
 from sfr_batch.errors import SfrBatchError, counted
 from sfr_batch.format import names
+from sfr_batch.format.dead_rows import Dead, DeadLists
 from sfr_batch.format.file_values import gather_values
 from sfr_batch.format.layout import Layout
 from sfr_batch.format.records import Receipt
-from sfr_batch.storage.parallel import in_parallel
-from sfr_batch.storage.spill import Spill
 from sfr_batch.storage.store import ObjectInfo
-from sfr_batch.table.commit.damage import find_lost
+from sfr_batch.table.commit.damage import find_lost, listed_wrong
 from sfr_batch.table.table import Snapshot, Table
 
 _IN_FLIGHT = 2**28
@@ -52,7 +51,7 @@ class Place:
 
 @dataclass(frozen=True)
 class DataFiles:
-    """The data files of a snapshot, all examined, and the numbering of their rows: the first file's rows come first.
+    """The data files of a snapshot, all examined, and the numbering of their rows: that of the file, then of the row.
 
     layout: of the snapshot. problems: by promise, of `PROMISES`. repaired: numbers of older snapshots that need lost
     files whose names a repair has condemned; they stay damaged.
@@ -89,20 +88,14 @@ class DataFiles:
         """The number of each file by its split id."""
         return {file.receipt.split_id: number for number, file in enumerate(self.files)}
 
-    @cached_property
-    def _starts(self) -> IntArray:
-        """[files + 1] number of the first row of each file."""
-        return np.array([0, *accumulate(_room(file) for file in self.files)], np.int64)
-
     def number_of_row(self, file: IntArray, row: IntArray) -> IntArray:
         """[n] numbers of rows among those of all files. file, row: [n] number of the file, and of the row in it."""
-        return np.asarray(self._starts[file] + row)
+        return np.asarray(file * ROWS_A_FILE + row)
 
     def values(self, column: str, rows: IntArray) -> pa.Array:
         """[n] the values of a column in ``rows``, by their numbers, to order them by. Only their files are read."""
-        file = np.searchsorted(self._starts, rows, side="right") - 1
+        place = np.divmod(rows, ROWS_A_FILE)
         kind = self.layout.schema.field(column).type
-        place = file, rows - self._starts[file]
         return gather_values(lambda number: self._column(column, number), *place, kind, self.vectors.tolist())
 
     def _column(self, name: str, file: int) -> pa.ChunkedArray:
@@ -111,62 +104,71 @@ class DataFiles:
 
     def place(self, number: int) -> Place:
         """The file and position of a row by its number among those of all files; its id and hash are read again."""
-        file, row = locate(self._starts, number)
+        file, row = divmod(number, ROWS_A_FILE)
         key = names.data_key(self.files[file].receipt.split_id)
         with self.table.store.open(key) as data:
             columns = pq.ParquetFile(data, pre_buffer=False).read([names.ID, names.CONTENT_HASH], use_threads=False)
         return Place(f"row {row} of {key}", **columns.slice(row, 1).to_pylist()[0])
 
 
-def read_data_files(table: Table, contents: Contents, snapshots: Mapping[int, Snapshot], spill: Spill) -> DataFiles:
+@dataclass(frozen=True)
+class _Listed:
+    """A data file. order: number of its first row among the candidates; None if it has none. wrong: see `examine`."""
+
+    number: int
+    receipt: Receipt
+    order: int | None
+    wrong: str | None
+    dead: Dead | None
+
+
+_Context = tuple[Table, Layout, DeadLists]
+
+
+def read_data_files(table: Table, contents: Contents, snapshots: Mapping[int, Snapshot], work: Work) -> DataFiles:
     """Examine the data files of a snapshot, and whether those of the other ``snapshots`` exist.
 
-    The records of their ids are added to ``spill``.
+    The records of their ids are added to ``work``.
     """
     committed = table.committed()
     checks = {name: PromiseCheck(name) for name in PROMISES}
     elsewhere, repaired = _missing_elsewhere(table, contents, snapshots, committed)
     checks[FILES].add(elsewhere)
     orders = {c.split_id: number for number, c in contents.candidates() if isinstance(c, Receipt)}
+    listed = [
+        _Listed(
+            number,
+            receipt,
+            orders.get(receipt.split_id),
+            listed_wrong(receipt.split_id, receipt.size, committed),
+            contents.deletes.parts.get(receipt.split_id),
+        )
+        for number, receipt in enumerate(contents.receipts)
+    ]
+    layout, rows = contents.snapshot.layout, [receipt.vectors for receipt in contents.receipts]
+    context = table, layout, DeadLists(table.store, contents.snapshot.number)
+    largest = max((receipt.size for receipt in contents.receipts), default=1)
+    at_once = int(np.clip(_IN_FLIGHT // (3 * max(1, largest)), 2, AHEAD))  # as many as memory allows
     files: list[DataFile] = []
-    start = 0
-    for found in _examine_all(table, contents, committed):
+    for found in work.each(_look, context, listed, rows, at_once):
         for name, problems in found.problems.items():
             checks[name].add(problems)
         for name in found.unchecked:
             checks[name].unchecked += 1
-        spill.add(_numbered(found.ids, start, orders.get(found.file.receipt.split_id)))
         files.append(found.file)
-        start += _room(found.file)
     by_promise = {name: check.problems for name, check in checks.items()}
-    return DataFiles(table, contents.snapshot.layout, files, by_promise, repaired)
+    return DataFiles(table, layout, files, by_promise, repaired)
 
 
-def _examine_all(table: Table, contents: Contents, committed: Mapping[str, ObjectInfo]) -> Iterator[Examined]:
-    """Each data file, in order; as many in parallel as memory allows."""
-    none, layout = np.empty(0, np.int64), contents.snapshot.layout
-    largest = max((receipt.size for receipt in contents.receipts), default=1)
-    at_once = int(np.clip(_IN_FLIGHT // (3 * max(1, largest)), 2, AHEAD))
-    return in_parallel(
-        lambda receipt: examine(table, layout, receipt, committed, contents.deletes.get(receipt.split_id, none)),
-        contents.receipts,
-        at_once,
-    )
-
-
-def _room(file: DataFile) -> int:
-    """How many numbers of rows the file takes: those that it has, and those that its receipt says."""
-    return max(file.rows, file.receipt.vectors)
-
-
-def _numbered(ids: IdRecords, start: int, order: int | None) -> IdRecords:
-    """``ids`` with the numbers of rows among those of all files, in place.
-
-    start: number of the file's first row. order: its number among the candidates, None if the file is none.
-    """
-    ids["order"] = NO_CANDIDATE if order is None else ids["row"] + order
-    ids["row"] += start
-    return ids
+def _look(context: _Context, file: _Listed) -> tuple[Examined, Sequence[IdRecords]]:
+    """A data file, examined, without the records of its ids, and these: numbered among the rows of all files."""
+    table, layout, lists = context
+    dead = np.empty(0, np.int64) if file.dead is None else lists.positions(file.dead)
+    found = examine(table, layout, file.receipt, file.wrong, dead)
+    ids = found.ids
+    ids["order"] = NO_CANDIDATE if file.order is None else ids["row"] + file.order
+    ids["row"] += file.number * ROWS_A_FILE
+    return replace(found, ids=ids[:0]), [ids]
 
 
 def _missing_elsewhere(

@@ -70,6 +70,10 @@ def places_of(rejects: pa.Table) -> list[str]:
     return [f"\0{shard}\0{position}" for shard, position in zip(shards, positions, strict=True)]
 
 
+ROWS_A_FILE = 2**32
+"""More than any data file has, so that the number of a row among those of all files follows from its file alone."""
+
+
 def locate(starts: IntArray, row: int) -> tuple[int, int]:
     """The file that has row ``row`` of all, and the row in it. starts: [files + 1] the first row of each file."""
     number = int(np.searchsorted(starts, row, side="right")) - 1

@@ -3,7 +3,7 @@
 With a corpus: no row is missing, the table has no others, and no text has changed.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,9 +13,10 @@ from sfr_batch.checks.audit.corpus import CorpusRows
 from sfr_batch.checks.audit.files import DataFiles
 from sfr_batch.checks.audit.id_records import IdGroups, IdRecords, RecordKind
 from sfr_batch.checks.audit.indexes import IndexFiles
-from sfr_batch.checks.audit.promises import PromiseCheck
+from sfr_batch.checks.audit.promises import Problems, PromiseCheck
 from sfr_batch.checks.audit.report import CORPUS, DUPLICATES, IDS, INDEXES, TEXTS, Finding
 from sfr_batch.checks.audit.rule import Rule
+from sfr_batch.checks.audit.work import Work
 from sfr_batch.errors import counted
 from sfr_batch.format.records import DuplicateRule
 
@@ -37,44 +38,94 @@ class Ids:
 
 
 def check_ids(
-    partitions: Iterable[IdRecords],
+    work: Work,
     files: DataFiles,
     indexes: IndexFiles,
     corpus: CorpusRows | None,
     unread: int,
     duplicates: DuplicateRule | None = None,
 ) -> Ids:
-    """Check all records of ids, a partition at a time.
+    """Check all records of ids that ``work`` has, a partition at a time.
 
     files, indexes, corpus: where the records are from, all read. unread: number of files that could not be read; if
     there are any, nothing is reported as missing. duplicates: which row of an id is live; None: the first.
     """
-    column = duplicates.order_by if duplicates else None
-    rule = Rule(
-        duplicates,
-        of_table=partial(files.values, column) if column else None,
-        of_corpus=corpus.values if corpus and column else None,
-    )
-    checks = _IdChecks(files, indexes, corpus, unread, rule)
-    for records in partitions:
-        checks.add(IdGroups(records))
+    context = files, indexes, corpus, unread, duplicates
+    checks = _IdChecks(*context, found=indexes.problems)
+    for found in work.partitions(_check_partition, context, here=corpus is not None):
+        checks.include(found)
     return Ids(tuple(checks.findings()), checks.pointers, checks.kept)
 
 
+_Context = tuple[DataFiles, IndexFiles, CorpusRows | None, int, DuplicateRule | None]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a partition shows. problems: with ids, duplicates, rows and texts of the corpus, and entries of indexes.
+
+    live, duplicate, also, kept: numbers of ids.
+    """
+
+    problems: tuple[Problems, ...]
+    live: int
+    duplicate: int
+    also: int
+    kept: int
+
+
+def _check_partition(context: _Context, records: IdRecords) -> _Found:
+    checks = _IdChecks(*context)
+    checks.add(IdGroups(records))
+    return checks.found
+
+
 class _IdChecks:
-    """The checks of `check_ids`, to which partitions are added one by one."""
+    """The checks of `check_ids`: of one partition that is added, or of all whose results are included.
+
+    found: what is known of entries of indexes.
+    """
 
     def __init__(
-        self, files: DataFiles, indexes: IndexFiles, corpus: CorpusRows | None, unread: int, rule: Rule
+        self,
+        files: DataFiles,
+        indexes: IndexFiles,
+        corpus: CorpusRows | None,
+        unread: int,
+        duplicates: DuplicateRule | None,
+        found: Problems | None = None,
     ) -> None:
-        self._rule = rule
+        column = duplicates.order_by if duplicates else None
+        self._rule = Rule(
+            duplicates,
+            of_table=partial(files.values, column) if column else None,
+            of_corpus=corpus.values if corpus and column else None,
+        )
         self._files, self._indexes, self._corpus, self._unread = files, indexes, corpus, unread
         self._ids, self._duplicates, self._rows, self._texts = (
             PromiseCheck(name, unchecked=unread) for name in (IDS, DUPLICATES, CORPUS, TEXTS)
         )
-        self.pointers = PromiseCheck(INDEXES, indexes.problems, unread)
+        self.pointers = PromiseCheck(INDEXES, found, unread)
         self._live = self._duplicate = self._also = 0
         self.kept = 0
+
+    @property
+    def _checks(self) -> tuple[PromiseCheck, ...]:
+        return self._ids, self._duplicates, self._rows, self._texts, self.pointers
+
+    @property
+    def found(self) -> _Found:
+        problems = tuple(check.problems for check in self._checks)
+        return _Found(problems, self._live, self._duplicate, self._also, self.kept)
+
+    def include(self, found: _Found) -> None:
+        """Add what a partition has shown."""
+        for check, problems in zip(self._checks, found.problems, strict=True):
+            check.include(problems)
+        self._live += found.live
+        self._duplicate += found.duplicate
+        self._also += found.also
+        self.kept += found.kept
 
     def add(self, groups: IdGroups) -> None:
         """Check one partition."""

@@ -3,13 +3,15 @@
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from sfr_batch.checks.audit.contents import AHEAD, Contents
 from sfr_batch.checks.audit.files import DataFiles
+from sfr_batch.checks.audit.id_records import IdRecords
 from sfr_batch.checks.audit.index_file import (
+    ExaminedRowGroup,
     IndexRowGroup,
     NumberedPart,
     examine_row_group,
@@ -22,11 +24,11 @@ from sfr_batch.checks.audit.index_file import (
 from sfr_batch.checks.audit.promises import Problem, Problems, PromiseCheck
 from sfr_batch.checks.audit.report import INDEXES, Finding
 from sfr_batch.checks.audit.snapshots import expired_since, last_repair
+from sfr_batch.checks.audit.work import Work
 from sfr_batch.errors import SfrBatchError, counted
 from sfr_batch.format import names
 from sfr_batch.format.records import IndexPart
 from sfr_batch.storage.parallel import in_parallel
-from sfr_batch.storage.spill import Spill
 from sfr_batch.storage.store import Store
 from sfr_batch.table.table import Snapshot, Table
 
@@ -46,11 +48,11 @@ class IndexFiles:
 
 
 def read_indexes(
-    table: Table, contents: Contents, files: DataFiles, snapshots: Mapping[int, Snapshot], spill: Spill
+    table: Table, contents: Contents, files: DataFiles, snapshots: Mapping[int, Snapshot], work: Work
 ) -> IndexFiles:
     """Examine the index files of a snapshot, and whether those of the other ``snapshots`` exist.
 
-    files: the data files that entries point to. The records of entries and rejects are added to ``spill``.
+    files: the data files that entries point to. The records of entries and rejects are added to ``work``.
     """
     check = PromiseCheck(INDEXES)
     missing, elsewhere = _find_missing(table, contents, snapshots)
@@ -60,16 +62,21 @@ def read_indexes(
     check.add(problems)
     unread, rejected = {*missing, *damaged}, Counter[str]()
     number, superseded = contents.snapshot.number, contents.snapshot.manifest.duplicate_rule is not None
-    examined = in_parallel(lambda group: examine_row_group(group, files, number, superseded=superseded), groups, AHEAD)
+    examined = work.each(_look, (files, number, superseded), groups, [group.rows for group in groups], AHEAD)
     for group, found in zip(groups, examined, strict=True):
         check.add(found.problems)
-        for records in found.records:
-            spill.add(records)
         rejected.update(found.rejected)
         if found.damaged:
             unread.add(group.key)
     check.add(list(_check_shards(contents, rejected, unread)))
     return IndexFiles(parts, check.problems, len(unread))
+
+
+def _look(context: tuple[DataFiles, int, bool], group: IndexRowGroup) -> tuple[ExaminedRowGroup, Sequence[IdRecords]]:
+    """A row group, examined, without its records, and these."""
+    files, number, superseded = context
+    found = examine_row_group(group, files, number, superseded=superseded)
+    return replace(found, records=()), found.records
 
 
 def index_finding(contents: Contents, check: PromiseCheck) -> Finding:

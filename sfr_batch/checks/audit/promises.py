@@ -69,6 +69,11 @@ class PromiseCheck:
         for problem in problems:
             self.wrong(problem.example, problem.number)
 
+    def include(self, found: Problems) -> None:
+        """Note what was found elsewhere, but its unchecked files."""
+        self._number += found.number
+        self._examples += found.examples[: EXAMPLES - len(self._examples)]
+
     def some(self, groups: NDArray[np.int64]) -> Iterator[int]:
         """The first of ``groups`` [n], each with a problem, for which there is room for an example; counts the rest."""
         room = EXAMPLES - len(self._examples)

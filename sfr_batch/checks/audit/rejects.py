@@ -11,12 +11,12 @@ from sfr_batch.checks.audit.contents import AHEAD, Contents, difference, look_in
 from sfr_batch.checks.audit.id_records import IdRecords, IntArray, RecordKind, make_records, places_of
 from sfr_batch.checks.audit.promises import PromiseCheck
 from sfr_batch.checks.audit.report import REJECTS, Finding
+from sfr_batch.checks.audit.work import Work
 from sfr_batch.errors import ObjectNotFound, counted
 from sfr_batch.format import names
 from sfr_batch.format.hashes import halves, hash_ids
 from sfr_batch.format.parquet import read_parquet
 from sfr_batch.storage.parallel import in_parallel
-from sfr_batch.storage.spill import Spill
 from sfr_batch.storage.store import Store
 from sfr_batch.table.table import Table
 
@@ -42,8 +42,8 @@ class _Expected:
     shard: str | None = None
 
 
-def read_rejects(table: Table, contents: Contents, spill: Spill) -> RejectsFiles:
-    """Check the rejects files. The records of the ids that they reject are added to ``spill``."""
+def read_rejects(table: Table, contents: Contents, work: Work) -> RejectsFiles:
+    """Check the rejects files. The records of the ids that they reject are added to ``work``."""
     promise = PromiseCheck(REJECTS)
     owned = [receipt for receipt in contents.receipts if receipt.owned and receipt.rejected]
     expected = [_Expected(names.rejects_key(r.split_id, r.attempt), r.rejected, r.shard) for r in owned]
@@ -60,7 +60,7 @@ def read_rejects(table: Table, contents: Contents, spill: Spill) -> RejectsFiles
         if file.shard is None:
             duplicates = found.num_rows
         for records in reject_records(found, np.arange(total, total + found.num_rows)):
-            spill.add(records)
+            work.add(records)
         total += found.num_rows
     what = f"{counted(total, 'row')} in {counted(len(expected), 'file')}"
     return RejectsFiles(promise.finding(what, "counts match the receipts"), duplicates, unread)
