@@ -67,10 +67,11 @@ def _post(url: str, text: str, timeout_s: float) -> str:
         urllib.request.urlopen(request, timeout=timeout_s).close()
     except urllib.error.HTTPError as error:
         return f"{host} answers {error.code} {error.reason}"
-    except TimeoutError:
-        return f"{host} does not answer within {timeout_s:g} s (run.on_end_timeout_s)"
     except OSError as error:
-        return f"{host} cannot be reached: {error.reason if isinstance(error, urllib.error.URLError) else error}"
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error  # it wraps those of connecting
+        if isinstance(reason, TimeoutError):
+            return f"{host} does not answer within {timeout_s:g} s (run.on_end_timeout_s)"
+        return f"{host} cannot be reached: {reason}"
     except (http.client.HTTPException, ValueError):
         return "the URL is not valid, or what answers is no web server"
     return ""

@@ -22,7 +22,7 @@ from sfr_batch.errors import RunFailed
 from sfr_batch.format import names
 from sfr_batch.format.parquet import encode_parquet, read_parquet
 from sfr_batch.format.run_accounts import WORK, RunAccount
-from sfr_batch.pipeline import attempt, run_log, runner, write_stage
+from sfr_batch.pipeline import attempt, hook_process, run_log, runner, write_stage
 from sfr_batch.pipeline.actor_time import ActorTime
 from sfr_batch.pipeline.end_hook import Hook
 from sfr_batch.storage.stores import open_store
@@ -241,6 +241,18 @@ def test_a_hook_that_fails_is_a_warning(
     monkeypatch.setenv("TARGET", f"cat > {tmp_path}/from-environment")
     assert warning("${TARGET}") == ""
     assert (tmp_path / "from-environment").exists()
+
+
+def test_a_limit_that_ends_while_a_hook_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The alarm then comes wrapped in an error of the connection."""
+
+    def connect(*_: Any, **options: Any) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr("signal.alarm", lambda seconds: None)
+    monkeypatch.setattr("http.client.HTTPConnection.connect", connect)
+    said = hook_process._post("http://127.0.0.1/x", "{}", 0.2)
+    assert said == "127.0.0.1 does not answer within 0.2 s (run.on_end_timeout_s)"
 
 
 def test_ctrl_c_in_a_notebook_is_told_once(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
