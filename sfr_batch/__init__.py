@@ -25,7 +25,7 @@
     mteb_model    MtebModel        the model of a config for mteb.evaluate
     promote       PointerTarget    makes a pointer point to a table
     promote_back  PointerTarget    moves a pointer back
-    on_ray        an executor      a Ray cluster for large exports: table.export(target, executor=…)
+    on_ray        an executor      a Ray cluster for large tables: table.export(target, executor=…)
 
     type             where you meet it; help(sfr.EmbeddingTable) has the calls of a table
     Config           settings of a job; its parts include ModelSettings and StorageSettings
