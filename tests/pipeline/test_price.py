@@ -246,6 +246,11 @@ def test_the_newest_rate_counts_and_says_where_it_is_from(
     assert one.seconds.value == pytest.approx(work + 2)
     assert four.seconds.value == pytest.approx(work / 4 + 2)
     assert one.hours.value == pytest.approx(one.seconds.value / 3600)
+    with monkeypatch.context() as in_a_job:
+        in_a_job.setenv("RAY_ADDRESS", "head:6379")
+        found = find_rate(plan, 0.0)
+        assert found is not None
+        assert found.start_up_s == 2 + rates._RAY_S
     assert verified.money is not None
     assert verified.money.value == pytest.approx(3 * one.hours.value)
     shown = verified.describe()

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -96,7 +97,8 @@ def _of_verify(plan: EmbedPlan) -> tuple[Rate, float] | None:
     if kept is None:
         return None
     run = plan.config.run
-    on_ray = run.actors.min > 1 or run.ray_address not in (None, HERE)
+    place = run.ray_address or os.environ.get("RAY_ADDRESS")  # which a job of Ray has
+    on_ray = run.actors.min > 1 or place not in (None, HERE)
     start_up = kept.load_seconds + (_RAY_S if on_ray else 0.0)
     source = f"measured by `verify` on {kept.at[:10]}, {kept.device}"
     return Rate(kept.tokens_per_second, "verify", source, _OFF["verify"], start_up), kept.row_tokens
