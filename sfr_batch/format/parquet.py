@@ -189,11 +189,14 @@ def read_receipt(store: Store, split_id: str) -> Receipt:
 
 
 class Footer(NamedTuple):
-    """What the footer of a data file says of it. fingerprint: empty without one; covers: of its receipt."""
+    """What the footer of a data file says of it. fingerprint: empty without one; covers: of its receipt; sources: the
+    text under `names.SOURCES_KEY`, empty without one."""
 
     fingerprint: str
     covers: str
     schema: pa.Schema
+    rows: int
+    sources: str
 
 
 def read_footer(store: Store, split_id: str) -> Footer:
@@ -201,9 +204,12 @@ def read_footer(store: Store, split_id: str) -> Footer:
     key = names.data_key(split_id)
     with damage_explained(store, key), store.open(key) as stream:
         file = pq.ParquetFile(stream, pre_buffer=False)
-        schema = file.schema_arrow
-        found = (schema.metadata or {}).get(names.FINGERPRINT_KEY.encode(), b"")
-        return Footer(found.decode(errors="replace"), covers_in(file), schema.remove_metadata())
+        schema, metadata = file.schema_arrow, file.metadata.metadata or {}
+        found, sources = (
+            metadata.get(key.encode(), b"").decode(errors="replace")
+            for key in (names.FINGERPRINT_KEY, names.SOURCES_KEY)
+        )
+        return Footer(found, covers_in(file), schema.remove_metadata(), file.metadata.num_rows, sources)
 
 
 def read_receipts(store: Store, split_ids: Sequence[str]) -> list[Receipt]:

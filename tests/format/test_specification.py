@@ -57,7 +57,8 @@ SCHEMAS = (names.REJECTS_SCHEMA, names.DELETES_SCHEMA, names.CONDEMNED_SCHEMA, n
 
 def missing(text: str) -> set[str]:
     """Fields, columns, reserved names and reject reasons that a specification does not name."""
-    wanted = {*names.RESERVED_COLUMNS, names.RECEIPT_KEY, names.FINGERPRINT_KEY, *names.REASONS}
+    keys = {names.RECEIPT_KEY, names.FINGERPRINT_KEY, names.PIECES_KEY, names.SOURCES_KEY}
+    wanted = {*names.RESERVED_COLUMNS, *keys, *names.REASONS}
     wanted |= {name for schema in SCHEMAS for name in schema.names}
     wanted |= {field.name for kind in (Receipt, ShardRecord, IndexPart, DeadPart) for field in dataclasses.fields(kind)}
     models: tuple[type[BaseModel], ...] = RECORDS

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sfr_batch.errors import TableError, TableNotFound
 from sfr_batch.format import names
 from sfr_batch.format.records import TableCard
+from sfr_batch.table import row_changes
 from sfr_batch.table.changes import Changes, as_json, changes
 from sfr_batch.table.commit.writing import create_or_open
 from sfr_batch.table.parquet_folder import ParquetFolder
@@ -148,7 +149,10 @@ CHUNKS = st.builds(
 @st.composite
 def states(draw: st.DrawFn, rows: st.SearchStrategy[Row]) -> list[State]:
     """States over the same files: some of the files each, rows of any ids, and each key lives at most once."""
-    files = draw(st.lists(st.lists(rows, max_size=5), min_size=1, max_size=5))
+    return draw_states(draw, draw(st.lists(st.lists(rows, max_size=5), min_size=1, max_size=5)))
+
+
+def draw_states(draw: st.DrawFn, files: Sequence[list[Row]]) -> list[State]:
     found = []
     for _ in range(3):
         chosen = draw(st.lists(st.sampled_from(range(len(files))), unique=True, max_size=len(files)))
@@ -219,17 +223,15 @@ def test_files_that_are_alike_are_not_read() -> None:
 
 
 def test_vectors_of_rows_with_another_hash_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sfr_batch.table.changes as module
-
     compared: list[int] = []
-    real = module._hashes
+    real = row_changes._hashes
 
     def counting(column: pa.ChunkedArray) -> Any:
         if pa.types.is_fixed_size_list(column.type):
             compared.append(len(column))
         return real(column)
 
-    monkeypatch.setattr(module, "_hashes", counting)
+    monkeypatch.setattr(row_changes, "_hashes", counting)
     table = table_with(({"a": OLD}, {}), ({"a": OLD, "b": CHANGED}, {"a": [1, 2, 3, 4]}))
     changes(table, 1, 2)
     assert sum(compared) == 4, "two rows, before and after"

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from sfr_batch.config.settings import RunSettings
 from sfr_batch.errors import CountsDoNotClose, counted
 from sfr_batch.format import names
-from sfr_batch.format.fingerprint import short_id
 from sfr_batch.format.hashes import whole
 from sfr_batch.format.indexes import (
     Located,
@@ -33,6 +32,7 @@ from sfr_batch.format.indexes import (
     write_index,
 )
 from sfr_batch.format.layout import Layout
+from sfr_batch.format.lineage import Mask, Taken, names_of, taken
 from sfr_batch.format.parquet import damage_explained, read_data_file, read_parquet, read_receipts
 from sfr_batch.format.records import PACKED, IndexPart, Receipt, TableCard, rows_in
 from sfr_batch.format.schemas import described
@@ -49,7 +49,6 @@ from sfr_batch.table.commit.writing import commit_split, new_attempt, new_run_id
 from sfr_batch.table.table import Snapshot, Table
 
 _PARALLEL_WRITES = 4
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,11 @@ class FileGroup:
     split_id: str
     sources: tuple[Receipt, ...]
     needed: tuple[Mask, ...]
+
+    @property
+    def taken(self) -> list[Taken]:
+        """Which rows of which files the new file has."""
+        return _taken(self.sources, self.needed)
 
     @property
     def rows(self) -> int:
@@ -256,11 +260,13 @@ def _worthwhile(group: list[Receipt], needed: Mapping[str, Mask], max_unneeded: 
 
 
 def _group(base: Snapshot, sources: list[Receipt], needed: list[Mask], condemned: frozenset[str]) -> FileGroup:
-    rows = [(source.split_id, np.packbits(mask).tobytes().hex()) for source, mask in zip(sources, needed, strict=True)]
-    split_id = short_id("compact", rows, base.manifest.fingerprint, *filter(None, [base.layout.covers]))
-    while split_id in condemned:
-        split_id = short_id(split_id, "after a sweep")
+    possible = names_of(_taken(sources, needed), base.manifest.fingerprint, base.layout.covers)
+    split_id = next(name for name in possible if name not in condemned)
     return FileGroup(split_id, tuple(sources), tuple(needed))
+
+
+def _taken(sources: Sequence[Receipt], needed: Sequence[Mask]) -> list[Taken]:
+    return [taken(source.split_id, mask) for source, mask in zip(sources, needed, strict=True)]
 
 
 # --- writing
@@ -294,7 +300,7 @@ def _rewrite(group: FileGroup, work: _Work) -> Receipt:
         covers=layout.covers,
     )
     card = work.card.model_copy(update=described(layout.schema))
-    return commit_split(work.store, card, receipt, rows, names.REJECTS_SCHEMA.empty_table())
+    return commit_split(work.store, card, receipt, rows, names.REJECTS_SCHEMA.empty_table(), sources=group.taken)
 
 
 @dataclass(frozen=True)

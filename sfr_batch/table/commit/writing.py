@@ -18,6 +18,7 @@ from sfr_batch.format import names
 from sfr_batch.format.accepted import AcceptedInputs
 from sfr_batch.format.fingerprint import differences, mismatches, short_id
 from sfr_batch.format.known_types import KnownTypes
+from sfr_batch.format.lineage import Taken
 from sfr_batch.format.parquet import encode_parquet, read_receipt
 from sfr_batch.format.records import (
     Receipt,
@@ -136,14 +137,20 @@ def _alone(schema: pa.Schema, name: str) -> pa.Schema:
 
 
 def commit_split(
-    store: Store, card: TableCard, receipt: Receipt, rows: pa.Table, rejects: pa.Table, pieces: Sequence[int] = ()
+    store: Store,
+    card: TableCard,
+    receipt: Receipt,
+    rows: pa.Table,
+    rejects: pa.Table,
+    pieces: Sequence[int] = (),
+    sources: Sequence[Taken] = (),
 ) -> Receipt:
     """Write one split: its rejects, then its data file. Returns the receipt that counts: ours or an earlier winner's.
 
     rows: columns of the table's schema, ``receipt.vectors`` rows; rejects: columns of `names.REJECTS_SCHEMA`;
-    pieces: how many documents each shard of a pack has, see `names.PIECES_KEY`. Raises
-    CountsDoNotClose if they do not match the receipt, and StorageError. After an error the split is not committed and
-    can be committed again.
+    pieces: how many documents each shard of a pack has, see `names.PIECES_KEY`; sources: where the rows of a compacted
+    file are from. Raises CountsDoNotClose if they do not match the receipt, and StorageError. After an error the split
+    is not committed and can be committed again.
     """
     receipt.check()
     if rows.num_rows != receipt.vectors or rejects.num_rows != receipt.rejected:
@@ -154,7 +161,8 @@ def commit_split(
     if rejects.num_rows:
         store.create(names.rejects_key(receipt.split_id, receipt.attempt), encode_parquet(rejects))
     metadata = {names.RECEIPT_KEY: receipt.to_json(), names.FINGERPRINT_KEY: card.fingerprint}
-    metadata |= {names.PIECES_KEY: json.dumps(list(pieces), separators=(",", ":"))} if pieces else {}
+    for key, listed in ((names.PIECES_KEY, pieces), (names.SOURCES_KEY, sources)):
+        metadata |= {key: json.dumps(list(listed), separators=(",", ":"))} if listed else {}
     data = encode_parquet(rows.cast(card.schema), metadata)
     if store.create(names.data_key(receipt.split_id), data):
         return dataclasses.replace(receipt, size=len(data))
