@@ -374,12 +374,13 @@ class EmbeddingTable(Askable, Watched):
         """Short for `maintenance.compact`."""
         return self.maintenance.compact(rows_per_file=rows_per_file, max_unneeded=max_unneeded, dry_run=dry_run)
 
-    def changes(self, from_snapshot: int, to_snapshot: int) -> Changes:
+    def changes(self, from_snapshot: int, to_snapshot: int, *, executor: Executor | None = None) -> Changes:
         """Upserts and deletes that turn a copy of one snapshot into the other, see `sfr_batch.table.changes`.
 
-        from_snapshot: 0 for an empty copy. Raises TableNotFound if there is no such snapshot.
+        from_snapshot: 0 for an empty copy. executor: of `on_ray`; finds the rows on a cluster. Raises TableNotFound if
+        there is no such snapshot.
         """
-        return changes(self, from_snapshot, to_snapshot)
+        return changes(self, from_snapshot, to_snapshot, executor=executor)
 
     def search(
         self,

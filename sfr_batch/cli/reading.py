@@ -137,6 +137,7 @@ def export(
 @_FOR
 @_RENAME
 @_AS_TEXT
+@on_ray
 @ENDPOINT
 def changes(
     table: str,
@@ -147,6 +148,8 @@ def changes(
     engine: str,
     rename: tuple[str, ...],
     as_text: tuple[str, ...],
+    ray_address: str | None,
+    shared_path: bool,
     endpoint_url: str | None,
 ) -> None:
     """Show what turns a copy of snapshot FROM of TABLE into snapshot TO. FROM 0 is an empty copy.
@@ -174,7 +177,9 @@ def changes(
         if output:
             check_apart(absolute_uri(output), opened.store, storage, BESIDE)
         folder = ParquetFolder(output, storage) if output else None
-        found = opened.changes(from_snapshot, to_snapshot)
+        rows = opened.snapshot(to_snapshot).manifest.counts.vectors
+        with api.on_ray(ray_address, shared_path=shared_path, rows=rows) as executor:
+            found = opened.changes(from_snapshot, to_snapshot, executor=executor)
         if as_lines:
             for row in found.json_rows():
                 click.echo(json.dumps(row, ensure_ascii=False, allow_nan=False))

@@ -75,9 +75,7 @@ class Lineage:
         """
         return self._follow(split_id, _STEPS, {})[1]
 
-    def _follow(
-        self, split_id: str, steps: int, seen: dict[str, tuple[str, list[Origin]]]
-    ) -> tuple[str, list[Origin]]:
+    def _follow(self, split_id: str, steps: int, seen: dict[str, tuple[str, list[Origin]]]) -> tuple[str, list[Origin]]:
         """What the receipt of a file covers, and its origins. seen: what was found of other files."""
         if split_id in seen or not steps:
             return seen.get(split_id, ("", []))

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from sfr_batch.errors import ConfigError, counted
 from sfr_batch.format import names
+from sfr_batch.storage.executor import Executor, check_reach
 from sfr_batch.table import engines
 from sfr_batch.table.arguments import listed
 from sfr_batch.table.choices import ARROW
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 OP = "op"
 """Column and key of what is to be done with a row: delete or upsert."""
+
 
 @dataclass(frozen=True)
 class Changes(Tabular):
@@ -138,16 +140,26 @@ class Changes(Tabular):
         )
 
 
-def changes(table: Table, from_snapshot: int, to_snapshot: int, *, partition_rows: int = PARTITION_ROWS) -> Changes:
-    """Compare two snapshots, in either direction of time.
+def changes(
+    table: Table,
+    from_snapshot: int,
+    to_snapshot: int,
+    *,
+    partition_rows: int = PARTITION_ROWS,
+    executor: Executor | None = None,
+) -> Changes:
+    """Compare two snapshots, in either direction of time. partition_rows, executor: see `row_changes.compare`.
 
-    Raises TableNotFound if a snapshot does not exist, TableError if one has two live rows with the same key.
+    Raises TableNotFound if a snapshot does not exist, TableError if one has two live rows with the same key,
+    ConfigError if the tasks would not see the table.
     """
+    if executor:
+        check_reach(executor, table.store.root)
     to = table.snapshot(to_snapshot)
     whole = to.scan()
     if from_snapshot == 0:
         return Changes(table.store.root, 0, to_snapshot, whole.live, 0, 0, 0, 0, whole, None)
-    found = compare(table.snapshot(from_snapshot), to, partition_rows)
+    found = compare(table.snapshot(from_snapshot), to, partition_rows, executor)
     return Changes(
         table=table.store.root,
         from_snapshot=from_snapshot,

@@ -5,6 +5,9 @@ All take the same arguments: ``columns``, default all; ``where``, a condition su
 > 20"`` (see `table.filters`); ``ids``, the ids of the rows to read. All raise TableError for an unknown column or a
 damaged file, and ConfigError for an invalid filter. Rows come in the order of the table, whatever the order of
 ``ids``; only DuckDB returns them in any order.
+
+Those whose result is in memory take an ``executor`` of `sfr_batch.on_ray`: its tasks read the data files, and what they
+have chosen is gathered here.
 """
 
 from abc import ABC, abstractmethod
@@ -50,26 +53,47 @@ class Readers(ABC):
         """Live rows as one or more record batches a data file. Memory is bounded by a few data files."""
         return self.scan(columns, where=where, ids=ids).batches()
 
-    def to_arrow(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> pa.Table:
+    def to_arrow(
+        self,
+        columns: Columns = None,
+        *,
+        where: str | None = None,
+        ids: Ids = None,
+        executor: Executor | None = None,
+    ) -> pa.Table:
         """Live rows in memory. Vectors are fixed_size_list<float32|float16>[d]."""
-        return self.scan(columns, where=where, ids=ids).to_arrow()
+        return self.scan(columns, where=where, ids=ids).to_arrow(executor)
 
-    def to_pandas(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> "pandas.DataFrame":
+    def to_pandas(
+        self,
+        columns: Columns = None,
+        *,
+        where: str | None = None,
+        ids: Ids = None,
+        executor: Executor | None = None,
+    ) -> "pandas.DataFrame":
         """Live rows in memory. Each vector is a NumPy array; `to_numpy` returns the matrix.
 
         Raises ConfigError if pandas is missing.
         """
         engines.need_pandas()
-        return engines.to_pandas(self.to_arrow(columns, where=where, ids=ids))
+        return engines.to_pandas(self.to_arrow(columns, where=where, ids=ids, executor=executor))
 
-    def to_numpy(self, *, where: str | None = None, ids: Ids = None, dtype: VectorType = "float32") -> Vectors:
+    def to_numpy(
+        self,
+        *,
+        where: str | None = None,
+        ids: Ids = None,
+        dtype: VectorType = "float32",
+        executor: Executor | None = None,
+    ) -> Vectors:
         """``ids, matrix = table.to_numpy()``: ids [n], and their vectors [n, d]; row n belongs to the n-th id.
 
         dtype: ``"float32"``, or ``"stored"`` for that of the table. Where documents are cut, an id occurs once for each
         of its chunks; their numbers are ``to_arrow(["chunk"])``, in the same order. In memory are the result and a few
         data files. Raises ConfigError if it does not fit into the free memory.
         """
-        return read_vectors(self.scan(where=where, ids=ids), dtype)
+        return read_vectors(self.scan(where=where, ids=ids), dtype, executor)
 
     def sample(
         self, n: int, columns: Columns = None, *, seed: int = 0, where: str | None = None, ids: Ids = None

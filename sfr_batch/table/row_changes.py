@@ -5,16 +5,16 @@ of a data file, or of the file that it was copied from by a compaction (`format.
 snapshots show the same columns of the file; otherwise its vector is the same, but its hash has to be read.
 
 Of all other rows keys and hashes are read, and the vectors of those that have an equal hash in both. They are joined
-by hash in partitions on disk, and remembered as a few bits each. Hashes have 128 bits: equal hashes are taken for equal
-values. Knows no consumer of changes.
+by hash in partitions, on disk here or in tasks of an executor, and remembered as a few bits each. Hashes have 128 bits:
+equal hashes are taken for equal values. Knows no consumer of changes.
 """
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,9 +25,10 @@ from sfr_batch.format import names
 from sfr_batch.format.dead_rows import Positions
 from sfr_batch.format.hashes import halves, hash_ids
 from sfr_batch.format.lineage import Lineage, Origin
+from sfr_batch.storage.executor import ROWS_A_TASK, Executor, grouped, partitioned
 from sfr_batch.storage.local_files import temporary_folder
 from sfr_batch.storage.parallel import in_parallel
-from sfr_batch.storage.spill import Spill
+from sfr_batch.storage.spill import Spill, dealt
 from sfr_batch.table.scan import LiveFile, Scan, key_columns
 from sfr_batch.table.search import vectors_of
 from sfr_batch.table.table import Snapshot
@@ -64,14 +65,17 @@ class RowChanges:
     """Keys of the rows of the first one that are gone."""
 
 
-def compare(start: Snapshot, to: Snapshot, partition_rows: int = PARTITION_ROWS) -> RowChanges:
+def compare(
+    start: Snapshot, to: Snapshot, partition_rows: int = PARTITION_ROWS, executor: Executor | None = None
+) -> RowChanges:
     """Compare two snapshots of a table, in either direction of time.
 
-    Raises TableError if one has two live rows with the same key.
+    executor: runs the tasks that read and join; None: this process does, with ``partition_rows`` at a time in memory.
+    Raises TableError if a snapshot has two live rows with the same key.
     """
     before, after = _sides(start, to)
-    with temporary_folder("sfr-changes-") as folder:
-        new, changed, deleted = _mark(before, after, folder, partition_rows)
+    join = partial(_join_on, executor) if executor else partial(_join_here, partition_rows)
+    new, changed, deleted = _mark(before, after, partial(join, before, after))
     files = len(before.scan.files) + len(after.scan.files)
     return RowChanges(new, changed, deleted, files, after.chosen(after.marked), before.chosen(before.marked))
 
@@ -82,19 +86,20 @@ def compare(start: Snapshot, to: Snapshot, partition_rows: int = PARTITION_ROWS)
 class _Side:
     """Rows of one snapshot, numbered through all of its files. Each file begins at a whole byte of the bits."""
 
-    def __init__(self, whole: Scan, files: Mapping[str, LiveFile], copied: Mapping[str, NDArray[np.bool_]]) -> None:
-        """files: those whose rows have to be compared, in order; copied: [rows] of some of them: which are rows of the
-        other snapshot with the same vector."""
+    def __init__(self, whole: Scan, files: Mapping[str, LiveFile], copied: Mapping[str, NDArray[np.uint8]]) -> None:
+        """files: those whose rows have to be compared, in order; copied: for some, a bit for each row: whether the
+        row has the vector of a row of the other snapshot with the same key."""
         self.key = key_columns(whole.table_schema)
         self.scan = dataclasses.replace(whole.select(self.key), files=[file for file in files.values() if file.live])
         sizes = np.array([-(-file.rows // 8) for file in self.scan.files], dtype=np.int64)
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
+        self._firsts = {file.split_id: 8 * int(at) for file, at in zip(self.scan.files, self._starts, strict=False)}
         self.marked = self._bits()
         self.compared = self._bits()
         self.copied = self._bits()
         for number, file in enumerate(self.scan.files):
             if file.split_id in copied:
-                self.copied[self._starts[number] : self._starts[number + 1]] = np.packbits(copied[file.split_id])
+                self.copied[self._starts[number] : self._starts[number + 1]] = copied[file.split_id]
 
     def _bits(self) -> NDArray[np.uint8]:
         return np.zeros(int(self._starts[-1]), dtype=np.uint8)
@@ -107,7 +112,8 @@ class _Side:
     @staticmethod
     def are_set(bits: NDArray[np.uint8], rows: Positions) -> NDArray[np.bool_]:
         """[n] whether the bits of the rows [n] with these numbers are set."""
-        return (bits[rows >> 3] & (128 >> (rows & 7)).astype(np.uint8)) != 0
+        found: NDArray[np.bool_] = (bits[rows >> 3] & (128 >> (rows & 7)).astype(np.uint8)) != 0
+        return found
 
     def chosen(self, bits: NDArray[np.uint8]) -> Scan:
         """A scan of the rows whose bits are set in ``bits``."""
@@ -118,19 +124,9 @@ class _Side:
                 files.append(dataclasses.replace(file, only=only))
         return dataclasses.replace(self.scan, files=files)
 
-    def records(self, scan: Scan, column: str, *, is_to: bool) -> Iterator[HashedRows]:
-        """The rows of ``scan``, which are some of this side, by file. column: the one to compare."""
-        number_of = {file.split_id: number for number, file in enumerate(self.scan.files)}
-        lists = scan.lists()
-        for file, rows in scan.select([*self.key, column]).by_file():
-            records = np.empty(rows.num_rows, dtype=_ROW)
-            id_hash, content = halves(hash_ids(rows.column(names.ID).to_pylist())), _hashes(rows.column(column))
-            records["hash"], records["hash_2"] = id_hash.T
-            records["content"], records["content_2"] = content.T
-            records["chunk"] = rows.column(names.CHUNK).to_numpy() if names.CHUNK in self.key else 0
-            records["is_to"] = is_to
-            records["row"] = 8 * self._starts[number_of[file.split_id]] + np.flatnonzero(file.mask(lists))
-            yield records
+    def firsts(self, files: Sequence[LiveFile]) -> list[int]:
+        """Number of the first row of each of these files."""
+        return [self._firsts[file.split_id] for file in files]
 
 
 def _sides(start: Snapshot, to: Snapshot) -> tuple[_Side, _Side]:
@@ -138,10 +134,11 @@ def _sides(start: Snapshot, to: Snapshot) -> tuple[_Side, _Side]:
     after = to.scan()
     # What only the first has is no difference.
     before = dataclasses.replace(start.scan(), layout=after.layout.of_values_in(start.layout))
-    alike = {file.covers: after.layout.shows_the_same(start.layout, file.covers) for file in [*before.files, *after.files]}
+    written = {file.covers for file in [*before.files, *after.files]}
+    alike = {covers: after.layout.shows_the_same(start.layout, covers) for covers in written}
     left = _alone(before, after, alike), _alone(after, before, alike)
     lists = before.lists(), after.lists()
-    copied: tuple[dict[str, NDArray[np.bool_]], ...] = {}, {}
+    copied: tuple[dict[str, NDArray[np.uint8]], ...] = {}, {}
     old, new = (0, 1) if start.number <= to.number else (1, 0)
     for split_id, origin in _origins(left[old], left[new], (start, to)[old], (start, to)[new]):
         if origin.split_id not in left[old] or split_id not in left[new]:
@@ -155,7 +152,9 @@ def _sides(start: Snapshot, to: Snapshot) -> tuple[_Side, _Side]:
             left[old][source.split_id] = dataclasses.replace(source, only=np.packbits(there))
             left[new][split_id] = dataclasses.replace(copy, only=np.packbits(here))
         else:
-            copied[new].setdefault(split_id, np.zeros(copy.rows, bool))[at] = True
+            known = np.zeros(copy.rows, bool)
+            known[at] = True
+            copied[new][split_id] = copied[new].get(split_id, np.uint8(0)) | np.packbits(known)
     return _Side(before, left[0], copied[0]), _Side(after, left[1], copied[1])
 
 
@@ -202,12 +201,22 @@ def _origins(
 # --- rows in different places
 
 
-def _mark(before: _Side, after: _Side, folder: Path, partition_rows: int) -> tuple[int, int, int]:
+_Join = Callable[[Scan, Scan, str], Iterator["_Found"]]
+"""What is found in each partition of the rows of both sides, by the column that is compared."""
+
+
+def _mark(before: _Side, after: _Side, join: _Join) -> tuple[int, int, int]:
     """Mark upserts and deletes. Returns the numbers (new, changed, deleted)."""
     schema = after.scan.table_schema
     row_hash = names.ROW_HASH if names.ROW_HASH in schema.names else names.CONTENT_HASH
     new = changed = deleted = moved = 0
-    for found in _joined(before, after, before.scan, after.scan, row_hash, folder, partition_rows):
+    for found in join(before.scan, after.scan, row_hash):
+        if found.twice is not None:
+            broken = (after if found.twice else before).scan
+            raise TableError(
+                f"Snapshot {broken.snapshot} of {broken.store.root} has two live rows with the same id. `sfr-batch "
+                f"audit {broken.store.root} --snapshot {broken.snapshot}` shows which."
+            )
         deleted += len(found.gone)
         new += len(found.new)
         changed += len(found.changed)
@@ -220,32 +229,61 @@ def _mark(before: _Side, after: _Side, folder: Path, partition_rows: int) -> tup
         before.mark(before.compared, was[unknown])
         after.mark(after.compared, now[unknown])
     if moved:
-        vectors = before.chosen(before.compared), after.chosen(after.compared)
-        for found in _joined(before, after, *vectors, names.EMBEDDING, folder, partition_rows):
+        for found in join(before.chosen(before.compared), after.chosen(after.compared), names.EMBEDDING):
             changed += len(found.changed)
             after.mark(after.marked, found.changed)
     return new, changed, deleted
 
 
-def _joined(
-    before: _Side, after: _Side, old: Scan, fresh: Scan, column: str, folder: Path, partition_rows: int
+def _join_here(
+    partition_rows: int, before: _Side, after: _Side, old: Scan, fresh: Scan, column: str
 ) -> Iterator["_Found"]:
-    """What is found in each partition of the rows of both sides."""
-    with temporary_folder("", folder) as own:
-        spill = Spill(own, _ROW, old.live + fresh.live, partition_rows)
-        for records in before.records(old, column, is_to=False):
-            spill.add(records)
-        for records in after.records(fresh, column, is_to=True):
-            spill.add(records)
-        for partition in spill.partitions():
-            found = _find(partition)
-            if found.twice is not None:
-                broken = (after if found.twice else before).scan
-                raise TableError(
-                    f"Snapshot {broken.snapshot} of {broken.store.root} has two live rows with the same id. `sfr-batch "
-                    f"audit {broken.store.root} --snapshot {broken.snapshot}` shows which."
-                )
-            yield found
+    with temporary_folder("sfr-changes-") as folder:
+        spill = Spill(folder, _ROW, old.live + fresh.live, partition_rows)
+        for side, scan in ((before, old), (after, fresh)):
+            for records in _records(scan, side.firsts(scan.files), column, is_to=side is after):
+                spill.add(records)
+        yield from map(_find, spill.partitions())
+
+
+def _join_on(
+    executor: Executor, before: _Side, after: _Side, old: Scan, fresh: Scan, column: str
+) -> Iterator["_Found"]:
+    partitions, least = partitioned(old.live + fresh.live)
+    parts: list[list[Any]] = []
+    for side, scan in ((before, old), (after, fresh)):
+        shared = executor.share(dataclasses.replace(scan, files=[]))
+        for files in grouped(scan.files, [file.live for file in scan.files], max(ROWS_A_TASK, least)):
+            work = files, side.firsts(files), column, side is after, partitions
+            parts.append(executor.submit(_deal, shared, *work, returns=partitions))
+    return executor.get([executor.submit(_find_in, *(its[n] for its in parts))[0] for n in range(partitions)])
+
+
+def _deal(
+    scan: Scan, files: Sequence[LiveFile], firsts: Sequence[int], column: str, is_to: bool, partitions: int
+) -> Any:
+    """The rows of files of each partition, as a tuple if there are several partitions."""
+    its = _records(dataclasses.replace(scan, files=files), firsts, column, is_to=is_to)
+    found = dealt(np.concatenate([np.empty(0, _ROW), *its]), partitions)
+    return tuple(found) if partitions > 1 else found[0]
+
+
+def _find_in(*parts: HashedRows) -> "_Found":
+    return _find(np.concatenate([np.empty(0, _ROW), *parts]))
+
+
+def _records(scan: Scan, firsts: Sequence[int], column: str, *, is_to: bool) -> Iterator[HashedRows]:
+    """The rows of a scan, by file. firsts: [files] number of the first row of each; column: the one to compare."""
+    lists, key = scan.lists(), key_columns(scan.table_schema)
+    for first, (file, rows) in zip(firsts, scan.select([*key, column]).by_file(), strict=True):
+        records = np.empty(rows.num_rows, dtype=_ROW)
+        id_hash, content = halves(hash_ids(rows.column(names.ID).to_pylist())), _hashes(rows.column(column))
+        records["hash"], records["hash_2"] = id_hash.T
+        records["content"], records["content_2"] = content.T
+        records["chunk"] = rows.column(names.CHUNK).to_numpy() if names.CHUNK in key else 0
+        records["is_to"] = is_to
+        records["row"] = first + np.flatnonzero(file.mask(lists))
+        yield records
 
 
 class _Found(NamedTuple):

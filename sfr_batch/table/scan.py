@@ -8,6 +8,7 @@ matches. Statistics in the footer can avoid even the first read. Knows no snapsh
 import bisect
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
@@ -25,6 +26,7 @@ from sfr_batch.format.expired import expiry_explained
 from sfr_batch.format.layout import Layout, carried_columns
 from sfr_batch.format.parquet import check_data_file, damage_explained, gather_columns, open_parquet
 from sfr_batch.format.widening import holds
+from sfr_batch.storage.executor import Executor, check_reach
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.store import Store
 from sfr_batch.table import filter_parser, filters
@@ -32,6 +34,8 @@ from sfr_batch.table.arguments import listed
 
 _FILES_AHEAD = 2
 """Number of data files that a scan reads ahead. It bounds the memory: a file may have 256 MiB of vectors."""
+_PART_BYTES = 2**28
+"""Size of the data files that a task reads, about."""
 _FILTERED_AHEAD = 8
 """The same with a filter: most files then need only a column or two, and waiting for the store takes the time."""
 
@@ -159,18 +163,30 @@ class Scan:
         """The rows, as one or more record batches a data file. Memory is bounded by a few data files."""
         return (batch for table in self.tables() for batch in table.to_batches())
 
-    def tables(self) -> Iterator[pa.Table]:
-        """The rows, as one table for each data file that has some."""
-        return (table for _, table in self.by_file() if table.num_rows)
+    def tables(self, executor: Executor | None = None) -> Iterator[pa.Table]:
+        """The rows, as one table for each data file that has some.
+
+        executor: its tasks read several files each; the rows then come as a table of each task, and wait for it where
+        the executor keeps results. Raises ConfigError if the tasks would not see the table.
+        """
+        if executor is None:
+            return (table for _, table in self.by_file() if table.num_rows)
+        check_reach(executor, self.store.root)
+        shared = executor.share(dataclasses.replace(self, files=[]))
+        parts = self.parts(math.ceil(sum(file.bytes for file in self.files) / _PART_BYTES))
+        found = executor.get([executor.submit(_read_part, shared, part.files)[0] for part in parts])
+        # Copied, because Ray lends the memory in which it keeps results.
+        return (pa.ipc.open_stream(rows.to_pybytes()).read_all() for rows in found)
 
     def by_file(self) -> Iterator[tuple[LiveFile, pa.Table]]:
         """Each file with its rows, even if these are none."""
         ahead = _FILTERED_AHEAD if self.filtered else _FILES_AHEAD
         return zip(self.files, in_parallel(_Reader(self).read, self.files, ahead), strict=True)
 
-    def to_arrow(self) -> pa.Table:
-        """All rows, in memory."""
-        return pa.Table.from_batches(self.batches(), schema=self.schema)
+    def to_arrow(self, executor: Executor | None = None) -> pa.Table:
+        """All rows, in memory. executor: runs the tasks that read them; default: this process does."""
+        batches = (batch for table in self.tables(executor) for batch in table.to_batches())
+        return pa.Table.from_batches(batches, schema=self.schema)
 
     def parts(self, count: int) -> "list[Scan]":
         """At most ``count`` scans of whole files, of about equal size. In order they give the rows of this scan."""
@@ -181,6 +197,15 @@ class Scan:
             dataclasses.replace(self, files=[self.files[n] for n in np.flatnonzero(part_of == part)])
             for part in np.unique(part_of)
         ]
+
+
+def _read_part(scan: Scan, files: Sequence[LiveFile]) -> pa.Buffer:
+    """The rows of files as an Arrow stream: pickle forgets names and nullability inside of lists."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, scan.schema) as writer:
+        for table in dataclasses.replace(scan, files=files).tables():
+            writer.write_table(table)
+    return sink.getvalue()
 
 
 def key_columns(table_schema: pa.Schema) -> list[str]:

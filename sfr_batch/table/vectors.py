@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sfr_batch.errors import ConfigError, counted
 from sfr_batch.format import names
+from sfr_batch.storage.executor import Executor
 from sfr_batch.storage.memory import free_memory
 from sfr_batch.table.scan import Scan
 
@@ -26,11 +27,11 @@ class Vectors(NamedTuple):
     """[n, d] unit vectors, in one piece and writable."""
 
 
-def read_vectors(scan: Scan, dtype: VectorType) -> Vectors:
+def read_vectors(scan: Scan, dtype: VectorType, executor: Executor | None = None) -> Vectors:
     """All rows of the scan. In memory are the result and a few data files at a time.
 
-    dtype: float32, or as the table stores them. Raises ConfigError before anything is read if the vectors do not fit
-    into the free memory; with a filter, as soon as it has found too many.
+    dtype: float32, or as the table stores them. executor: see `Scan.tables`. Raises ConfigError before anything is read
+    if the vectors do not fit into the free memory; with a filter, as soon as it has found too many.
     """
     kind = _numpy_type(scan.table_schema, dtype)
     width = kind.itemsize * _length(scan.table_schema) + _ID_BYTES
@@ -38,7 +39,7 @@ def read_vectors(scan: Scan, dtype: VectorType) -> Vectors:
     if not scan.filtered:
         _check(scan, scan.live, width, free, kind)
     pieces, rows = [], 0
-    for piece in scan.select([names.ID, names.EMBEDDING]).tables():
+    for piece in scan.select([names.ID, names.EMBEDDING]).tables(executor):
         rows += piece.num_rows
         _check(scan, rows, width, free, kind)
         pieces.append(piece)

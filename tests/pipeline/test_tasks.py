@@ -1,9 +1,10 @@
-"""Functions as Ray tasks: publishing, exporting, compacting and auditing on a real Ray."""
+"""Functions as Ray tasks: publishing, exporting, compacting, auditing and reading on a real Ray."""
 
 import dataclasses
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -20,10 +21,10 @@ from sfr_batch.pipeline.tasks import OnRay
 from sfr_batch.storage import executor
 from sfr_batch.storage.executor import ROWS_HERE
 from sfr_batch.storage.stores import open_store
-from sfr_batch.table import export
+from sfr_batch.table import export, row_changes, scan
 from sfr_batch.table.commit import documents, publish
 from sfr_batch.table.table import Table
-from tests.states import state_of
+from tests.states import Row, commit_file, publish_state, state_of
 from tests.table.commit.test_publish_elsewhere import write_state
 from tests.table.test_export import DEAD, FILES
 from tests.tables import make_table, split_name
@@ -104,6 +105,26 @@ def test_audit_on_ray_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyP
         done = CliRunner().invoke(main, ["audit", table.store.root, "--ray-address", "auto"])
         assert done.exit_code == int(damaged), done.output
         assert str(here["pages"]) in done.output
+
+
+def test_reading_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "ROWS_A_PARTITION", 6)
+    monkeypatch.setattr(executor, "ROWS_A_PART", 1)
+    monkeypatch.setattr(row_changes, "ROWS_A_TASK", 4)
+    monkeypatch.setattr(scan, "_PART_BYTES", 1)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    table = state_of(open_store(str(tmp_path / "table")), FILES, DEAD)
+    moved = commit_file(table, "moved", [Row(row.id, row.text, package=row.package) for row in FILES["a"]])
+    publish_state(table, [moved], {})
+    done = [
+        CliRunner().invoke(main, ["changes", table.store.root, "1", "2", "--json", "--ray-address", address])
+        for address in ("auto", "none")
+    ]
+    assert [result.exit_code for result in done] == [0, 0], done[0].output
+    assert done[0].output == done[1].output
+    with sfr.on_ray("auto") as run:
+        assert table.to_arrow(executor=run).equals(table.to_arrow())
+        assert np.array_equal(table.to_numpy(executor=run).matrix, table.to_numpy().matrix)
 
 
 def test_large_tables_are_worked_on_where_ray_is(monkeypatch: pytest.MonkeyPatch) -> None:
