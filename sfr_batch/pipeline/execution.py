@@ -8,7 +8,7 @@ import contextlib
 import math
 import os
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -28,18 +28,21 @@ from sfr_batch.pipeline.asides import ASIDE, nothing_told
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.results import Failure, Losses, results
 from sfr_batch.pipeline.work import untold
+from sfr_batch.planning.limits import vector_bytes
 from sfr_batch.storage.locations import is_s3
 
 T = TypeVar("T")
 
 _INPUT_BLOCKS = 200
 """Maximum number of input blocks. `from_items` takes 25 s for 20,000 blocks, half a second for 200."""
-_DEALT_ALONE = 64
-"""Read units that are dealt one by one; of more, several small ones are dealt together."""
+_READERS = 64
+"""So many readers have work to the end: a deal has at most this part of the splits that are left, or one unit."""
 _DEALT_SPLITS = 8
 """Most splits of units that are dealt together. A deal costs Ray's driver about as much as a split."""
 _READ_CPUS = 0.5
 """CPUs that Ray counts for a reader, which waits for storage half of the time."""
+_COPIES = 4
+"""Heap of a writer, in vectors of its split: Arrow's, the Parquet file as it grows, its bytes, parts on their way."""
 _PATIENCE_S = 6 * 3600.0
 """Seconds without progress before a run gives up. Waiting for a free GPU is no progress."""
 _LOST_WORKERS = 5
@@ -157,6 +160,7 @@ def _dataset(units: Sequence[ReadUnit], job: Job, config: Config) -> ray.data.Da
             losses.write,
             fn_kwargs={"job": job},
             num_cpus=0.25,  # waits for storage most of the time
+            memory=writer_memory(units, job, config, [node["Resources"] for node in ray.nodes() if node["Alive"]]),
             max_retries=_LOST_WORKERS,
             **one_split,
         )
@@ -164,13 +168,18 @@ def _dataset(units: Sequence[ReadUnit], job: Job, config: Config) -> ray.data.Da
 
 
 def deals_of(units: Sequence[ReadUnit]) -> Iterator[list[ReadUnit]]:
-    """Units in order, in the portions that one task reads and a lost one repeats: one unit, or several small ones."""
-    most = min(_DEALT_SPLITS, -(-len(units) // _DEALT_ALONE))
+    """Units in order, in the portions that one task reads and a lost one repeats: one unit, or several small ones.
+
+    Portions become smaller towards the end, down to one unit, so that no reader has several small ones left while
+    others have none. A large unit stays whole: each part of it would decode it from its beginning.
+    """
+    left = sum(map(_splits, units))
     deal: list[ReadUnit] = []
     splits = 0
     for unit in units:
-        if deal and splits + _splits(unit) > most:
+        if deal and splits + _splits(unit) > min(_DEALT_SPLITS, -(-left // _READERS)):
             yield deal
+            left -= splits
             deal, splits = [], 0
         deal.append(unit)
         splits += _splits(unit)
@@ -181,6 +190,23 @@ def deals_of(units: Sequence[ReadUnit]) -> Iterator[list[ReadUnit]]:
 def _splits(unit: ReadUnit) -> int:
     """Of a unit, as expected."""
     return unit.stream.expected_splits() if unit.stream else len(unit.splits)
+
+
+def writer_memory(
+    units: Sequence[ReadUnit], job: Job, config: Config, nodes: Sequence[Mapping[str, float]]
+) -> int | None:
+    """Bytes of heap that a writer reserves, so that a node with many CPUs is not given more writers than it holds.
+
+    nodes: what Ray counts of each living node. A writer that no node has room for would be waited for: so the largest
+    one takes several whatever they need, and the smallest one of those that may be left takes two. None if a node has
+    no memory to give.
+    """
+    rows = max(unit.stream.max_rows if unit.stream else max(split.rows for split in unit.splits) for unit in units)
+    most = config.run.vector_bytes_per_split
+    vectors = most if job.model.overflow == "chunk" else min(most, rows * vector_bytes(job.card.schema))
+    memory = [int(node.get("memory", 0.0)) for node in nodes if node.get("CPU")]
+    memory = memory or [int(node.get("memory", 0.0)) for node in nodes]
+    return min(_COPIES * vectors, max(memory) // 4, min(memory) // 2) or None
 
 
 def _as_it_is(batch: pa.Table) -> pa.Table:

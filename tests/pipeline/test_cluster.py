@@ -6,6 +6,8 @@ torch. And each actor pauses in its third split until the test lets it go on, so
 on a fast machine and on a slow one.
 """
 
+import dataclasses
+import heapq
 import json
 import os
 import signal
@@ -28,7 +30,7 @@ from sfr_batch.errors import DeviceError
 from sfr_batch.format import names
 from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import encode_stage, execution, losses, read_stage, run_log, summary
-from sfr_batch.pipeline.job import Job
+from sfr_batch.pipeline.job import Job, make_job
 from sfr_batch.pipeline.metrics.definitions import METRICS
 from sfr_batch.pipeline.results import Losses
 from sfr_batch.storage.local import LocalStore
@@ -260,21 +262,67 @@ def test_nodes_and_actors_come_and_go(
     assert_what_prometheus_sees(ray_nodes, summary)
 
 
+SHARD = Shard("file:///a.parquet", "v", 1, "parquet")
+
+
+def units(*sizes: int) -> list[ReadUnit]:
+    """Read units of so many splits."""
+    numbers = iter(range(sum(sizes)))
+    return [
+        ReadUnit(SHARD, (), 0, tuple(Split(f"{next(numbers)}", SHARD.uri, "v", 0, 1, 1, 0) for _ in range(size)))
+        for size in sizes
+    ]
+
+
+def dealt(units: list[ReadUnit]) -> list[int]:
+    """The splits of each deal."""
+    deals = list(execution.deals_of(units))
+    of_deals = [split for deal in deals for unit in deal for split in unit.splits]
+    assert of_deals == [split for unit in units for split in unit.splits]
+    return [sum(len(unit.splits) for unit in deal) for deal in deals]
+
+
 def test_units_are_read_one_by_one_and_in_large_runs_a_few_small_ones_together() -> None:
-    shard = Shard("file:///a.parquet", "v", 1, "parquet")
-
-    def units(*sizes: int) -> list[ReadUnit]:
-        numbers = iter(range(sum(sizes)))
-        return [
-            ReadUnit(shard, (), 0, tuple(Split(f"{next(numbers)}", shard.uri, "v", 0, 1, 1, 0) for _ in range(size)))
-            for size in sizes
-        ]
-
-    few, many = units(*[1] * 64), units(*[1] * 100, 3, 6, 50, *[1] * 500)
+    few = units(*[1] * 64)
     assert list(execution.deals_of(few)) == [[unit] for unit in few]
-    dealt = list(execution.deals_of(many))
-    assert [unit for deal in dealt for unit in deal] == many
-    assert [sum(len(unit.splits) for unit in deal) for deal in dealt] == [*[8] * 12, 7, 6, 50, *[8] * 62, 4]
+    sizes = dealt(units(*[1] * 600, 3, 7))
+    assert sizes[:22] == [8] * 21 + [7]
+    assert sizes == sorted(sizes[:-2], reverse=True) + sizes[-2:]
+    assert sizes[-3:] == [1, 3, 7]
+
+
+def test_a_large_unit_is_read_whole() -> None:
+    """Each part would decode it from its beginning."""
+    assert dealt(units(50, *[1] * 6000))[0] == 50
+    assert dealt(units(50)) == [50]
+    assert dealt(units(3, 2)) == [3, 2]
+
+
+@pytest.mark.parametrize("sizes", [[1] * 122, [1] * 5000, [8] * 400, [1, 3, 8] * 50])
+def test_no_reader_has_several_units_left_while_others_have_none(sizes: list[int]) -> None:
+    """Each of 64 readers takes the next deal when it is done with one; each split takes as long as any other."""
+    free = [0] * 64
+    for splits in dealt(units(*sizes)):
+        heapq.heapreplace(free, free[0] + splits)
+    assert max(free) - min(free) <= max(sizes)
+
+
+def test_a_writer_asks_for_memory_that_every_node_has(model: Path, tmp_path: Path) -> None:
+    """What it needs, on a large node; else a part of what the nodes have."""
+    settings = gpu_job(model, tmp_path, "none")
+    plan = sfr.plan(settings)
+    job = make_job(plan, "")
+    row = 4 * job.card.schema.field(names.EMBEDDING).type.list_size
+
+    def asked(*nodes: dict[str, float], config: Config = settings, job: Job = job) -> int | None:
+        return execution.writer_memory(plan.todo, job, config, nodes)
+
+    large, small, head = {"CPU": 64.0, "memory": 2.0**37}, {"CPU": 2.0, "memory": 400.0}, {"memory": 8.0}
+    assert asked(large) == asked(large, head) == 4 * ROWS * row
+    assert (asked(small), asked(large, small), asked(head)) == (100, 200, 2)
+    assert asked({"CPU": 1.0}) is None
+    chunks = dataclasses.replace(job, model=job.model.model_copy(update={"overflow": "chunk"}))
+    assert asked(large, job=chunks) == 4 * settings.run.vector_bytes_per_split
 
 
 def test_a_reader_that_is_killed_repeats_one_unit(
@@ -283,16 +331,18 @@ def test_a_reader_that_is_killed_repeats_one_unit(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Although all units are in one input block, whose one task would read them all again."""
+    """Although all units are in one input block, whose one task would read them all again. Writers ask for more memory
+    than the node has, and get what it has room for."""
     monkeypatch.setattr(encode_stage, "Encode", ArithmeticEncode)
     monkeypatch.setattr(read_stage, "read_and_tokenize", killed_reading)
     monkeypatch.setattr(execution, "_INPUT_BLOCKS", 1)
+    monkeypatch.setattr(execution, "_COPIES", 2**40)
     job = gpu_job(model, tmp_path, ray_nodes.address)
     for shard in range(SPLITS - 1):
         put_parquet(
             f"{tmp_path}/corpus/b{shard}.parquet", documents([f"text {row}" for row in range(ROWS)], f"{shard}-")
         )
-    ray_nodes.add_node(**NODE)
+    ray_nodes.add_node(**NODE, memory=64 * 2**20)
     made = sfr.embed(job)
     assert (made.splits, made.embedded) == (2 * SPLITS - 1, (2 * SPLITS - 1) * ROWS)
     reads = Counter((tmp_path / "reads").read_text().splitlines())
