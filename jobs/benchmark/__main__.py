@@ -61,7 +61,9 @@ def main() -> None:
 
 @main.command()
 @click.option("--documents", default=2000, show_default=True, type=click.IntRange(2), help="Number of documents.")
-@click.option("--splits", default=24, show_default=True, type=click.IntRange(2), help="Number of splits.")
+@click.option("--splits", default=8, show_default=True, type=click.IntRange(2), help="Number of splits.")
+@click.option("--threads", type=click.IntRange(1), help="PyTorch's threads of each contender. Default: all cores.")
+@click.option("--characters", type=click.IntRange(40), help="Cut each text there, for more and shorter ones.")
 @click.option(
     "--pairs", default=3, show_default=True, type=click.IntRange(1), help="Number of rounds; the contenders alternate."
 )
@@ -71,7 +73,14 @@ def main() -> None:
 @click.option("--model", default=MINILM, show_default=True, help="A folder or package:name/folder.")
 @_OUTPUT
 def pipeline(
-    documents: int, splits: int, pairs: int, contenders: tuple[str, ...], model: str, output: Path | None
+    documents: int,
+    splits: int,
+    threads: int | None,
+    characters: int | None,
+    pairs: int,
+    contenders: tuple[str, ...],
+    model: str,
+    output: Path | None,
 ) -> None:
     """Compare sfr-batch with its bare encoder, a sentence-transformers script and the Ray Data recipe.
 
@@ -82,12 +91,15 @@ def pipeline(
             pipeline_benchmark.check_installed(["matplotlib"])
             output.mkdir(parents=True, exist_ok=True)
         where = report.machine()
+        threads = threads or int(where["cores"])
         size = {"documents": documents, "splits": splits, "pairs": pairs}
         found = pipeline_benchmark.compare(
             contenders or list(CONTENDERS),
             Path(folder),
             ROOT / "jobs" / "benchmark" / "scripts",
             model=model,
+            threads=threads,
+            characters=characters,
             say=click.echo,
             **size,
         )

@@ -34,13 +34,14 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """One run of one contender. ``folder`` is its own and exists; tokens: of each row, by id."""
+    """One run of one contender. ``folder`` is its own and exists; threads: of PyTorch; tokens: of each row, by id."""
 
     folder: Path
     corpus: Path
     model: Path
     scripts: Path
     rows_per_split: int
+    threads: int
     tokens: dict[str, int]
 
     @property
@@ -68,7 +69,7 @@ class Contender:
 def _script(name: str, *words: str) -> Callable[[Job], list[str]]:
     def command(job: Job) -> list[str]:
         files = map(str, (job.corpus, job.model, job.output, job.meter))
-        return [sys.executable, str(job.scripts / name), *files, *words]
+        return [sys.executable, str(job.scripts / name), *files, str(job.threads), *words]
 
     return command
 
@@ -96,7 +97,7 @@ def _embed(address: str) -> Callable[[Job], list[str]]:
                 "rows_per_split": job.rows_per_split,
                 "min_splits": 1,
                 "ray_address": address,
-                "actors": {"gpus": 0},
+                "actors": {"gpus": 0, "torch_threads": job.threads},
             },
         }
         file = job.folder / "config.yaml"
@@ -132,21 +133,23 @@ CONTENDERS = {
         Contender("sfr-batch-ray", "sfr-batch on local Ray", _embed("local"), _data_files, _table),
         _rival("sentence-transformers", "sentence-transformers script", "with_sentence_transformers.py"),
         _rival("ray-data", "Ray Data recipe", "with_ray_data.py"),
-        _rival("ray-data-threads", "Ray Data recipe, all threads", "with_ray_data.py", "all-threads"),
+        _rival("ray-data-threads", "Ray Data recipe, all threads", "with_ray_data.py", "set-threads"),
     )
 }
 """The contenders by name, in the order of the report."""
 
 
-def tokens_per_second(events: Sequence[Event]) -> float:
-    """Steady state: tokens of what was done after the first event, over the time between the first and the last."""
+def tokens_per_second(events: Sequence[Event]) -> float | None:
+    """Steady state: tokens of what was done after the first event, over the time between the first and the last; None
+    if nothing tells when what was done."""
     events = sorted(events)
-    return sum(event.tokens for event in events[1:]) / (events[-1].time - events[0].time)
+    return sum(event.tokens for event in events[1:]) / (events[-1].time - events[0].time) if events else None
 
 
-def padding(events: Sequence[Event]) -> float:
-    """Share of the computed tokens that were padding."""
-    return 1 - sum(event.encoded_tokens for event in events) / sum(event.padded_tokens for event in events)
+def padding(events: Sequence[Event]) -> float | None:
+    """Share of the computed tokens that were padding; None if nothing tells."""
+    padded = sum(event.padded_tokens for event in events)
+    return 1 - sum(event.encoded_tokens for event in events) / padded if padded else None
 
 
 def vectors_by_id(table: pa.Table, ids: Sequence[str]) -> FloatArray | None:

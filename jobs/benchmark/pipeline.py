@@ -4,6 +4,7 @@ Each round runs every contender once, starting with a different one each time, s
 warms up favors none. Ratios are taken within a round, then their median.
 """
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from jobs.benchmark.contenders import (
 )
 from jobs.benchmark.corpus import write_distinct_docstrings
 from sfr_batch.config.settings import ModelSettings
-from sfr_batch.errors import ConfigError, RunFailed
+from sfr_batch.errors import ConfigError, RunFailed, counted
 from sfr_batch.model.recipe import read_recipe
 from sfr_batch.model.sources.location import locate
 from sfr_batch.model.tokenization.tokenizer import Tokenizer
@@ -40,11 +41,13 @@ class Round:
     """What one contender did in one round."""
 
     usage: processes.Usage
-    tokens_per_second: float
-    padding: float
+    tokens_per_second: float | None
+    padding: float | None
     events: int
     max_difference: float
     """From the bare encoder's vectors of the first round, over all rows."""
+    cpu_per_token: float | None = None
+    """CPU seconds of all processes for each token, in steady state; None where they are not known."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Comparison:
     model: str
     documents: int
     splits: int
+    threads: int
     tokens: int
     commands: dict[str, list[str]]
     rounds: dict[str, list[Round]]
@@ -62,14 +66,17 @@ class Comparison:
         """Wall time of the whole process, the median of the rounds."""
         return statistics.median(r.usage.seconds for r in self.rounds[name])
 
-    def tokens_per_second(self, name: str) -> float:
-        """Tokens per second in steady state, the median of the rounds."""
-        return statistics.median(r.tokens_per_second for r in self.rounds[name])
+    def tokens_per_second(self, name: str) -> float | None:
+        """Tokens per second in steady state, the median of the rounds; None where it is not known."""
+        return _median(r.tokens_per_second for r in self.rounds[name])
 
     def cpu_seconds(self, name: str) -> float | None:
         """CPU time of the whole process tree, the median of the rounds; None where it is not known."""
-        known = [r.usage.cpu_seconds for r in self.rounds[name] if r.usage.cpu_seconds is not None]
-        return statistics.median(known) if known else None
+        return _median(r.usage.cpu_seconds for r in self.rounds[name])
+
+    def cpu_per_token(self, name: str) -> float | None:
+        """CPU seconds of the whole process tree for a token in steady state, the median of the rounds."""
+        return _median(r.cpu_per_token for r in self.rounds[name])
 
     def peak_bytes(self, name: str) -> int | None:
         """Resident memory of the whole process tree, the highest of all rounds; None where it is not known."""
@@ -83,11 +90,16 @@ class Comparison:
         """How many times as long as a contender the other one's whole process takes; None if that did not run."""
         return self._ratio(other, name, lambda r: r.usage.seconds)
 
-    def _ratio(self, above: str, below: str, value: Callable[[Round], float]) -> float | None:
+    def _ratio(self, above: str, below: str, value: Callable[[Round], float | None]) -> float | None:
         if above not in self.rounds or below not in self.rounds:
             return None
-        pairs = zip(self.rounds[above], self.rounds[below], strict=True)
-        return statistics.median(value(a) / value(b) for a, b in pairs)
+        pairs = [(value(a), value(b)) for a, b in zip(self.rounds[above], self.rounds[below], strict=True)]
+        return _median(a / b if a is not None and b is not None else None for a, b in pairs)
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 def compare(
@@ -98,26 +110,30 @@ def compare(
     model: str,
     documents: int,
     splits: int,
+    threads: int,
+    characters: int | None = None,
     pairs: int,
     say: Callable[[str], None] = print,
 ) -> Comparison:
     """Run the contenders called ``names``, and the bare encoder, ``pairs`` times each in alternation.
 
-    folder: empty, for corpus and outputs. scripts: where the contenders' scripts are. Raises ConfigError if something
-    is not installed, and RunFailed if a contender fails or gives other vectors.
+    folder: empty, for corpus and outputs. scripts: where the contenders' scripts are. threads: of PyTorch. characters:
+    of each text, which is cut there; None: all of them. Raises ConfigError if something is not installed, and RunFailed
+    if a contender fails or gives other vectors.
     """
     contenders = [contender for name, contender in CONTENDERS.items() if name in (BARE, *names)]
     check_installed([package for contender in contenders for package in contender.needs])
     settings = ModelSettings(path=model, device="cpu")
     model_folder = locate(settings, weights=True)
-    texts = write_distinct_docstrings(folder / "corpus", documents, splits)
+    texts = write_distinct_docstrings(folder / "corpus", documents, splits, characters)
     tokenizer = Tokenizer.load(read_recipe(model_folder, settings))
     lengths = tokenizer.encode(list(texts.values()), "").lengths
     tokens = dict(zip(texts, lengths.tolist(), strict=True))
-    say(f"Corpus: {documents:,} distinct docstrings, {sum(tokens.values()):,} tokens, {splits} splits")
+    what = f"{documents:,} distinct docstrings, {sum(tokens.values()):,} tokens, {splits} splits"
+    say(f"Corpus: {what}; {counted(threads, 'thread')}")
 
     comparison = Comparison(
-        model, documents, splits, sum(tokens.values()), {}, {contender.name: [] for contender in contenders}
+        model, documents, splits, threads, sum(tokens.values()), {}, {contender.name: [] for contender in contenders}
     )
     reference: FloatArray | None = None
     for number in range(pairs):
@@ -125,7 +141,7 @@ def compare(
         for contender in contenders[number % len(contenders) :] + contenders[: number % len(contenders)]:
             own = folder / f"{contender.name}-{number}"
             own.mkdir()
-            job = Job(own, folder / "corpus", model_folder, scripts, -(-documents // splits), tokens)
+            job = Job(own, folder / "corpus", model_folder, scripts, -(-documents // splits), threads, tokens)
             command = contender.command(job)
             usage = processes.run(command, own / "log.txt", _environment(scripts), _TIMEOUT_S)
             vectors = vectors_by_id(contender.vectors(job), list(texts))
@@ -133,8 +149,8 @@ def compare(
             done = _judge(contender, job, usage, vectors, reference)
             comparison.commands.setdefault(contender.name, command)
             comparison.rounds[contender.name].append(done)
-            rate = f"{done.tokens_per_second:,.0f} tokens/s in steady state"
-            say(f"Round {number + 1} of {pairs}: {contender.label}, {usage.seconds:.1f} s, {rate}")
+            rate = "" if done.tokens_per_second is None else f", {done.tokens_per_second:,.0f} tokens/s in steady state"
+            say(f"Round {number + 1} of {pairs}: {contender.label}, {usage.seconds:.1f} s{rate}")
     return comparison
 
 
@@ -156,8 +172,11 @@ def _judge(
             f"{contender.label} gives other vectors than the bare encoder, by up to {difference:.2g}, so their speeds "
             f"are not compared. Its output is in {job.folder}."
         )
-    events = contender.events(job)
-    return Round(usage, tokens_per_second(events), padding(events), len(events), difference)
+    events = sorted(contender.events(job))
+    spent = usage.cpu_between(events[0].time, events[-1].time) if events else None
+    cpu = None if spent is None else spent / sum(event.tokens for event in events[1:])
+    usage = dataclasses.replace(usage, samples=())
+    return Round(usage, tokens_per_second(events), padding(events), len(events), difference, cpu)
 
 
 def _environment(scripts: Path) -> dict[str, str]:

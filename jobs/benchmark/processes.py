@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
+import numpy as np
+
 from sfr_batch.errors import RunFailed
 
 _PROC = Path("/proc")
@@ -29,6 +31,16 @@ class Usage:
     cpu_seconds: float | None
     peak_bytes: int | None
     """Sum of resident memory at its highest; pages that processes share count once for each of them."""
+    samples: Sequence[tuple[float, float]] = ()
+    """Seconds since the epoch, and CPU seconds until then."""
+
+    def cpu_between(self, first: float, last: float) -> float | None:
+        """CPU seconds between two times since the epoch; None where they are not known."""
+        if not self.samples or not self.samples[0][0] <= first < last:
+            return None
+        times, spent = np.array(self.samples).T
+        before, after = np.interp([first, last], times, spent)
+        return float(after - before)
 
 
 def run(command: Sequence[str], log: Path, environment: Mapping[str, str], timeout_s: float) -> Usage:
@@ -49,7 +61,7 @@ def run(command: Sequence[str], log: Path, environment: Mapping[str, str], timeo
     seconds = time.perf_counter() - started
     if code:
         raise RunFailed(f"Exit code {code} of: {' '.join(command)}\n{_tail(log)}")
-    return Usage(seconds, sampler.cpu_seconds, sampler.peak_bytes)
+    return Usage(seconds, sampler.cpu_seconds, sampler.peak_bytes, tuple(sampler.samples))
 
 
 def _tail(log: Path) -> str:
@@ -133,6 +145,8 @@ class Sampler:
 
     def __init__(self, pid: int) -> None:
         self._root = pid
+        self.samples: list[tuple[float, float]] = []
+        """Seconds since the epoch, and CPU seconds until then."""
         self._cpu: dict[int, float] = {}
         self._peak = 0
         self._stop = threading.Event()
@@ -164,7 +178,7 @@ class Sampler:
 
     def _watch(self) -> None:
         while _PROC.is_dir() and not self._stop.is_set():
-            self.look()
+            self.samples.append((time.time(), self.look()))
             self._stop.wait(_SAMPLE_EVERY_S)
 
 

@@ -14,8 +14,10 @@ from typing import Any
 
 from jobs.benchmark.contenders import BARE, CONTENDERS
 from jobs.benchmark.pipeline import Comparison
+from sfr_batch.errors import counted
 
 _RIVALS = ("sentence-transformers", "ray-data")
+_CPU = "CPU s/100k"
 _PACKAGES = ("sfr-batch", "torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy", "sentence-transformers")
 # Okabe and Ito's palette, which people with any kind of colour vision tell apart.
 _OURS, _BARE, _OTHERS = "#0072B2", "#999999", "#E69F00"
@@ -25,15 +27,17 @@ def tables(comparison: Comparison) -> str:
     """Two tables: the whole process, and steady state."""
     rows_whole, rows_steady = [], []
     for name in comparison.rounds:
-        padding = comparison.rounds[name][0].padding
+        padding, cpu = comparison.rounds[name][0].padding, comparison.cpu_per_token(name)
         whole = [_number(comparison.seconds(name), 1), _number(comparison.cpu_seconds(name), 1)]
         whole += [_number(comparison.time_ratio(name, other), 2) for other in _RIVALS]
         peak = comparison.peak_bytes(name)
         rows_whole.append([CONTENDERS[name].label, *whole, _number(peak / 2**30 if peak else None, 2)])
         steady = [_number(comparison.tokens_per_second(name), 0)]
         steady += [_number(comparison.rate_ratio(name, other), 2) for other in (BARE, *_RIVALS)]
-        rows_steady.append([CONTENDERS[name].label, *steady, f"{padding:.1%}"])
+        steady += [_number(cpu, 1, 1e5), _number(padding, 1, 100)]
+        rows_steady.append([CONTENDERS[name].label, *steady])
     head = f"{comparison.documents:,} documents, {comparison.tokens:,} tokens, {comparison.splits} splits"
+    head += f", {counted(comparison.threads, 'thread')}"
     rounds = len(next(iter(comparison.rounds.values())))
     most = max(done.max_difference for all_done in comparison.rounds.values() for done in all_done)
     return "\n".join(
@@ -45,13 +49,13 @@ def tables(comparison: Comparison) -> str:
                 rows_whole,
             ),
             "",
-            *aligned(["Steady state", "tokens/s", "/ bare", "/ s-t", "/ Ray Data", "padding"], rows_steady),
+            *aligned(["Steady state", "tokens/s", "/ bare", "/ s-t", "/ Ray Data", _CPU, "padding %"], rows_steady),
         ]
     )
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
+def _number(value: float | None, digits: int, factor: float = 1) -> str:
+    return "–" if value is None else f"{factor * value:,.{digits}f}"
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -134,6 +138,7 @@ def to_json(comparison: Comparison, where: dict[str, Any]) -> str:
         "documents": comparison.documents,
         "tokens": comparison.tokens,
         "splits": comparison.splits,
+        "threads": comparison.threads,
     }
     return json.dumps({"machine": where, "corpus": corpus, "contenders": contenders}, indent=1)
 
@@ -157,10 +162,11 @@ def draw(comparison: Comparison, where: dict[str, Any], file: Path) -> None:
             ("Steady state (more is better)", "tokens per second", comparison.tokens_per_second, "{:,.0f}"),
         ]
         for axis, (title, unit, median, form) in zip(axes, panels, strict=True):
-            values = [median(name) for name in names]
+            values = [median(name) or 0.0 for name in names]  # 0: not known
             axis.barh(labels, values, color=colours, height=0.62, zorder=2)
             for row, name in enumerate(names):
-                seen = [r.usage.seconds if unit == "seconds" else r.tokens_per_second for r in comparison.rounds[name]]
+                rounds = comparison.rounds[name]
+                seen = [r.usage.seconds if unit == "seconds" else r.tokens_per_second or 0.0 for r in rounds]
                 axis.scatter(seen, [row] * len(seen), color="black", s=14, zorder=3, linewidths=0)
                 axis.annotate(
                     form.format(values[row]),

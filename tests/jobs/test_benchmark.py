@@ -61,7 +61,7 @@ def test_pipeline_end_to_end(tmp_path: Path) -> None:
     assert found["machine"]["versions"]["torch"]
     assert set(found["contenders"]) == {"encoder", "sfr-batch"}
     bare, ours = found["contenders"]["encoder"]["rounds"], found["contenders"]["sfr-batch"]["rounds"]
-    assert [r["events"] for r in (*bare, *ours)] == [2, 3], "loaded and done; one data file for each split"
+    assert [r["events"] for r in (*bare, *ours)] == [4, 3], "loaded, and each file; one data file for each split"
     for r in (*bare, *ours):
         assert 0 <= r["padding"] < 0.5
         assert r["max_difference"] < 1e-5
@@ -283,7 +283,7 @@ def test_other_vectors_are_refused(tmp_path: Path, wrong: float) -> None:
     reference = np.zeros((2, 3), np.float32)
     vectors = reference.copy()
     vectors[1, 2] = wrong
-    job = Job(tmp_path, tmp_path, tmp_path, tmp_path, 1, {})
+    job = Job(tmp_path, tmp_path, tmp_path, tmp_path, 1, 1, {})
     with pytest.raises(RunFailed, match="Ray Data recipe gives other vectors than the bare encoder, by up to"):
         comparing._judge(CONTENDERS["ray-data"], job, Usage(1.0, None, None), vectors, reference)
     with pytest.raises(RunFailed, match="did not give one vector for each document"):
@@ -295,13 +295,37 @@ def test_ratios_are_taken_within_a_round() -> None:
         return [Round(Usage(seconds, None, None), rate, 0.1, 2, 0.0) for seconds, rate in pairs]
 
     found = Comparison(
-        "m", 10, 2, 100, {}, {"encoder": rounds((1, 10), (2, 5), (9, 1)), "sfr-batch": rounds((2, 8), (4, 4), (9, 2))}
+        "m",
+        10,
+        2,
+        1,
+        100,
+        {},
+        {"encoder": rounds((1, 10), (2, 5), (9, 1)), "sfr-batch": rounds((2, 8), (4, 4), (9, 2))},
     )
     assert found.rate_ratio("sfr-batch", "encoder") == 0.8
     assert found.time_ratio("sfr-batch", "encoder") == 0.5
     assert found.rate_ratio("sfr-batch", "ray-data") is None
     lines = report.tables(found).splitlines()
     assert [len(line) for line in lines[2:6]] == [len(lines[2])] * 4
+
+
+def test_cpu_time_is_that_of_the_steady_state() -> None:
+    usage = Usage(9.0, 8.0, None, samples=((10.0, 0.0), (11.0, 2.0), (13.0, 6.0)))
+    assert usage.cpu_between(10.5, 12.0) == 3.0
+    assert usage.cpu_between(9.0, 12.0) is None, "not looked at yet"
+    assert Usage(9.0, 8.0, None).cpu_between(10.0, 11.0) is None
+
+
+def test_a_contender_that_does_not_tell_when_has_no_steady_state() -> None:
+    assert tokens_per_second([]) is None
+    assert padding([]) is None
+    untold = Round(Usage(3.0, None, None), None, None, 0, 0.0)
+    bare = Round(Usage(2.0, None, None), 10.0, 0.1, 2, 0.0)
+    found = Comparison("m", 10, 2, 1, 100, {}, {"encoder": [bare], "sentence-transformers": [untold]})
+    assert found.rate_ratio("encoder", "sentence-transformers") is None
+    assert found.time_ratio("encoder", "sentence-transformers") == 1.5
+    assert report.tables(found).count("–") > 5
 
 
 def test_processes_are_measured_with_their_children(tmp_path: Path) -> None:

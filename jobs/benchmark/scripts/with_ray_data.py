@@ -1,12 +1,11 @@
 """Contender of `jobs.benchmark pipeline`: the batch inference recipe of Ray Data's documentation, plus the meter.
 
-    python with_ray_data.py CORPUS MODEL OUTPUT METER [all-threads]
+    python with_ray_data.py CORPUS MODEL OUTPUT METER THREADS [set-threads]
 
-As it stands it leaves PyTorch the one thread that Ray gives an actor; with the last word it gets all cores, as the
-other contenders do, which the recipe does not report.
+As it stands it leaves PyTorch the one thread that Ray gives an actor; with the last word it gets THREADS, as the other
+contenders do, which the recipe does not report.
 """
 
-import os
 import sys
 from typing import Any
 
@@ -19,9 +18,9 @@ from sentence_transformers import SentenceTransformer
 class Embed:
     """Holds the model; one batch of rows in, their ids and vectors out."""
 
-    def __init__(self, model_folder: str, meter_file: str, threads: str) -> None:
+    def __init__(self, model_folder: str, meter_file: str, threads: int | None) -> None:
         if threads:
-            torch.set_num_threads(len(os.sched_getaffinity(0)))
+            torch.set_num_threads(threads)
         self.model = SentenceTransformer(model_folder, device="cpu")
         self.meter = Meter(meter_file, self.model)
 
@@ -31,11 +30,12 @@ class Embed:
         return {"id": batch["id"], "embedding": vectors}
 
 
-def main(corpus: str, model_folder: str, output: str, meter_file: str, threads: str = "") -> None:
+def main(corpus: str, model_folder: str, output: str, meter_file: str, threads: str, set_threads: str = "") -> None:
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    arguments = (model_folder, meter_file, int(threads) if set_threads else None)
     (
         ray.data.read_parquet(corpus)
-        .map_batches(Embed, fn_constructor_args=(model_folder, meter_file, threads), concurrency=1)
+        .map_batches(Embed, fn_constructor_args=arguments, concurrency=1)
         .write_parquet(output)
     )
 

@@ -1,9 +1,8 @@
 """Contender of `jobs.benchmark pipeline`: a usual sentence-transformers script, plus the meter.
 
-python with_sentence_transformers.py CORPUS MODEL OUTPUT METER
+python with_sentence_transformers.py CORPUS MODEL OUTPUT METER THREADS
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -15,8 +14,8 @@ from meter import Meter
 from sentence_transformers import SentenceTransformer
 
 
-def main(corpus: str, model_folder: str, output: str, meter_file: str) -> None:
-    torch.set_num_threads(len(os.sched_getaffinity(0)))  # PyTorch's default, but where the environment says otherwise
+def main(corpus: str, model_folder: str, output: str, meter_file: str, threads: str) -> None:
+    torch.set_num_threads(int(threads))
     model = SentenceTransformer(model_folder, device="cpu")
     table = pq.read_table(corpus)
     meter = Meter(meter_file, model)
