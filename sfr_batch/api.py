@@ -16,7 +16,6 @@ from sfr_batch.config.overrides import Overrides
 from sfr_batch.config.settings import Config, ModelSettings, StorageSettings
 from sfr_batch.errors import ConfigError, TableMismatch, TableNotFound
 from sfr_batch.evaluation.questions.askable import Askable
-from sfr_batch.format import names
 from sfr_batch.format.fingerprint import mismatches
 from sfr_batch.format.records import TableCard
 from sfr_batch.pipeline.watched import Watched
@@ -25,16 +24,16 @@ from sfr_batch.storage.locations import Location, absolute_uri
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table import pointer as pointers
-from sfr_batch.table.arguments import listed, whole_number
+from sfr_batch.table.arguments import listed
 from sfr_batch.table.changes import Changes, changes
 from sfr_batch.table.choices import MAX_UNNEEDED, ROWS_PER_FILE
 from sfr_batch.table.commit.compaction import Compaction
 from sfr_batch.table.commit.expiry import Expiry
 from sfr_batch.table.maintenance import Maintenance
-from sfr_batch.table.nearest import FloatArray, nearest
+from sfr_batch.table.nearest import FloatArray
 from sfr_batch.table.pointer import PointerTarget
 from sfr_batch.table.queries import check_texts, is_vectors, one_text, unit_vectors
-from sfr_batch.table.search import Hits, Matches
+from sfr_batch.table.search import Hits, Matches, Search
 from sfr_batch.table.table import Snapshot, Table
 
 if TYPE_CHECKING:
@@ -409,28 +408,25 @@ class EmbeddingTable(Askable, Watched):
         *,
         where: str | None = None,
         snapshot: int | None = None,
+        executor: Executor | None = None,
     ) -> Matches:
         """`search` for many queries in one pass over the table.
 
-        queries: texts, or [q, d] vectors of any length, such as those of `encoder`. The memory for the answer is about
-        100 bytes for each of its q * k rows. Raises ConfigError that names the query which is wrong.
+        queries: texts, or [q, d] vectors; those of another length are divided by it. The memory for the answer is about
+        100 bytes for each of its q * k rows. executor: of `on_ray`; each task searches some of the data files, with the
+        same result. Raises ConfigError that names the query which is wrong.
         """
+        from sfr_batch.encoder.gpu_products import products_for  # loads PyTorch where there is a GPU and much to do
         from sfr_batch.model.prompts import QUERY
 
-        k = whole_number("k", k, 1)
-        searched = self.current() if snapshot is None else self.snapshot(snapshot)
-        chunk = [name for name in names.CHUNK_COLUMNS if name in searched.schema.names]
-        shown = list(dict.fromkeys([*chunk, *listed("columns", columns)]))
-        scan = searched.scan([names.ID, names.EMBEDDING, *shown]).restrict(where=where)
-        dim = searched.schema.field(names.EMBEDDING).type.list_size
+        search = Search.of(self.current() if snapshot is None else self.snapshot(snapshot), k, columns, where)
         if is_vectors(queries):
-            vectors = unit_vectors(queries, dim)
+            vectors = unit_vectors(queries, search.dim)
         else:
             texts = check_texts(queries)  # before the model is loaded
             vectors = self.encoder.encode(texts, prompt=QUERY)
-            unit_vectors(vectors, dim)  # refuses those that are none; nothing is near to NaN
-        found = nearest(scan.batches(), vectors, k, shown)
-        return Matches(found, shown, scan.select([names.ID, *shown]).schema)
+            unit_vectors(vectors, search.dim)  # refuses those that are none; nothing is near to NaN
+        return search.run(vectors, executor, products_for(vectors, search.scan.live))
 
     def _open(self, path: Location, storage: StorageSettings | None) -> "EmbeddingTable":
         return open_table(path, storage)

@@ -359,6 +359,7 @@ FILES = {
     ("model.sources.hub", "huggingface_hub.snapshot_download"): "the library fills its own cache",
     ("pipeline.packing", "writer.write_table"): "an Arrow stream in memory",
     ("table.engines", "duckdb.connect"): "a database in memory; it reads files through the store's file system",
+    ("table.nearest", "writer.write_table"): "an Arrow stream in memory",
     ("table.scan", "writer.write_table"): "an Arrow stream in memory",
 }
 """Calls outside of storage that look as if they opened a file, and why they may stand there."""

@@ -16,7 +16,7 @@ from sfr_batch.format import names
 from sfr_batch.format.fingerprint import canonical_json, differences, digest, short_id
 from sfr_batch.model.prompts import instruct, resolve
 from sfr_batch.pipeline.write_stage import UNIT_LENGTH_TOLERANCE, unit_length, vector_column
-from sfr_batch.table import nearest
+from sfr_batch.table.products import Products
 from sfr_batch.table.search import top_k, vectors_of
 
 quick = settings(max_examples=150)
@@ -224,7 +224,7 @@ def test_top_k_equals_brute_force(
 
 def test_top_k_of_more_than_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a few rows, many of them sorted in one after the other; most scores tie."""
-    monkeypatch.setattr(nearest, "_BLOCK_SCORES", 700)
+    monkeypatch.setattr(Products, "block_scores", 700)
     random = np.random.default_rng(5)
     vectors, queries = random.integers(-2, 3, (900, 2)), random.integers(-2, 3, (13, 2)).astype(np.float32)
     ids = [f"id{number:03}" for number in random.permutation(900)]

@@ -389,14 +389,25 @@ def tiny_shards(shards: int, rows: int, model: str, output: Path | None) -> None
 @click.option("--dim", default=384, show_default=True, type=click.IntRange(1), help="Dimensions of the vectors.")
 @click.option("--queries", default=1000, show_default=True, type=click.IntRange(1), help="Number of queries.")
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Rows to find for each.")
+@click.option(
+    "--memory-rows",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Also measure the memory of a search of so many rows of 8 numbers; 0 skips this part.",
+)
 @_OUTPUT
-def search(rows: int, dim: int, queries: int, k: int, output: Path | None) -> None:
-    """Measure an exact search of many queries, beside a product of matrices in memory."""
+def search(rows: int, dim: int, queries: int, k: int, memory_rows: int, output: Path | None) -> None:
+    """Measure an exact search of many queries, in a process and on Ray, beside a product of matrices in memory."""
     with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
         where = report.machine()
         found = searching.run(rows, dim, queries, min(k, rows), Path(folder), click.echo)
+        held = searching.hold(memory_rows, queries, k, Path(folder), click.echo) if memory_rows else []
         click.echo("\n" + searching.table(found))
-        _write(output, "search.json", {"machine": where, "search": asdict(found)})
+        if held:
+            click.echo("\n" + searching.memory_table(held))
+        results = {"search": [asdict(one) for one in found], "memory": [asdict(one) for one in held]}
+        _write(output, "search.json", {"machine": where, **results})
 
 
 @main.command()

@@ -7,7 +7,7 @@ proportional to the number of splits does not matter.
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,12 +156,17 @@ def model_folder(path: str) -> str:
     return str(locate(ModelSettings(path=path, device="cpu"), weights=True))
 
 
-def run_module(module: str, arguments: Sequence[str], folder: Path) -> dict[str, Any]:
-    """The JSON object that a module of this package prints, run as a process of its own. Raises RunFailed."""
+def run_module(
+    module: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The JSON object that a module of this package prints, run as a process of its own. Raises RunFailed.
+
+    environment: variables that it has besides those of this process.
+    """
     command = [sys.executable, "-m", f"jobs.benchmark.{module}", *arguments]
     log = folder / "log.txt"
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    processes.run(command, log, {"PYTHONPATH": os.pathsep.join(paths)}, _TIMEOUT_S)
+    processes.run(command, log, {"PYTHONPATH": os.pathsep.join(paths), **(environment or {})}, _TIMEOUT_S)
     lines = log.read_text(encoding="utf-8").splitlines()
     result: dict[str, Any] = json.loads(next(line for line in reversed(lines) if line.startswith("{")))
     return result

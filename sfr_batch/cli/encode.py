@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import sfr_batch as api  # its names are loaded when they are used: help is quick
+from sfr_batch.cli import output_file
 from sfr_batch.cli.options import ENDPOINT, NOTHING, report_errors
 from sfr_batch.errors import ConfigError, counted
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     from sfr_batch.evaluation.data.given_texts import GivenTexts
 
-_OUTPUTS = (".parquet", ".jsonl", ".npy")
+_NPY = ".npy"
+_OUTPUTS = (output_file.PARQUET, output_file.JSONL, _NPY)
 _NUMBER = "number"
 """The key of a text without an id."""
 
@@ -57,28 +59,24 @@ def encode(
     Exit codes: 0 done, 1 failed, 2 the command is wrong.
     """
     from sfr_batch.evaluation.encoding import prepare, vectors_of
-    from sfr_batch.storage.locations import absolute_uri
-    from sfr_batch.table.apart import BESIDE, check_apart
 
     with report_errors(changes=output is not None, stopped=NOTHING):
         storage = api.StorageSettings(endpoint_url=endpoint_url)
         if output:
-            _check_output(output, storage)
+            output_file.check_new(output, _OUTPUTS, storage)
         opened = api.open_table(table, storage)
         if output:
-            check_apart(absolute_uri(output), opened.store, storage, BESIDE)
+            output_file.check_beside(output, opened.store, storage)
         given = _given(texts, file, column, storage)
         prepared = prepare(opened.encoder, given, prompt)
         if prepared.cut:
-            limit = opened.encoder.recipe.max_length
-            cut = counted(prepared.cut, "text is", "texts are")
-            click.echo(f"{cut} longer than {limit:,} tokens; only the beginning is encoded.", err=True)
+            click.echo(prepared.cut_told(opened.encoder.recipe.max_length), err=True)
         parts = vectors_of(opened.encoder, prepared)
         if output is None:
             for line in _lines(given, parts):
                 click.echo(line)
             return
-        _write(output, given, parts, storage)
+        output_file.create(output, _content(output, given, parts), storage)
         click.echo(f"Wrote {counted(len(given.texts), 'vector')} of {opened.dim:,} numbers to {output}.")
 
 
@@ -101,25 +99,6 @@ def _given(
     return given_texts.of_lines(sys.stdin.buffer, "stdin")
 
 
-def _check_output(output: str, storage: "api.StorageSettings") -> None:
-    """Before the model is loaded. Raises ConfigError."""
-    if not output.lower().endswith(_OUTPUTS):
-        raise ConfigError(f"--output {output}: the name must end in {', '.join(_OUTPUTS[:-1])} or {_OUTPUTS[-1]}.")
-    from sfr_batch.errors import ObjectNotFound
-    from sfr_batch.storage.inputs import stat_input
-    from sfr_batch.storage.locations import absolute_uri
-
-    try:
-        stat_input(absolute_uri(output), storage)
-    except ObjectNotFound:
-        return
-    raise _exists(output)
-
-
-def _exists(output: str) -> ConfigError:
-    return ConfigError(f"--output {output} exists already, and is not overwritten. Name another file, or remove it.")
-
-
 def _records(given: "GivenTexts", parts: "Iterable[NDArray[np.float32]]") -> Iterable[dict[str, Any]]:
     from sfr_batch.format import names
 
@@ -132,24 +111,8 @@ def _lines(given: "GivenTexts", parts: "Iterable[NDArray[np.float32]]") -> Itera
     return (json.dumps(record, ensure_ascii=False, allow_nan=False) for record in _records(given, parts))
 
 
-def _write(
-    output: str, given: "GivenTexts", parts: "Iterable[NDArray[np.float32]]", storage: "api.StorageSettings"
-) -> None:
-    """Create the file as a whole. Raises ConfigError if somebody else has created it meanwhile."""
-    from sfr_batch.storage.locations import absolute_uri
-    from sfr_batch.storage.stores import open_store, tidy
-
-    folder, _, name = absolute_uri(output).rpartition("/")
-    store = open_store(folder or "/", storage)
-    try:
-        if not store.create(name, _content(output, given, parts)):
-            raise _exists(output)
-    finally:
-        tidy(store)
-
-
 def _content(output: str, given: "GivenTexts", parts: "Iterable[NDArray[np.float32]]") -> bytes:
-    if output.lower().endswith(".jsonl"):
+    if output.lower().endswith(output_file.JSONL):
         return "".join(f"{line}\n" for line in _lines(given, parts)).encode()
     import numpy as np
     import pyarrow as pa
@@ -158,7 +121,7 @@ def _content(output: str, given: "GivenTexts", parts: "Iterable[NDArray[np.float
     from sfr_batch.format.parquet import encode_parquet
 
     matrix = np.concatenate(list(parts))
-    if output.lower().endswith(".npy"):
+    if output.lower().endswith(_NPY):
         file = io.BytesIO()
         np.save(file, matrix)
         return file.getvalue()

@@ -19,10 +19,11 @@ from sfr_batch.cli.options import DOES_THE_REST, ENDPOINT, NOTHING, on_ray, repo
 from sfr_batch.cli.reading import READING
 from sfr_batch.cli.report import report
 from sfr_batch.cli.score import score
+from sfr_batch.cli.search import search
 from sfr_batch.cli.status import status
 from sfr_batch.cli.submit import submit
 from sfr_batch.errors import ConfigError, SfrBatchError, counted
-from sfr_batch.format.on_screen import shown, shown_id, shown_message
+from sfr_batch.format.on_screen import shown_message
 from sfr_batch.pipeline import interrupt
 
 _CONFIG = click.argument("config", type=click.Path(dir_okay=False))
@@ -37,7 +38,7 @@ _IN_ORDER_OF_USE = {
     "embed": "Embed what is missing and publish one new snapshot.",
     "submit": "Have a Ray cluster embed, as a job.",
     "status": "Show the last snapshots, and the runs that go on.",
-    "search": "Find the rows that are nearest to a query.",
+    "search": "Find the rows that are nearest to a query, or to many.",
     "encode": "Print the vectors of texts, by the model of a table.",
     "score": "Score a table with questions of your own, or compare two.",
     "evaluate": "Score a model beside published scores.",
@@ -164,43 +165,6 @@ def verify(config: str, overrides: tuple[str, ...], golden: str | None, record: 
 
 @main.command()
 @click.argument("table")
-@click.argument("query")
-@click.option("-k", "k", default=10, show_default=True, type=click.IntRange(1), help="Number of rows to return.")
-@click.option("--show", multiple=True, metavar="COLUMN", help="Column to print with each hit; repeatable.")
-@click.option("--snapshot", type=click.IntRange(1), help="Number of the snapshot to search; default: the newest.")
-@click.option("--json", "as_lines", is_flag=True, help="Print a JSON line per hit: score, id and the shown columns.")
-@ENDPOINT
-def search(
-    table: str,
-    query: str,
-    k: int,
-    show: tuple[str, ...],
-    snapshot: int | None,
-    as_lines: bool,
-    endpoint_url: str | None,
-) -> None:
-    """Find the rows of TABLE that are nearest to QUERY: exact, by cosine, in one snapshot.
-
-    Prints score and id. Where documents are cut into chunks, the number of the chunk follows the id: `id [2]`.
-
-    Exit codes: 0 done, 1 failed, 2 the command is wrong.
-    """
-    from sfr_batch.format import names
-
-    with report_errors():
-        opened = api.open_table(table, api.StorageSettings(endpoint_url=endpoint_url))
-        for hit in opened.search(query, k, show, snapshot=snapshot):
-            if as_lines:
-                click.echo(json.dumps(hit.as_json(), ensure_ascii=False, allow_nan=False))
-                continue
-            chunk = f" [{hit.row[names.CHUNK]}]" if names.CHUNK in hit.row else ""
-            click.echo(f"{hit.score:.4f}  {shown_id(hit.id)}{chunk}")
-            for column in dict.fromkeys(show):
-                click.echo("        " + shown(hit.row[column]))
-
-
-@main.command()
-@click.argument("table")
 @click.option("--against", type=_FILE, metavar="CONFIG", help="Compare with the corpus of this config, too.")
 @_OVERRIDES
 @click.option("--snapshot", type=click.IntRange(1), help="Number of the snapshot to audit; default: the newest.")
@@ -303,5 +267,5 @@ def sweep(table: str, older_than: str, delete: bool, endpoint_url: str | None) -
             click.echo(f"Would remove {what}. Nothing was removed; --delete does it.")
 
 
-for _command in (init, submit, encode, score, evaluate, status, report, *READING, *KEEPING):
+for _command in (init, submit, search, encode, score, evaluate, status, report, *READING, *KEEPING):
     main.add_command(_command)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sfr_batch.errors import ConfigError, CorpusError, ModelError
+from sfr_batch.errors import ConfigError, CorpusError, ModelError, counted
 from sfr_batch.evaluation.data.given_texts import GivenTexts
 from sfr_batch.model import prompts
 from sfr_batch.table.nearest import FloatArray
@@ -37,6 +37,11 @@ class Prepared:
     def cut(self) -> int:
         """Texts that are longer than the model's max_length, and therefore truncated."""
         return sum(int(part.truncated.sum()) for part in self.tokens)
+
+    def cut_told(self, max_length: int) -> str:
+        """A sentence on these texts. max_length: tokens that the model takes."""
+        texts = counted(self.cut, "text is", "texts are")
+        return f"{texts} longer than {max_length:,} tokens; only the beginning is encoded."
 
 
 def prepare(encoder: "Encoder", given: GivenTexts, prompt: str) -> Prepared:

@@ -13,7 +13,8 @@ from sfr_batch.pipeline.ray_failures import NOTHING_PUBLISHED, failure_of
 
 
 class OnRay:
-    """Runs functions as tasks of one CPU each; handles are object references. An executor of `storage.executor`.
+    """Runs functions as tasks of one CPU each, and a share of a GPU where they ask for it; handles are object
+    references. An executor of `storage.executor`.
 
     doing: what they are part of, such as ``publishing``, for the error if Ray gives up. sees_disk: whether all nodes
     see the local files of this process.
@@ -23,11 +24,16 @@ class OnRay:
         self._doing = doing
         self.sees_disk = sees_disk
 
+    @property
+    def has_gpu(self) -> bool:
+        """Whether a whole GPU of the cluster is free now: tasks do not wait for one that a run has."""
+        return bool(ray.available_resources().get("GPU", 0) >= 1)
+
     def share(self, value: Any) -> Any:
         return ray.put(value)
 
-    def submit(self, function: Callable[..., Any], *args: Any, returns: int = 1) -> list[Any]:
-        task = ray.remote(function).options(num_cpus=1, num_returns=returns)
+    def submit(self, function: Callable[..., Any], *args: Any, returns: int = 1, gpus: float = 0) -> list[Any]:
+        task = ray.remote(function).options(num_cpus=1, num_gpus=gpus, num_returns=returns)
         handles = task.remote(*args)
         return handles if returns > 1 else [handles]
 

@@ -29,14 +29,19 @@ class Executor(Protocol):
         """Whether its tasks see the local files of this process."""
         ...
 
+    @property
+    def has_gpu(self) -> bool:
+        """Whether there is a GPU that its tasks could have a share of now."""
+        ...
+
     def share(self, value: Any) -> Any:
         """A handle for a value that is an argument of many calls."""
         ...
 
-    def submit(self, function: Callable[..., Any], *args: Any, returns: int = 1) -> list[Any]:
+    def submit(self, function: Callable[..., Any], *args: Any, returns: int = 1, gpus: float = 0) -> list[Any]:
         """Run the function, whose arguments may be handles. Returns a handle for each of its ``returns`` results.
 
-        If there are several results, the function returns them as a tuple.
+        If there are several results, the function returns them as a tuple. gpus: share of a GPU that it needs.
         """
         ...
 
@@ -49,11 +54,12 @@ class InProcess:
     """Runs every function immediately, in the calling thread; a handle is the result itself."""
 
     sees_disk = True
+    has_gpu = False
 
     def share(self, value: Any) -> Any:
         return value
 
-    def submit(self, function: Callable[..., Any], *args: Any, returns: int = 1) -> list[Any]:
+    def submit(self, function: Callable[..., Any], *args: Any, returns: int = 1, gpus: float = 0) -> list[Any]:
         result = function(*args)
         return list(result) if returns > 1 else [result]
 

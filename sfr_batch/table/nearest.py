@@ -1,10 +1,11 @@
-"""Exact top-k: each query against each vector, block by block, in memory that neither grows with the table.
+"""Exact top-k: each query against each vector, block by block, in memory that does not grow with the table.
 
 Knows batches of rows and numbers; knows no model, no files and no hits.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,19 +13,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sfr_batch.format import names
+from sfr_batch.table.products import FloatArray, Numbers, OnCpu, Products
 
-FloatArray = NDArray[np.float32]
+__all__ = ["FloatArray", "Nearest", "merged", "nearest", "vectors_of"]
 
-_BLOCK_SCORES = 8 * 2**20
-"""Most scores that are held at once, 4 bytes each."""
-_QUERIES_AT_ONCE = 1024
 _NUMBERS_AT_ONCE = 2**15
 """Most numbers of vectors that are copied at once, twice, for products that are computed again."""
-_ROUNDING = 1e-5
-"""By more, products of a row of length 1 and a query do not differ from one way to compute them to another, in lengths
-of the query."""
-_MOST_WAITING = 2
-"""So many times the rows of the answer may wait before they are sorted into it."""
+_MOST_WAITING = 1
+"""So many times the rows of the answer may wait before they are sorted into it. The k-th score is known as of then."""
 
 
 @dataclass(frozen=True)
@@ -36,23 +32,54 @@ class Nearest:
     rows: pa.Table
     """One row for each score: id and the columns that were asked for."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The rows as an Arrow stream: pickle forgets names and nullability inside of lists."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.rows.schema) as writer:
+            writer.write_table(self.rows)
+        return _unpickled, (self.bounds, self.scores, sink.getvalue())
 
-def nearest(batches: Iterable[pa.RecordBatch], queries: FloatArray, k: int, columns: Sequence[str] = ()) -> Nearest:
+
+def nearest(
+    batches: Iterable[pa.RecordBatch],
+    queries: FloatArray,
+    k: int,
+    columns: Sequence[str] = (),
+    products: Products | None = None,
+) -> Nearest:
     """For each of ``queries`` [q, d], the ``k`` rows with the highest dot product, best first, ties by id.
 
-    batches: rows with id, embedding and ``columns``; one is in memory at a time, and beside it about 100 bytes for each
-    of the q * k rows of the answer, without their columns. Products are those of float32. Raises ValueError if k < 1.
+    Rows of one id tie in their order. batches: rows of length 1 with id, embedding and ``columns``; one is in memory at
+    a time, and beside it about 100 bytes for each of the q * k rows of the answer, without their columns. Products are
+    those of float32. products: where to compute them, for the same queries; default: here, by NumPy. The answer does
+    not depend on it, nor on how rows are cut into batches. Raises ValueError if k < 1.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    best = _Best(len(queries), k, [names.ID, *(name for name in columns if name != names.ID)])
+    best = _Best(len(queries), k, columns)
     schema = None
-    for batch in batches:
+    for batch in batches if len(queries) else ():
+        products = products or OnCpu(queries)
         schema = batch.schema
-        if batch.num_rows and len(queries):
-            _take_in(best, batch, queries)
+        _take_in(best, batch, products)
     best.settle()
     return best.result(schema)
+
+
+def merged(parts: Iterable[Nearest], queries: int, k: int, columns: Sequence[str], schema: pa.Schema) -> Nearest:
+    """The `nearest` of all rows, from those of each part of them, for so many ``queries``.
+
+    parts: in the order of the rows, with ``k`` and ``columns`` as here; one is in memory at a time. schema: of rows.
+    """
+    best = _Best(queries, k, columns)
+    for part in parts:
+        which = np.repeat(np.arange(queries), np.diff(part.bounds))
+        at = np.flatnonzero(part.scores >= best.worst[which])
+        best.add(which[at], at, part.scores[at], part.rows)
+    best.settle()
+    return best.result(schema)
+
+
+def _unpickled(bounds: NDArray[np.int64], scores: FloatArray, rows: pa.Buffer) -> Nearest:
+    return Nearest(bounds, scores, pa.ipc.open_stream(rows).read_all())
 
 
 def vectors_of(column: pa.Array) -> FloatArray:
@@ -61,40 +88,17 @@ def vectors_of(column: pa.Array) -> FloatArray:
     return np.asarray(values.reshape(len(column), column.type.list_size), dtype=np.float32)
 
 
-def _take_in(best: "_Best", batch: pa.RecordBatch, queries: FloatArray) -> None:
+def _take_in(best: "_Best", batch: pa.RecordBatch, products: Products) -> None:
     vectors = vectors_of(batch.column(names.EMBEDDING))
-    values = batch.select(best.columns)
-    rounding = np.float32(_ROUNDING) * np.linalg.norm(queries, axis=1).astype(np.float32)
-    rows_at_once = max(1, _BLOCK_SCORES // min(len(queries), _QUERIES_AT_ONCE))
-    for first in range(0, len(vectors), rows_at_once):
-        block = vectors[first : first + rows_at_once]
-        found = []
-        for start in range(0, len(queries), _QUERIES_AT_ONCE):
-            some = slice(start, start + _QUERIES_AT_ONCE)
-            which, at = _candidates(queries[some] @ block.T, best.worst[some], rounding[some], best.k)
-            found.append((which + start, at, _products(queries, which + start, block, at)))
-        which, at, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        best.add(which, at, scores, values.slice(first, len(block)))
+    values = pa.Table.from_batches([batch.select(best.columns)])
+    rows = products.rows_at_once
+    for first in range(0, len(vectors), rows):
+        block = vectors[first : first + rows]
+        which, at = products.candidates(block, best.worst, best.k)
+        best.add(which, at, _products(products.queries, which, block, at), values.slice(first, len(block)))
 
 
-def _candidates(
-    scores: FloatArray, worst: FloatArray, rounding: FloatArray, k: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Queries and columns of the scores that may be among the best k, including ties, which ids decide.
-
-    rounding: [q] how far a score may lie from the product that counts.
-    """
-    least = worst - rounding
-    many = np.flatnonzero((scores >= least[:, None]).sum(axis=1) > k)
-    if len(many):
-        columns = scores.shape[1]
-        kth = np.partition(scores[many], columns - k, axis=1)[:, columns - k]
-        least[many] = np.maximum(least[many], kth - 2 * rounding[many])
-    which, at = np.nonzero(scores >= least[:, None])
-    return which, at
-
-
-def _products(queries: FloatArray, which: NDArray[np.intp], block: FloatArray, at: NDArray[np.intp]) -> FloatArray:
+def _products(queries: FloatArray, which: Numbers, block: FloatArray, at: Numbers) -> FloatArray:
     """The products of pairs of a query and a row, one by one.
 
     A product of matrices rounds equal rows differently, depending on where they stand: their ids would not decide.
@@ -118,27 +122,29 @@ class _Best:
     """The best rows so far, those that wait to be sorted in, and the values of all of these rows."""
 
     def __init__(self, queries: int, k: int, columns: Sequence[str]) -> None:
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
         self.k = k
-        self.columns = columns
+        self.columns = [names.ID, *(name for name in columns if name != names.ID)]
         self.worst: FloatArray = np.full(queries, -np.inf, np.float32)
         """[queries] the score of the k-th best row so far; rows below it need not be looked at."""
         self._queries = queries
-        self._parts: list[tuple[NDArray[np.intp], FloatArray, NDArray[np.int64]]] = []
+        self._parts: list[tuple[Numbers, FloatArray, NDArray[np.int64]]] = []
         self._values: list[pa.RecordBatch] = []
         self._kept = 0  # rows of _values
         self._waiting = 0
 
-    def add(self, which: NDArray[np.intp], at: NDArray[np.intp], scores: FloatArray, values: pa.RecordBatch) -> None:
+    def add(self, which: Numbers, at: Numbers, scores: FloatArray, values: pa.Table) -> None:
         """Take in rows ``at`` of ``values`` for the queries ``which``."""
         if not len(which):
             return
         rows, number = np.unique(at, return_inverse=True)
         # A copy of the rows: a slice would keep the whole batch in memory, and its vectors.
-        self._values.append(values.take(pa.array(rows)))
+        self._values += values.take(pa.array(rows)).to_batches()
         self._parts.append((which, scores, number.reshape(-1) + self._kept))
         self._kept += len(rows)
         self._waiting += len(which)
-        if self._waiting > _MOST_WAITING * self._queries * self.k:
+        if self._waiting >= _MOST_WAITING * self._queries * self.k:
             self.settle()
 
     def settle(self) -> None:
@@ -158,9 +164,7 @@ class _Best:
         self._kept, self._waiting = len(used), 0
 
     @staticmethod
-    def _order(
-        which: NDArray[np.intp], scores: FloatArray, rows: NDArray[np.int64], table: pa.Table
-    ) -> NDArray[np.intp]:
+    def _order(which: Numbers, scores: FloatArray, rows: NDArray[np.int64], table: pa.Table) -> Numbers:
         """By query, best first, ties by id: of tied rows alone ids are compared, for most have no rival."""
         keys = which.astype(np.uint64) << np.uint64(32) | _descending(scores)
         order = np.argsort(keys)

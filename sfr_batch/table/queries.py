@@ -7,6 +7,9 @@ import numpy as np
 from sfr_batch.errors import ConfigError
 from sfr_batch.table.nearest import FloatArray
 
+_ROUNDING = 1e-6
+"""Of the length of a unit vector in float32."""
+
 
 def is_vectors(queries: object) -> TypeGuard[FloatArray]:
     """Whether the queries are an array of numbers rather than texts."""
@@ -43,7 +46,10 @@ def check_texts(queries: Any) -> list[str]:
 
 
 def unit_vectors(queries: Any, dim: int) -> FloatArray:
-    """The queries as float32 [q, dim] of unit length. Raises ConfigError, which names the row that is wrong."""
+    """The queries as float32 [q, dim] of unit length; those that have it, up to rounding, as they are.
+
+    Raises ConfigError, which names the row that is wrong.
+    """
     vectors = np.asarray(queries, np.float32)
     if vectors.ndim != 2 or vectors.shape[1] != dim:
         raise ConfigError(
@@ -54,5 +60,5 @@ def unit_vectors(queries: Any, dim: int) -> FloatArray:
     wrong = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
     if len(wrong):
         raise ConfigError(f"Query {wrong[0]} has the length {lengths[wrong[0], 0]}: it is no direction to search in.")
-    unit: FloatArray = (vectors / lengths).astype(np.float32)
+    unit: FloatArray = np.where(np.abs(lengths - 1) < _ROUNDING, vectors, vectors / lengths).astype(np.float32)
     return unit

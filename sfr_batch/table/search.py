@@ -1,6 +1,11 @@
-"""Exact search: compares every live vector with the queries, in bounded memory. Knows no model; see `nearest`."""
+"""Exact search: compares every live vector with the queries, in bounded memory, here or in tasks of an executor.
 
-from collections.abc import Collection, Iterable, Sequence
+A task has some whole data files, and finds the best rows of each query among theirs; the best of these are the answer,
+which is the same wherever it was found. Knows no model; see `nearest`.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -11,11 +16,21 @@ from sfr_batch.errors import counted
 from sfr_batch.format import names
 from sfr_batch.format.notebook import html_table
 from sfr_batch.format.on_screen import shown_cell, shown_id
+from sfr_batch.storage.executor import ROWS_A_TASK, Executor, check_reach
+from sfr_batch.table.arguments import listed, whole_number
 from sfr_batch.table.json_values import python_value, rows_as_json
-from sfr_batch.table.nearest import FloatArray, Nearest, nearest, vectors_of
+from sfr_batch.table.nearest import FloatArray, Nearest, merged, nearest, vectors_of
+from sfr_batch.table.products import OnCpu, Products
+from sfr_batch.table.readers import Readers
+from sfr_batch.table.scan import Scan
 from sfr_batch.table.tabular import Tabular
 
-__all__ = ["Hit", "Hits", "Matches", "top_k", "vectors_of"]
+__all__ = ["Hit", "Hits", "Matches", "Search", "top_k", "vectors_of"]
+
+_TASKS = 1024
+"""At most. Each has an answer of its own to all queries, which the driver reads."""
+_SHARE_OF_A_GPU = 1 / 8
+"""Of a task: it reads and unpacks files for far longer than it multiplies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +123,71 @@ class Matches(Sequence[Hits], Tabular):
 def _score_beside(columns: Collection[str]) -> str:
     """What the score of a hit is called among columns of the table, which may have a score of their own."""
     return "score" if "score" not in columns else "cosine"
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is asked of a snapshot: the ``k`` nearest rows of a scan, and their ``columns``."""
+
+    scan: Scan
+    k: int
+    columns: Sequence[str]
+
+    @classmethod
+    def of(cls, readers: Readers, k: int, columns: Sequence[str] = (), where: str | None = None) -> "Search":
+        """A search of all live rows that match ``where``. Where documents are cut into chunks, a row's chunk and its
+        span come first. Raises ConfigError for a wrong number or filter, TableError for an unknown column."""
+        k, columns = whole_number("k", k, 1), listed("columns", columns)
+        scan = readers.scan(where=where)
+        chunk = [name for name in names.CHUNK_COLUMNS if name in scan.table_schema.names]
+        shown = list(dict.fromkeys([*chunk, *columns]))
+        return cls(scan.select([names.ID, names.EMBEDDING, *shown]), k, shown)
+
+    @property
+    def dim(self) -> int:
+        """Numbers of a vector."""
+        return int(self.scan.table_schema.field(names.EMBEDDING).type.list_size)
+
+    def run(
+        self,
+        queries: FloatArray,
+        executor: Executor | None = None,
+        products: Callable[[FloatArray], Products] = OnCpu,
+    ) -> Matches:
+        """The hits of each of ``queries`` [q, d], of unit length.
+
+        executor: runs the tasks; default: this process. products: makes the products of queries, in this process or in
+        tasks that have a share of a GPU, where the executor has one; other tasks compute on their CPU. Raises
+        ConfigError if tasks would not see the table.
+        """
+        schema = self.scan.select([names.ID, *self.columns]).schema
+        if executor is None or not len(queries):
+            found = _nearest_of(self.scan, _Work(queries, self.k, self.columns, products))
+            return Matches(found, self.columns, schema)
+        check_reach(executor, self.scan.store.root)
+        on_gpu = products is not OnCpu and executor.has_gpu
+        work = executor.share(_Work(queries, self.k, self.columns, products if on_gpu else OnCpu))
+        gpus = _SHARE_OF_A_GPU if on_gpu else 0
+        parts = self.scan.parts(max(1, min(_TASKS, math.ceil(self.scan.live / ROWS_A_TASK))))
+        handles = [executor.submit(_nearest_of, part, work, gpus=gpus)[0] for part in parts]
+        found = merged(executor.get(handles), len(queries), self.k, self.columns, schema)
+        return Matches(found, self.columns, schema)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What all tasks need."""
+
+    queries: FloatArray
+    k: int
+    columns: Sequence[str]
+    products: Callable[[FloatArray], Products]
+
+
+def _nearest_of(scan: Scan, work: _Work) -> Nearest:
+    """The best rows among those of a scan."""
+    queries = work.queries
+    return nearest(scan.batches(), queries, work.k, work.columns, work.products(queries) if len(queries) else None)
 
 
 def top_k(

@@ -187,10 +187,10 @@ def test_interrupt_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_what_others_have_written_is_shown_escaped_and_short(monkeypatch: pytest.MonkeyPatch, finished: Path) -> None:
     huge = "x" * 2_000_000
 
-    def found(*_: Any, **__: Any) -> Hits:
-        return Hits([Hit("a\x1b[2J\nb", 0.5, {"text": "\x1b]0;owned\x07" + huge}), Hit(huge, 0.25, {"text": ""})])
+    def found(*_: Any, **__: Any) -> list[Hits]:
+        return [Hits([Hit("a\x1b[2J\nb", 0.5, {"text": "\x1b]0;owned\x07" + huge}), Hit(huge, 0.25, {"text": ""})])]
 
-    monkeypatch.setattr(EmbeddingTable, "search", found)
+    monkeypatch.setattr(EmbeddingTable, "search_many", found)
     lines = run("search", finished / "table", "x", "--show", "text").output.splitlines()
     assert lines[0] == "0.5000  a\\x1b[2J\\nb"
     assert lines[1] == "        \\x1b]0;owned\\x07" + "x" * 83 + "…"

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from jobs import docstrings as demo
+from jobs.benchmark import auditing, pricing, processes, report, resume, searching, watching
 from jobs.benchmark import pipeline as comparing
-from jobs.benchmark import pricing, processes, report, resume, watching
 from jobs.benchmark.__main__ import main
 from jobs.benchmark.contenders import CONTENDERS, Event, padding, tokens_per_second, vectors_by_id
 from jobs.benchmark.corpus import write_distinct_docstrings
@@ -205,14 +205,32 @@ def test_publishing_end_to_end(tmp_path: Path) -> None:
     assert "each further row takes" in done.output
 
 
+@pytest.mark.slow
 def test_search_end_to_end(tmp_path: Path) -> None:
-    """It compares its scores with those of the product itself."""
-    done = invoke("search", "--rows", "9000", "--dim", "8", "--queries", "30", "-k", "5", "--output", str(tmp_path))
+    """It compares its scores with those of the product itself, and those on Ray with those in a process."""
+    arguments = ["--rows", "9000", "--dim", "8", "--queries", "30", "-k", "5", "--memory-rows", "40000"]
+    done = invoke("search", *arguments, "--output", str(tmp_path))
     assert done.exit_code == 0, done.output
-    found = json.loads((tmp_path / "search.json").read_text())["search"]
-    assert (found["rows"], found["dim"], found["queries"], found["k"]) == (9000, 8, 30, 5)
-    assert min(found["search"], found["read"], found["numpy"], found["torch"]) > 0
+    found = json.loads((tmp_path / "search.json").read_text())
+    assert found["search"][0]["where"] == "one process, 1 thread"
+    assert [one["where"] for one in found["search"][-2:]] == ["Ray, 1 worker", "Ray, 2 workers"]
+    for one in found["search"]:
+        assert (one["rows"], one["dim"], one["queries"], one["k"]) == (9000, 8, 30, 5)
+        assert min(one["search"], one["read"], one["product"]) > 0
+    assert [one["rows"] for one in found["memory"]] == [10_000, 40_000]
     assert "search / (product + read)" in done.output
+
+
+def test_search_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It compares its scores with those of the product itself."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    auditing.write(str(tmp_path), 9000, 8)
+    found = searching.here(str(tmp_path), 30, 5)
+    assert min(found["search"], found["read"], found["product"]) > 0
+    searched = searching.Searched(
+        "here", 9000, 8, 30, 5, *(found[name] for name in ("search", "read", "product")), None
+    )
+    assert "30 queries, k 5, over 9,000 x 8" in searching.table([searched])
 
 
 def test_audit_end_to_end(tmp_path: Path) -> None:

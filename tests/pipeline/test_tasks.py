@@ -1,4 +1,4 @@
-"""Functions as Ray tasks: publishing, exporting, compacting, auditing and reading on a real Ray."""
+"""Functions as Ray tasks: publishing, exporting, compacting, auditing, reading and searching on a real Ray."""
 
 import dataclasses
 import shutil
@@ -21,7 +21,7 @@ from sfr_batch.pipeline.tasks import OnRay
 from sfr_batch.storage import executor
 from sfr_batch.storage.executor import ROWS_HERE
 from sfr_batch.storage.stores import open_store
-from sfr_batch.table import export, row_changes, scan
+from sfr_batch.table import export, row_changes, scan, search
 from sfr_batch.table.commit import documents, publish
 from sfr_batch.table.table import Table
 from tests.states import Row, commit_file, publish_state, state_of
@@ -125,6 +125,22 @@ def test_reading_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with sfr.on_ray("auto") as run:
         assert table.to_arrow(executor=run).equals(table.to_arrow())
         assert np.array_equal(table.to_numpy(executor=run).matrix, table.to_numpy().matrix)
+
+
+def test_search_on_ray_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows, their columns and the bits of their scores; many rows tie."""
+    monkeypatch.setattr(search, "ROWS_A_TASK", 1)
+    table = state_of(open_store(str(tmp_path / "table")), FILES, DEAD)
+    queries = np.random.default_rng(1).normal(size=(5, 3))
+    opened = sfr.open_table(table.store.root)
+    here = opened.search_many(queries, 50, ["package"]).to_arrow()
+    assert here.num_rows == 5 * 50
+    with sfr.on_ray("auto") as run:
+        assert isinstance(run, OnRay)
+        assert not run.has_gpu
+        assert opened.search_many(queries, 50, ["package"], executor=run).to_arrow().equals(here)
+        with pytest.raises(TableError, match="has no column 'pakage'"):
+            opened.search_many(queries, 50, ["pakage"], executor=run)
 
 
 def test_large_tables_are_worked_on_where_ray_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ class Counting:
     """An executor that runs nothing, and notes how many rows each task reads and into how many parts it deals them."""
 
     sees_disk = True
+    has_gpu = False
 
     def __init__(self) -> None:
         self.new: list[tuple[int, int]] = []
@@ -34,7 +35,7 @@ class Counting:
     def share(self, value: Any) -> Any:
         return value
 
-    def submit(self, function: Callable[..., Any], *args: Any, returns: int = 1) -> list[Any]:
+    def submit(self, function: Callable[..., Any], *args: Any, returns: int = 1, gpus: float = 0) -> list[Any]:
         if function is scan:
             rows = sum(split.rows for unit in args[0] for split in unit.splits)
             self.new.append((rows, args[-1]))

@@ -61,7 +61,7 @@ def test_parts_are_in_order_and_all_there(table: Table, tmp_path: Path) -> None:
 
 def test_a_repeated_task_finds_its_own_files(table: Table, tmp_path: Path) -> None:
     class Twice(InProcess):
-        def submit(self, function: Any, *args: Any, returns: int = 1) -> list[Any]:
+        def submit(self, function: Any, *args: Any, returns: int = 1, gpus: float = 0) -> list[Any]:
             super().submit(function, *args)
             return super().submit(function, *args)
 

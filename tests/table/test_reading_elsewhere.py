@@ -117,7 +117,7 @@ def test_results_are_not_in_memory_that_is_lent(table: Table) -> None:
     lent: list[pa.Buffer] = []
 
     class Lending(InProcess):
-        def submit(self, function: Any, *args: Any, returns: int = 1) -> list[Any]:
+        def submit(self, function: Any, *args: Any, returns: int = 1, gpus: float = 0) -> list[Any]:
             found = super().submit(function, *args, returns=returns)
             lent.extend(found)
             return found

@@ -39,6 +39,7 @@ class Shuffled:
     """Runs tasks in any order, and each on copies of its arguments, as workers on other machines have them."""
 
     sees_disk = True
+    has_gpu = False
 
     def __init__(self, store: Store, seed: int) -> None:
         self._store, self._rng = store, random.Random(seed)
@@ -48,7 +49,7 @@ class Shuffled:
     def share(self, value: Any) -> Any:
         return {"value": self._copy(value)}
 
-    def submit(self, function: Callable[..., Any], *args: Any, returns: int = 1) -> list[Any]:
+    def submit(self, function: Callable[..., Any], *args: Any, returns: int = 1, gpus: float = 0) -> list[Any]:
         handles: list[dict[str, Any]] = [{} for _ in range(returns)]
         self._waiting.append((function, args, handles))
         return handles
