@@ -19,7 +19,7 @@ import pytest
 import sfr_batch
 from sfr_batch.cli.main import main
 from sfr_batch.config.loading import load_config
-from sfr_batch.config.settings import RunSettings
+from sfr_batch.corpus.splits import ROWS
 from sfr_batch.format import names
 from sfr_batch.format.records import Manifest
 from sfr_batch.planning.make import make_plan
@@ -298,7 +298,7 @@ def test_commands_load_what_they_need(tmp_path: Path) -> None:
 def test_help_offers_what_there_is() -> None:
     """Its choices and defaults are spelled where nothing is loaded for them."""
     assert (*ENGINES, choices.ARROW) == choices.CHOICES
-    assert RunSettings().rows_per_split == choices.ROWS_PER_FILE
+    assert choices.ROWS_PER_FILE == ROWS
 
 
 def reads_of_parquet(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:

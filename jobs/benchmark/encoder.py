@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from jobs.benchmark.corpus import all_docstrings, distinct_docstrings
 from jobs.benchmark.report import aligned
-from sfr_batch.config.settings import CPU_BATCH_TOKENS, LARGE_MODEL_TOKENS, ModelSettings, RunSettings
+from sfr_batch.config.settings import CPU_BATCH_TOKENS, LARGE_MODEL_TOKENS, ModelSettings
+from sfr_batch.corpus.splits import ROWS
 from sfr_batch.encoder import batching
 from sfr_batch.errors import RunFailed
 
@@ -194,7 +195,7 @@ def batching_alone(settings: ModelSettings, rounds: int) -> list[Measurement]:
     from sfr_batch.model.sources.location import locate
     from sfr_batch.model.tokenization.tokenizer import Tokenizer
 
-    size = RunSettings().rows_per_split
+    size = ROWS
     tokenizer = Tokenizer.load(read_recipe(locate(settings, weights=False), settings))
     texts = all_docstrings()
     whole = range(0, len(texts) - size + 1, size) or [0]  # fewer documents make one small split

@@ -9,7 +9,7 @@ table; opens the shards that have to be surveyed.
 import hashlib
 import heapq
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sfr_batch.config.run_settings import RunSettings
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.shards import Shard
-from sfr_batch.corpus.splits import rows_per_split
+from sfr_batch.corpus.splits import rows_by_text, rows_per_split
 from sfr_batch.corpus.survey import ShardStatistics, survey_shards
 
 FEWEST = 100
@@ -50,6 +50,8 @@ class SmallShards:
     """Sorted by URI."""
     full: int
     """Stored bytes of a full pack."""
+    most: int
+    """Most rows of a split."""
     sample: Mapping[str, ShardStatistics] = field(repr=False)
     """By URI."""
     means: "_Means"
@@ -86,23 +88,24 @@ def find_small(
     means = {kind: _Means.of([known[shard.uri] for shard in its]) for kind, its in samples.items()}
     rows = sum(known[uri].rows for uri in known.keys() - unclear)
     rows += sum(round(means[kind].rows * sum(shard.size for shard in its)) for kind, its in likely.items())
-    most = rows_per_split(rows, run.rows_per_split, run.min_splits)
+    most = {kind: rows_by_text(run.rows_per_split, its.rows, its.text) for kind, its in means.items()}
     small = []
     for kind, its in likely.items():
-        full = _full_pack(means[kind], most, run.bytes_per_split)
+        full = _full_pack(means[kind], rows_per_split(rows, most[kind], run.min_splits), run.bytes_per_split)
         chosen = tuple(shard for shard in its if shard.size * _SMALL <= full)
         if len(chosen) >= FEWEST:
             sample = {shard.uri: known[shard.uri] for shard in samples[kind]}
-            small.append(SmallShards(chosen, full, sample, means[kind]))
+            small.append(SmallShards(chosen, full, most[kind], sample, means[kind]))
             unclear -= {shard.uri for shard in chosen}
     rest = [shard for shard in shards if shard.uri in unclear and shard.uri not in known]
     known |= {survey.shard.uri: survey for survey in survey_shards(rest, settings)}
     return small, [known[shard.uri] for shard in shards if shard.uri in known]
 
 
-def are_many_small(surveys: Sequence[ShardStatistics], max_rows: int) -> bool:
-    """Whether so many of the shards are small that they are to share splits. max_rows: of a split."""
-    return sum(survey.rows * _SMALL <= max_rows for survey in surveys) >= FEWEST
+def are_many_small(surveys: Sequence[ShardStatistics], max_rows: Callable[[int, int], int]) -> bool:
+    """Whether so many of the shards are small that they are to share splits. max_rows: of a split, by the rows of a
+    shard and the bytes of their text."""
+    return sum(its.rows * _SMALL <= max_rows(its.rows, its.text_bytes) for its in surveys) >= FEWEST
 
 
 def cut_packs(shards: Sequence[Shard], full: int) -> Iterator[Sequence[Shard]]:

@@ -19,6 +19,10 @@ from sfr_batch.format.fingerprint import short_id
 from sfr_batch.format.records import PACKED
 from sfr_batch.format.split_ids import LAST_FLAG, STREAM_PREFIX
 
+ROWS, MOST_ROWS = 2**13, 2**15
+"""Rows of a split by default, and where texts are short. A driver manages some fifty splits a second, however small."""
+_SHORT = 2**22
+"""Bytes of text up to which a split gets more rows: about a million tokens, half a minute of a GPU."""
 SMALLEST_SPLIT = 256
 """Fewest rows of a split that a small corpus is cut into."""
 
@@ -127,6 +131,18 @@ def pack_whole(
 def start_of(unit: ReadUnit) -> int:
     """The position in its shard at which a unit begins."""
     return unit.splits[0].start if unit.splits else 0
+
+
+def rows_by_text(wanted: int | None, rows: float, text_bytes: float) -> int:
+    """The most rows of a split: ``wanted``, or by default ROWS, doubled as long as their text is short.
+
+    rows, text_bytes: of what is cut, by whatever measure. Doubling lets a shard that changes a little keep its
+    split boundaries.
+    """
+    most = ROWS if wanted is None else wanted
+    while wanted is None and 2 * most <= MOST_ROWS and 2 * most * text_bytes <= _SHORT * rows:
+        most *= 2
+    return most
 
 
 def rows_per_split(total_rows: int, rows: int, min_splits: int) -> int:

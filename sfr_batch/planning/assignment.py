@@ -59,7 +59,12 @@ def assign_work(
     """
     decisions = found.decisions
     encode = decisions["kind"] == Decision.ENCODE
-    max_rows = rows_per_split(int(encode.sum()), limits.rows, limits.min_splits)
+
+    def most_rows(chosen: NDArray[np.bool_] | RowNumbers, min_splits: int) -> int:
+        sizes = decisions["size"][chosen]
+        return rows_per_split(len(sizes), limits.rows_of(len(sizes), int(sizes.sum())), min_splits)
+
+    max_rows = most_rows(encode, limits.min_splits)
     of_shard, shards = _rows_by_shard(found), {unit.shard.uri: unit.shard for unit in found.units}
     fresh = frozenset(
         uri
@@ -93,9 +98,7 @@ def assign_work(
     copies = [
         Copy(pack_rows(chosen, kind), _sources(found, chosen), lender)
         for kind, rows_to_copy, lender in (("copy", copied[~lent], None), ("lent", copied[lent], found.lender))
-        for chosen in _cut(
-            rows_to_copy, decisions["size"], rows_per_split(len(rows_to_copy), limits.rows, 1), limits.bytes
-        )
+        for chosen in _cut(rows_to_copy, decisions["size"], most_rows(rows_to_copy, 1), limits.bytes)
     ]
     return Assignment(Difference(changes, fresh | unread, indexed, tuple(packed), tuple(copies)), rows)
 

@@ -1,6 +1,7 @@
 """Which splits of read units have a data file, and which are missing. Knows split ids and a listing, no snapshot."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,13 +57,13 @@ class CommittedSplits:
         return {split_id: info for split_id, info in self.committed.items() if split_id in ids}
 
     @cached_property
-    def begun(self) -> frozenset[str]:
-        """URIs of the shards of which some split has a data file."""
-        return frozenset(
-            unit.shard.uri
-            for unit in self.units
-            if (self._done_of(unit.stream) if unit.stream else any(s.split_id in self.committed for s in unit.splits))
-        )
+    def begun(self) -> Counter[str]:
+        """The shards of which some split has a data file: how many splits of each have, by URI."""
+        done: Counter[str] = Counter()
+        for unit in self.units:
+            here = (split for split in unit.splits if split.split_id in self.committed)
+            done[unit.shard.uri] += len(self._done_of(unit.stream)) if unit.stream else sum(1 for _ in here)
+        return +done
 
     def missing(self, finished: Iterable[str]) -> int:
         """The splits that are missing once those with the ids ``finished`` are done; of streams a lower bound."""

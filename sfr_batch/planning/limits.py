@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from sfr_batch.config.settings import Config, RunSettings, TableSettings
-from sfr_batch.corpus.splits import Split
+from sfr_batch.corpus.splits import Split, rows_by_text
 from sfr_batch.errors import TooManyChanges, TooManyDeletes
 from sfr_batch.format import names
 from sfr_batch.format.layout import Layout
@@ -24,11 +24,19 @@ FEW_CHANGES = 100
 
 @dataclass(frozen=True)
 class SplitLimits:
-    """The largest split, in rows and in bytes of text, and the number of splits that a small corpus is cut into."""
+    """The largest split, and the number of splits that a small corpus is cut into."""
 
-    rows: int
+    rows: int | None
+    """`run.rows_per_split`; None: as the text has it."""
+    vectors: int
+    """Rows whose vectors fit into `run.vector_bytes_per_split`."""
     bytes: int
+    """Of text."""
     min_splits: int
+
+    def rows_of(self, rows: int, text_bytes: int) -> int:
+        """The most rows of a split of these ``rows``, which have ``text_bytes`` bytes of text."""
+        return min(rows_by_text(self.rows, rows, text_bytes), self.vectors)
 
 
 def split_identity(config: Config, card: TableCard, recipe: str, layout: Layout) -> tuple[str, ...]:
@@ -50,7 +58,7 @@ def limits_of_a_split(run: RunSettings, card: TableCard) -> SplitLimits:
     if inputs["overflow"] == "chunk":
         new_tokens = inputs["chunk_tokens"] - inputs["chunk_overlap"]
         size = min(size, int(vectors * new_tokens * BYTES_PER_TOKEN))
-    return SplitLimits(min(run.rows_per_split, vectors), size, run.min_splits)
+    return SplitLimits(run.rows_per_split, vectors, size, run.min_splits)
 
 
 def estimate_tokens(splits: Sequence[Split], card: TableCard) -> int:

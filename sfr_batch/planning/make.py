@@ -4,8 +4,9 @@ Reads metadata only, writes nothing. Needs no GPU, no Ray and no torch."""
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from sfr_batch.config.settings import Config, CorpusSettings, TableSettings
@@ -13,7 +14,7 @@ from sfr_batch.corpus.columns import Columns, resolve_columns
 from sfr_batch.corpus.listing import Listing, list_shards
 from sfr_batch.corpus.packs import SmallShards, find_small
 from sfr_batch.corpus.shards import Shard
-from sfr_batch.corpus.splits import ReadUnit, cut, pack_whole, rows_per_split
+from sfr_batch.corpus.splits import ROWS, ReadUnit, cut, pack_whole, rows_per_split
 from sfr_batch.corpus.survey import ShardStatistics, survey_shards
 from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import ConfigError, CorpusError, ObjectNotFound, TableError, TableNotFound, counted
@@ -125,8 +126,8 @@ def _plan(
     if table is not None:
         accepted, card = _of_table(table, base, today)
     limits = limits_of_a_split(config.run, card)
-    units = _cut(config, survey, diff, limits, card, recipes, base)
-    committed = table.committed() if table is not None and (units or base) else {}
+    committed = table.committed() if table is not None and (survey.shards or survey.small or base) else {}
+    units = _cut(config, survey, diff, limits, card, recipes, base, committed)
     if survey.small and not _is_about(units, committed, store):
         return _plan(config, store, table, base, continues, again, packs=False)
     rows = {shard.shard.uri: shard.rows for shard in survey.shards if shard.all_live}
@@ -298,11 +299,13 @@ def _cut(
     card: TableCard,
     recipes: ShardRecipes,
     base: Snapshot | None,
+    committed: Mapping[str, ObjectInfo],
 ) -> list[ReadUnit]:
     """Cut the changed shards into splits, and pack the small ones.
 
-    The size of a split follows from the rows of the whole corpus, unchanged shards included: so a shard is always cut
-    the same way, whatever else is carried over.
+    The size of a split follows from the shard's text and from the rows of the whole corpus, unchanged shards included:
+    so a shard is always cut the same way, whatever else is carried over. Unless more of it is done as older releases
+    cut it, which had no more rows of short texts by default: then it stays as it is.
     """
 
     def identity_of(shards: Sequence[Shard]) -> tuple[str, ...]:
@@ -310,15 +313,26 @@ def _cut(
 
     total = sum(record.read for record in diff.unchanged) + sum(shard.rows for shard in survey.shards)
     total += sum(its.expected(its.shards)[0] for its in survey.small)
-    rows = rows_per_split(total, limits.rows, limits.min_splits)
+
+    def most_rows(most: int) -> int:
+        return rows_per_split(total, min(most, limits.vectors), limits.min_splits)
+
     condemned = base.read_condemned() if base else frozenset[str]()
-    units = [
-        unit
-        for shard in survey.shards
-        for unit in cut(shard, rows, limits.bytes, identity_of([shard.shard]), condemned)
-    ]
-    packs = [(pack, its.expected(pack)) for its in survey.small for pack in its.packs()]
-    units += [pack_whole(its, size, rows, limits.bytes, identity_of(its), condemned) for its, size in packs]
+
+    def cut_all(sizes: Iterable[tuple[ShardStatistics, int]]) -> dict[str, list[ReadUnit]]:
+        return {its.shard.uri: cut(its, rows, limits.bytes, identity_of([its.shard]), condemned) for its, rows in sizes}
+
+    sizes = [(its, most_rows(limits.rows_of(its.rows, its.text_bytes))) for its in survey.shards]
+    cuts = cut_all(sizes)
+    if limits.rows is None and committed:
+        older = cut_all((its, most_rows(ROWS)) for its, rows in sizes if rows > most_rows(ROWS))
+        done, before = (
+            CommittedSplits([unit for uri in older for unit in its[uri]], committed).begun for its in (cuts, older)
+        )
+        cuts |= {uri: its for uri, its in older.items() if before[uri] > done[uri]}
+    units = [*chain(*cuts.values())]
+    packs = [(pack, its.expected(pack), most_rows(its.most)) for its in survey.small for pack in its.packs()]
+    units += [pack_whole(its, size, rows, limits.bytes, identity_of(its), condemned) for its, size, rows in packs]
     return units
 
 

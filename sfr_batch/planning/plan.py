@@ -293,9 +293,14 @@ class EmbedPlan:
         if self.packs:  # no row has a vector, or so few that they are embedded anew, see `make`
             return False
         waiting = any(shard.uri not in self.begun for shard, _ in self.changed)
-        many = self.base is not None and are_many_small(self.surveys, self.limits.rows)  # compared rows share splits
+        many = self.base is not None and are_many_small(self.surveys, self.limits.rows_of)  # compared rows share splits
         found = waiting and (self.unpublished or self.lender or many)
         return self.selection.always_compares or bool(self.old) or bool(found)
+
+    @property
+    def partly_done(self) -> frozenset[str]:
+        """URIs of the shards of which some split has a data file."""
+        return frozenset(self._splits_there.begun)
 
     @cached_property
     def begun(self) -> frozenset[str]:
@@ -303,7 +308,7 @@ class EmbedPlan:
         are not compared with its other data files."""
         if self.base is not None or self.difference is not None or self.selection.always_compares:
             return frozenset()
-        return self._splits_there.begun
+        return self.partly_done
 
     @property
     def changes_nothing(self) -> bool:

@@ -9,6 +9,6 @@ CHOICES = (ANY, "spark", "trino", "hive", "athena", "bigquery", "duckdb", "polar
 are those of `engine_types.ENGINES`."""
 
 ROWS_PER_FILE = 8192
-"""Most vectors of a new data file of a compaction: `run.rows_per_split` where it is not set."""
+"""Most vectors of a new data file of a compaction: as many as a split has by default."""
 MAX_UNNEEDED = 0.2
 """Share of unneeded rows above which a compaction rewrites a file."""

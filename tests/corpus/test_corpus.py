@@ -18,7 +18,7 @@ from sfr_batch.corpus.listing import list_shards
 from sfr_batch.corpus.reader import check_unchanged, read_unit
 from sfr_batch.corpus.rows import Rows
 from sfr_batch.corpus.shards import Shard
-from sfr_batch.corpus.splits import SMALLEST_SPLIT, ReadUnit, Split, cut, rows_per_split
+from sfr_batch.corpus.splits import SMALLEST_SPLIT, ReadUnit, Split, cut, rows_by_text, rows_per_split
 from sfr_batch.corpus.survey import RowGroup, ShardStatistics, survey_shards
 from sfr_batch.corpus.text_template import TextTemplate
 from sfr_batch.errors import ConfigError, CorpusError, StorageError
@@ -263,6 +263,13 @@ def test_rows_per_split_halves(total: int, rows: int, min_splits: int) -> None:
     assert chosen == rows or rows_per_split(total, chosen * 2, min_splits) <= chosen * 2
     if chosen > SMALLEST_SPLIT:
         assert rows_per_split(total + total // 100, rows, min_splits) in (chosen, min(rows, chosen * 2), chosen * 2 + 1)
+
+
+def test_short_texts_have_more_rows_in_a_split() -> None:
+    """As many as four mebibytes of text are, unless the config says how many."""
+    means = (1000, 257, 256, 129, 128, 1, 0)
+    assert [rows_by_text(None, 10, 10 * mean) for mean in means] == [8192, 8192, 16384, 16384, *[32768] * 3]
+    assert [rows_by_text(100, 10, 10 * mean) for mean in means] == [100] * len(means)
 
 
 def test_rows_per_split_by_example() -> None:

@@ -3,20 +3,33 @@
 import os
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from sfr_batch.checks.audit.auditor import audit
+from sfr_batch.corpus import splits
+from sfr_batch.planning import make
 from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.make import make_plan
 from sfr_batch.storage.executor import InProcess
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.table import Table
 from tests.nights import Counting, Doc, Place, Writer, docs_of, expected_vectors, night
-from tests.tables import do_copies, do_splits
+from tests.tables import do_copies, do_splits, parquet, put
 
 pytestmark = pytest.mark.usefixtures("one_look_at_the_model")
 
 Nights = tuple[Place, Writer]
+BY_TEXT = "run.rows_per_split=null"
+
+
+@pytest.fixture
+def sizes_by_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default 4 rows a split; 8 of at most 128 bytes, 16 of at most 64 bytes."""
+    for module in (splits, make):
+        monkeypatch.setattr(module, "ROWS", 4)
+    monkeypatch.setattr(splits, "MOST_ROWS", 16)
+    monkeypatch.setattr(splits, "_SHORT", 1024)
 
 
 def interrupted(place: Place, splits: int, *overrides: str) -> list[str]:
@@ -111,6 +124,54 @@ def test_splits_of_another_size_are_used(nights: Nights) -> None:
     paid = interrupted(place, 3)
     _, texts = night(place, "run.rows_per_split=7")
     assert len(texts) == 20 - len(paid)
+    check(place, writer)
+
+
+@pytest.mark.usefixtures("sizes_by_text")
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize(("groups", "older"), [((40,), 10 * [4]), ((3, 15), [3, 3, 4, 4, 4])])
+def test_a_run_that_an_older_release_began_keeps_its_smaller_splits(
+    nights: Nights, groups: tuple[int, ...], older: list[int], published: bool
+) -> None:
+    """Its default was the same for all texts. Nothing is read to compare it, also where a split would be the same
+    today; a shard that it has not begun has larger splits."""
+    place, writer = nights
+    if published:
+        writer.write({"a.parquet": docs_of("a", 4)})
+        night(place, BY_TEXT)
+    new = {"b.jsonl": docs_of("b", 40), "c.parquet": docs_of("c", sum(groups)), "d.parquet": docs_of("d", 40)}
+    writer.write({**writer.now, **new})
+    rows = pq.read_table(f"{writer.root}/c.parquet")
+    put(writer.root, "c.parquet", parquet(rows, groups))
+    begun = len(make_plan(place.config()).splits) - len(older) - 10 + 2
+    paid = interrupted(place, begun)  # all splits of b, the first two of c
+    plan = make_plan(place.config(BY_TEXT))
+    of_shard = {name: [split.rows for split in plan.splits if split.shard.endswith(name)] for name in new}
+    assert (len(of_shard["b.jsonl"]), of_shard["c.parquet"], of_shard["d.parquet"]) == (begun - 2, older, [13, 13, 14])
+    assert (len(plan.done), plan.has_to_compare) == (begun, False)
+    _, texts = night(place, BY_TEXT)
+    assert sorted([*paid, *texts]) == sorted(doc.text for its in new.values() for doc in its)
+    check(place, writer)
+
+
+@pytest.mark.usefixtures("sizes_by_text")
+def test_texts_of_other_shards_leave_the_splits_of_a_shard_as_they_are(nights: Nights) -> None:
+    place, writer = nights
+    writer.write({"a.parquet": docs_of("a", 40)})
+    before = make_plan(place.config(BY_TEXT)).splits
+    paid = interrupted(place, 2, BY_TEXT)
+    long = [Doc(f"b{n}", f"{n} {'long ' * 50}") for n in range(40)]
+    writer.write({**writer.now, "b.parquet": long})
+    plan = make_plan(place.config(BY_TEXT))
+    assert plan.splits[: len(before)] == before
+    assert [split.rows for split in plan.splits] == [13, 13, 14, *[4] * 10]
+    assert (len(plan.done), plan.has_to_compare) == (2, False)
+    _, texts = night(place, BY_TEXT)
+    assert sorted([*paid, *texts]) == sorted(doc.text for its in writer.now.values() for doc in its)
+    assert make_plan(place.config(BY_TEXT)).up_to_date
+    writer.write({**writer.now, "c.parquet": docs_of("c", 4)})
+    assert {split.shard for split in make_plan(place.config(BY_TEXT)).splits} == {f"{place.corpus}/c.parquet"}
+    assert night(place, BY_TEXT)[1] == [doc.text for doc in docs_of("c", 4)]
     check(place, writer)
 
 

@@ -190,6 +190,18 @@ def test_a_corpus_that_has_become_another_one_is_compared(nights: Nights) -> Non
     check(place, writer)
 
 
+def test_packs_of_another_size_are_used(nights: Nights) -> None:
+    """As those of a release with another default are."""
+    place, writer = nights
+    writer.write(small_shards())
+    paid = interrupted(place, 3, rows=16)
+    plan = make_plan(place.config(*SPLITS))
+    assert (plan.packs, plan.has_to_compare) == (0, True)
+    _, texts = night(place, *SPLITS)
+    assert sorted([*paid, *texts]) == texts_of(writer.now)
+    check(place, writer)
+
+
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_lost_file_of_a_pack_is_repaired(nights: Nights, deep: bool) -> None:
     place, writer = nights
