@@ -48,28 +48,27 @@ def assign_work(
     split_names: SplitNames,
     *,
     keep_own_splits: Callable[[Shard], bool],
+    partly_done: Container[str],
     unread: frozenset[str],
     losing: Container[str],
 ) -> Assignment:
     """Decide which rows are read and encoded as which split.
 
     changes: what the difference reports. keep_own_splits: whether a shard without any known row keeps its own splits.
+    partly_done: URIs of the shards of which some split has a data file; others that are small share splits.
     unread: URIs of the shards that keep theirs because they were not compared. losing: those with rows that do not
     count; each gets an index, if only for these.
     """
-    decisions = found.decisions
+    decisions, sizes = found.decisions, found.decisions["size"]
     encode = decisions["kind"] == Decision.ENCODE
-
-    def most_rows(chosen: NDArray[np.bool_] | RowNumbers, min_splits: int) -> int:
-        sizes = decisions["size"][chosen]
-        return rows_per_split(len(sizes), limits.rows_of(len(sizes), int(sizes.sum())), min_splits)
-
-    max_rows = most_rows(encode, limits.min_splits)
+    max_rows = _most_rows(sizes[encode], limits, limits.min_splits)
     of_shard, shards = _rows_by_shard(found), {unit.shard.uri: unit.shard for unit in found.units}
     fresh = frozenset(
         uri
         for uri, its in of_shard.items()
-        if encode[its].all() and not 0 < its.stop - its.start < max_rows and keep_own_splits(shards[uri])
+        if encode[its].all()
+        and (uri in partly_done or not 0 < its.stop - its.start < max_rows)
+        and keep_own_splits(shards[uri])
     )
     indexed = frozenset(
         uri
@@ -84,7 +83,7 @@ def assign_work(
     rows: dict[str, RowNumbers] = {}
 
     def pack_rows(chosen: RowNumbers, *identity: str) -> ReadUnit:
-        size = int(decisions["size"][chosen].sum())
+        size = int(sizes[chosen].sum())
         parts = found.choose(chosen)
         of_shards = split_names.identity(part.unit.shard for part in parts)
         unit = pack(parts, size, (*identity, *of_shards), split_names.condemned)
@@ -92,15 +91,20 @@ def assign_work(
         return unit
 
     encoded = np.flatnonzero(in_indexed & encode)
-    packed = [pack_rows(chosen) for chosen in _cut(encoded, decisions["size"], max_rows, limits.bytes)]
+    packed = [pack_rows(chosen) for chosen in _cut(encoded, sizes, max_rows, limits.bytes)]
     copied = np.flatnonzero(in_indexed & (decisions["kind"] == Decision.COPY))
     lent = found.lent[copied]
     copies = [
         Copy(pack_rows(chosen, kind), _sources(found, chosen), lender)
         for kind, rows_to_copy, lender in (("copy", copied[~lent], None), ("lent", copied[lent], found.lender))
-        for chosen in _cut(rows_to_copy, decisions["size"], most_rows(rows_to_copy, 1), limits.bytes)
+        for chosen in _cut(rows_to_copy, sizes, _most_rows(sizes[rows_to_copy], limits, 1), limits.bytes)
     ]
     return Assignment(Difference(changes, fresh | unread, indexed, tuple(packed), tuple(copies)), rows)
+
+
+def _most_rows(sizes: NDArray[np.uint32], limits: SplitLimits, min_splits: int) -> int:
+    """The most rows of a split of the rows whose texts have so many bytes."""
+    return rows_per_split(len(sizes), limits.rows_of(len(sizes), int(sizes.sum())), min_splits)
 
 
 def _rows_by_shard(found: RowComparison) -> dict[str, slice]:

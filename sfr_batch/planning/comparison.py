@@ -19,6 +19,7 @@ from sfr_batch.format import names
 from sfr_batch.format.parquet import read_parquet, read_receipt
 from sfr_batch.format.records import KEPT, ChangeCounts, Receipt
 from sfr_batch.planning.assignment import SplitNames, assign_work
+from sfr_batch.planning.committed_splits import CommittedSplits
 from sfr_batch.planning.difference import Copy, Difference
 from sfr_batch.planning.join import among
 from sfr_batch.planning.lending import borrow
@@ -131,6 +132,7 @@ def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozens
         plan.limits,
         split_names,
         keep_own_splits=selection.keeps_own_splits,
+        partly_done=CommittedSplits(plan.units, plan.committed).begun,
         unread=frozenset(shard.uri for shard, _ in plan.changed) - {survey.shard.uri for survey in compared},
         losing=settled.losing,
     )

@@ -297,18 +297,13 @@ class EmbedPlan:
         found = waiting and (self.unpublished or self.lender or many)
         return self.selection.always_compares or bool(self.old) or bool(found)
 
-    @property
-    def partly_done(self) -> frozenset[str]:
-        """URIs of the shards of which some split has a data file."""
-        return frozenset(self._splits_there.begun)
-
     @cached_property
     def begun(self) -> frozenset[str]:
         """URIs of the shards of which an interrupted first run has done splits of this plan. They go on with these, and
         are not compared with its other data files."""
         if self.base is not None or self.difference is not None or self.selection.always_compares:
             return frozenset()
-        return self.partly_done
+        return frozenset(self._splits_there.begun)
 
     @property
     def changes_nothing(self) -> bool:

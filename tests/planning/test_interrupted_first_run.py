@@ -175,6 +175,19 @@ def test_texts_of_other_shards_leave_the_splits_of_a_shard_as_they_are(nights: N
     check(place, writer)
 
 
+def test_a_small_shard_that_a_night_has_begun_keeps_its_split(nights: Nights) -> None:
+    """Although the next one reads it to compare it, and small shards then share splits."""
+    place, writer = nights
+    writer.write({"a.parquet": docs_of("a", 8)})
+    night(place)
+    writer.write({**writer.now, "b.parquet": docs_of("b", 2), "c.parquet": docs_of("c", 2)})
+    paid = interrupted(place, 1)
+    writer.write({**writer.now, "a.parquet": docs_of("a", 7)})
+    _, texts = night(place)
+    assert sorted([*paid, *texts]) == sorted(doc.text for name in "bc" for doc in docs_of(name, 2))
+    check(place, writer)
+
+
 def test_vectors_under_another_label_are_not_used(nights: Nights) -> None:
     place, writer = nights
     writer.write({"a.parquet": docs_of("a", 8)})
