@@ -203,6 +203,12 @@ def environment(**values: str | None) -> Callable[[Bench], None]:
     return prepare
 
 
+def empty_home(bench: Bench) -> None:
+    """A home folder with no file in it, outside ``root``: what is cached there is no output."""
+    folders: pytest.TempPathFactory = bench.request.getfixturevalue("tmp_path_factory")
+    bench.monkeypatch.setenv("HOME", str(folders.mktemp("home")))
+
+
 NOISE = jsonl([{"id": f"n{n}", "text": random.Random(n).randbytes(30_000).hex()} for n in range(40)])
 """More than a sample holds, however it is compressed, and quick to tokenize."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sfr_batch.pipeline import clusters
-from tests.bad_input.bench import Bench, Row, both, check_row, closed_port, environment
+from tests.bad_input.bench import Bench, Row, both, check_row, closed_port, empty_home, environment
 
 NO_TOKENS = environment(**dict.fromkeys(("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_USE_TLS")))
 HOW_TO_JOIN = (
@@ -77,7 +77,7 @@ ROWS = [
     Row("no token",
         "RAY_AUTH_MODE is token, and this process has no token for the Ray cluster at 127.0.0.1:{port} "
         f"(run.ray_address). Put the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token; {GET_TOKEN}", code=2,
-        prepare=both(GRPC, NO_TOKENS, environment(RAY_AUTH_MODE="token", HOME="/nowhere")),
+        prepare=both(GRPC, NO_TOKENS, environment(RAY_AUTH_MODE="token"), empty_home),
         overrides=AT_PORT),
     Row("no token in the file",
         "RAY_AUTH_TOKEN_PATH is /nowhere/token, where no token can be read. Put the cluster's token there or into "

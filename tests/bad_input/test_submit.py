@@ -18,7 +18,7 @@ import pytest
 
 from sfr_batch.pipeline import clusters
 from sfr_batch.pipeline.submission import job_server, package
-from tests.bad_input.bench import Bench, Row, both, check_row, closed_port, environment
+from tests.bad_input.bench import Bench, Row, both, check_row, closed_port, empty_home, environment
 from tests.bad_input.test_clusters import GET_TOKEN
 
 NO_ADDRESS = environment(
@@ -223,7 +223,7 @@ ROWS = [
     Row("no token to send",
         "RAY_AUTH_MODE is token, and this process has no token for the Ray cluster at http://127.0.0.1:{port} "
         f"(address). Put the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token; {GET_TOKEN}", code=2,
-        command=AT_PORT, prepare=both(NO_ADDRESS, closed_port, environment(RAY_AUTH_MODE="token", HOME="/nowhere")),
+        command=AT_PORT, prepare=both(NO_ADDRESS, closed_port, environment(RAY_AUTH_MODE="token"), empty_home),
         overrides=ANYWHERE),
     Row("a token of two lines",
         "The token of RAY_AUTH_TOKEN has a line break or another character that no token has. Copy it again; `ray "
