@@ -61,7 +61,10 @@ class Readers(ABC):
         ids: Ids = None,
         executor: Executor | None = None,
     ) -> pa.Table:
-        """Live rows in memory. Vectors are fixed_size_list<float32|float16>[d]."""
+        """Live rows in memory. Vectors are fixed_size_list<float32|float16>[d].
+
+        executor: of `sfr_batch.on_ray`, whose tasks read the data files on a cluster; default: this process reads them.
+        """
         return self.scan(columns, where=where, ids=ids).to_arrow(executor)
 
     def to_pandas(
@@ -74,7 +77,7 @@ class Readers(ABC):
     ) -> "pandas.DataFrame":
         """Live rows in memory. Each vector is a NumPy array; `to_numpy` returns the matrix.
 
-        Raises ConfigError if pandas is missing.
+        executor: as for `to_arrow`. Raises ConfigError if pandas is missing.
         """
         engines.need_pandas()
         return engines.to_pandas(self.to_arrow(columns, where=where, ids=ids, executor=executor))
@@ -91,7 +94,7 @@ class Readers(ABC):
 
         dtype: ``"float32"``, or ``"stored"`` for that of the table. Where documents are cut, an id occurs once for each
         of its chunks; their numbers are ``to_arrow(["chunk"])``, in the same order. In memory are the result and a few
-        data files. Raises ConfigError if it does not fit into the free memory.
+        data files. executor: as for `to_arrow`. Raises ConfigError if the result does not fit into the free memory.
         """
         return read_vectors(self.scan(where=where, ids=ids), dtype, executor)
 
