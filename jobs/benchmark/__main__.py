@@ -12,7 +12,7 @@
     python -m jobs.benchmark publish      publishing 10 million rows, here and on Ray
     python -m jobs.benchmark dead-rows    publishing and reading beside 10 million dead rows
     python -m jobs.benchmark tiny-shards  a first run of 100,000 shards of ten rows
-    python -m jobs.benchmark nightly      nightly runs: few changes, and every row in another file
+    python -m jobs.benchmark nightly      nightly runs: few changes, every row in another file, a backfill
     python -m jobs.benchmark price        what a plan says, beside the run that follows
     python -m jobs.benchmark watching     what progress and metrics cost a run
 
@@ -31,7 +31,7 @@ import click
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from jobs.benchmark import auditing, pricing, publishing, report, searching
+from jobs.benchmark import auditing, backfilling, pricing, publishing, report, searching
 from jobs.benchmark import dead_rows as dead_rows_benchmark
 from jobs.benchmark import encoder as encoder_benchmark
 from jobs.benchmark import gpu as gpu_benchmark
@@ -421,16 +421,29 @@ def search(rows: int, dim: int, queries: int, k: int, memory_rows: int, output: 
 @click.option(
     "--rows", "sizes", multiple=True, type=click.IntRange(0), help="Rows to move; repeatable; 0 skips this part."
 )
+@click.option(
+    "--backfill",
+    "backfills",
+    multiple=True,
+    type=click.IntRange(0),
+    help="Rows of which 1 % are embedded again; repeatable; 0 skips this part.",
+)
 @click.option("--on", "addresses", multiple=True, type=click.Choice(["none", "local"]), help="Default: local.")
 @click.option("--model", default=MINILM, show_default=True, help="A folder or package:name/folder.")
 @_OUTPUT
 def nightly(
-    documents: int, sizes: tuple[int, ...], addresses: tuple[str, ...], model: str, output: Path | None
+    documents: int,
+    sizes: tuple[int, ...],
+    backfills: tuple[int, ...],
+    addresses: tuple[str, ...],
+    model: str,
+    output: Path | None,
 ) -> None:
-    """Measure nightly runs: 1 % of the documents changed, nothing changed, and every row moved to another file.
+    """Measure nightly runs: 1 % of the documents changed, nothing changed, every row moved, and a backfill of 1 %.
 
     The first two are whole processes with a real model. The third only compares hashes, without a model, of 1,000,000
-    rows by default; it reports time and the memory of all processes.
+    rows by default; it reports time and the memory of all processes. The last one selects rows by a filter, of
+    1,000,000 and of 4,000,000 by default, without a model; it reports time, CPU and the memory of the driver.
     """
     with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
         where = report.machine()
@@ -441,8 +454,16 @@ def nightly(
             for address in addresses or ("local",)
             if rows
         ]
-        click.echo("\n" + nightly_benchmark.tables(found, moved))
+        again = [
+            one
+            for rows in backfills or (1_000_000, 4_000_000)
+            if rows
+            for one in backfilling.run(rows, addresses or ("local",), Path(folder), click.echo)
+        ]
+        shown = [nightly_benchmark.tables(found, moved), backfilling.table(again) if again else ""]
+        click.echo("\n" + "\n\n".join(filter(None, shown)))
         results = {"nights": [asdict(night) for night in found], "reshuffles": [asdict(run) for run in moved]}
+        results["backfills"] = [asdict(run) for run in again]
         _write(output, "nightly.json", {"machine": where, **results})
 
 

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from sfr_batch.planning import card
 from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.drafting import draft
 from sfr_batch.planning.make import make_plan
+from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.storage.executor import InProcess
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.publish import publish
@@ -49,6 +51,7 @@ _SHARDS = 24
 _TIMEOUT_S = 3600.0
 _ROWS_A_SHARD = 100_000
 _DIM = 8
+PARTS = 100
 _INPUTS = {"dim": _DIM, "vector_dtype": "float32", "max_length": 512, "overflow": "truncate"}
 
 
@@ -184,7 +187,7 @@ def _config(folder: Path) -> Config:
 
 
 def write_corpus(folder: Path, rows: int, seed: int | None) -> None:
-    """Rows 0 to ``rows`` in shards, in order or shuffled."""
+    """Rows 0 to ``rows`` in shards, in order or shuffled. Each is of one of a hundred parts."""
     order = np.arange(rows) if seed is None else np.random.default_rng(seed).permutation(rows)
     corpus = folder / "corpus"
     corpus.mkdir(exist_ok=True)
@@ -192,19 +195,38 @@ def write_corpus(folder: Path, rows: int, seed: int | None) -> None:
         numbers = order[start : start + _ROWS_A_SHARD].tolist()
         filling = "And it says so. " * 20
         texts = [f"Document {number} says the same every night. {filling}"[:200] for number in numbers]
-        shard = pa.table({"id": [f"document-{number:010}" for number in numbers], "text": texts})
+        ids, parts = [f"document-{number:010}" for number in numbers], [number % PARTS for number in numbers]
+        shard = pa.table({"id": ids, "text": texts, "part": parts})
         pq.write_table(shard, corpus / f"part-{start:012}.parquet", row_group_size=_ROWS_A_SHARD)
 
 
 def write_table(folder: Path, rows: int) -> None:
-    """The first night, without a model."""
+    """The first night, without a model, and a corpus that is shuffled after it."""
     write_corpus(folder, rows, None)
-    with mock.patch.object(card, "model_inputs", return_value=_INPUTS):
-        plan = make_plan(_config(folder))
+    first_night(_config(folder))
+    for shard in (folder / "corpus").iterdir():
+        shard.unlink()
+    write_corpus(folder, rows, 1)
+
+
+def first_night(config: Config) -> None:
+    """Publish a table of all rows."""
+    with no_model():
+        plan = make_plan(config)
     table = create_or_open(plan.store, plan.card)
+    publish(table, None, draft(plan, new_run_id(), embed(plan)))
+
+
+def no_model() -> AbstractContextManager[Any]:
+    """Plans that are made meanwhile read no model."""
+    return mock.patch.object(card, "model_inputs", return_value=_INPUTS)
+
+
+def embed(plan: EmbedPlan) -> list[Receipt]:
+    """Commit what is to do, with vectors that come from no model."""
     kind = plan.card.schema.field(names.EMBEDDING).type
     receipts = []
-    for unit in plan.units:
+    for unit in plan.todo:
         for split, found in read_unit(unit, plan.config.corpus, plan.columns):
             n = len(found.texts)
             vectors = np.zeros((n, _DIM), np.float32)
@@ -216,18 +238,18 @@ def write_table(folder: Path, rows: int) -> None:
                 names.N_TOKENS_FULL: pa.array(np.full(n, 50, np.int32)),
                 names.TRUNCATED: pa.array(np.zeros(n, bool)),
                 names.CONTENT_HASH: found.content_hash,
+                names.ROW_HASH: found.row_hash,
+                **{name: found.carry.column(name) for name in found.carry.column_names},
             }
             receipt = Receipt(
                 split_id=split.split_id, shard=split.shard, version=split.version, start=split.start,
                 attempt=new_attempt(), run_id="none", read=n, embedded=n, rejected=0, vectors=n, tokens=50 * n,
                 tokens_full=50 * n, encoded_tokens=0, padded_tokens=0, truncated=0, encode_seconds=0.0,
+                generation=plan.config.table.generation,
             )  # fmt: skip
-            data = pa.table(list(columns.values()), schema=plan.card.schema)
+            data = pa.table([columns[name] for name in plan.card.schema.names], schema=plan.card.schema)
             receipts.append(commit_split(plan.store, plan.card, receipt, data, found.rejects))
-    publish(table, None, draft(plan, new_run_id(), receipts))
-    for shard in (folder / "corpus").iterdir():
-        shard.unlink()
-    write_corpus(folder, rows, 1)
+    return receipts
 
 
 def measure(address: str, rows: int, folder: Path) -> dict[str, Any]:
@@ -238,7 +260,7 @@ def measure(address: str, rows: int, folder: Path) -> dict[str, Any]:
     if writer.exitcode:
         raise RunFailed(f"The table was not written: exit code {writer.exitcode}.")
     config = _config(folder)
-    with contextlib.ExitStack() as stack, mock.patch.object(card, "model_inputs", return_value=_INPUTS):
+    with contextlib.ExitStack() as stack, no_model():
         executor: Any = InProcess()
         if address != "none":
             from sfr_batch.pipeline import execution, tasks

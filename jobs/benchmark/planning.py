@@ -111,6 +111,12 @@ def own_memory(field: str) -> int | None:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
+def reset_peak() -> None:
+    """`own_memory("VmHWM")` is from now on the largest since now."""
+    if _STATUS.is_file():
+        _STATUS.with_name("clear_refs").write_text("5", encoding="utf-8")
+
+
 def main(arguments: Sequence[str]) -> None:
     splits, model = arguments
     print(json.dumps(measure(int(splits), model)))

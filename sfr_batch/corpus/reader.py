@@ -14,38 +14,32 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sfr_batch.config.settings import CorpusSettings
-from sfr_batch.corpus.column_paths import is_inside
 from sfr_batch.corpus.columns import Columns, resolve_columns
 from sfr_batch.corpus.csv_dialect import dialect_of, used_columns
 from sfr_batch.corpus.csv_records import CsvReader
 from sfr_batch.corpus.decompression import decompressed
-from sfr_batch.corpus.deleted_rows import check_there, deleted_rows
+from sfr_batch.corpus.deleted_rows import deleted_rows
 from sfr_batch.corpus.file_formats import CSV, PARQUET
+from sfr_batch.corpus.filter_rows import FilterCollector, FilterRows
 from sfr_batch.corpus.id_rows import IdCollector, IdRows
-from sfr_batch.corpus.int96 import READ_AS, arrow_schema, iter_exact_batches
+from sfr_batch.corpus.int96 import arrow_schema
 from sfr_batch.corpus.json_values import needs_exact_numbers
 from sfr_batch.corpus.partitions import PathColumns
-from sfr_batch.corpus.read_ahead import Fetched, ranges_of
 from sfr_batch.corpus.records import Parsed, lines, parser
+from sfr_batch.corpus.row_groups import READ_AT_ONCE, Positions, batches_at, batches_of, chunks_of, record_batches
 from sfr_batch.corpus.rows import RowCollector, Rows
 from sfr_batch.corpus.shards import Shard, settings_for
-from sfr_batch.corpus.splits import ReadUnit, Split
+from sfr_batch.corpus.splits import Chosen, ReadUnit, Split
 from sfr_batch.corpus.survey import ShardStatistics, survey_shards
 from sfr_batch.corpus.text_template import TextTemplate
+from sfr_batch.corpus.unchanged import check_unchanged, was_deleted, was_replaced
 from sfr_batch.errors import CorpusError, ObjectNotFound, counted
 from sfr_batch.format import names
 from sfr_batch.format.records import PACKED
-from sfr_batch.storage.inputs import is_unchanged, local_identity, open_input, read_version
+from sfr_batch.storage.inputs import open_input, read_version
 from sfr_batch.storage.locations import is_s3
 from sfr_batch.storage.parallel import in_parallel
 
-_ROWS_PER_READ = 4096
-_BATCH_BYTES = 32 * 2**20
-"""Target bytes of a batch of rows: with long documents it has fewer rows."""
-_READ_AT_ONCE = 64 * 2**20
-"""Most stored bytes of a unit's row groups that are fetched at once; larger ones are read in pieces. On S3 as much
-again may be held that lies between them, see `read_ahead`."""
-_PIECE = 4 * 2**20
 _SHARDS_AT_ONCE = 32
 """Shards of a pack that are fetched at a time on S3."""
 T = TypeVar("T")
@@ -88,13 +82,42 @@ def read_ids(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> Iter
     return (rows for _, rows in _collect(_Reader(unit, own, columns, (), make), settings))
 
 
+def read_for_filter(unit: ReadUnit, settings: CorpusSettings, columns: Columns, *, ids: bool) -> Iterator[FilterRows]:
+    """What a filter of the rows of a unit of Parquet is decided on; nothing else is read.
+
+    columns: they carry what the filter needs; ids: whether it needs the id, too. Raises as `read_unit`.
+    """
+    own = settings_for(unit.shard, settings)
+    make = partial(FilterCollector, unit.shard.uri, own, columns, ids=ids)
+    read = own if ids else own.model_copy(update={"id": None})
+    return (rows for _, rows in _collect(_Reader(unit, read, columns, (), make), settings))
+
+
+def read_positions(unit: ReadUnit, positions: Positions, settings: CorpusSettings, columns: Columns) -> Iterator[Rows]:
+    """The rows of a unit at these positions, split by split. Raises as `read_unit`.
+
+    Of Parquet, only row groups that have some of them are read; those that cannot be embedded are rejects. Of other
+    formats all rows are read, and rejects are not among the result.
+    """
+    if unit.shard.format == PARQUET:
+        own = settings_for(unit.shard, settings)
+        make = partial(RowCollector, unit.shard.uri, own, columns)
+        reader = _Reader(unit, own, columns, TextTemplate(own.text).columns, make, positions)
+        yield from (rows for _, rows in _collect(reader, settings))
+        return
+    for _, rows in read_unit(unit, settings, columns):
+        there = rows.positions.to_numpy()
+        yield rows.take(pa.array(np.flatnonzero(np.isin(there, positions))))
+        if len(there) and there[-1] >= positions[-1]:
+            return
+
+
 def _collect(reader: "_Reader[T]", settings: CorpusSettings) -> Iterator[tuple[Split, T]]:
     """The splits of a unit, each with what its collector has made of its rows."""
     unit = reader.unit
     seen = check_unchanged(unit.shard, settings)
-    read = reader.stream if unit.stream else reader.parquet if unit.shard.format == PARQUET else reader.lines
     try:
-        for split, collector in read():
+        for split, collector in reader.splits():
             rows = collector.finish()
             check_unchanged(unit.shard, settings, seen)
             yield split, rows
@@ -107,52 +130,29 @@ def _read_chosen(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> 
     """The rows of a packed split."""
     parts = []
     for chosen in unit.chosen:
-        first = 0
-        wanted = np.asarray(chosen.rows)
-        for _, rows in read_unit(chosen.unit, settings, columns):
-            end = first + len(rows.texts)
-            parts.append(rows.take(pa.array(wanted[(wanted >= first) & (wanted < end)] - first)))
-            first = end
-            if first > wanted[-1]:
-                break
-        else:
+        read = _read_at if chosen.by_position else _read_numbered
+        found = list(read(chosen, settings, columns))
+        if sum(len(rows.texts) for rows in found) != len(chosen.rows):
             raise CorpusError(
                 f"{chosen.unit.shard.uri} no longer contains the rows it had when the run was planned. "
                 "Run the command again."
             )
+        parts += found
     return Rows.concat(parts)
 
 
-def check_unchanged(
-    shard: Shard, settings: CorpusSettings, seen: tuple[int, int] | None = None
-) -> tuple[int, int] | None:
-    """Raises CorpusError if the shard was deleted or replaced since the run was planned.
-
-    seen: what an earlier call on this node has returned, the inode and the ctime of a local file. A file with another
-    inode and another ctime is another file, even if size and mtime are the same. One of them alone may change:
-    permissions change the ctime, and some network file systems number their files anew. Other nodes, and other
-    processes in containers, may see other ones of the same file.
-    """
-    if shard.table is not None:
-        check_there(shard, settings)
-        return None
-    try:
-        unchanged = is_unchanged(shard.uri, shard.version, settings.storage)
-        now = local_identity(shard.uri)
-    except ObjectNotFound:
-        raise _deleted(shard) from None
-    replaced = seen is not None and now is not None and seen[0] != now[0] and seen[1] != now[1]
-    if not unchanged or replaced:
-        raise _replaced(shard)
-    return now
+def _read_at(chosen: Chosen, settings: CorpusSettings, columns: Columns) -> Iterator[Rows]:
+    return read_positions(chosen.unit, chosen.rows, settings, columns)
 
 
-def _deleted(shard: Shard) -> CorpusError:
-    return CorpusError(f"{shard.uri} was deleted after the run was planned. Run the command again.")
-
-
-def _replaced(shard: Shard) -> CorpusError:
-    return CorpusError(f"{shard.uri} was replaced during the run. Run the command again.")
+def _read_numbered(chosen: Chosen, settings: CorpusSettings, columns: Columns) -> Iterator[Rows]:
+    first = 0
+    for _, rows in read_unit(chosen.unit, settings, columns):
+        a, b = np.searchsorted(chosen.rows, (first, first + len(rows.texts)))
+        yield rows.take(pa.array(chosen.rows[a:b] - first))
+        first += len(rows.texts)
+        if first > chosen.rows[-1]:
+            return
 
 
 def _unreadable(shard: Shard, error: Exception) -> CorpusError:
@@ -170,14 +170,17 @@ class _Reader(Generic[T]):
         columns: Columns,
         texts: Sequence[str],
         collector: Callable[[], _Collector[T]],
+        positions: Positions | None = None,
     ) -> None:
-        """texts: the columns of the text. collector: makes one for a split."""
+        """texts: the columns of the text. collector: makes one for a split. positions: of the rows to read, of Parquet
+        alone; None: all."""
         self.unit = unit
         self._shard = unit.shard
         self._settings = settings
         self._columns = columns
         self._texts = texts
         self._collector = collector
+        self._positions = positions
         self._exact_numbers = needs_exact_numbers(list(columns.types.values()))
         types = dict(columns.carry.values())
         of_path = unit.shard.columns_of_path(settings)
@@ -191,12 +194,20 @@ class _Reader(Generic[T]):
         wanted += [self._settings.id] if self._settings.id is not None else []
         return list(dict.fromkeys(wanted))
 
+    def splits(self) -> Iterator[tuple[Split, _Collector[T]]]:
+        """As the format is read."""
+        if self.unit.stream:
+            return self.stream()
+        if self._shard.format != PARQUET:
+            return self.lines()
+        return self.parquet() if self._positions is None else self.parquet_at(self._positions)
+
     def parquet(self) -> Iterator[tuple[Split, _Collector[T]]]:
         splits = iter(self.unit.splits)
         split, collector = next(splits), self._collector()
         row = self.unit.first_row
         deleted = deleted_rows(self._shard, self._settings)
-        for batch in _record_batches(self.unit, self.wanted, self._settings):
+        for batch in record_batches(self.unit, self.wanted, self._settings):
             batch = self.filled_batch(batch)
             end = row + batch.num_rows
             while row < end:
@@ -215,7 +226,31 @@ class _Reader(Generic[T]):
                     if following is None:
                         return
                     split, collector = following, self._collector()
-        raise CorpusError(
+        raise self._ends_early(row, split)
+
+    def parquet_at(self, positions: Positions) -> Iterator[tuple[Split, _Collector[T]]]:
+        """Rows at these positions, of splits that have some."""
+        batches = batches_at(self.unit, positions, self.wanted, self._settings)
+        batch, first = pa.record_batch({}), 0
+        ends = np.searchsorted(positions, [split.end for split in self.unit.splits]).tolist()
+        for split, end in zip(self.unit.splits, ends, strict=True):
+            if first == end:
+                continue
+            collector = self._collector()
+            while first < end:
+                if not batch.num_rows:
+                    following = next(batches, None)
+                    if following is None:
+                        raise self._ends_early(int(positions[first]), split)
+                    batch = following
+                some = batch.slice(0, end - first)
+                its = positions[first : first + some.num_rows].tolist()
+                collector.add_batch(self.filled_batch(some), its)
+                batch, first = batch.slice(some.num_rows), first + some.num_rows
+            yield split, collector
+
+    def _ends_early(self, row: int, split: Split) -> CorpusError:
+        return CorpusError(
             f"{self._shard.uri} ends at row {row}, but its metadata declares at least "
             f"{counted(split.end, 'row')}. Replace it, or remove it from the corpus."
         )
@@ -278,53 +313,6 @@ class _Reader(Generic[T]):
         return Split(split_id, self._shard.uri, self._shard.version, start, end, rows, size)
 
 
-def _record_batches(unit: ReadUnit, columns: list[str], settings: CorpusSettings) -> Iterator[pa.RecordBatch]:
-    """The row groups of a unit, batch by batch, in bounded memory however large a row group is."""
-    with open_input(unit.shard.uri, settings.storage, readahead=_PIECE // 16) as file:
-        ahead = settings if is_s3(unit.shard.uri) else None  # a disk answers at once
-        yield from _batches_of(file, pq.read_metadata(file), unit, columns, ahead)
-
-
-def _batches_of(
-    file: IO[bytes], metadata: pq.FileMetaData, unit: ReadUnit, columns: list[str], ahead: CorpusSettings | None = None
-) -> Iterator[pa.RecordBatch]:
-    """See `_record_batches`. ahead: the settings with which the shard is read ahead; None if it is not."""
-    table, in_file = unit.shard.table, arrow_schema(file, metadata)
-    paths, columns = columns, table.names_in_file(columns, in_file) or in_file.names[:1] if table else columns
-    chunks = _chunks_of(metadata, unit.row_groups, columns)
-    stored = sum(chunk.total_compressed_size for chunk in chunks)
-    unpacked = sum(chunk.total_uncompressed_size for chunk in chunks)
-    rows = sum(metadata.row_group(number).num_rows for number in unit.row_groups)
-    whole = stored <= _READ_AT_ONCE
-    # Without threads of Arrow's, as everywhere, see `open_parquet`.
-    reader = pq.ParquetFile(
-        Fetched(file, unit.shard.uri, ranges_of(chunks), ahead.storage) if ahead and whole else file,
-        metadata=metadata,
-        pre_buffer=False,
-        buffer_size=0 if whole else _PIECE,
-        page_checksum_verification=True,  # where the writer has left checksums
-        coerce_int96_timestamp_unit=READ_AS,
-    )
-    batches = iter_exact_batches(
-        reader,
-        file,
-        columns,
-        batch_size=max(1, min(_ROWS_PER_READ, rows * _BATCH_BYTES // max(1, unpacked))),
-        row_groups=list(unit.row_groups),
-    )
-    yield from (table.conform(batch, paths, in_file) for batch in batches) if table else batches
-
-
-def _chunks_of(metadata: pq.FileMetaData, groups: Sequence[int], columns: list[str]) -> list[Any]:
-    """The column chunks of some row groups that hold these columns."""
-    return [
-        chunk
-        for number in groups
-        for chunk in map(metadata.row_group(number).column, range(metadata.num_columns))
-        if is_inside(chunk.path_in_schema, columns)
-    ]
-
-
 class _PackReader:
     """Reads the shards of a pack in order, each whole and by one request, and cuts their rows into splits."""
 
@@ -346,7 +334,7 @@ class _PackReader:
         shards = [(place, shard) for place, shard in enumerate(self._unit.whole) if shard.size]
         at_once = _SHARDS_AT_ONCE if is_s3(self._unit.whole[0].uri) else 1  # a disk answers at once
         sizes = [shard.size for _, shard in shards]
-        data = in_parallel(lambda numbered: self._read(numbered[1]), shards, at_once, sizes, _READ_AT_ONCE)
+        data = in_parallel(lambda numbered: self._read(numbered[1]), shards, at_once, sizes, READ_AT_ONCE)
         for (place, shard), content in zip(shards, data, strict=True):
             self._collector.next_shard(shard.uri, place)
             try:
@@ -393,9 +381,9 @@ class _PackReader:
             if not (survey.nulls or survey.nans):  # else it may be another file that has values of another type
                 self._known.add(schema)
         groups = range(metadata.num_row_groups)
-        size = sum(chunk.total_uncompressed_size for chunk in _chunks_of(metadata, groups, reader.wanted))
+        size = sum(chunk.total_uncompressed_size for chunk in chunks_of(metadata, groups, reader.wanted))
         start, length = 0, max(1, size // max(1, metadata.num_rows))
-        for batch in _batches_of(file, metadata, ReadUnit(shard, tuple(groups), 0, ()), reader.wanted):
+        for batch in batches_of(file, metadata, ReadUnit(shard, tuple(groups), 0, ()), reader.wanted):
             yield reader.filled_batch(batch), start, length
             start += batch.num_rows
 
@@ -422,9 +410,9 @@ class _PackReader:
         try:
             content = read_version(shard.uri, shard.version, self._settings.storage)
         except ObjectNotFound:
-            raise _deleted(shard) from None
+            raise was_deleted(shard) from None
         if content is None:
-            raise _replaced(shard)
+            raise was_replaced(shard)
         return content
 
     def _check_rejects(self, rows: Rows) -> None:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sfr_batch.corpus.file_formats import FORMATS
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.survey import RowGroup, ShardStatistics
@@ -88,12 +91,15 @@ class ReadUnit:
     """The shards of a pack, which is a stream of all of their rows; the unit has no shard of its own. See `packs`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Chosen:
-    """Some of the rows that a unit decodes: their numbers among those of them that can be embedded, ascending."""
+    """Some of the rows that a unit decodes."""
 
     unit: ReadUnit
-    rows: tuple[int, ...]
+    rows: NDArray[np.int64]
+    """[k] ascending: their numbers among the rows of the unit that can be embedded, or their positions in the shard."""
+    by_position: bool = False
+    """Whether it is positions: where a filter has chosen the rows, nobody knows which others can be embedded."""
 
 
 _NO_SHARD = Shard(PACKED, PACKED, 0, "")
@@ -101,8 +107,14 @@ _NO_SHARD = Shard(PACKED, PACKED, 0, "")
 
 def pack(chosen: Sequence[Chosen], text_bytes: int, identity: Sequence[str], condemned: frozenset[str]) -> ReadUnit:
     """Rows of many shards as one split, whose name is a function of its rows and their shards' versions."""
-    rows = [(part.unit.shard.uri, part.unit.shard.named_version, start_of(part.unit), part.rows) for part in chosen]
-    split_id = short_id("packed", rows, *identity)
+    shards = [part.unit.shard for part in chosen]
+    rows = [
+        (shard.uri, shard.named_version, start_of(part.unit), part.rows.tolist())
+        for shard, part in zip(shards, chosen, strict=True)
+    ]
+    # Numbers and positions may be equal and stand for other rows.
+    kind = "packed by position" if any(part.by_position for part in chosen) else "packed"
+    split_id = short_id(kind, rows, *identity)
     while split_id in condemned:
         split_id = short_id(split_id, "after a sweep")
     count = sum(len(part.rows) for part in chosen)

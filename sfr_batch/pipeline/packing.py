@@ -25,7 +25,9 @@ def _raw(unit: ReadUnit) -> dict[str, Any]:
     plain = dataclasses.replace(unit, shard=dataclasses.replace(unit.shard, table=None), chosen=(), whole=())
     raw = dataclasses.asdict(plain)
     raw["shard"]["table"] = table.to_json() if table else None
-    chosen = [{"unit": _raw(part.unit), "rows": part.rows} for part in unit.chosen]
+    chosen = [
+        {"unit": _raw(part.unit), "rows": part.rows.tolist(), "by_position": part.by_position} for part in unit.chosen
+    ]
     # A pack has some hundred shards, none of which is of a table.
     whole = [[getattr(shard, name) for name in _OF_A_SHARD] for shard in unit.whole]
     return raw | {"chosen": chosen, "whole": whole}
@@ -49,7 +51,9 @@ def _unit(raw: dict[str, Any]) -> ReadUnit:
         first_row=raw["first_row"],
         splits=tuple(Split(**split) for split in raw["splits"]),
         stream=Stream(**{**raw["stream"], "done": tuple(raw["stream"]["done"])}) if raw["stream"] else None,
-        chosen=tuple(Chosen(_unit(part["unit"]), tuple(part["rows"])) for part in raw["chosen"]),
+        chosen=tuple(
+            Chosen(_unit(part["unit"]), np.array(part["rows"], np.int64), part["by_position"]) for part in raw["chosen"]
+        ),
         whole=tuple(_shard(dict(zip(_OF_A_SHARD, values, strict=True)) | {"table": None}) for values in raw["whole"]),
     )
 

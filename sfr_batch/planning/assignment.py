@@ -62,7 +62,7 @@ def assign_work(
     decisions, sizes = found.decisions, found.decisions["size"]
     encode = decisions["kind"] == Decision.ENCODE
     max_rows = _most_rows(sizes[encode], limits, limits.min_splits)
-    of_shard, shards = _rows_by_shard(found), {unit.shard.uri: unit.shard for unit in found.units}
+    of_shard, shards = found.by_shard, {unit.shard.uri: unit.shard for unit in found.units}
     fresh = frozenset(
         uri
         for uri, its in of_shard.items()
@@ -105,15 +105,6 @@ def assign_work(
 def _most_rows(sizes: NDArray[np.uint32], limits: SplitLimits, min_splits: int) -> int:
     """The most rows of a split of the rows whose texts have so many bytes."""
     return rows_per_split(len(sizes), limits.rows_of(len(sizes), int(sizes.sum())), min_splits)
-
-
-def _rows_by_shard(found: RowComparison) -> dict[str, slice]:
-    """The range of the rows of each shard, whose units follow each other."""
-    ranges: dict[str, slice] = {}
-    for number, uri in enumerate(found.shards):
-        start, end = found.starts[number : number + 2].tolist()
-        ranges[uri] = slice(ranges[uri].start if uri in ranges else start, end)
-    return ranges
 
 
 def _sources(found: RowComparison, rows: RowNumbers) -> pa.Table:

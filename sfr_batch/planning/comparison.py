@@ -101,6 +101,7 @@ def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozens
         fingerprint=plan.card.fingerprint,
         row_filter=selection.row_filter(plan.columns, retried),
         duplicate_rule=plan.duplicate_rule,
+        wants_rejects=bool(len(settled.contests)),
     )
     whole = plan.compares_rows
     compared = [

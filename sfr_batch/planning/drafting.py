@@ -6,6 +6,7 @@ Index files carry the run's name, so that a draft that is never published harms 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 
 from sfr_batch.format import names
@@ -85,7 +86,8 @@ def _write_indexes(comparison: ComparisonRun, located: LocatedRows, run_id: str)
     staying = plan.selection.staying(left["shard"], plan.old_records, indexed, comparison.turned)
     others = [Located(uri, index_of_documents(left[mask], comparison.rows.files)) for uri, mask in staying.items()]
     others += [Located(uri, index_of_rejects(rejects)) for uri, rejects in _staying_rejects(comparison).items()]
-    return write_indexes(located, indexed, others, next_number(plan.base), run_id)
+    old = [shard for shard in plan.old if plan.selection.keeps_others(shard.record.uri, indexed)]
+    return write_indexes(located, indexed, old, others, next_number(plan.base), run_id)
 
 
 def _staying_rejects(comparison: ComparisonRun) -> dict[str, pa.Table]:
@@ -94,15 +96,15 @@ def _staying_rejects(comparison: ComparisonRun) -> dict[str, pa.Table]:
     Among them are rows that gave way to another row with their id and have no vector. Those with a vector are not:
     they are found anew when the snapshot is published.
     """
-    old_rejects = comparison.read_old_rejects()
-    if not old_rejects:
-        return {}
-    selected = comparison.rows.selected_positions()
     found: dict[str, list[RejectRow]] = {}
-    for row in old_rejects:
-        again = (row[names.SHARD], row[names.POSITION]) in selected
-        if row[names.SHARD] in comparison.difference.indexed and not again:
+    for row in comparison.read_old_rejects():
+        if row[names.SHARD] in comparison.difference.indexed:
             found.setdefault(row[names.SHARD], []).append(row)
+    if found and comparison.rows.selected:
+        of_shard, positions = comparison.rows.by_shard, comparison.rows.selected.positions
+        for uri, rows in found.items():
+            again = np.isin([row[names.POSITION] for row in rows], positions[of_shard[uri]])
+            found[uri] = [row for row, selected in zip(rows, again.tolist(), strict=True) if not selected]
     return {uri: pa.Table.from_pylist(rows, schema=names.REJECTS_SCHEMA) for uri, rows in found.items()}
 
 

@@ -8,13 +8,14 @@ import numpy as np
 import pyarrow as pa
 
 from sfr_batch.format import names
-from sfr_batch.format.hashes import whole
-from sfr_batch.format.indexes import Located, index_table, write_index
-from sfr_batch.format.records import IndexPart
+from sfr_batch.format.hashes import Hashes, whole
+from sfr_batch.format.indexes import Entries, Located, PartReader, columns_of_entries, index_table, write_index
+from sfr_batch.format.records import IndexPart, Receipt, rows_in
 from sfr_batch.planning.join import Decision, Decisions, Documents
 from sfr_batch.planning.located import LateReject, LocatedRows
-from sfr_batch.planning.scan import ScannedUnit, TaskContext
+from sfr_batch.planning.scan import OldShard, ScannedUnit, TaskContext, read_others
 from sfr_batch.planning.selection import Coverage
+from sfr_batch.storage.executor import ROWS_A_TASK, grouped
 from sfr_batch.storage.stores import open_store
 
 
@@ -35,12 +36,18 @@ class WrittenIndexes:
 
 
 def write_indexes(
-    located: LocatedRows, shards: frozenset[str], others: Sequence[Located], snapshot: int, run_id: str
+    located: LocatedRows,
+    shards: frozenset[str],
+    staying: Sequence[OldShard],
+    others: Sequence[Located],
+    snapshot: int,
+    run_id: str,
 ) -> WrittenIndexes:
     """Write the indexes of some shards as files of a run that will publish ``snapshot``.
 
-    shards: URIs of shards that were compared; their rows are taken from the comparison. others: further rows of any
-    shards; what has no rows is not written. Raises StorageError, TableError.
+    shards: URIs of shards that were compared; their rows are taken from the comparison. staying: shards of the
+    base snapshot whose documents stay, but for those with ids of selected rows. others: further rows of any shards;
+    what has no rows is not written. Raises StorageError, TableError.
     """
     found = located.found
     executor, shared = found.executor, found.executor.share((found.context, located.files))
@@ -53,6 +60,12 @@ def write_indexes(
         failed = {row - a: reject for row, reject in located.failed.items() if a <= row < b}
         key = names.index_key(snapshot, run_id, number)
         handles += executor.submit(_write_scanned, task.scanned, wanted, located.decisions(a, b), failed, key, shared)
+    if found.selected and staying:
+        context, ids = executor.share(found.context), executor.share(found.selected.ids)
+        sources = [(shard.record.uri, source) for shard in staying for source in shard.sources]
+        tasks = grouped(sources, [rows_in(documents) for _, documents in sources], ROWS_A_TASK)
+        for number, its in enumerate(tasks, start=len(found.scans) + 1):
+            handles += executor.submit(_write_staying, its, ids, names.index_key(snapshot, run_id, number), context)
     written = WrittenIndexes()
     for parts in executor.get(handles):
         for part, *rejected in parts:
@@ -68,6 +81,8 @@ def write_indexes(
 def _write(context: TaskContext, key: str, located: Sequence[Located]) -> list[tuple[IndexPart, int, int]]:
     """Write one index file: each part of it, and how many rows of it are rejects, and of these duplicates of an id."""
     located = [dataclasses.replace(piece, covers=context.layout.covers) for piece in located]
+    if not located:
+        return []
     parts = write_index(open_store(context.table, context.table_storage), key, located)
     return [(part, piece.rejected, piece.superseded) for part, piece in zip(parts, located, strict=True)]
 
@@ -93,6 +108,22 @@ def _write_scanned(
             located.append(_index_of_unit(unit, decisions[start:end], files, lost))
         start = end
     return _write(context, key, located)
+
+
+def _write_staying(
+    sources: Sequence[tuple[str, Receipt | IndexPart]], ids: Hashes, key: str, context: TaskContext
+) -> list[tuple[IndexPart, int, int]]:
+    """A task: documents of the base snapshot, with the URIs of their shards, but for those whose id is one of ``ids``,
+    of `sorted_ids`. key: of the file."""
+    store = open_store(context.table, context.table_storage)
+    indexes = PartReader(store, columns_of_entries())
+    by_shard: dict[str, list[pa.Table]] = {}
+    for uri, documents in sources:
+        entries = read_others(store, indexes, documents, context, ids)
+        if len(entries):
+            index = index_of_entries(entries, names.REJECTS_SCHEMA.empty_table(), contents=context.carry)
+            by_shard.setdefault(uri, []).append(index)
+    return _write(context, key, [Located(uri, pa.concat_tables(tables)) for uri, tables in by_shard.items()])
 
 
 def _index_of_unit(
@@ -132,6 +163,19 @@ def index_of_documents(documents: Documents, files: Sequence[str]) -> pa.Table:
         documents["vectors"],
         names.REJECTS_SCHEMA.empty_table(),
     )
+
+
+def index_of_entries(entries: Entries, rejects: pa.Table, *, contents: bool) -> pa.Table:
+    """Documents [n] and rejects as index rows. contents: whether it needs the hashes of their texts. The positions of
+    the documents are 0: nobody asks for them."""
+    hashes = {
+        names.ID_HASH: whole(entries.ids),
+        names.ROW_HASH: whole(entries.rows),
+        names.POSITION: pa.array(np.zeros(len(entries), np.int64)),
+    }
+    hashes |= {names.CONTENT_HASH: whole(entries.contents)} if contents else {}
+    split_ids = pa.DictionaryArray.from_arrays(pa.array(entries.files), pa.array(entries.split_ids, pa.string()))
+    return index_table(pa.table(hashes), split_ids.dictionary_decode(), entries.row, entries.vectors, rejects)
 
 
 def index_of_rejects(rejects: pa.Table) -> pa.Table:

@@ -157,6 +157,26 @@ def among(ids: Hashes, others: Hashes) -> NDArray[np.bool_]:
     return np.isin(group[: len(ids)], group[len(ids) :])
 
 
+def sorted_ids(ids: Hashes) -> Hashes:
+    """[k, 2] the distinct ``ids`` [n, 2] in the order that `among_sorted` needs."""
+    ordered = ids[np.lexsort((ids[:, 1], ids[:, 0]))]
+    first = np.ones(len(ordered), bool)
+    first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    distinct: Hashes = ordered[first]
+    return distinct
+
+
+def among_sorted(ids: Hashes, others: Hashes) -> NDArray[np.bool_]:
+    """[n] whether each of the ``ids`` [n, 2] is one of the ``others`` [m, 2], of `sorted_ids`. Sorts nothing, so that
+    few ids can be looked for among many, again and again."""
+    found = np.zeros(len(ids), bool)
+    at, end = (np.searchsorted(others[:, 0], ids[:, 0], side) for side in ("left", "right"))
+    while len(open_ := np.flatnonzero(~found & (at < end))):  # a second time only for ids with equal first halves
+        found[open_] = others[at[open_], 1] == ids[open_, 1]
+        at[open_] += 1
+    return found
+
+
 def _take(decisions: Decisions, kind: Decision, found: NDArray[np.int64], old: Documents) -> None:
     """Let each row take the vectors of document ``found`` [n] of ``old``; -1: none, the row stays as it is."""
     rows = np.flatnonzero(found >= 0)

@@ -13,12 +13,11 @@ import pyarrow.compute as pc
 from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.errors import CountsDoNotClose
 from sfr_batch.format import names
-from sfr_batch.format.hashes import whole
-from sfr_batch.format.indexes import index_table, read_ahead, read_pack, write_index_rows
+from sfr_batch.format.indexes import read_ahead, read_pack, write_index_rows
 from sfr_batch.format.parquet import damage_explained, read_parquet
 from sfr_batch.format.records import IndexPart, Receipt
 from sfr_batch.format.split_ids import stream_of
-from sfr_batch.planning.index_writing import WrittenIndexes
+from sfr_batch.planning.index_writing import WrittenIndexes, index_of_entries
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.storage.executor import ROWS_A_TASK
 
@@ -88,12 +87,7 @@ def _index_of_file(plan: EmbedPlan, unit: ReadUnit, receipt: Receipt) -> _OfFile
     if len(counts) > len(places) or (of_reject < 0).any():
         key = names.data_key(receipt.split_id)
         raise CountsDoNotClose(f"{plan.store.root}/{key} has rows of other shards than the pack that it is of.")
-    hashes = {names.ID_HASH: whole(entries.ids), names.ROW_HASH: whole(entries.rows)}
-    hashes[names.POSITION] = pa.array(np.zeros(len(entries), np.int64))  # among the rejects: nobody asks for it
-    if names.ROW_HASH in plan.layout.schema.names:
-        hashes[names.CONTENT_HASH] = whole(entries.contents)
-    split_ids = pa.array([receipt.split_id] * len(entries), pa.string())
-    rows = index_table(pa.table(hashes), split_ids, entries.row, entries.vectors, rejects)
+    rows = index_of_entries(entries, rejects, contents=names.ROW_HASH in plan.layout.schema.names)
     counts = np.concatenate([counts, np.zeros(len(places) - len(counts), np.int64)])
     if len(of_reject):
         of_row = np.concatenate([np.repeat(np.arange(len(counts)), counts), of_reject])

@@ -3,7 +3,8 @@
 Scan: read the changed and new shards, keep ids and hashes. Read: get what the table has of the changed and vanished
 shards: ids, hashes, and where the vectors are. Join: one partition of the ids at a time. Tasks run where the executor
 runs them: in this process, or on Ray (`pipeline.tasks`), where ids and hashes stay in the object store and only the
-decisions come to the driver. Knows no plan and no settings of a run.
+decisions come to the driver. With a filter of rows nothing is kept of a row that is not selected, on the driver or
+elsewhere, and of the table only documents with ids of selected rows are joined. Knows no plan and no settings of a run.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,16 @@ from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes
 from sfr_batch.format.records import ChangeCounts, Receipt, rows_in
 from sfr_batch.planning.difference import Lender
-from sfr_batch.planning.join import DECISION_DTYPE, Decision, Decisions, Documents, JoinResult, Origin, total
+from sfr_batch.planning.join import (
+    DECISION_DTYPE,
+    Decision,
+    Decisions,
+    Documents,
+    JoinResult,
+    Origin,
+    sorted_ids,
+    total,
+)
 from sfr_batch.planning.scan import (
     FileNumber,
     LosingRows,
@@ -27,6 +37,7 @@ from sfr_batch.planning.scan import (
     OldSource,
     ScannedUnit,
     TaskContext,
+    UnitCounts,
     join_partition,
     read_old,
     scan,
@@ -34,7 +45,7 @@ from sfr_batch.planning.scan import (
 from sfr_batch.storage.executor import ROWS_A_TASK, Executor, grouped, partitioned
 
 RowNumbers = NDArray[np.int64]
-"""[k] numbers of compared rows: rows are numbered over all read units, in order."""
+"""[k] numbers of compared rows: rows are numbered over all read units, in order; with a filter, the selected ones."""
 
 BYTES_A_TASK = 128 * 2**20
 UNIT_ROWS, UNIT_BYTES = 2**16, 32 * 2**20
@@ -77,6 +88,16 @@ class ScanTask:
 
 
 @dataclass(frozen=True)
+class SelectedRows:
+    """What else is known of the compared rows where a filter has selected them."""
+
+    positions: NDArray[np.int64]
+    """[rows] of each its position in its shard."""
+    ids: Hashes
+    """[k, 2] hashes of their ids, of `sorted_ids`. Documents with other ids were not compared."""
+
+
+@dataclass(frozen=True)
 class RowComparison:
     """The decision for every row, and the executor with handles of what was scanned.
 
@@ -94,12 +115,14 @@ class RowComparison:
     decisions: Decisions
     """[rows]"""
     left: Documents
-    """[m] documents of the table whose ids were not found in the corpus."""
+    """[m] documents of the table whose ids were not found in the corpus; with a filter none, see `SelectedRows`."""
     scans: Sequence[ScanTask]
     rejected: Sequence[tuple[str, NDArray[np.int64]]]
     """Shards and positions of the rows that cannot be embedded."""
     rejected_ids: Hashes
     """[k, 2] hashes of the ids of documents that cannot be embedded; one may be there more than once."""
+    selected: SelectedRows | None = None
+    """None without a filter."""
     lender: Lender | None = None
     """The table of the data files from number ``own_files`` on."""
     own_files: int | None = None
@@ -109,14 +132,23 @@ class RowComparison:
         """[units] URI of the shard of each unit."""
         return [unit.shard.uri for unit in self.units]
 
+    @property
+    def by_shard(self) -> dict[str, slice]:
+        """The range of the rows of each shard, whose units follow each other."""
+        ranges: dict[str, slice] = {}
+        for number, uri in enumerate(self.shards):
+            start, end = self.starts[number : number + 2].tolist()
+            ranges[uri] = slice(ranges[uri].start if uri in ranges else start, end)
+        return ranges
+
     def choose(self, rows: RowNumbers) -> tuple[Chosen, ...]:
         """Rows, ascending, as parts of a packed split."""
         unit = np.searchsorted(self.starts, rows, side="right") - 1
         bounds = np.flatnonzero(np.diff(unit, prepend=-1))
-        return tuple(
-            Chosen(self.units[u], tuple((part - self.starts[u]).tolist()))
-            for u, part in zip(unit[bounds].tolist(), np.split(rows, bounds[1:]), strict=True)
-        )
+        parts = zip(unit[bounds].tolist(), np.split(rows, bounds[1:]), strict=True)
+        if self.selected is None:
+            return tuple(Chosen(self.units[u], part - self.starts[u]) for u, part in parts)
+        return tuple(Chosen(self.units[u], self.selected.positions[part], by_position=True) for u, part in parts)
 
     @property
     def lent(self) -> NDArray[np.bool_]:
@@ -147,10 +179,6 @@ class RowComparison:
                 found |= {(scanned.shard, at): row for at, row in zip(positions, its.tolist(), strict=True)}
         return found
 
-    def selected_positions(self) -> frozenset[tuple[str, int]]:
-        """Shard and position of every selected row."""
-        return frozenset(self.by_position(np.flatnonzero(self.decisions["kind"] != Decision.SKIP)))
-
 
 def compare_rows(
     executor: Executor,
@@ -179,9 +207,11 @@ def compare_rows(
         new_parts.append(parts)
     files = [*known.receipts, *usable]
     numbers = executor.share({file.split_id: FileNumber(n, known.is_other(file)) for n, file in enumerate(files)})
+    selected = _selected(executor.get([task.counts for task in scans])) if context.row_filter else None
+    wanted = executor.share(selected.ids if selected else None)
     old_parts = [
-        executor.submit(read_old, batch, numbers, shared, partitions, returns=1 + partitions)[1:]
-        for batch in _old_batches(known.old, usable, least)
+        executor.submit(read_old, batch, numbers, shared, wanted, partitions, returns=1 + partitions)[1:]
+        for batch in (_old_batches(known.old, usable, least) if selected is None or len(selected.ids) else ())
     ]
     joined = [
         executor.submit(
@@ -206,7 +236,17 @@ def compare_rows(
         scans=scans,
         rejected=[found for counts in counted for found in counts.rejected if len(found[1])],
         rejected_ids=np.concatenate([np.empty((0, 2), np.uint64), *(i for c in counted for i in c.rejected_ids)]),
+        selected=selected,
     )
+
+
+def _selected(counted: Iterable[UnitCounts]) -> SelectedRows:
+    """Of all units, in order."""
+    ids, positions = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)]
+    for counts in counted:
+        ids += counts.selected_ids
+        positions += counts.positions
+    return SelectedRows(np.concatenate(positions), sorted_ids(np.concatenate(ids)))
 
 
 def _collect(parts: Iterable[JoinResult], starts: NDArray[np.int64]) -> tuple[Decisions, Documents, ChangeCounts]:

@@ -1,6 +1,6 @@
 """The filter behind a selection of rows: by id, by a condition, or because a row was rejected.
 
-Knows rows, not shards, tables or plans."""
+Knows ids and carried columns, not texts, shards, tables or plans."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from sfr_batch.config.settings import SelectSettings
 from sfr_batch.corpus.columns import Columns
-from sfr_batch.corpus.rows import Rows
 from sfr_batch.format import names
 from sfr_batch.table.filter_parser import parse
 from sfr_batch.table.filters import Filter
@@ -39,17 +38,19 @@ class RowFilter:
             rejected=rejected,
         )
 
-    def mask(self, uri: str, rows: Rows) -> NDArray[np.bool_]:
-        """[n] whether each of the ``rows``, n of the shard ``uri``, is selected."""
-        found = np.ones(len(rows.texts), bool)
-        if self.ids is not None or self.rejected is not None:
-            ids = [str(id_) for id_ in rows.ids.to_pylist()]
-            for wanted in (self.ids, None if self.rejected is None else self.rejected.get(uri, frozenset())):
-                if wanted is not None:
-                    found &= np.fromiter((id_ in wanted for id_ in ids), bool, len(ids))
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns that it needs, by their names in the table: carried ones, and the id."""
+        by_id = self.ids is not None or self.rejected is not None
+        return frozenset((*(self.where.columns if self.where else ()), *([names.ID] if by_id else ())))
+
+    def mask(self, uri: str, rows: pa.Table) -> NDArray[np.bool_]:
+        """[n] whether each of the ``rows``, n of the shard ``uri``, is selected. They have at least `columns`."""
+        found = np.ones(rows.num_rows, bool)
+        for ids in (self.ids, None if self.rejected is None else self.rejected.get(uri, frozenset())):
+            if ids is not None:
+                its = rows.column(names.ID).to_pylist()
+                found &= np.fromiter((str(id_) in ids for id_ in its), bool, len(its))
         if self.where is not None:
-            table = pa.table(
-                {names.ID: rows.ids, **{name: rows.carry.column(name) for name in rows.carry.column_names}}
-            )
-            found &= self.where.mask(table).to_numpy()
+            found &= self.where.mask(rows).to_numpy()
         return found

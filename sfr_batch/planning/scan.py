@@ -1,7 +1,7 @@
 """The tasks of a comparison: scan shards, read what the table has of them, join one partition of the ids."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from sfr_batch.config.settings import CorpusSettings, StorageSettings
 from sfr_batch.corpus.columns import Columns
-from sfr_batch.corpus.reader import read_unit
+from sfr_batch.corpus.file_formats import PARQUET
+from sfr_batch.corpus.reader import read_for_filter, read_positions, read_unit
 from sfr_batch.corpus.rows import Rows
 from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.errors import ObjectNotFound, TableError
@@ -25,6 +26,7 @@ from sfr_batch.planning.join import (
     Documents,
     JoinResult,
     Origin,
+    among_sorted,
     corpus_dtype,
     document_dtype,
     join,
@@ -51,6 +53,8 @@ class TaskContext:
     row_filter: RowFilter | None = None
     """The filter for the rows to compare; None: all rows."""
     duplicate_rule: DuplicateRule | None = None
+    wants_rejects: bool = False
+    """Whether the driver needs to know which rows cannot be embedded even if the filter does not select them."""
 
     @property
     def carry(self) -> bool:
@@ -115,13 +119,18 @@ class FileNumber(NamedTuple):
 
 @dataclass(frozen=True)
 class UnitCounts:
-    """What the driver gets of scanned units. good: [units] rows that can be embedded, those that do not count included;
-    rejected: shards and positions of the others."""
+    """What the driver gets of scanned units."""
 
     good: NDArray[np.int64]
-    rejected: list[tuple[str, NDArray[np.int64]]]
-    rejected_ids: list[Hashes]
+    """[units] rows that can be embedded, those that do not count included; with a filter, the selected rows alone."""
+    rejected: list[tuple[str, NDArray[np.int64]]] = field(default_factory=list)
+    """Shards and positions of rows that cannot be embedded; with a filter, only if `TaskContext.wants_rejects`."""
+    rejected_ids: list[Hashes] = field(default_factory=list)
     """Of documents that cannot be embedded, see `names.OF_NO_DOCUMENT`: [k, 2] of each piece of a unit."""
+    selected_ids: list[Hashes] = field(default_factory=list)
+    """With a filter, of the selected rows: [k, 2] of each piece of a unit."""
+    positions: list[NDArray[np.int64]] = field(default_factory=list)
+    """With a filter, those of the selected rows: [k] of each piece of a unit."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +140,11 @@ class ScannedUnit:
     unit: int
     shard: str
     hashes: pa.Table
-    """[n] id_hash, row_hash and position of the good rows, in order; content_hash if columns are carried."""
+    """[n] id_hash, row_hash and position of the rows that `UnitCounts.good` counts, in order; content_hash if columns
+    are carried."""
     rejects: pa.Table
-    """Rows that cannot be embedded, and those that do not count: columns of `names.REJECTS_SCHEMA`."""
+    """Without a filter, rows that cannot be embedded, and those that do not count: columns of
+    `names.REJECTS_SCHEMA`."""
 
 
 def scan(
@@ -144,35 +155,60 @@ def scan(
     Returns `UnitCounts`, a list of `ScannedUnit`, then `CorpusRows` for each partition.
     """
     dtype = corpus_dtype(carry=context.carry)
-    scanned, counts = [], UnitCounts(np.zeros(len(units), np.int64), [], [])
+    scanned, counts = [], UnitCounts(np.zeros(len(units), np.int64))
     parts: list[list[CorpusRows]] = [[] for _ in range(partitions)]
     for number, unit in enumerate(units):
         tables, rejects, good = [], [], 0
-        for _, rows in read_unit(unit, context.corpus, context.columns):
+        for rows in _read(unit, context):
+            lost = _losers(losing.get(unit.shard.uri), rows)
+            if context.row_filter is None or context.wants_rejects:
+                counts.rejected.append((unit.shard.uri, rows.rejects.column(names.POSITION).to_numpy()))
+                counts.rejected_ids.append(rejected_ids(rows.rejects))
+            if context.row_filter is None:
+                rejects += [rows.rejects, _losing_rejects(losing.get(unit.shard.uri), rows, lost, context)]
+            else:
+                selected = np.flatnonzero(context.row_filter.mask(unit.shard.uri, _columns_of(rows)) & (lost < 0))
+                rows, lost = rows.take(pa.array(selected)), lost[selected]
             id_hash = hash_ids(rows.ids.to_pylist())
             ids = halves(id_hash)
+            if context.row_filter is not None:
+                counts.selected_ids.append(ids)
+                counts.positions.append(rows.positions.to_numpy())
             records = make_records(dtype, ids, halves(rows.row_hash), halves(rows.content_hash))
             records["unit"], records["at"] = first + number, np.arange(good, good + len(records))
             records["size"] = np.fromiter(map(len, rows.texts), np.uint32, len(rows.texts))
-            lost = _losers(losing.get(unit.shard.uri), rows)
             records["loses"] = lost >= 0
-            counts.rejected.append((unit.shard.uri, rows.rejects.column(names.POSITION).to_numpy()))
-            counts.rejected_ids.append(rejected_ids(rows.rejects))
-            if context.row_filter is None:
-                _deal(records, ids, parts)
-                rejects += [rows.rejects, _losing_rejects(losing.get(unit.shard.uri), rows, lost, context)]
-            else:
-                chosen = context.row_filter.mask(unit.shard.uri, rows) & (lost < 0)
-                _deal(records[chosen], ids[chosen], parts)
-                rejects.append(rows.rejects.slice(0, 0))
+            _deal(records, ids, parts)
             kept = {names.ID_HASH: id_hash, names.ROW_HASH: rows.row_hash, names.POSITION: rows.positions}
             tables.append(pa.table(kept | ({names.CONTENT_HASH: rows.content_hash} if context.carry else {})))
             good += len(records)
-        hashes = pa.concat_tables(tables).combine_chunks()
-        of_unit = pa.concat_tables(rejects).combine_chunks().sort_by(names.POSITION)
-        scanned.append(ScannedUnit(first + number, unit.shard.uri, hashes, of_unit))
         counts.good[number] = good
+        if context.row_filter is None or good:
+            hashes = pa.concat_tables(tables).combine_chunks()
+            of_unit = pa.concat_tables([names.REJECTS_SCHEMA.empty_table(), *rejects]).combine_chunks()
+            scanned.append(ScannedUnit(first + number, unit.shard.uri, hashes, of_unit.sort_by(names.POSITION)))
     return counts, scanned, *(_concatenated(part, dtype) for part in parts)
+
+
+def _read(unit: ReadUnit, context: TaskContext) -> Iterator[Rows]:
+    """The rows of a unit, piece by piece. With a filter, of Parquet those that it may select: it needs no text, and
+    texts are then read of these rows alone, or not at all."""
+    row_filter, columns = context.row_filter, context.columns
+    if row_filter is None or context.wants_rejects or unit.shard.format != PARQUET:
+        yield from (rows for _, rows in read_unit(unit, context.corpus, columns))
+        return
+    needed = row_filter.columns
+    some = replace(columns, carry={name: column for name, column in columns.carry.items() if name in needed})
+    found = read_for_filter(unit, context.corpus, some, ids=names.ID in needed)
+    selected = [piece.positions.filter(pa.array(row_filter.mask(unit.shard.uri, piece.columns))) for piece in found]
+    positions = np.concatenate([piece.to_numpy() for piece in selected])
+    if len(positions):
+        yield from read_positions(unit, positions, context.corpus, columns)
+
+
+def _columns_of(rows: Rows) -> pa.Table:
+    """[n] what a filter may ask for."""
+    return pa.table({names.ID: rows.ids, **{name: rows.carry.column(name) for name in rows.carry.column_names}})
 
 
 def rejected_ids(rejects: pa.Table) -> Hashes:
@@ -206,9 +242,14 @@ def _losing_rejects(losing: LosingRows | None, rows: Rows, lost: NDArray[np.int6
 
 
 def read_old(
-    sources: Sequence[OldSource], files: Mapping[str, FileNumber], context: TaskContext, partitions: int
+    sources: Sequence[OldSource],
+    files: Mapping[str, FileNumber],
+    context: TaskContext,
+    wanted: Hashes | None,
+    partitions: int,
 ) -> tuple[Any, ...]:
-    """Read documents of the table. files: by split id.
+    """Read documents of the table. files: by split id; wanted: ids of the documents that matter, of `sorted_ids`; None:
+    all.
 
     Returns None, then `Documents` for each partition. Raises TableError, ObjectNotFound.
     """
@@ -220,6 +261,8 @@ def read_old(
         entries = _read_entries(store, indexes, source, files, context)
         if entries is None:
             continue
+        if wanted is not None:
+            entries = entries.take(np.flatnonzero(among_sorted(entries.ids, wanted)))
         of_file = [files[split_id] for split_id in entries.split_ids]
         origins = [Origin.OTHER_GENERATION if file.other_generation else source.origin for file in of_file]
         records = make_records(dtype, entries.ids, entries.rows, entries.contents)
@@ -231,20 +274,39 @@ def read_old(
     return None, *(_concatenated(part, dtype) for part in parts)
 
 
+def read_others(
+    store: Store, indexes: PartReader, documents: Receipt | IndexPart, context: TaskContext, ids: Hashes
+) -> Entries:
+    """Documents of the base snapshot whose ids are none of ``ids``, of `sorted_ids`. Raises as `read_old`."""
+    entries = _entries_in(store, indexes, documents, context)
+    return entries.take(np.flatnonzero(~among_sorted(entries.ids, ids)))
+
+
 def _read_entries(
     store: Store, indexes: PartReader, source: OldSource, files: Mapping[str, FileNumber], context: TaskContext
 ) -> Entries | None:
     """None if an unpublished data file is damaged or was swept meanwhile: its vectors are then not reused."""
-    if isinstance(source.documents, IndexPart):
-        entries = entries_of(indexes.read(source.documents))
-        entries = entries.within(files)  # in a repair, some point into lost files
-        return entries if source.documents.covers == context.layout.covers else rehashed(store, entries, context.layout)
     try:
-        return read_owned(store, source.documents, context.layout, context.fingerprint)
+        return _entries_in(store, indexes, source.documents, context, files)
     except (TableError, ObjectNotFound):
         if source.origin == Origin.UNPUBLISHED:
             return None
         raise
+
+
+def _entries_in(
+    store: Store,
+    indexes: PartReader,
+    documents: Receipt | IndexPart,
+    context: TaskContext,
+    files: Container[str] | None = None,
+) -> Entries:
+    """files: split ids of those that are there, None: all. In a repair, some entries point into lost files."""
+    if isinstance(documents, IndexPart):
+        entries = entries_of(indexes.read(documents))
+        entries = entries if files is None else entries.within(files)
+        return entries if documents.covers == context.layout.covers else rehashed(store, entries, context.layout)
+    return read_owned(store, documents, context.layout, context.fingerprint)
 
 
 def join_partition(new: int, context: TaskContext, *parts: NDArray[np.void]) -> JoinResult:

@@ -142,6 +142,11 @@ class Selection(ABC):
         it. Returns masks [m] by the URI of the shard that owns the documents from now on.
         """
 
+    def keeps_others(self, uri: str, indexed: frozenset[str]) -> bool:
+        """Whether the documents of a compared shard stay that a filter has kept out of the comparison, in a new index
+        of the shard."""
+        return False
+
 
 class WholeShards(Selection):
     """All rows of the selected shards."""
@@ -252,11 +257,10 @@ class SomeRows(Selection):
         indexed: frozenset[str],
         turned: NDArray[np.bool_],
     ) -> dict[str, NDArray[np.bool_]]:
-        return {
-            record.uri: shard_of == number
-            for number, record in enumerate(old)
-            if record.uri in indexed or record.uri == KEPT
-        }
+        return {}  # they were not compared, see `keeps_others`
+
+    def keeps_others(self, uri: str, indexed: frozenset[str]) -> bool:
+        return uri in indexed or uri == KEPT
 
 
 def selection_of(config: Config) -> Selection:

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus.columns import Columns, resolve_columns
 from sfr_batch.corpus.listing import list_shards
-from sfr_batch.corpus.reader import check_unchanged, read_unit
+from sfr_batch.corpus.reader import read_unit
 from sfr_batch.corpus.rows import Rows
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import SMALLEST_SPLIT, ReadUnit, Split, cut, rows_by_text, rows_per_split
 from sfr_batch.corpus.survey import RowGroup, ShardStatistics, survey_shards
 from sfr_batch.corpus.text_template import TextTemplate
+from sfr_batch.corpus.unchanged import check_unchanged
 from sfr_batch.errors import ConfigError, CorpusError, StorageError
 from sfr_batch.format import names
 from tests.tables import jsonl, parquet, put

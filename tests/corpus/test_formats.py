@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sfr_batch.config.settings import CorpusSettings, StorageSettings
-from sfr_batch.corpus import read_ahead, reader
+from sfr_batch.corpus import read_ahead, row_groups
 from sfr_batch.corpus.columns import resolve_columns
 from sfr_batch.corpus.listing import list_shards
 from sfr_batch.corpus.reader import read_unit
@@ -436,9 +436,9 @@ def test_a_large_row_group_is_read_in_pieces(place: str, monkeypatch: pytest.Mon
     table = pa.table({"id": list(range(9000)), "text": [f"text {n} " * (n % 50) or "-" for n in range(9000)]})
     put(place, "a.parquet", parquet(table))
     at_once = read_all(place, 1000)
-    monkeypatch.setattr(reader, "_READ_AT_ONCE", 1)
-    monkeypatch.setattr(reader, "_PIECE", 4096)
-    monkeypatch.setattr(reader, "_BATCH_BYTES", 100_000)
+    monkeypatch.setattr(row_groups, "READ_AT_ONCE", 1)
+    monkeypatch.setattr(row_groups, "_PIECE", 4096)
+    monkeypatch.setattr(row_groups, "_BATCH_BYTES", 100_000)
     in_pieces = read_all(place, 1000)
     assert ids_of(in_pieces) == ids_of(at_once) == list(range(9000))
     assert texts_of(in_pieces) == texts_of(at_once)
@@ -463,8 +463,8 @@ def test_no_thread_of_arrow_reads_a_shard(at_once: int, tmp_path: Path, monkeypa
     """One that still held the file as the process ends would bring it down, see `open_parquet`."""
     table = pa.table({"id": list(range(900)), "text": ["some text"] * 900, "lang": ["en"] * 900})
     put(str(tmp_path), "a.parquet", parquet(table, [300] * 3))
-    monkeypatch.setattr(reader, "_READ_AT_ONCE", at_once)
-    monkeypatch.setattr(reader, "open_input", lambda uri, *_, **__: Watched(uri))
+    monkeypatch.setattr(row_groups, "READ_AT_ONCE", at_once)
+    monkeypatch.setattr(row_groups, "open_input", lambda uri, *_, **__: Watched(uri))
     monkeypatch.setattr(Watched, "readers", set())
     assert len(ids_of(read_all(str(tmp_path), carry=["lang"]))) == 900
     assert Watched.readers == {threading.get_ident()}

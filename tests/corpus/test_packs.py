@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfr_batch.config.settings import Config, CorpusSettings, StorageSettings
-from sfr_batch.corpus import packs, reader
+from sfr_batch.corpus import packs, row_groups
 from sfr_batch.corpus.columns import Columns, resolve_columns
 from sfr_batch.corpus.listing import list_shards
 from sfr_batch.corpus.packs import boundaries, cut_packs, find_small
@@ -166,7 +166,7 @@ def test_a_pack_is_cut_by_bytes_of_text(tmp_path: Path, ending: str, monkeypatch
     found = list(read_unit(unit, corpus, columns))
     assert len(found) > 3
     assert all(split.text_bytes <= 200 for split, _ in found)
-    monkeypatch.setattr(reader, "_ROWS_PER_READ", 2)
+    monkeypatch.setattr(row_groups, "_ROWS_PER_READ", 2)
     again = list(read_unit(unit, corpus, columns))
     assert [(split, rows.texts) for split, rows in again] == [(split, rows.texts) for split, rows in found]
 

@@ -171,25 +171,30 @@ def test_resume_reads_footers_only_without_a_log(
     assert len(footers) == (0 if receipts == "log" else 199)
 
 
-def test_many_rows_that_all_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The benchmark itself refuses if a row is not found, or one is to be encoded."""
+def test_many_rows_that_all_moved_and_a_backfill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark itself refuses if a row is not found, one is to be encoded, or a backfill is of other rows."""
     monkeypatch.setattr(processes, "_LOOK_EVERY_S", 0.02)  # fewer rows than for a measurement are soon compared
-    done = invoke("nightly", "--documents", "0", "--rows", "100000", "--on", "none", "--output", str(tmp_path))
+    sizes = ["--documents", "0", "--rows", "100000", "--backfill", "1000"]
+    done = invoke("nightly", *sizes, "--on", "none", "--output", str(tmp_path))
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "nightly.json").read_text())
     (run,) = found["reshuffles"]
     assert (run["rows"], run["address"], found["nights"]) == (100_000, "none", [])
     assert max(run["peak"]) > 2 * 16 * 100_000, "two hashes of each row"
-    assert "100,000" in done.output.splitlines()[-3]
+    assert any(line.split()[:2] == ["none", "100,000"] for line in done.output.splitlines())
+    again = [(run["rows"], run["kind"], run["selected"]) for run in found["backfills"]]
+    assert again == [(1000, "everywhere", 10), (1000, "together", 10)]
 
 
 @pytest.mark.slow
 def test_nights_end_to_end(tmp_path: Path) -> None:
-    done = invoke("nightly", "--documents", "150", "--rows", "0", "--output", str(tmp_path))
+    sizes = ["--documents", "150", "--rows", "0", "--backfill", "1000", "--backfill", "2000"]
+    done = invoke("nightly", *sizes, "--on", "none", "--on", "local", "--output", str(tmp_path))
     assert done.exit_code == 0, done.output
     first, changed, nothing = json.loads((tmp_path / "nightly.json").read_text())["nights"]
     assert [night["documents"] for night in (first, changed, nothing)] == [150, 2, 0]
     assert nothing["tokens"] == 0 < changed["tokens"] < first["tokens"]
+    assert "none, together: to compare, each further row takes" in done.output
 
 
 @pytest.mark.slow

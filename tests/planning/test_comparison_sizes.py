@@ -2,6 +2,7 @@
 driver, and neither tasks nor partitions grow without measure."""
 
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -39,7 +40,7 @@ class Counting:
         if function is scan:
             rows = sum(split.rows for unit in args[0] for split in unit.splits)
             self.new.append((rows, args[-1]))
-            return [UnitCounts(np.zeros(len(args[0]), np.int64), [], []), [], *[None] * args[-1]]
+            return [UnitCounts(np.zeros(len(args[0]), np.int64)), [], *[None] * args[-1]]
         if function is read_old:
             self.old.append((sum(rows_in(source.documents) for source in args[0]), args[-1]))
             return [None] * returns
@@ -67,7 +68,8 @@ def test_parts_are_too_large_for_the_driver(rows: int, bytes_a_row: int) -> None
     parts = [IndexPart(f"s{number}", "key", 0, UNIT_ROWS) for number in range(len(units))]
     old = [OldShard(ShardRecord(p.shard, "1", 0, "", "", p.rows, 0), (p,)) for p in parts]
     executor = Counting()
-    compare_rows(executor, cast(TaskContext, None), units, KnownVectors(old, [], [], ""), {})
+    context = cast(TaskContext, SimpleNamespace(row_filter=None))
+    compare_rows(executor, context, units, KnownVectors(old, [], [], ""), {})
     sizes = {"new": corpus_dtype(carry=False).itemsize, "old": document_dtype(carry=False).itemsize}
     for kind, size in sizes.items():
         *tasks, _ = getattr(executor, kind)  # the last one has the rest

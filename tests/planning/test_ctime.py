@@ -11,7 +11,7 @@ from sfr_batch.checks.audit.corpus import check_shards
 from sfr_batch.config.settings import CorpusSettings
 from sfr_batch.corpus import reading_version
 from sfr_batch.corpus.listing import list_shards
-from sfr_batch.corpus.reader import check_unchanged
+from sfr_batch.corpus.unchanged import check_unchanged
 from sfr_batch.errors import CorpusError
 from sfr_batch.planning.make import make_plan
 from sfr_batch.storage import input_listing

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from sfr_batch.checks.audit.auditor import audit
-from sfr_batch.corpus import reader, survey
+from sfr_batch.corpus import row_groups, survey
 from sfr_batch.corpus.listing import list_shards
 from sfr_batch.errors import CorpusError
 from sfr_batch.pipeline.run_log import RunLog
@@ -106,7 +106,7 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.files: set[str] = set()
-        for module in (reader, survey):
+        for module in (row_groups, survey):
             monkeypatch.setattr(module, "open_input", self._counted(module.open_input))
 
     def _counted(self, open_input: Callable[..., Any]) -> Callable[..., Any]:
