@@ -110,7 +110,7 @@ def hold(rows: int, queries: int, k: int, folder: Path, say: Callable[[str], Non
     for size in (rows // 4, rows):
         with tempfile.TemporaryDirectory(dir=folder) as table:
             run_module("searching", ["write", table, str(size), str(_MEMORY_DIM)], folder)
-            its = run_module("searching", ["memory", table, str(queries), str(k)], folder)
+            its = run_module("searching", ["memory", table, str(queries), str(k)], folder, {"OMP_NUM_THREADS": "1"})
         found.append(Held(size, _MEMORY_DIM, queries, k, its["search"], its["memory"], its["peak"]))
         say(f"Searched {size:,} short rows in {its['search']:.1f} s")
     return found
