@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ from sfr_batch.table.commit.expiry import expire
 from sfr_batch.table.table import Snapshot, Table
 from tests.nights import Counting, Doc, Place, Shards, Writer, docs_of, expected_vectors, night, rejects_of, state_of
 from tests.planning.test_repair import mended
-from tests.tables import do_splits
+from tests.proxy import relay
+from tests.s3server import S3Server
+from tests.tables import do_plan, do_splits, jsonl
 
 pytestmark = pytest.mark.usefixtures("one_look_at_the_model")
 
@@ -243,3 +246,33 @@ def test_what_a_sample_does_not_show(nights: Nights, monkeypatch: pytest.MonkeyP
     rare.write_text('{"id": "55-0", "body": "text", "lang": "en"}\n')
     with pytest.raises(CorpusError, match=r"055\.jsonl has no column 'text' \(corpus\.text\)"):
         night(place, *SPLITS)
+
+
+def test_a_first_run_on_s3_asks_about_once_for_each_shard(
+    s3: S3Server, s3_prefix: str, mistral: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it: listing, a sample, reading, writing, indexes and the snapshot. What does not grow with the shards is
+    taken off, as the difference of two runs."""
+    monkeypatch.setattr(packs, "SAMPLE", 10)
+
+    def rows_of(shard: int) -> list[dict[str, str]]:
+        return [{"id": f"{shard}-{row}", "text": f"text {row} of {shard}", "lang": "en"} for row in range(10)]
+
+    sizes = 100, 400
+    asked: list[int] = []
+    with relay(s3.endpoint) as through:
+        for shards in sizes:
+            place = Place(f"{s3_prefix}/{shards}/corpus", f"{s3_prefix}/{shards}/table", mistral)
+            store = open_store(place.corpus)
+            files = [(f"{n:04}.jsonl", jsonl(rows_of(n))) for n in range(shards)]
+            with ThreadPoolExecutor(16) as pool:
+                assert all(pool.map(store.create, *zip(*files, strict=True)))
+            on_storage = [f"{part}.storage.endpoint_url={through.endpoint}" for part in ("corpus", "table")]
+            plan = make_plan(place.config("run.rows_per_split=4096", *on_storage))
+            assert sum(len(unit.whole) for unit in plan.units) == shards
+            counting = Counting()
+            snapshot = do_plan(plan, encode=counting)
+            assert (len(counting.texts), snapshot.manifest.counts.vectors) == (10 * shards, 10 * shards)
+            asked.append(len(through.requests) - sum(asked))
+    assert (asked[1] - asked[0]) / (sizes[1] - sizes[0]) <= 1.1, asked
+    assert asked[1] < 1.1 * sizes[1] + 100, asked

@@ -235,3 +235,18 @@ def test_a_run_that_was_killed_is_continued_with_its_version(
         Path(shard.uri).unlink()
     with pytest.raises(CorpusError, match="no longer exists"):
         make_plan(place.config(as_table))  # of the newest version, which needs the file as well
+
+
+@pytest.mark.parametrize("kind", TABLES)
+@pytest.mark.parametrize("select", ["select.where=\"lang = 'de'\"", "select.ids=[d1, d2, d3, d5, d7]"])
+def test_a_filter_selects_live_rows_alone(kind: type, select: str, tmp_path: Path, mistral: str) -> None:
+    table = kind(f"{tmp_path}/corpus")
+    place = Place(table.root, f"{tmp_path}/table", mistral)
+    night(place, kind)
+    table.delete()
+    live = table.live()
+    asked = {f"d{n}" for n in (1, 2, 3, 5, 7)} if "ids" in select else {f"d{n}" for n in range(1, 10, 2)}
+    expected = sorted(live[id_][0] for id_ in asked & live.keys())
+    assert 0 < len(expected) < len(asked), "some of them are deleted"
+    *_, texts = night(place, kind, "table.generation=again", select)
+    assert sorted(texts) == expected
