@@ -16,9 +16,10 @@ QUERIES_AT_ONCE = 1024
 BLOCK_SCORES = 2 * 2**20
 """Most products that are held at once, 4 bytes each: a block that fits into a cache is looked through faster, and the
 smaller it is, the sooner a k-th score is known."""
-ROUNDING = 1e-5
-"""By more, float32 products of a row of length 1 and a query do not differ from one way to compute them to another, in
-lengths of the query."""
+_LEAST_ROUNDING = 1e-5
+_ROUNDING = 1.01 * 2.0**-23
+"""Times d, in lengths of the query: by more, two float32 products with a row of length 1 cannot differ, in whatever
+order their d numbers are added. Each of the d roundings is at most 2**-24 of a sum that is at most 1."""
 
 
 class Products(ABC):
@@ -28,7 +29,8 @@ class Products(ABC):
 
     def __init__(self, queries: FloatArray) -> None:
         self.queries = queries
-        self.rounding: FloatArray = np.float32(ROUNDING) * np.linalg.norm(queries, axis=1).astype(np.float32)
+        rounding = max(_LEAST_ROUNDING, _ROUNDING * queries.shape[1])
+        self.rounding: FloatArray = np.float32(rounding) * np.linalg.norm(queries, axis=1).astype(np.float32)
         """[q] how far a product may lie from the one that counts."""
         self.pairs = 0
         """Pairs of a query and a block that were multiplied."""

@@ -158,6 +158,14 @@ def test_most_blocks_are_skipped_in_random_order(monkeypatch: pytest.MonkeyPatch
     assert np.allclose(found.scores.reshape(50, 3), scores, atol=1e-6)
 
 
+def test_rounding_is_that_of_any_order() -> None:
+    """Numbers that are added one by one round more than those of a product of matrices."""
+    ones = np.full((1, 16_000), 16_000**-0.5, np.float32)
+    one_by_one = np.cumsum(ones[0] * ones[0], dtype=np.float32)[-1]
+    exact = float(ones[0].astype(np.float64) @ ones[0].astype(np.float64))
+    assert 1e-5 < abs(one_by_one - exact) < OnCpu(ones).rounding[0] / 2
+
+
 def test_a_vector_that_is_not_finite_hides_no_other() -> None:
     queries, vectors = np.eye(2, dtype=np.float32), unit(40, 2)
     best = np.argsort(-vectors[:, 0], kind="stable")[:3]
