@@ -24,6 +24,7 @@ from jobs.benchmark import encoder as bench
 from jobs.benchmark import gpu_others
 from jobs.benchmark.gpu_sitting import (
     FLOPS,
+    NOT_MEASURED,
     VOCABULARY,
     Found,
     Sitting,
@@ -44,7 +45,6 @@ from jobs.benchmark.report import aligned, machine
 from sfr_batch.errors import RunFailed
 from sfr_batch.model.identity import SAME_MODEL
 
-NOT_MEASURED = "not measured"
 _ALONE = 50
 """Rows that are computed one by one."""
 Step = Callable[[Sitting, Found], None]
@@ -268,6 +268,9 @@ def _split(sitting: Sitting, found: Found) -> None:
 def _fp8(sitting: Sitting, found: Found) -> None:
     from sfr_batch.encoder import probe
 
+    if sitting.lacks_fp8:
+        found[NOT_MEASURED] = "this GPU does not multiply in fp8"
+        return
     encoder, (lengths, flat_ids) = sitting.new_model("fp8"), sitting.texts()
     found["burst"] = bench.matrix_rate(sitting.device, "fp8", sitting.squares)
     sitting.sustained["fp8"] = found["layer, sustained"] = probe.matrix_rate(

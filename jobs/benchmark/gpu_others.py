@@ -1,7 +1,7 @@
 """Steps of `gpu` beside the encoder, where they are installed: torchao's fp8, sentence-transformers, vLLM.
 
 All have the weights and the token ids that the encoder has. For those that read a model and texts, a word is the number
-of an id.
+of an id. Of torchao (0.18) and vLLM only the interfaces were read: neither step has run yet.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from jobs.benchmark.gpu_sitting import (
+    NOT_MEASURED,
     VOCABULARY,
     FloatArray,
     Found,
@@ -27,20 +28,28 @@ from sfr_batch.model.identity import SAME_MODEL
 
 _BATCH_SIZES = (16, 64)
 _PAD = "<pad>"
-Start = Callable[[Path], Callable[[list[str]], FloatArray]]
+Encode = Callable[[list[str]], FloatArray]
+Start = Callable[[Path, list[str]], Encode]
+"""Loads the model of a folder. Also gets some of the texts, to try settings with."""
 
 
 def torchao(sitting: Sitting, found: Found) -> None:
-    """Its fp8 by rows, in whole layers that are compiled, as it is meant to be used; and ours so, too."""
+    """Its fp8 by rows, in whole layers that are compiled, as it is meant to be used; and ours so, too. Both with the
+    options that the compiler has in a run."""
     if not _is_here("torchao", found):
+        return
+    if not sitting.on_gpu or sitting.lacks_fp8:
+        found[NOT_MEASURED] = "no GPU that multiplies in fp8"
         return
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
 
+    # By default it sets other options of the compiler for the whole process, and so for the steps that follow.
+    by_rows = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow(), set_inductor_config=False)
     lengths, flat_ids = sitting.texts()
     for name, dtype in (("torchao's fp8", sitting.dtype), ("our fp8", "fp8")):
         encoder = sitting.new_model(dtype)
         if dtype != "fp8":
-            quantize_(encoder._model, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()))
+            quantize_(encoder._model, by_rows)
         with whole_layers(encoder):
             if sitting.expected is not None:
                 vectors = encoder.encode_tokens(lengths, flat_ids).vectors
@@ -57,7 +66,7 @@ def sentence_transformers(sitting: Sitting, found: Found) -> None:
 
     from sfr_batch.encoder.loading import torch_dtype
 
-    def start(folder: Path) -> Callable[[list[str]], FloatArray]:
+    def start(folder: Path, some: list[str]) -> Encode:
         words = Transformer(str(folder), model_kwargs={"dtype": torch_dtype(sitting.dtype)})
         pooling = Pooling(words.get_embedding_dimension(), "lasttoken")
         model = SentenceTransformer(modules=[words, pooling], device=sitting.device)
@@ -66,8 +75,7 @@ def sentence_transformers(sitting: Sitting, found: Found) -> None:
             options = {"batch_size": size or found["batch size"], "normalize_embeddings": True}
             return np.asarray(model.encode(texts, **options), np.float32)
 
-        few = ["3 4 5 6 7"] * _BATCH_SIZES[-1]
-        found["batch size"] = min(_BATCH_SIZES, key=lambda size: _twice(lambda: encode(few, size))[0])
+        found["batch size"] = min(_BATCH_SIZES, key=lambda size: _twice(lambda: encode(some, size))[0])
         return encode
 
     _beside(sitting, found, "sentence-transformers", start)
@@ -79,11 +87,12 @@ def vllm(sitting: Sitting, found: Found) -> None:
         return
     from vllm import LLM
 
-    def start(folder: Path) -> Callable[[list[str]], FloatArray]:
-        options = {"dtype": sitting.dtype, "max_model_len": sitting.longest, "gpu_memory_utilization": 0.5}
+    def start(folder: Path, some: list[str]) -> Encode:
+        options = {"dtype": sitting.dtype, "max_model_len": sitting.longest, "gpu_memory_utilization": 0.8}
         model = LLM(model=str(folder), runner="pooling", **options)
 
         def encode(texts: list[str]) -> FloatArray:
+            model.reset_prefix_cache()  # it keeps the keys of whole texts, and would find all of them the second time
             prompts = [{"prompt_token_ids": [int(word) for word in text.split()]} for text in texts]
             return np.array([done.outputs.embedding for done in model.embed(prompts, use_tqdm=False)], np.float32)
 
@@ -94,8 +103,8 @@ def vllm(sitting: Sitting, found: Found) -> None:
 
 def _is_here(package: str, found: Found) -> bool:
     if find_spec(package) is None:
-        found["not measured"] = f"{package} is not installed"
-    return "not measured" not in found
+        found[NOT_MEASURED] = f"{package} is not installed"
+    return NOT_MEASURED not in found
 
 
 def _beside(sitting: Sitting, found: Found, name: str, start: Start) -> None:
@@ -105,7 +114,7 @@ def _beside(sitting: Sitting, found: Found, name: str, start: Start) -> None:
     ours, own = _twice(lambda: sitting.as_in_a_run().encode_tokens(lengths, flat_ids).vectors)
     with _saved(sitting) as folder:
         sitting.forget()  # a card may have room for one model
-        encode = start(folder)
+        encode = start(folder, texts[: 2 * max(_BATCH_SIZES)])
         theirs, vectors = _twice(lambda: encode(texts))
     tokens = int(lengths.sum())
     found |= {"ours, tokens/s": tokens / ours, "theirs, tokens/s": tokens / theirs, "times as fast": theirs / ours}

@@ -5,6 +5,7 @@ Weights and ids are random. Knows no step.
 
 import contextlib
 import gc
+import re
 import statistics
 import time
 from collections import Counter
@@ -18,12 +19,15 @@ from numpy.typing import NDArray
 
 from jobs.benchmark import encoder as bench
 from sfr_batch.errors import RunFailed
+from sfr_batch.pipeline.price.paper import gpu_types
 
 FLOPS = (
     "FLOPs of a token: 2 for each weight of the layers, without embeddings, and causal attention, which meets half of "
     "the row; without the last layer's MLP of tokens that are not pooled, which is not computed."
 )
 VOCABULARY = 32000
+NOT_MEASURED = "not measured"
+"""The state of a step that was left out; in what it has found, the reason."""
 _PREFIX = 20
 
 Lengths = NDArray[np.int32]
@@ -76,6 +80,19 @@ class Sitting:
     def squares(self) -> Sequence[int]:
         """Sizes of the matrices of a burst."""
         return (4096, 8192, 16384) if self.on_gpu else (256,)
+
+    @property
+    def lacks_fp8(self) -> bool:
+        """Whether the device is a GPU that does not multiply in 8 bits."""
+        from sfr_batch.encoder.devices import multiplies_in
+
+        return self.on_gpu and not multiplies_in("fp8")
+
+    def on_paper(self, dtype: str) -> float | None:
+        """FLOP/s of the device by its data sheet; None for one that `run.gpu` does not know."""
+        from sfr_batch.encoder.devices import kind_of
+
+        return on_data_sheet(kind_of(self.device), dtype)
 
     @property
     def left(self) -> float:
@@ -152,16 +169,26 @@ def computed_flops(shape: str, length: int) -> float:
     return bench.flops_of_row(shape, length) - not_pooled
 
 
+def on_data_sheet(kind: str, dtype: str) -> float | None:
+    """FLOP/s of dense products. kind: as a GPU calls itself, such as NVIDIA A100-SXM4-80GB."""
+    words = re.split("[ -]", kind)
+    if {"PCIe", "NVL"} & {*words}:  # slower than the cards of the table, which are SXM
+        return None
+    known = next((values for name, values in gpu_types().items() if name in words), {})
+    found = known.get({"bfloat16": "tflops", "fp8": "fp8_tflops"}.get(dtype, ""))
+    return found and 1e12 * float(found)
+
+
 def speed(
     sitting: Sitting, title: str, encoder: Any, found: Found, kinds: Sequence[str] = ("512", "longest", "32", "mix")
 ) -> None:
-    """Tokens a second by the length of rows, and the share of the sustained matrix rate."""
+    """Tokens a second by the length of rows, and the shares of the sustained matrix rate and of the data sheet."""
     dtype = "fp8" if "fp8" in title else sitting.dtype
-    ceiling = sitting.sustained.get(dtype) or sitting.sustained.get(sitting.dtype)
+    ceiling, peak = sitting.sustained.get(dtype), sitting.on_paper(dtype)
     tokens = 65536 if sitting.on_gpu else 256
-    if ceiling:  # fewer for a slow card: as many as it may compute in a turn
+    if known := ceiling or sitting.sustained.get(sitting.dtype):  # fewer for a slow card: what it computes in a turn
         a_token = computed_flops(sitting.shape, 512) / 512
-        tokens = int(min(tokens, max(sitting.budget, sitting.turn * ceiling / a_token / 2)))
+        tokens = int(min(tokens, max(sitting.budget, sitting.turn * known / a_token / 2)))
     for kind in kinds:
         length = min({"32": 32, "512": 512, "longest": sitting.longest, "mix": 0}[kind], sitting.longest)
         lengths = (
@@ -171,9 +198,11 @@ def speed(
         )
         first, steady = rate(sitting, encoder, lengths)
         flops = sum(computed_flops(sitting.shape, int(n)) for n in lengths) / int(lengths.sum())
-        share = steady * flops / ceiling if ceiling else None
-        found.setdefault(title, {})[kind] = {"tokens/s": round(steady), "first pass": round(first), "share": share}
+        share, of_peak = (steady * flops / most if most else None for most in (ceiling, peak))
+        shares = {"share": share, "share of the data sheet": of_peak}
+        found.setdefault(title, {})[kind] = {"tokens/s": round(steady), "first pass": round(first), **shares}
         of = f"{share:6.1%} of the sustained rate in {dtype}" if share else "share unknown"
+        of += f", {of_peak:.1%} of the data sheet" if of_peak else ""
         sitting.say(f"{title:32s} {length or kind!s:>5s}: {steady:10,.0f} tokens/s, {of}; first pass {first:,.0f}")
 
 

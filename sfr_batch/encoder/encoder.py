@@ -16,7 +16,7 @@ from sfr_batch.encoder import batching
 from sfr_batch.encoder.attention import Prefix
 from sfr_batch.encoder.company import check_company
 from sfr_batch.encoder.compiling import compiling
-from sfr_batch.encoder.devices import require_device, take_share
+from sfr_batch.encoder.devices import free_memory, require_device, take_share
 from sfr_batch.encoder.encoded import EncodedTokens
 from sfr_batch.encoder.faults import is_of_the_device, is_out_of_memory, of_the_device
 from sfr_batch.encoder.forward import Forward
@@ -29,6 +29,7 @@ from sfr_batch.model import prompts
 from sfr_batch.model.recipe import Recipe, read_recipe
 from sfr_batch.model.repository.families import TESTED
 from sfr_batch.model.repository.folder import weight_files
+from sfr_batch.model.sources import room
 from sfr_batch.model.sources.location import locate
 from sfr_batch.model.sources.weight_hashes import check_weights
 from sfr_batch.model.tokenization.tokenizer import Chunked, Tokenizer
@@ -111,11 +112,17 @@ class Encoder:
         with using(torch_threads), of_the_device(torch.device(settings.device)):
             require_device(settings.device, settings.compute_dtype)
             take_share(settings.device, memory_share)
-            encoder = cls._load(settings, max_batch_tokens, torch_threads, weight_hashes, packed=packed)
-            if fuse:
-                encoder.fuse()
-            elif fuse is None:
-                encoder.fuse_if_it_can()
+            try:
+                encoder = cls._load(settings, max_batch_tokens, torch_threads, weight_hashes, packed=packed)
+                if fuse:
+                    encoder.fuse()
+                elif fuse is None:
+                    encoder.fuse_if_it_can()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                free = free_memory(settings.device)
+                raise ModelError(room.no_room_beside_the_model(settings.device, free)) from error
         return encoder
 
     @classmethod

@@ -10,7 +10,7 @@ import pytest
 
 from jobs.benchmark import gpu
 from jobs.benchmark.encoder import SHAPES, flops_of_row
-from jobs.benchmark.gpu_sitting import computed_flops
+from jobs.benchmark.gpu_sitting import computed_flops, on_data_sheet
 from tests.test_policies import ROOT
 
 LACKING = (
@@ -79,6 +79,22 @@ def test_a_step_that_fails_or_lasts_too_long_ends_no_other(tmp_path: Path, monke
     assert found["bad"]["so far"] == 7
     assert found["bad"]["error"] == "RuntimeError: no kernel"
     assert "caught" not in found["endless"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "tflops"),
+    [
+        ("NVIDIA H200", "bfloat16", 989),
+        ("NVIDIA H100 80GB HBM3", "fp8", 1979),
+        ("NVIDIA A100-SXM4-80GB", "bfloat16", 312),
+        ("NVIDIA A100-SXM4-80GB", "fp8", None),
+        ("NVIDIA H100 PCIe", "bfloat16", None),
+        ("NVIDIA L4", "float32", None),
+        ("AMD EPYC 9354", "bfloat16", None),
+    ],
+)
+def test_the_data_sheet_of_a_gpu(kind: str, dtype: str, tflops: float | None) -> None:
+    assert on_data_sheet(kind, dtype) == (tflops and tflops * 1e12)
 
 
 def test_flops_that_are_counted() -> None:

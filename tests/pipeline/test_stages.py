@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,21 @@ def test_a_device_that_fails_while_the_model_is_loaded_is_no_result_either(
             patched.setattr(owner, name, fail)
             with pytest.raises(DeviceError, match=r"cpu failed: CUDA error: uncorrect"):
                 encode_stage.Encode(job)
+
+
+def test_a_device_that_the_weights_fill_is_a_reason_and_no_crash(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first batches run while the model is loaded. Five actors that end there would end a run."""
+    _, _, job = planned(tmp_path, tiny, ["one"])
+
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB")
+
+    monkeypatch.setattr(forward.Forward, "pooled", fail)
+    problem = encode_stage.Encode(job).problem
+    assert problem
+    assert re.search(r"fits into the memory of cpu on node .*, but not the smallest batch beside it: .* free", problem)
 
 
 def test_an_error_travels_to_the_result(tmp_path: Path, tiny: Path) -> None:

@@ -47,6 +47,19 @@ def no_room_on(device: str, needed: int, free: int) -> str:
     """The message for a device that is too small."""
     return (
         f"The model does not fit into the memory of {device} on node {socket.gethostname()}: its weights need "
-        f"{gib(needed)}, {gib(free)} free. Use a device with more memory or a smaller model.dtype, let fewer actors "
-        "share it (run.actors.gpus=1), or stop other processes on it (nvidia-smi lists them)."
+        f"{gib(needed)}, {gib(free)} free. {_MORE_ROOM}"
     )
+
+
+def no_room_beside_the_model(device: str, free: int) -> str:
+    """The message for a device that the weights fill."""
+    return (
+        f"The model fits into the memory of {device} on node {socket.gethostname()}, but not the smallest batch beside "
+        f"it: {gib(free)} free. {_MORE_ROOM}"
+    )
+
+
+_MORE_ROOM = (
+    "Use a device with more memory or a smaller model.dtype, let fewer actors share it (run.actors.gpus=1), or stop "
+    "other processes on it (nvidia-smi lists them)."
+)
