@@ -82,7 +82,7 @@ def pipeline(
     model: str,
     output: Path | None,
 ) -> None:
-    """Compare sfr-batch with its bare encoder, a sentence-transformers script and the Ray Data recipe.
+    """Compare sfr-batch with its bare encoder, a sentence-transformers script, Ray Data's recipe and Daft's embed_text.
 
     Runs whole processes over the same distinct docstrings, in alternation. Prints a table only if all vectors agree.
     """

@@ -120,8 +120,8 @@ def _table(job: Job) -> pa.Table:
     return Table.open(open_store(str(job.output))).to_arrow([names.ID, names.EMBEDDING])
 
 
-def _rival(name: str, label: str, script: str, *words: str) -> Contender:
-    return Contender(name, label, _script(script, *words), _metered, _written, needs=("sentence_transformers",))
+def _rival(name: str, label: str, script: str, *words: str, needs: tuple[str, ...] = ()) -> Contender:
+    return Contender(name, label, _script(script, *words), _metered, _written, ("sentence_transformers", *needs))
 
 
 BARE = "encoder"
@@ -134,6 +134,7 @@ CONTENDERS = {
         _rival("sentence-transformers", "sentence-transformers script", "with_sentence_transformers.py"),
         _rival("ray-data", "Ray Data recipe", "with_ray_data.py"),
         _rival("ray-data-threads", "Ray Data recipe, all threads", "with_ray_data.py", "set-threads"),
+        _rival("daft", "Daft's embed_text", "with_daft.py", needs=("daft",)),
     )
 }
 """The contenders by name, in the order of the report."""

@@ -158,7 +158,8 @@ def check_installed(packages: Iterable[str]) -> None:
     """Raises ConfigError that names what to install."""
     missing = sorted({package for package in packages if find_spec(package) is None})
     if missing:
-        raise ConfigError(f"{', '.join(missing)} is not installed here: pip install 'sfr-batch[benchmark]'")
+        what = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed here"
+        raise ConfigError(f"{what}: pip install 'sfr-batch[benchmark]'")
 
 
 def _judge(

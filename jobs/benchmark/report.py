@@ -17,8 +17,19 @@ from jobs.benchmark.pipeline import Comparison
 from sfr_batch.errors import counted
 
 _RIVALS = ("sentence-transformers", "ray-data")
+_RIVALS_WHOLE = (*_RIVALS, "daft")  # Daft does not tell when what was done
 _CPU = "CPU s/100k"
-_PACKAGES = ("sfr-batch", "torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy", "sentence-transformers")
+_PACKAGES = (
+    "sfr-batch",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "ray",
+    "pyarrow",
+    "numpy",
+    "sentence-transformers",
+    "daft",
+)
 # Okabe and Ito's palette, which people with any kind of colour vision tell apart.
 _OURS, _BARE, _OTHERS = "#0072B2", "#999999", "#E69F00"
 
@@ -29,7 +40,7 @@ def tables(comparison: Comparison) -> str:
     for name in comparison.rounds:
         padding, cpu = comparison.rounds[name][0].padding, comparison.cpu_per_token(name)
         whole = [_number(comparison.seconds(name), 1), _number(comparison.cpu_seconds(name), 1)]
-        whole += [_number(comparison.time_ratio(name, other), 2) for other in _RIVALS]
+        whole += [_number(comparison.time_ratio(name, other), 2) for other in _RIVALS_WHOLE]
         peak = comparison.peak_bytes(name)
         rows_whole.append([CONTENDERS[name].label, *whole, _number(peak / 2**30 if peak else None, 2)])
         steady = [_number(comparison.tokens_per_second(name), 0)]
@@ -45,7 +56,7 @@ def tables(comparison: Comparison) -> str:
             f"{head}; median of {rounds} round(s); the same vectors within {most:.1g}.",
             "",
             *aligned(
-                ["Whole process", "seconds", "CPU s", "x as fast as s-t", "x as fast as Ray Data", "peak GiB"],
+                ["Whole process", "seconds", "CPU s", "x s-t", "x Ray Data", "x Daft", "peak GiB"],
                 rows_whole,
             ),
             "",
@@ -162,15 +173,16 @@ def draw(comparison: Comparison, where: dict[str, Any], file: Path) -> None:
             ("Steady state (more is better)", "tokens per second", comparison.tokens_per_second, "{:,.0f}"),
         ]
         for axis, (title, unit, median, form) in zip(axes, panels, strict=True):
-            values = [median(name) or 0.0 for name in names]  # 0: not known
-            axis.barh(labels, values, color=colours, height=0.62, zorder=2)
+            values = [median(name) for name in names]
+            axis.barh(labels, [value or 0.0 for value in values], color=colours, height=0.62, zorder=2)
             for row, name in enumerate(names):
                 rounds = comparison.rounds[name]
-                seen = [r.usage.seconds if unit == "seconds" else r.tokens_per_second or 0.0 for r in rounds]
+                told = [r.usage.seconds if unit == "seconds" else r.tokens_per_second for r in rounds]
+                seen = [number for number in told if number is not None]
                 axis.scatter(seen, [row] * len(seen), color="black", s=14, zorder=3, linewidths=0)
                 axis.annotate(
-                    form.format(values[row]),
-                    (max(*seen, values[row]), row),
+                    "not told" if (value := values[row]) is None else form.format(value),
+                    (max(seen, default=0), row),
                     xytext=(7, 0),
                     textcoords="offset points",
                     va="center",

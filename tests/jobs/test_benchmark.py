@@ -72,6 +72,17 @@ def test_pipeline_end_to_end(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "pipeline.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
+def test_daft_gives_the_same_vectors(tmp_path: Path) -> None:
+    pytest.importorskip("daft", reason="pip install 'sfr-batch[benchmark]'")
+    options = ["--documents", "24", "--splits", "3", "--pairs", "1", "--contender", "daft"]
+    done = invoke("pipeline", *options, "--output", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["contenders"]["daft"]["rounds"]
+    assert [r["tokens_per_second"] for r in found] == [None]
+    assert found[0]["max_difference"] < 1e-5
+
+
 def test_planned_splits_end_to_end(tmp_path: Path) -> None:
     done = invoke("splits", "--size", "200", "--size", "400", "--driven", "0", "--output", str(tmp_path))
     assert done.exit_code == 0, done.output
@@ -264,7 +275,10 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(comparing, "find_spec", lambda _: None)
     done = invoke("pipeline", "--documents", "4", "--splits", "2")
     assert done.exit_code == 2
-    assert done.output == ("error: sentence_transformers is not installed here: pip install 'sfr-batch[benchmark]'\n")
+    missing = "daft and sentence_transformers are not installed here"
+    assert done.output == f"error: {missing}: pip install 'sfr-batch[benchmark]'\n"
+    done = invoke("pipeline", "--documents", "4", "--splits", "2", "--contender", "ray-data")
+    assert done.output == "error: sentence_transformers is not installed here: pip install 'sfr-batch[benchmark]'\n"
 
 
 def test_corpus_is_distinct_texts_one_file_a_split(tmp_path: Path) -> None:
@@ -340,7 +354,7 @@ def test_cpu_time_is_that_of_the_steady_state() -> None:
     assert Usage(9.0, 8.0, None).cpu_between(10.0, 11.0) is None
 
 
-def test_a_contender_that_does_not_tell_when_has_no_steady_state() -> None:
+def test_a_contender_that_does_not_tell_when_has_no_steady_state(tmp_path: Path) -> None:
     assert tokens_per_second([]) is None
     assert padding([]) is None
     untold = Round(Usage(3.0, None, None), None, None, 0, 0.0)
@@ -349,6 +363,8 @@ def test_a_contender_that_does_not_tell_when_has_no_steady_state() -> None:
     assert found.rate_ratio("encoder", "sentence-transformers") is None
     assert found.time_ratio("encoder", "sentence-transformers") == 1.5
     assert report.tables(found).count("–") > 5
+    report.draw(found, {"cores": 2, "cpu": "any"}, tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_processes_are_measured_with_their_children(tmp_path: Path) -> None:
