@@ -7,7 +7,7 @@
     python -m jobs.benchmark splits       planning and driving a million splits
     python -m jobs.benchmark soak         memory over a million rows
     python -m jobs.benchmark resume       restarting after 100,000 splits
-    python -m jobs.benchmark audit        an audit of 500,000 rows
+    python -m jobs.benchmark maintenance  an audit, an export and a compaction, here and on Ray
     python -m jobs.benchmark search       many queries in one pass over a million rows
     python -m jobs.benchmark publish      publishing 10 million rows, here and on Ray
     python -m jobs.benchmark dead-rows    publishing and reading beside 10 million dead rows
@@ -31,7 +31,7 @@ import click
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from jobs.benchmark import auditing, backfilling, pricing, publishing, report, searching
+from jobs.benchmark import backfilling, maintaining, pricing, publishing, report, searching
 from jobs.benchmark import dead_rows as dead_rows_benchmark
 from jobs.benchmark import encoder as encoder_benchmark
 from jobs.benchmark import gpu as gpu_benchmark
@@ -333,17 +333,17 @@ def resume(
 
 @main.command()
 @click.option(
-    "--rows", default=500_000, show_default=True, type=click.IntRange(1), help="Number of random unit vectors."
+    "--rows", default=500_000, show_default=True, type=click.IntRange(8193), help="Number of random unit vectors."
 )
-@click.option("--dim", default=384, show_default=True, type=click.IntRange(1), help="Dimensions of the vectors.")
+@click.option("--dim", default=1024, show_default=True, type=click.IntRange(1), help="Dimensions of the vectors.")
 @_OUTPUT
-def audit(rows: int, dim: int, output: Path | None) -> None:
-    """Measure the speed and memory of an audit, on a local disk."""
+def maintenance(rows: int, dim: int, output: Path | None) -> None:
+    """Measure an audit, an export and a compaction, in one process and on a local Ray of one and two workers."""
     with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
         where = report.machine()
-        found = auditing.run(rows, dim, Path(folder), click.echo)
-        click.echo("\n" + auditing.table(found))
-        _write(output, "audit.json", {"machine": where, "audit": asdict(found)})
+        found = maintaining.run(rows, dim, Path(folder), click.echo)
+        click.echo("\n" + maintaining.table(found))
+        _write(output, "maintenance.json", {"machine": where, "maintenance": asdict(found)})
 
 
 @main.command()

@@ -5,9 +5,9 @@
     python -m jobs.benchmark.searching memory FOLDER QUERIES K      a search in this process
     python -m jobs.benchmark.searching WORKERS FOLDER QUERIES K     a search on a Ray with so many CPUs
 
-The table is that of `auditing`. Each command but the first prints one JSON object. The product is what no search can do
-without: PyTorch's, of matrices that are in memory already, on the threads of OMP_NUM_THREADS. Of three rounds the best
-one counts. All searches must find the same, bit by bit, and the scores of the product within 1e-5.
+The table is that of `maintaining`. Each command but the first prints one JSON object. The product is what no search can
+do without: PyTorch's, of matrices that are in memory already, on the threads of OMP_NUM_THREADS. Of three rounds the
+best one counts. All searches must find the same, bit by bit, and the scores of the product within 1e-5.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.benchmark.auditing import write
+from jobs.benchmark.maintaining import write
 from jobs.benchmark.planning import own_memory
 from jobs.benchmark.splits import aligned, run_module
 from sfr_batch.errors import RunFailed

@@ -12,11 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from jobs import docstrings as demo
-from jobs.benchmark import auditing, pricing, processes, report, resume, searching, watching
+from jobs.benchmark import maintaining, pricing, processes, report, resume, searching, watching
 from jobs.benchmark import pipeline as comparing
 from jobs.benchmark.__main__ import main
 from jobs.benchmark.contenders import CONTENDERS, Event, padding, tokens_per_second, vectors_by_id
 from jobs.benchmark.corpus import write_distinct_docstrings
+from jobs.benchmark.maintaining import Kept, Maintained
 from jobs.benchmark.pipeline import Comparison, Round
 from jobs.benchmark.pricing import Forecast
 from jobs.benchmark.processes import Memory, Usage
@@ -240,7 +241,7 @@ def test_search_end_to_end(tmp_path: Path) -> None:
 def test_search_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It compares its scores with those of the product itself."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    auditing.write(str(tmp_path), 9000, 8)
+    maintaining.write(str(tmp_path), 9000, 8)
     found = searching.here(str(tmp_path), 30, 5)
     assert min(found["search"], found["read"], found["product"]) > 0
     searched = searching.Searched(
@@ -249,18 +250,28 @@ def test_search_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "30 queries, k 5, over 9,000 x 8" in searching.table([searched])
 
 
-def test_audit_end_to_end(tmp_path: Path) -> None:
-    done = invoke("audit", "--rows", "9000", "--dim", "8", "--output", str(tmp_path))
+def test_maintenance_in_this_process(tmp_path: Path) -> None:
+    """It refuses an audit that fails, an export that lacks rows and a compaction of nothing."""
+    maintaining.write(str(tmp_path / "table"), 9000, 8)
+    here = maintaining.keep(tmp_path, maintaining.OPERATIONS, 0)
+    assert [(one.operation, one.workers) for one in here] == [(name, 0) for name in ("audit", "export", "compact")]
+    there = [Kept(one.operation, workers, 10.0 / workers, 1.3 * one.cpu, None) for one in here for workers in (1, 2)]
+    shown = maintaining.table(Maintained(9000, 8, 10**6, [*here, *there]))
+    assert "9,000 rows of 8 numbers, 1 MB" in shown
+    assert "at most 0.50 of the seconds of one, within the aim of 0.65" in shown
+    assert "at most 1.30 of the CPU of one process, NOT within the aim of 1.2" in shown
+
+
+@pytest.mark.slow
+def test_maintenance_end_to_end(tmp_path: Path) -> None:
+    done = invoke("maintenance", "--rows", "20000", "--dim", "8", "--output", str(tmp_path))
     assert done.exit_code == 0, done.output
-    found = json.loads((tmp_path / "audit.json").read_text())
+    found = json.loads((tmp_path / "maintenance.json").read_text())
     assert found["machine"]["cores"]
-    run = found["audit"]
-    assert (run["rows"], run["dim"]) == (9000, 8)
-    assert run["bytes"] > 9000 * (8 * 4 + 16), "vectors and hashes of texts cannot be made smaller"
-    assert run["seconds"] > 0
-    if Path("/proc/self/status").exists():
-        assert run["peak_bytes"] > 20 * 2**20
-    assert "Audited 9,000 rows" in done.output
+    run = found["maintenance"]
+    assert run["bytes"] > 20000 * (8 * 4 + 16), "vectors and hashes of texts cannot be made smaller"
+    assert [its["workers"] for its in run["found"]] == [workers for workers in range(3) for _ in range(3)]
+    assert all(its["seconds"] > 0 for its in run["found"])
 
 
 def test_listing_of_s3_is_counted_and_cleaned_up(s3_prefix: str) -> None:
