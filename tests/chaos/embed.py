@@ -2,8 +2,10 @@
 
     python -m tests.chaos.embed CONFIG DIARY [section.field=value …]
 
-Ray, the stages around the encoder and the store are real. Lines of the diary: ``encode <split> <pid>`` when an actor is
-given a split, ``receipt <split> <pid>`` when the driver has heard that it is committed.
+Ray, the stages around the encoder and the store are real. Every table counts as large, so that nights are compared and
+all tables published by tasks on the cluster. Lines of the diary: ``encode <split> <pid>`` when an actor is given a
+split, ``receipt <split> <pid>`` when the driver has heard that it is committed, ``publish <run> <pid>`` when it begins
+to publish.
 """
 
 import json
@@ -16,8 +18,11 @@ import pyarrow as pa
 
 from sfr_batch.api import embed
 from sfr_batch.format.records import Receipt
-from sfr_batch.pipeline import encode_stage, run_log
+from sfr_batch.pipeline import encode_stage, run_log, runner
 from sfr_batch.pipeline.job import Job
+from sfr_batch.storage.executor import Executor
+from sfr_batch.table.commit.draft import Draft
+from sfr_batch.table.table import Snapshot, Table
 from tests.chaos.writer import ArithmeticEncode
 
 SECONDS_A_SPLIT = 0.15
@@ -47,13 +52,20 @@ def main(config: str, diary: Path, overrides: list[str]) -> None:
     """Run with the stand-in; Ray's workers import it from here."""
     from tests.chaos import embed as this  # not __main__, which workers do not know
 
-    add = run_log.RunLog.add
+    add, publish = run_log.RunLog.add, runner.publish
 
     def hear(log: run_log.RunLog, receipt: Receipt) -> None:
         add(log, receipt)
         note(diary, "receipt", receipt.split_id, os.getpid())
 
+    def see(table: Table, base: Snapshot | None, draft: Draft, executor: Executor | None = None) -> Snapshot:
+        assert executor is not None, "it does not publish on the cluster"
+        note(diary, "publish", draft.run_id, os.getpid())
+        return publish(table, base, draft, executor)
+
     run_log.RunLog.add = hear  # type: ignore[method-assign]
+    runner.publish = see  # type: ignore[attr-defined]
+    runner._ROWS_HERE = 0
     encode_stage.Encode = this.DiaryEncode  # type: ignore[misc]
     print(embed(config, overrides).describe())
 

@@ -2,6 +2,8 @@
 
 One cluster serves all jobs of a `JobChaos`, and every kill is `kill -9`. A job that loses an actor, a worker or a node
 must end well; one that loses its driver, or fails because its store was away, is started again by the same command.
+Some are killed while they publish, by tasks on the cluster. A table gets a second run over a corpus that has changed,
+as long as there are kills left; every second table is one of small shards, which are packed.
 """
 
 import contextlib
@@ -19,11 +21,13 @@ from typing import Any
 import pyarrow as pa
 
 from sfr_batch.config.loading import config_from_dict
-from sfr_batch.config.settings import ModelSettings
+from sfr_batch.config.settings import Config, ModelSettings
 from sfr_batch.errors import ObjectNotFound, StorageError
+from sfr_batch.format import names
 from sfr_batch.model.recipe import read_recipe
 from sfr_batch.model.tokenization.tokenizer import Tokenizer
 from sfr_batch.storage.store import Store
+from sfr_batch.table.table import Table
 from tests.chaos.campaign import model_without_weights
 from tests.chaos.checks import (
     Broken,
@@ -41,7 +45,7 @@ from tests.chaos.corpus import reference_vectors
 from tests.chaos.embed import DIARY
 from tests.job_processes import process_tree
 from tests.s3server import S3Server
-from tests.tables import parquet
+from tests.tables import jsonl, parquet
 
 ROOT = Path(__file__).parents[2]
 VICTIMS = ("driver", "actor", "worker", "node", "store")
@@ -50,8 +54,65 @@ NODE = {"num_cpus": 3, "object_store_memory": 100 * 2**20}
 NODES = 2
 _ROWS = 4
 _SHARDS = 4
+_WHILE_PUBLISHING = 0.1
+"""Share of the kills that wait until the job publishes."""
+_TASKS = (b"deal_documents", b"repeated_in", b"_read_files", b"_scan", b"read_old", b"_decide", b"_write_scanned")
+"""Titles of the tasks that publish and compare."""
 _HANG_S = 240.0
 _SETTLE_S = 60.0
+
+
+class RowGroups:
+    """A corpus of a few Parquet files whose row groups are splits. ``texts``: those that a table must hold, by id."""
+
+    def __init__(self, folder: Path, splits: int) -> None:
+        self._folder, self._rows = folder, splits * _ROWS // _SHARDS
+        self.texts: dict[str, str] = {}
+
+    def write(self) -> None:
+        self._folder.mkdir(parents=True)
+        for shard in range(_SHARDS):
+            self._put(shard, {f"{shard}-{row}": f"document {row} of shard {shard}" for row in range(self._rows)})
+
+    def change(self) -> None:
+        """Of the first shard, a quarter of the rows is gone, a quarter has other texts, and some are new."""
+        old = {name: text for name, text in self.texts.items() if name.startswith("0-")}
+        names = list(old)[self._rows // 4 :]
+        changed = {name: f"another {old[name]}" for name in names[: self._rows // 4]}
+        added = {f"0-new-{row}": f"new document {row}" for row in range(self._rows // 4)}
+        self.texts = {name: text for name, text in self.texts.items() if name not in old}
+        self._put(0, {name: old[name] for name in names} | changed | added)
+
+    def _put(self, shard: int, part: dict[str, str]) -> None:
+        table = pa.table({"id": list(part), "text": list(part.values())})
+        groups = [min(_ROWS, len(part) - at) for at in range(0, len(part), _ROWS)]
+        (self._folder / f"{shard}.parquet").write_bytes(parquet(table, groups))
+        self.texts |= part
+
+
+class SmallShards:
+    """A corpus of shards of one row, which share splits. ``texts``: those that a table must hold, by id."""
+
+    def __init__(self, folder: Path, splits: int) -> None:
+        self._folder, self._rows = folder, splits * _ROWS
+        self.texts: dict[str, str] = {}
+
+    def write(self) -> None:
+        self._folder.mkdir(parents=True)
+        for row in range(self._rows):
+            self._put(row, f"document {row}")
+
+    def change(self) -> None:
+        """A tenth of the shards is gone, a tenth has another text, and as many are new."""
+        for row in range(0, self._rows, 10):
+            (self._folder / f"{row}.jsonl").unlink()
+            del self.texts[f"id-{row}"]
+            self._put(row + 1, f"another document {row + 1}")
+            self._put(self._rows + row, f"new document {row}")
+
+    def _put(self, row: int, text: str) -> None:
+        (self._folder / f"{row}.jsonl").write_bytes(jsonl([{"id": f"id-{row}", "text": text}]))
+        self.texts[f"id-{row}"] = text
 
 
 class JobChaos:
@@ -64,11 +125,14 @@ class JobChaos:
         for _ in range(NODES):
             cluster.add_node(**NODE)
         self.kills: Counter[str] = Counter()
-        self.tables = self.failed_jobs = 0
+        self.tables = self.failed_jobs = self.while_publishing = 0
 
     def __str__(self) -> str:
         kills = ", ".join(f"{number} x {victim}" for victim, number in sorted(self.kills.items()))
-        return f"{kills}; {self.tables} tables, {self.failed_jobs} jobs failed while the store was away"
+        return (
+            f"{kills}; {self.while_publishing} of them while a job published; {self.tables} tables, "
+            f"{self.failed_jobs} jobs failed while the store was away"
+        )
 
     def run(self, victims: list[str]) -> None:
         """Tables one after the other until all these kills are done, in this order. Raises AssertionError."""
@@ -84,7 +148,6 @@ class JobChaos:
 
     def _fill_table(self, waiting: list[str], history: list[str]) -> None:
         folder = self._folder / f"table{self.tables}"
-        texts = self._write_corpus(folder / "corpus")
         raw = {
             "corpus": {"path": str(folder / "corpus")},
             "model": {"path": str(self._model), "device": "cpu"},
@@ -96,33 +159,59 @@ class JobChaos:
                 "actors": {"gpus": 0, "min": NODES, "torch_threads": 1},
             },
         }
+        packed = self.tables % 2 == 0
+        corpus = SmallShards(folder / "corpus", self._splits) if packed else RowGroups(folder / "corpus", self._splits)
+        corpus.write()
         (folder / "job.yaml").write_text(json.dumps(raw))
-        config, diary = config_from_dict(raw), folder / DIARY
-        diary.touch()
-        seen: Objects = {}
+        (folder / DIARY).touch()
+        seen = self._fill(folder, config_from_dict(raw), corpus.texts, {}, waiting, history)
+        if waiting:
+            corpus.change()
+            history.append("the corpus changed")
+            self._fill(folder, config_from_dict(raw), corpus.texts, seen, waiting, history)
+
+    def _fill(
+        self,
+        folder: Path,
+        config: Config,
+        texts: dict[str, str],
+        seen: Objects,
+        waiting: list[str],
+        history: list[str],
+    ) -> Objects:
+        """Jobs over the corpus as it is now, until one ends well. Returns the objects of the table."""
+        diary = folder / DIARY
         finished: dict[str, int] = {}  # splits whose receipt the driver had at a kill, and how often they were encoded
         while True:
             plan = plan_of(config)
+            published = _published(plan.store)
             written, encoded = splits_in(seen), len(_words(diary, "encode"))
             job = _start(folder / "job.yaml", diary, folder / "output")
             lost_driver = store_away = False
             while waiting and job.poll() is None and not lost_driver:
-                if not self._wait_for_commits(job, plan.store, self._rng.randint(2, 6)):
+                publishing = self._rng.random() < _WHILE_PUBLISHING
+                if not (
+                    self._wait_for_publishing(job, diary)
+                    if publishing
+                    else self._wait_for_commits(job, plan.store, self._rng.randint(2, 6))
+                ):
                     break
                 victim = waiting[0]
                 heard, calls = _words(diary, "receipt"), Counter(_words(diary, "encode"))
                 finished = {split: calls[split] for split in heard} | finished
-                if not self._kill(victim, job, diary):
+                if not self._kill(victim, job):
                     continue
                 waiting.pop(0)
                 self.kills[victim] += 1
+                self.while_publishing += publishing
                 lost_driver, store_away = victim == "driver", store_away or victim == "store"
                 now = self._objects(plan.store)
-                history.append(f"{victim} killed, {len(splits_in(now))} of {self._splits} splits are there")
+                when = " while the job published" if publishing else ""
+                history.append(f"{victim} killed{when}, {len(splits_in(now))} splits are there")
                 check_unchanged(seen, now)
                 seen = now
-                if not lost_driver:
-                    self._job_goes_on(job, plan.store, len(splits_in(now)))
+                if not lost_driver:  # it gets over its loss: there is a further commit, or it is done
+                    self._wait_for_commits(job, plan.store, 1)
             if lost_driver:
                 seen = self._look(plan.store, seen)
                 continue
@@ -147,8 +236,10 @@ class JobChaos:
         settings = ModelSettings(path=str(self._model), device="cpu")
         recipe = read_recipe(self._model, settings)
         table = check_table(config, len(texts), reference_vectors(texts, Tokenizer.load(recipe), recipe.dim))
-        check_report(table, len(splits_in(after)) - len(written))
+        if _published(plan.store) > published:  # else a driver was killed between publishing and its end
+            check_report(table, len(splits_in(after)) - len(written))
         history.append("finished")
+        return after
 
     def _objects(self, store: Store) -> Objects:
         """A server that was killed may answer with errors for a while; what it never gives back again is lost."""
@@ -163,17 +254,6 @@ class JobChaos:
                     raise
                 time.sleep(1)
 
-    def _write_corpus(self, folder: Path) -> dict[str, str]:
-        folder.mkdir(parents=True)
-        texts: dict[str, str] = {}
-        rows = self._splits * _ROWS // _SHARDS
-        for shard in range(_SHARDS):
-            part = {f"{shard}-{row}": f"document {row} of shard {shard}" for row in range(rows)}
-            table = pa.table({"id": list(part), "text": list(part.values())})
-            (folder / f"{shard}.parquet").write_bytes(parquet(table, [_ROWS] * (rows // _ROWS)))
-            texts |= part
-        return texts
-
     def _wait_for_commits(self, job: subprocess.Popen[bytes], store: Store, more: int) -> bool:
         """Until there are so many data files more; False if the job ends first."""
         wanted = _data_files(store) + more
@@ -185,12 +265,19 @@ class JobChaos:
             time.sleep(0.02)
         return job.poll() is None
 
-    def _job_goes_on(self, job: subprocess.Popen[bytes], store: Store, count: int) -> None:
-        """It gets over its loss: there is a further commit, or it is done."""
-        if count < self._splits:
-            self._wait_for_commits(job, store, 1)
+    def _wait_for_publishing(self, job: subprocess.Popen[bytes], diary: Path) -> bool:
+        """Until the job has begun to publish, and a moment longer; False if it ends first."""
+        known = len(_words(diary, "publish"))
+        deadline = time.monotonic() + _HANG_S
+        while len(_words(diary, "publish")) == known:
+            check(time.monotonic() < deadline, f"nothing is published in {_HANG_S:g} s")
+            if job.poll() is not None:
+                return False
+            time.sleep(0.02)
+        time.sleep(self._rng.uniform(0, 1))
+        return job.poll() is None
 
-    def _kill(self, victim: str, job: subprocess.Popen[bytes], diary: Path) -> bool:
+    def _kill(self, victim: str, job: subprocess.Popen[bytes]) -> bool:
         """False if there is none such just now."""
         if victim == "store":
             self._s3.kill()
@@ -205,7 +292,8 @@ class JobChaos:
             job.kill()
             job.wait()
             return True
-        pids = _ray_processes(b"Encode") if victim == "actor" else _ray_processes(b"read_and_tokenize", b"write")
+        titles = (b"Encode",) if victim == "actor" else (b"read_and_tokenize", b"write", *_TASKS)
+        pids = _ray_processes(*titles)
         if not pids:
             return False
         with contextlib.suppress(ProcessLookupError):
@@ -216,7 +304,7 @@ class JobChaos:
     def _look(self, store: Store, seen: Objects) -> Objects:
         """After a driver's death, when its workers have gone too: some may have committed a split meanwhile."""
         deadline = time.monotonic() + _HANG_S
-        while _ray_processes(b"Map"):
+        while _ray_processes(b"Map", *_TASKS):
             check(time.monotonic() < deadline, "workers do not end with their driver")
             time.sleep(0.1)
         now = self._objects(store)
@@ -244,6 +332,14 @@ def _data_files(store: Store) -> int:
         return sum(1 for _ in store.list("data"))
     except Exception:  # the store is coming back
         return 0
+
+
+def _published(store: Store) -> int:
+    """Number of the newest snapshot, 0 if there is none."""
+    if not any(True for _ in store.list(names.SNAPSHOTS)):
+        return 0
+    latest = Table.open(store).latest()
+    return latest.number if latest else 0
 
 
 def _present(splits: set[str]) -> set[str]:
