@@ -42,8 +42,9 @@ from sfr_batch.storage.store import Store
 from sfr_batch.table.choices import MAX_UNNEEDED, ROWS_PER_FILE
 from sfr_batch.table.commit import lease
 from sfr_batch.table.commit.damage import find_missing, refuse
-from sfr_batch.table.commit.documents import rows_of_documents
+from sfr_batch.table.commit.documents import file_numbers, rows_of_documents
 from sfr_batch.table.commit.draft import Draft
+from sfr_batch.table.commit.live_rows import Bits, FileNumbers, LiveRows, Marks, count, mask_of
 from sfr_batch.table.commit.publish import conflict_if_superseded, next_number, publish
 from sfr_batch.table.commit.writing import commit_split, new_attempt, new_run_id
 from sfr_batch.table.table import Snapshot, Table
@@ -53,21 +54,26 @@ _PARALLEL_WRITES = 4
 
 @dataclass(frozen=True)
 class FileGroup:
-    """Data files to be joined into one, in order. needed: for each, [vectors] which rows are needed."""
+    """Data files to be joined into one, in order. needed: for each, a bit for each row, whether it is needed."""
 
     split_id: str
     sources: tuple[Receipt, ...]
-    needed: tuple[Mask, ...]
+    needed: tuple[Bits, ...]
+
+    @property
+    def masks(self) -> Iterator[Mask]:
+        """For each file, [vectors] which rows are needed. One at a time: a bit takes a byte there."""
+        return (mask_of(bits, source.vectors) for source, bits in zip(self.sources, self.needed, strict=True))
 
     @property
     def taken(self) -> list[Taken]:
         """Which rows of which files the new file has."""
-        return _taken(self.sources, self.needed)
+        return [taken(source.split_id, mask) for source, mask in zip(self.sources, self.masks, strict=True)]
 
     @property
     def rows(self) -> int:
         """Number of rows of the new file."""
-        return sum(int(mask.sum()) for mask in self.needed)
+        return sum(map(count, self.needed))
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ class Compaction:
     @property
     def dropped(self) -> int:
         """Number of unneeded rows in these files."""
-        return sum(len(mask) - int(mask.sum()) for group in self.groups for mask in group.needed)
+        return sum(sum(source.vectors for source in group.sources) - group.rows for group in self.groups)
 
     def __repr__(self) -> str:
         return f"<Compaction {self.base.store.root}: {self.describe()}>"
@@ -119,20 +125,25 @@ def find_compaction(
     max_unneeded: share of unneeded rows, in 0 to 1, above which a file is always rewritten. Raises TableError.
     """
     receipts = base.read_receipts()
-    needed = {r.split_id: np.full(r.vectors, r.owned) for r in receipts}
+    files = FileNumbers.of(receipts, frozenset())
+    needed = LiveRows(files)
+    for number in (number for number, receipt in enumerate(receipts) if receipt.owned):
+        needed.add_file(number)
     users: dict[str, set[str]] = {r.split_id: {r.shard} if r.owned else set() for r in receipts}
     parts = [part for its in base.read_indexes().values() for part in its]
     rows = [part.rows for part in parts]
     indexes = PartReader(base.store, columns_of_entries(hashes=False))
     read = read_ahead(lambda part: entries_of(indexes.read(part)), parts, rows)
     for part, entries in zip(parts, read, strict=True):
-        for split_id, mine in _by_file(entries.split_ids, entries.files):
-            needed[split_id][rows_of_documents(entries.row[mine], entries.vectors[mine])] = True
+        starts = files.starts[file_numbers(entries, files, part)]
+        needed.add(Marks.of(rows_of_documents(starts + entries.row, entries.vectors)))
+        for split_id in entries.split_ids:
             users[split_id].add(part.shard)
     condemned = base.read_condemned()
+    counts = {split_id: needed.count(number) for split_id, number in files.numbers.items()}
     groups = [
-        _group(base, some, [needed[receipt.split_id] for receipt in some], condemned)
-        for some in _choose(receipts, needed, rows_per_file, max_unneeded)
+        _group(base, some, [needed.of(files.numbers[receipt.split_id]) for receipt in some], condemned)
+        for some in _choose(receipts, counts, rows_per_file, max_unneeded)
     ]
     shards = [users[source.split_id] for group in groups for source in group.sources]
     return Compaction(base, tuple(groups), frozenset(itertools.chain.from_iterable(shards)))
@@ -234,13 +245,13 @@ def _by_file(split_ids: Sequence[str], files: NDArray[np.integer]) -> Iterator[t
 
 
 def _choose(
-    receipts: Sequence[Receipt], needed: Mapping[str, Mask], rows_per_file: int, max_unneeded: float
+    receipts: Sequence[Receipt], needed: Mapping[str, int], rows_per_file: int, max_unneeded: float
 ) -> Iterator[list[Receipt]]:
-    """Groups of files to rewrite as one, in order; never of two generations."""
+    """Groups of files to rewrite as one, in order; never of two generations. needed: how many rows of each file."""
     groups: dict[str, list[Receipt]] = {}
     rows: dict[str, int] = {}
     for receipt in receipts:
-        wanted = int(needed[receipt.split_id].sum())
+        wanted = needed[receipt.split_id]
         wasteful = wanted < (1 - max_unneeded) * receipt.vectors
         if not wasteful and 2 * wanted > rows_per_file:
             continue
@@ -253,20 +264,16 @@ def _choose(
         yield from _worthwhile(group, needed, max_unneeded)
 
 
-def _worthwhile(group: list[Receipt], needed: Mapping[str, Mask], max_unneeded: float) -> Iterator[list[Receipt]]:
+def _worthwhile(group: list[Receipt], needed: Mapping[str, int], max_unneeded: float) -> Iterator[list[Receipt]]:
     """The group, unless it is a single file without too many unneeded rows."""
-    if len(group) > 1 or needed[group[0].split_id].sum() < (1 - max_unneeded) * group[0].vectors:
+    if len(group) > 1 or needed[group[0].split_id] < (1 - max_unneeded) * group[0].vectors:
         yield group
 
 
-def _group(base: Snapshot, sources: list[Receipt], needed: list[Mask], condemned: frozenset[str]) -> FileGroup:
-    possible = names_of(_taken(sources, needed), base.manifest.fingerprint, base.layout.covers)
-    split_id = next(name for name in possible if name not in condemned)
-    return FileGroup(split_id, tuple(sources), tuple(needed))
-
-
-def _taken(sources: Sequence[Receipt], needed: Sequence[Mask]) -> list[Taken]:
-    return [taken(source.split_id, mask) for source, mask in zip(sources, needed, strict=True)]
+def _group(base: Snapshot, sources: list[Receipt], needed: list[Bits], condemned: frozenset[str]) -> FileGroup:
+    group = FileGroup("", tuple(sources), tuple(needed))
+    possible = names_of(group.taken, base.manifest.fingerprint, base.layout.covers)
+    return dataclasses.replace(group, split_id=next(name for name in possible if name not in condemned))
 
 
 # --- writing
@@ -283,7 +290,7 @@ def _rewritten(groups: Sequence[FileGroup], work: _Work, executor: Executor | No
 def _rewrite(group: FileGroup, work: _Work) -> Receipt:
     """Commit the file of a group, in the layout. In memory are one old file at a time and the new one."""
     layout, pieces = work.layout, []
-    for source, mask in zip(group.sources, group.needed, strict=True):
+    for source, mask in zip(group.sources, group.masks, strict=True):
         rows = read_data_file(work.store, source, layout.schema.names, work.card.fingerprint, layout)
         pieces.append(rows if mask.all() else rows.filter(pa.array(mask)))
     rows = pa.concat_tables(pieces)
@@ -307,16 +314,17 @@ def _rewrite(group: FileGroup, work: _Work) -> Receipt:
 class _Move:
     """Where the rows of a data file are now: in ``split_id``, after the first ``before`` rows there.
 
-    needed: [vectors] which of them are.
+    needed: a bit for each row, whether it is there.
     """
 
     split_id: str
     before: int
-    needed: Mask
+    needed: Bits
 
     def rows(self) -> NDArray[np.int64]:
-        """[vectors] where each row is now, -1 if it was dropped."""
-        return np.where(self.needed, self.before + np.cumsum(self.needed) - 1, -1)
+        """Where each row is now, -1 if it was dropped; up to seven more than there are."""
+        mask = np.unpackbits(self.needed)
+        return np.where(mask, self.before + np.cumsum(mask, dtype=np.int64) - 1, -1)
 
 
 def _moves(groups: Iterable[FileGroup]) -> dict[str, _Move]:
@@ -325,7 +333,7 @@ def _moves(groups: Iterable[FileGroup]) -> dict[str, _Move]:
         before = 0
         for source, needed in zip(group.sources, group.needed, strict=True):
             moves[source.split_id] = _Move(group.split_id, before, needed)
-            before += int(needed.sum())
+            before += count(needed)
     return moves
 
 

@@ -102,7 +102,7 @@ def read_documents(sources: Sequence[Source], reading: Reading) -> Iterator[tupl
 
     found = read_ahead(read, sources, [rows_in(source.where) for source in sources])
     for source, entries in zip(sources, found, strict=True):
-        number = _file_numbers(entries, reading.files, source.where)
+        number = file_numbers(entries, reading.files, source.where)
         records = _records_of(entries, reading.files.starts[number], source.first)
         yield records, _seen(source, number, records, reading.files)
 
@@ -200,7 +200,7 @@ def _joined(records: Sequence[Records]) -> Records:
     return np.concatenate([np.empty(0, RECORD), *records])
 
 
-def _file_numbers(entries: Entries, files: FileNumbers, where: Receipt | IndexPart) -> Numbers:
+def file_numbers(entries: Entries, files: FileNumbers, where: Receipt | IndexPart) -> Numbers:
     """[n] number of each entry's file. Raises TableError if the file is unknown or has no such rows."""
     what = where.key if isinstance(where, IndexPart) else names.data_key(where.split_id)
     unknown = [split_id for split_id in entries.split_ids if split_id not in files.numbers]

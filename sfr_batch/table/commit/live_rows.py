@@ -1,7 +1,7 @@
-"""Which vectors of a draft's data files are live, one bit each. Knows no ids and reads nothing.
+"""Which vectors of data files are live, or needed, one bit each. Knows no ids and reads nothing.
 
-Data files have numbers, in the order of the draft. So have their vectors: those of a file follow each other from a
-multiple of 8 on, so that each file has bytes of its own among the bits.
+Data files have numbers, in the order of a draft or a snapshot. So have their vectors: those of a file follow each
+other from a multiple of 8 on, so that each file has bytes of its own among the bits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,8 @@ from sfr_batch.format.dead_rows import Positions
 from sfr_batch.format.records import Receipt
 
 Numbers = NDArray[np.int64]
+Bits = NDArray[np.uint8]
+"""One bit for each vector of a file, as `np.packbits` makes them."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,14 @@ class LiveRows:
         """These vectors are dead."""
         self._bits[marks.where] &= ~marks.value
 
-    def of(self, number: int) -> NDArray[np.uint8]:
-        """The bits of a file, as `np.packbits` makes them."""
+    def of(self, number: int) -> Bits:
+        """The bits of a file."""
         start, end = self._files.starts[number : number + 2].tolist()
         return self._bits[start // 8 : end // 8]
 
     def count(self, number: int) -> int:
         """How many vectors of a file are live."""
-        return int(np.count_nonzero(np.unpackbits(self.of(number))))
+        return count(self.of(number))
 
     @property
     def total(self) -> int:
@@ -101,6 +103,16 @@ class LiveRows:
         return sum(map(self.count, range(len(self._files.vectors))))
 
 
-def dead_in(bits: NDArray[np.uint8], vectors: int) -> Positions:
-    """The rows of a file that are not live, ascending. bits: of `LiveRows.of`; vectors: how many the file has."""
-    return np.flatnonzero(np.unpackbits(bits, count=vectors) == 0)
+def count(bits: Bits) -> int:
+    """How many of the bits are set."""
+    return int(np.count_nonzero(np.unpackbits(bits)))
+
+
+def mask_of(bits: Bits, vectors: int) -> NDArray[np.bool_]:
+    """[vectors] the bits of a file with so many vectors."""
+    return np.unpackbits(bits, count=vectors).view(np.bool_)
+
+
+def dead_in(bits: Bits, vectors: int) -> Positions:
+    """The rows of a file that are not live, ascending."""
+    return np.flatnonzero(~mask_of(bits, vectors))

@@ -107,8 +107,9 @@ def test_large_files_without_waste_are_left_alone(used: tuple[Place, Writer, Tab
     wasteful = find_compaction(base, rows_per_file=1, max_unneeded=0.2)
     assert 0 < wasteful.files < len(base.read_receipts())
     for group in wasteful.groups:
-        for source, needed in zip(group.sources, group.needed, strict=True):
-            assert needed.sum() < 0.8 * source.vectors
+        for source, mask, bits in zip(group.sources, group.masks, group.needed, strict=True):
+            assert mask.sum() < 0.8 * source.vectors
+            assert bits.nbytes == -(-source.vectors // 8), "a bit for each row of the table"
 
 
 def test_files_of_two_generations_stay_apart(nights: tuple[Place, Writer]) -> None:
@@ -207,8 +208,8 @@ def test_a_row_that_would_be_lost_stops_it(used: tuple[Place, Writer, Table]) ->
     place, _, table = used
     found = find_compaction(table.current(), rows_per_file=100)
     first = found.groups[0]
-    needed = [mask.copy() for mask in first.needed]
-    needed[0][0] = False
+    needed = [bits.copy() for bits in first.needed]
+    needed[0][0] &= 0b01111111
     wrong = dataclasses.replace(found, groups=(dataclasses.replace(first, needed=tuple(needed)), *found.groups[1:]))
     with pytest.raises(compaction.CountsDoNotClose, match="would be lost by compaction"):
         carry_out(table, wrong)
