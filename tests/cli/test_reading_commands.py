@@ -88,6 +88,7 @@ def test_search_an_older_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     table_at(str(tmp_path))
     monkeypatch.setattr(sfr.EmbeddingTable, "encoder", OneVector())
+    monkeypatch.setattr("sfr_batch.cli.search._encoded", lambda opened, *_: opened.encoder.encode([], ""))
     table = sfr.open_table(str(tmp_path))
     (hit,) = table.search("b", k=1, snapshot=1)
     assert (hit.id, round(hit.score, 5)) == ("b", 1)

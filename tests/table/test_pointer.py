@@ -96,11 +96,10 @@ def test_commands_follow_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "Exported 1 row to" in run("export", current, tmp_path / "out").output
     assert "is inside the table" in complaint(2, "changes", current, 1, 2, "--output", f"{green}/feed")
 
-    class Encoder:
-        def encode(self, texts: list[str], prompt: str) -> Any:
-            return sfr.open_table(green).to_pandas(["embedding"])["embedding"][0][None]
+    def first_of_green(*_: Any) -> Any:
+        return sfr.open_table(green).to_pandas(["embedding"])["embedding"][0][None]
 
-    monkeypatch.setattr(sfr.EmbeddingTable, "encoder", Encoder())
+    monkeypatch.setattr("sfr_batch.cli.search._encoded", first_of_green)
     assert run("search", current, "q", "-k", 1).output.endswith("  g1\n"), "the pinned one"
     assert run("search", current, "q", "-k", 1, "--snapshot", 2).output == "1.0000  g2\n"
     assert run("promote", current, "--back").output.startswith(f"{current} points to {blue}, since 20")
