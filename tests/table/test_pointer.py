@@ -246,6 +246,22 @@ def test_a_lost_reply_is_no_conflict() -> None:
     assert len(steps(store)) == 3
 
 
+def test_a_pointer_that_others_create_while_it_is_checked(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table_at(f"{place}/blue", "blue")
+    table_at(f"{place}/green", "green")
+
+    def meanwhile(*of: Any) -> None:
+        monkeypatch.setattr(pointer, "check_apart", check_apart)
+        sfr.promote(f"{place}/current", f"{place}/green")
+        check_apart(*of)
+
+    check_apart = pointer.check_apart
+    monkeypatch.setattr(pointer, "check_apart", meanwhile)
+    sfr.promote(f"{place}/current", f"{place}/blue")
+    assert len(steps(open_store(f"{place}/current"))) == 2
+    assert ids_at(f"{place}/current") == ["blue"]
+
+
 def test_threads_that_promote_at_once(place: str) -> None:
     """Each one wins a number; with an expectation exactly one of them does."""
     names = ("blue", "green", "red")
