@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sfr_batch.errors import TableError
 from sfr_batch.format import names
-from sfr_batch.format.hashes import Hashes, halves, hash_ids
+from sfr_batch.format.hashes import Hashes, halves, hash_ids, whole
 from sfr_batch.format.layout import Layout
 from sfr_batch.format.parquet import damage_explained, encode_parquet, open_parquet, read_data_file, read_file_of_pack
 from sfr_batch.format.records import IndexPart, Receipt
@@ -284,6 +284,19 @@ class Located:
     def superseded(self) -> int:
         """Number of the rejected rows that were not embedded because another row has their id."""
         return int(pc.sum(pc.equal(self.index.column(names.REASON), names.DUPLICATE_ID)).as_py() or 0)
+
+
+def index_of_entries(entries: Entries, rejects: pa.Table, *, contents: bool) -> pa.Table:
+    """Documents [n] and rejects as index rows. contents: whether it needs the hashes of their texts. The positions of
+    the documents are 0: nobody asks for them."""
+    hashes = {
+        names.ID_HASH: whole(entries.ids),
+        names.ROW_HASH: whole(entries.rows),
+        names.POSITION: pa.array(np.zeros(len(entries), np.int64)),
+    }
+    hashes |= {names.CONTENT_HASH: whole(entries.contents)} if contents else {}
+    split_ids = pa.DictionaryArray.from_arrays(pa.array(entries.files), pa.array(entries.split_ids, pa.string()))
+    return index_table(pa.table(hashes), split_ids.dictionary_decode(), entries.row, entries.vectors, rejects)
 
 
 def index_table(

@@ -9,7 +9,14 @@ import pyarrow as pa
 
 from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes, whole
-from sfr_batch.format.indexes import Entries, Located, PartReader, columns_of_entries, index_table, write_index
+from sfr_batch.format.indexes import (
+    Located,
+    PartReader,
+    columns_of_entries,
+    index_of_entries,
+    index_table,
+    write_index,
+)
 from sfr_batch.format.records import IndexPart, Receipt, rows_in
 from sfr_batch.planning.join import Decision, Decisions, Documents
 from sfr_batch.planning.located import LateReject, LocatedRows
@@ -163,19 +170,6 @@ def index_of_documents(documents: Documents, files: Sequence[str]) -> pa.Table:
         documents["vectors"],
         names.REJECTS_SCHEMA.empty_table(),
     )
-
-
-def index_of_entries(entries: Entries, rejects: pa.Table, *, contents: bool) -> pa.Table:
-    """Documents [n] and rejects as index rows. contents: whether it needs the hashes of their texts. The positions of
-    the documents are 0: nobody asks for them."""
-    hashes = {
-        names.ID_HASH: whole(entries.ids),
-        names.ROW_HASH: whole(entries.rows),
-        names.POSITION: pa.array(np.zeros(len(entries), np.int64)),
-    }
-    hashes |= {names.CONTENT_HASH: whole(entries.contents)} if contents else {}
-    split_ids = pa.DictionaryArray.from_arrays(pa.array(entries.files), pa.array(entries.split_ids, pa.string()))
-    return index_table(pa.table(hashes), split_ids.dictionary_decode(), entries.row, entries.vectors, rejects)
 
 
 def index_of_rejects(rejects: pa.Table) -> pa.Table:

@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.errors import CountsDoNotClose
 from sfr_batch.format import names
-from sfr_batch.format.indexes import read_ahead, read_pack, write_index_rows
+from sfr_batch.format.indexes import index_of_entries, read_ahead, read_pack, write_index_rows
 from sfr_batch.format.parquet import damage_explained, read_parquet
 from sfr_batch.format.records import IndexPart, Receipt
 from sfr_batch.format.split_ids import stream_of
-from sfr_batch.planning.index_writing import WrittenIndexes, index_of_entries
+from sfr_batch.planning.index_writing import WrittenIndexes
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.storage.executor import ROWS_A_TASK
 

@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 from sfr_batch.config.settings import RunSettings
 from sfr_batch.errors import CountsDoNotClose, counted
 from sfr_batch.format import names
-from sfr_batch.format.hashes import whole
 from sfr_batch.format.indexes import (
     Located,
     PartReader,
     columns_of_entries,
     entries_of,
-    index_table,
+    index_of_entries,
     read_ahead,
     read_owned,
     write_index,
@@ -380,17 +379,12 @@ def _index_of_owned(receipt: Receipt, work: _Work) -> pa.Table:
     """The rows of an owned data file and its rejects as rows of an index."""
     layout = work.layout
     entries = read_owned(work.store, receipt, layout, work.card.fingerprint)
-    hashes = {names.ID_HASH: whole(entries.ids), names.ROW_HASH: whole(entries.rows)}
-    hashes[names.POSITION] = pa.array(np.zeros(len(entries), np.int64))  # among the rejects: nobody asks for it
-    if names.ROW_HASH in layout.schema.names:
-        hashes[names.CONTENT_HASH] = whole(entries.contents)
     rejects = names.REJECTS_SCHEMA.empty_table()
     if receipt.rejected:
         key = names.rejects_key(receipt.split_id, receipt.attempt)
         with damage_explained(work.store, key):
             rejects = read_parquet(work.store.read(key))
-    split_ids = pa.array([receipt.split_id] * len(entries), pa.string())
-    return index_table(pa.table(hashes), split_ids, entries.row, entries.vectors, rejects)
+    return index_of_entries(entries, rejects, contents=names.ROW_HASH in layout.schema.names)
 
 
 def _moved_index(index: pa.Table, moves: Mapping[str, _Move]) -> pa.Table:
