@@ -111,7 +111,9 @@ def quantize_linears(model: nn.Module, device: torch.device | None = None) -> No
     with compiling("model.dtype=fp8", "set model.dtype=bfloat16"), torch.inference_mode():
         for width in sorted({child.in_features for _, _, child in _linears(model)}):
             quantize(torch.zeros(2, width, dtype=torch.bfloat16, device=device))
-    for parent, name, child in list(_linears(model)):
+    left = list(_linears(model))
+    while left:  # a layer that stayed in the list would stay on the device
+        parent, name, child = left.pop()
         setattr(parent, name, Fp8Linear(child.to(device), quantize))
 
 
