@@ -1,6 +1,7 @@
 """Loads a transformers model from its folder and moves it to its device; refuses what would give wrong vectors.
 
-Safetensors only, no remote code. Knows no texts and no batches.
+Safetensors only, no remote code. Whether a GPU has room for the weights is asked before any are fetched. Knows no texts
+and no batches.
 """
 
 import contextlib
@@ -14,24 +15,55 @@ from typing import Any
 import torch
 import transformers
 
+from sfr_batch.config.settings import ModelSettings
 from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.decoder import is_plain_decoder
-from sfr_batch.encoder.devices import free_memory
+from sfr_batch.encoder.devices import free_memory, release_memory
 from sfr_batch.encoder.faults import is_out_of_memory
 from sfr_batch.encoder.fp8 import bytes_saved, quantize_linears
 from sfr_batch.encoder.tensors import check_tensors
 from sfr_batch.errors import ModelError
-from sfr_batch.model.recipe import Recipe
+from sfr_batch.model.recipe import Recipe, read_recipe
 from sfr_batch.model.repository import weights
 from sfr_batch.model.repository.families import FAMILIES
 from sfr_batch.model.repository.folder import weight_files
 from sfr_batch.model.sources import room
+from sfr_batch.model.sources.location import locate
 
 
 def torch_dtype(compute_dtype: str) -> torch.dtype:
     """The dtype of loaded weights and of activations; for fp8 see `encoder.fp8`."""
     dtype: torch.dtype = torch.bfloat16 if compute_dtype == "fp8" else getattr(torch, compute_dtype)
     return dtype
+
+
+def check_room(settings: ModelSettings) -> None:
+    """Raises ModelError if the weights of a model do not fit into what is free of its GPU, in this process' share.
+
+    No weights are fetched or read for it: config.json tells their sizes. A CPU is not asked, since weights stay mapped
+    from their files there. Raises what `read_recipe` raises, too.
+    """
+    if settings.device == "cpu":
+        return
+    needed = bytes_needed(read_recipe(locate(settings, weights=False), settings), settings.compute_dtype)
+    if needed > free_memory(settings.device):
+        release_memory()  # of a model before this one, whose compiled layers refer to themselves
+    room.check_device(needed, free_memory(settings.device), settings.device)
+
+
+def bytes_needed(recipe: Recipe, compute_dtype: str) -> int:
+    """The bytes of a model's weights on its device, by its config.json. Raises ModelError if that describes none."""
+    with quiet_transformers(), _in_sentences(recipe):
+        config = _config(recipe)
+        model_class = _model_class(recipe, config)
+        with torch.device("meta"):
+            model = model_class._from_config(config, dtype=torch_dtype(compute_dtype), **_options(recipe, model_class))
+    return _bytes_on_device(model, fp8=compute_dtype == "fp8")
+
+
+def _bytes_on_device(model: Any, *, fp8: bool) -> int:
+    whole = sum(int(tensor.nbytes) for tensor in itertools.chain(model.parameters(), model.buffers()))
+    return whole - (bytes_saved(model) if fp8 else 0)
 
 
 def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:
@@ -45,18 +77,16 @@ def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:
     with quiet_transformers(), _in_sentences(recipe):
         config = _config(recipe)
         model_class = _model_class(recipe, config)
-        options = {"add_pooling_layer": False} if _takes_pooling_layer(model_class) else {}
         model, report = model_class.from_pretrained(
             recipe.folder,
             config=config,
             dtype=dtype,
-            attn_implementation=_attention(recipe, model_class),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are in the report: refused below, in one sentence
-            **options,
+            **_options(recipe, model_class),
         )
     check_tensors(
         recipe.folder,
@@ -128,9 +158,12 @@ def _names_of_head(config: Any) -> set[str]:
     return names
 
 
-def _takes_pooling_layer(model_class: Any) -> bool:
-    """No recipe here uses a pooler layer, so it is neither loaded nor computed where the class can leave it out."""
-    return "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+def _options(recipe: Recipe, model_class: Any) -> dict[str, Any]:
+    """How the class is built. No recipe here uses a pooler layer, so it is neither loaded nor computed where the class
+    can leave it out."""
+    takes_pooling_layer = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    without_pooler = {"add_pooling_layer": False} if takes_pooling_layer else {}
+    return {"attn_implementation": _attention(recipe, model_class), **without_pooler}
 
 
 def _attention(recipe: Recipe, model_class: Any) -> str:
@@ -173,22 +206,23 @@ def _in_sentences(recipe: Recipe) -> Iterator[None]:
 
 
 def to_device(model: Any, device: str, *, fp8: bool = False) -> Any:
-    """The model on its device. Raises ModelError if it does not fit, if possible before anything is copied.
+    """The model on its device. Raises ModelError if that is full by now, see `check_room`.
 
     fp8: whether its linear layers become `Fp8Linear` on the way, each as it is copied.
     """
-    needed = sum(tensor.nbytes for tensor in itertools.chain(model.parameters(), model.buffers()))
-    needed -= bytes_saved(model) if fp8 else 0
-    if device != "cpu":
-        room.check_device(needed, free_memory(device), device)
+    if device == "cpu":
+        if fp8:
+            quantize_linears(model)
+        return model
+    needed, free = _bytes_on_device(model, fp8=fp8), free_memory(device)
     try:
         if fp8:
             quantize_linears(model, torch.device(device))
-        return model if device == "cpu" else model.to(device)
+        return model.to(device)
     except RuntimeError as error:
-        if not is_out_of_memory(error) or device == "cpu":
+        if not is_out_of_memory(error):
             raise
-        raise ModelError(room.no_room_on(device, needed, free_memory(device))) from error
+        raise ModelError(room.no_room_on(device, needed, free)) from error
 
 
 @contextlib.contextmanager

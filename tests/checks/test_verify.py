@@ -38,6 +38,7 @@ from sfr_batch.model.repository import weights
 from sfr_batch.model.repository.folder import weight_files
 from sfr_batch.model.sources import checksums, lock_file
 from sfr_batch.model.tokenization.tokenizer import Tokenizer
+from tests.encoder.cards import plant_gpu
 from tests.job_processes import ROOT, put
 from tests.models import build_tiny_mistral, edit_json, minilm_folder, write_json
 
@@ -537,6 +538,19 @@ def test_a_gpu_that_is_not_there(built: Path) -> None:
         sfr.verify(config_from_dict(raw))
 
 
+def test_weights_that_do_not_fit_are_not_hashed(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant_gpu(monkeypatch, total=1 / 1024)
+    hashed: list[Any] = []
+    monkeypatch.setattr(checksums, "hash_again", hashed.append)
+    raw = config_of(built).model_dump() | {"run": {}}
+    raw["model"]["device"] = "cuda"
+    report = sfr.verify(config_from_dict(raw), seconds=0)
+    assert report["weights"].measured.startswith("The model does not fit into the memory of cuda on node gpu-7: its ")
+    assert verdicts(report, "weights") == {"FAIL"}
+    assert verdicts(report, "recipe", "model", "lock", *VECTOR_CHECKS) == {"SKIP"}
+    assert not hashed
+
+
 def test_throughput_tries_budgets(built: Path) -> None:
     subject = subject_of(built)
     finding = speed.check_throughput(subject, 3.0)  # a busy machine, too, gets through two budgets
@@ -576,6 +590,10 @@ def test_throughput_on_a_gpu_says_its_share_and_what_would_be_faster(
     assert needed
     assert int(found[2]) == pytest.approx(100 * rate * needed / 5e12, abs=0.51)
     default = "run.max_batch_tokens=131072"
+    assert "; suggested, for half of it: 131072;" in told
+    with monkeypatch.context() as patched:
+        patched.setattr(speed.probe, "parameters", lambda _: 7e9)
+        assert "; suggested, for half of it: 32768;" in speed._on_gpu(subject, 0.01, 1.0).measured
     assert told.endswith(f"; faster: run.fuse=true, model.dtype=fp8, in a table of its own, {default}")
     subject.encoder.remark = "the layers are not fused"
     assert "faster: install what run.fuse needs, " in speed._faster(subject)

@@ -1,26 +1,20 @@
 """What is asked of a device before any weights are read. No GPU is here: what PyTorch says of one is planted."""
 
+import gc
 import platform
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from sfr_batch.config.settings import ModelSettings
-from sfr_batch.encoder import devices, faults, loading
+from sfr_batch.encoder import devices, faults
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.errors import ConfigError, ModelError
-
-CUDA_12 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
-CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
-
-
-def plant_gpu(patched: pytest.MonkeyPatch, capability: tuple[int, int], built_for: list[str], name: str = "T4") -> None:
-    patched.setattr(torch.cuda, "is_available", lambda: True)
-    patched.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
-    patched.setattr(torch.cuda, "get_arch_list", lambda: built_for)
-    patched.setattr(torch.cuda, "get_device_name", lambda: name)
-    patched.setattr(devices.socket, "gethostname", lambda: "gpu-7")
+from tests.encoder.cards import CUDA_12, CUDA_13, GIB, plant_gpu
+from tests.models import edit_json, write_sfr_files
 
 
 @pytest.mark.parametrize(
@@ -34,6 +28,11 @@ def plant_gpu(patched: pytest.MonkeyPatch, capability: tuple[int, int], built_fo
         ((7, 5), CUDA_13, "float16", ""),
         ((7, 5), CUDA_12, "float32", ""),
         ((7, 0), CUDA_13, "float16", "has no kernels"),
+        ((7, 0), CUDA_12, "float16", ""),
+        ((7, 0), CUDA_12, "bfloat16", "set model.dtype=float16"),
+        ((6, 0), CUDA_12, "float16", ""),
+        ((6, 0), CUDA_12, "bfloat16", "set model.dtype=float16"),
+        ((6, 0), CUDA_13, "float32", "has no kernels"),
         ((12, 0), CUDA_12, "bfloat16", "has no kernels"),
         ((9, 0), ["sm_90a"], "bfloat16", ""),
         ((9, 1), ["sm_90a", "compute_90a"], "bfloat16", "has no kernels"),
@@ -42,6 +41,7 @@ def plant_gpu(patched: pytest.MonkeyPatch, capability: tuple[int, int], built_fo
         ((7, 5), CUDA_13, "bfloat16", "set model.dtype=float16"),
         ((7, 5), CUDA_13, "fp8", "set model.dtype=float16"),
         ((8, 0), CUDA_13, "fp8", "set model.dtype=bfloat16"),
+        ((8, 6), CUDA_12, "fp8", "set model.dtype=bfloat16"),
     ],
 )
 def test_what_a_gpu_can_compute(capability: devices.Capability, built_for: list[str], dtype: str, why: str) -> None:
@@ -50,26 +50,73 @@ def test_what_a_gpu_can_compute(capability: devices.Capability, built_for: list[
     assert bool(why) == bool(found)
 
 
-def test_a_gpu_is_refused_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+REFUSED = [
+    (
+        ("T4", (7, 5), CUDA_13, None),
+        "T4 on node gpu-7 (compute capability 7.5) does not multiply in bfloat16: set model.dtype=float16, whose "
+        "vectors are others, in a table of its own, or use a GPU of compute capability 8.0 or later.",
+    ),
+    (
+        ("V100", (7, 0), CUDA_13, "float16"),
+        f"PyTorch {torch.__version__} has no kernels for V100 on node gpu-7 (compute capability 7.0), only for sm_75 "
+        "sm_80 sm_86 sm_90 sm_100 sm_120 compute_120. Install a build of PyTorch that has them (wheels for CUDA 12.6 "
+        "still know Volta and Pascal), or use another GPU.",
+    ),
+    (
+        ("P100", (6, 0), CUDA_12, None),
+        "P100 on node gpu-7 (compute capability 6.0) does not multiply in bfloat16: set model.dtype=float16, whose "
+        "vectors are others, in a table of its own, or use a GPU of compute capability 8.0 or later.",
+    ),
+    (
+        ("A100", (8, 0), CUDA_13, "fp8"),
+        "A100 on node gpu-7 (compute capability 8.0) does not multiply in fp8: set model.dtype=bfloat16, whose "
+        "vectors are others, in a table of its own, or use a GPU of compute capability 8.9 or later.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("card", "why"), REFUSED, ids=[card[0] for card, _ in REFUSED])
+def test_a_gpu_is_refused_before_anything_is_read(monkeypatch: pytest.MonkeyPatch, card: Any, why: str) -> None:
     """Before the folder of the model is looked for, even."""
-    plant_gpu(monkeypatch, (7, 5), CUDA_13)
+    name, capability, built_for, dtype = card
+    plant_gpu(monkeypatch, capability, built_for, name)
     with pytest.raises(ConfigError) as caught:
-        Encoder.load(ModelSettings(path="/nowhere", device="cuda"))
-    assert str(caught.value) == (
-        "model.device is cuda, but T4 on node gpu-7 (compute capability 7.5) does not multiply in bfloat16: set "
-        "model.dtype=float16, whose vectors are others, in a table of its own, or use a GPU of compute capability 8.0 "
-        "or later."
-    )
-    plant_gpu(monkeypatch, (7, 0), CUDA_13, "V100")
-    with pytest.raises(
-        ConfigError, match=r"has no kernels for V100 on node gpu-7 \(compute capability 7.0\), only for sm_"
-    ):
-        Encoder.load(ModelSettings(path="/nowhere", device="cuda", dtype="float16"))
+        Encoder.load(ModelSettings(path="/nowhere", device="cuda", dtype=dtype))
+    assert str(caught.value) == f"model.device is cuda, but {why}"
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((7, 5), "float16"), ((7, 0), "float16"), ((8, 0), "bfloat16"), ((8, 9), "fp8")]
+)
+def test_a_gpu_that_suits_is_given_the_model(
+    monkeypatch: pytest.MonkeyPatch, capability: devices.Capability, dtype: Any
+) -> None:
+    plant_gpu(monkeypatch, capability, [*CUDA_12, "sm_89"])
+    with pytest.raises(ModelError, match="/nowhere"):
+        Encoder.load(ModelSettings(path="/nowhere", device="cuda", dtype=dtype))
+
+
+def test_amds_gpus_have_no_fp8_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their capabilities are numbered otherwise."""
+    plant_gpu(monkeypatch, (7, 0), [])
     monkeypatch.setattr(torch.version, "hip", "6.4")
     with pytest.raises(ConfigError, match="NVIDIA's GPUs only: set bfloat16"):
         Encoder.load(ModelSettings(path="/nowhere", device="cuda", dtype="fp8"))
     with pytest.raises(ModelError, match="/nowhere"):
         Encoder.load(ModelSettings(path="/nowhere", device="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("capability", "flash"), [((6, 0), False), ((7, 0), False), ((7, 5), False), ((8, 0), True), ((12, 0), True)]
+)
+def test_flash_attention_begins_with_ampere(
+    monkeypatch: pytest.MonkeyPatch, capability: devices.Capability, flash: bool
+) -> None:
+    plant_gpu(monkeypatch, capability)
+    assert devices.has_flash(torch.device("cuda")) == flash
+    assert not devices.has_flash(torch.device("cpu"))
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert not devices.has_flash(torch.device("cuda"))
 
 
 def test_why_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,25 +134,55 @@ def test_why_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "there is no CUDA on a Mac" in devices.why_no_gpu()
 
 
-@pytest.mark.parametrize(("share", "fits"), [(1.0, True), (0.5, False)])
-def test_a_model_must_fit_into_the_share_of_its_actor(
-    share: float, fits: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("card", "share", "dtype", "why"),
+    [
+        ({"total": 24}, 1.0, "bfloat16", None),
+        ({"total": 24}, 0.5, "bfloat16", "13.2 GiB, 12.0 GiB"),
+        ({"total": 24}, 0.5, "fp8", None),
+        ({"total": 24}, 0.25, "fp8", "6.7 GiB, 6.0 GiB"),
+        ({"total": 24, "used": 11}, 1.0, "bfloat16", "13.2 GiB, 13.0 GiB"),
+        ({"total": 16}, 1.0, "bfloat16", None),
+        ({"total": 16}, 1.0, "float32", "26.5 GiB, 15.5 GiB"),
+        ({"total": 12}, 1.0, "bfloat16", "13.2 GiB, 11.5 GiB"),
+    ],
+)
+def test_a_7b_model_must_fit_into_the_share_of_its_actor(
+    card: dict[str, float], share: float, dtype: Any, why: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Although the whole GPU is free: the other actors on it are still to come."""
-    gib = 2**30
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (22 * gib, 24 * gib))
-    for name in ("memory_reserved", "memory_allocated"):
-        monkeypatch.setattr(torch.cuda, name, lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: share)
-    assert devices.free_memory("cuda") == min(22 * gib, int(share * 24 * gib))
-    with torch.device("meta"):
-        model = torch.nn.Linear(2**16, 2**16, bias=False, dtype=torch.float32)  # 16 GiB
-    monkeypatch.setattr(model, "to", lambda device: model)
-    if fits:
-        assert loading.to_device(model, "cuda") is model
-    else:
-        with pytest.raises(ModelError, match=r"its weights need 16\.0 GiB, 12\.0 GiB free"):
-            loading.to_device(model, "cuda")
+    """Although the whole card is free: the other actors on it are still to come. The folder has no weights at all, so
+    that none can have been read; where there is room, this is what is missing."""
+    plant_gpu(monkeypatch, **card)
+    write_sfr_files(tmp_path, hidden=4096, layers=32, heads=32, kv_heads=8)
+    edit_json(tmp_path / "config.json", intermediate_size=14336)
+    settings = ModelSettings(path=str(tmp_path), device="cuda", dtype=dtype)
+    with pytest.raises(ModelError) as caught:
+        Encoder.load(settings, memory_share=share)
+    expected = why and (
+        f"The model does not fit into the memory of cuda on node gpu-7: its weights need {why} free. Use a device "
+        "with more memory or a smaller model.dtype, let fewer actors share it (run.actors.gpus=1), or stop other "
+        "processes on it (nvidia-smi lists them)."
+    )
+    assert (expected or "has no weights") in str(caught.value)
+
+
+def test_a_model_that_nothing_refers_to_makes_room_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Compiled layers refer to themselves: without a look for garbage they would stay."""
+    layer = torch.nn.Linear(1, 1)
+    layer.compile()
+    still_there = weakref.ref(layer)
+    plant_gpu(monkeypatch, total=1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0 if still_there() else GIB, GIB))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    write_sfr_files(tmp_path)
+    gc.disable()
+    try:
+        del layer
+        assert still_there()
+        with pytest.raises(ModelError, match="has no weights"):
+            Encoder.load(ModelSettings(path=str(tmp_path), device="cuda"))
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

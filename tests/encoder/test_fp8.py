@@ -1,6 +1,8 @@
 """8-bit matrix products: what they cost in accuracy, on real weights and where numbers are hard on them."""
 
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,8 @@ from sfr_batch.config.settings import ModelSettings
 from sfr_batch.encoder import compiling, fp8, loading
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.encoder.fp8 import DTYPE, Fp8, Fp8Linear, Quantizer, by_kernel, by_widening, quantize_linears, to_fp8
-from sfr_batch.errors import ConfigError, ModelError
+from sfr_batch.errors import ConfigError
+from sfr_batch.model.recipe import read_recipe
 from tests.models import build_tiny_mistral, docstrings, minilm_folder
 
 CPU = torch.device("cpu")
@@ -117,23 +120,46 @@ def test_a_kernel_for_each_length_of_a_row_serves_all_numbers_of_rows(monkeypatc
     assert not any(isinstance(shape[0], int) for shape in graphs), "symbols"
 
 
-def test_a_machine_without_a_compiler_is_told_so() -> None:
+def test_a_machine_without_a_compiler_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     said = r"fp8 has PyTorch compile .*: RuntimeError: Failed to find C compiler\..*gcc, g\+\+"
     with pytest.raises(ConfigError, match=said), compiling.compiling("model.dtype=fp8", "set model.dtype=bfloat16"):
         raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
     with pytest.raises(RuntimeError, match="illegal"), compiling.compiling("run.fuse=true", "set run.fuse=false"):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
+    def no_compiler(*_: Any) -> Any:
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
 
-def test_the_room_that_a_model_needs_is_that_in_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Quantizer, "__call__", no_compiler)
+    with pytest.raises(ConfigError, match=said):  # before any layer is touched
+        quantize_linears(model := nn.Sequential(nn.Linear(64, 64)))
+    assert type(model[0]) is nn.Linear
+
+
+def test_the_room_that_a_model_needs_is_that_in_8_bits(tmp_path: Path) -> None:
     """Not that of 16 bits, which its device never holds."""
-    model = nn.Sequential(nn.Linear(64, 32, dtype=torch.bfloat16), nn.LayerNorm(32, dtype=torch.bfloat16))
-    fits = 64 * 32 + 4 * 32 + 2 * 32 + 2 * 2 * 32
-    monkeypatch.setattr(loading, "free_memory", lambda device: fits - 1)
-    with pytest.raises(ModelError, match=f"its weights need {fits:,} bytes"):
-        loading.to_device(model, "cuda", fp8=True)
-    quantized = loading.to_device(model, "cpu", fp8=True)
-    assert sum(t.nbytes for t in (*quantized.parameters(), *quantized.buffers())) == fits
+    recipe = read_recipe(build_tiny_mistral(tmp_path), ModelSettings(path=str(tmp_path), device="cpu"))
+    model = loading.to_device(loading.load_model(recipe, torch.bfloat16), "cpu", fp8=True)
+    needed = loading.bytes_needed(recipe, "fp8")
+    assert sum(t.nbytes for t in (*model.parameters(), *model.buffers())) == needed
+    assert needed < loading.bytes_needed(recipe, "bfloat16") < loading.bytes_needed(recipe, "float32")
+
+
+def test_layers_are_quantized_one_by_one_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device never holds a second layer in 16 bits, nor a layer twice: each is let go of once it is quantized."""
+    model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(4)))
+    layers = [weakref.ref(layer) for layer in model]
+    there: list[int] = []
+
+    class Watched(Fp8Linear):
+        def __init__(self, linear: nn.Linear, quantize: Quantizer) -> None:
+            super().__init__(linear, quantize)
+            there.append(sum(layer.weight.is_meta for ref in layers if (layer := ref())))
+
+    monkeypatch.setattr(fp8, "Fp8Linear", Watched)
+    quantize_linears(model, torch.device("meta"))
+    assert there == [1, 1, 1, 1]
+    assert all(isinstance(layer, Fp8Linear) and layer.weight.is_meta for layer in model)
 
 
 def test_real_weights_lose_little() -> None:

@@ -22,7 +22,7 @@ import torch
 import sfr_batch as sfr
 from sfr_batch.config.settings import ModelSettings, StorageSettings
 from sfr_batch.encoder.encoder import Encoder
-from sfr_batch.encoder.loading import load_model, to_device
+from sfr_batch.encoder.loading import bytes_needed, load_model, to_device
 from sfr_batch.errors import ConfigError, ModelError, StorageError, TableMismatch
 from sfr_batch.model.recipe import read_recipe
 from sfr_batch.model.repository import weights
@@ -36,6 +36,7 @@ from sfr_batch.planning.card import model_inputs
 from sfr_batch.storage import local_files
 from sfr_batch.storage.input_listing import list_inputs
 from sfr_batch.storage.inputs import fetch_input
+from tests.encoder.cards import GIB, plant_gpu
 from tests.job_processes import ROOT, config, documents, put, put_parquet
 from tests.models import build_tiny_mistral, edit_json, minilm_folder, write_sfr_files
 from tests.proxy import Relay, relay
@@ -543,18 +544,33 @@ def test_too_small_a_device() -> None:
         room.check_device(4 * sfr_embedding_mistral, 16 * 2**30, "cuda")
 
 
+@pytest.mark.parametrize("fits", [False, True])
+def test_weights_are_fetched_only_for_a_gpu_that_has_room(
+    tiny: Path, s3_prefix: str, cache_home: Path, monkeypatch: pytest.MonkeyPatch, fits: bool
+) -> None:
+    """A model on S3. What is missing of a GPU here is what the weights are moved to."""
+    settings = settings_of(upload(tiny, s3_prefix), device="cuda")
+    recipe = read_recipe(locate(settings, weights=False), settings)
+    needed = bytes_needed(recipe, "bfloat16")
+    plant_gpu(monkeypatch, total=(needed - (0 if fits else 1)) / GIB, used=0)
+    hashed: list[Any] = []
+    monkeypatch.setattr("sfr_batch.encoder.encoder.check_weights", lambda *_: hashed.append(1))
+    said = "not compiled with CUDA" if fits else rf"on node gpu-7: its weights need {needed:,} bytes, {needed - 1:,} "
+    with pytest.raises(AssertionError if fits else ModelError, match=said):
+        Encoder.load(settings, weight_hashes={})
+    assert names_in(Path(recipe.folder)) == {*FETCHED, *({weights.WEIGHTS} if fits else ())}
+    assert len(hashed) == fits
+
+
 @pytest.mark.parametrize(
-    ("free", "failure", "expected"),
+    ("failure", "expected"),
     [
-        (399, None, r"its weights need 400 bytes, 399 bytes free"),
-        (400, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), r"need 400 bytes, 400 bytes free"),
-        (400, RuntimeError("CUDA error: device-side assert triggered"), "device-side assert"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), r"need 400 bytes, 399 bytes free"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "device-side assert"),
     ],
 )
-def test_moving_to_a_device(
-    monkeypatch: pytest.MonkeyPatch, free: int, failure: RuntimeError | None, expected: str
-) -> None:
-    """There may be no such device here, so what CUDA would answer is given: its free memory, and what a copy raises."""
+def test_moving_to_a_device(monkeypatch: pytest.MonkeyPatch, failure: RuntimeError, expected: str) -> None:
+    """Others may have filled it while the weights were read. What a copy raises on CUDA is planted."""
 
     class Model(torch.nn.Module):
         def __init__(self) -> None:
@@ -563,12 +579,10 @@ def test_moving_to_a_device(
             self.register_buffer("table", torch.zeros(75))
 
         def to(self, *args: Any, **kwargs: Any) -> Any:
-            assert failure is not None, "moved although it cannot fit"
             raise failure
 
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 80 * 2**30))
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: 1.0)
-    kind = type(failure) if failure and "assert" in str(failure) else ModelError
+    plant_gpu(monkeypatch, total=399 / GIB, used=0)
+    kind = type(failure) if "assert" in str(failure) else ModelError
     with pytest.raises(kind, match=expected):
         to_device(Model(), "cuda")
 

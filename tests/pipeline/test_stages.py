@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ import sfr_batch as sfr
 from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.encoder import devices, forward
 from sfr_batch.encoder import encoder as encoder_module
-from sfr_batch.errors import DeviceError
+from sfr_batch.errors import ConfigError, DeviceError, RunFailed
 from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import encode_stage, packing, read_stage, write_stage
 from sfr_batch.pipeline.job import Job
@@ -24,6 +25,7 @@ from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.table.commit.publish import publish
 from sfr_batch.table.commit.writing import create_or_open
 from sfr_batch.table.table import Table
+from tests.encoder.cards import plant_gpu
 from tests.job_processes import config, documents, put_parquet
 from tests.repositories import write_repository
 
@@ -167,6 +169,29 @@ def test_a_device_that_the_weights_fill_is_a_reason_and_no_crash(
     problem = encode_stage.Encode(job).problem
     assert problem
     assert re.search(r"fits into the memory of cpu on node .*, but not the smallest batch beside it: .* free", problem)
+
+
+@pytest.mark.parametrize(
+    ("card", "why"),
+    [
+        ({"capability": (7, 5), "name": "T4"}, "is cuda, but T4 on node gpu-7 .* does not multiply in bfloat16: set"),
+        ({"capability": (7, 0), "name": "V100"}, "has no kernels for V100 on node gpu-7"),
+        ({"total": 1 / 2**20}, "The model does not fit into the memory of cuda on node gpu-7: its weights need"),
+    ],
+)
+def test_a_run_on_a_card_that_does_not_suit_says_so_before_it_loads_weights(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, card: Any, why: str
+) -> None:
+    """One that is too small is known only where the model is loaded; on a cluster, that is another machine."""
+    put_parquet(f"{tmp_path}/corpus/a.parquet", documents(["one", "two"]))
+    looked_for: list[Any] = []
+    monkeypatch.setattr(encoder_module, "locate", lambda *_, **options: looked_for.append(options))
+    plant_gpu(monkeypatch, **card, used=0)
+    on_gpu = config(tiny, str(tmp_path), "model.device=cuda", "run.actors.gpus=1", ray_address="none")
+    with pytest.raises((ConfigError, RunFailed), match=why):
+        sfr.embed(on_gpu)
+    assert not looked_for
+    assert (tmp_path / "table").exists() == ("total" in card)
 
 
 def test_an_error_travels_to_the_result(tmp_path: Path, tiny: Path) -> None:
