@@ -74,7 +74,7 @@ class Forward:
     def prefix(self, ids: NDArray[np.int32]) -> Prefix:
         """The keys and values of the tokens ``ids`` [p], for a batch whose rows begin with them. Only for decoders."""
         assert self.decoder is not None
-        with torch.inference_mode(), self._kernels():
+        with torch.inference_mode(), self.kernels():
             return self.decoder.prefix(self._to_device(ids.astype(np.int64)))
 
     def __call__(
@@ -96,13 +96,16 @@ class Forward:
         self, starts: IntArray, lengths: IntArray, flat_ids: NDArray[np.int32], prefix: Prefix | None = None
     ) -> torch.Tensor:
         """[b, h] pooled hidden states, before what `finish` does to them. Arguments as when it is called."""
-        with torch.inference_mode(), self._kernels():
+        with torch.inference_mode(), self.kernels():
             run = self._packed if self.packed else self._padded
             return run(starts, lengths, flat_ids, prefix)
 
-    def _kernels(self) -> contextlib.AbstractContextManager[None]:
+    def kernels(self) -> contextlib.AbstractContextManager[None]:
         """On a GPU, attention without cuDNN, which PyTorch prefers on Hopper and later: it builds a plan for every
         shape of a batch, and nearly each has its own. That takes longer than the plan saves, and none is ever freed."""
+        # Also for rows that are computed alone (model.deterministic), although on Hopper these are other bits than
+        # those of PyTorch's own choice. It does not promise to repeat those: asked for deterministic algorithms, it
+        # leaves cuDNN's attention out as well (sdp_utils.cpp, check_cudnn_deterministic).
         return contextlib.nullcontext() if self.device.type == "cpu" else sdpa_kernel(_NOT_CUDNN)
 
     def _padded(

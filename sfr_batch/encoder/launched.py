@@ -24,7 +24,7 @@ class Result:
         self._copy = vectors
         self._event: torch.cuda.Event | None = None
         if vectors.is_cuda:
-            self._copy = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+            self._copy = pinned(vectors.shape, vectors.dtype)
             self._copy.copy_(vectors, non_blocking=True)
             self._event = torch.cuda.Event()
             self._event.record(torch.cuda.current_stream(vectors.device))
@@ -35,6 +35,11 @@ class Result:
             self._event.synchronize()
         vectors: NDArray[np.float32] = self._copy.cpu().numpy()
         return vectors
+
+
+def pinned(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+    """Memory of the host that a GPU writes by itself."""
+    return torch.empty(shape, dtype=dtype, pin_memory=True)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ def padded(
     inputs: dict[str, Any] = {"input_ids": torch.from_numpy(ids).to(encoder._device), "attention_mask": mask.long()}
     if side == "left" and encoder.recipe.model_type not in _OWN_POSITIONS:
         inputs["position_ids"] = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
-    with using(encoder.torch_threads), torch.inference_mode(), _masked_attention(encoder):
+    kernels = encoder._forward.kernels()
+    with using(encoder.torch_threads), torch.inference_mode(), _masked_attention(encoder), kernels:
         hidden = encoder._model(**inputs).last_hidden_state
         pooled = pool(encoder.recipe.pooling, hidden, mask)
         vectors: FloatArray = encoder._forward.finish(pooled).cpu().numpy()

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sfr_batch.config.settings import batch_tokens
@@ -33,20 +32,24 @@ SEVEN_BILLION = {
 }
 MOST_GRAPHS = 8
 """Compilations for batches of one kind: of norms and of MLPs, for several rows and one, in three dimensions and two."""
-WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "item")
+BLOCKING = "blocking copy"
+WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "item", BLOCKING)
 """Operations that need a number from the device, so that the host waits for all that it has been given."""
 
 
 class Seen(TorchDispatchMode):
-    """The operations of a forward pass."""
+    """The operations of a forward pass. A copy to the device that the host waits for is named so."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(str(func.overloadpacket).removeprefix("aten."))
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        name = str(func.overloadpacket).removeprefix("aten.")
+        to_device = name == "_to_copy" and args[0].device.type == "cpu"
+        self.names.append(BLOCKING if to_device and not kwargs.get("non_blocking") else name)
+        return func(*args, **kwargs)
 
     @property
     def waits(self) -> list[str]:
@@ -55,14 +58,15 @@ class Seen(TorchDispatchMode):
 
 @pytest.fixture(autouse=True)
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Device meta passes for a GPU with flash attention. What is copied to it, in the order of the copies."""
+    """Device meta passes for a GPU with flash attention. What is pinned to be copied to it, in the order of the copies:
+    only a CUDA build of PyTorch can pin."""
     copies: list[str] = []
 
-    def to_device(self: Forward, array: NDArray[Any]) -> torch.Tensor:
-        copies.append(str(array.dtype))
-        return torch.empty(array.shape, dtype=torch.from_numpy(array).dtype, device="meta")
+    def pin_memory(tensor: torch.Tensor) -> torch.Tensor:
+        copies.append(str(tensor.dtype).removeprefix("torch."))
+        return tensor
 
-    monkeypatch.setattr(Forward, "_to_device", to_device)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
     for module in (forward, attention):
         monkeypatch.setattr(module, "has_flash", lambda device: device.type == "meta")
     monkeypatch.setattr(fp8, "multiply", by_kernel)
@@ -117,16 +121,29 @@ def test_a_packed_batch_never_waits(gpu: list[str], family: Any, prefix: int, le
     assert behind == (0 if family is mistral else 2), "what a bidirectional model is pooled by comes last"
 
 
-def test_a_padded_batch_of_a_decoder_never_waits_and_leaves_cudnn_out() -> None:
+def test_a_padded_batch_of_a_decoder_never_waits() -> None:
     model, recipe = mistral()
     to = Forward(model, recipe, packed=False)
-    with_cudnn: list[bool] = []
-    model.norm.register_forward_hook(lambda *_: with_cudnn.append(torch.backends.cuda.cudnn_sdp_enabled()))
     for lengths in (RAGGED, EQUAL):
         out, seen = run(to, lengths)
         assert (out.shape, out.dtype) == ((len(lengths), 4096), torch.float32)
         assert not seen.waits
-    assert with_cudnn == [False, False]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize(("family", "prefix"), [(mistral, 0), (mistral, 20), (bert, 0)])
+def test_attention_leaves_cudnn_out(family: Any, prefix: int, deterministic: bool) -> None:
+    """Rows that are computed alone, too: PyTorch does not promise to repeat cuDNN's bits."""
+    model, recipe = family()
+    encoder = Encoder(model, None, recipe, packed=False, deterministic=deterministic)  # type: ignore[arg-type]
+    with_cudnn: list[bool] = []
+    model.get_input_embeddings().register_forward_hook(
+        lambda *_: with_cudnn.append(torch.backends.cuda.cudnn_sdp_enabled())
+    )
+    sizes, ids = np.array([512], np.int64), np.ones(512, np.int32)
+    before = encoder._forward.prefix(ids[:prefix]) if prefix else None
+    encoder._forward(np.zeros(1, np.int64), sizes, ids, before)
+    assert with_cudnn == [False] * (2 if prefix else 1)
     assert torch.backends.cuda.cudnn_sdp_enabled(), "what the process has set comes back"
 
 
@@ -246,15 +263,23 @@ def test_layers_that_cannot_be_compiled_stay(monkeypatch: pytest.MonkeyPatch) ->
     assert seen.names.count("rsqrt") == 2 * LAYERS + 1
 
 
-@pytest.mark.parametrize(("dtype", "copies"), [(torch.bfloat16, 0), (torch.float32, 2 * LAYERS)])
+@pytest.mark.parametrize(
+    ("dtype", "flash", "takes"),
+    [(torch.bfloat16, True, True), (torch.float32, True, False), (torch.float16, False, False)],
+    ids=["A100", "A100 in float32", "T4"],
+)
+@pytest.mark.parametrize("packed", [False, True])
 def test_keys_are_repeated_where_no_kernel_takes_groups(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, copies: int
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, flash: bool, takes: bool, packed: bool
 ) -> None:
-    """Else all products of tokens with tokens would be written out: 2 GB a row of 4,096 and layer."""
+    """Else all products of tokens with tokens would be written out: 2 GB a row of 4,096 and layer. Where there is no
+    flash attention, rows are padded by default, and packed ones go without its kernel."""
+    for module in (forward, attention):
+        monkeypatch.setattr(module, "has_flash", lambda device: flash)
     model, recipe = mistral(dtype)
     to = Forward(model, recipe, None)
-    assert to.packed == (dtype == torch.bfloat16)
-    to.pack(False)
+    assert to.packed == takes
+    to.pack(packed)
     groups: list[bool] = []
     attend = attention.F.scaled_dot_product_attention
 
@@ -264,8 +289,11 @@ def test_keys_are_repeated_where_no_kernel_takes_groups(
         return attend(query, key, *others, enable_gqa=enable_gqa, **options)
 
     monkeypatch.setattr(attention.F, "scaled_dot_product_attention", listen)
-    run(to, EQUAL)
-    assert groups == [not copies] * LAYERS
+    out, seen = run(to, EQUAL)
+    assert (out.shape, out.dtype) == ((len(EQUAL), 4096), torch.float32)
+    by_kernel = packed and takes
+    assert groups == ([] if by_kernel else [takes] * LAYERS)
+    assert any("varlen_attn" in name for name in seen.names) == by_kernel
 
 
 @pytest.mark.parametrize(("size", "packed"), [(64, True), (256, True), (12, False), (288, False)])

@@ -16,7 +16,7 @@ from sfr_batch.config.settings import Config, ModelSettings
 from sfr_batch.corpus import csv_records, records
 from sfr_batch.corpus.csv_dialect import Dialect
 from sfr_batch.encoder.encoder import Encoder
-from sfr_batch.encoder.threads import threads_of_a_run, using
+from sfr_batch.encoder.threads import threads_of_a_run, usable_cores, using
 from sfr_batch.pipeline.runner import embed
 from tests.repositories import write_repository
 from tests.tables import jsonl, put
@@ -42,6 +42,14 @@ class _Seen:
     def __init__(self, encoder: Encoder) -> None:
         self.threads: set[int] = set()
         encoder._model.register_forward_hook(lambda *_: self.threads.add(torch.get_num_threads()))
+
+
+def test_a_system_that_cannot_say_which_cores_are_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a Mac's."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    assert usable_cores() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert usable_cores() == 12
 
 
 def test_an_encoder_computes_with_its_threads_and_restores_those_of_the_process(folder: Path, three: int) -> None:

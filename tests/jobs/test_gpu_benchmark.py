@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from jobs.benchmark import gpu
-from jobs.benchmark.encoder import SHAPES, flops_of_row
+from jobs.benchmark.encoder import SHAPES, flops_of_row, with_and_without_prefix
 from jobs.benchmark.gpu_sitting import computed_flops, on_data_sheet
+from sfr_batch.encoder.encoder import Encoder
 from tests.test_policies import ROOT
 
 LACKING = (
@@ -79,6 +80,21 @@ def test_a_step_that_fails_or_lasts_too_long_ends_no_other(tmp_path: Path, monke
     assert found["bad"]["so far"] == 7
     assert found["bad"]["error"] == "RuntimeError: no kernel"
     assert "caught" not in found["endless"]
+
+
+def test_encoders_that_are_compared_share_one_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU has room for one of 7B."""
+    models: list[int] = []
+    make = Encoder.__init__
+
+    def listen(encoder: Encoder, model: Any, *others: Any, **options: Any) -> None:
+        models.append(id(model))
+        make(encoder, model, *others, **options)
+
+    monkeypatch.setattr(Encoder, "__init__", listen)
+    found = with_and_without_prefix("tiny", "cpu", "float32", 8, 1, lambda _: None)
+    assert [line.what for line in found][1:] == ["instruction computed once", "deterministic, row by row"]
+    assert models == models[:1] * 3
 
 
 @pytest.mark.parametrize(
