@@ -168,6 +168,11 @@ class CorpusSettings(Section):
         return self
 
     @property
+    def paths(self) -> list[str]:
+        """``path`` as a list."""
+        return [self.path] if isinstance(self.path, str) else self.path
+
+    @property
     def is_table(self) -> bool:
         """Whether the corpus is a table of another engine, read through that table's log."""
         return self.format in ("delta", "iceberg")

@@ -114,8 +114,7 @@ def list_shards(settings: CorpusSettings, first: int | None = None) -> Listing:
     passed_over: dict[str, str] = {}
     later: set[str] = set()
     complete = True
-    paths = [settings.path] if isinstance(settings.path, str) else settings.path
-    for path in paths:
+    for path in settings.paths:
         if settings.is_table:
             shards = table_versions.list_files(settings)
         else:
@@ -125,7 +124,7 @@ def list_shards(settings: CorpusSettings, first: int | None = None) -> Listing:
             later.update(files.later)
             complete &= files.complete
         found.update({shard.uri: shard for shard in shards})
-    for uri in one_of_each(found) if len(paths) > 1 else ():
+    for uri in one_of_each(found) if len(settings.paths) > 1 else ():
         passed_over[uri] = _LINKED
         del found[uri]
     for uri in found:

@@ -362,7 +362,7 @@ def _is_about(units: Sequence[ReadUnit], committed: Mapping[str, ObjectInfo], st
 
 def _check_apart(corpus: CorpusSettings, table: TableSettings, root: str) -> None:
     """Raises ConfigError if the corpus would include the table's files, or is inside the table's folder."""
-    for path in [corpus.path] if isinstance(corpus.path, str) else corpus.path:
+    for path in corpus.paths:
         uri = absolute_uri(path)
         if is_s3(uri) and corpus.storage != table.storage:
             continue  # the same name may be another bucket

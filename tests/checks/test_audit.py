@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import sfr_batch as sfr
 from sfr_batch import api
-from sfr_batch.checks.audit import work
+from sfr_batch.checks.audit import corpus, work
 from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.checks.audit.report import AuditReport
 from sfr_batch.cli.main import main
@@ -707,8 +707,10 @@ def documents(lines: Iterable[int], prefix: str) -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> str:
-    """A corpus of every kind of shard, with rows that cannot be embedded and an id that comes twice."""
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A corpus of every kind of shard, with rows that cannot be embedded and an id that comes twice; an audit reads
+    about 40 rows at a time."""
+    monkeypatch.setattr(corpus, "_ROWS", 40)
     job_processes.put_parquet(f"{tmp_path}/corpus/a.parquet", documents(range(300), "a"))
     rows = [*documents(range(40), "b"), {"id": "b-empty", "text": " "}, {"id": "a-007", "text": "again", "lang": "en"}]
     job_processes.put(f"{tmp_path}/corpus/b.jsonl", jsonl([*rows, "no JSON", {"id": None, "text": "x"}]))
@@ -720,6 +722,13 @@ def finished(mistral: str, root: str) -> tuple[sfr.Config, Table]:
     config = job_processes.config(mistral, root)
     do_plan(make_plan(config))
     return config, Table.open(open_store(config.table.path))
+
+
+def audit_against(config: sfr.Config, table: Table) -> AuditReport:
+    """In this process, and in tasks, which find the same."""
+    found = audit(table, make_plan(config))
+    assert lines(elsewhere(table, make_plan(config))) == lines(found)
+    return found
 
 
 def edit(file: str, old: str, new: str) -> None:
@@ -748,7 +757,7 @@ def test_table_holds_its_corpus(mistral: str, root: str) -> None:
 def test_text_of_today_is_another(mistral: str, root: str) -> None:
     config, table = finished(mistral, root)
     edit(f"{root}/corpus/b.jsonl", "text 003 of b", "TEXT 003 of b")
-    found = audit(table, make_plan(config))
+    found = audit_against(config, table)
     assert failed(found) == {"texts"}
     text = examples(found, "texts")
     assert "(id 'b-003') has the vector of another text than position " in text
@@ -758,7 +767,7 @@ def test_text_of_today_is_another(mistral: str, root: str) -> None:
 def test_row_of_today_is_another(mistral: str, root: str) -> None:
     config, table = finished(mistral, root)
     edit(f"{root}/corpus/b.jsonl", '"b-003"', '"b-new"')
-    found = audit(table, make_plan(config))
+    found = audit_against(config, table)
     assert failed(found) == {"corpus rows"}
     text = examples(found, "corpus rows")
     assert f"of {root}/corpus/b.jsonl (id 'b-new') is neither live nor rejected" in text
@@ -768,7 +777,7 @@ def test_row_of_today_is_another(mistral: str, root: str) -> None:
 def test_row_that_cannot_be_embedded_any_more(mistral: str, root: str) -> None:
     config, table = finished(mistral, root)
     edit(f"{root}/corpus/b.jsonl", '"text 003 of b"', '"             "')
-    found = audit(table, make_plan(config))
+    found = audit_against(config, table)
     assert failed(found) == {"corpus rows"}
     assert f"of {root}/corpus/b.jsonl is neither live nor rejected" in examples(found, "corpus rows")
     assert "(id 'b-003') is not in the corpus" in examples(found, "corpus rows")
@@ -809,7 +818,7 @@ def test_damage_hides_no_more_than_it_must(mistral: str, root: str) -> None:
     split_id = next(r.split_id for r in table.current().read_receipts() if r.shard.endswith("a.parquet"))
     table.store.delete([names.data_key(split_id)])
     edit(f"{root}/corpus/b.jsonl", '"b-003"', '"b-new"')
-    found = audit(table, make_plan(config))
+    found = audit_against(config, table)
     assert failed(found) == {"data files", "corpus rows"}
     assert "b-new" not in examples(found, "corpus rows")
     assert "(id 'b-003') is not in the corpus" in examples(found, "corpus rows")

@@ -18,12 +18,14 @@ from sfr_batch.format.records import DuplicateRule
 from sfr_batch.pipeline import placement
 from sfr_batch.pipeline.on_ray import choose
 from sfr_batch.pipeline.tasks import OnRay
+from sfr_batch.planning.make import make_plan
 from sfr_batch.storage import executor
 from sfr_batch.storage.executor import ROWS_HERE
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table import export, row_changes, scan, search
 from sfr_batch.table.commit import documents, publish
 from sfr_batch.table.table import Table
+from tests.nights import Doc, Place, Writer, docs_of, night
 from tests.states import Row, commit_file, publish_state, state_of
 from tests.table.commit.test_publish_elsewhere import write_state
 from tests.table.test_export import DEAD, FILES
@@ -105,6 +107,21 @@ def test_audit_on_ray_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyP
         done = CliRunner().invoke(main, ["audit", table.store.root, "--ray-address", "auto"])
         assert done.exit_code == int(damaged), done.output
         assert str(here["pages"]) in done.output
+
+
+def test_audit_on_ray_reads_the_corpus(nights: tuple[Place, Writer]) -> None:
+    place, writer = nights
+    writer.write({"a.parquet": docs_of("a", 9), "b.jsonl": [*docs_of("b", 5), Doc("empty", "")]})
+    snapshot, _ = night(place)
+    table, plan = Table.open(snapshot.store), make_plan(place.config())
+    with sfr.on_ray("auto") as run:
+        found = audit(table, plan, executor=run)
+        assert found.ok, found.describe()
+        assert found["corpus rows"].measured.startswith("15 rows of the corpus")
+        assert found["texts"].measured.startswith("14 live documents")
+        writer.write({"b.jsonl": docs_of("b", 5)[1:]})
+        other = audit(table, plan, executor=run)
+    assert {check.name for check in other.checks if check.verdict == "FAIL"} == {"shards", "corpus rows"}
 
 
 def test_reading_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

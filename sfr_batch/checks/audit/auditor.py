@@ -63,15 +63,15 @@ def audit(
     against: a plan of the corpus (`make_plan`). If given, the corpus is read too: each row must be live or rejected,
     with a vector of its present text, and the table must have no other rows. snapshot: its number, by default the
     newest. each: called with each finding at once. partition_rows: number of ids in memory at a time, in this process.
-    executor: runs the tasks that read data files and indexes and compare ids; the findings are the same, but of many
-    problems other ids may be the examples. The corpus is read and compared in this process.
+    executor: runs the tasks that read data files, indexes and the corpus and compare ids; the findings are the same,
+    but of many problems other ids may be the examples.
 
     Raises TableNotFound if the snapshot does not exist or expires during the audit, StorageError if the store cannot be
-    read, CorpusError if the corpus cannot, and ConfigError if the tasks would not see the table. Everything else that
-    is wrong is a finding.
+    read, CorpusError if the corpus cannot, and ConfigError if the tasks would not see table or corpus. Everything else
+    that is wrong is a finding.
     """
     if executor:
-        check_reach(executor, table.store.root)
+        check_reach(executor, table.store.root, *(against.config.corpus.paths if against else ()))
     return _Auditor(table, against, each, partition_rows, executor).run(snapshot)
 
 

@@ -2,24 +2,26 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from sfr_batch.checks.audit.contents import Contents
 from sfr_batch.checks.audit.id_records import (
+    ROWS_A_FILE,
     IdRecords,
     IntArray,
     RecordKind,
     contents_of,
-    locate,
     make_records,
     places_of,
 )
 from sfr_batch.checks.audit.promises import PromiseCheck
 from sfr_batch.checks.audit.report import SHARDS, Finding
 from sfr_batch.checks.audit.work import Work
+from sfr_batch.config.settings import CorpusSettings
+from sfr_batch.corpus.columns import Columns
 from sfr_batch.corpus.reader import read_unit
 from sfr_batch.corpus.rows import Rows
 from sfr_batch.corpus.shards import Shard
@@ -35,17 +37,28 @@ from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.shard_diff import carry_over
 
 _ROWS, _BYTES = 8192, 32 * 2**20
-"""Approximate number of rows and of bytes of text in memory at a time."""
+"""Approximate number of rows and of bytes of text that are read at a time."""
+_AHEAD = 2
+"""Units in memory at a time, in this process."""
+
+
+class CorpusColumns(NamedTuple):
+    """How the rows of the corpus are read. order_by: the column to order rows of one id by; None if there is none."""
+
+    corpus: CorpusSettings
+    columns: Columns
+    order_by: str | None
 
 
 @dataclass(frozen=True)
 class CorpusRows:
-    """The rows of a corpus, all read once. starts: [units + 1] number of the first row of each of ``units``.
+    """The rows of a corpus, all read once. A row has the number unit x `ROWS_A_FILE` + its number in its unit.
 
-    order: [rows] the values of the column to order by, null for rejected rows; None if there is none.
+    starts: [units + 1] how many rows are before each of the ``units``. order: [rows] the values of the column to order
+    by, null for rejected rows; None if there is none.
     """
 
-    plan: EmbedPlan
+    read: CorpusColumns
     units: Sequence[ReadUnit]
     starts: IntArray
     order: pa.ChunkedArray | None = None
@@ -57,14 +70,14 @@ class CorpusRows:
     def values(self, rows: IntArray) -> pa.ChunkedArray:
         """[n] the values to order by, of rows by their numbers."""
         assert self.order is not None
-        return self.order.take(pa.array(rows))
+        return self.order.take(pa.array(self.starts[rows // ROWS_A_FILE] + rows % ROWS_A_FILE))
 
     def place(self, number: int) -> tuple[str, bytes | None]:
         """The shard and position of a row by its number, and its content hash unless it is rejected; reads its unit
         again."""
-        at, row = locate(self.starts, number)
+        at, row = divmod(number, ROWS_A_FILE)
         unit = self.units[at]
-        for rows in _read(unit, self.plan):
+        for rows in _read(unit, self.read):
             if row < rows.read:
                 return _place(unit, rows, row), rows.content_hash[row].as_py() if row < len(rows.texts) else None
             row -= rows.read
@@ -108,33 +121,36 @@ def _read_otherwise(plan: EmbedPlan, shard: Shard, record: ShardRecord) -> list[
 
 
 def read_corpus(plan: EmbedPlan, shards: Sequence[Shard], work: Work) -> CorpusRows:
-    """Read every row of the shards; a record of each is added to ``work``. Raises CorpusError."""
-    units: list[ReadUnit] = []
+    """Read every row of the shards; a record of each goes to the partitions of ``work``. Raises CorpusError."""
+    rule = plan.duplicate_rule
+    read = CorpusColumns(plan.config.corpus, plan.columns, rule.order_by if rule else None)
+    surveys = survey_shards(shards, plan.config.corpus)
+    units = [unit for survey in surveys for unit in cut(survey, _ROWS, _BYTES, ("audit",), frozenset())]
+    expected = [unit.stream.rows if unit.stream else sum(split.rows for split in unit.splits) for unit in units]
     starts = [0]
     order: list[pa.Array] = []
-    column = plan.duplicate_rule.order_by if plan.duplicate_rule else None
-    for unit in _units(plan, shards):
-        start = starts[-1]
-        for rows in _read(unit, plan):
-            for records in _records(rows, start):
-                work.add(records)
-            start += rows.read
-            if column:
-                own = comparable_values(rows.carry.column(column), plan.columns.carry[column].type)
-                order += [own, pa.nulls(rows.read - len(own), own.type)]
-        units.append(unit)
-        starts.append(start)
-    return CorpusRows(plan, units, np.array(starts, np.int64), pa.chunked_array(order) if order else None)
+    for rows, values in work.each(_look_at, read, list(enumerate(units)), expected, _AHEAD):
+        starts.append(starts[-1] + rows)
+        order += values
+    return CorpusRows(read, units, np.array(starts, np.int64), pa.chunked_array(order) if order else None)
 
 
-def _units(plan: EmbedPlan, shards: Sequence[Shard]) -> Iterator[ReadUnit]:
-    for shard in shards:
-        survey = survey_shards([shard], plan.config.corpus)[0]
-        yield from cut(survey, _ROWS, _BYTES, ("audit",), frozenset())
+def _look_at(read: CorpusColumns, unit: tuple[int, ReadUnit]) -> tuple[tuple[int, list[pa.Array]], list[IdRecords]]:
+    """How many rows a unit, given with its number, has, their values to order by, and their records."""
+    first = start = unit[0] * ROWS_A_FILE
+    records: list[IdRecords] = []
+    order: list[pa.Array] = []
+    for rows in _read(unit[1], read):
+        records += _records(rows, start)
+        start += rows.read
+        if column := read.order_by:
+            own = comparable_values(rows.carry.column(column), read.columns.carry[column].type)
+            order += [own, pa.nulls(rows.read - len(own), own.type)]
+    return (start - first, order), records
 
 
-def _read(unit: ReadUnit, plan: EmbedPlan) -> Iterator[Rows]:
-    return (rows for _, rows in read_unit(unit, plan.config.corpus, plan.columns))
+def _read(unit: ReadUnit, read: CorpusColumns) -> Iterator[Rows]:
+    return (rows for _, rows in read_unit(unit, read.corpus, read.columns))
 
 
 def _records(rows: Rows, start: int) -> Iterator[IdRecords]:

@@ -52,7 +52,7 @@ def check_ids(
     """
     context = files, indexes, corpus, unread, duplicates
     checks = _IdChecks(*context, found=indexes.problems)
-    for found in work.partitions(_check_partition, context, here=corpus is not None):
+    for found in work.partitions(_check_partition, context):
         checks.include(found)
     return Ids(tuple(checks.findings()), checks.pointers, checks.kept)
 

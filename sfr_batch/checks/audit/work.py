@@ -39,8 +39,8 @@ class Work(Protocol):
         """Add records that were read here."""
         ...
 
-    def partitions(self, check: Callable[[C, IdRecords], R], context: C, *, here: bool) -> Iterator[R]:
-        """What is found in each partition; called last. here: check them in this process."""
+    def partitions(self, check: Callable[[C, IdRecords], R], context: C) -> Iterator[R]:
+        """What is found in each partition; called last."""
         ...
 
 
@@ -62,7 +62,7 @@ class InThreads:
     def add(self, records: IdRecords) -> None:
         self._spill.add(records)
 
-    def partitions(self, check: Callable[[C, IdRecords], R], context: C, *, here: bool) -> Iterator[R]:
+    def partitions(self, check: Callable[[C, IdRecords], R], context: C) -> Iterator[R]:
         return (check(context, records) for records in self._spill.partitions())
 
 
@@ -98,12 +98,10 @@ class InTasks:
         if self._held >= _WAITING:
             self._deal()
 
-    def partitions(self, check: Callable[[C, IdRecords], R], context: C, *, here: bool) -> Iterator[R]:
+    def partitions(self, check: Callable[[C, IdRecords], R], context: C) -> Iterator[R]:
         """See `Work`; a task checks a partition."""
         self._deal()
         parts = [[its[number] for its in self._parts] for number in range(self._n)]
-        if here:
-            return (check(context, _joined(list(self._executor.get(its)))) for its in parts)
         shared = self._executor.share(context)
         return self._executor.get([self._executor.submit(_check, check, shared, *its)[0] for its in parts])
 
