@@ -121,7 +121,7 @@ def _runs_on(architecture: str, capability: Capability) -> bool:
 def has_flash(device: torch.device) -> bool:
     """Whether a device is a GPU for which PyTorch has flash attention in 16 bits, for rows of all lengths too. Of AMD's
     GPUs it is not known which do."""
-    if device.type != "cuda" or torch.version.hip:
+    if device.type != "cuda" or torch.version.hip or not torch.backends.cuda.is_flash_attention_available():
         return False
     return bool(torch.cuda.get_device_capability(device) >= FLASH)
 

@@ -22,7 +22,7 @@ from sfr_batch.encoder.faults import is_of_the_device, is_out_of_memory, of_the_
 from sfr_batch.encoder.forward import Forward
 from sfr_batch.encoder.fp8 import is_quantized
 from sfr_batch.encoder.launched import Launched, Result
-from sfr_batch.encoder.loading import check_room, count_parameters, load_model, to_device, torch_dtype
+from sfr_batch.encoder.loading import check_gpu, count_parameters, load_model, to_device, torch_dtype
 from sfr_batch.encoder.threads import using
 from sfr_batch.errors import ConfigError, ModelError, TextError
 from sfr_batch.model import prompts
@@ -135,7 +135,7 @@ class Encoder:
         *,
         packed: bool | None,
     ) -> "Encoder":
-        check_room(settings)
+        check_gpu(settings)
         folder = locate(settings, weights=True)
         if weight_hashes is not None:
             check_weights(weight_files(folder), weight_hashes, folder)

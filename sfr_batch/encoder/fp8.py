@@ -5,6 +5,7 @@ less; scales of their own for each channel and token keep outliers from costing 
 norms, attention and pooling stay as they are. Knows linear layers and nothing of models.
 """
 
+import socket
 import weakref
 from collections.abc import Callable, Iterator
 
@@ -12,6 +13,8 @@ import torch
 from torch import nn
 
 from sfr_batch.encoder.compiling import compiling
+from sfr_batch.encoder.faults import is_of_the_device, is_out_of_memory
+from sfr_batch.errors import ConfigError
 
 DTYPE = torch.float8_e4m3fn
 _LARGEST = torch.finfo(DTYPE).max
@@ -19,6 +22,8 @@ Fp8 = tuple[torch.Tensor, torch.Tensor]
 """[n, k] in e4m3, and the float32 scales [n, 1] that give the rows back when they are multiplied with them."""
 _STEP = 16
 """The kernels need both sides of a weight to be multiples of this."""
+_TRIED = 128
+"""Rows and columns of the matrices by which a GPU is tried."""
 
 
 class Fp8Linear(nn.Module):  # type: ignore[misc]
@@ -92,6 +97,23 @@ def by_kernel(rows: Fp8, weight: Fp8) -> torch.Tensor:
         use_fast_accum=True,
     )
     return product
+
+
+def check_kernel(device: torch.device) -> None:
+    """Raises ConfigError if `by_kernel` fails on a GPU: some that multiply in 8 bits lack scales by row, in PyTorch's
+    own kernels or in cuBLAS, and builds differ in that."""
+    rows = to_fp8(torch.ones(_TRIED, _TRIED, device=device))
+    try:
+        by_kernel(rows, rows).cpu()
+    except RuntimeError as error:
+        if is_out_of_memory(error) or is_of_the_device(error):
+            raise
+        said = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"model.dtype is fp8, but PyTorch {torch.__version__} does not multiply in it on the GPU of node "
+            f"{socket.gethostname()}: {said}. Set model.dtype=bfloat16, whose vectors are others, in a table of its "
+            "own, or use another GPU or another build of PyTorch."
+        ) from error
 
 
 def by_widening(rows: Fp8, weight: Fp8) -> torch.Tensor:

@@ -20,7 +20,7 @@ from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.decoder import is_plain_decoder
 from sfr_batch.encoder.devices import free_memory, release_memory
 from sfr_batch.encoder.faults import is_out_of_memory
-from sfr_batch.encoder.fp8 import bytes_saved, quantize_linears
+from sfr_batch.encoder.fp8 import bytes_saved, check_kernel, quantize_linears
 from sfr_batch.encoder.tensors import check_tensors
 from sfr_batch.errors import ModelError
 from sfr_batch.model.recipe import Recipe, read_recipe
@@ -37,14 +37,17 @@ def torch_dtype(compute_dtype: str) -> torch.dtype:
     return dtype
 
 
-def check_room(settings: ModelSettings) -> None:
-    """Raises ModelError if the weights of a model do not fit into what is free of its GPU, in this process' share.
+def check_gpu(settings: ModelSettings) -> None:
+    """Raises ModelError if the weights of a model do not fit into what is free of its GPU, in this process' share, and
+    ConfigError if PyTorch does not multiply in fp8 there.
 
     No weights are fetched or read for it: config.json tells their sizes. A CPU is not asked, since weights stay mapped
     from their files there. Raises what `read_recipe` raises, too.
     """
     if settings.device == "cpu":
         return
+    if settings.compute_dtype == "fp8":
+        check_kernel(torch.device(settings.device))
     needed = bytes_needed(read_recipe(locate(settings, weights=False), settings), settings.compute_dtype)
     if needed > free_memory(settings.device):
         release_memory()  # of a model before this one, whose compiled layers refer to themselves
@@ -206,7 +209,7 @@ def _in_sentences(recipe: Recipe) -> Iterator[None]:
 
 
 def to_device(model: Any, device: str, *, fp8: bool = False) -> Any:
-    """The model on its device. Raises ModelError if that is full by now, see `check_room`.
+    """The model on its device. Raises ModelError if that is full by now, see `check_gpu`.
 
     fp8: whether its linear layers become `Fp8Linear` on the way, each as it is copied.
     """

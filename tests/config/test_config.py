@@ -118,6 +118,7 @@ def test_missing_sections_are_all_named(file: Path) -> None:
         ("run.rows_per_split=many", "run.rows_per_split: must be a whole number, at least 1$"),
         ("run.bytes_per_split=10", "run.bytes_per_split: must be at least 1024$"),
         ("run.actors={min: 3, max: 2, gpus: 0}", r"run.actors: max \(2\) must be at least min \(3\)"),
+        ("run.actors.gpus=2", "run.actors.gpus: must be at least 0 and at most 1$"),
         ("run.actors.cpus=.inf", "run.actors.cpus: must be a number, more than 0$"),
         ("run.actors.cpus=0", "run.actors.cpus: must be more than 0$"),
         ("model.device=mps", "model.device: a Mac's GPU is not used: set model.device=cpu and run.actors.gpus=0$"),

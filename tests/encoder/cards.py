@@ -7,7 +7,7 @@ runs on them.
 import pytest
 import torch
 
-from sfr_batch.encoder import devices
+from sfr_batch.encoder import devices, loading
 
 GIB = 2**30
 CUDA_12 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
@@ -35,4 +35,6 @@ def plant_gpu(
     patched.setattr(torch.cuda, "memory_allocated", lambda: 0)
     patched.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
     patched.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: shares[-1])
+    patched.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    patched.setattr(loading, "check_kernel", lambda device: None)
     patched.setattr(devices.socket, "gethostname", lambda: "gpu-7")

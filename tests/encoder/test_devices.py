@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sfr_batch.config.settings import ModelSettings
-from sfr_batch.encoder import devices, faults
+from sfr_batch.encoder import devices, faults, loading
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.errors import ConfigError, ModelError
 from tests.encoder.cards import CUDA_12, CUDA_13, GIB, plant_gpu
@@ -115,8 +115,30 @@ def test_flash_attention_begins_with_ampere(
     plant_gpu(monkeypatch, capability)
     assert devices.has_flash(torch.device("cuda")) == flash
     assert not devices.has_flash(torch.device("cpu"))
-    monkeypatch.setattr(torch.version, "hip", "6.4")
-    assert not devices.has_flash(torch.device("cuda"))
+    for owner, name, value in (
+        (torch.backends.cuda, "is_flash_attention_available", lambda: False),  # builds for Windows or Jetson
+        (torch.version, "hip", "6.4"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, value)
+            assert not devices.has_flash(torch.device("cuda"))
+
+
+def test_a_gpu_is_tried_in_fp8_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That a card multiplies in 8 bits does not say that a build of PyTorch does, with scales by row."""
+    tried: list[torch.device] = []
+
+    def refuse(device: torch.device) -> None:
+        tried.append(device)
+        raise ConfigError("no kernel")
+
+    plant_gpu(monkeypatch, (12, 0))
+    monkeypatch.setattr(loading, "check_kernel", refuse)
+    with pytest.raises(ConfigError, match="no kernel"):
+        Encoder.load(ModelSettings(path="/nowhere", device="cuda", dtype="fp8"))
+    with pytest.raises(ModelError, match="/nowhere"):
+        Encoder.load(ModelSettings(path="/nowhere", device="cuda"))
+    assert tried == [torch.device("cuda")]
 
 
 def test_why_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """8-bit matrix products: what they cost in accuracy, on real weights and where numbers are hard on them."""
 
+import re
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,17 @@ from torch import nn
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.encoder import compiling, fp8, loading
 from sfr_batch.encoder.encoder import Encoder
-from sfr_batch.encoder.fp8 import DTYPE, Fp8, Fp8Linear, Quantizer, by_kernel, by_widening, quantize_linears, to_fp8
+from sfr_batch.encoder.fp8 import (
+    DTYPE,
+    Fp8,
+    Fp8Linear,
+    Quantizer,
+    by_kernel,
+    by_widening,
+    check_kernel,
+    quantize_linears,
+    to_fp8,
+)
 from sfr_batch.errors import ConfigError
 from sfr_batch.model.recipe import read_recipe
 from tests.models import build_tiny_mistral, docstrings, minilm_folder
@@ -47,6 +58,28 @@ def test_product_is_that_of_the_rounded_numbers(multiply: Callable[[Fp8, Fp8], t
     found = multiply(a, b)
     assert (found.shape, found.dtype) == ((7, 32), torch.bfloat16)
     torch.testing.assert_close(found.double(), exact, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmulAlgoGetHeuristic`", ConfigError),
+        ("Rowwise scaling is not currently supported on your device", ConfigError),
+        ("CUDA error: an illegal memory access was encountered", RuntimeError),
+        ("CUDA out of memory. Tried to allocate 2 MiB", RuntimeError),
+    ],
+)
+def test_a_kernel_that_a_gpu_lacks_is_said(monkeypatch: pytest.MonkeyPatch, said: str, kind: type[Exception]) -> None:
+    """Blackwell's cards for desktops, with some builds of PyTorch, and builds for Windows. A CPU has the kernel."""
+    check_kernel(CPU)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(torch, "_scaled_mm", fail)
+    with pytest.raises(kind, match=re.escape(said)) as caught:
+        check_kernel(CPU)
+    assert (kind is ConfigError) == ("Set model.dtype=bfloat16" in str(caught.value))
 
 
 @pytest.mark.parametrize("bias", [True, False])

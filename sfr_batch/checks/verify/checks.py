@@ -18,7 +18,7 @@ from sfr_batch.checks.verify.subject import PROBES, FloatArray, Subject, ids_of,
 from sfr_batch.encoder import devices, probe
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.encoder.libraries import load_libraries
-from sfr_batch.encoder.loading import check_room
+from sfr_batch.encoder.loading import check_gpu
 from sfr_batch.encoder.threads import threads_of_a_run
 from sfr_batch.format.fingerprint import digest
 from sfr_batch.model.identity import SAME_MODEL
@@ -71,7 +71,7 @@ def _cosines(a: FloatArray, b: FloatArray) -> FloatArray:
 def check_weights(subject: Subject) -> Outcome:
     """Compares the SHA-256 of the weights with the lock file, or with the hub, if the device has room for them."""
     settings = subject.settings
-    check_room(settings)
+    check_gpu(settings)
     folder = subject.found["folder"] = locate(settings, weights=True)
     files = weight_files(folder)
     hashes = subject.found["hashes"] = checksums.hash_again(files, folder)
