@@ -356,6 +356,8 @@ FILES = {
     ("encoder.loading", "transformers.AutoConfig.from_pretrained"): "the library takes a path",
     ("evaluation.task_files", "file.read_text"): "a file of this package itself, through importlib",
     ("format.parquet", "pq.write_table"): "into memory",
+    ("format.parquet", "pq.ParquetWriter"): "into a file that storage has opened",
+    ("format.parquet", "writer.write_table"): "into the same",
     ("model.sources.hub", "huggingface_hub.snapshot_download"): "the library fills its own cache",
     ("pipeline.packing", "writer.write_table"): "an Arrow stream in memory",
     ("table.engines", "duckdb.connect"): "a database in memory; it reads files through the store's file system",

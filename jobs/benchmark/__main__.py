@@ -348,12 +348,13 @@ def maintenance(rows: int, dim: int, output: Path | None) -> None:
 
 @main.command()
 @click.option("--rows", default=10_000_000, show_default=True, type=click.IntRange(100_000), help="Number of rows.")
+@click.option("--repeated", default=0.0, type=click.FloatRange(0, 0.5), help="Share of rows that repeat an id; 0: few.")
 @_OUTPUT
-def publish(rows: int, output: Path | None) -> None:
+def publish(rows: int, repeated: float, output: Path | None) -> None:
     """Measure what publishing costs, in one process and on a local Ray, and half of the rows beside it."""
     with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
         where = report.machine()
-        found = publishing.run(rows, Path(folder), click.echo)
+        found = publishing.run(rows, Path(folder), click.echo, repeated)
         click.echo("\n" + publishing.table(found))
         _write(output, "publish.json", {"machine": where, "publish": [asdict(one) for one in found]})
 

@@ -1,10 +1,10 @@
 """Measures what it costs to publish a large table, in one process and in tasks of a local Ray.
 
-    python -m jobs.benchmark.publishing ROWS FOLDER
+    python -m jobs.benchmark.publishing ROWS FOLDER [SHARE]
 
-The table is real, on a local disk: data files of 8,192 rows with vectors of 8 numbers, all of them new. In one file of
-a hundred, a hundred rows have ids of another file. One process publishes it here, another one on Ray; each says by how
-much its memory grew at most. It prints one JSON object.
+The table is real, on a local disk: data files of 8,192 rows with vectors of 8 numbers, all of them new. A share of the
+rows repeat ids of the file before, in every second file; by default a hundred rows in one file of a hundred do. One
+process publishes it here, another one on Ray; each says by how much its memory grew at most. It prints one JSON object.
 """
 
 import json
@@ -40,7 +40,7 @@ from sfr_batch.table.table import Table
 
 _ROWS_A_FILE, _FILES_A_SHARD, _DIM = 2**13, 100, 8
 _REPEATED = 100
-"""Rows of each first file of a shard that have the ids of the next file."""
+"""Rows of each first file of a shard that have the ids of the next file, unless a share is given."""
 _SCHEMA = names.table_schema(pa.string(), _DIM, "float32", {})
 _CARD = TableCard.make(_SCHEMA, digest("publish"), {"vector_dtype": "float32"}, {"path": "none"})
 
@@ -53,6 +53,8 @@ class Published:
 
     where: str
     rows: int
+    repeated: int
+    """Rows that are dead, because an earlier one has their id."""
     files: int
     seconds: float
     cpu: float
@@ -61,11 +63,14 @@ class Published:
     peak: int | None
 
 
-def run(rows: int, folder: Path, say: Callable[[str], None]) -> list[Published]:
-    """Publish a table of so many rows, and one of half of them. Raises RunFailed."""
+def run(rows: int, folder: Path, say: Callable[[str], None], share: float = 0) -> list[Published]:
+    """Publish a table of so many rows, and one of half of them. share: of the rows that repeat an id, 0 for a few.
+
+    Raises RunFailed.
+    """
     found: list[Published] = []
     for size in (rows // 2, rows):
-        for one in run_module("publishing", [str(size), str(folder)], folder)["published"]:
+        for one in run_module("publishing", [str(size), str(folder), str(share)], folder)["published"]:
             found.append(Published(**one))
             say(f"Published {found[-1].rows:,} rows {found[-1].where} in {found[-1].seconds:.1f} s")
     return found
@@ -73,17 +78,21 @@ def run(rows: int, folder: Path, say: Callable[[str], None]) -> list[Published]:
 
 def table(found: Sequence[Published]) -> str:
     """The result as a text table."""
-    rows = [["", "rows", "files", "s", "us a row", "CPU s", "CPU us a row", "driver: CPU s", "grew MiB", "peak MiB"]]
+    times = ["s", "us a row", "CPU s", "CPU us a row", "driver: CPU s"]
+    rows = [["", "rows", "repeated", "files", *times, "grew MiB", "peak MiB"]]
     for one in found:
         memory = ["–", "–"] if one.memory is None or one.peak is None else [_mib(one.memory), _mib(one.peak)]
         times = [cell for spent in (one.seconds, one.cpu) for cell in (f"{spent:.1f}", f"{spent / one.rows * 1e6:.2f}")]
-        rows.append([one.where, f"{one.rows:,}", f"{one.files:,}", *times, f"{one.driver_cpu:.1f}", *memory])
+        numbers = [f"{number:,}" for number in (one.rows, one.repeated, one.files)]
+        rows.append([one.where, *numbers, *times, f"{one.driver_cpu:.1f}", *memory])
     lines = aligned(rows)
     for where in dict.fromkeys(one.where for one in found):
         small, large = (one for one in found if one.where == where)
         if small.peak is not None and large.peak is not None and large.rows > small.rows:
             slope = (large.peak - small.peak) / (large.rows - small.rows)
             lines.append(f"{where}: each further row takes {slope:.1f} bytes of the driver's memory")
+            if large.repeated > large.rows // 100:
+                lines[-1] += f", which is {slope * large.rows / large.repeated:.0f} for each repeated id"
     return "\n".join(lines)
 
 
@@ -91,7 +100,7 @@ def _mib(size: int) -> str:
     return f"{size / 2**20:,.0f}"
 
 
-def write(folder: str, rows: int) -> None:
+def write(folder: str, rows: int, share: float) -> None:
     """Data files of a table."""
     store = open_store(folder)
     create_or_open(store, _CARD)
@@ -99,8 +108,10 @@ def write(folder: str, rows: int) -> None:
     for number, start in enumerate(range(0, rows, _ROWS_A_FILE)):
         n = min(_ROWS_A_FILE, rows - start)
         ids = np.arange(start, start + n)
-        if number % _FILES_A_SHARD == 0 and start + n + _REPEATED <= rows:
-            ids[:_REPEATED] = np.arange(start + n, start + n + _REPEATED)
+        repeats = number % (2 if share else _FILES_A_SHARD) == 0
+        repeated = round(2 * share * n) if share else _REPEATED
+        if repeats and start + n + repeated <= rows:
+            ids[:repeated] = np.arange(start + n, start + n + repeated)
         lengths, numbers = np.full(n, 100, np.int32), pc.utf8_lpad(pa.array(ids).cast(pa.string()), 10, "0")
         columns = {
             names.ID: pc.binary_join_element_wise("document-", numbers, ""),
@@ -164,23 +175,23 @@ def _publish(folder: str, where: str, executor: Executor | None) -> dict[str, An
     # The next process publishes the same: only here may manifests go.
     opened.store.delete([info.key for info in opened.store.list(names.SNAPSHOTS)])
     memory = None if before is None or peak is None else peak - before
-    return asdict(Published(where, rows, len(draft.receipts), seconds, cpu, own, memory, peak))
+    return asdict(Published(where, rows, counts.rejected, len(draft.receipts), seconds, cpu, own, memory, peak))
 
 
-def measure(rows: int, folder: str) -> dict[str, Any]:
+def measure(rows: int, folder: str, share: float) -> dict[str, Any]:
     """What `run` takes: the fields of each `Published`."""
     fresh = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory(dir=folder) as place,
         ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as process,
     ):
-        process.submit(write, place, rows).result()
+        process.submit(write, place, rows, share).result()
         return {"published": [process.submit(part, place).result() for part in (_publish_here, _publish_on_ray)]}
 
 
 def main(arguments: Sequence[str]) -> None:
-    rows, folder = arguments
-    print(json.dumps(measure(int(rows), folder)))
+    rows, folder, *share = arguments
+    print(json.dumps(measure(int(rows), folder, float(share[0]) if share else 0)))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +18,7 @@ from sfr_batch.errors import CountsDoNotClose, StorageError, TableDamaged, Table
 from sfr_batch.format import names
 from sfr_batch.format.layout import Layout, covers_in
 from sfr_batch.format.records import WAYS_OUT, Receipt
+from sfr_batch.storage.local_files import unnamed_file
 from sfr_batch.storage.ranges import Ranges
 from sfr_batch.storage.store import Store, in_memory
 
@@ -32,18 +33,36 @@ def encode_parquet(table: pa.Table, metadata: dict[str, str] | None = None, row_
     not make them smaller. ``row_group_size``: rows, default all.
     """
     sink = pa.BufferOutputStream()
-    plain = [name for name in table.column_names if name != names.EMBEDDING]
     pq.write_table(
         table.replace_schema_metadata(metadata),
         sink,
         row_group_size=row_group_size or max(1, table.num_rows),
-        compression={**dict.fromkeys(plain, "zstd"), f"{names.EMBEDDING}.list.element": "none"},
-        use_dictionary=[name for name in plain if name == names.SPLIT_ID],
-        write_statistics=plain,
-        write_page_checksum=True,
+        **_written(table.column_names),
     )
     data: bytes = sink.getvalue().to_pybytes()
     return data
+
+
+def encode_pieces(pieces: Iterable[pa.Table], schema: pa.Schema) -> bytes:
+    """As `encode_parquet`, of tables that come one after the other: each becomes a row group. In memory are one of them
+    and, at last, the bytes, which wait on disk till then."""
+    with unnamed_file() as file:
+        with pq.ParquetWriter(file, schema.remove_metadata(), **_written(schema.names)) as writer:
+            for piece in pieces:
+                writer.write_table(piece, row_group_size=max(1, piece.num_rows))
+        file.seek(0)
+        return file.read()
+
+
+def _written(columns: Sequence[str]) -> dict[str, Any]:
+    """How these columns are written."""
+    plain = [name for name in columns if name != names.EMBEDDING]
+    return {
+        "compression": {**dict.fromkeys(plain, "zstd"), f"{names.EMBEDDING}.list.element": "none"},
+        "use_dictionary": [name for name in plain if name == names.SPLIT_ID],
+        "write_statistics": plain,
+        "write_page_checksum": True,
+    }
 
 
 def open_parquet(data: bytes | IO[bytes], texts_once: Sequence[str] = ()) -> pq.ParquetFile:

@@ -31,7 +31,7 @@ from sfr_batch.storage.spill import dealt
 from sfr_batch.storage.store import Store
 from sfr_batch.table.commit.draft import Draft
 from sfr_batch.table.commit.live_rows import FileNumbers, Marks, Numbers
-from sfr_batch.table.commit.repeats import RECORD, repeated
+from sfr_batch.table.commit.repeats import RECORD
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -145,14 +145,16 @@ def deal_documents(sources: Sequence[Source], reading: Reading, partitions: int)
     return together, *dealt(_joined([records for records, _ in found]), partitions)
 
 
-def repeated_in(*parts: Records) -> Records:
-    """Those of the documents of a partition whose id another one has too, by id and then in order."""
-    return repeated(_joined(parts))
+def find_in(find: Callable[[Records], T], *parts: Records) -> T:
+    """What ``find`` finds in the documents of a partition."""
+    return find(_joined(parts))
 
 
-def deal(executor: Executor, sources: Sequence[Source], reading: Reading) -> tuple[list[Any], list[Any]]:
-    """Read all sources in tasks. Returns handles of what they have `Seen`, and of the documents that share an id, of
-    each partition."""
+def deal(
+    executor: Executor, sources: Sequence[Source], reading: Reading, find: Callable[[Records], Any]
+) -> tuple[list[Any], list[Any]]:
+    """Read all sources in tasks. Returns handles of what they have `Seen`, and of what ``find`` finds in each
+    partition."""
     rows = [rows_in(source.where) for source in sources]
     partitions, least = partitioned(sum(rows))
     shared = executor.share(reading)
@@ -162,7 +164,7 @@ def deal(executor: Executor, sources: Sequence[Source], reading: Reading) -> tup
         said, *records = executor.submit(deal_documents, group, shared, partitions, returns=1 + partitions)
         seen.append(said)
         parts.append(records)
-    return seen, [executor.submit(repeated_in, *(its[n] for its in parts))[0] for n in range(partitions)]
+    return seen, [executor.submit(find_in, find, *(its[n] for its in parts))[0] for n in range(partitions)]
 
 
 def of_each_file(

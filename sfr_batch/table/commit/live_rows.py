@@ -39,10 +39,10 @@ class FileNumbers:
             is_new=np.array([receipt.split_id in new for receipt in receipts], bool),
         )
 
-    def locate(self, at: int) -> tuple[int, int]:
-        """Number of the file of a vector, and its row there."""
-        number = int(np.searchsorted(self.starts, at, side="right")) - 1
-        return number, at - int(self.starts[number])
+    def locate(self, at: Numbers) -> tuple[Numbers, Numbers]:
+        """[n] number of the file of each vector, and [n] its row there. at: [n] numbers of vectors."""
+        number = np.searchsorted(self.starts, at, side="right") - 1
+        return number, at - self.starts[number]
 
 
 class Marks(NamedTuple):

@@ -2,21 +2,23 @@
 rule says (`repeats`). All others are dead.
 
 Documents become records, partitioned by the hashes of their ids: in this process they spill to disk and one partition
-is sorted at a time; on an executor, tasks read groups of files, and others take a partition each. What stays in memory
-here is one bit a vector, and the documents that share an id. Both ways find the same, in the same order. Knows no
-manifests; `publish` writes them.
+is looked into at a time; on an executor, tasks read groups of files, and others take a partition each. What stays in
+memory here is one bit a vector, and for each document that another one replaces two numbers, four under a rule
+(`duplicates`); until they are in order, twice as much at most. If the rule has a column, the records of all documents
+that share an id are here, too, 36 bytes each, and the values of the column. Both ways find the same, in the same order.
+Knows no manifests; `publish` writes them.
 """
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sfr_batch.format import names
 from sfr_batch.format.dead_rows import Positions
 from sfr_batch.format.file_values import gather_values
 from sfr_batch.format.layout import Layout
@@ -25,47 +27,32 @@ from sfr_batch.format.records import KEPT, Receipt
 from sfr_batch.storage.executor import Executor
 from sfr_batch.storage.local_files import temporary_folder
 from sfr_batch.storage.spill import Spill
-from sfr_batch.storage.store import Store
 from sfr_batch.table.commit.documents import (
     Reading,
     Records,
     Seen,
     Source,
-    counts_of,
     deal,
-    of_each_file,
     read_documents,
     rows_of_documents,
     sources_of,
 )
 from sfr_batch.table.commit.draft import Draft
+from sfr_batch.table.commit.duplicates import Duplicates
 from sfr_batch.table.commit.live_rows import FileNumbers, LiveRows, Marks, Numbers, dead_in
-from sfr_batch.table.commit.repeats import RECORD, repeated, winners
+from sfr_batch.table.commit.repeats import RECORD, Losers, losers_in, losers_of, repeated
 from sfr_batch.table.table import Table
 
 PARTITION_ROWS = 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class DuplicateRow:
-    """A document whose id another document has too, which is live instead.
-
-    row: its first row in the data file of ``split_id``; winner: the shard, split id and first row of the live one.
-    """
-
-    shard: str
-    split_id: str
-    row: int
-    id: str | int
-    winner: tuple[str, str, int]
+T = TypeVar("T")
 
 
 @dataclass
 class Liveness:
     """Which rows are live."""
 
-    duplicates: list[DuplicateRow]
-    """In order. Documents that are kept although they left the corpus are not among them: these are just dropped."""
+    duplicates: Duplicates = field(repr=False)
+    """Documents that are kept although they left the corpus are not among them: these are just dropped."""
     embedded: int
     """Live documents in new data files."""
     reused: int
@@ -100,70 +87,104 @@ def find_live(table: Table, draft: Draft, layout: Layout, executor: Executor | N
     """
     files, sources = FileNumbers.of(draft.receipts, draft.new), sources_of(draft)
     reading = Reading(table.store, table.layout, table.card.fingerprint, files)
-    live, used = LiveRows(files), np.zeros(len(draft.receipts), bool)
-    counts = Counter({"embedded": 0, "reused": 0, "kept": 0})
-
-    def note(seen: Seen) -> None:
-        counts.update(seen.counts)
-        used[seen.whole] = True
-        used[seen.used] = True
-        live.add(seen.marks)
-        for number in seen.whole:
-            live.add_file(number)
-
-    what = sources, reading, note
-    repeats = _repeats_on(executor, *what) if executor else _repeats_here(*what)
-    rule = draft.duplicate_rule
-    firsts = np.array([source.first for source in sources], np.int64)
     kept_from = next((source.first for source in sources if source.shard == KEPT), np.iinfo(np.int64).max)
-    values = _read_values(table, layout, draft, files, repeats["at"], rule.order_by) if rule and rule.order_by else None
-    winner = winners(repeats, kept_from, last=rule is not None, values=values)
-    loses = winner != np.arange(len(repeats))
-    elsewhere = repeats[loses & (repeats["at"] != repeats["at"][winner])]  # two rows with one vector: it stays
-    live.remove(Marks.of(rows_of_documents(elsewhere["at"], elsewhere["vectors"])))
+    state = _State(files, kept_from)
 
-    def place(record: int) -> _Place:
-        shard = sources[int(np.searchsorted(firsts, repeats["order"][record], side="right")) - 1].shard
-        file, row = files.locate(int(repeats["at"][record]))
-        return shard, draft.receipts[file].split_id, row
+    def find(what: Callable[[Records], T]) -> Iterator[T]:
+        each = sources, reading, state.see, what
+        return _find_on(executor, *each) if executor else _find_here(*each)
 
-    duplicates = []
-    lost = np.flatnonzero(loses)
-    for record in lost[np.argsort(repeats["order"][lost])].tolist():
-        shard, split_id, _ = found = place(record)
-        counts.subtract(counts_of(shard, int(split_id in draft.new), 1))
-        if shard != KEPT:
-            duplicates.append((found, place(winner[record])))
-    needed = [(number, draft.receipts[number]) for number in np.flatnonzero(used).tolist()]
+    rule = draft.duplicate_rule
+    if rule and rule.order_by:
+        shared = list(find(repeated))
+        losers = _by_values(table, layout, draft, files, shared, kept_from, rule.order_by)
+    else:
+        losers = find(functools.partial(losers_in, kept_from=kept_from, last=rule is not None))
+    duplicates = Duplicates.of(map(state.lose, losers), draft.receipts, files, sources)
+    live = state.live
+    needed = [(number, draft.receipts[number]) for number in np.flatnonzero(state.used).tolist()]
     return Liveness(
-        duplicates=_with_ids(table, draft, files, duplicates, executor),
+        duplicates=duplicates,
         vectors=live.total,
         live=live,
         dead={receipt.split_id: receipt for number, receipt in needed if live.count(number) < receipt.vectors},
         numbers=files.numbers,
         needed=frozenset(receipt.split_id for _, receipt in needed),
-        **counts,
+        **state.counts,
     )
 
 
-def _repeats_here(sources: Sequence[Source], reading: Reading, note: Callable[[Seen], None]) -> Records:
-    """The documents that share an id, by id and then in order. note: is told what was seen."""
+class _State:
+    """What was found so far. kept_from: the order from which on documents have left the corpus."""
+
+    def __init__(self, files: FileNumbers, kept_from: int) -> None:
+        self._files, self._kept_from = files, kept_from
+        self.live, self.used = LiveRows(files), np.zeros(len(files.vectors), bool)
+        self.counts = Counter({"embedded": 0, "reused": 0, "kept": 0})
+
+    def see(self, seen: Seen) -> None:
+        """All these documents are live until one of them loses."""
+        self.counts.update(seen.counts)
+        self.used[seen.whole] = True
+        self.used[seen.used] = True
+        self.live.add(seen.marks)
+        for number in seen.whole:
+            self.live.add_file(number)
+
+    def lose(self, losers: Losers) -> Losers:
+        """These documents are dead. Returns those of the corpus: the others are just dropped."""
+        self.live.remove(Marks.of(rows_of_documents(losers.at, losers.dead)))
+        in_corpus = losers.order < self._kept_from
+        of_corpus = losers.take(in_corpus)
+        new = int(self._files.is_new[self._files.locate(of_corpus.at)[0]].sum())
+        kept = len(losers.order) - len(of_corpus.order)
+        self.counts.subtract({"embedded": new, "reused": len(of_corpus.order) - new, "kept": kept})
+        return of_corpus
+
+
+def _find_here(
+    sources: Sequence[Source], reading: Reading, note: Callable[[Seen], None], find: Callable[[Records], T]
+) -> Iterator[T]:
+    """What ``find`` finds in each partition of the documents. note: is told first what was seen."""
     with temporary_folder("sfr-ids-") as folder:
         spill = Spill(folder, RECORD, int(reading.files.vectors.sum()), PARTITION_ROWS)
         for records, seen in read_documents(sources, reading):
             spill.add(records)
             note(seen)
-        return np.concatenate([np.empty(0, RECORD), *map(repeated, spill.partitions())])
+        yield from map(find, spill.partitions())
 
 
-def _repeats_on(
-    executor: Executor, sources: Sequence[Source], reading: Reading, note: Callable[[Seen], None]
-) -> Records:
+def _find_on(
+    executor: Executor,
+    sources: Sequence[Source],
+    reading: Reading,
+    note: Callable[[Seen], None],
+    find: Callable[[Records], T],
+) -> Iterator[T]:
     """The same in tasks of an executor."""
-    seen, repeats = deal(executor, sources, reading)
+    seen, found = deal(executor, sources, reading, find)
     for each in executor.get(seen):
         note(each)
-    return np.concatenate([np.empty(0, RECORD), *executor.get(repeats)])
+    yield from executor.get(found)
+
+
+def _by_values(
+    table: Table,
+    layout: Layout,
+    draft: Draft,
+    files: FileNumbers,
+    parts: Sequence[Records],
+    kept_from: int,
+    column: str,
+) -> Iterator[Losers]:
+    """Those documents that are not live if the one with the largest value of a column is. parts: documents that share
+    an id, those with one id in one part."""
+    at = np.concatenate([np.empty(0, np.int64), *(records["at"] for records in parts)])
+    values = _read_values(table, layout, draft, files, at, column)
+    start = 0
+    for records in parts:
+        yield losers_of(records, kept_from, last=True, values=values.slice(start, len(records)))
+        start += len(records)
 
 
 def _read_values(table: Table, layout: Layout, draft: Draft, files: FileNumbers, at: Numbers, column: str) -> pa.Array:
@@ -173,33 +194,6 @@ def _read_values(table: Table, layout: Layout, draft: Draft, files: FileNumbers,
         receipt = draft.receipts[number]
         return read_data_file(table.store, receipt, [column], table.card.fingerprint, layout).column(column)
 
-    number = np.searchsorted(files.starts, at, side="right") - 1
+    number, row = files.locate(at)
     kind = layout.schema.field(column).type
-    return gather_values(read, number, at - files.starts[number], kind, files.vectors.tolist())
-
-
-_Place = tuple[str, str, int]
-"""Shard, split id and row of a document."""
-
-
-def _with_ids(
-    table: Table,
-    draft: Draft,
-    files: FileNumbers,
-    rows: Sequence[tuple[_Place, _Place]],
-    executor: Executor | None,
-) -> list[DuplicateRow]:
-    """Documents and the ones that are live instead; ids are read from their files."""
-    by_file: dict[str, list[int]] = {}
-    for (_, split_id, row), _ in rows:
-        by_file.setdefault(split_id, []).append(row)
-    work = [(draft.receipts[files.numbers[split_id]], its) for split_id, its in by_file.items()]
-    read = functools.partial(_ids_in, table.store, table.card.fingerprint)
-    ids = dict(zip(by_file, map(iter, of_each_file(read, work, executor)), strict=True))
-    return [DuplicateRow(shard, split_id, row, next(ids[split_id]), winner) for (shard, split_id, row), winner in rows]
-
-
-def _ids_in(store: Store, fingerprint: str, receipt: Receipt, rows: list[int]) -> list[str | int]:
-    """[rows] the ids in these rows of a file."""
-    ids = read_data_file(store, receipt, [names.ID], fingerprint).column(names.ID)
-    return list(ids.take(pa.array(rows)).to_pylist())
+    return gather_values(read, number, row, kind, files.vectors.tolist())

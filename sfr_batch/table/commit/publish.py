@@ -36,7 +36,7 @@ from sfr_batch.format.dead_rows import DeadPart, write_dead_rows
 from sfr_batch.format.expired import REPAIR
 from sfr_batch.format.indexes import create_own, joined
 from sfr_batch.format.layout import Layout
-from sfr_batch.format.parquet import encode_parquet, read_data_file
+from sfr_batch.format.parquet import encode_parquet, encode_pieces, read_data_file
 from sfr_batch.format.records import (
     KEPT,
     Counts,
@@ -77,7 +77,7 @@ def publish(table: Table, base: Snapshot | None, draft: Draft, executor: Executo
     _check_files(table, base, draft)
     layout = draft.layout or (base.layout if base else table.layout)
     live = find_live(table, draft, layout, executor)
-    check_duplicates(draft, live.duplicates)
+    check_duplicates(table, draft, live.duplicates)
     receipts = [receipt for receipt in draft.receipts if receipt.owned or receipt.split_id in live.needed]
     counts = _count(table, draft, receipts, live, executor)
     check_rejects(table.store, draft, counts, live.duplicates)
@@ -85,7 +85,8 @@ def publish(table: Table, base: Snapshot | None, draft: Draft, executor: Executo
     key = None
     if live.duplicates:
         key = names.duplicates_key(number, draft.run_id)
-        create_own(store, key, encode_parquet(duplicate_rejects(live.duplicates, draft.duplicate_rule)))
+        rejects = duplicate_rejects(live.duplicates, live.duplicates.ids(table, executor), draft.duplicate_rule)
+        create_own(store, key, encode_pieces(rejects, names.REJECTS_SCHEMA))
     indexes = [part for parts in draft.indexes.values() for part in joined(parts)]
     accepted = draft.accepted or (base.manifest.accepted if base else None)
     stated = _stated(layout, base, receipts)

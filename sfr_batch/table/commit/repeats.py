@@ -1,5 +1,7 @@
 """Documents that share an id, and which of them is live. Pure over arrays; knows no files."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -11,6 +13,44 @@ RECORD = np.dtype(
 )
 """A document: the hash of its id, its number in order, the number of its first vector among the vectors of all files,
 and the number of its vectors."""
+
+
+class Losers(NamedTuple):
+    """[n] documents whose id another one has, too, which is live instead."""
+
+    order: NDArray[np.int64]
+    """Number of each in order."""
+    at: NDArray[np.int64]
+    """Number of its first vector."""
+    dead: NDArray[np.int32]
+    """How many vectors die with it: none if the live one has the same."""
+    winner_order: NDArray[np.int64]
+    """Number in order of the live one; [0] unless a rule chose it."""
+    winner: NDArray[np.int64]
+    """Number of the first vector of the live one; [0] unless a rule chose it."""
+
+    def take(self, mask: NDArray[np.bool_]) -> "Losers":
+        """Those that the mask [n] has."""
+        return Losers._make(column[mask] if len(column) else column for column in self)
+
+
+def losers_of(
+    records: NDArray[np.void], kept_from: int, *, last: bool = False, values: pa.Array | None = None
+) -> Losers:
+    """Those of the ``records`` that are not live, for arguments as of `winners`."""
+    winner = winners(records, kept_from, last=last, values=values)
+    lost = np.flatnonzero(winner != np.arange(len(records)))
+    its, live = records[lost], records[winner[lost]]
+    dead = np.where(its["at"] == live["at"], 0, its["vectors"]).astype(np.int32)
+    chosen = live if last else live[:0]
+    # Each column for itself: a field of the records would keep all of them in memory.
+    columns = (its["order"], its["at"], dead, chosen["order"], chosen["at"])
+    return Losers(*map(np.ascontiguousarray, columns))
+
+
+def losers_in(records: NDArray[np.void], kept_from: int, *, last: bool) -> Losers:
+    """As `losers_of`, of records in any order, among which are documents that share their id with no other."""
+    return losers_of(repeated(records), kept_from, last=last)
 
 
 def repeated(records: NDArray[np.void]) -> NDArray[np.void]:

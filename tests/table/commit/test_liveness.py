@@ -14,7 +14,8 @@ from sfr_batch.format.hashes import hash_ids
 from sfr_batch.format.indexes import Located, index_table, read_part, write_index
 from sfr_batch.format.records import KEPT, IndexPart, Receipt, ShardRecord
 from sfr_batch.storage.store import Store
-from sfr_batch.table.commit import liveness
+from sfr_batch.table.commit import duplicates, liveness
+from sfr_batch.table.commit.duplicates import Duplicates
 from sfr_batch.table.commit.liveness import Liveness, find_live
 from sfr_batch.table.table import Table
 from tests.memory_store import MemoryStore
@@ -45,15 +46,29 @@ def live_of(
     return find_live(table, draft, table.layout)
 
 
+def rows_of_duplicates(store: Store, found: Duplicates) -> list[tuple[str, str, int, Any]]:
+    """Shard, data file, row and id of each, in order."""
+    places = found.places(0, len(found))
+    ids = [id_ for its in found.ids(Table(store, card_of())) for id_ in its.to_pylist()]
+    return list(zip(places.shards.to_pylist(), places.keys.to_pylist(), places.rows.tolist(), ids, strict=True))
+
+
 @settings(max_examples=80)
 @given(
     owned=st.lists(st.lists(st.sampled_from("abcdef"), max_size=6), min_size=1, max_size=4),
     indexed=st.lists(st.lists(st.integers(0, 50), max_size=6), max_size=3),
     kept=st.lists(st.integers(0, 50), max_size=4),
     partition_rows=st.integers(1, 30),
+    rows_at_once=st.integers(1, 30),
+    rows_a_piece=st.integers(1, 30),
 )
 def test_live_is_what_a_dictionary_says(
-    owned: list[list[str]], indexed: list[list[int]], kept: list[int], partition_rows: int
+    owned: list[list[str]],
+    indexed: list[list[int]],
+    kept: list[int],
+    partition_rows: int,
+    rows_at_once: int,
+    rows_a_piece: int,
 ) -> None:
     """Some shards own their files, others have rows anywhere in these, and several rows may have one vector."""
     store = MemoryStore()
@@ -70,19 +85,24 @@ def test_live_is_what_a_dictionary_says(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(liveness, "PARTITION_ROWS", partition_rows)
         found = live_of(store, order, receipts, indexes, new=frozenset({split_name("s0")}))
+        patch.setattr(duplicates, "ROWS_AT_ONCE", rows_at_once)
+        patch.setattr(duplicates, "ROWS_A_PIECE", rows_a_piece)
+        found_duplicates = rows_of_duplicates(store, found.duplicates)
 
     winner: dict[str, tuple[str, int]] = {}
     losers, counts = [], {"embedded": 0, "reused": 0, "kept": 0}
     for shard in order:
         for id_, split_id, row in rows[shard]:
             if id_ in winner:
-                losers += [(shard, split_id, row, id_)] if shard != KEPT else []
+                losers += [(shard, names.data_key(split_id), row, id_)] if shard != KEPT else []
                 continue
             winner[id_] = split_id, row
             kind = "kept" if shard == KEPT else "embedded" if split_id == split_name("s0") else "reused"
             counts[kind] += 1
     live = set(winner.values())
-    assert [(x.shard, x.split_id, x.row, x.id) for x in found.duplicates] == losers
+    assert found_duplicates == losers
+    for shard in order:
+        assert found.duplicates.count_in({shard}) == sum(its[0] == shard for its in losers)
     assert {"embedded": found.embedded, "reused": found.reused, "kept": found.kept} == counts
     assert found.vectors == len(live)
     used = {split_id for its in rows.values() for _, split_id, _ in its}
@@ -104,7 +124,11 @@ def test_ids_of_losers_are_read_once_a_file(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(store, "open", counting)
     found = live_of(store, [f"o{n}" for n in range(5)], receipts)
     assert (found.vectors, len(found.duplicates)) == (50, 200)
-    assert len(opened) == 5 + 4, "each file once, and once more where an id is lost"
+    assert len(opened) == 5, "each file once"
+    columns = (getattr(found.duplicates, name) for name in ("order", "at", "winner_order", "winner"))
+    assert sum(column.nbytes for column in columns) == 16 * 200
+    assert len(rows_of_duplicates(store, found.duplicates)) == 200
+    assert len(opened) == 5 + 4, "and once more where an id is lost"
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,12 @@ from sfr_batch.errors import TableError
 from sfr_batch.format import names
 from sfr_batch.format.hashes import hash_ids
 from sfr_batch.format.indexes import Located, index_table, write_index
+from sfr_batch.format.parquet import encode_parquet, open_parquet, read_parquet
 from sfr_batch.format.records import KEPT, DuplicateRule, Receipt, ShardRecord
 from sfr_batch.storage import executor
 from sfr_batch.storage.executor import Executor
 from sfr_batch.storage.store import Store
-from sfr_batch.table.commit import documents, liveness, publish
+from sfr_batch.table.commit import documents, duplicates, liveness, publish
 from sfr_batch.table.commit.draft import Draft
 from sfr_batch.table.commit.live_rows import FileNumbers, LiveRows, Marks, dead_in
 from sfr_batch.table.table import Table
@@ -186,7 +187,7 @@ def test_work_is_cut_into_tasks_and_partitions(monkeypatch: pytest.MonkeyPatch) 
     run = Shuffled(store, 0)
     published(store, table, draft, run)
     # Two files a task, and one for the documents that were kept; nine files have losers, and so dead rows.
-    assert run.ran == {"deal_documents": 6, "repeated_in": 6, "_read_files": 2 * 5}
+    assert run.ran == {"deal_documents": 6, "find_in": 6, "_read_files": 2 * 5}
 
 
 def test_an_error_of_a_task_is_that_of_this_process() -> None:
@@ -200,6 +201,41 @@ def test_an_error_of_a_task_is_that_of_this_process() -> None:
             published(store, table, draft, run)
         told[name] = str(error.value)
     assert told["here"] == told["elsewhere"]
+
+
+@pytest.mark.parametrize("rows", [2, 100])
+@pytest.mark.parametrize("rule", [None, DuplicateRule()])
+def test_the_file_of_duplicates_has_one_table_of_rejects(rule: DuplicateRule | None, rows: int) -> None:
+    """Its bytes are those of all rejects encoded at once, unless these are several row groups."""
+    store, card = MemoryStore(), card_of(names.table_schema(pa.int64(), 3, "float32", {}))
+    owned = [[7, -(2**60)], [8, 7], [8, 7]]
+    receipts = [commit_rows(store, card, f"s{n}", ids, shard=f"o{n}") for n, ids in enumerate(owned)]
+    draft = dataclasses.replace(draft_of(receipts), duplicate_rule=rule)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "ROWS_A_PIECE", rows)
+        its = published(store, Table(store, card), draft, None)
+    key = names.duplicates_key(1, draft.run_id)
+    shown = {n: names.data_key(split_name(f"s{n}")) for n in range(3)}
+    if rule is None:
+        places = [(7, 1, 1), (8, 2, 0), (7, 2, 1)]
+        why = ["an earlier row has this id"] * 3
+    else:
+        places = [(7, 0, 0), (8, 1, 0), (7, 1, 1)]
+        why = [f"row {row} of {shown[2]} (of o2) has this id and comes later" for row in (1, 0, 1)]
+    columns = {
+        names.ID: [str(id_) for id_, _, _ in places],
+        names.SHARD: [f"o{number}" for _, number, _ in places],
+        names.POSITION: [row for _, _, row in places],
+        names.REASON: ["duplicate_id"] * 3,
+        names.MESSAGE: [
+            f"{text}; this one is row {row} of {shown[number]}"
+            for text, (_, number, row) in zip(why, places, strict=True)
+        ],
+    }
+    expected = pa.table(columns, schema=names.REJECTS_SCHEMA)
+    assert read_parquet(its[key]).equals(expected)
+    assert open_parquet(its[key]).num_row_groups == -(-3 // rows)
+    assert (its[key] == encode_parquet(expected)) == (rows >= 3)
 
 
 # --- bits
@@ -227,5 +263,6 @@ def test_bits_are_sets_of_rows(lengths: list[int], data: st.DataObject) -> None:
         assert dead_in(live.of(number), length).tolist() == sorted(set(range(length)) - expected[number])
         assert live.count(number) == len(expected[number])
         for row in range(length):
-            assert files.locate(int(files.starts[number]) + row) == (number, row)
+            file, its = files.locate(files.starts[number : number + 1] + row)
+            assert (file.tolist(), its.tolist()) == ([number], [row])
     assert live.total == sum(map(len, expected.values()))
