@@ -5,6 +5,7 @@ Knows stores and receipts; does not know which files are live.
 
 import contextlib
 import dataclasses
+import io
 import itertools
 import json
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from sfr_batch.format.layout import Layout, covers_in
 from sfr_batch.format.records import WAYS_OUT, Receipt
 from sfr_batch.storage.local_files import unnamed_file
 from sfr_batch.storage.ranges import Ranges
-from sfr_batch.storage.store import Store, in_memory
+from sfr_batch.storage.store import Store
 
 _PARALLEL_FOOTERS = 32
 _FOOTERS_A_TASK = 64
@@ -32,15 +33,15 @@ def encode_parquet(table: pa.Table, metadata: dict[str, str] | None = None, row_
     Page checksums let a reader detect a flipped bit. Vectors are noise: dictionaries, statistics and compression would
     not make them smaller. ``row_group_size``: rows, default all.
     """
-    sink = pa.BufferOutputStream()
+    # Not a stream of Arrow's: that would be copied into a Python object in the end.
+    sink = io.BytesIO()
     pq.write_table(
         table.replace_schema_metadata(metadata),
         sink,
         row_group_size=row_group_size or max(1, table.num_rows),
         **_written(table.column_names),
     )
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+    return sink.getvalue()
 
 
 def encode_pieces(pieces: Iterable[pa.Table], schema: pa.Schema) -> bytes:
@@ -74,8 +75,21 @@ def open_parquet(data: bytes | IO[bytes], texts_once: Sequence[str] = ()) -> pq.
     with SIGABRT if one of them still holds a Python object then (pyarrow 26 on Linux: one in six processes that end
     right after `pq.read_table`, one in eighty with pre_buffer).
     """
-    file = in_memory(data) if isinstance(data, bytes) else data
+    file = pa.BufferReader(data) if isinstance(data, bytes) else _native(data)
     return pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True, read_dictionary=list(texts_once))
+
+
+def _native(stream: IO[bytes]) -> IO[bytes] | pa.OSFile:
+    """The same file for Arrow to read itself where it is one of a local disk, as far as Linux shows it.
+
+    Arrow reads into memory that it has had before. Through the stream, everything would be copied from a new Python
+    object, whose memory the kernel has to find and clear: a third of the CPU of an audit.
+    """
+    raw = getattr(stream, "raw", None)
+    if isinstance(raw, io.FileIO):
+        with contextlib.suppress(OSError):
+            return pa.OSFile(f"/proc/self/fd/{raw.fileno()}")  # not by its name, which another file may have by now
+    return stream
 
 
 def read_parquet(data: bytes | IO[bytes], columns: Sequence[str] | None = None) -> pa.Table:
