@@ -20,7 +20,7 @@ from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.decoder import is_plain_decoder
 from sfr_batch.encoder.devices import free_memory, release_memory
 from sfr_batch.encoder.faults import is_out_of_memory
-from sfr_batch.encoder.fp8 import bytes_saved, check_kernel, quantize_linears
+from sfr_batch.encoder.fp8 import Fp8Linear, bytes_saved, check_kernel, quantize_linears
 from sfr_batch.encoder.tensors import check_tensors
 from sfr_batch.errors import ModelError
 from sfr_batch.model.recipe import Recipe, read_recipe
@@ -110,7 +110,8 @@ def load_model(recipe: Recipe, dtype: torch.dtype) -> Any:
 
 def count_parameters(model: Any) -> int:
     """The numbers of a model's weights, quantized ones included."""
-    return sum(tensor.numel() for tensor in itertools.chain(model.parameters(), model.buffers()))
+    quantized = (module.weight for module in model.modules() if isinstance(module, Fp8Linear))
+    return sum(tensor.numel() for tensor in itertools.chain(model.parameters(), quantized))
 
 
 def _config(recipe: Recipe) -> Any:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.encoder import Encoder, FloatArray
 from sfr_batch.encoder.fp8 import multiply, to_fp8
-from sfr_batch.encoder.loading import torch_dtype
+from sfr_batch.encoder.loading import count_parameters, torch_dtype
 from sfr_batch.encoder.pooling import pool
 from sfr_batch.encoder.threads import using
 from sfr_batch.model.repository.families import FAMILIES
@@ -66,7 +66,7 @@ def _masked_attention(encoder: Encoder) -> Iterator[None]:
 
 def parameters(encoder: Encoder) -> int:
     """The number of the model's parameters."""
-    return int(sum(tensor.numel() for tensor in encoder._model.parameters()))
+    return count_parameters(encoder._model)
 
 
 def batch_memory(encoder: Encoder, lengths: NDArray[np.integer], flat_ids: NDArray[np.int32]) -> int:

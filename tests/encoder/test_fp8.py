@@ -13,7 +13,7 @@ import transformers
 from torch import nn
 
 from sfr_batch.config.settings import ModelSettings
-from sfr_batch.encoder import compiling, fp8, loading
+from sfr_batch.encoder import compiling, fp8, loading, probe
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.encoder.fp8 import (
     DTYPE,
@@ -200,8 +200,10 @@ def test_real_weights_lose_little() -> None:
     own whatever stands beside them."""
     texts = [text[:300] for text in docstrings(2000)[:15]]
     settings = ModelSettings(path=str(minilm_folder()), device="cpu")
-    exact = Encoder.load(settings).encode(texts)
+    whole = Encoder.load(settings)
+    exact = whole.encode(texts)
     encoder = Encoder.load(settings.model_copy(update={"dtype": "fp8"}))
+    assert probe.parameters(encoder) == probe.parameters(whole) == 22_565_376, "by which budgets and rooms are reckoned"
     assert repr(encoder) == "<Encoder bert, 384 dims, mean, 256 tokens, fp8 on cpu>"
     assert sum(isinstance(module, Fp8Linear) for module in encoder._model.modules()) == 36
     found = encoder.encode(texts)
