@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from jobs.benchmark import gpu
-from jobs.benchmark.encoder import SHAPES, flops_of_row, with_and_without_prefix
+from jobs.benchmark.encoder import SHAPES, _lower_dtypes, flops_of_row, with_and_without_prefix
 from jobs.benchmark.gpu_sitting import computed_flops, on_data_sheet
 from sfr_batch.encoder.encoder import Encoder
+from tests.encoder.cards import plant_gpu
 from tests.test_policies import ROOT
 
 LACKING = (
@@ -95,6 +96,14 @@ def test_encoders_that_are_compared_share_one_model(monkeypatch: pytest.MonkeyPa
     found = with_and_without_prefix("tiny", "cpu", "float32", 8, 1, lambda _: None)
     assert [line.what for line in found][1:] == ["instruction computed once", "deterministic, row by row"]
     assert models == models[:1] * 3
+
+
+def test_a_gpu_without_fp8_is_not_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _lower_dtypes("cpu") == ("bfloat16",)
+    plant_gpu(monkeypatch, (8, 0), name="A100")
+    assert _lower_dtypes("cuda") == ()
+    plant_gpu(monkeypatch, (9, 0), name="H200")
+    assert _lower_dtypes("cuda") == ("fp8",)
 
 
 @pytest.mark.parametrize(
