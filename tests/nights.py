@@ -3,19 +3,23 @@
 Vectors are made from texts, so that a vector of another text than today's is seen.
 """
 
+import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from sfr_batch.config.loading import config_from_dict
 from sfr_batch.config.settings import Config
+from sfr_batch.planning import comparison, index_writing, lending, row_comparison
 from sfr_batch.planning.make import make_plan
+from sfr_batch.storage import executor
 from sfr_batch.table.table import Snapshot
 from tests.tables import do_plan, jsonl, parquet, put
 
@@ -123,6 +127,18 @@ def expected_vectors(snapshot: Snapshot, shards: Shards) -> None:
     for id_, doc in first.items():
         assert rows[id_]["lang"] == doc.lang
         assert np.array_equal(np.asarray(rows[id_]["embedding"], np.float32), vectors_of([doc.text])[0]), id_
+
+
+@contextlib.contextmanager
+def small_tasks(rows: int) -> Iterator[None]:
+    """Comparisons are done meanwhile in units of two rows, tasks of ``rows`` rows and partitions of as many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executor, "ROWS_A_PARTITION", rows)
+        patch.setattr(executor, "ROWS_A_PART", 1)
+        patch.setattr(comparison, "UNIT_ROWS", 2)
+        for module in (row_comparison, lending, index_writing):
+            patch.setattr(module, "ROWS_A_TASK", rows)
+        yield
 
 
 def docs_of(name: str, rows: int) -> list[Doc]:

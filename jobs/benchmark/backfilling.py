@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.benchmark.nightly import PARTS, embed, first_night, no_model, write_corpus
+from jobs.benchmark.nightly import PARTS, embed, first_night, grew, mib, no_model, slope, write_corpus
 from jobs.benchmark.planning import own_memory, reset_peak
 from jobs.benchmark.processes import Sampler
 from jobs.benchmark.splits import aligned, run_module
@@ -84,23 +84,14 @@ def table(found: Sequence[Backfill]) -> str:
     for one in found:
         compared = [f"{one.compare_seconds:.1f}", f"{one.compare_cpu:.1f}", f"{one.compare_cpu / one.rows * 1e6:.2f}"]
         read = "–" if one.read is None else f"{one.read / 1e6:,.0f}"
-        published = [f"{one.publish_seconds:.1f}", f"{one.publish_cpu:.1f}", _mib(one.publish_memory)]
+        published = [f"{one.publish_seconds:.1f}", f"{one.publish_cpu:.1f}", mib(one.publish_memory)]
         what = [one.address, f"{one.rows:,}", f"{one.selected:,}", one.kind]
-        rows.append([*what, *compared, read, _mib(one.compare_memory), *published])
+        rows.append([*what, *compared, read, mib(one.compare_memory), *published])
     lines = ["One row of a hundred embedded again, chosen by select.where", *aligned(rows)]
     for address, kind in dict.fromkeys((one.address, one.kind) for one in found):
         its = [one for one in found if (one.address, one.kind) == (address, kind)]
-        small, large = (extreme(its, key=lambda one: one.rows) for extreme in (min, max))
-        if small.compare_memory is not None and large.compare_memory is not None and large.rows > small.rows:
-            slope = (large.compare_memory - small.compare_memory) / (large.rows - small.rows)
-            lines.append(
-                f"{address}, {kind}: each further row takes {slope:.1f} bytes of the driver's memory to compare"
-            )
+        lines += slope(f"{address}, {kind}", "compare", [(one.rows, one.compare_memory) for one in its])
     return "\n".join(lines)
-
-
-def _mib(size: int | None) -> str:
-    return "–" if size is None else f"{size / 2**20:,.0f}"
 
 
 def _config(folder: Path, name: str, **more: Any) -> Config:
@@ -161,13 +152,9 @@ def measure(address: str, kind: str, rows: int, folder: Path) -> dict[str, Any]:
     selected = sum(receipt.vectors for receipt in receipts)
     if changes is None or (changes.changed, counts.vectors, selected) != (selected, rows, expected):
         raise RunFailed(f"{snapshot!r}, {changes!r} is not a backfill of {expected:,} of {rows:,} rows.")
-    compared = (compare_seconds, compare_cpu, _grew(at_first, compare_memory), read)
-    published = (publish_seconds, publish_cpu, _grew(at_first, publish_memory))
+    compared = (compare_seconds, compare_cpu, grew(at_first, compare_memory), read)
+    published = (publish_seconds, publish_cpu, grew(at_first, publish_memory))
     return asdict(Backfill(address, kind, rows, selected, *compared, *published))
-
-
-def _grew(at_first: int | None, peak: int | None) -> int | None:
-    return None if at_first is None or peak is None else max(0, peak - at_first)
 
 
 def _id(number: int) -> str:

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from jobs.benchmark import processes
 from jobs.benchmark.corpus import distinct_docstrings
+from jobs.benchmark.planning import own_memory, reset_peak
 from jobs.benchmark.processes import Memory
 from jobs.benchmark.splits import aligned, model_folder, run_module
 from sfr_batch.config.loading import config_from_dict
@@ -69,7 +70,8 @@ class Night:
 class Reshuffle:
     """A comparison of a whole corpus whose rows all stand elsewhere, and what it takes to publish it.
 
-    peak: bytes at the highest of the sum, by role.
+    peak: bytes at the highest of the sum, by role; memory: bytes by which the driver's grew at most, first to compare,
+    then to write the indexes and to publish; None without /proc.
     """
 
     address: str
@@ -77,6 +79,8 @@ class Reshuffle:
     compare_seconds: float
     publish_seconds: float
     peak: Memory
+    compare_memory: int | None
+    publish_memory: int | None
 
 
 def nights(documents: int, model: str, folder: Path, say: Callable[[str], None]) -> list[Night]:
@@ -142,7 +146,8 @@ def reshuffle(address: str, rows: int, folder: Path, say: Callable[[str], None])
     samples = [memory for at, memory in watch.samples if begin <= at <= end]
     if not samples:
         raise RunFailed(f"{rows:,} rows took {end - begin:.1f} s, too short to see memory: give more.")
-    found = Reshuffle(address, raw["rows"], compared - begin, end - compared, max(samples, key=sum))
+    grew = raw["compare_memory"], raw["publish_memory"]
+    found = Reshuffle(address, raw["rows"], compared - begin, end - compared, max(samples, key=sum), *grew)
     say(f"Compared {rows:,} rows in {found.compare_seconds:.1f} s, on Ray: {address}")
     return found
 
@@ -160,16 +165,35 @@ def tables(found: Sequence[Night], moved: Sequence[Reshuffle]) -> str:
             )
         lines += ["Nights, whole processes", *aligned(rows), ""]
     if moved:
-        rows = [["run.ray_address", "rows", "compare s", "publish s", "us/row", "peak MiB", *Memory._fields]]
+        grew = "driver grew MiB", "publishing"
+        rows = [["run.ray_address", "rows", "compare s", "publish s", "us/row", *grew, "peak MiB", *Memory._fields]]
         for run in moved:
             sizes = [f"{size / 2**20:,.0f}" for size in (sum(run.peak), *run.peak)]
             seconds = run.compare_seconds + run.publish_seconds
             rows.append(
                 [run.address, f"{run.rows:,}", f"{run.compare_seconds:.1f}", f"{run.publish_seconds:.1f}",
-                 f"{seconds / run.rows * 1e6:.1f}", *sizes]
+                 f"{seconds / run.rows * 1e6:.1f}", mib(run.compare_memory), mib(run.publish_memory), *sizes]
             )  # fmt: skip
         lines += ["Every row in another shard: texts of 200 characters, ids of 19, no model", *aligned(rows)]
+        for address in dict.fromkeys(run.address for run in moved):
+            its = [run for run in moved if run.address == address]
+            for what, grown in (("compare", "compare_memory"), ("publish", "publish_memory")):
+                lines += slope(address, what, [(run.rows, getattr(run, grown)) for run in its])
     return "\n".join(lines).rstrip()
+
+
+def slope(what: str, to: str, grown: Sequence[tuple[int, int | None]]) -> list[str]:
+    """A line on the driver's memory by rows, or none. grown: rows, and bytes by which it grew."""
+    known = sorted((rows, size) for rows, size in grown if size is not None)
+    if not known or known[0][0] == known[-1][0]:
+        return []
+    (few, small), (many, large) = known[0], known[-1]
+    each = (large - small) / (many - few)
+    return [f"{what}: to {to}, each further row takes {each:.1f} bytes of the driver's memory"]
+
+
+def mib(size: int | None) -> str:
+    return "–" if size is None else f"{size / 2**20:,.0f}"
 
 
 # --- the process that is watched
@@ -262,22 +286,33 @@ def measure(address: str, rows: int, folder: Path) -> dict[str, Any]:
     config = _config(folder)
     with contextlib.ExitStack() as stack, no_model():
         executor: Any = InProcess()
+        publisher: Any = None
         if address != "none":
             from sfr_batch.pipeline import execution, tasks
 
             stack.enter_context(execution.cluster(config, address))
-            executor = tasks.OnRay("comparing the corpus with the table")
-        begin = time.time()
+            executor = publisher = tasks.OnRay("measuring a night")
+        at_first, begin = own_memory("VmRSS"), time.time()
         comparison = compare(make_plan(config), executor)
         plan = comparison.plan
-        compared = time.time()
+        compared, compare_memory = time.time(), own_memory("VmHWM")
+        reset_peak()
         prepared = draft(plan, new_run_id(), [], comparison)
-        snapshot = publish(Table.open(open_store(config.table.path)), plan.base, prepared)
-        end = time.time()
+        snapshot = publish(Table.open(open_store(config.table.path)), plan.base, prepared, publisher)
+        end, publish_memory = time.time(), own_memory("VmHWM")
     counts, changes = snapshot.manifest.counts, snapshot.manifest.changes
     if plan.todo or changes is None or (changes.unchanged, counts.vectors) != (rows, rows):
         raise RunFailed(f"{snapshot!r}, {changes!r} is not {rows:,} rows that moved.")
-    return {"rows": rows, "begin": begin, "compared": compared, "end": end}
+    memory = {
+        "compare_memory": grew(at_first, compare_memory),
+        "publish_memory": grew(at_first, publish_memory),
+    }
+    return {"rows": rows, "begin": begin, "compared": compared, "end": end, **memory}
+
+
+def grew(at_first: int | None, peak: int | None) -> int | None:
+    """Bytes; None without /proc."""
+    return None if at_first is None or peak is None else max(0, peak - at_first)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import ReadUnit, pack, rows_per_split
 from sfr_batch.format import names
 from sfr_batch.format.records import ChangeCounts
+from sfr_batch.planning.decided_rows import Work
 from sfr_batch.planning.difference import Copy, Difference
 from sfr_batch.planning.join import Decision
 from sfr_batch.planning.limits import SplitLimits
@@ -59,77 +59,68 @@ def assign_work(
     unread: URIs of the shards that keep theirs because they were not compared. losing: those with rows that do not
     count; each gets an index, if only for these.
     """
-    decisions, sizes = found.decisions, found.decisions["size"]
-    encode = decisions["kind"] == Decision.ENCODE
-    max_rows = _most_rows(sizes[encode], limits, limits.min_splits)
-    of_shard, shards = found.by_shard, {unit.shard.uri: unit.shard for unit in found.units}
-    fresh = frozenset(
-        uri
-        for uri, its in of_shard.items()
-        if encode[its].all()
-        and (uri in partly_done or not 0 < its.stop - its.start < max_rows)
-        and keep_own_splits(shards[uri])
-    )
-    indexed = frozenset(
-        uri
-        for uri, its in of_shard.items()
-        if uri not in fresh
-        and ((decisions["kind"][its] != Decision.SKIP).any() or (uri in losing and keep_own_splits(shards[uri])))
-    )
-    in_indexed = np.zeros(len(decisions), bool)  # [rows]
-    for uri in indexed:
-        in_indexed[of_shard[uri]] = True
+    totals, shards = found.totals, {unit.shard.uri: unit.shard for unit in found.units}
+    encoded = int(totals["encoded"].sum())
+    max_rows = _most_rows(encoded, int(totals["encoded_bytes"].sum()), limits, limits.min_splits)
+    fresh, indexed = set[str](), set[str]()
+    for uri, units in found.shards.items():
+        its = {name: int(totals[name][units].sum()) for name in ("rows", "encoded", "skipped")}
+        keeps = keep_own_splits(shards[uri])
+        alone = uri in partly_done or not 0 < its["rows"] < max_rows
+        if its["encoded"] == its["rows"] and alone and keeps:
+            fresh.add(uri)
+        elif its["skipped"] < its["rows"] or (uri in losing and keeps):
+            indexed.add(uri)
 
     rows: dict[str, RowNumbers] = {}
 
-    def pack_rows(chosen: RowNumbers, *identity: str) -> ReadUnit:
-        size = int(sizes[chosen].sum())
-        parts = found.choose(chosen)
+    def pack_rows(chosen: Work, *identity: str) -> ReadUnit:
+        size = int(chosen["size"].sum())
+        parts = found.choose(chosen["row"])
         of_shards = split_names.identity(part.unit.shard for part in parts)
         unit = pack(parts, size, (*identity, *of_shards), split_names.condemned)
-        rows[unit.splits[0].split_id] = chosen
+        rows[unit.splits[0].split_id] = chosen["row"].copy()
         return unit
 
-    encoded = np.flatnonzero(in_indexed & encode)
-    packed = [pack_rows(chosen) for chosen in _cut(encoded, sizes, max_rows, limits.bytes)]
-    copied = np.flatnonzero(in_indexed & (decisions["kind"] == Decision.COPY))
-    lent = found.lent[copied]
+    chosen = found.work(Decision.ENCODE, frozenset(indexed))
+    packed = [pack_rows(piece) for piece in _cut(chosen, max_rows, limits.bytes)]
+    copied = found.work(Decision.COPY, frozenset(indexed))
+    lent = found.lends(copied)
     copies = [
-        Copy(pack_rows(chosen, kind), _sources(found, chosen), lender)
-        for kind, rows_to_copy, lender in (("copy", copied[~lent], None), ("lent", copied[lent], found.lender))
-        for chosen in _cut(rows_to_copy, sizes, _most_rows(sizes[rows_to_copy], limits, 1), limits.bytes)
+        Copy(pack_rows(piece, kind), _sources(found, piece), lender)
+        for kind, work, lender in (("copy", copied[~lent], None), ("lent", copied[lent], found.lender))
+        for piece in _cut(work, _most_rows(len(work), int(work["size"].sum()), limits, 1), limits.bytes)
     ]
-    return Assignment(Difference(changes, fresh | unread, indexed, tuple(packed), tuple(copies)), rows)
+    difference = Difference(changes, frozenset(fresh) | unread, frozenset(indexed), tuple(packed), tuple(copies))
+    return Assignment(difference, rows)
 
 
-def _most_rows(sizes: NDArray[np.uint32], limits: SplitLimits, min_splits: int) -> int:
-    """The most rows of a split of the rows whose texts have so many bytes."""
-    return rows_per_split(len(sizes), limits.rows_of(len(sizes), int(sizes.sum())), min_splits)
+def _most_rows(rows: int, text_bytes: int, limits: SplitLimits, min_splits: int) -> int:
+    """The most rows of a split of so many rows, whose texts have so many bytes."""
+    return rows_per_split(rows, limits.rows_of(rows, text_bytes), min_splits)
 
 
-def _sources(found: RowComparison, rows: RowNumbers) -> pa.Table:
+def _sources(found: RowComparison, work: Work) -> pa.Table:
     """[rows] where the vectors are that the rows take, see `Copy.sources`."""
-    decisions = found.decisions[rows]
+    used, which = np.unique(work["file"], return_inverse=True)
+    chosen = pa.array([found.files[number] for number in used.tolist()], pa.string())
     return pa.table(
         {
-            names.SPLIT_ID: [found.files[number] for number in decisions["file"].tolist()],
-            "row": decisions["first"].astype(np.int64),
-            "vectors": decisions["vectors"],
+            names.SPLIT_ID: pa.DictionaryArray.from_arrays(pa.array(which.astype(np.int32)), chosen),
+            "row": work["first"].astype(np.int64),
+            "vectors": work["vectors"].copy(),
         }
     )
 
 
-def _cut(rows: RowNumbers, sizes: NDArray[np.uint32], max_rows: int, max_bytes: int) -> list[RowNumbers]:
-    """Runs of ``rows`` of at most ``max_rows`` rows and ``max_bytes`` bytes of text; a larger row is a run by itself.
-
-    sizes: bytes of text of every compared row.
-    """
+def _cut(work: Work, max_rows: int, max_bytes: int) -> list[Work]:
+    """Runs of rows of at most ``max_rows`` rows and ``max_bytes`` bytes of text; a larger row is a run by itself."""
     pieces, start = [], 0
-    ends = np.cumsum(sizes[rows], dtype=np.int64)
-    while start < len(rows):
+    ends = np.cumsum(work["size"], dtype=np.int64)
+    while start < len(work):
         before = ends[start - 1] if start else 0
         fit = int(np.searchsorted(ends, before + max_bytes, side="right"))
         end = min(start + max_rows, max(fit, start + 1))
-        pieces.append(rows[start:end])
+        pieces.append(work[start:end])
         start = end
     return pieces

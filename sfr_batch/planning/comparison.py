@@ -113,7 +113,6 @@ def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozens
     unpublished = _read_unpublished(plan)
     known = KnownVectors(plan.old, plan.base_receipts, unpublished, selection.generation)
     found = selection.narrowed(compare_rows(executor, context, units, known, settled.losing))
-    taken = found.taken(len(plan.base_receipts))
     turned = _turned(plan, found)
     borrowed = borrow(found, plan.lender)
     found = borrowed.found
@@ -137,7 +136,7 @@ def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozens
         unread=frozenset(shard.uri for shard, _ in plan.changed) - {survey.shard.uri for survey in compared},
         losing=settled.losing,
     )
-    difference = dataclasses.replace(assignment.difference, taken=taken, borrowed=borrowed.rows)
+    difference = dataclasses.replace(assignment.difference, taken=found.taken, borrowed=borrowed.rows)
     own = [unit for unit in plan.units if unit.shard.uri in difference.fresh]
     exact = dataclasses.replace(plan, units=(*own, *difference.packed), difference=difference)
     return ComparisonRun(

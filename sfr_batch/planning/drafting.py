@@ -101,9 +101,10 @@ def _staying_rejects(comparison: ComparisonRun) -> dict[str, pa.Table]:
         if row[names.SHARD] in comparison.difference.indexed:
             found.setdefault(row[names.SHARD], []).append(row)
     if found and comparison.rows.selected:
-        of_shard, positions = comparison.rows.by_shard, comparison.rows.selected.positions
+        found_rows, positions = comparison.rows, comparison.rows.selected.positions
+        of_shard = found_rows.shards
         for uri, rows in found.items():
-            again = np.isin([row[names.POSITION] for row in rows], positions[of_shard[uri]])
+            again = np.isin([row[names.POSITION] for row in rows], positions[found_rows.rows_of(of_shard[uri])])
             found[uri] = [row for row, selected in zip(rows, again.tolist(), strict=True) if not selected]
     return {uri: pa.Table.from_pylist(rows, schema=names.REJECTS_SCHEMA) for uri, rows in found.items()}
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes, whole
@@ -18,7 +19,8 @@ from sfr_batch.format.indexes import (
     write_index,
 )
 from sfr_batch.format.records import IndexPart, Receipt, rows_in
-from sfr_batch.planning.join import Decision, Decisions, Documents
+from sfr_batch.planning.decided_rows import DecidedRows, with_places
+from sfr_batch.planning.join import Decision, Documents
 from sfr_batch.planning.located import LateReject, LocatedRows
 from sfr_batch.planning.scan import OldShard, ScannedUnit, TaskContext, read_others
 from sfr_batch.planning.selection import Coverage
@@ -63,10 +65,11 @@ def write_indexes(
         wanted = frozenset(unit for unit in range(task.first, task.end) if found.units[unit].shard.uri in shards)
         if not wanted:
             continue
-        a, b = int(found.starts[task.first]), int(found.starts[task.end])
-        failed = {row - a: reject for row, reject in located.failed.items() if a <= row < b}
+        rows = found.rows_of(slice(task.first, task.end))
+        failed = {row - rows.start: reject for row, reject in located.failed.items() if rows.start <= row < rows.stop}
         key = names.index_key(snapshot, run_id, number)
-        handles += executor.submit(_write_scanned, task.scanned, wanted, located.decisions(a, b), failed, key, shared)
+        what = wanted, located.made(rows), failed
+        handles += executor.submit(_write_scanned, task.scanned, task.decided, *what, key, shared)
     if found.selected and staying:
         context, ids = executor.share(found.context), executor.share(found.selected.ids)
         sources = [(shard.record.uri, source) for shard in staying for source in shard.sources]
@@ -96,17 +99,20 @@ def _write(context: TaskContext, key: str, located: Sequence[Located]) -> list[t
 
 def _write_scanned(
     scanned: Sequence[ScannedUnit],
+    decided: DecidedRows,
     wanted: frozenset[int],
-    decisions: Decisions,
+    made: tuple[NDArray[np.int64], NDArray[np.void]],
     failed: Mapping[int, LateReject],
     key: str,
     shared: tuple[TaskContext, Sequence[str]],
 ) -> list[tuple[IndexPart, int, int]]:
     """A task: the indexes of the ``wanted`` units of a scan.
 
-    decisions: [rows] of all units of the scan; failed: by number among these rows; key: of the file.
+    decided: of all units of the scan; made: numbers among these rows [k], and the places [k] of their vectors, which
+    the run has made; failed: by number among these rows; key: of the file.
     """
     context, files = shared
+    decisions = with_places(decided, *made, Decision.REUSE)
     located, start = [], 0
     for unit in scanned:
         end = start + unit.hashes.num_rows
@@ -134,7 +140,7 @@ def _write_staying(
 
 
 def _index_of_unit(
-    unit: ScannedUnit, decisions: Decisions, files: Sequence[str], failed: Mapping[int, LateReject]
+    unit: ScannedUnit, decisions: DecidedRows, files: Sequence[str], failed: Mapping[int, LateReject]
 ) -> Located:
     rejects, good = unit.rejects, decisions["kind"] != Decision.SKIP
     if failed:
@@ -180,7 +186,7 @@ def index_of_rejects(rejects: pa.Table) -> pa.Table:
     )
 
 
-def _split_ids(records: Decisions | Documents, files: Sequence[str]) -> pa.Array:
+def _split_ids(records: DecidedRows | Documents, files: Sequence[str]) -> pa.Array:
     """[n] the split id of the data file of each record."""
     used, which = np.unique(records["file"], return_inverse=True)
     chosen = pa.array([files[number] for number in used.tolist()], pa.string())

@@ -90,6 +90,15 @@ def partition_of(ids: Hashes, partitions: int) -> NDArray[np.int64]:
     return ((ids[:, 1] >> np.uint64(32)) % np.uint64(partitions)).astype(np.int64)
 
 
+def split_by(number: NDArray[np.int64], records: NDArray[np.void], count: int) -> list[NDArray[np.void]]:
+    """[count] the records [n] of each number, 0 to ``count`` - 1, in order. number: [n]"""
+    if count == 1:
+        return [records]
+    # NumPy sorts numbers of two bytes in linear time.
+    order = np.argsort(number.astype(np.min_scalar_type(count - 1)), kind="stable")
+    return np.split(records[order], np.cumsum(np.bincount(number, minlength=count))[:-1])
+
+
 def make_records(dtype: np.dtype[np.void], ids: Hashes, rows: Hashes, contents: Hashes) -> NDArray[np.void]:
     """[n] records of ``dtype`` (`corpus_dtype` or `document_dtype`) with these hashes [n, 2]; other fields are 0."""
     records = np.zeros(len(ids), dtype)
@@ -175,6 +184,11 @@ def among_sorted(ids: Hashes, others: Hashes) -> NDArray[np.bool_]:
         found[open_] = others[at[open_], 1] == ids[open_, 1]
         at[open_] += 1
     return found
+
+
+def find_first(hashes: Hashes, others: Hashes) -> NDArray[np.int64]:
+    """[n] the number of the first of the ``others`` [m, 2] that is equal to each of the hashes [n, 2]; -1: none is."""
+    return _find(np.zeros(len(hashes), np.int64), hashes, np.zeros(len(others), np.int64), others)
 
 
 def _take(decisions: Decisions, kind: Decision, found: NDArray[np.int64], old: Documents) -> None:

@@ -1,30 +1,34 @@
 """`table.reuse_from`: another table, made by the same model and settings, lends vectors of texts that it has.
 
 They are copied into data files of this table, which never names those of the other. Text decides, not the id: other
-carried columns, another id column or another rule for duplicates need no model then. Reads hashes of texts only.
+carried columns, another id column or another rule for duplicates need no model then. Reads hashes of texts only, in
+tasks of the comparison's executor.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sfr_batch.config.settings import TableSettings
+from sfr_batch.config.settings import StorageSettings, TableSettings
 from sfr_batch.errors import ConfigError, TableMismatch, TableNotFound
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import LATER_INPUTS, mismatches
-from sfr_batch.format.hashes import Hashes, halves
+from sfr_batch.format.hashes import halves
 from sfr_batch.format.indexes import first_rows, read_ahead
 from sfr_batch.format.parquet import read_data_file
 from sfr_batch.format.records import Receipt
 from sfr_batch.model.identity import comparable
+from sfr_batch.planning.decided_rows import Bounds, DecidedRows, UnitTotals, totals_of, with_places
 from sfr_batch.planning.difference import Lender
-from sfr_batch.planning.join import PLACE_DTYPE, Decision
-from sfr_batch.planning.row_comparison import RowComparison, RowNumbers
+from sfr_batch.planning.join import PLACE_DTYPE, Decision, find_first, partition_of, split_by
+from sfr_batch.planning.row_comparison import RowComparison
 from sfr_batch.planning.scan import ScannedUnit
+from sfr_batch.storage.executor import ROWS_A_TASK, grouped, partitioned
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.table import Snapshot, Table
 
@@ -73,71 +77,121 @@ class Borrowed:
     """A comparison in which rows take vectors of a lender. receipts: of the lender's data files, by split id."""
 
     found: RowComparison
-    receipts: dict[str, Receipt]
+    receipts: Mapping[str, Receipt]
     rows: int
 
 
 def borrow(found: RowComparison, lender: Snapshot | None) -> Borrowed:
-    """Let rows that would be encoded take the vectors of ``lender`` where it has their text."""
-    wanted = np.flatnonzero(found.decisions["kind"] == Decision.ENCODE)
-    if lender is None or not len(wanted):
+    """Let rows that would be encoded take the vectors of ``lender`` where it has their text. A dead row of it will do:
+    its vector is that of its text."""
+    wanted = [n for n, task in enumerate(found.scans) if found.totals["encoded"][task.first : task.end].any()]
+    if lender is None or not wanted:
         return Borrowed(found, {}, 0)
-    texts, which = np.unique(_texts_of(found, wanted), axis=0, return_inverse=True)
-    receipts, places = _find(lender, texts)
-    place = places[which.reshape(-1)]  # [wanted]
-    rows, place = wanted[place["file"] >= 0], place[place["file"] >= 0]
-    used, number = np.unique(place["file"], return_inverse=True)
-    decisions = found.decisions.copy()
-    decisions["kind"][rows] = Decision.COPY
-    decisions["file"][rows] = len(found.files) + number
-    decisions["first"][rows], decisions["vectors"][rows] = place["first"], place["vectors"]
-    files = [receipts[at] for at in used.tolist()]
+    executor, receipts = found.executor, lender.read_receipts()
+    sizes = [receipt.vectors for receipt in receipts]
+    partitions, least = partitioned(int(found.totals["encoded"].sum()) + sum(sizes))
+    texts = []
+    for of_wanted, number in enumerate(wanted):
+        task = found.scans[number]
+        texts.append(
+            executor.submit(_texts_of, task.scanned, task.decided, of_wanted, partitions, returns=1 + partitions)
+        )
+    place = executor.share(_Lending(lender.store.root, found.context.table_storage, lender.manifest.fingerprint))
+    files = list(zip(receipts, range(len(found.files), len(found.files) + len(receipts)), strict=True))
+    chunks = names.CHUNK in lender.schema.names
+    lent = [
+        executor.submit(_texts_of_files, batch, place, chunks, partitions, returns=1 + partitions)
+        for batch in grouped(files, sizes, max(ROWS_A_TASK, least))
+    ]
+    matches = []
+    for number in range(1, 1 + partitions):
+        parts = (its[number] for its in (*texts, *lent))
+        matches.append(executor.submit(_match, len(texts), *parts, returns=1 + len(texts)))
+    del texts, lent  # handles keep results in memory
+    arguments = {
+        number: (len(found.files), *(match[1 + of_wanted] for match in matches))
+        for of_wanted, number in enumerate(wanted)
+    }
+    del matches
     borrowed = dataclasses.replace(
-        found,
-        decisions=decisions,
-        files=[*found.files, *(file.split_id for file in files)],
+        found.decided_anew(_lend, arguments),
+        files=[*found.files, *(receipt.split_id for receipt in receipts)],
         own_files=len(found.files),
         lender=Lender(lender.store.root, lender.manifest.fingerprint),
     )
-    return Borrowed(borrowed, {file.split_id: file for file in files}, len(rows))
+    count = int(found.totals["encoded"].sum() - borrowed.totals["encoded"].sum())
+    return Borrowed(borrowed, {receipt.split_id: receipt for receipt in receipts}, count)
 
 
-def _texts_of(found: RowComparison, rows: RowNumbers) -> Hashes:
-    """[n, 2] hashes of the texts of the rows, ascending."""
-    handles = []
-    for task in found.scans:
-        start, end = int(found.starts[task.first]), int(found.starts[task.end])
-        some = rows[(rows >= start) & (rows < end)]
-        if len(some):
-            handles += found.executor.submit(_texts_in, task.scanned, some - start)
-    return np.concatenate([np.empty((0, 2), np.uint64), *found.executor.get(handles)])
+class _Lending(NamedTuple):
+    """How tasks read the lender's data files."""
+
+    table: str
+    storage: StorageSettings
+    fingerprint: str
 
 
-def _texts_in(scanned: Sequence[ScannedUnit], rows: RowNumbers) -> Hashes:
-    """A task: of these rows of scanned units."""
+_TEXT = np.dtype([("text", np.uint64, 2), ("task", np.int32), ("at", np.int32)])
+"""A row that lacks a vector: hash of its text, number of its task and its number there."""
+_LENT = np.dtype([("text", np.uint64, 2), *((name, PLACE_DTYPE[name]) for name in PLACE_DTYPE.names or ())])
+"""A document of the lender: hash of its text, and where its vectors are."""
+_FOUND = np.dtype([("at", np.int32), *((name, PLACE_DTYPE[name]) for name in PLACE_DTYPE.names or ())])
+"""A row, by its number in its task, and where the vectors are that it takes."""
+
+
+def _texts_of(scanned: Sequence[ScannedUnit], decided: DecidedRows, task: int, partitions: int) -> tuple[Any, ...]:
+    """A task: None, then for each partition the rows of a scan that lack a vector, of `_TEXT`."""
+    at = np.flatnonzero(decided["kind"] == Decision.ENCODE)
     columns = (
         unit.hashes.column(names.CONTENT_HASH if names.CONTENT_HASH in unit.hashes.column_names else names.ROW_HASH)
         for unit in scanned
     )
-    return np.concatenate([halves(column) for column in columns])[rows]
+    rows = np.zeros(len(at), _TEXT)
+    rows["text"] = np.concatenate([halves(column) for column in columns])[at]
+    rows["task"], rows["at"] = task, at
+    return None, *split_by(partition_of(rows["text"], partitions), rows, partitions)
 
 
-def _find(lender: Snapshot, texts: Hashes) -> tuple[Sequence[Receipt], NDArray[np.void]]:
-    """The lender's receipts, and [n] where it has each of the ``texts`` [n, 2], ascending: of `PLACE_DTYPE`, file -1 if
-    nowhere. A dead row will do: its vector is that of its text."""
-    receipts = lender.read_receipts()
-    columns = [names.CONTENT_HASH, *([names.CHUNK] if names.CHUNK in lender.schema.names else [])]
-    places = np.zeros(len(texts), PLACE_DTYPE)
-    places["file"] = -1
+def _texts_of_files(
+    files: Sequence[tuple[Receipt, int]], lender: _Lending, chunks: bool, partitions: int
+) -> tuple[Any, ...]:
+    """A task: None, then for each partition the documents of data files, given with their numbers, of `_LENT`."""
+    store = open_store(lender.table, lender.storage)
+    columns = [names.CONTENT_HASH, *([names.CHUNK] if chunks else [])]
 
-    def read(receipt: Receipt) -> pa.Table:
-        return read_data_file(lender.store, receipt, columns, lender.manifest.fingerprint)
+    def read(file: tuple[Receipt, int]) -> pa.Table:
+        return read_data_file(store, file[0], columns, lender.fingerprint)
 
-    for number, table in enumerate(read_ahead(read, receipts, [receipt.vectors for receipt in receipts])):
+    pieces = [np.empty(0, _LENT)]
+    tables = read_ahead(read, files, [receipt.vectors for receipt, _ in files])
+    for (_, number), table in zip(files, tables, strict=True):
         first, vectors = first_rows(table)
-        of_file = halves(table.column(names.CONTENT_HASH))[first]
-        at = np.minimum(np.searchsorted(texts[:, 0], of_file[:, 0]), len(texts) - 1)
-        here = np.flatnonzero((texts[at] == of_file).all(axis=1))
-        new = here[places["file"][at[here]] < 0]
-        places["file"][at[new]], places["first"][at[new]], places["vectors"][at[new]] = number, first[new], vectors[new]
-    return receipts, places
+        rows = np.zeros(len(first), _LENT)
+        rows["text"] = halves(table.column(names.CONTENT_HASH))[first]
+        rows["file"], rows["first"], rows["vectors"] = number, first, vectors
+        pieces.append(rows)
+    rows = np.concatenate(pieces)
+    return None, *split_by(partition_of(rows["text"], partitions), rows, partitions)
+
+
+def _match(tasks: int, *parts: NDArray[np.void]) -> tuple[Any, ...]:
+    """A task: None, then for each of the ``tasks`` the rows that find their text, of `_FOUND`. The first so many of the
+    parts of a partition are their rows, the others the lender's; of equal ones the first in its first file is taken."""
+    rows, lent = np.concatenate(parts[:tasks]), np.concatenate([np.empty(0, _LENT), *parts[tasks:]])
+    lent = lent[np.lexsort((lent["first"], lent["file"]))]
+    which = find_first(rows["text"], lent["text"])
+    rows, lent = rows[which >= 0], lent[which[which >= 0]]
+    found = np.zeros(len(rows), _FOUND)
+    found["at"] = rows["at"]
+    for name in PLACE_DTYPE.names or ():
+        found[name] = lent[name]
+    return None, *split_by(rows["task"].astype(np.int64), found, tasks)
+
+
+def _lend(
+    decided: DecidedRows, bounds: Bounds, own_files: int, *parts: NDArray[np.void]
+) -> tuple[UnitTotals, DecidedRows]:
+    """A task: the decisions of a scan, where rows take vectors of the lender, whose first file is ``own_files``."""
+    found = np.concatenate(parts)
+    lent = with_places(decided, found["at"], found, Decision.COPY)
+    return totals_of(lent, bounds, own_files), lent

@@ -13,7 +13,7 @@ from sfr_batch.format import names
 from sfr_batch.format.indexes import first_rows
 from sfr_batch.format.parquet import read_data_file, read_parquet
 from sfr_batch.format.records import Receipt
-from sfr_batch.planning.join import PLACE_DTYPE, Decision, Decisions
+from sfr_batch.planning.join import PLACE_DTYPE
 from sfr_batch.planning.row_comparison import RowComparison, RowNumbers
 from sfr_batch.storage.store import Store
 
@@ -40,24 +40,16 @@ class LocatedRows:
     failed: Mapping[int, LateReject]
     """By row number."""
 
-    def decisions(self, start: int, end: int) -> Decisions:
-        """A copy of the decisions for the rows ``start`` to before ``end``: the run's own vectors count as reused."""
-        part = self.found.decisions[start:end].copy()
-        a, b = np.searchsorted(self.rows, [start, end])
-        at = self.rows[a:b] - start
-        part["kind"][at] = Decision.REUSE
-        for name in PLACE_DTYPE.names or ():
-            part[name][at] = self.places[name][a:b]
-        return part
+    def made(self, rows: slice) -> tuple[NDArray[np.int64], NDArray[np.void]]:
+        """Those of a range of rows whose vectors the run has made, by number in the range, and their places."""
+        its = slice(*np.searchsorted(self.rows, [rows.start, rows.stop]))
+        return self.rows[its] - rows.start, self.places[its]
 
     @cached_property
     def used(self) -> frozenset[str]:
         """Split ids of the older data files that hold vectors of compared rows, or of documents that were not found."""
-        decisions = self.found.decisions
-        reused = np.isin(decisions["kind"], (Decision.REUSE, Decision.COPY))
-        reused[self.rows] = False
-        numbers = np.union1d(decisions["file"][reused], self.found.left["file"])
-        return frozenset(self.found.files[number] for number in numbers.tolist() if number >= 0)
+        numbers = self.found.reused.union(np.unique(self.found.left["file"]).tolist())
+        return frozenset(self.found.files[number] for number in numbers if number >= 0)
 
 
 def locate(

@@ -8,6 +8,7 @@ it. Knows no store; `table.commit.remains` knows what is left.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from sfr_batch.errors import counted
 from sfr_batch.format.hashes import Hashes, halves
 from sfr_batch.format.names import ID_HASH
 from sfr_batch.format.records import KEPT, ChangeCounts, ShardRecord
+from sfr_batch.planning.decided_rows import Bounds, DecidedRows, UnitTotals, totals_of
 from sfr_batch.planning.join import Decision, among
 from sfr_batch.planning.row_comparison import RowComparison
 from sfr_batch.planning.scan import ScannedUnit
@@ -125,19 +127,25 @@ def affected_shards(
 
 def _narrowed(found: RowComparison, wanted: Mapping[str, Hashes]) -> RowComparison:
     """The same, but rows of these shards that have no vector are passed over unless their ids are ``wanted``."""
-    decisions = found.decisions.copy()
-    for task in found.scans:
-        if not any(found.units[unit].shard.uri in wanted for unit in range(task.first, task.end)):
-            continue
-        units: list[ScannedUnit] = next(iter(found.executor.get([task.scanned])))
-        for scanned in units:
-            if scanned.shard not in wanted:
-                continue
-            start, stop = found.starts[scanned.unit : scanned.unit + 2].tolist()
-            known = among(halves(scanned.hashes.column(ID_HASH)), wanted[scanned.shard])
-            part = decisions["kind"][start:stop]
-            part[(part == Decision.ENCODE) & ~known & ~decisions["known"][start:stop]] = Decision.SKIP
-    return dataclasses.replace(found, decisions=decisions)
+    arguments = {}
+    for number, task in enumerate(found.scans):
+        shards = {unit.shard.uri for unit in found.units[task.first : task.end]}
+        if its := {uri: wanted[uri] for uri in shards if uri in wanted}:
+            arguments[number] = task.scanned, its
+    return found.decided_anew(_pass_over, arguments)
+
+
+def _pass_over(
+    decided: DecidedRows, bounds: Bounds, scanned: Sequence[ScannedUnit], wanted: Mapping[str, Hashes]
+) -> tuple[UnitTotals, DecidedRows]:
+    """A task: of one scan. bounds: of all its units."""
+    decided = decided.copy()
+    for unit, (start, stop) in zip(scanned, pairwise(bounds.tolist()), strict=True):
+        if unit.shard in wanted:
+            known = among(halves(unit.hashes.column(ID_HASH)), wanted[unit.shard])
+            part = decided[start:stop]
+            part["kind"][(part["kind"] == Decision.ENCODE) & ~known & ~part["known"]] = Decision.SKIP
+    return totals_of(decided, bounds), decided
 
 
 @dataclass(frozen=True)
@@ -193,9 +201,5 @@ def _ids_of(found: RowComparison) -> Hashes:
 
 def _encoded(found: RowComparison, uri: str) -> int:
     """How many rows of a shard have no vector in this table, and an id that what is left of it does not have."""
-    encoded, without = 0, (found.decisions["kind"] == Decision.ENCODE) | found.lent
-    for number, shard in enumerate(found.shards):
-        if shard == uri:
-            start, stop = found.starts[number : number + 2].tolist()
-            encoded += int((without[start:stop] & ~found.decisions["known"][start:stop]).sum())
-    return encoded
+    units = found.shards.get(uri)
+    return int(found.totals["without"][units].sum()) if units else 0

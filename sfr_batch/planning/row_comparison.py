@@ -1,14 +1,18 @@
-"""Which rows of the corpus have a vector already: three rounds of tasks.
+"""Which rows of the corpus have a vector already: four rounds of tasks.
 
 Scan: read the changed and new shards, keep ids and hashes. Read: get what the table has of the changed and vanished
-shards: ids, hashes, and where the vectors are. Join: one partition of the ids at a time. Tasks run where the executor
-runs them: in this process, or on Ray (`pipeline.tasks`), where ids and hashes stay in the object store and only the
-decisions come to the driver. With a filter of rows nothing is kept of a row that is not selected, on the driver or
-elsewhere, and of the table only documents with ids of selected rows are joined. Knows no plan and no settings of a run.
+shards: ids, hashes, and where the vectors are. Join: one partition of the ids at a time; then the decisions are put in
+the order of the corpus again, by scan task. Tasks run where the executor runs them: in this process, or on Ray
+(`pipeline.tasks`), where ids, hashes and decisions stay in the object store: the driver has counts for each read unit,
+and asks for the rows for which there is work to do. With a filter of rows nothing is kept of a row that is not
+selected, on the driver or elsewhere, and of the table only documents with ids of selected rows are joined. Knows no
+plan and no settings of a run.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,17 +23,19 @@ from sfr_batch.corpus.splits import Chosen, ReadUnit
 from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes
 from sfr_batch.format.records import ChangeCounts, Receipt, rows_in
-from sfr_batch.planning.difference import Lender
-from sfr_batch.planning.join import (
-    DECISION_DTYPE,
-    Decision,
-    Decisions,
-    Documents,
-    JoinResult,
-    Origin,
-    sorted_ids,
-    total,
+from sfr_batch.planning.decided_rows import (
+    UNIT_DTYPE,
+    WORK_DTYPE,
+    Bounds,
+    TaskTotals,
+    UnitTotals,
+    Work,
+    bounds_of,
+    put_in_order,
+    work_in,
 )
+from sfr_batch.planning.difference import Lender
+from sfr_batch.planning.join import Decision, Documents, Origin, sorted_ids, total
 from sfr_batch.planning.scan import (
     FileNumber,
     LosingRows,
@@ -85,6 +91,8 @@ class ScanTask:
     """Handle of the `UnitCounts`."""
     scanned: Any
     """Handle of a list of `ScannedUnit`."""
+    decided: Any = None
+    """Handle of the `DecidedRows`, once they are decided."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ class SelectedRows:
 
 @dataclass(frozen=True)
 class RowComparison:
-    """The decision for every row, and the executor with handles of what was scanned.
+    """What is decided for every row, and the executor with handles of what was scanned and decided.
 
     Rows are numbered over all units, in order: unit u has the rows starts[u] to before starts[u + 1].
     """
@@ -112,8 +120,12 @@ class RowComparison:
     changes: ChangeCounts
     starts: NDArray[np.int64]
     """[units + 1]"""
-    decisions: Decisions
-    """[rows]"""
+    totals: UnitTotals
+    """[units]"""
+    reused: frozenset[int]
+    """Numbers of the data files whose vectors are reused where they are."""
+    taken: int
+    """Rows that take vectors of data files that the base snapshot does not have, a lender's not among them."""
     left: Documents
     """[m] documents of the table whose ids were not found in the corpus; with a filter none, see `SelectedRows`."""
     scans: Sequence[ScanTask]
@@ -127,19 +139,59 @@ class RowComparison:
     """The table of the data files from number ``own_files`` on."""
     own_files: int | None = None
 
-    @property
-    def shards(self) -> list[str]:
-        """[units] URI of the shard of each unit."""
-        return [unit.shard.uri for unit in self.units]
-
-    @property
-    def by_shard(self) -> dict[str, slice]:
-        """The range of the rows of each shard, whose units follow each other."""
+    @cached_property
+    def shards(self) -> dict[str, slice]:
+        """The range of the units of each shard, which follow each other, by its URI."""
         ranges: dict[str, slice] = {}
-        for number, uri in enumerate(self.shards):
-            start, end = self.starts[number : number + 2].tolist()
-            ranges[uri] = slice(ranges[uri].start if uri in ranges else start, end)
+        for number, unit in enumerate(self.units):
+            uri = unit.shard.uri
+            ranges[uri] = slice(ranges[uri].start if uri in ranges else number, number + 1)
         return ranges
+
+    def rows_of(self, units: slice) -> slice:
+        """The range of the rows of some units."""
+        return slice(int(self.starts[units.start]), int(self.starts[units.stop]))
+
+    def bounds(self, task: ScanTask) -> Bounds:
+        """Of the units of a scan task."""
+        bounds: Bounds = self.starts[task.first : task.end + 1] - self.starts[task.first]
+        return bounds
+
+    def lends(self, work: Work) -> NDArray[np.bool_]:
+        """[k] which of the rows take vectors of the lender."""
+        first = len(self.files) if self.own_files is None else self.own_files
+        return np.asarray(work["file"] >= first)
+
+    def work(self, kind: Decision, shards: frozenset[str]) -> Work:
+        """The rows of some shards, by URI, for which this is decided."""
+        column = {Decision.ENCODE: "encoded", Decision.COPY: "copied"}[kind]
+        handles: list[Any] = []
+        for task in self.scans:
+            units = [
+                unit - task.first
+                for unit in (task.first + np.flatnonzero(self.totals[column][task.first : task.end])).tolist()
+                if self.units[unit].shard.uri in shards
+            ]
+            if units:
+                where = int(self.starts[task.first]), self.bounds(task), units
+                handles += self.executor.submit(work_in, task.decided, *where, kind)
+        return np.concatenate([np.empty(0, WORK_DTYPE), *self.executor.get(handles)])
+
+    def decided_anew(self, decide: Callable[..., Any], arguments: Mapping[int, tuple[Any, ...]]) -> "RowComparison":
+        """The same, where tasks have decided some rows in another way.
+
+        arguments: of the tasks, by number of the scan task; ``decide`` gets handle of the decisions, the `Bounds`, and
+        these, and returns the `UnitTotals` and the `DecidedRows`.
+        """
+        scans, totals, handles = list(self.scans), self.totals.copy(), []
+        for number, more in arguments.items():
+            task = scans[number]
+            its, decided = self.executor.submit(decide, task.decided, self.bounds(task), *more, returns=2)
+            scans[number] = dataclasses.replace(task, decided=decided)
+            handles.append(its)
+        for number, its in zip(arguments, self.executor.get(handles), strict=True):
+            totals[scans[number].first : scans[number].end] = its
+        return dataclasses.replace(self, scans=scans, totals=totals)
 
     def choose(self, rows: RowNumbers) -> tuple[Chosen, ...]:
         """Rows, ascending, as parts of a packed split."""
@@ -149,19 +201,6 @@ class RowComparison:
         if self.selected is None:
             return tuple(Chosen(self.units[u], part - self.starts[u]) for u, part in parts)
         return tuple(Chosen(self.units[u], self.selected.positions[part], by_position=True) for u, part in parts)
-
-    @property
-    def lent(self) -> NDArray[np.bool_]:
-        """[rows] which of them take vectors of the lender."""
-        if self.own_files is None:
-            return np.zeros(len(self.decisions), np.bool_)
-        lent: NDArray[np.bool_] = (self.decisions["kind"] == Decision.COPY) & (self.decisions["file"] >= self.own_files)
-        return lent
-
-    def taken(self, known: int) -> int:
-        """How many rows take vectors of other data files than the first ``known``."""
-        takes = np.isin(self.decisions["kind"], (Decision.REUSE, Decision.COPY))
-        return int((takes & (self.decisions["file"] >= known)).sum())
 
     def by_position(self, rows: RowNumbers) -> dict[tuple[str, int], int]:
         """The row numbers by shard and position in the shard. Fetches what was scanned of their units."""
@@ -213,31 +252,57 @@ def compare_rows(
         executor.submit(read_old, batch, numbers, shared, wanted, partitions, returns=1 + partitions)[1:]
         for batch in (_old_batches(known.old, usable, least) if selected is None or len(selected.ids) else ())
     ]
-    joined = [
-        executor.submit(
-            join_partition, len(new_parts), shared, *(h[number] for h in new_parts), *(h[number] for h in old_parts)
-        )[0]
-        for number in range(partitions)
-    ]
+    joined, decisions = _join(executor, shared, partitions, [t.first for t in scans], new_parts, old_parts)
     del new_parts, old_parts  # handles keep results in memory
+    in_order = [
+        executor.submit(put_in_order, task.counts, task.first, len(known.receipts), *its, returns=2)
+        for task, its in zip(scans, zip(*decisions, strict=True), strict=False)
+    ]
+    del decisions
 
     counted = list(executor.get([task.counts for task in scans]))
-    starts = np.concatenate([[0], np.cumsum(np.concatenate([np.empty(0, np.int64), *(c.good for c in counted)]))])
-    decisions, left, changes = _collect(executor.get(joined), starts)
+    left, changes = zip(*((part.left, part.changes) for part in executor.get(joined)), strict=True)
+    totals: list[TaskTotals] = list(executor.get([handles[0] for handles in in_order]))
     return RowComparison(
         context=context,
         executor=executor,
         units=units,
         files=[file.split_id for file in files],
-        changes=changes,
-        starts=starts,
-        decisions=decisions,
-        left=left,
-        scans=scans,
+        changes=total(changes),
+        starts=bounds_of(np.concatenate([np.empty(0, np.int64), *(counts.good for counts in counted)])),
+        totals=np.concatenate([np.empty(0, UNIT_DTYPE), *(task.units for task in totals)]),
+        reused=frozenset(number for task in totals for number in task.reused.tolist()),
+        taken=sum(task.taken for task in totals),
+        left=np.concatenate(left),
+        scans=[dataclasses.replace(task, decided=its[1]) for task, its in zip(scans, in_order, strict=True)],
         rejected=[found for counts in counted for found in counts.rejected if len(found[1])],
         rejected_ids=np.concatenate([np.empty((0, 2), np.uint64), *(i for c in counted for i in c.rejected_ids)]),
         selected=selected,
     )
+
+
+def _join(
+    executor: Executor,
+    context: Any,
+    partitions: int,
+    firsts: Sequence[int],
+    new: Sequence[list[Any]],
+    old: Sequence[list[Any]],
+) -> tuple[list[Any], list[list[Any]]]:
+    """Handles of the joined partitions, and of the decisions by partition and scan task.
+
+    context: handle of the `TaskContext`; firsts: number of the first unit of each scan task; new, old: handles of the
+    parts of each task, by partition.
+    """
+    joined, decisions = [], []
+    for number in range(partitions):
+        parts = (task[number] for task in (*new, *old))
+        summary, *its = executor.submit(
+            join_partition, len(new), firsts, context, *parts, returns=1 + max(1, len(firsts))
+        )
+        joined.append(summary)
+        decisions.append(its)
+    return joined, decisions
 
 
 def _selected(counted: Iterable[UnitCounts]) -> SelectedRows:
@@ -247,18 +312,6 @@ def _selected(counted: Iterable[UnitCounts]) -> SelectedRows:
         ids += counts.selected_ids
         positions += counts.positions
     return SelectedRows(np.concatenate(positions), sorted_ids(np.concatenate(ids)))
-
-
-def _collect(parts: Iterable[JoinResult], starts: NDArray[np.int64]) -> tuple[Decisions, Documents, ChangeCounts]:
-    """The decisions [rows] in the order of the corpus, the documents that were not found, and the counts."""
-    decisions = np.zeros(starts[-1], DECISION_DTYPE)
-    decisions["kind"] = Decision.SKIP
-    changes, left = [], []
-    for part in parts:
-        decisions[starts[part.decisions["unit"]] + part.decisions["at"]] = part.decisions
-        changes.append(part.changes)
-        left.append(part.left)
-    return decisions, np.concatenate(left), total(changes)
 
 
 def expected_size(unit: ReadUnit) -> tuple[int, int]:

@@ -20,11 +20,10 @@ from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes, halves, hash_ids
 from sfr_batch.format.indexes import Entries, PartReader, columns_of_entries, entries_of, read_owned, rehashed
 from sfr_batch.format.layout import Layout
-from sfr_batch.format.records import DuplicateRule, IndexPart, Receipt, ShardRecord
+from sfr_batch.format.records import ChangeCounts, DuplicateRule, IndexPart, Receipt, ShardRecord
 from sfr_batch.planning.join import (
     CorpusRows,
     Documents,
-    JoinResult,
     Origin,
     among_sorted,
     corpus_dtype,
@@ -32,6 +31,7 @@ from sfr_batch.planning.join import (
     join,
     make_records,
     partition_of,
+    split_by,
 )
 from sfr_batch.planning.row_filter import RowFilter
 from sfr_batch.storage.store import Store
@@ -145,6 +145,14 @@ class ScannedUnit:
     rejects: pa.Table
     """Without a filter, rows that cannot be embedded, and those that do not count: columns of
     `names.REJECTS_SCHEMA`."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What the driver gets of a joined partition: as in `JoinResult`."""
+
+    left: Documents
+    changes: ChangeCounts
 
 
 def scan(
@@ -309,23 +317,23 @@ def _entries_in(
     return read_owned(store, documents, context.layout, context.fingerprint)
 
 
-def join_partition(new: int, context: TaskContext, *parts: NDArray[np.void]) -> JoinResult:
-    """Join one partition: the first ``new`` parts are rows of the corpus, the others documents of the table."""
-    return join(
+def join_partition(new: int, firsts: Sequence[int], context: TaskContext, *parts: NDArray[np.void]) -> tuple[Any, ...]:
+    """Join one partition: the first ``new`` parts are rows of the corpus, the others documents of the table.
+
+    firsts: number of the first unit of each scan task. Returns `Joined`, then `Decisions` for each scan task, none if
+    there is no such task.
+    """
+    found = join(
         _concatenated(parts[:new], corpus_dtype(carry=context.carry)),
         _concatenated(parts[new:], document_dtype(carry=context.carry)),
     )
+    of_tasks = np.searchsorted(np.asarray(firsts, np.int64), found.decisions["unit"], side="right") - 1
+    return Joined(found.left, found.changes), *split_by(of_tasks, found.decisions, max(1, len(firsts)))
 
 
 def _deal(records: NDArray[np.void], ids: Hashes, parts: list[list[NDArray[np.void]]]) -> None:
     """Append to each partition those of the records [n] whose ids [n, 2] belong to it."""
-    if len(parts) == 1:
-        parts[0].append(records)
-        return
-    partition = partition_of(ids, len(parts))
-    order = np.argsort(partition, kind="stable")
-    bounds = np.cumsum(np.bincount(partition, minlength=len(parts)))[:-1]
-    for part, some in zip(parts, np.split(records[order], bounds), strict=True):
+    for part, some in zip(parts, split_by(partition_of(ids, len(parts)), records, len(parts)), strict=True):
         part.append(some)
 
 

@@ -18,18 +18,20 @@ from sfr_batch.format.records import DuplicateRule
 from sfr_batch.pipeline import placement
 from sfr_batch.pipeline.on_ray import choose
 from sfr_batch.pipeline.tasks import OnRay
+from sfr_batch.planning.comparison import compare
+from sfr_batch.planning.join import Decision
 from sfr_batch.planning.make import make_plan
 from sfr_batch.storage import executor
-from sfr_batch.storage.executor import ROWS_HERE
+from sfr_batch.storage.executor import ROWS_HERE, InProcess
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table import export, row_changes, scan, search
 from sfr_batch.table.commit import documents, publish
 from sfr_batch.table.table import Table
-from tests.nights import Doc, Place, Writer, docs_of, night
+from tests.nights import Counting, Doc, Place, Writer, docs_of, night, small_tasks
 from tests.states import Row, commit_file, publish_state, state_of
 from tests.table.commit.test_publish_elsewhere import write_state
 from tests.table.test_export import DEAD, FILES
-from tests.tables import make_table, split_name
+from tests.tables import do_plan, make_table, split_name
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -60,6 +62,38 @@ def test_publishing_on_ray_writes_the_same_bytes(tmp_path: Path, monkeypatch: py
     with pytest.raises(TableError, match="is damaged") as error:
         publish.publish(Table(open_store(str(there)), table.card), snapshot, draft, OnRay("publishing"))
     assert names.index_key(1, "run", 0) in str(error.value)
+
+
+def test_comparing_on_ray_decides_the_same(nights: tuple[Place, Writer]) -> None:
+    """Which rows are encoded, copied and reused, with vectors of a lender; only rows with work come to the driver."""
+    place, writer = nights
+    writer.write({"a.parquet": docs_of("a", 12), "b.jsonl": docs_of("b", 9)})
+    night(place)
+    writer.write(
+        {"c.parquet": docs_of("a", 12)[::2], "b.jsonl": [*docs_of("b", 9)[3:], Doc("b1", "x"), Doc("b2", "y")]}
+    )
+    other = dataclasses.replace(place, table=f"{place.table}-new")
+    do_plan(make_plan(other.config("select.shards=[c.parquet]")), encode=Counting())
+    plans = make_plan(place.config()), make_plan(other.config(f"table.reuse_from={place.table}"))
+    work = []
+    with small_tasks(4):
+        for plan in plans:
+            here, there = compare(plan, InProcess()), compare(plan, OnRay("comparing"))
+            assert len(there.rows.scans) >= 2
+            assert there.assigned.keys() == here.assigned.keys(), "names of splits say which rows they have"
+            mine, its = here.difference, there.difference
+            assert (its.changes, its.fresh, its.indexed) == (mine.changes, mine.fresh, mine.indexed)
+            assert len(its.packed) == len(mine.packed) == 1
+            for copy, as_here in zip(its.copies, mine.copies, strict=True):
+                assert copy.sources.equals(as_here.sources)
+            for name in ("totals", "left"):
+                assert np.array_equal(getattr(here.rows, name), getattr(there.rows, name))
+            for kind in (Decision.ENCODE, Decision.COPY):
+                rows = [run.rows.work(kind, frozenset(run.rows.shards)) for run in (here, there)]
+                assert np.array_equal(*rows)
+                work.append(len(rows[0]))
+            assert there.rows.reused == here.rows.reused
+    assert work == [2, 0, 2, 6]
 
 
 def test_export_on_ray_writes_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ import pytest
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import ReadUnit, Split
 from sfr_batch.format.records import ChangeCounts, IndexPart, ShardRecord, rows_in
-from sfr_batch.planning.join import DECISION_DTYPE, JoinResult, corpus_dtype, document_dtype
+from sfr_batch.planning.decided_rows import UNIT_DTYPE, TaskTotals, put_in_order
+from sfr_batch.planning.join import DECISION_DTYPE, corpus_dtype, document_dtype
 from sfr_batch.planning.row_comparison import UNIT_ROWS, KnownVectors, batches, compare_rows
-from sfr_batch.planning.scan import OldShard, TaskContext, UnitCounts, join_partition, read_old, scan
+from sfr_batch.planning.scan import Joined, OldShard, TaskContext, UnitCounts, join_partition, read_old, scan
 from sfr_batch.storage.executor import ROWS_A_PART, partitioned
 
 OF_AN_ID = 8 + 8 + 1 + 4 + 8
@@ -32,6 +33,8 @@ class Counting:
         self.new: list[tuple[int, int]] = []
         self.old: list[tuple[int, int]] = []
         self.joins: list[int] = []
+        self.in_order: list[int] = []
+        self.handed_back = 0
 
     def share(self, value: Any) -> Any:
         return value
@@ -44,10 +47,14 @@ class Counting:
         if function is read_old:
             self.old.append((sum(rows_in(source.documents) for source in args[0]), args[-1]))
             return [None] * returns
-        assert function is join_partition
-        self.joins.append(len(args) - 2)
-        nothing = np.zeros(0, DECISION_DTYPE), np.zeros(0, document_dtype(carry=False))
-        return [JoinResult(*nothing, ChangeCounts())]
+        if function is join_partition:
+            self.joins.append(len(args) - 3)
+            self.handed_back = returns - 1
+            left = np.zeros(0, document_dtype(carry=False))
+            return [Joined(left, ChangeCounts()), *[np.zeros(0, DECISION_DTYPE)] * (returns - 1)]
+        assert function is put_in_order
+        self.in_order.append(len(args) - 3)
+        return [TaskTotals(np.zeros(len(args[0].good), UNIT_DTYPE), np.zeros(0, np.int32), 0), None]
 
     def get(self, handles: Sequence[Any]) -> Iterator[Any]:
         return iter(handles)
@@ -76,6 +83,10 @@ def test_parts_are_too_large_for_the_driver(rows: int, bytes_a_row: int) -> None
         assert min(read * size / partitions for read, partitions in tasks) >= 2**18
         assert min(read * OF_AN_ID / partitions for read, partitions in tasks) >= 2**18
         assert max(read for read, _ in tasks) <= max(2**18, 3.2e6), "a task has its records in memory"
+    assert executor.handed_back == len(executor.new), "each partition hands each scan task its decisions"
+    decided = rows // 2 / len(executor.joins) / len(executor.new) * DECISION_DTYPE.itemsize
+    assert decided > 2 * INLINED
+    assert set(executor.in_order) == {len(executor.joins)}
     handles = sum(executor.joins)
     assert handles <= 330 * 340, "each is an object that the driver has to know"
     assert rows / len(executor.joins) <= max(2**20, 3.1e6), "a partition is joined in memory"

@@ -24,11 +24,10 @@ from sfr_batch.corpus import packs
 from sfr_batch.errors import TableError, TooManyDeletes
 from sfr_batch.format import names
 from sfr_batch.format.parquet import encode_parquet, read_parquet
-from sfr_batch.planning import comparison, row_comparison
+from sfr_batch.planning import comparison
 from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.join import Decision, Origin, corpus_dtype, document_dtype, join, make_records
 from sfr_batch.planning.make import make_plan
-from sfr_batch.storage import executor
 from sfr_batch.storage.executor import InProcess
 from sfr_batch.storage.local import LocalStore
 from sfr_batch.storage.stores import open_store
@@ -43,6 +42,7 @@ from tests.nights import (
     expected_vectors,
     night,
     rejects_of,
+    small_tasks,
     state_of,
 )
 from tests.tables import do_copies, do_plan, do_splits
@@ -142,7 +142,11 @@ def fewest_in_a_pack(shards: int) -> Iterator[None]:
 
 def some_nights(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, mistral: str) -> None:
     """Inserts, updates, deletes, moves, reshuffles, duplicates, compactions at will; runs that die after any split."""
-    root = tmp_path_factory.mktemp("nights")
+    with small_tasks(4) if data.draw(st.booleans()) else contextlib.nullcontext():
+        nights_of_any_kind(data, tmp_path_factory.mktemp("nights"), mistral)
+
+
+def nights_of_any_kind(data: st.DataObject, root: Path, mistral: str) -> None:
     fewest = data.draw(st.sampled_from([packs.FEWEST, 2]))  # with two, most shards of JSON Lines are packed
     place = Place(str(root / "corpus"), str(root / "table"), mistral)
     writer = Writer(place.corpus)
@@ -483,17 +487,17 @@ def test_a_damaged_index_is_named_with_a_way_out(nights: tuple[Place, Writer]) -
         night(place)
 
 
-def test_many_tasks_and_partitions(nights: tuple[Place, Writer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_tasks_and_partitions(nights: tuple[Place, Writer]) -> None:
     """As of a large corpus: rows meet by their ids, whichever task has read them."""
-    monkeypatch.setattr(executor, "ROWS_A_PARTITION", 16)
-    monkeypatch.setattr(executor, "ROWS_A_PART", 1)
-    monkeypatch.setattr(row_comparison, "ROWS_A_TASK", 16)
     place, writer = nights
     docs = docs_of("a", 60)
     writer.write({"a.parquet": docs[:30], "b.parquet": docs[30:]})
     night(place)
     writer.write({"a.parquet": docs[::2], "b.parquet": docs[1::2]})
-    snapshot, texts = night(place)
+    with small_tasks(16):
+        run = compare(make_plan(place.config()), InProcess())
+        assert len(run.rows.scans) == 2
+        snapshot, texts = night(place)
     assert texts == []
     assert snapshot.manifest.changes is not None
     assert snapshot.manifest.changes.unchanged == 60

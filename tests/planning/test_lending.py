@@ -1,7 +1,9 @@
 """A new table that takes over vectors of an older one: 0 encoded texts, files of its own, and nothing that is stale."""
 
+import contextlib
 import dataclasses
 import shutil
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from sfr_batch.planning.make import make_plan
 from sfr_batch.storage.executor import InProcess
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.table import Snapshot, Table
-from tests.nights import Counting, Doc, Place, Writer, docs_of, expected_vectors, night, vectors_of
+from tests.nights import Counting, Doc, Place, Writer, docs_of, expected_vectors, night, small_tasks, vectors_of
 from tests.tables import do_copies, do_splits
 
 pytestmark = pytest.mark.usefixtures("one_look_at_the_model")
@@ -21,15 +23,16 @@ pytestmark = pytest.mark.usefixtures("one_look_at_the_model")
 Nights = tuple[Place, Writer]
 
 
-@pytest.fixture
-def older(nights: Nights) -> tuple[Place, Writer, str]:
+@pytest.fixture(params=[None, 3], ids=["one task", "many tasks"])
+def older(request: pytest.FixtureRequest, nights: Nights) -> Iterator[tuple[Place, Writer, str]]:
     """A table of two shards with dead rows, and the place and setting of a new one."""
     place, writer = nights
     writer.write({"a.parquet": docs_of("a", 10), "b.jsonl": docs_of("b", 6)})
     night(place)
     writer.write({"a.parquet": [Doc("a0", "changed"), *docs_of("a", 10)[2:]], "b.jsonl": docs_of("b", 6)})
     night(place)
-    return dataclasses.replace(place, table=f"{place.table}-new"), writer, f"table.reuse_from={place.table}"
+    with small_tasks(request.param) if request.param else contextlib.nullcontext():
+        yield dataclasses.replace(place, table=f"{place.table}-new"), writer, f"table.reuse_from={place.table}"
 
 
 def check(snapshot: Snapshot, place: Place, *overrides: str) -> None:

@@ -1,5 +1,6 @@
 """Repairs: whatever is lost or flipped, the table is whole again, and only rows of lost files were encoded."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -31,7 +32,18 @@ from sfr_batch.table.commit.expiry import expire
 from sfr_batch.table.commit.publish import publish
 from sfr_batch.table.commit.remains import find_remains
 from sfr_batch.table.table import Snapshot, Table
-from tests.nights import Counting, Doc, Place, Writer, docs_of, expected_vectors, night, rejects_of, state_of
+from tests.nights import (
+    Counting,
+    Doc,
+    Place,
+    Writer,
+    docs_of,
+    expected_vectors,
+    night,
+    rejects_of,
+    small_tasks,
+    state_of,
+)
 from tests.tables import do_plan, draft_of
 
 pytestmark = pytest.mark.usefixtures("one_look_at_the_model")
@@ -123,6 +135,11 @@ def flip(file: Path, place: int) -> None:
 @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), kind=st.sampled_from(HISTORIES))
 def test_whatever_is_lost_or_flipped(data: st.DataObject, kind: str, pasts: Pasts) -> None:
+    with small_tasks(4) if data.draw(st.booleans()) else contextlib.nullcontext():
+        lose_or_flip(data, kind, pasts)
+
+
+def lose_or_flip(data: st.DataObject, kind: str, pasts: Pasts) -> None:
     place, writer, overrides = pasts(kind)
     table = Table.open(open_store(place.table))
     before = table.current()
