@@ -20,7 +20,14 @@ from sfr_batch.errors import TableError
 from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes, halves, hash_ids, whole
 from sfr_batch.format.layout import Layout
-from sfr_batch.format.parquet import damage_explained, encode_parquet, open_parquet, read_data_file, read_file_of_pack
+from sfr_batch.format.parquet import (
+    damage_explained,
+    encode_parquet,
+    gather_columns,
+    open_parquet,
+    read_data_file,
+    read_file_of_pack,
+)
 from sfr_batch.format.records import IndexPart, Receipt
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.store import Store
@@ -147,7 +154,7 @@ def read_part(store: Store, part: IndexPart, columns: Sequence[str] | None = Non
 
 def _row_groups_of(store: Store, part: IndexPart, columns: Sequence[str] | None) -> tuple[int, pa.Table]:
     """The row groups that have rows of a part, and the number of their first row in the file."""
-    with damage_explained(store, part.key), store.open(part.key) as file:
+    with damage_explained(store, part.key), store.open(part.key, part.size) as file:
         reader = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
         groups, skipped, row = [], 0, 0
         for number in range(reader.num_row_groups):
@@ -160,6 +167,8 @@ def _row_groups_of(store: Store, part: IndexPart, columns: Sequence[str] | None)
         if row < part.start + part.rows:
             raise OSError(f"it has {row:,} rows, rows up to {part.start + part.rows:,} are needed")
         schema = names.INDEX_SCHEMA if columns is None else pa.schema([names.INDEX_SCHEMA.field(c) for c in columns])
+        for number in groups:
+            gather_columns(file, reader, schema.names, number)
         table = reader.read_row_groups(groups, columns, use_threads=False) if groups else schema.empty_table()
     return skipped, table
 

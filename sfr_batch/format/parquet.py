@@ -8,7 +8,7 @@ import dataclasses
 import io
 import itertools
 import json
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, NamedTuple
 
@@ -21,7 +21,7 @@ from sfr_batch.format.layout import Layout, covers_in
 from sfr_batch.format.records import WAYS_OUT, Receipt
 from sfr_batch.storage.local_files import unnamed_file
 from sfr_batch.storage.ranges import Ranges
-from sfr_batch.storage.store import Store
+from sfr_batch.storage.store import ObjectInfo, Store
 
 _PARALLEL_FOOTERS = 32
 _FOOTERS_A_TASK = 64
@@ -200,11 +200,14 @@ def _places(group: pq.RowGroupMetaData, columns: Container[str]) -> Iterator[tup
             yield start, start + column.total_compressed_size
 
 
-def read_receipt(store: Store, split_id: str) -> Receipt:
-    """The receipt in the footer of a split's data file. Raises ObjectNotFound, or TableError if it is damaged."""
+def read_receipt(store: Store, split_id: str, size: int = 0) -> Receipt:
+    """The receipt in the footer of a split's data file. size: of the file, where a listing has told it.
+
+    Raises ObjectNotFound, or TableError if it is damaged.
+    """
     key = names.data_key(split_id)
     try:
-        with store.open(key) as file:
+        with store.open(key, size) as file:
             metadata = pq.read_metadata(file).metadata or {}
             size = file.seek(0, 2)
         receipt = Receipt.from_json(metadata[names.RECEIPT_KEY.encode()])
@@ -232,10 +235,10 @@ class Footer(NamedTuple):
     sources: str
 
 
-def read_footer(store: Store, split_id: str) -> Footer:
-    """The footer of a data file. Raises ObjectNotFound, or TableError if it is damaged."""
+def read_footer(store: Store, split_id: str, size: int = 0) -> Footer:
+    """The footer of a data file. size: as of `read_receipt`. Raises ObjectNotFound, or TableError if it is damaged."""
     key = names.data_key(split_id)
-    with damage_explained(store, key), store.open(key) as stream:
+    with damage_explained(store, key), store.open(key, size) as stream:
         file = pq.ParquetFile(stream, pre_buffer=False)
         schema, metadata = file.schema_arrow, file.metadata.metadata or {}
         found, sources = (
@@ -245,11 +248,17 @@ def read_footer(store: Store, split_id: str) -> Footer:
         return Footer(found, covers_in(file), schema.remove_metadata(), file.metadata.num_rows, sources)
 
 
-def read_receipts(store: Store, split_ids: Sequence[str]) -> list[Receipt]:
-    """The receipts of many data files, in order, see `read_receipt`."""
+def read_receipts(
+    store: Store, split_ids: Sequence[str], listed: Mapping[str, ObjectInfo] | None = None
+) -> list[Receipt]:
+    """The receipts of many data files, in order, see `read_receipt`. listed: the files by split id, where known."""
+
+    def read(split_id: str) -> Receipt:
+        info = listed.get(split_id) if listed else None
+        return read_receipt(store, split_id, info.size if info else 0)
+
     # Several per task: handing over a task costs as much as reading a footer from a local disk.
     at_once = max(1, min(_FOOTERS_A_TASK, len(split_ids) // (4 * _PARALLEL_FOOTERS)))
     parts = [split_ids[start : start + at_once] for start in range(0, len(split_ids), at_once)]
     with ThreadPoolExecutor(_PARALLEL_FOOTERS) as pool:
-        read = pool.map(lambda part: [read_receipt(store, split_id) for split_id in part], parts)
-        return list(itertools.chain.from_iterable(read))
+        return list(itertools.chain.from_iterable(pool.map(lambda part: [read(each) for each in part], parts)))

@@ -208,6 +208,8 @@ class IndexPart:
     rows: int
     covers: str = ""
     """What its row hashes cover, as in a receipt."""
+    size: int = dataclasses.field(default=0, compare=False)
+    """Bytes of the index file, 0 if unknown: before it is published, and in what older releases have published."""
 
 
 def rows_in(source: Receipt | IndexPart) -> int:

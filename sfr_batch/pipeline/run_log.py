@@ -36,7 +36,7 @@ def recover_receipts(table: Table, plan: EmbedPlan) -> list[Receipt]:
     since = plan.base.manifest.run_id if plan.base else ""
     found = {r.split_id: r for r in _logged_receipts(table.store, since) if _is_of(r, wanted.get(r.split_id))}
     rest = [split_id for split_id in wanted if split_id not in found]
-    return [*found.values(), *read_receipts(table.store, rest)]
+    return [*found.values(), *read_receipts(table.store, rest, wanted)]
 
 
 def _is_of(receipt: Receipt, info: ObjectInfo | None) -> bool:

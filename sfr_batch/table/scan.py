@@ -156,7 +156,7 @@ class Scan:
 
     def _carried_in(self, file: LiveFile) -> dict[str, pa.DataType]:
         key = names.data_key(file.split_id)
-        with damage_explained(self.store, key), self.store.open(key) as data:
+        with damage_explained(self.store, key), self.store.open(key, file.bytes) as data:
             return carried_columns(open_parquet(data).schema_arrow)
 
     def batches(self) -> Iterator[pa.RecordBatch]:

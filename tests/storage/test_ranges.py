@@ -1,5 +1,6 @@
 """Reads by exact ranges: the bytes are those of the object, and S3 is asked for little else, in few requests."""
 
+import dataclasses
 import io
 import os
 import re
@@ -7,15 +8,19 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfr_batch.config.settings import StorageSettings
+from sfr_batch.corpus.rejects import rejects_table
 from sfr_batch.errors import ObjectNotFound, TableError
-from sfr_batch.format import names
-from sfr_batch.format.parquet import read_data_file
+from sfr_batch.format import indexes, names
+from sfr_batch.format.hashes import hash_ids
+from sfr_batch.format.indexes import Located, index_table, read_part, write_index
+from sfr_batch.format.parquet import read_data_file, read_receipts
 from sfr_batch.format.records import Receipt
 from sfr_batch.storage import ranges
 from sfr_batch.storage.ranges import Ranges
@@ -91,11 +96,11 @@ def counted(s3: S3Server) -> Iterator[Relay]:
         yield made
 
 
-def data_requests(counted: Relay) -> dict[str, list[tuple[str, int]]]:
-    """(method, bytes) of each request for a data file, by its name. Begins anew."""
+def data_requests(counted: Relay, folder: str = names.DATA) -> dict[str, list[tuple[str, int]]]:
+    """(method, bytes) of each request for a file of a folder, by its name. Begins anew."""
     found: dict[str, list[tuple[str, int]]] = {}
     for method, path, range_ in counted.requests:
-        if name := re.search(rf"/{names.DATA}/([^?]+\.parquet)", path):
+        if name := re.search(rf"/{folder}/([^?]+\.parquet)", path):
             first, last = re.findall(r"\d+", range_) or (0, -1)
             found.setdefault(name[1], []).append((method, int(last) - int(first) + 1))
     counted.requests.clear()
@@ -140,6 +145,51 @@ def test_publishing_reads_forty_bytes_a_row_in_two_requests_a_file(
         assert Counter(method for method, _ in requests) == {"GET": 2}, "and so does a reader of one column"
     assert len(Table.open(table.store).to_arrow(ids=["document-1-00000007"])) == 1
     assert sum(map(len, data_requests(counted).values())) <= 5, "statistics exclude two of the files"
+
+
+def test_index_files_and_footers_are_read_without_asking_for_their_size(
+    counted: Relay, written: tuple[Table, list[Receipt]]
+) -> None:
+    """Two shards whose rows are in the other's data file, in one index file of two row groups."""
+    table, receipts = written
+    places = [(f"shard{n}", split_id) for n, split_id in enumerate([receipts[1].split_id, receipts[0].split_id])]
+    located = []
+    for shard, split_id in places:
+        ids = hash_ids([f"{shard}-{row}" for row in range(ROWS)])
+        hashes = pa.table({"id_hash": ids, "row_hash": ids, "position": pa.array(range(ROWS))})
+        vectors = np.ones(ROWS, np.int32)
+        rows = index_table(hashes, pa.array([split_id] * ROWS), np.arange(ROWS), vectors, rejects_table([], shard))
+        located.append(Located(shard, rows))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(indexes, "ROWS_A_GROUP", ROWS)
+        parts = write_index(table.store, names.index_key(1, "run", 0), located)
+    draft = draft_of([dataclasses.replace(receipt, owned=False) for receipt in receipts[:2]])
+    draft = dataclasses.replace(draft, indexes={part.shard: [part] for part in parts})
+    counted.requests.clear()
+    snapshot = publish(table, None, draft)
+    assert snapshot.manifest.counts.vectors == 2 * ROWS
+    [requests] = data_requests(counted, names.INDEX).values()
+    assert {method for method, _ in requests} == {"GET"}
+    assert len(requests) <= 1 + 2 * 2, "the footer; ids and places of each row group, unless they come with the footer"
+    assert sum(size for _, size in requests) <= 2**16 + 20 * 2 * ROWS, "no hash of a row"
+
+    listed = {info.key: info.size for info in table.store.list(names.INDEX)}
+    [[one], [other]] = Table.open(table.store).current().read_indexes().values()
+    assert one.size == other.size == listed[one.key]
+    counted.requests.clear()
+    assert read_part(table.store, other).num_rows == ROWS
+    [requests] = data_requests(counted, names.INDEX).values()
+    assert {method for method, _ in requests} == {"GET"}
+    older = dataclasses.replace(other, size=0)
+    assert read_part(table.store, older).equals(read_part(table.store, other))
+    assert "HEAD" in {method for method, _ in data_requests(counted, names.INDEX)[older.key.split("/")[-1]]}
+
+    ids = [receipt.split_id for receipt in receipts]
+    listing = table.committed()
+    counted.requests.clear()
+    assert read_receipts(table.store, ids, listing) == receipts
+    for requests in data_requests(counted).values():
+        assert requests == [("GET", 2**16)], "the end of a file is all that its footer takes"
 
 
 def test_a_whole_read_takes_no_more_than_the_file(counted: Relay, written: tuple[Table, list[Receipt]]) -> None:

@@ -203,7 +203,7 @@ class Logs:
         found |= {split_id: self.known[split_id] for split_id in written if split_id in self.known}
         rest = [split_id for split_id in written if split_id not in found]
         with contextlib.suppress(TableError, ObjectNotFound):  # damaged, or gone this moment
-            found |= {receipt.split_id: receipt for receipt in read_receipts(self.table.store, rest)}
+            found |= {receipt.split_id: receipt for receipt in read_receipts(self.table.store, rest, self.data)}
         return {split_id: receipt for split_id, receipt in found.items() if receipt.run_id == run_id}
 
     def _owner(self, split_id: str, otherwise: str) -> str:

@@ -198,7 +198,8 @@ def carry_out(
         committed = table.committed()
         if lost := find_missing(base, committed):
             raise refuse(base, lost)
-        done = read_receipts(table.store, [group.split_id for group in found.groups if group.split_id in committed])
+        written = [group.split_id for group in found.groups if group.split_id in committed]
+        done = read_receipts(table.store, written, committed)
         there = {receipt.split_id for receipt in done}
         todo = [group for group in found.groups if group.split_id not in there]
         work = _Work(table.store, table.card, base.layout, run_id)

@@ -209,7 +209,7 @@ def receipts_in_footers(
 
     def read(split_id: str) -> Receipt | str:
         try:
-            return read_receipt(store, split_id)
+            return read_receipt(store, split_id, committed[split_id].size)
         except (TableError, ObjectNotFound) as error:
             return _sentence(error, store)
 

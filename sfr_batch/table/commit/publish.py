@@ -15,6 +15,7 @@ Knows no Ray, no model and no corpus; `tests/table/commit/test_protocol.py` chec
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -74,7 +75,7 @@ def publish(table: Table, base: Snapshot | None, draft: Draft, executor: Executo
     SnapshotConflict if another writer published meanwhile: then plan again on its snapshot.
     """
     number = next_number(base)
-    _check_files(table, base, draft)
+    draft = _with_files(table, base, draft)
     layout = draft.layout or (base.layout if base else table.layout)
     live = find_live(table, draft, layout, executor)
     check_duplicates(table, draft, live.duplicates)
@@ -209,12 +210,13 @@ def _side(store: Store, number: int, run_id: str, kind: str, table: pa.Table) ->
     return SideFile(name=key, sha256=hashlib.sha256(data).hexdigest(), rows=table.num_rows)
 
 
-def _check_files(table: Table, base: Snapshot | None, draft: Draft) -> None:
+def _with_files(table: Table, base: Snapshot | None, draft: Draft) -> Draft:
+    """The draft with the sizes of its index files. Raises TableError unless all files are there that it needs."""
     committed = table.committed()
     needs_rejects = any(r.rejected and r.owned for r in draft.receipts)
     rejects = {info.key for info in table.store.list(names.REJECTS)} if needs_rejects else set()
-    indexes = {info.key for info in table.store.list(names.INDEX)} if draft.indexes else set()
-    for key in {part.key for parts in draft.indexes.values() for part in parts} - indexes:
+    sizes = {info.key: info.size for info in table.store.list(names.INDEX)} if draft.indexes else {}
+    for key in {part.key for parts in draft.indexes.values() for part in parts} - sizes.keys():
         old = base is not None and key in {part.key for parts in base.read_indexes().values() for part in parts}
         raise TableError(f"{table.store.root}/{key} is missing{f'. {REPAIR}' if old else '; run the command again.'}")
     condemned = draft.condemned or (base.read_condemned() if base else frozenset())
@@ -234,6 +236,12 @@ def _check_files(table: Table, base: Snapshot | None, draft: Draft) -> None:
             raise TableError(
                 f"Split {receipt.split_id} is condemned by a sweep, an expiry or a repair. It must not be published."
             )
+    indexes = {uri: [_sized(part, sizes[part.key]) for part in parts] for uri, parts in draft.indexes.items()}
+    return dataclasses.replace(draft, indexes=indexes)
+
+
+def _sized(part: IndexPart, size: int) -> IndexPart:
+    return part if part.size == size else dataclasses.replace(part, size=size)
 
 
 _COUNTED = (names.N_TOKENS, names.N_TOKENS_FULL, names.TRUNCATED)

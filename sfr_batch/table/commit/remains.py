@@ -114,15 +114,17 @@ def _take_types(table: Table) -> str | None:
     if not is_undecided(table.layout.schema):
         return None
 
+    committed = table.committed()
+
     def read(split_id: str) -> pa.Schema | None:
         with contextlib.suppress(TableError, ObjectNotFound):
-            footer = read_footer(table.store, split_id)
+            footer = read_footer(table.store, split_id, committed[split_id].size)
             if not footer.covers and footer.fingerprint == table.card.fingerprint:
                 return footer.schema
         return None
 
     before = known = table.layout.schema
-    for schema in in_parallel(read, list(table.committed()), _AHEAD):
+    for schema in in_parallel(read, list(committed), _AHEAD):
         known = schema if schema is not None and is_same(known, schema) else known  # each knows more than those before
     named = [name for name in known.names if not known.field(name).type.equals(before.field(name).type)]
     if not named:
