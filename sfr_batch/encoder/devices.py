@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from sfr_batch.encoder.faults import is_out_of_memory
 from sfr_batch.errors import ConfigError
 from sfr_batch.storage import memory
 from sfr_batch.storage.local_files import read_text_file
@@ -130,15 +131,21 @@ def take_share(device: str, share: float) -> None:
     """Leave the rest of a GPU's memory to other processes on it.
 
     A batch that would take more is then too large for this process, and made smaller, before it is for another one.
+    Does nothing where others have left no room for CUDA itself.
     """
-    if device == "cuda" and share < 1:
+    if device == "cuda" and share < 1 and free_memory(device) > 0:
         torch.cuda.set_per_process_memory_fraction(share)
 
 
 def free_memory(device: str) -> int:
     """Bytes of a device, cuda or cpu, that are free for another model or batch; of a GPU in this process' share."""
     if device == "cuda":
-        free, total = torch.cuda.mem_get_info()
+        try:
+            free, total = torch.cuda.mem_get_info()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return 0  # others have left no room for CUDA itself
         used = torch.cuda.memory_allocated()
         share = int(torch.cuda.get_per_process_memory_fraction() * total)
         return int(min(free + torch.cuda.memory_reserved() - used, share - used))

@@ -46,12 +46,12 @@ def check_gpu(settings: ModelSettings) -> None:
     """
     if settings.device == "cpu":
         return
-    if settings.compute_dtype == "fp8":
-        check_kernel(torch.device(settings.device))
     needed = bytes_needed(read_recipe(locate(settings, weights=False), settings), settings.compute_dtype)
     if needed > free_memory(settings.device):
         release_memory()  # of a model before this one, whose compiled layers refer to themselves
     room.check_device(needed, free_memory(settings.device), settings.device)
+    if settings.compute_dtype == "fp8":
+        check_kernel(torch.device(settings.device))
 
 
 def bytes_needed(recipe: Recipe, compute_dtype: str) -> int:

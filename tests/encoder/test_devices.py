@@ -124,8 +124,9 @@ def test_flash_attention_begins_with_ampere(
             assert not devices.has_flash(torch.device("cuda"))
 
 
-def test_a_gpu_is_tried_in_fp8_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That a card multiplies in 8 bits does not say that a build of PyTorch does, with scales by row."""
+def test_a_gpu_is_tried_in_fp8_before_weights_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """That a card multiplies in 8 bits does not say that a build of PyTorch does, with scales by row. There are no
+    weights."""
     tried: list[torch.device] = []
 
     def refuse(device: torch.device) -> None:
@@ -134,10 +135,11 @@ def test_a_gpu_is_tried_in_fp8_before_anything_is_read(monkeypatch: pytest.Monke
 
     plant_gpu(monkeypatch, (12, 0))
     monkeypatch.setattr(loading, "check_kernel", refuse)
+    path = str(write_sfr_files(tmp_path))
     with pytest.raises(ConfigError, match="no kernel"):
-        Encoder.load(ModelSettings(path="/nowhere", device="cuda", dtype="fp8"))
-    with pytest.raises(ModelError, match="/nowhere"):
-        Encoder.load(ModelSettings(path="/nowhere", device="cuda"))
+        Encoder.load(ModelSettings(path=path, device="cuda", dtype="fp8"))
+    with pytest.raises(ModelError, match="has no weights"):
+        Encoder.load(ModelSettings(path=path, device="cuda"))
     assert tried == [torch.device("cuda")]
 
 
@@ -186,6 +188,25 @@ def test_a_7b_model_must_fit_into_the_share_of_its_actor(
         "processes on it (nvidia-smi lists them)."
     )
     assert (expected or "has no weights") in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "fp8"])
+def test_a_card_that_others_have_filled_is_a_reason_and_no_crash(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dtype: Any
+) -> None:
+    """Then CUDA itself has no room on it, so that not even the free memory can be asked."""
+
+    def full(*_: Any) -> tuple[int, int]:
+        raise RuntimeError("CUDA error: out of memory")
+
+    plant_gpu(monkeypatch)
+    for name in ("mem_get_info", "set_per_process_memory_fraction"):
+        monkeypatch.setattr(torch.cuda, name, full)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    settings = ModelSettings(path=str(write_sfr_files(tmp_path)), device="cuda", dtype=dtype)
+    for share in (1, 0.5):
+        with pytest.raises(ModelError, match=r"does not fit into .* of cuda on node gpu-7: .*, 0 bytes free\. Use"):
+            Encoder.load(settings, memory_share=share)
 
 
 def test_a_model_that_nothing_refers_to_makes_room_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
