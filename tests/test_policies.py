@@ -355,6 +355,7 @@ FILES = {
     ("encoder.loading", "model_class.from_pretrained"): "the library maps the weights into memory",
     ("encoder.loading", "transformers.AutoConfig.from_pretrained"): "the library takes a path",
     ("evaluation.task_files", "file.read_text"): "a file of this package itself, through importlib",
+    ("format.parquet", "pa.OSFile"): "a file that storage has opened, for Arrow to read itself",
     ("format.parquet", "pq.write_table"): "into memory",
     ("format.parquet", "pq.ParquetWriter"): "into a file that storage has opened",
     ("format.parquet", "writer.write_table"): "into the same",
