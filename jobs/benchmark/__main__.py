@@ -31,7 +31,7 @@ import click
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from jobs.benchmark import backfilling, maintaining, pricing, publishing, report, searching
+from jobs.benchmark import backfilling, maintaining, maintaining_memory, pricing, publishing, report, searching
 from jobs.benchmark import dead_rows as dead_rows_benchmark
 from jobs.benchmark import encoder as encoder_benchmark
 from jobs.benchmark import gpu as gpu_benchmark
@@ -333,17 +333,38 @@ def resume(
 
 @main.command()
 @click.option(
-    "--rows", default=500_000, show_default=True, type=click.IntRange(8193), help="Number of random unit vectors."
+    "--rows",
+    default=500_000,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Number of random unit vectors, more than 8,192; 0 skips this part.",
 )
 @click.option("--dim", default=1024, show_default=True, type=click.IntRange(1), help="Dimensions of the vectors.")
+@click.option(
+    "--pairs", default=3, show_default=True, type=click.IntRange(1), help="Turns of one process, one worker and two."
+)
+@click.option(
+    "--memory-rows",
+    "sizes",
+    multiple=True,
+    type=click.IntRange(20_000),
+    help="Also measure the memory of the process that asks, with so many rows of 8 numbers. Repeatable.",
+)
 @_OUTPUT
-def maintenance(rows: int, dim: int, output: Path | None) -> None:
-    """Measure an audit, an export and a compaction, in one process and on a local Ray of one and two workers."""
+def maintenance(rows: int, dim: int, pairs: int, sizes: tuple[int, ...], output: Path | None) -> None:
+    """Measure an audit, an export and a compaction, in one process and on a local Ray of one and two workers.
+
+    Also what other processes took of the machine, and what the disk did and could do: where it is the disk that is
+    measured, this is said.
+    """
     with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
         where = report.machine()
-        found = maintaining.run(rows, dim, Path(folder), click.echo)
-        click.echo("\n" + maintaining.table(found))
-        _write(output, "maintenance.json", {"machine": where, "maintenance": asdict(found)})
+        found = maintaining.run(rows, dim, pairs, Path(folder), click.echo) if rows else None
+        grown = maintaining_memory.run(sizes, Path(folder), click.echo)
+        shown = [maintaining.table(found) if found else "", maintaining_memory.table(grown) if grown else ""]
+        click.echo("\n" + "\n\n".join(filter(None, shown)))
+        results = {"maintenance": found and asdict(found), "memory": [asdict(one) for one in grown]}
+        _write(output, "maintenance.json", {"machine": where, **results})
 
 
 @main.command()

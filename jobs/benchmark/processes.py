@@ -182,6 +182,17 @@ class Sampler:
             self._stop.wait(_SAMPLE_EVERY_S)
 
 
+def machine_cpu_seconds() -> float | None:
+    """CPU seconds of everything on this machine since it was started, and those that its host gave to others; None
+    without /proc."""
+    try:
+        spent = (_PROC / "stat").read_text().split("\n", 1)[0].split()[1:]
+    except OSError:
+        return None
+    user, nice, system, _idle, _waiting, hard, soft, stolen = map(int, spent[:8])
+    return (user + nice + system + hard + soft + stolen) / os.sysconf("SC_CLK_TCK")
+
+
 @dataclass(frozen=True, slots=True)
 class _Process:
     pid: int

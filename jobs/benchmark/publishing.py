@@ -36,13 +36,14 @@ from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.draft import Draft
 from sfr_batch.table.commit.publish import publish
 from sfr_batch.table.commit.writing import commit_split, create_or_open, new_attempt, new_run_id
-from sfr_batch.table.table import Table
+from sfr_batch.table.table import Snapshot, Table
 
 _ROWS_A_FILE, _FILES_A_SHARD, _DIM = 2**13, 100, 8
 _REPEATED = 100
 """Rows of each first file of a shard that have the ids of the next file, unless a share is given."""
 _SCHEMA = names.table_schema(pa.string(), _DIM, "float32", {})
-_CARD = TableCard.make(_SCHEMA, digest("publish"), {"vector_dtype": "float32"}, {"path": "none"})
+_INPUTS = {"vector_dtype": "float32"}
+_CARD = TableCard.make(_SCHEMA, digest(_INPUTS), _INPUTS, {"path": "none"})
 
 
 @dataclass(frozen=True)
@@ -100,23 +101,30 @@ def _mib(size: int) -> str:
     return f"{size / 2**20:,.0f}"
 
 
-def write(folder: str, rows: int, share: float) -> None:
-    """Data files of a table."""
+def write(folder: str, rows: int, share: float = 0.0, part: tuple[int, int] = (0, 1), version: int = 0) -> None:
+    """Data files of a table. part: number of this process, and of all that share the work.
+
+    Files of another version have the same ids, and every second one other vectors and hashes.
+    """
     store = open_store(folder)
     create_or_open(store, _CARD)
-    rng = np.random.default_rng(0)
-    for number, start in enumerate(range(0, rows, _ROWS_A_FILE)):
+    first, step = part
+    for number in range(first, -(-rows // _ROWS_A_FILE), step):
+        start = number * _ROWS_A_FILE
         n = min(_ROWS_A_FILE, rows - start)
+        rng = np.random.default_rng([number, version * (number % 2)])
         ids = np.arange(start, start + n)
         repeats = number % (2 if share else _FILES_A_SHARD) == 0
         repeated = round(2 * share * n) if share else _REPEATED
         if repeats and start + n + repeated <= rows:
             ids[:repeated] = np.arange(start + n, start + n + repeated)
+        vectors = rng.random((n, _DIM), np.float32) - np.float32(0.5)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         lengths, numbers = np.full(n, 100, np.int32), pc.utf8_lpad(pa.array(ids).cast(pa.string()), 10, "0")
         columns = {
             names.ID: pc.binary_join_element_wise("document-", numbers, ""),
             names.EMBEDDING: pa.FixedSizeListArray.from_arrays(
-                pa.array(rng.random(n * _DIM, np.float32)), type=_CARD.schema.field(names.EMBEDDING).type
+                pa.array(vectors.reshape(-1)), type=_CARD.schema.field(names.EMBEDDING).type
             ),
             names.N_TOKENS: pa.array(lengths),
             names.N_TOKENS_FULL: pa.array(lengths),
@@ -128,7 +136,7 @@ def write(folder: str, rows: int, share: float) -> None:
         its = pa.table(list(columns.values()), schema=_CARD.schema)
         receipt = Receipt.of_rows(
             its,
-            split_id=short_id("publish", number),
+            split_id=short_id("publish", version, number),
             shard=f"shard-{number // _FILES_A_SHARD:06}",
             version="1",
             start=start,
@@ -139,8 +147,11 @@ def write(folder: str, rows: int, share: float) -> None:
         commit_split(store, _CARD, receipt, its, names.REJECTS_SCHEMA.empty_table())
 
 
-def _draft(table: Table) -> Draft:
-    receipts = sorted(read_receipts(table.store, sorted(table.committed())), key=lambda r: (r.shard, r.start))
+def draft(table: Table, base: Snapshot | None = None) -> Draft:
+    """All data files that are in the table, but not those of ``base``."""
+    known = {receipt.split_id for receipt in base.read_receipts()} if base else set()
+    receipts = read_receipts(table.store, sorted(split_id for split_id in table.committed() if split_id not in known))
+    receipts.sort(key=lambda receipt: (receipt.shard, receipt.start))
     read: dict[str, list[int]] = {}
     for receipt in receipts:
         read.setdefault(receipt.shard, []).append(receipt.read)
@@ -162,20 +173,20 @@ def _publish_on_ray(folder: str) -> dict[str, Any]:
 
 def _publish(folder: str, where: str, executor: Executor | None) -> dict[str, Any]:
     opened = Table.open(open_store(folder))
-    draft = _draft(opened)
+    wanted = draft(opened)
     before = own_memory("VmRSS")
     with Sampler(os.getpid()) as tree:
         at_first, own, started = tree.look(), time.process_time(), time.monotonic()
-        counts = publish(opened, None, draft, executor).manifest.counts
+        counts = publish(opened, None, wanted, executor).manifest.counts
         seconds, own, peak = time.monotonic() - started, time.process_time() - own, own_memory("VmHWM")
         cpu = tree.look() - at_first if executor else own
-    rows = sum(receipt.vectors for receipt in draft.receipts)
+    rows = sum(receipt.vectors for receipt in wanted.receipts)
     if (counts.read, counts.vectors + counts.rejected) != (rows, rows) or not counts.rejected:
         raise RunFailed(f"{counts!r} are not the counts of {rows:,} rows.")
     # The next process publishes the same: only here may manifests go.
     opened.store.delete([info.key for info in opened.store.list(names.SNAPSHOTS)])
     memory = None if before is None or peak is None else peak - before
-    return asdict(Published(where, rows, counts.rejected, len(draft.receipts), seconds, cpu, own, memory, peak))
+    return asdict(Published(where, rows, counts.rejected, len(wanted.receipts), seconds, cpu, own, memory, peak))
 
 
 def measure(rows: int, folder: str, share: float) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from jobs.benchmark import pipeline as comparing
 from jobs.benchmark.__main__ import main
 from jobs.benchmark.contenders import CONTENDERS, Event, padding, tokens_per_second, vectors_by_id
 from jobs.benchmark.corpus import write_distinct_docstrings
-from jobs.benchmark.maintaining import Kept, Maintained
+from jobs.benchmark.disk import Rates, Traffic
+from jobs.benchmark.maintaining import Maintained, Pass
 from jobs.benchmark.pipeline import Comparison, Round
 from jobs.benchmark.pricing import Forecast
 from jobs.benchmark.processes import Memory, Usage
@@ -250,28 +251,52 @@ def test_search_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "30 queries, k 5, over 9,000 x 8" in searching.table([searched])
 
 
-def test_maintenance_in_this_process(tmp_path: Path) -> None:
+def test_maintenance_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It refuses an audit that fails, an export that lacks rows and a compaction of nothing."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     maintaining.write(str(tmp_path / "table"), 9000, 8)
-    here = maintaining.keep(tmp_path, maintaining.OPERATIONS, 0)
+    names = maintaining.OPERATIONS
+    here = [maintaining.carry_out(tmp_path, name, 0, None) for name in names]
     assert [(one.operation, one.workers) for one in here] == [(name, 0) for name in ("audit", "export", "compact")]
-    there = [Kept(one.operation, workers, 10.0 / workers, 1.3 * one.cpu, None) for one in here for workers in (1, 2)]
-    shown = maintaining.table(Maintained(9000, 8, 10**6, [*here, *there]))
-    assert "9,000 rows of 8 numbers, 1 MB" in shown
-    assert "at most 0.50 of the seconds of one, within the aim of 0.65" in shown
-    assert "at most 1.30 of the CPU of one process, NOT within the aim of 1.2" in shown
+    if (did := here[1].disk) is not None:
+        assert did.written >= 9000 * 8 * 4, "an export is on the disk when it has ended"
+    did = Traffic(0, 10**9, 1.0, 1.0)
+    there = [
+        Pass(one.operation, workers, seconds / workers, 1.3 * one.cpu, 0.05, 2**20, did)
+        for one, seconds in zip(here, (2.1, 30.0, 30.0), strict=True)
+        for workers in (1, 2)
+    ]
+    raw = [Rates(1, 1e9, 1e9), Rates(2, 1e9, 1e9)]
+    shown = maintaining.table(Maintained(9000, 8, 10**6, here, [*here, *there], raw))
+    assert "9,000 rows of 8 numbers, 1 MB; the median of 1 turn" in shown
+    audit, export, _ = shown.splitlines()[-3:]
+    assert audit.startswith("two workers, audit: 0.50 of the seconds of one, within the aim of 0.65; ")
+    assert "1.30 of the CPU of one process, NOT within the aim of 1.2" in audit
+    assert audit.endswith("THE DISK WAS MEASURED: at its raw rate it needs 48% and 95% of the seconds")
+    assert "DISK" not in export
+    assert "DISTURBED" not in shown
+    disturbed = [dataclasses.replace(one, others=6.0) for one in there]
+    shown = maintaining.table(Maintained(9000, 8, 10**6, here, [*here, *disturbed], raw))
+    assert shown.splitlines()[-2].endswith("; DISTURBED: other processes took 20% of the cores")
 
 
 @pytest.mark.slow
 def test_maintenance_end_to_end(tmp_path: Path) -> None:
-    done = invoke("maintenance", "--rows", "20000", "--dim", "8", "--output", str(tmp_path))
+    arguments = ["--rows", "20000", "--dim", "8", "--pairs", "2", "--memory-rows", "20000", "--memory-rows", "40000"]
+    done = invoke("maintenance", *arguments, "--output", str(tmp_path))
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "maintenance.json").read_text())
     assert found["machine"]["cores"]
     run = found["maintenance"]
     assert run["bytes"] > 20000 * (8 * 4 + 16), "vectors and hashes of texts cannot be made smaller"
-    assert [its["workers"] for its in run["found"]] == [workers for workers in range(3) for _ in range(3)]
-    assert all(its["seconds"] > 0 for its in run["found"])
+    turns = [(one["operation"], one["workers"]) for one in run["passes"]]
+    assert turns == [
+        (name, workers) for name in ("audit", "export", "compact") for _ in range(2) for workers in range(3)
+    ]
+    assert all(one["seconds"] > 0 for one in run["passes"])
+    assert [rates[0] for rates in run["raw"]] == [1, 2]
+    grown = [(one["operation"], one["rows"]) for one in found["memory"]]
+    assert grown == [(name, rows) for rows in (20000, 40000) for name in ("audit", "export", "compact", "changes")]
 
 
 def test_listing_of_s3_is_counted_and_cleaned_up(s3_prefix: str) -> None:
