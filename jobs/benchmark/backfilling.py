@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.benchmark.nightly import PARTS, embed, first_night, grew, mib, no_model, slope, write_corpus
+from jobs.benchmark.nightly import PARTS, embed, first_night, mib, no_model, slope, write_corpus
 from jobs.benchmark.planning import own_memory, reset_peak
 from jobs.benchmark.processes import Sampler
 from jobs.benchmark.splits import aligned, run_module
@@ -152,9 +152,13 @@ def measure(address: str, kind: str, rows: int, folder: Path) -> dict[str, Any]:
     selected = sum(receipt.vectors for receipt in receipts)
     if changes is None or (changes.changed, counts.vectors, selected) != (selected, rows, expected):
         raise RunFailed(f"{snapshot!r}, {changes!r} is not a backfill of {expected:,} of {rows:,} rows.")
-    compared = (compare_seconds, compare_cpu, grew(at_first, compare_memory), read)
-    published = (publish_seconds, publish_cpu, grew(at_first, publish_memory))
+    compared = (compare_seconds, compare_cpu, _grew(at_first, compare_memory), read)
+    published = (publish_seconds, publish_cpu, _grew(at_first, publish_memory))
     return asdict(Backfill(address, kind, rows, selected, *compared, *published))
+
+
+def _grew(at_first: int | None, peak: int | None) -> int | None:
+    return None if at_first is None or peak is None else max(0, peak - at_first)
 
 
 def _id(number: int) -> str:

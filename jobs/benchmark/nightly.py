@@ -26,7 +26,6 @@ import pyarrow.parquet as pq
 
 from jobs.benchmark import processes
 from jobs.benchmark.corpus import distinct_docstrings
-from jobs.benchmark.planning import own_memory, reset_peak
 from jobs.benchmark.processes import Memory
 from jobs.benchmark.splits import aligned, model_folder, run_module
 from sfr_batch.config.loading import config_from_dict
@@ -70,8 +69,8 @@ class Night:
 class Reshuffle:
     """A comparison of a whole corpus whose rows all stand elsewhere, and what it takes to publish it.
 
-    peak: bytes at the highest of the sum, by role; memory: bytes by which the driver's grew at most, first to compare,
-    then to write the indexes and to publish; None without /proc.
+    peak: bytes at the highest of the sum, by role; memory: bytes by which the driver's own grew at most, first to
+    compare, then to write the indexes and to publish. Pages of the object store that it has looked at are not its own.
     """
 
     address: str
@@ -79,8 +78,8 @@ class Reshuffle:
     compare_seconds: float
     publish_seconds: float
     peak: Memory
-    compare_memory: int | None
-    publish_memory: int | None
+    compare_memory: int
+    publish_memory: int
 
 
 def nights(documents: int, model: str, folder: Path, say: Callable[[str], None]) -> list[Night]:
@@ -143,11 +142,15 @@ def reshuffle(address: str, rows: int, folder: Path, say: Callable[[str], None])
     with tempfile.TemporaryDirectory(dir=folder) as place, processes.Watch() as watch:
         raw = run_module("nightly", [address, str(rows), place], folder)
     begin, compared, end = raw["begin"], raw["compared"], raw["end"]
-    samples = [memory for at, memory in watch.samples if begin <= at <= end]
-    if not samples:
+    before = [memory.driver for at, memory in watch.samples if at < begin]
+    samples = [
+        [memory for at, memory in watch.samples if a <= at <= b] for a, b in ((begin, compared), (compared, end))
+    ]
+    if not before or not all(samples):
         raise RunFailed(f"{rows:,} rows took {end - begin:.1f} s, too short to see memory: give more.")
-    grew = raw["compare_memory"], raw["publish_memory"]
-    found = Reshuffle(address, raw["rows"], compared - begin, end - compared, max(samples, key=sum), *grew)
+    grew = [max(0, max(memory.driver for memory in some) - before[-1]) for some in samples]
+    peak = max((memory for some in samples for memory in some), key=sum)
+    found = Reshuffle(address, raw["rows"], compared - begin, end - compared, peak, *grew)
     say(f"Compared {rows:,} rows in {found.compare_seconds:.1f} s, on Ray: {address}")
     return found
 
@@ -292,27 +295,17 @@ def measure(address: str, rows: int, folder: Path) -> dict[str, Any]:
 
             stack.enter_context(execution.cluster(config, address))
             executor = publisher = tasks.OnRay("measuring a night")
-        at_first, begin = own_memory("VmRSS"), time.time()
+        begin = time.time()
         comparison = compare(make_plan(config), executor)
         plan = comparison.plan
-        compared, compare_memory = time.time(), own_memory("VmHWM")
-        reset_peak()
+        compared = time.time()
         prepared = draft(plan, new_run_id(), [], comparison)
         snapshot = publish(Table.open(open_store(config.table.path)), plan.base, prepared, publisher)
-        end, publish_memory = time.time(), own_memory("VmHWM")
+        end = time.time()
     counts, changes = snapshot.manifest.counts, snapshot.manifest.changes
     if plan.todo or changes is None or (changes.unchanged, counts.vectors) != (rows, rows):
         raise RunFailed(f"{snapshot!r}, {changes!r} is not {rows:,} rows that moved.")
-    memory = {
-        "compare_memory": grew(at_first, compare_memory),
-        "publish_memory": grew(at_first, publish_memory),
-    }
-    return {"rows": rows, "begin": begin, "compared": compared, "end": end, **memory}
-
-
-def grew(at_first: int | None, peak: int | None) -> int | None:
-    """Bytes; None without /proc."""
-    return None if at_first is None or peak is None else max(0, peak - at_first)
+    return {"rows": rows, "begin": begin, "compared": compared, "end": end}
 
 
 def main(arguments: Sequence[str]) -> None:
