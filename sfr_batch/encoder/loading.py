@@ -55,7 +55,8 @@ def check_gpu(settings: ModelSettings) -> None:
 
 
 def bytes_needed(recipe: Recipe, compute_dtype: str) -> int:
-    """The bytes of a model's weights on its device, by its config.json. Raises ModelError if that describes none."""
+    """The bytes of a model's weights on its device, by its config.json; T5's in float16, some of which stay in float32,
+    are more. Raises ModelError if config.json describes no model."""
     with quiet_transformers(), _in_sentences(recipe):
         config = _config(recipe)
         model_class = _model_class(recipe, config)
