@@ -1,19 +1,23 @@
 """The table's protocol as a state machine: writers, zombies, sweepers and expirers, interleaved at every operation.
 
 The real code of `commit`, `table` and `planning` runs in threads that stop before each operation on an in-memory
-store. Hypothesis decides who goes on, who dies before or after an operation took effect, whose reply is lost, and
-when the corpus changes. What must hold: every snapshot accounts for every row of the corpus it was made of, exactly
-once, until an expiry says that it is no more; and whatever happened, one undisturbed run completes the job, and one
-undisturbed expiry removes what is left of the snapshots that are gone.
+store. Hypothesis decides who goes on, who dies before or after an operation took effect, whose reply is lost, when the
+corpus changes, and of each writer whether its shards share data files, as small shards do, and whether it publishes in
+tasks. What must hold: every snapshot accounts for every row of the corpus it was made of, exactly once, until an expiry
+says that it is no more; and whatever happened, one undisturbed run completes the job, and one undisturbed expiry
+removes what is left of the snapshots that are gone.
 """
 
 import contextlib
+import dataclasses
+import functools
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from types import SimpleNamespace
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -25,19 +29,26 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from sfr_batch.corpus.file_formats import PARQUET
 from sfr_batch.corpus.rejects import Reject, rejects_table
 from sfr_batch.corpus.shards import Shard
-from sfr_batch.corpus.splits import name_split
+from sfr_batch.corpus.splits import ReadUnit, name_split, pack_whole
 from sfr_batch.errors import SnapshotConflict, StorageError, TableDamaged, TableError, TableNotFound
 from sfr_batch.format import indexes, names
 from sfr_batch.format.parquet import read_receipt
-from sfr_batch.format.records import Receipt, ShardRecord, TableCard
+from sfr_batch.format.records import PACKED, Manifest, Receipt, ShardRecord, TableCard
+from sfr_batch.planning import pack_indexes
+from sfr_batch.planning.index_writing import WrittenIndexes
+from sfr_batch.planning.pack_indexes import write_pack_indexes
+from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.shard_diff import carry_over, find_vanished
+from sfr_batch.storage import executor
+from sfr_batch.storage.executor import InProcess
+from sfr_batch.storage.spill import dealt
 from sfr_batch.storage.store import ObjectInfo
+from sfr_batch.table.commit import documents, writing
 from sfr_batch.table.commit import expiry as retention
 from sfr_batch.table.commit import publish as commit
-from sfr_batch.table.commit import writing
 from sfr_batch.table.commit.draft import Draft
 from sfr_batch.table.commit.expiry import expire
-from sfr_batch.table.commit.publish import condemn, publish
+from sfr_batch.table.commit.publish import condemn, next_number, publish
 from sfr_batch.table.commit.sweep import find_orphans, sweep
 from sfr_batch.table.commit.writing import commit_split, create_or_open, new_attempt
 from sfr_batch.table.table import Snapshot, Table
@@ -47,6 +58,8 @@ from tests.state_machines import MACHINE, find_bug
 SCHEMA = names.table_schema(pa.int64(), 2, "float32", {})
 CARD = TableCard.make(SCHEMA, "f" * 64, {}, {})
 ROWS_PER_SPLIT = 2
+ROWS_PER_PACK = 4
+"""Rows of a data file that shards share: as many as two of them may have."""
 Contents = dict[str, tuple[int, ...]]
 """A corpus: shard name with version, to the ids of its rows."""
 
@@ -138,10 +151,40 @@ class SteppedStore:
 
 
 @dataclass(frozen=True)
+class Way:
+    """How a writer works."""
+
+    picky: bool = False
+    """It rejects odd ids: attempts at one split may differ, and only one may count."""
+    packs: bool = False
+    """The shards that it reads share data files, and have indexes that say which rows of them are theirs."""
+    tasks: bool = False
+    """It publishes in tasks of an executor."""
+
+
+WAYS = st.builds(Way, picky=st.booleans(), packs=st.booleans(), tasks=st.booleans())
+
+
+class Row(NamedTuple):
+    """A row of the corpus, and its position in its shard."""
+
+    shard: str
+    position: int
+    id: int
+
+
+@dataclass(frozen=True)
 class Piece:
-    shard: Shard
+    """The rows of a split."""
+
+    split_id: str
+    shard: str
+    version: str
+    """Both `PACKED` where the rows are of several shards."""
     start: int
-    ids: tuple[int, ...]
+    rows: tuple[Row, ...]
+    whole: tuple[str, ...] = ()
+    """URIs of the shards of its pack."""
 
 
 def shards_of(contents: Contents) -> list[Shard]:
@@ -152,23 +195,45 @@ def shards_of(contents: Contents) -> list[Shard]:
     return found
 
 
-def pieces_of(contents: Contents, shard: Shard) -> list[Piece]:
-    ids = contents[f"{shard.uri}@{shard.version}"]
-    return [Piece(shard, at, ids[at : at + ROWS_PER_SPLIT]) for at in range(0, len(ids), ROWS_PER_SPLIT)]
+def rows_of(contents: Contents, shard: Shard) -> list[Row]:
+    return [Row(shard.uri, at, id_) for at, id_ in enumerate(contents[f"{shard.uri}@{shard.version}"])]
+
+
+def cut(
+    contents: Contents, shards: Sequence[Shard], condemned: frozenset[str], *, packs: bool = False
+) -> tuple[list[ReadUnit], list[Piece]]:
+    """The packs of some shards, and the splits. packs: whether they are one pack; else each has its own splits."""
+    pieces = []
+    if packs and shards:
+        unit = pack_whole(shards, (0, 0), ROWS_PER_PACK, 1, ["recipe"], condemned)
+        assert unit.stream
+        rows, uris = [row for shard in shards for row in rows_of(contents, shard)], tuple(shard.uri for shard in shards)
+        for number, start in enumerate(range(0, len(rows), ROWS_PER_PACK)):
+            end = start + ROWS_PER_PACK
+            split_id = unit.stream.split_id(number, last=end >= len(rows))
+            pieces.append(Piece(split_id, PACKED, PACKED, start, tuple(rows[start:end]), uris))
+        return [unit], pieces
+    for shard in shards:
+        rows = rows_of(contents, shard)
+        for start in range(0, len(rows), ROWS_PER_SPLIT):
+            its = tuple(rows[start : start + ROWS_PER_SPLIT])
+            split_id = name_split(shard, start, start + len(its), ["recipe"], condemned)
+            pieces.append(Piece(split_id, shard.uri, shard.version, start, its))
+    return [], pieces
 
 
 def vector(id_: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.array([id_, 2 * id_], dtype=np.float32)
 
 
-def write_piece(store: Any, split_id: str, piece: Piece, run_id: str, picky: bool) -> Receipt:
-    """Embed a piece. A picky writer rejects odd ids: attempts at one split may differ, and only one may count."""
-    kept = [id_ for id_ in piece.ids if not (picky and id_ % 2)]
-    lost = [id_ for id_ in piece.ids if picky and id_ % 2]
-    vectors = np.concatenate([vector(id_) for id_ in kept]) if kept else np.empty(0, dtype=np.float32)
+def write_piece(store: Any, piece: Piece, run_id: str, picky: bool) -> Receipt:
+    """Embed a piece."""
+    kept = [row for row in piece.rows if not (picky and row.id % 2)]
+    lost = [row for row in piece.rows if picky and row.id % 2]
+    vectors = np.concatenate([vector(row.id) for row in kept]) if kept else np.empty(0, dtype=np.float32)
     rows = pa.table(
         [
-            pa.array(kept, pa.int64()),
+            pa.array([row.id for row in kept], pa.int64()),
             pa.FixedSizeListArray.from_arrays(pa.array(vectors), 2),
             pa.array([1] * len(kept), pa.int32()),
             pa.array([1] * len(kept), pa.int32()),
@@ -178,58 +243,80 @@ def write_piece(store: Any, split_id: str, piece: Piece, run_id: str, picky: boo
         names=SCHEMA.names,
     )
     receipt = Receipt(
-        split_id=split_id, shard=piece.shard.uri, version=piece.shard.version, start=piece.start,
-        attempt=new_attempt(), run_id=run_id, read=len(piece.ids), embedded=len(kept), rejected=len(lost),
+        split_id=piece.split_id, shard=piece.shard, version=piece.version, start=piece.start,
+        attempt=new_attempt(), run_id=run_id, read=len(piece.rows), embedded=len(kept), rejected=len(lost),
         vectors=len(kept), tokens=len(kept), tokens_full=len(kept), encoded_tokens=len(kept),
         padded_tokens=len(kept), truncated=0,
         encode_seconds=0.0,
     )  # fmt: skip
-    rejects = [Reject(id_, piece.start, "odd", "a picky writer") for id_ in lost]
-    return commit_split(store, CARD, receipt, rows, rejects_table(rejects, piece.shard.uri))
+    rejects = [Reject(row.id, row.position, "odd", "a picky writer", row.shard) for row in lost]
+    places = np.array([piece.whole.index(row.shard) for row in kept if piece.whole], np.int64)
+    return commit_split(
+        store, CARD, receipt, rows, rejects_table(rejects, piece.shard), pieces=np.bincount(places).tolist()
+    )
 
 
-def write(store: Any, contents: Contents, run_id: str, picky: bool) -> Snapshot:
+def write(store: Any, contents: Contents, run_id: str, way: Way = Way()) -> Snapshot:
     """What the runner does, without Ray: plan, fill the gaps, publish; again if somebody else was first."""
     for _ in range(50):
         table = create_or_open(store, CARD)
         base = table.latest()
         try:
-            carried, changed = carry_over(base, shards_of(contents), lambda _: "recipe", "")
-            if base is not None and not changed and not find_vanished(base, shards_of(contents), keep=False):
+            draft = draft_of(table, base, contents, run_id, way)
+            if draft is None:
+                assert base
                 return base
-            committed = table.committed()
-            condemned = base.read_condemned() if base else frozenset()
-            receipts = []
-            for piece in (piece for shard in changed for piece in pieces_of(contents, shard)):
-                split_id = name_split(piece.shard, piece.start, piece.start + len(piece.ids), ["recipe"], condemned)
-                if split_id in committed:
-                    receipts.append(read_receipt(store, split_id))
-                else:
-                    receipts.append(write_piece(store, split_id, piece, run_id, picky))
-            kept = {record.uri for record in carried}
-            live = [r for r in base.read_receipts() if r.shard in kept] if base else []
-            rejected = Counter({s.uri: sum(r.rejected for r in receipts if r.shard == s.uri) for s in changed})
-            records = [
-                ShardRecord(
-                    s.uri, s.version, s.size, "recipe", "", len(contents[f"{s.uri}@{s.version}"]), 0, rejected[s.uri]
-                )
-                for s in changed
-            ]
-            draft = Draft(
-                run_id=run_id,
-                generation="",
-                row_recipe={},
-                receipts=sorted([*live, *receipts], key=lambda r: (r.shard, r.start)),
-                shards=sorted([*carried, *records], key=lambda s: s.uri),
-                new=frozenset(r.split_id for r in receipts),
-            )
-            return publish(table, base, draft)
+            return publish(table, base, draft, InProcess() if way.tasks else None)
         except SnapshotConflict:
             continue
         except (TableError, StorageError):
             if not commit.superseded(table, base):
                 raise
     raise AssertionError("fifty conflicts in a row")
+
+
+def draft_of(table: Table, base: Snapshot | None, contents: Contents, run_id: str, way: Way) -> Draft | None:
+    """Plan on the base snapshot, and write what is missing. None if there is nothing to publish."""
+    store, shards = table.store, shards_of(contents)
+    carried, changed = carry_over(base, shards, lambda _: "recipe", "")
+    if base is not None and not changed and not find_vanished(base, shards, keep=False):
+        return None
+    committed = table.committed()
+    condemned = base.read_condemned() if base else frozenset()
+    units, pieces = cut(contents, changed, condemned, packs=way.packs)
+    done = [
+        read_receipt(store, piece.split_id)
+        if piece.split_id in committed
+        else write_piece(store, piece, run_id, way.picky)
+        for piece in pieces
+    ]
+    written = WrittenIndexes()
+    if units:
+        plan = SimpleNamespace(store=store, card=CARD, layout=table.layout, units=units)  # what it reads of a plan
+        written = write_pack_indexes(cast(EmbedPlan, plan), done, next_number(base), run_id)
+    uris = {record.uri for record in carried}
+    parts = {uri: its for uri, its in base.read_indexes().items() if uri in uris} if base else {}
+    files = {r.split_id: r for r in base.read_receipts()} if base else {}
+    known = frozenset(files)
+    owners = uris - parts.keys()
+    files = {split_id: dataclasses.replace(r, owned=r.owned and r.shard in owners) for split_id, r in files.items()}
+    files |= {r.split_id: dataclasses.replace(r, owned=r.shard != PACKED) for r in done}
+    records = [
+        ShardRecord(
+            s.uri, s.version, s.size, "recipe", "", len(contents[f"{s.uri}@{s.version}"]), 0,
+            written.coverage[s.uri].rejected if units else sum(r.rejected for r in done if r.shard == s.uri),
+        )
+        for s in changed
+    ]  # fmt: skip
+    return Draft(
+        run_id=run_id,
+        generation="",
+        row_recipe={},
+        receipts=sorted(files.values(), key=lambda r: (not r.owned, r.shard, r.start)),
+        shards=sorted([*carried, *records], key=lambda s: s.uri),
+        new=frozenset(r.split_id for r in done if r.split_id not in known),
+        indexes=parts | written.parts,
+    )
 
 
 def clean(store: Any, sweep_once: Callable[[Table], Any]) -> None:
@@ -301,18 +388,18 @@ class Protocol(RuleBasedStateMachine):
         self.names += 1
         self.actors.append(Actor(f"{kind} {self.names}", program, self.objects))
 
-    @initialize(published=st.booleans(), picky=st.booleans())
-    def begin(self, published: bool, picky: bool) -> None:
+    @initialize(published=st.booleans(), way=WAYS)
+    def begin(self, published: bool, way: Way) -> None:
         """Often with a table that has a snapshot already: only then is there something to sweep."""
         if published:
-            Actor("first run", lambda store: write(store, self.contents, "first", picky), self.objects).finish()
+            Actor("first run", lambda store: write(store, self.contents, "first", way), self.objects).finish()
             self._note_snapshots()
 
     @precondition(lambda self: len(self.actors) < 4)
-    @rule(picky=st.booleans())
-    def start_writer(self, picky: bool) -> None:
+    @rule(way=WAYS)
+    def start_writer(self, way: Way) -> None:
         contents, run_id = self.contents, f"run{self.names}"
-        self._start("writer", lambda store: write(store, contents, run_id, picky))
+        self._start("writer", lambda store: write(store, contents, run_id, way))
 
     @precondition(lambda self: len(self.actors) < 4)
     @rule()
@@ -320,18 +407,17 @@ class Protocol(RuleBasedStateMachine):
         self._start("sweeper", lambda store: clean(store, type(self).sweep_once))
 
     @precondition(lambda self: len(self.actors) < 4)
-    @rule(data=st.data(), picky=st.booleans())
-    def start_zombie(self, data: st.DataObject, picky: bool) -> None:
+    @rule(data=st.data(), picky=st.booleans(), packs=st.booleans())
+    def start_zombie(self, data: st.DataObject, picky: bool, packs: bool) -> None:
         """A task of a run that is long dead wakes up and commits a split of then."""
         contents = data.draw(st.sampled_from(self.history))
-        piece = data.draw(st.sampled_from([p for s in shards_of(contents) for p in pieces_of(contents, s)]))
-        split_id = name_split(piece.shard, piece.start, piece.start + len(piece.ids), ["recipe"], frozenset())
+        piece = data.draw(st.sampled_from(cut(contents, shards_of(contents), frozenset(), packs=packs)[1]))
 
         def wake_up(store: SteppedStore) -> None:
             # It may lose the name to a file that a sweep then deletes, before it has read the winner's receipt. Nobody
             # waits for a zombie; a live writer plans again, since a sweep that deletes has published.
             with contextlib.suppress(StorageError):
-                write_piece(store, split_id, piece, "dead", picky)
+                write_piece(store, piece, "dead", picky)
 
         self._start("zombie", wake_up)
 
@@ -392,7 +478,7 @@ class Protocol(RuleBasedStateMachine):
             for actor in self.actors:  # everything dies at once
                 actor.step("die before")
             self._note_snapshots()
-            last = Actor("last run", lambda store: write(store, self.contents, "last", False), self.objects).finish()
+            last = Actor("last run", lambda store: write(store, self.contents, "last"), self.objects).finish()
             shards = Table.open(self.objects).snapshot(last.number).read_shards()  # not through the store of the actor
             assert {f"{record.uri}@{record.version}" for record in shards} == set(self.contents)
             self._expire_at_last()
@@ -415,16 +501,14 @@ class Expiring(Protocol):
 
     expire_once: Callable[[Table, int], Any] = staticmethod(expire_old)
 
-    @initialize(states=st.sampled_from([0, 1, 2, 2, 2]), back=st.booleans(), picky=st.booleans())
-    def begin(self, states: int, back: bool, picky: bool) -> None:
+    @initialize(states=st.sampled_from([0, 1, 2, 2, 2]), back=st.booleans(), way=WAYS)
+    def begin(self, states: int, back: bool, way: Way) -> None:
         """Often with a table that has two states, so that there is something to expire, and a corpus as it was once."""
         for corpus in ({"a@1": (1, 2, 3), "b@1": (4, 5)}, {"a@1": (1, 2, 3), "b@2": (6,)})[:states]:
             self.contents = corpus
             self.history.append(corpus)
             run_id = f"first{len(self.history)}"
-            Actor(
-                run_id, lambda store, run_id=run_id: write(store, self.contents, run_id, picky), self.objects
-            ).finish()
+            Actor(run_id, lambda store, run_id=run_id: write(store, self.contents, run_id, way), self.objects).finish()
             self._note_snapshots()
         if back:
             self.contents = self.history[0]
@@ -455,13 +539,42 @@ class Expiring(Protocol):
 
 
 @pytest.fixture(autouse=True)
-def one_operation_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An actor has one thread, so that what the machine decides is all that decides."""
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An actor has one thread, so that what the machine decides is all that decides. A few rows are several tasks,
+    partitions and index files."""
     monkeypatch.setattr(indexes, "PARALLEL_READS", 1)
+    work_in_parts(monkeypatch)
+
+
+def work_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "ROWS_A_PARTITION", 3)
+    monkeypatch.setattr(executor, "ROWS_A_PART", 1)
+    monkeypatch.setattr(documents, "ROWS_A_TASK", 3)
+    monkeypatch.setattr(pack_indexes, "ROWS_A_TASK", 4)
 
 
 def test_every_snapshot_accounts_for_every_row() -> None:
     run_state_machine_as_test(Expiring, settings=MACHINE)
+
+
+def test_a_writer_of_packs_that_publishes_in_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the machine draws is what it should be: shards share data and index files, and there are several tasks."""
+    ran = Counter[str]()
+
+    class Counting(InProcess):
+        def submit(self, function: Callable[..., Any], *args: Any, returns: int = 1, gpus: float = 0) -> list[Any]:
+            ran[function.__name__] += 1
+            return super().submit(function, *args, returns=returns, gpus=gpus)
+
+    monkeypatch.setitem(globals(), "InProcess", Counting)
+    contents: Contents = {"a@1": (1, 2, 3), "b@1": (4, 5), "c@1": (5, 6)}
+    snapshot = write(MemoryStore(), contents, "run", Way(packs=True, tasks=True))
+    check_snapshot(snapshot, [contents])
+    parts = [part for its in snapshot.read_indexes().values() for part in its]
+    assert [(part.shard, part.rows) for part in parts] == [("a", 3), ("b", 1), ("b", 1), ("c", 2)]
+    assert len({part.key for part in parts}) == len(snapshot.split_ids()) == 2
+    assert not any(receipt.owned for receipt in snapshot.read_receipts())
+    assert (ran["deal_documents"], ran["find_in"]) == (2, 3)
 
 
 @pytest.mark.slow
@@ -495,6 +608,22 @@ def sweep_without_condemning(table: Table) -> None:
         table.store.delete(find_orphans(table, base, 1e18).keys)
 
 
+class NoIndexes(Snapshot):
+    """A snapshot that seems to need no index files."""
+
+    def index_keys(self) -> set[str]:
+        return set()
+
+
+class TableWithoutIndexes(Table):
+    def make_snapshot(self, manifest: Manifest) -> Snapshot:
+        return NoIndexes(self.store, manifest, super().make_snapshot(manifest).layout)
+
+
+def sweep_indexes(table: Table) -> None:
+    sweep_everything(TableWithoutIndexes(table.store, table.card))
+
+
 def expire_before_publish(table: Table, keep_last: int) -> None:
     base = table.latest()
     if base:
@@ -524,7 +653,7 @@ def expire_what_others_need(table: Table, keep_last: int) -> None:
 def test_machine_finds_overwrite_instead_of_create() -> None:
     find_bug(
         type("Overwriting", (Protocol,), {"make_store": OverwritingStore}),
-        "changed after it was published|assert Counter",
+        "changed after it was published|assert Counter|its receipt says",
         start=1,
     )
 
@@ -534,7 +663,7 @@ def test_machine_finds_sweep_before_publish() -> None:
     find_bug(
         type("EarlySweep", (Protocol,), {"sweep_once": staticmethod(sweep_before_publish)}),
         "does not exist|missing|is neither whole nor gone",
-        start=6,
+        start=3,
     )
 
 
@@ -542,11 +671,27 @@ def test_machine_finds_sweep_that_condemns_nothing() -> None:
     find_bug(
         type("SilentSweep", (Protocol,), {"sweep_once": staticmethod(sweep_without_condemning)}),
         "does not exist|missing|is neither whole nor gone",
-        start=5,
+        start=3,
     )
 
 
-@pytest.mark.parametrize(("planted", "start"), [(expire_before_publish, 6), (expire_what_others_need, 1)])
+def test_machine_finds_sweep_that_deletes_indexes() -> None:
+    find_bug(
+        type("IndexSweep", (Protocol,), {"sweep_once": staticmethod(sweep_indexes)}),
+        r"_sfr/index/\S+( is missing|: it does not exist| does not exist)|is neither whole nor gone",
+    )
+
+
+def test_machine_finds_a_forgotten_partition(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_the_last(records: documents.Records, partitions: int) -> list[documents.Records]:
+        *parts, last = dealt(records, partitions)
+        return [*parts, last[:0]]
+
+    monkeypatch.setattr(documents, "dealt", without_the_last)
+    find_bug(type("Forgetful", (Protocol,), {}), "an id twice", start=9)
+
+
+@pytest.mark.parametrize(("planted", "start"), [(expire_before_publish, 17), (expire_what_others_need, 0)])
 def test_machine_finds_an_expiry_that_deletes_too_much(planted: Callable[[Table, int], None], start: int) -> None:
     rest = {"expire_once": staticmethod(planted), "_expire_at_last": Protocol._expire_at_last}
     find_bug(type("Greedy", (Expiring,), rest), "is neither whole nor gone|does not exist|missing", start)
@@ -578,15 +723,15 @@ def test_writer_that_comes_just_before_files_are_deleted(remove: Callable[[Table
         def delete(self, keys: Iterable[str]) -> None:
             if self.wanted:
                 contents, self.wanted = self.wanted, None
-                write(self, contents, "late", False)
+                write(self, contents, "late")
             super().delete(keys)
 
     store = Interrupted()
     for number, contents in enumerate(history):
-        write(store, contents, f"run{number}", False)
+        write(store, contents, f"run{number}")
     dead: Contents = {"a@1": (1, 2, 3), "c@1": (7, 8)}
-    (piece,) = pieces_of(dead, shards_of(dead)[1])
-    write_piece(store, name_split(piece.shard, 0, 2, ["recipe"], frozenset()), piece, "dead", False)
+    (piece,) = cut(dead, shards_of(dead)[1:], frozenset())[1]
+    write_piece(store, piece, "dead", False)
     store.wanted = dead if remove in (sweep_everything, sweep_planted) else history[0]
     remove(Table.open(store))
     assert store.wanted is None
@@ -601,23 +746,29 @@ def test_writer_that_comes_just_before_files_are_deleted(remove: Callable[[Table
 
 def test_machine_finds_an_expiry_that_nobody_finishes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "_left_behind", lambda *_: set())
-    find_bug(type("Forgetful", (Expiring,), {}), "something is left", start=6)
+    find_bug(type("Forgetful", (Expiring,), {}), "something is left", start=13)
 
 
 def test_machine_finds_side_files_named_by_number_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         names, "side_key", lambda number, run_id, kind: f"{names.SNAPSHOTS}/{number:08d}-all.{kind}.parquet"
     )
-    find_bug(type("SharedSides", (Protocol,), {}), r"although no other run uses this name\. This is a bug", start=56)
+    find_bug(type("SharedSides", (Protocol,), {}), r"although no other run uses this name\. This is a bug", start=6)
 
 
 def test_machine_finds_condemned_names_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(globals(), "name_split", lambda s, a, b, i, _, real=name_split: real(s, a, b, i, frozenset()))
-    find_bug(type("Forgetful", (Protocol,), {}), "condemned", start=3)
+    def forget(*args: Any, real: Callable[..., Any]) -> Any:
+        return real(*args[:-1], frozenset())
+
+    for name in ("name_split", "pack_whole"):
+        monkeypatch.setitem(globals(), name, functools.partial(forget, real=globals()[name]))
+    find_bug(type("Forgetful", (Protocol,), {}), "condemned", start=31)
 
 
 def test_machine_finds_rejects_written_after_the_data_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    def data_first(store: Any, card: TableCard, receipt: Receipt, rows: pa.Table, rejects: pa.Table) -> Receipt:
+    def data_first(
+        store: Any, card: TableCard, receipt: Receipt, rows: pa.Table, rejects: pa.Table, pieces: Sequence[int]
+    ) -> Receipt:
         late: list[tuple[str, bytes]] = []
 
         class RejectsLater:
@@ -630,10 +781,10 @@ def test_machine_finds_rejects_written_after_the_data_file(monkeypatch: pytest.M
                     return True
                 return bool(store.create(key, data))
 
-        done = writing.commit_split(RejectsLater(), card, receipt, rows, rejects)
+        done = writing.commit_split(RejectsLater(), card, receipt, rows, rejects, pieces)
         for key, data in late:
             store.create(key, data)
         return done
 
     monkeypatch.setitem(globals(), "commit_split", data_first)
-    find_bug(type("LateRejects", (Protocol,), {}), "missing|does not exist", start=314)
+    find_bug(type("LateRejects", (Protocol,), {}), "missing|does not exist", start=25)

@@ -8,43 +8,57 @@ one undisturbed repair and one run make the table whole.
 import contextlib
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
 
-from sfr_batch.corpus.splits import name_split
+from sfr_batch.corpus.shards import Shard
+from sfr_batch.corpus.splits import Chosen, ReadUnit, pack
 from sfr_batch.errors import ObjectNotFound, SnapshotConflict, StorageError, TableError, TableNotFound
 from sfr_batch.format import indexes, names
+from sfr_batch.format.hashes import halves, hash_ids
+from sfr_batch.format.indexes import Located, index_of_entries, read_owned, read_part, rejects_of, write_index
 from sfr_batch.format.parquet import read_receipt
-from sfr_batch.format.records import Receipt
+from sfr_batch.format.records import PACKED, Receipt, ShardRecord
+from sfr_batch.storage.executor import Executor, InProcess
 from sfr_batch.table.commit import inventory
 from sfr_batch.table.commit import publish as commit
 from sfr_batch.table.commit.draft import Draft
-from sfr_batch.table.commit.publish import publish
+from sfr_batch.table.commit.publish import next_number, publish
 from sfr_batch.table.commit.remains import Remains, find_remains
 from sfr_batch.table.table import Snapshot, Table
 from tests.state_machines import MACHINE, find_bug
 from tests.table.commit.test_protocol import (
+    WAYS,
     Actor,
     Contents,
     Expiring,
     Piece,
+    Row,
+    Way,
     check_snapshot,
-    pieces_of,
+    cut,
+    rows_of,
     shards_of,
+    work_in_parts,
     write,
     write_piece,
 )
 
 
 @pytest.fixture(autouse=True)
-def one_operation_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(indexes, "PARALLEL_READS", 1)
     monkeypatch.setattr(inventory, "_AHEAD", 1)
+    work_in_parts(monkeypatch)
 
 
 def look(table: Table, receipt: Receipt) -> str | None:
@@ -56,49 +70,95 @@ def look(table: Table, receipt: Receipt) -> str | None:
     return None if found.footer == receipt.footer else "another file of this name"
 
 
-def pieces_of_record(contents: Contents, uri: str, version: str) -> list[Piece]:
-    (shard,) = shards_of({f"{uri}@{version}": contents[f"{uri}@{version}"]})
-    return pieces_of(contents, shard)
+def shard_of(contents: Contents, record: ShardRecord) -> Shard:
+    name = f"{record.uri}@{record.version}"
+    (shard,) = shards_of({name: contents[name]})
+    return shard
 
 
-def repair_once(table: Table, remains: Remains, ever: Contents, run_id: str) -> Snapshot:
-    """Write the pieces of the affected shards that are lost, under names that are not condemned, and publish."""
-    store, left = table.store, remains.inventory
+def lost_rows(remains: Remains, uri: str, rows: list[Row]) -> list[Row]:
+    """The rows of a shard with an index whose vectors are lost."""
+    lost = Counter(map(tuple, remains.inventory.ids[uri].tolist()))
+    found = []
+    for row in rows:
+        (id_,) = map(tuple, halves(hash_ids([row.id])).tolist())
+        if lost[id_]:
+            lost[id_] -= 1
+            found.append(row)
+    assert not lost.total()
+    return found
+
+
+def repair_once(
+    table: Table, remains: Remains, ever: Contents, run_id: str, executor: Executor | None = None
+) -> Snapshot:
+    """Write the lost rows of the affected shards, under names that are not condemned, and publish.
+
+    The pieces of a shard's own that are lost get a data file each. The rows of shards with an index are one split, and
+    these shards get another index.
+    """
+    store, left, condemned = table.store, remains.inventory, remains.read_condemned()
     committed = table.committed()
-    receipts = [r for r in remains.read_receipts() if r.shard not in left.affected]
-    known = {r.split_id: r for r in remains.read_receipts()}
-    new, records = set(), []
-    for uri, record in left.records.items():
-        if uri not in left.affected:
-            records.append(record)
-            continue
-        its = []
-        for piece in pieces_of_record(ever, uri, record.version):
-            end = piece.start + len(piece.ids)
-            split_id = name_split(piece.shard, piece.start, end, ["recipe"], remains.read_condemned())
-            if split_id in known:
-                its.append(known[split_id])
-                continue
-            new.add(split_id)
-            there = split_id in committed
-            its.append(read_receipt(store, split_id) if there else write_piece(store, split_id, piece, run_id, False))
-        receipts += its
-        rejected = sum(r.rejected for r in its)
-        records.append(dataclasses.replace(record, rejected=rejected))
+    known = {receipt.split_id: receipt for receipt in remains.read_receipts()}
+    shards = {uri: shard_of(ever, left.records[uri]) for uri in sorted(left.affected)}
+    own = [shard for uri, shard in shards.items() if uri not in left.indexes]
+    pieces = cut(ever, own, condemned)[1]
+    indexed = {uri: lost_rows(remains, uri, rows_of(ever, shards[uri])) for uri in shards if uri in left.indexes}
+    if indexed:
+        chosen = [
+            Chosen(ReadUnit(shards[uri], (), 0, ()), np.array([row.position for row in rows]))
+            for uri, rows in indexed.items()
+        ]
+        (split,) = pack(chosen, 0, ["recipe"], condemned).splits
+        packed = Piece(split.split_id, PACKED, PACKED, 0, tuple(row for rows in indexed.values() for row in rows))
+        pieces.append(packed)
+    receipts = {}
+    for piece in (piece for piece in pieces if piece.split_id not in known):
+        there = piece.split_id in committed
+        receipt = read_receipt(store, piece.split_id) if there else write_piece(store, piece, run_id, False)
+        receipts[piece.split_id] = dataclasses.replace(receipt, owned=receipt.shard != PACKED)
+    rejected = {
+        shard.uri: sum((known | receipts)[piece.split_id].rejected for piece in pieces if piece.shard == shard.uri)
+        for shard in own
+    }
+    parts = {uri: its for uri, its in left.indexes.items() if uri not in indexed}
+    if indexed:
+        entries = read_owned(store, receipts[packed.split_id], table.layout, table.card.fingerprint)
+        of_shard, located = np.array([row.shard for row in packed.rows]), []
+        for uri in indexed:
+            old = pa.concat_tables([read_part(store, part) for part in left.indexes[uri]])
+            whole = old.filter(pc.is_in(old.column(names.SPLIT_ID), pa.array(sorted(known), pa.string())))
+            rejects = rejects_of(old, uri)
+            rejected[uri] = rejects.num_rows
+            new = index_of_entries(entries.take(np.flatnonzero(of_shard == uri)), rejects, contents=False)
+            located.append(Located(uri, pa.concat_tables([whole, new])))
+        for part in write_index(store, names.index_key(next_number(remains), run_id, 0), located):
+            parts.setdefault(part.shard, []).append(part)
+    records = [
+        dataclasses.replace(record, rejected=rejected[uri]) if uri in left.affected else record
+        for uri, record in left.records.items()
+    ]
     draft = Draft(
         run_id=run_id,
         generation="",
         row_recipe={},
-        receipts=sorted(receipts, key=lambda r: (r.shard, r.start)),
+        receipts=sorted((known | receipts).values(), key=lambda r: (r.shard, r.start)),
         shards=records,
-        new=frozenset(new),
+        new=frozenset(receipts),
+        indexes=parts,
         operation="repair",
-        condemned=remains.read_condemned(),
+        condemned=condemned,
     )
-    return publish(table, remains, draft)
+    return publish(table, remains, draft, executor)
 
 
-def repair(store: Any, ever: Callable[[], Contents], run_id: str, mend: Callable[..., Snapshot]) -> None:
+def repair(
+    store: Any,
+    ever: Callable[[], Contents],
+    run_id: str,
+    mend: Callable[..., Snapshot],
+    executor: Executor | None = None,
+) -> None:
     """As the real one. ever: every version of every shard that there was until then."""
     for _ in range(50):
         try:
@@ -113,7 +173,7 @@ def repair(store: Any, ever: Callable[[], Contents], run_id: str, mend: Callable
                 continue
             if remains.inventory.sound:
                 return
-            mend(table, remains, ever(), run_id)
+            mend(table, remains, ever(), run_id, executor)
         except SnapshotConflict:
             continue
         except (TableError, StorageError):
@@ -131,13 +191,13 @@ class Mending(Expiring):
         self.lost: set[str] = set()
         self.given_up: set[str] = set()
 
-    @initialize(data=st.data(), states=st.sampled_from([1, 2]), picky=st.booleans(), repairs=st.integers(0, 2))
-    def begin(self, data: st.DataObject, states: int, picky: bool, repairs: int) -> None:
+    @initialize(data=st.data(), states=st.sampled_from([1, 2]), way=WAYS, repairs=st.integers(0, 2))
+    def begin(self, data: st.DataObject, states: int, way: Way, repairs: int) -> None:
         """Mostly with a lost file and repairs that have noticed nothing yet."""
-        Expiring.begin(self, states, False, picky)
-        self._lose(data, "damaged" if picky else "gone")
+        Expiring.begin(self, states, False, way)
+        self._lose(data, "damaged" if way.picky else "gone")
         for _ in range(repairs):
-            self.start_repair()
+            self.start_repair(tasks=way.tasks)
 
     @property
     def ever(self) -> Contents:
@@ -154,10 +214,10 @@ class Mending(Expiring):
         super()._start(kind, careful)
 
     @precondition(lambda self: len(self.actors) < 4)
-    @rule()
-    def start_repair(self) -> None:
-        run_id = f"repair{self.names}"
-        self._start("repair", lambda store: repair(store, lambda: self.ever, run_id, type(self).mend))
+    @rule(tasks=st.booleans())
+    def start_repair(self, tasks: bool) -> None:
+        run_id, executor = f"repair{self.names}", InProcess() if tasks else None
+        self._start("repair", lambda store: repair(store, lambda: self.ever, run_id, type(self).mend, executor))
 
     @precondition(lambda self: self.published and len(self.lost) < 6)
     @rule(data=st.data(), how=st.sampled_from(["gone", "damaged"]))
@@ -213,7 +273,7 @@ class Mending(Expiring):
             mend = type(self).mend
             Actor("last repair", lambda s: repair(s, lambda: self.ever, "mended", mend), self.objects).finish()
             self._note_snapshots()
-            last = Actor("last run", lambda s: write(s, self.contents, "last", False), self.objects).finish()
+            last = Actor("last run", lambda s: write(s, self.contents, "last"), self.objects).finish()
             self._note_snapshots()
             newest = Table.open(self.objects).current()
             assert newest.number >= last.number
@@ -246,9 +306,9 @@ def test_a_repair_makes_the_table_whole_at_length() -> None:
 # --- planted bugs: the machine must find each
 
 
-def repair_without_condemning(table: Table, remains: Remains, ever: Contents, run_id: str) -> Snapshot:
+def repair_without_condemning(table: Table, remains: Remains, *rest: Any) -> Snapshot:
     object.__setattr__(remains.inventory, "condemned", Snapshot.read_condemned(remains))
-    return repair_once(table, remains, ever, run_id)
+    return repair_once(table, remains, *rest)
 
 
 def test_machine_finds_a_repair_that_condemns_nothing() -> None:

@@ -5,6 +5,7 @@ server, with random pauses. The programs and what must hold are those of that fi
 brings back the programs and the pauses, though not the server's timing.
 """
 
+import dataclasses
 import random
 import threading
 import time
@@ -18,12 +19,14 @@ from sfr_batch.storage.stores import open_store
 from sfr_batch.table.table import Snapshot, Table
 from tests.table.commit.test_protocol import (
     Contents,
+    Way,
     check_snapshot,
     clean,
     files_of,
     sweep_before_publish,
     sweep_everything,
     sweep_without_condemning,
+    work_in_parts,
     write,
 )
 
@@ -106,20 +109,21 @@ class Interleaving:
         thread.start()
         return thread
 
-    def writer(self, store: PausingStore, contents: Contents, name: str, picky: bool) -> Callable[[], None]:
-        return lambda: self.note(write(store, contents, name, picky))
+    def way(self) -> Way:
+        return Way(*(self.rng.random() < 0.5 for _ in dataclasses.fields(Way)))
+
+    def writer(self, store: PausingStore, name: str) -> Callable[[], None]:
+        contents, way = self.rng.choice(HISTORY[1:]), self.way()
+        return lambda: self.note(write(store, contents, name, way))
 
     def race(self) -> None:
         """All at once; the sleeper goes on when the others are done, and a last sweep races with it."""
         rng, woken = self.rng, threading.Event()
-        self.note(write(open_store(self.root), HISTORY[0], "first", rng.random() < 0.5))
+        self.note(write(open_store(self.root), HISTORY[0], "first", self.way()))
         self.sleeper = self.store(hold_at=rng.randrange(1, 30), until=woken)
-        sleeping = self.start(self.writer(self.sleeper, rng.choice(HISTORY[1:]), "sleeper", rng.random() < 0.5))
+        sleeping = self.start(self.writer(self.sleeper, "sleeper"))
         sweeps = [self.store(), self.store()]
-        others = [
-            self.start(self.writer(self.store(), rng.choice(HISTORY[1:]), f"writer{n}", rng.random() < 0.5))
-            for n in range(2)
-        ]
+        others = [self.start(self.writer(self.store(), f"writer{n}")) for n in range(2)]
         others.append(self.start(lambda: clean(sweeps[0], sweep_everything)))
         for thread in others:
             thread.join()
@@ -151,6 +155,11 @@ def run(root: str, seed: int) -> Interleaving:
     except BaseException as error:
         raise AssertionError(f"seed {seed}, {race.root}: {error!r}") from error
     return race
+
+
+@pytest.fixture(autouse=True)
+def several_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    work_in_parts(monkeypatch)
 
 
 AT_LENGTH = pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])
