@@ -35,6 +35,7 @@ from sfr_batch.planning.make import make_plan
 from sfr_batch.storage import executor
 from sfr_batch.storage.store import Store, in_memory
 from sfr_batch.storage.stores import open_store
+from sfr_batch.table.commit import duplicates
 from sfr_batch.table.commit.publish import condemn, publish
 from sfr_batch.table.commit.sweep import sweep
 from sfr_batch.table.commit.writing import create_or_open
@@ -140,6 +141,13 @@ def with_duplicates(store: Store) -> Table:
     return make_table(store, {"a": ["x", "y", "x"], "b": ["z", "y", "w"], "c": []})
 
 
+def with_duplicates_in_pieces(store: Store) -> Table:
+    """The file of duplicates has two row groups."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "ROWS_A_PIECE", 1)
+        return with_duplicates(store)
+
+
 def with_rejects(store: Store) -> Table:
     table = create_or_open(store, card_of())
     splits: list[tuple[str, list[str], list[Reject]]] = [
@@ -188,6 +196,7 @@ def with_history(store: Store) -> Table:
 HEALTHY: list[Callable[[Store], Table]] = [
     plain,
     with_duplicates,
+    with_duplicates_in_pieces,
     with_rejects,
     of_halves,
     chunked,
@@ -395,6 +404,15 @@ def list_damaged(table: Table) -> None:
     replace(table.store, key, table.store.read(key)[:-1])
 
 
+def last_duplicate_damaged(table: Table) -> None:
+    key = table.current().manifest.duplicates
+    assert key is not None
+    data = table.store.read(key)
+    column = pq.ParquetFile(in_memory(data)).metadata.row_group(1).column(0)
+    at = column.data_page_offset + column.total_compressed_size - 1
+    replace(table.store, key, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+
+
 def sides_damaged(table: Table) -> None:
     key = table.current().manifest.shards.name
     data = table.store.read(key)
@@ -521,6 +539,12 @@ PLANTS: list[tuple[str, Callable[[Store], Table], Plant, dict[str, str]]] = [
         with_duplicates,
         lambda t: t.store.delete([t.current().manifest.duplicates]),
         {"rejects": "_rejects/duplicates-00000001-"},
+    ),
+    (
+        "damaged duplicates",
+        with_duplicates_in_pieces,
+        last_duplicate_damaged,
+        {"rejects": "is damaged: could not verify"},
     ),
     (
         "wrong counts",

@@ -90,7 +90,12 @@ def look_into(store: Store, key: str, look: Callable[[bytes], T]) -> T | str:
     try:
         return look(store.read(key))
     except (OSError, ValueError, pa.ArrowException) as error:
-        return f"{key} is damaged: {' '.join(str(error).split())}"
+        return damage(key, error)
+
+
+def damage(key: str, error: Exception) -> str:
+    """A sentence about a file that cannot be read."""
+    return f"{key} is damaged: {' '.join(str(error).split())}"
 
 
 def difference(found: pa.Schema, expected: pa.Schema) -> str:

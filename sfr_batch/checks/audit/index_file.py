@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sfr_batch.checks.audit.contents import difference
+from sfr_batch.checks.audit.contents import damage, difference
 from sfr_batch.checks.audit.data_file import is_chunked
 from sfr_batch.checks.audit.files import DataFiles
 from sfr_batch.checks.audit.id_records import (
@@ -125,7 +125,7 @@ def read_sizes(store: Store, key: str) -> list[int] | str:
     except ObjectNotFound:
         return f"{key} is missing"
     except (OSError, ValueError, pa.ArrowException) as error:
-        return _damage(key, error)
+        return damage(key, error)
 
 
 def overlaps(key: str, parts: Sequence[NumberedPart]) -> list[Problem]:
@@ -192,11 +192,7 @@ def _read(store: Store, group: IndexRowGroup) -> pa.Table | str:
     except ObjectNotFound:
         return f"{group.key} is missing"
     except (OSError, ValueError, pa.ArrowException) as error:
-        return _damage(group.key, error)
-
-
-def _damage(key: str, error: Exception) -> str:
-    return f"{key} is damaged: {' '.join(str(error).split())}"
+        return damage(group.key, error)
 
 
 def _with_parts(group: IndexRowGroup, table: pa.Table) -> _Selected:

@@ -1,5 +1,6 @@
 """Rejects files: that each is there, belongs to its split and has as many rows as its receipt says."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sfr_batch.checks.audit.contents import AHEAD, Contents, difference, look_into
+from sfr_batch.checks.audit.contents import AHEAD, Contents, damage, difference, look_into
 from sfr_batch.checks.audit.id_records import IdRecords, IntArray, RecordKind, make_records, places_of
 from sfr_batch.checks.audit.promises import PromiseCheck
 from sfr_batch.checks.audit.report import REJECTS, Finding
@@ -15,7 +16,7 @@ from sfr_batch.checks.audit.work import Work
 from sfr_batch.errors import ObjectNotFound, counted
 from sfr_batch.format import names
 from sfr_batch.format.hashes import halves, hash_ids
-from sfr_batch.format.parquet import read_parquet
+from sfr_batch.format.parquet import open_parquet, read_parquet
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.store import Store
 from sfr_batch.table.table import Table
@@ -47,10 +48,14 @@ def read_rejects(table: Table, contents: Contents, work: Work) -> RejectsFiles:
     promise = PromiseCheck(REJECTS)
     owned = [receipt for receipt in contents.receipts if receipt.owned and receipt.rejected]
     expected = [_Expected(names.rejects_key(r.split_id, r.attempt), r.rejected, r.shard) for r in owned]
-    if contents.snapshot.manifest.duplicates:
-        expected.append(_Expected(contents.snapshot.manifest.duplicates))
+    read = in_parallel(lambda file: _read(table.store, file.key), expected, AHEAD)
+    found_in: Iterator[tuple[_Expected, pa.Table | str]] = zip(expected, read, strict=True)
+    files = len(expected)
+    if key := contents.snapshot.manifest.duplicates:
+        found_in = itertools.chain(found_in, ((_Expected(key), found) for found in _read_pieces(table.store, key)))
+        files += 1
     total = duplicates = unread = 0
-    for file, found in zip(expected, in_parallel(lambda e: _read(table.store, e.key), expected, AHEAD), strict=True):
+    for file, found in found_in:
         if isinstance(found, str):
             promise.wrong(found)
             unread += 1
@@ -58,11 +63,11 @@ def read_rejects(table: Table, contents: Contents, work: Work) -> RejectsFiles:
         for wrong in _problems(file, found):
             promise.wrong(wrong)
         if file.shard is None:
-            duplicates = found.num_rows
+            duplicates += found.num_rows
         for records in reject_records(found, np.arange(total, total + found.num_rows)):
             work.add(records)
         total += found.num_rows
-    what = f"{counted(total, 'row')} in {counted(len(expected), 'file')}"
+    what = f"{counted(total, 'row')} in {counted(files, 'file')}"
     return RejectsFiles(promise.finding(what, "counts match the receipts"), duplicates, unread)
 
 
@@ -74,6 +79,23 @@ def _read(store: Store, key: str) -> pa.Table | str:
     if isinstance(found, str) or found.schema.equals(names.REJECTS_SCHEMA):
         return found
     return f"{key} has {difference(found.schema, names.REJECTS_SCHEMA)}"
+
+
+def _read_pieces(store: Store, key: str) -> Iterator[pa.Table | str]:
+    """The row groups of a file of duplicates, which may have many rows, until one cannot be read."""
+    try:
+        file = open_parquet(store.read(key))
+        if not file.schema_arrow.equals(names.REJECTS_SCHEMA):
+            yield f"{key} has {difference(file.schema_arrow, names.REJECTS_SCHEMA)}"
+            return
+        for number in range(file.num_row_groups):
+            piece = file.read_row_group(number, use_threads=False)
+            piece.validate(full=True)
+            yield piece
+    except ObjectNotFound:
+        yield f"{key} is missing"
+    except (OSError, ValueError, pa.ArrowException) as error:
+        yield damage(key, error)
 
 
 def _decode(data: bytes) -> pa.Table:

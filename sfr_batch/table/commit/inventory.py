@@ -18,7 +18,7 @@ from sfr_batch.format import names
 from sfr_batch.format.dead_rows import Dead, DeadRows, lists_of
 from sfr_batch.format.hashes import Hashes, halves
 from sfr_batch.format.indexes import PartReader
-from sfr_batch.format.parquet import read_parquet, read_receipt
+from sfr_batch.format.parquet import open_parquet, read_parquet, read_receipt
 from sfr_batch.format.records import KEPT, IndexPart, Receipt, ShardRecord
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.store import ObjectInfo, Store
@@ -233,11 +233,14 @@ def _lost_rejects(store: Store, receipts: Sequence[Receipt], look: Look | None) 
 
 def _read_rejects(store: Store, key: str, rows: int | None) -> str | None:
     try:
-        found = read_parquet(store.read(key))
+        file = open_parquet(store.read(key))
+        for number in range(file.num_row_groups):  # a file of duplicates may have many rows
+            file.read_row_group(number, use_threads=False)
     except (OSError, ObjectNotFound, pa.ArrowException) as error:
         return f"{key} is damaged: {' '.join(str(error).split())}"
-    if not found.schema.equals(names.REJECTS_SCHEMA) or (rows is not None and found.num_rows != rows):
-        return f"{key} has {counted(found.num_rows, 'row')}, or other columns than it should have"
+    found = file.metadata.num_rows
+    if not file.schema_arrow.equals(names.REJECTS_SCHEMA) or (rows is not None and found != rows):
+        return f"{key} has {counted(found, 'row')}, or other columns than it should have"
     return None
 
 
