@@ -136,6 +136,7 @@ def small_tasks(rows: int) -> Iterator[None]:
         patch.setattr(executor, "ROWS_A_PARTITION", rows)
         patch.setattr(executor, "ROWS_A_PART", 1)
         patch.setattr(comparison, "UNIT_ROWS", 2)
+        patch.setattr(lending, "ROWS_A_PART", 1)
         for module in (row_comparison, lending, index_writing):
             patch.setattr(module, "ROWS_A_TASK", rows)
         yield

@@ -67,11 +67,18 @@ def cluster(config: Config, place: str) -> Iterator[None]:
 
 
 def check_paths(config: Config, nodes: int) -> None:
-    """Raises ConfigError if the table is on a local disk and the cluster has several."""
-    if nodes > 1 and not is_s3(config.table.path) and not config.table.shared_path:
+    """Raises ConfigError if the table, or one that lends vectors, is on a local disk and the cluster has several."""
+    if nodes < 2 or config.table.shared_path:
+        return
+    if not is_s3(config.table.path):
         raise ConfigError(
             f"table.path {config.table.path} is a local path, but the cluster has {nodes} nodes: each would write to "
             "its own disk. Use s3://, or set table.shared_path=true if all nodes share that file system."
+        )
+    if config.table.reuse_from and not is_s3(config.table.reuse_from):
+        raise ConfigError(
+            f"table.reuse_from {config.table.reuse_from} is a local path, but the cluster has {nodes} nodes: each "
+            "would look at its own disk. Use s3://, or set table.shared_path=true if all nodes share that file system."
         )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sfr_batch.errors import TableError, counted
 from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes, whole
 from sfr_batch.format.indexes import (
@@ -157,6 +158,11 @@ def _index_of_unit(
         rejects = rejects.sort_by(names.POSITION)
     hashes = unit.hashes if good.all() else unit.hashes.filter(pa.array(good))
     taken = decisions[good]
+    if lost := int((taken["file"] < 0).sum()):  # a lost task has decided anew, when a file was gone that it had found
+        raise TableError(
+            f"{counted(lost, 'row')} of {unit.shard} had vectors in a data file of an interrupted run, which is "
+            "damaged or was swept meanwhile. Run the command again: it embeds them."
+        )
     index = index_table(hashes, _split_ids(taken, files), taken["first"], taken["vectors"], rejects)
     return Located(unit.shard, index)
 

@@ -28,7 +28,7 @@ from sfr_batch.planning.difference import Lender
 from sfr_batch.planning.join import PLACE_DTYPE, Decision, find_first, partition_of, split_by
 from sfr_batch.planning.row_comparison import RowComparison
 from sfr_batch.planning.scan import ScannedUnit
-from sfr_batch.storage.executor import ROWS_A_TASK, grouped, partitioned
+from sfr_batch.storage.executor import ROWS_A_PART, ROWS_A_TASK, grouped, partitioned
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.table import Snapshot, Table
 
@@ -89,7 +89,8 @@ def borrow(found: RowComparison, lender: Snapshot | None) -> Borrowed:
         return Borrowed(found, {}, 0)
     executor, receipts = found.executor, lender.read_receipts()
     sizes = [receipt.vectors for receipt in receipts]
-    partitions, least = partitioned(int(found.totals["encoded"].sum()) + sum(sizes))
+    encoded = int(found.totals["encoded"].sum())
+    partitions = partitions_of(encoded, len(wanted), sum(sizes))
     texts = []
     for of_wanted, number in enumerate(wanted):
         task = found.scans[number]
@@ -101,7 +102,7 @@ def borrow(found: RowComparison, lender: Snapshot | None) -> Borrowed:
     chunks = names.CHUNK in lender.schema.names
     lent = [
         executor.submit(_texts_of_files, batch, place, chunks, partitions, returns=1 + partitions)
-        for batch in grouped(files, sizes, max(ROWS_A_TASK, least))
+        for batch in grouped(files, sizes, max(ROWS_A_TASK, partitions * ROWS_A_PART))
     ]
     matches = []
     for number in range(1, 1 + partitions):
@@ -119,8 +120,16 @@ def borrow(found: RowComparison, lender: Snapshot | None) -> Borrowed:
         own_files=len(found.files),
         lender=Lender(lender.store.root, lender.manifest.fingerprint),
     )
-    count = int(found.totals["encoded"].sum() - borrowed.totals["encoded"].sum())
+    count = encoded - int(borrowed.totals["encoded"].sum())
     return Borrowed(borrowed, {receipt.split_id: receipt for receipt in receipts}, count)
+
+
+def partitions_of(encoded: int, tasks: int, lent: int) -> int:
+    """How many partitions texts are dealt to: of so many rows to encode in so many tasks, and so many of the lender.
+
+    Not so many that a task's part of one becomes so small that Ray keeps it on the driver.
+    """
+    return max(1, min(partitioned(encoded + lent)[0], encoded // (tasks * ROWS_A_PART)))
 
 
 class _Lending(NamedTuple):
@@ -135,7 +144,7 @@ _TEXT = np.dtype([("text", np.uint64, 2), ("task", np.int32), ("at", np.int32)])
 """A row that lacks a vector: hash of its text, number of its task and its number there."""
 _LENT = np.dtype([("text", np.uint64, 2), *((name, PLACE_DTYPE[name]) for name in PLACE_DTYPE.names or ())])
 """A document of the lender: hash of its text, and where its vectors are."""
-_FOUND = np.dtype([("at", np.int32), *((name, PLACE_DTYPE[name]) for name in PLACE_DTYPE.names or ())])
+FOUND = np.dtype([("at", np.int32), *((name, PLACE_DTYPE[name]) for name in PLACE_DTYPE.names or ())])
 """A row, by its number in its task, and where the vectors are that it takes."""
 
 
@@ -175,13 +184,13 @@ def _texts_of_files(
 
 
 def _match(tasks: int, *parts: NDArray[np.void]) -> tuple[Any, ...]:
-    """A task: None, then for each of the ``tasks`` the rows that find their text, of `_FOUND`. The first so many of the
+    """A task: None, then for each of the ``tasks`` the rows that find their text, of `FOUND`. The first so many of the
     parts of a partition are their rows, the others the lender's; of equal ones the first in its first file is taken."""
     rows, lent = np.concatenate(parts[:tasks]), np.concatenate([np.empty(0, _LENT), *parts[tasks:]])
     lent = lent[np.lexsort((lent["first"], lent["file"]))]
     which = find_first(rows["text"], lent["text"])
     rows, lent = rows[which >= 0], lent[which[which >= 0]]
-    found = np.zeros(len(rows), _FOUND)
+    found = np.zeros(len(rows), FOUND)
     found["at"] = rows["at"]
     for name in PLACE_DTYPE.names or ():
         found[name] = lent[name]

@@ -355,7 +355,7 @@ def _is_about(units: Sequence[ReadUnit], committed: Mapping[str, ObjectInfo], st
     if len(left) > max(_FEW, len(done) // _SHARE):
         return False
     try:
-        return all(receipt.shard == PACKED for receipt in read_receipts(store, left))
+        return all(receipt.shard == PACKED for receipt in read_receipts(store, left, committed))
     except (TableError, ObjectNotFound):
         return False
 

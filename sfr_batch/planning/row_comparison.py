@@ -256,7 +256,7 @@ def compare_rows(
     del new_parts, old_parts  # handles keep results in memory
     in_order = [
         executor.submit(put_in_order, task.counts, task.first, len(known.receipts), *its, returns=2)
-        for task, its in zip(scans, zip(*decisions, strict=True), strict=False)
+        for task, its in zip(scans, zip(*decisions, strict=True), strict=bool(scans))
     ]
     del decisions
 

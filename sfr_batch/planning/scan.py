@@ -320,8 +320,8 @@ def _entries_in(
 def join_partition(new: int, firsts: Sequence[int], context: TaskContext, *parts: NDArray[np.void]) -> tuple[Any, ...]:
     """Join one partition: the first ``new`` parts are rows of the corpus, the others documents of the table.
 
-    firsts: number of the first unit of each scan task. Returns `Joined`, then `Decisions` for each scan task, none if
-    there is no such task.
+    firsts: number of the first unit of each scan task. Returns `Joined`, then `Decisions` for each scan task; of no
+    rows, once, if there is no such task.
     """
     found = join(
         _concatenated(parts[:new], corpus_dtype(carry=context.carry)),

@@ -735,6 +735,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A corpus of every kind of shard, with rows that cannot be embedded and an id that comes twice; an audit reads
     about 40 rows at a time."""
     monkeypatch.setattr(corpus, "_ROWS", 40)
+    monkeypatch.setattr(corpus, "_ROWS_AT_ONCE", 100)
     job_processes.put_parquet(f"{tmp_path}/corpus/a.parquet", documents(range(300), "a"))
     rows = [*documents(range(40), "b"), {"id": "b-empty", "text": " "}, {"id": "a-007", "text": "again", "lang": "en"}]
     job_processes.put(f"{tmp_path}/corpus/b.jsonl", jsonl([*rows, "no JSON", {"id": None, "text": "x"}]))

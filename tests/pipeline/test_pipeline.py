@@ -258,6 +258,9 @@ def test_a_local_table_on_several_nodes_is_refused() -> None:
     check_paths(config("model", "/data", "table.shared_path=true"), nodes=2)
     with pytest.raises(ConfigError, match=r"local path, but the cluster has 2 nodes.*shared_path=true"):
         check_paths(job, nodes=2)
+    lent = "table.path=s3://bucket/table", "table.reuse_from=/data/old"
+    with pytest.raises(ConfigError, match=r"reuse_from /data/old is a local path, but the cluster has 2 nodes"):
+        check_paths(config("model", "s3://bucket", *lent), nodes=2)
 
 
 def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import ReadUnit, Split
 from sfr_batch.format.records import ChangeCounts, IndexPart, ShardRecord, rows_in
+from sfr_batch.planning import lending
 from sfr_batch.planning.decided_rows import UNIT_DTYPE, TaskTotals, put_in_order
 from sfr_batch.planning.join import DECISION_DTYPE, corpus_dtype, document_dtype
 from sfr_batch.planning.row_comparison import UNIT_ROWS, KnownVectors, batches, compare_rows
@@ -90,6 +91,15 @@ def test_parts_are_too_large_for_the_driver(rows: int, bytes_a_row: int) -> None
     handles = sum(executor.joins)
     assert handles <= 330 * 340, "each is an object that the driver has to know"
     assert rows / len(executor.joins) <= max(2**20, 3.1e6), "a partition is joined in memory"
+
+
+@pytest.mark.parametrize(("encoded", "lent"), [(30 * 10**6, 30 * 10**6), (30 * 10**6, 300 * 10**6), (10**9, 10**9)])
+def test_texts_that_a_lender_is_asked_for_stay_off_the_driver(encoded: int, lent: int) -> None:
+    units = [unit(number, UNIT_ROWS * 100) for number in range(encoded // UNIT_ROWS)]
+    tasks = len(list(batches(units, partitioned(encoded)[1])))
+    partitions = lending.partitions_of(encoded, tasks, lent)
+    assert encoded / tasks / partitions * lending.FOUND.itemsize > INLINED
+    assert (encoded + lent) / partitions < 16e6, "a partition is joined in memory"
 
 
 def test_the_bound_is_far_above_what_ray_hands_to_the_driver() -> None:

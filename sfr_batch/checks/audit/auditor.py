@@ -39,6 +39,7 @@ from sfr_batch.model.identity import comparable
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.storage.executor import Executor, check_reach
 from sfr_batch.storage.local_files import temporary_folder
+from sfr_batch.storage.locations import absolute_uri
 from sfr_batch.storage.spill import Spill
 from sfr_batch.table.commit.sweep import Orphans
 from sfr_batch.table.table import Snapshot, Table
@@ -71,7 +72,7 @@ def audit(
     that is wrong is a finding.
     """
     if executor:
-        check_reach(executor, table.store.root, *(against.config.corpus.paths if against else ()))
+        check_reach(executor, table.store.root, *map(absolute_uri, against.config.corpus.paths if against else ()))
     return _Auditor(table, against, each, partition_rows, executor).run(snapshot)
 
 

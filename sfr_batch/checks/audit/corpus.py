@@ -1,6 +1,6 @@
 """The corpus that a table is compared with: its current shards and every row of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -40,6 +40,8 @@ _ROWS, _BYTES = 8192, 32 * 2**20
 """Approximate number of rows and of bytes of text that are read at a time."""
 _AHEAD = 2
 """Units in memory at a time, in this process."""
+_ROWS_AT_ONCE = 2**20
+"""Expected rows of a unit whose records are handed on together. A stream may have more, and is read in this process."""
 
 
 class CorpusColumns(NamedTuple):
@@ -127,26 +129,45 @@ def read_corpus(plan: EmbedPlan, shards: Sequence[Shard], work: Work) -> CorpusR
     surveys = survey_shards(shards, plan.config.corpus)
     units = [unit for survey in surveys for unit in cut(survey, _ROWS, _BYTES, ("audit",), frozenset())]
     expected = [unit.stream.rows if unit.stream else sum(split.rows for split in unit.splits) for unit in units]
-    starts = [0]
-    order: list[pa.Array] = []
-    for rows, values in work.each(_look_at, read, list(enumerate(units)), expected, _AHEAD):
-        starts.append(starts[-1] + rows)
-        order += values
-    return CorpusRows(read, units, np.array(starts, np.int64), pa.chunked_array(order) if order else None)
+    numbered, found = list(enumerate(units)), {}
+    small = [unit for unit, rows in zip(numbered, expected, strict=True) if rows <= _ROWS_AT_ONCE]
+    some = [rows for rows in expected if rows <= _ROWS_AT_ONCE]
+    for (number, _), seen in zip(small, work.each(_look_at, read, small, some, _AHEAD), strict=True):
+        found[number] = seen
+    for number, unit in numbered:
+        if number not in found:
+            found[number] = _look_through(read, number, unit, work.add)
+    of_units = [found[number] for number, _ in numbered]
+    starts = np.cumsum([0, *(seen.rows for seen in of_units)], dtype=np.int64)
+    order = [values for seen in of_units for values in seen.order]
+    return CorpusRows(read, units, starts, pa.chunked_array(order) if order else None)
 
 
-def _look_at(read: CorpusColumns, unit: tuple[int, ReadUnit]) -> tuple[tuple[int, list[pa.Array]], list[IdRecords]]:
-    """How many rows a unit, given with its number, has, their values to order by, and their records."""
-    first = start = unit[0] * ROWS_A_FILE
+class _Seen(NamedTuple):
+    """The number of rows of a unit, and their values to order by."""
+
+    rows: int
+    order: list[pa.Array]
+
+
+def _look_at(read: CorpusColumns, unit: tuple[int, ReadUnit]) -> tuple[_Seen, list[IdRecords]]:
+    """What a unit, given with its number, has, and the records of its rows."""
     records: list[IdRecords] = []
+    return _look_through(read, *unit, records.append), records
+
+
+def _look_through(read: CorpusColumns, number: int, unit: ReadUnit, add: Callable[[IdRecords], None]) -> _Seen:
+    """What a unit has. add: is called with records of its rows, piece by piece."""
+    first = start = number * ROWS_A_FILE
     order: list[pa.Array] = []
-    for rows in _read(unit[1], read):
-        records += _records(rows, start)
+    for rows in _read(unit, read):
+        for records in _records(rows, start):
+            add(records)
         start += rows.read
         if column := read.order_by:
             own = comparable_values(rows.carry.column(column), read.columns.carry[column].type)
             order += [own, pa.nulls(rows.read - len(own), own.type)]
-    return (start - first, order), records
+    return _Seen(start - first, order)
 
 
 def _read(unit: ReadUnit, read: CorpusColumns) -> Iterator[Rows]:

@@ -23,9 +23,9 @@ RECORD = np.dtype(
      ("kind", np.uint8)]
 )  # fmt: skip
 """hash, more: the id; content: of what `contents_of` gives, 0 if it is not known; row: its number among the rows of all
-data files (for entries: the row that they point to, `NOWHERE` if there is none), of all rejects or of the corpus;
-order: its number among the candidates, which are the documents of owned data files and the entries of indexes, else
-`NO_CANDIDATE`."""
+data files (for entries: the row that they point to, `NOWHERE` if there is none), of all rejects or of the corpus, see
+`ROWS_A_FILE`; order: its number among the candidates, which are the documents of owned data files and the entries of
+indexes, else `NO_CANDIDATE`."""
 
 NOWHERE = NO_CANDIDATE = -1
 
@@ -71,13 +71,7 @@ def places_of(rejects: pa.Table) -> list[str]:
 
 
 ROWS_A_FILE = 2**32
-"""More than any data file has, so that the number of a row among those of all files follows from its file alone."""
-
-
-def locate(starts: IntArray, row: int) -> tuple[int, int]:
-    """The file that has row ``row`` of all, and the row in it. starts: [files + 1] the first row of each file."""
-    number = int(np.searchsorted(starts, row, side="right")) - 1
-    return number, row - int(starts[number])
+"""More than any data file or unit of the corpus has: the number of a row among all follows from its file alone."""
 
 
 class IdGroups:

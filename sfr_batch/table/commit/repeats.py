@@ -45,7 +45,7 @@ def losers_of(
     chosen = live if last else live[:0]
     # Each column for itself: a field of the records would keep all of them in memory.
     columns = (its["order"], its["at"], dead, chosen["order"], chosen["at"])
-    return Losers(*map(np.ascontiguousarray, columns))
+    return Losers(*map(np.array, columns))
 
 
 def losers_in(records: NDArray[np.void], kept_from: int, *, last: bool) -> Losers:

@@ -14,7 +14,7 @@ from sfr_batch.format.hashes import hash_ids
 from sfr_batch.format.indexes import Located, index_table, read_part, write_index
 from sfr_batch.format.records import KEPT, IndexPart, Receipt, ShardRecord
 from sfr_batch.storage.store import Store
-from sfr_batch.table.commit import duplicates, liveness
+from sfr_batch.table.commit import duplicates, liveness, repeats
 from sfr_batch.table.commit.duplicates import Duplicates
 from sfr_batch.table.commit.liveness import Liveness, find_live
 from sfr_batch.table.table import Table
@@ -162,3 +162,12 @@ def test_parts_are_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         )
     with pytest.raises(TableError, match="it has 16 rows, rows up to 17 are needed"):
         read_part(store, IndexPart("x", key, 10, 7))
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_losers_keep_no_records_in_memory(last: bool) -> None:
+    records = np.zeros(6, repeats.RECORD)
+    records["hash"], records["order"], records["at"], records["vectors"] = [1, 2, 1, 3, 2, 1], range(6), range(6), 1
+    losers = repeats.losers_in(records, 6, last=last)
+    assert len(losers.order) == 3
+    assert all(column.base is None for column in losers)
