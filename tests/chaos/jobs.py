@@ -56,7 +56,17 @@ _ROWS = 4
 _SHARDS = 4
 _WHILE_PUBLISHING = 0.1
 """Share of the kills that wait until the job publishes."""
-_TASKS = (b"deal_documents", b"repeated_in", b"_read_files", b"_scan", b"read_old", b"_decide", b"_write_scanned")
+_TASKS = (
+    b"deal_documents",
+    b"find_in",
+    b"_read_files",
+    b"scan",
+    b"read_old",
+    b"join_partition",
+    b"put_in_order",
+    b"_decide",
+    b"_write_scanned",
+)
 """Titles of the tasks that publish and compare."""
 _HANG_S = 240.0
 _SETTLE_S = 60.0

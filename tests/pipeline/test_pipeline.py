@@ -183,7 +183,7 @@ def test_duplicate_ids_are_rejected_once_and_for_all_to_see(
     monkeypatch.setattr(tasks.OnRay, "submit", submit)
     monkeypatch.setattr(runner, "_ROWS_HERE", 11)
     summary = sfr.embed(config(small_model, str(tmp_path), ray_address="local"))
-    assert ran == {"deal_documents": 1, "repeated_in": 1, "_read_files": 2}, "ids of losers, tokens of dead rows"
+    assert ran == {"deal_documents": 1, "find_in": 1, "_read_files": 2}, "ids of losers, tokens of dead rows"
     assert summary.splits == 0  # the first try had embedded them; only publishing was refused
     counts = summary.snapshot.manifest.counts
     assert (counts.read, counts.embedded, counts.rejected, counts.vectors) == (12, 7, 5, 7)
