@@ -15,8 +15,9 @@ from typing import IO, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sfr_batch.errors import CountsDoNotClose, StorageError, TableDamaged, TableError, counted
+from sfr_batch.errors import CountsDoNotClose, ObjectNotFound, StorageError, TableDamaged, TableError, counted
 from sfr_batch.format import names
+from sfr_batch.format.expired import REPAIR
 from sfr_batch.format.layout import Layout, covers_in
 from sfr_batch.format.records import WAYS_OUT, Receipt
 from sfr_batch.storage.local_files import unnamed_file
@@ -110,6 +111,27 @@ def damage_explained(store: Store, key: str) -> Iterator[None]:
             f"{store.root}/{key} is damaged: {why}",
             "Restore it from a copy, or have its rows again: `sfr-batch repair CONFIG --deep` shows what that takes.",
         ) from error
+
+
+def read_rejects(store: Store, receipt: Receipt, *, published: bool) -> pa.Table:
+    """The rejects of a split, columns of `names.REJECTS_SCHEMA`; published: whether a snapshot has the split.
+
+    Raises TableError, with the way out, if their file is damaged or missing.
+    """
+    if not receipt.rejected:
+        return names.REJECTS_SCHEMA.empty_table()
+    key = names.rejects_key(receipt.split_id, receipt.attempt)
+    try:
+        with damage_explained(store, key):
+            return read_parquet(store.read(key))
+    except ObjectNotFound as error:
+        way_out = REPAIR if published else embed_again(receipt.split_id)
+        raise TableError(f"{store.root}/{key} is missing. {way_out}") from error
+
+
+def embed_again(split_id: str) -> str:
+    """The way out if what belongs to a split that no snapshot has is gone."""
+    return f"To embed the split again, delete {names.data_key(split_id)} and run the command again."
 
 
 def check_fingerprint(store: Store, key: str, found: str | None, expected: str) -> None:

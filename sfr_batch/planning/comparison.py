@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sfr_batch.corpus.splits import cut
 from sfr_batch.errors import ConfigError, ObjectNotFound, TableError, counted
 from sfr_batch.format import names
-from sfr_batch.format.parquet import read_parquet, read_receipt
+from sfr_batch.format.parquet import read_receipt, read_rejects
 from sfr_batch.format.records import KEPT, ChangeCounts, Receipt
 from sfr_batch.planning.assignment import SplitNames, assign_work
 from sfr_batch.planning.committed_splits import CommittedSplits
@@ -205,11 +205,10 @@ def shards_to_read_again(run: ComparisonRun, receipts: Iterable[Receipt]) -> fro
     def rejected() -> Iterator[tuple[str, NDArray[np.int64]]]:
         yield from run.rows.rejected
         for receipt in receipts:
-            if receipt.rejected:
-                found = read_parquet(store.read(names.rejects_key(receipt.split_id, receipt.attempt)))
-                for uri in found.column(names.SHARD).unique().to_pylist():
-                    own = found.filter(pc.equal(found.column(names.SHARD), uri))
-                    yield uri, own.column(names.POSITION).to_numpy()
+            found = read_rejects(store, receipt, published=False)
+            for uri in found.column(names.SHARD).unique().to_pylist():
+                own = found.filter(pc.equal(found.column(names.SHARD), uri))
+                yield uri, own.column(names.POSITION).to_numpy()
 
     return run.settled.rivals_of(rejected())
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sfr_batch.format import names
 from sfr_batch.format.indexes import first_rows
-from sfr_batch.format.parquet import read_data_file, read_parquet
+from sfr_batch.format.parquet import read_data_file, read_rejects
 from sfr_batch.format.records import Receipt
 from sfr_batch.planning.join import PLACE_DTYPE
 from sfr_batch.planning.row_comparison import RowComparison, RowNumbers
@@ -90,7 +90,7 @@ def locate(
 
 def _failed_rows(found: RowComparison, store: Store, receipt: Receipt, rows: RowNumbers) -> dict[int, LateReject]:
     """Those of the rows of a split that were rejected, by row number."""
-    rejects = read_parquet(store.read(names.rejects_key(receipt.split_id, receipt.attempt))).to_pylist()
+    rejects = read_rejects(store, receipt, published=False).to_pylist()
     number = found.by_position(rows)
     return {
         number[reject[names.SHARD], reject[names.POSITION]]: LateReject(

@@ -14,7 +14,7 @@ from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.errors import CountsDoNotClose
 from sfr_batch.format import names
 from sfr_batch.format.indexes import index_of_entries, read_ahead, read_pack, write_index_rows
-from sfr_batch.format.parquet import damage_explained, read_parquet
+from sfr_batch.format.parquet import read_rejects
 from sfr_batch.format.records import IndexPart, Receipt
 from sfr_batch.format.split_ids import stream_of
 from sfr_batch.planning.index_writing import WrittenIndexes
@@ -103,9 +103,5 @@ def _index_of_file(plan: EmbedPlan, unit: ReadUnit, receipt: Receipt) -> _OfFile
 
 def _rejects(plan: EmbedPlan, receipt: Receipt) -> pa.Table:
     """The rejects of a data file, by position in their shards."""
-    if not receipt.rejected:
-        return names.REJECTS_SCHEMA.empty_table()
-    key = names.rejects_key(receipt.split_id, receipt.attempt)
-    with damage_explained(plan.store, key):
-        rejects = read_parquet(plan.store.read(key))
+    rejects = read_rejects(plan.store, receipt, published=False)
     return rejects.take(pc.sort_indices(rejects, sort_keys=[(names.POSITION, "ascending")]))

@@ -16,7 +16,7 @@ from sfr_batch.format import names
 from sfr_batch.format.file_values import gather_values
 from sfr_batch.format.hashes import Hashes, halves, hash_ids
 from sfr_batch.format.indexes import Entries, PartReader, columns_of_entries, entries_of, read_ahead, read_owned
-from sfr_batch.format.parquet import read_data_file, read_parquet
+from sfr_batch.format.parquet import read_data_file, read_rejects
 from sfr_batch.format.records import KEPT, IndexPart, Receipt, rows_in
 from sfr_batch.planning.last_rows import ID, KIND, MORE, ORDER, POSITION, SHARD, RowKind
 from sfr_batch.planning.plan import EmbedPlan
@@ -122,7 +122,7 @@ def read_rejected(plan: EmbedPlan, shards: Sequence[OldShard], but: Sequence[str
 
     def read(source: Receipt | IndexPart) -> pa.ChunkedArray:
         if isinstance(source, Receipt):
-            found = read_parquet(plan.store.read(names.rejects_key(source.split_id, source.attempt)))
+            found = read_rejects(plan.store, source, published=True)
         else:
             found = indexes.read(source)
             found = found.filter(pc.is_valid(found.column(names.REASON)))

@@ -10,7 +10,7 @@ import pytest
 
 from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.corpus import packs
-from sfr_batch.errors import CorpusError
+from sfr_batch.errors import CorpusError, TableError
 from sfr_batch.format import names
 from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.make import make_plan
@@ -137,6 +137,16 @@ def test_a_run_goes_on_with_its_packs(nights: Nights, rows: int) -> None:
     assert sorted([*paid, *texts]) == texts_of(writer.now)
     assert (max(r.read for r in snapshot.read_receipts()) > 4) == (rows == 32)
     check(place, writer, splits)
+
+
+def test_a_pack_whose_rejects_are_gone_says_the_way_out(nights: Nights) -> None:
+    place, writer = nights
+    writer.write({uri: [*docs, Doc(f"{uri}-empty", "")] for uri, docs in small_shards().items()})
+    interrupted(place, 1)
+    (rejects,) = Path(place.table, "_rejects").rglob("*.parquet")
+    rejects.unlink()
+    with pytest.raises(TableError, match=rf"{rejects} is missing\. To embed the split again, delete data/\S+ and run"):
+        night(place, *SPLITS)
 
 
 def test_a_changed_shard_costs_its_pack_before_the_first_snapshot(nights: Nights) -> None:

@@ -37,7 +37,7 @@ from sfr_batch.format.dead_rows import DeadPart, write_dead_rows
 from sfr_batch.format.expired import REPAIR
 from sfr_batch.format.indexes import create_own, joined
 from sfr_batch.format.layout import Layout
-from sfr_batch.format.parquet import encode_parquet, encode_pieces, read_data_file
+from sfr_batch.format.parquet import embed_again, encode_parquet, encode_pieces, read_data_file
 from sfr_batch.format.records import (
     KEPT,
     Counts,
@@ -226,11 +226,10 @@ def _with_files(table: Table, base: Snapshot | None, draft: Draft) -> Draft:
             old = base is not None and receipt.split_id in base.split_ids()
             raise TableError(f"{table.store.root}/{wrong}{f'. {REPAIR}' if old else '; run the command again.'}")
         if receipt.rejected and receipt.owned and names.rejects_key(receipt.split_id, receipt.attempt) not in rejects:
-            again = f"To embed the split again, delete {names.data_key(receipt.split_id)} and run the command again."
             old = base is not None and receipt.split_id in base.split_ids()
             raise TableError(
                 f"The rejects of split {receipt.split_id} are missing from {table.store.root}/{names.REJECTS}. "
-                f"{REPAIR if old else again}"
+                f"{REPAIR if old else embed_again(receipt.split_id)}"
             )
         if receipt.split_id in condemned:
             raise TableError(
