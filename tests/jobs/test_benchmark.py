@@ -178,7 +178,12 @@ def test_resume_reads_footers_only_without_a_log(
 ) -> None:
     footers: list[str] = []
     real = run_log.read_receipts
-    monkeypatch.setattr(run_log, "read_receipts", lambda store, splits: footers.extend(splits) or real(store, splits))
+
+    def read(store: Any, splits: list[str], *more: Any) -> Any:
+        footers.extend(splits)
+        return real(store, splits, *more)
+
+    monkeypatch.setattr(run_log, "read_receipts", read)
     found = resume.measure(200, receipts, MODEL, tmp_path)
     assert found["splits"] == 200
     assert len(footers) == (0 if receipts == "log" else 199)
