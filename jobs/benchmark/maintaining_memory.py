@@ -13,17 +13,17 @@ import multiprocessing
 import os
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from jobs.benchmark import publishing
 from jobs.benchmark.maintaining import OPERATIONS, carry_out, on_workers
 from jobs.benchmark.planning import own_memory
+from jobs.benchmark.processes import Lookout
 from jobs.benchmark.splits import aligned, run_module
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.publish import publish
@@ -94,21 +94,12 @@ def _slopes(small: Grown, large: Grown) -> tuple[str, str]:
     return own, store
 
 
-class _Watch:
-    """Looks at the memory of this process until it is closed. A context manager."""
+class _Watch(Lookout):
+    """Looks at the memory of this process, twenty times a second."""
 
     def __init__(self) -> None:
-        self._first, self._most = self._look(), self._look()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+        super().__init__(_LOOK_EVERY_S)
+        self._first = self._most = self._look()
 
     @property
     def grew(self) -> tuple[int, int] | tuple[None, None]:
@@ -122,9 +113,9 @@ class _Watch:
         anonymous, of_files, shared = (own_memory(f"Rss{kind}") for kind in ("Anon", "File", "Shmem"))
         return None if anonymous is None or of_files is None or shared is None else (anonymous + of_files, shared)
 
-    def _watch(self) -> None:
-        while self._most is not None and not self._stop.wait(_LOOK_EVERY_S):
-            now = self._look() or self._most
+    def note(self) -> None:
+        now = self._look()
+        if now and self._most:
             self._most = max(self._most[0], now[0]), max(self._most[1], now[1])
 
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,14 +83,12 @@ class Memory(NamedTuple):
     """Shared memory of all of them; what the store has once used, it keeps."""
 
 
-class Watch:
-    """Looks once a second at what the children of this process hold. A context manager."""
+class Lookout(ABC):
+    """Looks at something again and again, in a thread, until it is closed; not at all without /proc. A context
+    manager."""
 
-    def __init__(self) -> None:
-        self.samples: list[tuple[float, Memory]] = []
-        """Seconds since the epoch, and what was held then."""
-        self.store_capacity: int | None = None
-        """Bytes of the object store that a raylet among them was started with."""
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -101,19 +100,38 @@ class Watch:
         self._stop.set()
         self._thread.join()
 
+    @abstractmethod
+    def note(self) -> None:
+        """Look once."""
+
     def _watch(self) -> None:
-        while _PROC.is_dir() and not self._stop.wait(_LOOK_EVERY_S):
-            held = dict.fromkeys(Memory._fields, 0)
-            for process in _tree(os.getpid())[1:]:
-                title = _title(process.pid)
-                role = role_of(title)
-                own, shared = _proportional(process.pid)
-                held[role] += own
-                held["object_store"] += shared
-                if capacity := re.search(rb"--object_store_memory=(\d+)", title):
-                    self.store_capacity = int(capacity[1])
-            if held["driver"]:
-                self.samples.append((time.time(), Memory(**held)))
+        while _PROC.is_dir() and not self._stop.is_set():
+            self.note()
+            self._stop.wait(self._every_s)
+
+
+class Watch(Lookout):
+    """Looks once a second at what the children of this process hold."""
+
+    def __init__(self) -> None:
+        super().__init__(_LOOK_EVERY_S)
+        self.samples: list[tuple[float, Memory]] = []
+        """Seconds since the epoch, and what was held then."""
+        self.store_capacity: int | None = None
+        """Bytes of the object store that a raylet among them was started with."""
+
+    def note(self) -> None:
+        held = dict.fromkeys(Memory._fields, 0)
+        for process in _tree(os.getpid())[1:]:
+            title = _title(process.pid)
+            role = role_of(title)
+            own, shared = _proportional(process.pid)
+            held[role] += own
+            held["object_store"] += shared
+            if capacity := re.search(rb"--object_store_memory=(\d+)", title):
+                self.store_capacity = int(capacity[1])
+        if held["driver"]:
+            self.samples.append((time.time(), Memory(**held)))
 
 
 def role_of(title: bytes) -> str:
@@ -140,25 +158,16 @@ def _proportional(pid: int) -> tuple[int, int]:
     return sizes.get("Pss_Anon", 0) + sizes.get("Pss_File", 0), sizes.get("Pss_Shmem", 0)
 
 
-class Sampler:
-    """Looks at a process and its descendants until it is closed. A context manager."""
+class Sampler(Lookout):
+    """Looks at a process and its descendants, four times a second."""
 
     def __init__(self, pid: int) -> None:
+        super().__init__(_SAMPLE_EVERY_S)
         self._root = pid
         self.samples: list[tuple[float, float]] = []
         """Seconds since the epoch, and CPU seconds until then."""
         self._cpu: dict[int, float] = {}
         self._peak = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def look(self) -> float:
         """CPU seconds of all of them until now."""
@@ -176,10 +185,8 @@ class Sampler:
     def peak_bytes(self) -> int | None:
         return self._peak or None
 
-    def _watch(self) -> None:
-        while _PROC.is_dir() and not self._stop.is_set():
-            self.samples.append((time.time(), self.look()))
-            self._stop.wait(_SAMPLE_EVERY_S)
+    def note(self) -> None:
+        self.samples.append((time.time(), self.look()))
 
 
 def machine_cpu_seconds() -> float | None:

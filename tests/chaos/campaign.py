@@ -59,6 +59,11 @@ class Tally:
     tables: int = 0
 
     @property
+    def moments(self) -> frozenset[str]:
+        """Those of WHEN at which a run was killed."""
+        return frozenset(kind.split(" ", 1)[0] for kind, kills in self.kills.items() if kills)
+
+    @property
     def total(self) -> int:
         return self.outside + sum(self.kills.values())
 
@@ -199,7 +204,8 @@ class Campaign:
             if attempt or point is None:
                 points = [point for point in chaos.points(rng) if only(point)]
                 unseen = [point for point in points if not chaos.tally.kills[point.kind]]
-                point = rng.choice(unseen if unseen and rng.random() < 0.5 else points)
+                never = [point for point in points if point.when not in chaos.tally.moments]
+                point = rng.choice(never or (unseen if unseen and rng.random() < 0.5 else points))
                 point = Failpoint(point.operation, rng.randint(1, min(point.nth, 3)), point.when)
             ending, what = chaos.order(self._config(), failpoint=point), str(point)
             chaos.tally.kills[point.kind] += ending.killed
