@@ -48,12 +48,11 @@ from sfr_batch.planning.scan import (
     read_old,
     scan,
 )
-from sfr_batch.storage.executor import ROWS_A_TASK, Executor, grouped, partitioned
+from sfr_batch.storage.executor import BYTES_A_TASK, ROWS_A_TASK, Executor, grouped, partitioned
 
 RowNumbers = NDArray[np.int64]
 """[k] numbers of compared rows: rows are numbered over all read units, in order; with a filter, the selected ones."""
 
-BYTES_A_TASK = 128 * 2**20
 UNIT_ROWS, UNIT_BYTES = 2**16, 32 * 2**20
 """Rows, and bytes of text, of a read unit: what a task holds in memory at a time."""
 

@@ -15,6 +15,8 @@ T = TypeVar("T")
 ROWS_HERE = 2**21
 """Rows of a table up to which all work on it is done in the process that asks for it."""
 ROWS_A_TASK = 2**18
+BYTES_A_TASK = 2**27
+"""Bytes of what is read: of data files, or of the text of a corpus."""
 ROWS_A_PARTITION = 2**20
 ROWS_A_PART = 9 * 2**10
 """Fewest rows that a task should hand to each partition, on average: 256 KiB of the smallest records. Ray keeps results
@@ -86,6 +88,11 @@ def partitioned(rows: int) -> tuple[int, int]:
     """
     partitions = max(1, -(-rows // max(ROWS_A_PARTITION, math.isqrt(rows * ROWS_A_PART))))
     return partitions, partitions * ROWS_A_PART if partitions > 1 else 0
+
+
+def rows_a_task(row_bytes: float) -> int:
+    """Rows of a task that reads so many bytes of each: `ROWS_A_TASK`, or fewer of `BYTES_A_TASK` in all."""
+    return max(1, min(ROWS_A_TASK, int(BYTES_A_TASK / max(1.0, row_bytes))))
 
 
 def grouped(things: Sequence[T], rows: Sequence[int], least: int) -> Iterator[list[T]]:

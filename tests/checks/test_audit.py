@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import sfr_batch as sfr
 from sfr_batch import api
-from sfr_batch.checks.audit import corpus, work
+from sfr_batch.checks.audit import corpus
 from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.checks.audit.report import AuditReport
 from sfr_batch.cli.main import main
@@ -214,7 +214,7 @@ def elsewhere(table: Table, *arguments: Any) -> AuditReport:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(executor, "ROWS_A_PARTITION", 1)
         patch.setattr(executor, "ROWS_A_PART", 1)
-        patch.setattr(work, "ROWS_A_TASK", 1)
+        patch.setattr(executor, "BYTES_A_TASK", 1)
         tasks = Shuffled(table.store, seed=1)
         found = audit(table, *arguments, executor=tasks)
     assert not tasks._waiting
@@ -670,7 +670,7 @@ def test_damage_is_found(make: Callable[[Store], Table], plant: Plant, expected:
 def test_work_is_cut_into_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "ROWS_A_PARTITION", 2)
     monkeypatch.setattr(executor, "ROWS_A_PART", 1)
-    monkeypatch.setattr(work, "ROWS_A_TASK", 1)
+    monkeypatch.setattr(executor, "BYTES_A_TASK", 1)
     table = make_table(MemoryStore(), {name: [f"{name}{n}" for n in range(5)] for name in "abc"})
     tasks = Shuffled(table.store, seed=2)
     assert audit(table, executor=tasks).ok

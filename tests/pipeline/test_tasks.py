@@ -9,7 +9,6 @@ import pytest
 from click.testing import CliRunner
 
 import sfr_batch as sfr
-from sfr_batch.checks.audit import work
 from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.cli.main import main
 from sfr_batch.errors import ConfigError, TableError
@@ -130,7 +129,7 @@ def test_compacting_on_ray(tmp_path: Path) -> None:
 def test_audit_on_ray_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "ROWS_A_PARTITION", 2)
     monkeypatch.setattr(executor, "ROWS_A_PART", 1)
-    monkeypatch.setattr(work, "ROWS_A_TASK", 1)
+    monkeypatch.setattr(executor, "BYTES_A_TASK", 1)
     table = make_table(open_store(str(tmp_path / "table")), {"a": ["x", "y", "x"], "b": ["y", "z"], "c": ["w"]})
     for damaged in (False, True):
         if damaged:

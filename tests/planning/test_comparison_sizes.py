@@ -16,7 +16,7 @@ from sfr_batch.planning.decided_rows import UNIT_DTYPE, TaskTotals, put_in_order
 from sfr_batch.planning.join import DECISION_DTYPE, corpus_dtype, document_dtype
 from sfr_batch.planning.row_comparison import UNIT_ROWS, KnownVectors, batches, compare_rows
 from sfr_batch.planning.scan import Joined, OldShard, TaskContext, UnitCounts, join_partition, read_old, scan
-from sfr_batch.storage.executor import ROWS_A_PART, partitioned
+from sfr_batch.storage.executor import BYTES_A_TASK, ROWS_A_PART, ROWS_A_TASK, partitioned, rows_a_task
 
 OF_AN_ID = 8 + 8 + 1 + 4 + 8
 """Bytes of a row of `settled_ids`: id, more, kind, shard and position."""
@@ -110,3 +110,9 @@ def test_a_small_comparison_is_one_partition_and_its_tasks_are_cut_by_their_text
     assert partitioned(2**20) == (1, 0)
     units = [unit(number, 64 * 2**20) for number in range(8)]
     assert list(batches(units, 0)) == [(0, 2), (2, 4), (4, 6), (6, 8)]
+
+
+def test_tasks_over_large_rows_have_fewer_of_them() -> None:
+    assert rows_a_task(0) == rows_a_task(40) == ROWS_A_TASK
+    assert rows_a_task(4096 * 2) == BYTES_A_TASK // 8192
+    assert rows_a_task(2.0**40) == 1

@@ -149,8 +149,9 @@ def read_data_files(table: Table, contents: Contents, snapshots: Mapping[int, Sn
     context = table, layout, DeadLists(table.store, contents.snapshot.number)
     largest = max((receipt.size for receipt in contents.receipts), default=1)
     at_once = int(np.clip(_IN_FLIGHT // (3 * max(1, largest)), 2, AHEAD))  # as many as memory allows
+    row_bytes = sum(receipt.size for receipt in contents.receipts) / max(1, sum(rows))
     files: list[DataFile] = []
-    for found in work.each(_look, context, listed, rows, at_once):
+    for found in work.each(_look, context, listed, rows, at_once, row_bytes):
         for name, problems in found.problems.items():
             checks[name].add(problems)
         for name in found.unchecked:

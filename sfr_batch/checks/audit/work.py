@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from sfr_batch.checks.audit.id_records import RECORD, IdRecords
-from sfr_batch.storage.executor import ROWS_A_TASK, Executor, grouped, partitioned
+from sfr_batch.storage.executor import Executor, grouped, partitioned, rows_a_task
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.spill import Spill, dealt
 
@@ -27,11 +27,18 @@ class Work(Protocol):
     """Looks at things, and then checks the records of ids, a partition at a time."""
 
     def each(
-        self, look: Look[C, T, R], context: C, things: Sequence[T], rows: Sequence[int], ahead: int
+        self,
+        look: Look[C, T, R],
+        context: C,
+        things: Sequence[T],
+        rows: Sequence[int],
+        ahead: int,
+        row_bytes: float = 0,
     ) -> Iterator[R]:
         """What is found of each thing, in order; to be iterated to its end.
 
         rows: [things] about how many each has. ahead: number of things in memory at a time in this process.
+        row_bytes: about how many bytes are read of a row.
         """
         ...
 
@@ -51,7 +58,13 @@ class InThreads:
         self._spill = spill
 
     def each(
-        self, look: Look[C, T, R], context: C, things: Sequence[T], rows: Sequence[int], ahead: int
+        self,
+        look: Look[C, T, R],
+        context: C,
+        things: Sequence[T],
+        rows: Sequence[int],
+        ahead: int,
+        row_bytes: float = 0,
     ) -> Iterator[R]:
         """See `Work`; several things at a time, in threads."""
         for found, records in in_parallel(lambda thing: look(context, thing), things, ahead):
@@ -78,13 +91,19 @@ class InTasks:
         self._held = 0
 
     def each(
-        self, look: Look[C, T, R], context: C, things: Sequence[T], rows: Sequence[int], ahead: int
+        self,
+        look: Look[C, T, R],
+        context: C,
+        things: Sequence[T],
+        rows: Sequence[int],
+        ahead: int,
+        row_bytes: float = 0,
     ) -> Iterator[R]:
-        """See `Work`; a task looks at things of `ROWS_A_TASK` rows or more."""
+        """See `Work`; a task looks at things of `rows_a_task` rows or more."""
         self._deal()
         shared = self._executor.share(context)
         handles = []
-        for group in grouped(things, rows, max(ROWS_A_TASK, self._least)):
+        for group in grouped(things, rows, max(rows_a_task(row_bytes), self._least)):
             said, *parts = self._executor.submit(_look_at, look, shared, group, self._n, returns=1 + self._n)
             handles.append(said)
             self._parts.append(parts)
