@@ -28,11 +28,12 @@ import numpy as np
 import pyarrow as pa
 
 import sfr_batch as sfr
-from jobs.benchmark import disk
+from jobs.benchmark import disk, two_processes
 from jobs.benchmark.disk import Rates, Traffic
 from jobs.benchmark.planning import own_memory, reset_peak
 from jobs.benchmark.processes import Sampler, machine_cpu_seconds
 from jobs.benchmark.splits import aligned, run_module
+from jobs.benchmark.two_processes import Gain
 from sfr_batch.errors import RunFailed, counted
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import digest, short_id
@@ -73,7 +74,8 @@ class Pass:
 @dataclass(frozen=True)
 class Maintained:
     """All operations in all ways, in turns, on a table of so many rows; bytes: of its data files. first: those that do
-    not count, before the turns. raw: what one and two processes could write and read, the least of before and after."""
+    not count, before the turns. raw: what one and two processes could write and read; gain: what two of them gain
+    on this machine; of both the least of before and after."""
 
     rows: int
     dim: int
@@ -81,6 +83,7 @@ class Maintained:
     first: Sequence[Pass]
     passes: Sequence[Pass]
     raw: Sequence[Rates]
+    gain: Gain
 
     def of(self, operation: str, workers: int) -> list[Pass]:
         """In turns."""
@@ -116,7 +119,8 @@ def run(rows: int, dim: int, pairs: int, folder: Path, say: Callable[[str], None
         [Pass(**{**its, "disk": its["disk"] and Traffic(*its["disk"])}) for its in raw[name]]
         for name in ("first", "passes")
     )
-    found = Maintained(**{**raw, "first": first, "passes": passes, "raw": [Rates(*its) for its in raw["raw"]]})
+    known = {"first": first, "passes": passes, "raw": [Rates(*its) for its in raw["raw"]], "gain": Gain(*raw["gain"])}
+    found = Maintained(**{**raw, **known})
     say(f"Audited, exported and compacted {rows:,} rows in {len(_WAYS)} ways")
     return found
 
@@ -158,6 +162,8 @@ def table(done: Maintained) -> str:
         f"{size}; the median of {counted(turns, 'turn')}",
         *aligned(rows),
         f"the disk alone, MB/s: {'; '.join(rates)}",
+        f"two processes alone, of the seconds of one: {done.gain.arithmetic:.2f} for arithmetic, "
+        f"{done.gain.memory:.2f} for products of arrays in memory",
         *(f"two workers, {operation}: {_verdict(done, operation)}" for operation in OPERATIONS),
     ]
     return "\n".join(lines)
@@ -337,7 +343,7 @@ def measure(rows: int, dim: int, pairs: int, folder: Path) -> dict[str, Any]:
         with ProcessPoolExecutor(1, fresh) as process:
             process.submit(write, f"{place}/table", rows, dim).result()
         data = sum(info.size for info in open_store(f"{place}/table").list(names.DATA))
-        before = _raw(folder)
+        before, gain = _raw(folder), two_processes.measure()
         ways = [stack.enter_context(_Way(Path(place), workers)) for workers in _WAYS]
         first: list[Pass] = []
         passes: list[Pass] = []
@@ -345,7 +351,8 @@ def measure(rows: int, dim: int, pairs: int, folder: Path) -> dict[str, Any]:
             first += [way.carry_out(operation) for way in ways]
             passes += [way.carry_out(operation) for _ in range(pairs) for way in ways]
         raw = [was.at_most(now) for was, now in zip(before, _raw(folder), strict=True)]
-    return asdict(Maintained(rows, dim, data, first, passes, raw))
+        gain = gain.at_least(two_processes.measure())
+    return asdict(Maintained(rows, dim, data, first, passes, raw, gain))
 
 
 def _raw(folder: Path) -> list[Rates]:

@@ -25,6 +25,7 @@ from jobs.benchmark.processes import Memory, Usage
 from jobs.benchmark.soak import Soak
 from jobs.benchmark.soak import table as soak_table
 from jobs.benchmark.splits import Planning, is_linear
+from jobs.benchmark.two_processes import Gain
 from jobs.benchmark.watching import Watching
 from sfr_batch.errors import ConfigError, CorpusError, RunFailed
 from sfr_batch.pipeline import run_log
@@ -272,16 +273,17 @@ def test_maintenance_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyP
         for workers in (1, 2)
     ]
     raw = [Rates(1, 1e9, 1e9), Rates(2, 1e9, 1e9)]
-    shown = maintaining.table(Maintained(9000, 8, 10**6, here, [*here, *there], raw))
+    shown = maintaining.table(Maintained(9000, 8, 10**6, here, [*here, *there], raw, Gain(0.5, 0.625)))
     assert "9,000 rows of 8 numbers, 1 MB; the median of 1 turn" in shown
     audit, export, _ = shown.splitlines()[-3:]
     assert audit.startswith("two workers, audit: 0.50 of the seconds of one, within the aim of 0.65; ")
     assert "1.30 of the CPU of one process, NOT within the aim of 1.2" in audit
     assert audit.endswith("THE DISK WAS MEASURED: at its raw rate it needs 48% and 95% of the seconds")
     assert "DISK" not in export
+    assert "of the seconds of one: 0.50 for arithmetic, 0.62 for products" in shown
     assert "DISTURBED" not in shown
     disturbed = [dataclasses.replace(one, others=6.0) for one in there]
-    shown = maintaining.table(Maintained(9000, 8, 10**6, here, [*here, *disturbed], raw))
+    shown = maintaining.table(Maintained(9000, 8, 10**6, here, [*here, *disturbed], raw, Gain(0.5, 0.625)))
     assert shown.splitlines()[-2].endswith("; DISTURBED: other processes took 20% of the cores")
 
 
@@ -300,6 +302,7 @@ def test_maintenance_end_to_end(tmp_path: Path) -> None:
     ]
     assert all(one["seconds"] > 0 for one in run["passes"])
     assert [rates[0] for rates in run["raw"]] == [1, 2]
+    assert all(0.3 < gain < 3 for gain in run["gain"])
     grown = [(one["operation"], one["rows"]) for one in found["memory"]]
     assert grown == [(name, rows) for rows in (20000, 40000) for name in ("audit", "export", "compact", "changes")]
 
