@@ -14,6 +14,8 @@ import pytest
 
 OBJECT_STORE = 100 * 2**20
 """Bytes of a node's object store."""
+_STARTS = 3
+"""Of a node, at most."""
 
 
 @contextlib.contextmanager
@@ -25,13 +27,24 @@ def ray_cluster(num_cpus: int = 0, **more: int) -> Iterator[Any]:
     """
     import ray.cluster_utils
 
+    class Cluster(ray.cluster_utils.Cluster):  # type: ignore[misc]  # untyped
+        """Starts a node again that has not started within Ray's 30 s, as on a busy machine."""
+
+        def add_node(self, *args: Any, **settings: Any) -> Any:
+            for left in reversed(range(_STARTS)):
+                try:
+                    return super().add_node(*args, **settings)
+                except Exception as error:  # Ray's own has no other name
+                    if not left or "timed out during startup" not in str(error):
+                        raise
+
     folder = tempfile.mkdtemp(prefix="sfr-", dir="/tmp")  # sockets have short names
     checks = {"initial_delay_ms": 0, "period_ms": 500, "failure_threshold": 6}
     system = more | {f"health_check_{name}": value for name, value in checks.items()}
     system["prestart_worker_first_driver"] = False  # these cores have better things to do
     head = {"num_cpus": num_cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
     with _own_folder(folder):
-        nodes = ray.cluster_utils.Cluster(initialize_head=True, head_node_args=head | {"_system_config": system})
+        nodes = Cluster(initialize_head=True, head_node_args=head | {"_system_config": system})
     yield nodes
     ray.shutdown()
     with _own_folder(folder):
