@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from sfr_batch.corpus.splits import cut
 from sfr_batch.errors import ConfigError, ObjectNotFound, TableError, counted
 from sfr_batch.format import names
+from sfr_batch.format.hashes import Hashes
 from sfr_batch.format.parquet import read_receipt, read_rejects
 from sfr_batch.format.records import KEPT, ChangeCounts, Receipt
 from sfr_batch.planning.assignment import SplitNames, assign_work
 from sfr_batch.planning.committed_splits import CommittedSplits
 from sfr_batch.planning.difference import Copy, Difference
-from sfr_batch.planning.join import among
+from sfr_batch.planning.join import sorted_ids
+from sfr_batch.planning.left_documents import LeftIds
 from sfr_batch.planning.lending import borrow
 from sfr_batch.planning.limits import Deletes, check_changes, check_deletes
 from sfr_batch.planning.make import make_plan
@@ -58,8 +60,9 @@ class ComparisonRun:
     unpublished: tuple[Receipt, ...]
     """Receipts of data files of interrupted runs."""
     settled: SettledIds
-    turned: NDArray[np.bool_]
-    """[m] which of ``rows.left`` are still in the corpus, but cannot be embedded today."""
+    turned: Hashes
+    """[k, 2] ids, of `sorted_ids`, of documents in the corpus that cannot be embedded today; those of shards that were
+    not read only if a document may be kept."""
     lent: Mapping[str, Receipt] = dataclasses.field(default_factory=dict)
     """Receipts of data files of the table that lends vectors, by split id."""
 
@@ -114,13 +117,13 @@ def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozens
     known = KnownVectors(plan.old, plan.base_receipts, unpublished, selection.generation)
     found = selection.narrowed(compare_rows(executor, context, units, known, settled.losing))
     turned = _turned(plan, found)
-    borrowed = borrow(found, plan.lender)
+    left = found.left.count(executor, turned, settled.unchanged)
+    borrowed = borrow(_without_leaving(plan, found), plan.lender)
     found = borrowed.found
     counts = whole and (base is not None or selection.always_compares)
-    changes = selection.changes(_correct(found, settled)) if counts else None
+    changes = selection.changes(_correct(found.changes, settled, left)) if counts else None
     if base is not None and changes is not None:
-        rejected = len(np.unique(found.left["id"][turned], axis=0))
-        check_deletes(Deletes(changes.deleted, rejected), base, plan.config.table, plan.reasons)
+        check_deletes(Deletes(changes.deleted, left.turned), base, plan.config.table, plan.reasons)
         other_ids = base.manifest.row_recipe.get("id") != plan.row_recipe["id"] or plan.config.corpus.id is None
         encoded = changes.model_copy(update={"changed": max(0, changes.changed - borrowed.rows)})
         check_changes(encoded, base, plan.config.table, plan.reasons, other_ids=other_ids)
@@ -162,29 +165,33 @@ def _settle(plan: EmbedPlan, executor: Executor, again: frozenset[str]) -> tuple
         again |= settled.again
 
 
-def _turned(plan: EmbedPlan, found: RowComparison) -> NDArray[np.bool_]:
-    """See `ComparisonRun.turned`. Unchanged shards may have rejects, too: reads them, if a document may be kept."""
-    if not len(found.left) or plan.selection.always_compares:
-        return np.zeros(len(found.left), np.bool_)
+def _turned(plan: EmbedPlan, found: RowComparison) -> Hashes:
+    """See `ComparisonRun.turned`; without documents that have left, none. Unchanged shards may have rejects, too: reads
+    them, if a document may be kept."""
+    if not found.left.parts or plan.selection.always_compares:
+        return np.empty((0, 2), np.uint64)
     rejected = [found.rejected_ids]
     if plan.config.table.delete == "keep" or plan.selection.keeps_kept:
         carried = plan.shards_of(record.uri for record in plan.carried if record.uri != KEPT)
         rejected += [ids for _, ids in read_rejected(plan, carried, names.OF_NO_DOCUMENT)]
-    return among(found.left["id"], np.concatenate(rejected))
+    return sorted_ids(np.concatenate(rejected))
 
 
-def _correct(found: RowComparison, settled: SettledIds) -> ChangeCounts:
+def _without_leaving(plan: EmbedPlan, found: RowComparison) -> RowComparison:
+    """The comparison, without the documents that have left the corpus if all of them leave the table."""
+    if any(plan.selection.owner_of_left(record) is not None for record in plan.old_records):
+        return found
+    return dataclasses.replace(found, left=found.left.released())
+
+
+def _correct(counts: ChangeCounts, settled: SettledIds, left: LeftIds) -> ChangeCounts:
     """The changes, seeing that unchanged shards may have an id, too."""
     if not len(settled.unchanged):
-        return found.changes
-    left = found.left["id"][:, 0]
-    at = np.minimum(np.searchsorted(settled.unchanged, left), len(settled.unchanged) - 1)
-    still_there = len(np.unique(left[settled.unchanged[at] == left]))
-    counts = found.changes
+        return counts
     replaced = min(settled.replaced, counts.new)
     return counts.model_copy(
         update={
-            "deleted": max(0, counts.deleted - still_there),
+            "deleted": max(0, counts.deleted - left.unchanged),
             "new": counts.new - replaced,
             "changed": counts.changed + replaced,
         }

@@ -11,10 +11,9 @@ import pyarrow as pa
 
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import digest
-from sfr_batch.format.indexes import Located
 from sfr_batch.format.records import KEPT, PACKED, Receipt, ShardRecord
 from sfr_batch.planning.comparison import ComparisonRun
-from sfr_batch.planning.index_writing import WrittenIndexes, index_of_documents, index_of_rejects, write_indexes
+from sfr_batch.planning.index_writing import StayingDocuments, WrittenIndexes, write_indexes
 from sfr_batch.planning.located import LocatedRows, locate
 from sfr_batch.planning.pack_indexes import write_pack_indexes
 from sfr_batch.planning.plan import EmbedPlan
@@ -82,12 +81,14 @@ def _finish(comparison: ComparisonRun, done: Sequence[Receipt], run_id: str) -> 
 
 def _write_indexes(comparison: ComparisonRun, located: LocatedRows, run_id: str) -> WrittenIndexes:
     """Write the indexes of the compared shards: their rows, and documents and rejects that stay in the table."""
-    plan, indexed, left = comparison.plan, comparison.difference.indexed, comparison.rows.left
-    staying = plan.selection.staying(left["shard"], plan.old_records, indexed, comparison.turned)
-    others = [Located(uri, index_of_documents(left[mask], comparison.rows.files)) for uri, mask in staying.items()]
-    others += [Located(uri, index_of_rejects(rejects)) for uri, rejects in _staying_rejects(comparison).items()]
-    old = [shard for shard in plan.old if plan.selection.keeps_others(shard.record.uri, indexed)]
-    return write_indexes(located, indexed, old, others, next_number(plan.base), run_id)
+    plan, indexed = comparison.plan, comparison.difference.indexed
+    staying = StayingDocuments(
+        others=[shard for shard in plan.old if plan.selection.keeps_others(shard.record.uri, indexed)],
+        owners=[plan.selection.owner_of_left(record) for record in plan.old_records],
+        turned=comparison.turned,
+    )
+    rejects = _staying_rejects(comparison)
+    return write_indexes(located, indexed, staying, rejects, next_number(plan.base), run_id)
 
 
 def _staying_rejects(comparison: ComparisonRun) -> dict[str, pa.Table]:

@@ -1,6 +1,7 @@
 """The last round of a comparison: writes index files once the place of every vector is known."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ from sfr_batch.format.indexes import (
 from sfr_batch.format.records import IndexPart, Receipt, rows_in
 from sfr_batch.planning.decided_rows import DecidedRows, with_places
 from sfr_batch.planning.join import Decision, Documents
+from sfr_batch.planning.left_documents import by_owner
 from sfr_batch.planning.located import LateReject, LocatedRows
 from sfr_batch.planning.scan import OldShard, ScannedUnit, TaskContext, read_others
 from sfr_batch.planning.selection import Coverage
@@ -45,19 +47,30 @@ class WrittenIndexes:
         )
 
 
+@dataclass(frozen=True)
+class StayingDocuments:
+    """Documents of the base snapshot that stay, although the comparison has found no row for them."""
+
+    others: Sequence[OldShard]
+    """Shards whose documents stay, but for those with ids of selected rows: a filter has kept them out."""
+    owners: Sequence[str | None]
+    """[old] of each compared shard, who owns from now on what has left the corpus, see `left_documents.by_owner`."""
+    turned: Hashes
+    """[k, 2] as there."""
+
+
 def write_indexes(
     located: LocatedRows,
     shards: frozenset[str],
-    staying: Sequence[OldShard],
-    others: Sequence[Located],
+    staying: StayingDocuments,
+    rejects: Mapping[str, pa.Table],
     snapshot: int,
     run_id: str,
 ) -> WrittenIndexes:
     """Write the indexes of some shards as files of a run that will publish ``snapshot``.
 
-    shards: URIs of shards that were compared; their rows are taken from the comparison. staying: shards of the
-    base snapshot whose documents stay, but for those with ids of selected rows. others: further rows of any shards;
-    what has no rows is not written. Raises StorageError, TableError.
+    shards: URIs of shards that were compared; their rows are taken from the comparison. rejects: of the base snapshot
+    that stay, columns of `names.REJECTS_SCHEMA`, by the URI of the shard. Raises StorageError, TableError.
     """
     found = located.found
     executor, shared = found.executor, found.executor.share((found.context, located.files))
@@ -71,21 +84,23 @@ def write_indexes(
         key = names.index_key(snapshot, run_id, number)
         what = wanted, located.made(rows), failed
         handles += executor.submit(_write_scanned, task.scanned, task.decided, *what, key, shared)
-    if found.selected and staying:
+    more = (names.index_key(snapshot, run_id, number) for number in itertools.count(len(found.scans)))
+    if found.selected and staying.others:
         context, ids = executor.share(found.context), executor.share(found.selected.ids)
-        sources = [(shard.record.uri, source) for shard in staying for source in shard.sources]
-        tasks = grouped(sources, [rows_in(documents) for _, documents in sources], ROWS_A_TASK)
-        for number, its in enumerate(tasks, start=len(found.scans) + 1):
-            handles += executor.submit(_write_staying, its, ids, names.index_key(snapshot, run_id, number), context)
+        sources = [(shard.record.uri, source) for shard in staying.others for source in shard.sources]
+        for its in grouped(sources, [rows_in(documents) for _, documents in sources], ROWS_A_TASK):
+            handles += executor.submit(_write_staying, its, ids, next(more), context)
+    if found.left.parts:
+        owners, turned = executor.share(staying.owners), executor.share(staying.turned)
+        for part in found.left.parts:
+            handles += executor.submit(_write_left, part, owners, turned, next(more), shared)
     written = WrittenIndexes()
     for parts in executor.get(handles):
         for part, *rejected in parts:
             written.add(part, *rejected)
-    pieces = [piece for piece in others if piece.index.num_rows]
-    if pieces:
-        key = names.index_key(snapshot, run_id, len(found.scans))
-        for part, *rejected in _write(found.context, key, pieces):
-            written.add(part, *rejected)
+    pieces = [Located(uri, index_of_rejects(its)) for uri, its in rejects.items() if its.num_rows]
+    for part, *rejected in _write(found.context, next(more), pieces):
+        written.add(part, *rejected)
     return written
 
 
@@ -140,6 +155,20 @@ def _write_staying(
     return _write(context, key, [Located(uri, pa.concat_tables(tables)) for uri, tables in by_shard.items()])
 
 
+def _write_left(
+    left: Documents,
+    owners: Sequence[str | None],
+    turned: Hashes,
+    key: str,
+    shared: tuple[TaskContext, Sequence[str]],
+) -> list[tuple[IndexPart, int, int]]:
+    """A task: documents of one partition that have left the corpus and stay in the table, see `by_owner`. key: of the
+    file."""
+    context, files = shared
+    staying = by_owner(left, owners, turned)
+    return _write(context, key, [Located(uri, _index_of_documents(its, files)) for uri, its in staying.items()])
+
+
 def _index_of_unit(
     unit: ScannedUnit, decisions: DecidedRows, files: Sequence[str], failed: Mapping[int, LateReject]
 ) -> Located:
@@ -167,7 +196,7 @@ def _index_of_unit(
     return Located(unit.shard, index)
 
 
-def index_of_documents(documents: Documents, files: Sequence[str]) -> pa.Table:
+def _index_of_documents(documents: Documents, files: Sequence[str]) -> pa.Table:
     """Documents [n] as index rows; files: split ids, by number. Their positions in the shard are lost, and 0."""
     hashes = {
         names.ID_HASH: whole(documents["id"]),

@@ -48,8 +48,7 @@ class LocatedRows:
     @cached_property
     def used(self) -> frozenset[str]:
         """Split ids of the older data files that hold vectors of compared rows, or of documents that were not found."""
-        numbers = self.found.reused.union(np.unique(self.found.left["file"]).tolist())
-        return frozenset(self.found.files[number] for number in numbers if number >= 0)
+        return frozenset(self.found.files[number] for number in self.found.reused | self.found.left.files)
 
 
 def locate(

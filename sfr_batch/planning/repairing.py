@@ -12,7 +12,6 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.errors import counted
@@ -94,18 +93,9 @@ class Repairing(WholeShards):
             if record.uri in coverage
         ]
 
-    def staying(
-        self,
-        shard_of: NDArray[np.int32],
-        old: Sequence[ShardRecord],
-        indexed: frozenset[str],
-        turned: NDArray[np.bool_],
-    ) -> dict[str, NDArray[np.bool_]]:
-        """All of them: what has left a shard is sorted out by the next night, which reads the shard again. But a kept
-        document whose row is a reject today is not one that has left the corpus."""
-        return {
-            record.uri: (shard_of == number) & ~(turned & (record.uri == KEPT)) for number, record in enumerate(old)
-        }
+    def owner_of_left(self, record: ShardRecord) -> str | None:
+        """The same shard: what has left it is sorted out by the next night, which reads it again."""
+        return record.uri
 
 
 def affected_shards(

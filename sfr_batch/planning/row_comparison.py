@@ -3,10 +3,10 @@
 Scan: read the changed and new shards, keep ids and hashes. Read: get what the table has of the changed and vanished
 shards: ids, hashes, and where the vectors are. Join: one partition of the ids at a time; then the decisions are put in
 the order of the corpus again, by scan task. Tasks run where the executor runs them: in this process, or on Ray
-(`pipeline.tasks`), where ids, hashes and decisions stay in the object store: the driver has counts for each read unit,
-and asks for the rows for which there is work to do. With a filter of rows nothing is kept of a row that is not
-selected, on the driver or elsewhere, and of the table only documents with ids of selected rows are joined. Knows no
-plan and no settings of a run.
+(`pipeline.tasks`), where ids, hashes, decisions and documents that have left stay in the object store: the driver has
+counts for each read unit, and asks for the rows for which there is work to do. With a filter of rows nothing is kept of
+a row that is not selected, on the driver or elsewhere, and of the table only documents with ids of selected rows are
+joined. Knows no plan and no settings of a run.
 """
 
 import dataclasses
@@ -35,9 +35,11 @@ from sfr_batch.planning.decided_rows import (
     work_in,
 )
 from sfr_batch.planning.difference import Lender
-from sfr_batch.planning.join import Decision, Documents, Origin, sorted_ids, total
+from sfr_batch.planning.join import Decision, Origin, sorted_ids, total
+from sfr_batch.planning.left_documents import LeftDocuments
 from sfr_batch.planning.scan import (
     FileNumber,
+    Joined,
     LosingRows,
     OldShard,
     OldSource,
@@ -125,8 +127,8 @@ class RowComparison:
     """Numbers of the data files whose vectors are reused where they are."""
     taken: int
     """Rows that take vectors of data files that the base snapshot does not have, a lender's not among them."""
-    left: Documents
-    """[m] documents of the table whose ids were not found in the corpus; with a filter none, see `SelectedRows`."""
+    left: LeftDocuments
+    """Documents of the table whose ids were not found in the corpus; with a filter none, see `SelectedRows`."""
     scans: Sequence[ScanTask]
     rejected: Sequence[tuple[str, NDArray[np.int64]]]
     """Shards and positions of the rows that cannot be embedded."""
@@ -251,7 +253,7 @@ def compare_rows(
         executor.submit(read_old, batch, numbers, shared, wanted, partitions, returns=1 + partitions)[1:]
         for batch in (_old_batches(known.old, usable, least) if selected is None or len(selected.ids) else ())
     ]
-    joined, decisions = _join(executor, shared, partitions, [t.first for t in scans], new_parts, old_parts)
+    joined, lefts, decisions = _join(executor, shared, partitions, [t.first for t in scans], new_parts, old_parts)
     del new_parts, old_parts  # handles keep results in memory
     in_order = [
         executor.submit(put_in_order, task.counts, task.first, len(known.receipts), *its, returns=2)
@@ -260,19 +262,19 @@ def compare_rows(
     del decisions
 
     counted = list(executor.get([task.counts for task in scans]))
-    left, changes = zip(*((part.left, part.changes) for part in executor.get(joined)), strict=True)
+    summaries: list[Joined] = list(executor.get(joined))
     totals: list[TaskTotals] = list(executor.get([handles[0] for handles in in_order]))
     return RowComparison(
         context=context,
         executor=executor,
         units=units,
         files=[file.split_id for file in files],
-        changes=total(changes),
+        changes=total([summary.changes for summary in summaries]),
         starts=bounds_of(np.concatenate([np.empty(0, np.int64), *(counts.good for counts in counted)])),
         totals=np.concatenate([np.empty(0, UNIT_DTYPE), *(task.units for task in totals)]),
         reused=frozenset(number for task in totals for number in task.reused.tolist()),
         taken=sum(task.taken for task in totals),
-        left=np.concatenate(left),
+        left=_left(lefts, summaries),
         scans=[dataclasses.replace(task, decided=its[1]) for task, its in zip(scans, in_order, strict=True)],
         rejected=[found for counts in counted for found in counts.rejected if len(found[1])],
         rejected_ids=np.concatenate([np.empty((0, 2), np.uint64), *(i for c in counted for i in c.rejected_ids)]),
@@ -287,21 +289,31 @@ def _join(
     firsts: Sequence[int],
     new: Sequence[list[Any]],
     old: Sequence[list[Any]],
-) -> tuple[list[Any], list[list[Any]]]:
-    """Handles of the joined partitions, and of the decisions by partition and scan task.
+) -> tuple[list[Any], list[Any], list[list[Any]]]:
+    """Handles of the joined partitions, of the documents that have left, and of the decisions by partition and scan
+    task.
 
     context: handle of the `TaskContext`; firsts: number of the first unit of each scan task; new, old: handles of the
     parts of each task, by partition.
     """
-    joined, decisions = [], []
+    joined, lefts, decisions = [], [], []
     for number in range(partitions):
         parts = (task[number] for task in (*new, *old))
-        summary, *its = executor.submit(
-            join_partition, len(new), firsts, context, *parts, returns=1 + max(1, len(firsts))
+        summary, left, *its = executor.submit(
+            join_partition, len(new), firsts, context, *parts, returns=2 + max(1, len(firsts))
         )
         joined.append(summary)
+        lefts.append(left)
         decisions.append(its)
-    return joined, decisions
+    return joined, lefts, decisions
+
+
+def _left(parts: Sequence[Any], joined: Sequence[Joined]) -> LeftDocuments:
+    """parts: handles of the documents of each partition."""
+    return LeftDocuments(
+        [part for part, summary in zip(parts, joined, strict=True) if summary.left],
+        frozenset(number for summary in joined for number in summary.left_files.tolist()),
+    )
 
 
 def _selected(counted: Iterable[UnitCounts]) -> SelectedRows:

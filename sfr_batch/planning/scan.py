@@ -149,10 +149,13 @@ class ScannedUnit:
 
 @dataclass(frozen=True)
 class Joined:
-    """What the driver gets of a joined partition: as in `JoinResult`."""
+    """What the driver gets of a joined partition."""
 
-    left: Documents
     changes: ChangeCounts
+    left: int
+    """Number of the documents whose ids were not found in the corpus."""
+    left_files: NDArray[np.int32]
+    """[k] numbers of the data files that have their vectors, ascending."""
 
 
 def scan(
@@ -320,15 +323,16 @@ def _entries_in(
 def join_partition(new: int, firsts: Sequence[int], context: TaskContext, *parts: NDArray[np.void]) -> tuple[Any, ...]:
     """Join one partition: the first ``new`` parts are rows of the corpus, the others documents of the table.
 
-    firsts: number of the first unit of each scan task. Returns `Joined`, then `Decisions` for each scan task; of no
-    rows, once, if there is no such task.
+    firsts: number of the first unit of each scan task. Returns `Joined`, the documents whose ids were not found, then
+    `Decisions` for each scan task; of no rows, once, if there is no such task.
     """
     found = join(
         _concatenated(parts[:new], corpus_dtype(carry=context.carry)),
         _concatenated(parts[new:], document_dtype(carry=context.carry)),
     )
     of_tasks = np.searchsorted(np.asarray(firsts, np.int64), found.decisions["unit"], side="right") - 1
-    return Joined(found.left, found.changes), *split_by(of_tasks, found.decisions, max(1, len(firsts)))
+    summary = Joined(found.changes, len(found.left), np.unique(found.left["file"]))
+    return summary, found.left, *split_by(of_tasks, found.decisions, max(1, len(firsts)))
 
 
 def _deal(records: NDArray[np.void], ids: Hashes, parts: list[list[NDArray[np.void]]]) -> None:

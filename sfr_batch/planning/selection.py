@@ -13,9 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sfr_batch.config.settings import Config, SelectSettings, TableSettings
 from sfr_batch.corpus.columns import Columns
 from sfr_batch.corpus.partitions import HIVE_NULL, Partition, partition_of
@@ -128,19 +125,9 @@ class Selection(ABC):
         """The new record of a shard. recipe: digest of the row recipe; before: its record in the base snapshot."""
 
     @abstractmethod
-    def staying(
-        self,
-        shard_of: NDArray[np.int32],
-        old: Sequence[ShardRecord],
-        indexed: frozenset[str],
-        turned: NDArray[np.bool_],
-    ) -> dict[str, NDArray[np.bool_]]:
-        """Which documents stay in the table although the comparison did not find their ids in the corpus.
-
-        shard_of: [m] of each such document the number of its shard in ``old``; turned: [m] whether it is in the corpus
-        but cannot be embedded any more. What the table has of such a document is stale, so `delete: keep` does not keep
-        it. Returns masks [m] by the URI of the shard that owns the documents from now on.
-        """
+    def owner_of_left(self, record: ShardRecord) -> str | None:
+        """The URI of the shard that from now on owns the documents of this old one whose ids the comparison did not
+        find in the corpus, see `left_documents`; None: they leave the table."""
 
     def keeps_others(self, uri: str, indexed: frozenset[str]) -> bool:
         """Whether the documents of a compared shard stay that a filter has kept out of the comparison, in a new index
@@ -193,17 +180,9 @@ class WholeShards(Selection):
             superseded=covered.superseded,
         )
 
-    def staying(
-        self,
-        shard_of: NDArray[np.int32],
-        old: Sequence[ShardRecord],
-        indexed: frozenset[str],
-        turned: NDArray[np.bool_],
-    ) -> dict[str, NDArray[np.bool_]]:
-        if self.table.delete == "keep":
-            return {KEPT: ~turned}
-        kept = [number for number, record in enumerate(old) if record.uri == KEPT]
-        return {KEPT: (shard_of == kept[0]) & ~turned} if kept and self.keeps_kept else {}
+    def owner_of_left(self, record: ShardRecord) -> str | None:
+        kept_before = record.uri == KEPT and self.keeps_kept
+        return KEPT if kept_before or self.table.delete == "keep" else None
 
 
 class SomeRows(Selection):
@@ -250,14 +229,8 @@ class SomeRows(Selection):
             superseded=covered.superseded,
         )
 
-    def staying(
-        self,
-        shard_of: NDArray[np.int32],
-        old: Sequence[ShardRecord],
-        indexed: frozenset[str],
-        turned: NDArray[np.bool_],
-    ) -> dict[str, NDArray[np.bool_]]:
-        return {}  # they were not compared, see `keeps_others`
+    def owner_of_left(self, record: ShardRecord) -> str | None:
+        return None  # none was compared, see `keeps_others`
 
     def keeps_others(self, uri: str, indexed: frozenset[str]) -> bool:
         return uri in indexed or uri == KEPT

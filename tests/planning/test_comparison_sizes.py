@@ -50,9 +50,9 @@ class Counting:
             return [None] * returns
         if function is join_partition:
             self.joins.append(len(args) - 3)
-            self.handed_back = returns - 1
-            left = np.zeros(0, document_dtype(carry=False))
-            return [Joined(left, ChangeCounts()), *[np.zeros(0, DECISION_DTYPE)] * (returns - 1)]
+            self.handed_back = returns - 2
+            summary = Joined(ChangeCounts(), 0, np.zeros(0, np.int32))
+            return [summary, None, *[np.zeros(0, DECISION_DTYPE)] * self.handed_back]
         assert function is put_in_order
         self.in_order.append(len(args) - 3)
         return [TaskTotals(np.zeros(len(args[0].good), UNIT_DTYPE), np.zeros(0, np.int32), 0), None]

@@ -136,7 +136,7 @@ def test_selected_rows_are_decided_as_all_rows_are(
     expected = {row: what for row, what in decisions_of(dense).items() if means(doc_at[row])}
     assert decisions_of(sparse) == expected
     assert len(decided_rows(sparse)) == len(expected), "of other rows nothing is kept"
-    assert len(sparse.rows.left) == 0
+    assert not sparse.rows.left.parts
 
     kinds = [what[0] for what in expected.values()]
     known = [what[1] for what in expected.values()]
