@@ -32,6 +32,7 @@ from sfr_batch.planning.drafting import draft
 from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.remarks import format_changes
+from sfr_batch.planning.table_ids import ids_to_read
 from sfr_batch.storage.executor import ROWS_HERE, Executor, InProcess
 from sfr_batch.table.commit import lease
 from sfr_batch.table.commit.attempts import attempts_since
@@ -51,6 +52,8 @@ PLAN_AGAIN = frozenset[str]()
 _ROWS_HERE, _BYTES_HERE = ROWS_HERE, 2**30
 """Rows of corpus and table, and bytes of the corpus, up to which the comparison runs in this process; and rows of the
 table up to which it is published here."""
+_IDS_A_ROW = 8
+"""As many ids of the table are read in the time in which one row is compared."""
 
 
 def embed(config: Config) -> Summary:
@@ -208,7 +211,8 @@ def compare_rows(
 ) -> tuple[ComparisonRun, str]:
     """The comparison, and where to embed. A large one runs on Ray, which ends with ``stack``."""
     executor: Executor = InProcess()
-    if plan.rows_to_compare > _ROWS_HERE or plan.bytes_to_compare > _BYTES_HERE:
+    rows = plan.rows_to_compare + ids_to_read(plan) // _IDS_A_ROW
+    if rows > _ROWS_HERE or plan.bytes_to_compare > _BYTES_HERE:
         from sfr_batch.pipeline import execution, tasks  # imports ray, which takes seconds
 
         place = placement.LOCAL if place == placement.HERE else place

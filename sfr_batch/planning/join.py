@@ -7,6 +7,7 @@ machine; rows may have moved between shards. Knows no files, no tables and no Ra
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from sfr_batch.format.hashes import Hashes
 from sfr_batch.format.records import ChangeCounts
 
+S = TypeVar("S", bound=np.generic)
 CorpusRows = NDArray[np.void]
 """[n] rows of the corpus as hashes, of `corpus_dtype`."""
 Documents = NDArray[np.void]
@@ -90,7 +92,7 @@ def partition_of(ids: Hashes, partitions: int) -> NDArray[np.int64]:
     return ((ids[:, 1] >> np.uint64(32)) % np.uint64(partitions)).astype(np.int64)
 
 
-def split_by(number: NDArray[np.int64], records: NDArray[np.void], count: int) -> list[NDArray[np.void]]:
+def split_by(number: NDArray[np.int64], records: NDArray[S], count: int) -> list[NDArray[S]]:
     """[count] the records [n] of each number, 0 to ``count`` - 1, in order. number: [n]"""
     if count == 1:
         return [records]

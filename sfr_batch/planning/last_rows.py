@@ -16,7 +16,8 @@ from sfr_batch.format.order_values import sort_indices
 
 ID, MORE, KIND, SHARD, POSITION, ORDER = names.ID, "more", "kind", names.SHARD, names.POSITION, "order"
 """Columns of rows: the two halves of the hash of the id, a `RowKind`, the number of the shard among all URIs in order,
-the position in it (of rows of the table: their number), and the value to order by, if there is a column for it."""
+the position in it (of rows of the table any: those of one shard are alike here), and the value to order by, if there is
+a column for it."""
 
 
 class RowKind(IntEnum):
@@ -50,6 +51,9 @@ class Verdict:
     """Numbers of unchanged shards with rows that may count now: they have to be read."""
     replaced: int
     """Rows of today that count in the place of an unchanged row, where no read shard had their id before."""
+    unchanged: NDArray[np.uint64]
+    """First halves of the hashes of ids that unchanged shards have a vector of, and rows of today or before have, too;
+    sorted."""
 
 
 def decide(rows: pa.Table, *, same_rule: bool) -> Verdict:
@@ -85,6 +89,11 @@ def decide(rows: pa.Table, *, same_rule: bool) -> Verdict:
     known = np.zeros(len(there), bool)
     known[group[kind == RowKind.BEFORE]] = True
 
+    carried = kind == RowKind.UNCHANGED
+    has = np.zeros(len(there), bool)
+    has[group[(kind == RowKind.TODAY) | (kind == RowKind.BEFORE)]] = True
+    ids = rows.column(ID).to_numpy()[order]
+
     rejected = np.flatnonzero(kind == RowKind.REJECTED)
     if same_rule:
         weaker = (before < 0) | (there < before)
@@ -95,6 +104,7 @@ def decide(rows: pa.Table, *, same_rule: bool) -> Verdict:
         contests=contests,
         again=np.unique(shard[rejected[weaker[group[rejected]]]]),
         replaced=int((~known[np.unique(group[rivals])]).sum()),
+        unchanged=np.unique(ids[carried & has[group]]),
     )
 
 

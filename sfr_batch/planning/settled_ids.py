@@ -34,7 +34,7 @@ from sfr_batch.planning.last_rows import (
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.row_comparison import UNIT_BYTES, UNIT_ROWS, batches
 from sfr_batch.planning.scan import LosingRows
-from sfr_batch.planning.table_ids import TableIds, read_table_ids
+from sfr_batch.planning.table_ids import deal_table, dealt, ids_to_read
 from sfr_batch.storage.executor import Executor, partitioned
 
 
@@ -52,7 +52,8 @@ class SettledIds:
     replaced: int = 0
     """Rows that count in the place of rows of unchanged shards."""
     unchanged: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
-    """First halves of the hashes of ids that unchanged shards have, sorted; of the ids that the run looks at."""
+    """First halves of the hashes of ids that unchanged shards have a vector of, and read or vanished ones have, too;
+    sorted."""
 
     def rivals_of(self, rejected: Iterable[tuple[str, NDArray[np.int64]]]) -> frozenset[str]:
         """URIs of the unchanged shards with vectors of ids whose row that counts was rejected, so that none is live.
@@ -79,25 +80,23 @@ def settle_ids(plan: EmbedPlan, executor: Executor) -> SettledIds:
     uris = sorted({shard.uri for shard, _ in plan.changed} | {r.uri for r in (*plan.carried, *plan.vanished)})
     numbers = {uri: number for number, uri in enumerate(uris)}
     units = [unit for survey in plan.surveys for unit in cut(survey, UNIT_ROWS, UNIT_BYTES, ("scan",), frozenset())]
-    partitions, least = partitioned(plan.rows_to_compare)
+    partitions, least = partitioned(plan.rows_to_compare + (ids_to_read(plan) if plan.rule_changed else 0))
     carry = {rule.order_by: plan.columns.carry[rule.order_by]} if rule.order_by else {}
     shared = executor.share((plan.config.corpus, Columns(plan.columns.id_type, carry), numbers))
-    handles = [
-        executor.submit(_scan_ids, list(units[first:end]), shared, partitions, returns=1 + partitions)
+    today = [
+        executor.submit(_scan_ids, list(units[first:end]), shared, partitions, returns=1 + partitions)[1:]
         for first, end in batches(units, least)
     ]
-    seen = [np.unique(ids) for ids in executor.get([ids for ids, *_ in handles])] if plan.carried else []
-    table = read_table_ids(plan, numbers, seen)
-    same = not plan.rule_changed
+    table = deal_table(plan, executor, numbers, today, partitions, least)
     judged = []
     for number in range(partitions):
-        parts = [handle[1 + number] for handle in handles]
-        judged += executor.submit(_decide_partition, table.partition(number, partitions), same, *parts)
-    del handles  # they keep results in memory
-    return _settled(list(executor.get(judged)), uris, table)
+        parts = (its[number] for its in (*today, *table))
+        judged += executor.submit(_decide_partition, not plan.rule_changed, *parts)
+    del today, table  # handles keep results in memory
+    return _settled(list(executor.get(judged)), uris)
 
 
-def _settled(verdicts: Sequence[Verdict], uris: Sequence[str], table: TableIds) -> SettledIds:
+def _settled(verdicts: Sequence[Verdict], uris: Sequence[str]) -> SettledIds:
     losers = np.concatenate([verdict.losers for verdict in verdicts])
     losers = losers[np.lexsort((losers[POSITION], losers["shard"]))]
     return SettledIds(
@@ -106,7 +105,7 @@ def _settled(verdicts: Sequence[Verdict], uris: Sequence[str], table: TableIds) 
         contests=np.concatenate([verdict.contests for verdict in verdicts]),
         uris=uris,
         replaced=sum(verdict.replaced for verdict in verdicts),
-        unchanged=table.unchanged,
+        unchanged=np.sort(np.concatenate([verdict.unchanged for verdict in verdicts])),
     )
 
 
@@ -123,7 +122,7 @@ def _by_shard(losers: NDArray[np.void], uris: Sequence[str]) -> Iterator[tuple[s
 def _scan_ids(
     units: Sequence[ReadUnit], shared: tuple[CorpusSettings, Columns, Mapping[str, int]], partitions: int
 ) -> tuple[Any, ...]:
-    """A task: first halves of the hashes of all ids, then the rows of each partition as a table."""
+    """A task: None, then the rows of each partition as a table."""
     corpus, columns, numbers = shared
     parts = []
     for unit in units:
@@ -141,18 +140,20 @@ def _scan_ids(
                     }
                 )
             )
-    rows = pa.concat_tables(parts).combine_chunks()
-    partition = rows.column(ID).to_numpy() % np.uint64(partitions)
-    dealt = [rows] if partitions == 1 else [rows.filter(pa.array(partition == n)) for n in range(partitions)]
-    return rows.column(ID).to_numpy(), *dealt
+    return None, *dealt(pa.concat_tables(parts).combine_chunks(), partitions)
 
 
-def _decide_partition(table: pa.Table | None, same_rule: bool, *parts: pa.Table) -> Verdict:
-    found = [*parts, *([] if table is None else [table])]
-    if not found:
-        return Verdict(np.empty(0, LOSER), np.empty(0, CONTEST), np.empty(0, np.int32), 0)
-    if table is not None and parts and ORDER in table.column_names:
-        # Equal types by construction, except of a table without rows.
-        kind = parts[0].schema.field(ORDER).type
-        found[-1] = table.set_column(table.column_names.index(ORDER), ORDER, table.column(ORDER).cast(kind))
-    return decide(pa.concat_tables(found).combine_chunks(), same_rule=same_rule)
+def _decide_partition(same_rule: bool, *parts: pa.Table) -> Verdict:
+    """A task. parts: rows that are read today, then rows of the table, which have no position."""
+    rows = [its if POSITION in its.column_names else its.append_column(POSITION, _no_positions(its)) for its in parts]
+    if not rows:
+        nothing = {ID: pa.uint64(), MORE: pa.uint64(), KIND: pa.uint8(), SHARD: pa.int32(), POSITION: pa.int64()}
+        rows = [pa.schema(list(nothing.items())).empty_table()]
+    # Values have equal types by construction, but for a table without rows.
+    schema = rows[0].schema
+    same = [its if its.schema.equals(schema) else its.select(schema.names).cast(schema) for its in rows]
+    return decide(pa.concat_tables(same).combine_chunks(), same_rule=same_rule)
+
+
+def _no_positions(rows: pa.Table) -> pa.Array:
+    return pa.array(np.zeros(rows.num_rows, np.int64))

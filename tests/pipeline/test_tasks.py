@@ -1,5 +1,6 @@
 """Functions as Ray tasks: publishing, exporting, compacting, auditing, reading and searching on a real Ray."""
 
+import contextlib
 import dataclasses
 import shutil
 from pathlib import Path
@@ -14,12 +15,14 @@ from sfr_batch.cli.main import main
 from sfr_batch.errors import ConfigError, TableError
 from sfr_batch.format import names
 from sfr_batch.format.records import DuplicateRule
-from sfr_batch.pipeline import placement
+from sfr_batch.pipeline import placement, runner
 from sfr_batch.pipeline.on_ray import choose
 from sfr_batch.pipeline.tasks import OnRay
 from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.join import Decision
 from sfr_batch.planning.make import make_plan
+from sfr_batch.planning.settled_ids import settle_ids
+from sfr_batch.planning.table_ids import ids_to_read
 from sfr_batch.storage import executor
 from sfr_batch.storage.executor import ROWS_HERE, InProcess
 from sfr_batch.storage.stores import open_store
@@ -27,6 +30,7 @@ from sfr_batch.table import export, row_changes, scan, search
 from sfr_batch.table.commit import documents, publish
 from sfr_batch.table.table import Table
 from tests.nights import Counting, Doc, Place, Writer, docs_of, night, small_tasks
+from tests.planning.test_settled_ids import decided
 from tests.states import Row, commit_file, publish_state, state_of
 from tests.table.commit.test_publish_elsewhere import write_state
 from tests.table.test_export import DEAD, FILES
@@ -93,6 +97,34 @@ def test_comparing_on_ray_decides_the_same(nights: tuple[Place, Writer]) -> None
                 work.append(len(rows[0]))
             assert there.rows.reused == here.rows.reused
     assert work == [2, 0, 2, 6]
+
+
+def test_rows_of_one_id_are_settled_on_ray(nights: tuple[Place, Writer], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which count: the same as here. A run does it on Ray if the table has many ids, few as the rows of today are."""
+    place, writer = nights
+    rule = "table.duplicate_ids=last", "table.order_by=lang"
+    lines = {f"{name}.jsonl": [*docs_of(name, 12), Doc(f"{name}-", "")] for name in "abc"}
+    writer.write({"0.parquet": docs_of("z", 9), **lines})
+    night(place)
+    whole = make_plan(place.config(*rule))
+    night(place, *rule)
+    day = [Doc("a1", "newer", "fr"), Doc("b2", "older", "de"), Doc("n", "one"), Doc("n", "two")]
+    writer.write({**writer.now, "d.parquet": day})
+    few = make_plan(place.config(*rule))
+    assert (few.rows_to_compare, ids_to_read(few)) == (4, 48)
+    for plan in (whole, few):
+        with small_tasks(4):
+            here, there = settle_ids(plan, InProcess()), settle_ids(plan, OnRay("settling"))
+        assert decided(there) == decided(here)
+    assert [its.positions.tolist() for its in there.losing.values()] == [[1, 2]]
+    assert len(there.contests) == 1
+    monkeypatch.setattr(runner, "_ROWS_HERE", 4 + 48 // 8)
+    with contextlib.ExitStack() as stack:
+        assert isinstance(runner.compare_rows(few, placement.HERE, stack, frozenset())[0].executor, InProcess)
+        monkeypatch.setattr(runner, "_ROWS_HERE", 9)
+        found, _ = runner.compare_rows(few, placement.HERE, stack, frozenset())
+        assert isinstance(found.executor, OnRay)
+        assert decided(found.settled) == decided(here)
 
 
 def test_export_on_ray_writes_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,16 +26,15 @@ from sfr_batch.errors import ConfigError, TooManyRejects
 from sfr_batch.format import names
 from sfr_batch.format.order_values import comparable_values, has_order, sort_indices
 from sfr_batch.format.records import DuplicateRule
-from sfr_batch.planning import row_comparison, settled_ids
+from sfr_batch.planning import settled_ids
 from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.last_rows import RowKind, decide
 from sfr_batch.planning.make import make_plan
-from sfr_batch.storage import executor
 from sfr_batch.storage.executor import InProcess
 from sfr_batch.table.changes import changes
 from sfr_batch.table.commit.compaction import carry_out, find_compaction
 from sfr_batch.table.table import Snapshot, Table
-from tests.nights import Counting, state_of
+from tests.nights import Counting, small_tasks, state_of
 from tests.tables import do_copies, do_plan, do_splits, jsonl, parquet, put
 
 pytestmark = pytest.mark.usefixtures("one_look_at_the_model")
@@ -144,11 +143,7 @@ shards_ = st.dictionaries(
 def test_a_night_is_a_full_run(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, mistral: str) -> None:
     """Rows are added, changed, deleted, moved and ordered anew; runs die; rules change; the table is compacted."""
     corpus = Corpus(tmp_path_factory.mktemp("last"), mistral)
-    some_rows = data.draw(st.sampled_from([2**20, 3]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executor, "ROWS_A_PARTITION", some_rows)
-        patch.setattr(executor, "ROWS_A_PART", 1)
-        patch.setattr(row_comparison, "ROWS_A_TASK", some_rows)
+    with small_tasks(data.draw(st.sampled_from([2**20, 3]))):
         _some_nights(data, corpus)
 
 
