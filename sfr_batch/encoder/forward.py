@@ -16,7 +16,7 @@ from sfr_batch.encoder.attention import ATTENTION, IN_16_BITS, Packing, Prefix
 from sfr_batch.encoder.decoder import Decoder, is_plain_decoder
 from sfr_batch.encoder.devices import has_flash
 from sfr_batch.encoder.layers import Finish
-from sfr_batch.encoder.pooling import pool
+from sfr_batch.encoder.pooling import pool, pool_packed
 from sfr_batch.errors import ConfigError
 from sfr_batch.model.recipe import Recipe
 from sfr_batch.model.repository.families import TESTED
@@ -150,11 +150,8 @@ class Forward:
             token_type_ids=torch.zeros_like(ids),
             packing=packing,
         ).last_hidden_state[0]
-        # Pooling is written for rectangles, and what of them is padding counts for nothing.
-        real = np.arange(packing.longest) < lengths[:, None]
-        row = np.zeros(real.shape, np.int64)
-        row[real] = np.arange(ends[-1])
-        return pool(self._recipe.pooling, hidden[self._to_device(row)], self._to_device(real))
+        firsts_and_sizes = self._to_device(np.stack([ends - lengths, lengths]))
+        return pool_packed(self._recipe.pooling, hidden, lengths, firsts_and_sizes)
 
     def _to_device(self, array: NDArray[Any]) -> torch.Tensor:
         tensor = torch.from_numpy(array)

@@ -1,12 +1,15 @@
-"""Pooling: hidden states of a padded batch to one float32 vector a row, for padding on either side.
+"""Pooling: hidden states of a batch to one float32 vector a row, for padding on either side and for packed rows.
 
-Every function takes ``hidden`` [b, t, d] in any dtype and ``mask`` [b, t], true where a token is real, with at least
+The function of a pooling takes ``hidden`` [b, t, d] in any dtype and ``mask`` [b, t], true where a token is real, with at least
 one real token in each row, and returns [b, d] in float32. Whatever stands in padding, NaN included, has no influence.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sfr_batch.model.repository.modules import SEVERAL
 
@@ -67,3 +70,32 @@ POOLINGS: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 def pool(pooling: str, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The vectors of a recipe's ``pooling``, one behind the other where it names several: [b, n * d]."""
     return torch.cat([POOLINGS[name](hidden, mask) for name in pooling.split(SEVERAL)], dim=1)
+
+
+def pool_packed(pooling: str, hidden: torch.Tensor, lengths: NDArray[np.int64], places: torch.Tensor) -> torch.Tensor:
+    """The same of rows that follow each other without padding: ``hidden`` [t, d], of b rows of ``lengths`` [b].
+
+    places: [2, b] int64 on the device, the first token of each row and the number of its tokens. Rows of similar
+    lengths, side by side, are padded to the longest of them and pooled together. That is less than twice their tokens
+    at a time, where a single long row would have all others padded to its own length.
+    """
+    starts, sizes = places
+    if pooling in _PLACE_IN_PACKED:
+        return hidden[_PLACE_IN_PACKED[pooling](starts, sizes)].float()
+    magnitude = np.frexp(lengths)[1]  # equal for lengths of which none is twice another
+    cuts = [0, *(np.flatnonzero(np.diff(magnitude)) + 1).tolist(), len(lengths)]
+    pooled = []
+    for first, end in itertools.pairwise(cuts):
+        column = torch.arange(int(lengths[first:end].max()), device=hidden.device)
+        real = column < sizes[first:end, None]
+        # Padding stands for some real token, and counts for nothing.
+        token = (starts[first:end, None] + column).clamp(max=len(hidden) - 1)
+        pooled.append(pool(pooling, hidden[token], real))
+    return torch.cat(pooled)
+
+
+_PLACE_IN_PACKED: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "last_token": lambda starts, sizes: starts + sizes - 1,
+    "cls": lambda starts, sizes: starts,
+}
+"""Poolings that are one token of a row."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -11,7 +12,7 @@ from sentence_transformers.sentence_transformer.modules import LayerNorm
 from sentence_transformers.sentence_transformer.modules import Pooling as TheirPooling
 
 from sfr_batch.encoder.layers import Finish
-from sfr_batch.encoder.pooling import pool
+from sfr_batch.encoder.pooling import pool, pool_packed
 from sfr_batch.errors import ModelError
 from sfr_batch.model.recipe import Recipe
 from sfr_batch.model.repository.layers import ACTIVATIONS, Layer
@@ -55,6 +56,22 @@ def test_what_stands_in_padding_has_no_influence(hidden: torch.Tensor, pooling: 
     for row, length in enumerate(mask.sum(dim=1).tolist()):
         alone = pool(pooling, spoilt[row : row + 1, :length], torch.ones(1, length, dtype=torch.bool))
         torch.testing.assert_close(found[row : row + 1], alone, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", [*POOLING_NAMES.values(), "cls+mean", "max+last_token+max"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_rows_of_all_lengths_are_pooled_like_padded_ones(pooling: str, dtype: torch.dtype) -> None:
+    """In the order that batches have, and in others."""
+    random = np.random.default_rng(0)
+    for lengths in (np.sort(random.integers(1, 300, 40))[::-1], random.integers(1, 9, 30), np.array([1]), [64] * 3):
+        sizes = np.array(lengths, np.int64)
+        starts = np.cumsum(sizes) - sizes
+        hidden = torch.randn(int(sizes.sum()), 8, generator=torch.Generator().manual_seed(1)).to(dtype)
+        real = torch.from_numpy(np.arange(sizes.max()) < sizes[:, None])
+        padded = torch.full((*real.shape, 8), float("nan"), dtype=dtype)
+        padded[real] = hidden
+        found = pool_packed(pooling, hidden, sizes, torch.from_numpy(np.stack([starts, sizes])))
+        torch.testing.assert_close(found, pool(pooling, padded, real), rtol=0, atol=1e-6)
 
 
 def with_weights(folder: Path, module: torch.nn.Module) -> None:
