@@ -1,7 +1,8 @@
 """Pooling: hidden states of a batch to one float32 vector a row, for padding on either side and for packed rows.
 
-The function of a pooling takes ``hidden`` [b, t, d] in any dtype and ``mask`` [b, t], true where a token is real, with at least
-one real token in each row, and returns [b, d] in float32. Whatever stands in padding, NaN included, has no influence.
+The function of a pooling takes ``hidden`` [b, t, d] in any dtype and ``mask`` [b, t], true where a token is real, with
+at least one real token in each row, and returns [b, d] in float32. Whatever stands in padding, NaN included, has no
+influence.
 """
 
 import itertools
