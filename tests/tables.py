@@ -19,8 +19,7 @@ from sfr_batch.format import names
 from sfr_batch.format.fingerprint import digest
 from sfr_batch.format.parquet import read_receipt
 from sfr_batch.format.records import Receipt, ShardRecord, TableCard
-from sfr_batch.pipeline.copy_vectors import copy
-from sfr_batch.pipeline.runner import make_job
+from sfr_batch.pipeline.copy_vectors import copy_all
 from sfr_batch.pipeline.write_stage import vector_column
 from sfr_batch.planning.comparison import ComparisonRun, compare, shards_to_read_again
 from sfr_batch.planning.drafting import draft
@@ -225,10 +224,7 @@ def without_vectors(rows: Rows, bad: NDArray[np.bool_]) -> Rows:
 
 def do_copies(comparison: ComparisonRun | None) -> list[Receipt]:
     """Commit the splits of a compared plan whose vectors are copied."""
-    if comparison is None:
-        return []
-    copies, job = comparison.difference.copies, make_job(comparison.plan, "run")
-    return [copy(split, known, job) for split, known in zip(copies, comparison.sources_of(copies), strict=True)]
+    return list(copy_all(comparison, "run")) if comparison else []
 
 
 def do_plan(

@@ -12,7 +12,7 @@
     python -m jobs.benchmark publish      publishing 10 million rows, here and on Ray
     python -m jobs.benchmark dead-rows    publishing and reading beside 10 million dead rows
     python -m jobs.benchmark tiny-shards  a first run of 100,000 shards of ten rows
-    python -m jobs.benchmark nightly      nightly runs: few changes, every row in another file, a backfill
+    python -m jobs.benchmark nightly      nightly runs: few changes, every row moved or copied, a backfill
     python -m jobs.benchmark price        what a plan says, beside the run that follows
     python -m jobs.benchmark watching     what progress and metrics cost a run
 
@@ -31,7 +31,7 @@ import click
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from jobs.benchmark import backfilling, maintaining, maintaining_memory, pricing, publishing, report, searching
+from jobs.benchmark import backfilling, copying, maintaining, maintaining_memory, pricing, publishing, report, searching
 from jobs.benchmark import dead_rows as dead_rows_benchmark
 from jobs.benchmark import encoder as encoder_benchmark
 from jobs.benchmark import gpu as gpu_benchmark
@@ -450,6 +450,9 @@ def search(rows: int, dim: int, queries: int, k: int, memory_rows: int, output: 
     type=click.IntRange(0),
     help="Rows of which 1 % are embedded again; repeatable; 0 skips this part.",
 )
+@click.option(
+    "--copy", "copies", multiple=True, type=click.IntRange(0), help="Rows to copy; repeatable; 0 skips this part."
+)
 @click.option("--on", "addresses", multiple=True, type=click.Choice(["none", "local"]), help="Default: local.")
 @click.option("--model", default=MINILM, show_default=True, help="A folder or package:name/folder.")
 @_OUTPUT
@@ -457,15 +460,17 @@ def nightly(
     documents: int,
     sizes: tuple[int, ...],
     backfills: tuple[int, ...],
+    copies: tuple[int, ...],
     addresses: tuple[str, ...],
     model: str,
     output: Path | None,
 ) -> None:
-    """Measure nightly runs: 1 % of the documents changed, nothing changed, every row moved, and a backfill of 1 %.
+    """Measure nightly runs: few documents changed, every row moved, a backfill of 1 %, and every row copied.
 
-    The first two are whole processes with a real model. The third only compares hashes, without a model, of 1,000,000
-    rows by default; it reports time and the memory of all processes. The last one selects rows by a filter, of
-    1,000,000 and of 4,000,000 by default, without a model; it reports time, CPU and the memory of the driver.
+    The first are whole processes with a real model, after 1 % of the documents changed and after nothing did. The
+    second only compares hashes, without a model, of 1,000,000 rows by default; it reports time and the memory of all
+    processes. The third selects rows by a filter, of 1,000,000 and of 4,000,000 by default, without a model; it reports
+    time, CPU and the memory of the driver. So does the last one, of a new carried column of 1,000,000 rows by default.
     """
     with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
         where = report.machine()
@@ -482,10 +487,17 @@ def nightly(
             if rows
             for one in backfilling.run(rows, addresses or ("local",), Path(folder), click.echo)
         ]
+        copied = [
+            copying.run(address, rows, Path(folder), click.echo)
+            for rows in copies or (1_000_000,)
+            for address in addresses or ("local",)
+            if rows
+        ]
         shown = [nightly_benchmark.tables(found, moved), backfilling.table(again) if again else ""]
+        shown.append(copying.table(copied) if copied else "")
         click.echo("\n" + "\n\n".join(filter(None, shown)))
         results = {"nights": [asdict(night) for night in found], "reshuffles": [asdict(run) for run in moved]}
-        results["backfills"] = [asdict(run) for run in again]
+        results |= {"backfills": [asdict(run) for run in again], "copies": [asdict(run) for run in copied]}
         _write(output, "nightly.json", {"machine": where, **results})
 
 

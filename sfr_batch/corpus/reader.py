@@ -142,7 +142,7 @@ def _read_chosen(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> 
 
 
 def _read_at(chosen: Chosen, settings: CorpusSettings, columns: Columns) -> Iterator[Rows]:
-    return read_positions(chosen.unit, chosen.rows, settings, columns)
+    return read_positions(chosen.unit, chosen.rows.astype(np.int64, copy=False), settings, columns)
 
 
 def _read_numbered(chosen: Chosen, settings: CorpusSettings, columns: Columns) -> Iterator[Rows]:

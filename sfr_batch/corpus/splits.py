@@ -96,7 +96,7 @@ class Chosen:
     """Some of the rows that a unit decodes."""
 
     unit: ReadUnit
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int64] | NDArray[np.int32]
     """[k] ascending: their numbers among the rows of the unit that can be embedded, or their positions in the shard."""
     by_position: bool = False
     """Whether it is positions: where a filter has chosen the rows, nobody knows which others can be embedded."""
@@ -106,7 +106,10 @@ _NO_SHARD = Shard(PACKED, PACKED, 0, "")
 
 
 def pack(chosen: Sequence[Chosen], text_bytes: int, identity: Sequence[str], condemned: frozenset[str]) -> ReadUnit:
-    """Rows of many shards as one split, whose name is a function of its rows and their shards' versions."""
+    """Rows of many shards as one split, whose name is a function of its rows and their shards' versions.
+
+    identity: what else names it; condemned: names that it must not have.
+    """
     shards = [part.unit.shard for part in chosen]
     rows = [
         (shard.uri, shard.named_version, start_of(part.unit), part.rows.tolist())
@@ -117,6 +120,11 @@ def pack(chosen: Sequence[Chosen], text_bytes: int, identity: Sequence[str], con
     split_id = short_id(kind, rows, *identity)
     while split_id in condemned:
         split_id = short_id(split_id, "after a sweep")
+    return packed(split_id, chosen, text_bytes)
+
+
+def packed(split_id: str, chosen: Sequence[Chosen], text_bytes: int) -> ReadUnit:
+    """Rows of many shards as one split of this name."""
     count = sum(len(part.rows) for part in chosen)
     split = Split(split_id, PACKED, PACKED, 0, count, count, text_bytes)
     return ReadUnit(_NO_SHARD, (), 0, (split,), chosen=tuple(chosen))

@@ -2,48 +2,89 @@
 
 Commits like the write stage; needs no model and no device."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from sfr_batch.corpus.reader import read_unit
+from sfr_batch.corpus.splits import packed
 from sfr_batch.format import names
 from sfr_batch.format.parquet import read_data_file
 from sfr_batch.format.records import Receipt
-from sfr_batch.pipeline.job import Job
+from sfr_batch.format.side_tables import from_table, to_table
+from sfr_batch.pipeline.job import Job, make_job
 from sfr_batch.pipeline.write_stage import table_store
-from sfr_batch.planning.difference import Copy
+from sfr_batch.planning.comparison import ComparisonRun
+from sfr_batch.planning.decided_rows import Work, WorkRows
+from sfr_batch.planning.difference import Lender
+from sfr_batch.planning.packed_rows import PackedSplits, Part, chosen
+from sfr_batch.storage.executor import in_order
 from sfr_batch.storage.store import Store
 from sfr_batch.table.commit.writing import commit_split, new_attempt
 
 
-def copy(split: Copy, receipts: Mapping[str, Receipt], job: Job) -> Receipt:
-    """Commit a split whose vectors are already in the table: they are copied, with today's carried columns.
+class _Sources(NamedTuple):
+    """What the copies of a run share. files: the receipts of all data files with vectors, by number; lender: the table
+    of those that the rows take; None: the one that is written."""
 
-    receipts: of the data files that hold the vectors, by split id. Raises what reading the corpus and the table raises.
+    job: Job
+    files: pa.Table
+    lender: Lender | None
+    by_position: bool
+
+
+def copy_all(comparison: ComparisonRun, run_id: str) -> Iterator[Receipt]:
+    """Commit the splits whose vectors are copied, in order, as tasks of the comparison's executor.
+
+    Raises what reading the corpus and the table raises.
     """
-    _, documents = next(iter(read_unit(split.unit, job.corpus, job.columns)))
-    store = table_store(job.table, job.table_storage.model_dump_json())
-    source, fingerprint = store, job.card.fingerprint
-    if split.lender:
-        source = table_store(split.lender.table, job.table_storage.model_dump_json())
-        fingerprint = split.lender.fingerprint
-    stored = gather_rows(source, split.sources, receipts, _stored_columns(job), fingerprint)
-    vectors = split.sources.column(names.VECTORS).to_numpy()  # [documents] rows of each
-    document = np.repeat(np.arange(len(vectors)), vectors)  # [rows] number of the document of each row
+    found, job = comparison.rows, make_job(comparison.plan, run_id)
+    some = [splits for splits in comparison.copied if splits.split_ids]
+    files = to_table(Receipt, list(found.receipts)) if some else None
+    for splits in some:
+        rows, lender = splits.rows, found.lender if splits.rows.work == Work.LENT else None
+        shared = found.executor.share(_Sources(job, files, lender, rows.by_position))
+        yield from in_order(found.executor, _copy, _calls(splits, shared))
+
+
+def _calls(splits: PackedSplits, shared: Any) -> Iterator[tuple[Any, ...]]:
+    """The arguments of `_copy` for each split. shared: handle of the `_Sources`."""
+    for split, split_id in enumerate(splits.split_ids):
+        parts = splits.rows.parts(split)
+        tasks, handles = splits.rows.handed(parts)
+        yield split_id, parts, shared, tasks, *handles
+
+
+def _copy(split_id: str, parts: Sequence[Part], shared: _Sources, tasks: Sequence[int], *rows: WorkRows) -> Receipt:
+    """A task: commit one split: its vectors are copied, with today's carried columns.
+
+    parts: its rows; rows: of the scan tasks that have some, which ``tasks`` has the numbers of.
+    """
+    job, by_task = shared.job, dict(zip(tasks, rows, strict=True))
+    unit = packed(split_id, chosen(parts, by_task, by_position=shared.by_position), 0)
+    _, documents = next(iter(read_unit(unit, job.corpus, job.columns)))
+    store = source = table_store(job.table, job.table_storage.model_dump_json())
+    fingerprint = job.card.fingerprint
+    if shared.lender:
+        source = table_store(shared.lender.table, job.table_storage.model_dump_json())
+        fingerprint = shared.lender.fingerprint
+    places = np.concatenate([by_task[part.task][part.start : part.stop] for part in parts])
+    stored = gather_rows(source, places, shared.files, _stored_columns(job), fingerprint)
+    document = np.repeat(np.arange(len(places)), places["vectors"])  # [rows] number of the document of each row
     columns = {
         names.ID: documents.ids,
         names.CONTENT_HASH: documents.content_hash,
         names.ROW_HASH: documents.row_hash,
         **{name: documents.carry.column(name) for name in documents.carry.column_names},
     }
-    rows = pa.table(columns).take(pa.array(document))
+    table = pa.table(columns).take(pa.array(document))
     for name in stored.column_names:
-        rows = rows.append_column(name, stored.column(name))
-    one = split.unit.splits[0]
+        table = table.append_column(name, stored.column(name))
+    one = unit.splits[0]
     receipt = Receipt.of_rows(
-        rows,
+        table,
         split_id=one.split_id,
         shard=one.shard,
         version=one.version,
@@ -55,7 +96,7 @@ def copy(split: Copy, receipts: Mapping[str, Receipt], job: Job) -> Receipt:
         copied=True,
         covers=job.covers,
     )
-    return commit_split(store, job.card, receipt, rows.select(job.card.schema.names), documents.rejects)
+    return commit_split(store, job.card, receipt, table.select(job.card.schema.names), documents.rejects)
 
 
 def _stored_columns(job: Job) -> list[str]:
@@ -64,27 +105,23 @@ def _stored_columns(job: Job) -> list[str]:
     return [names.EMBEDDING, names.N_TOKENS, names.N_TOKENS_FULL, names.TRUNCATED, *chunks]
 
 
-def gather_rows(
-    store: Store, sources: pa.Table, receipts: Mapping[str, Receipt], columns: list[str], fingerprint: str
-) -> pa.Table:
+def gather_rows(store: Store, places: WorkRows, files: pa.Table, columns: list[str], fingerprint: str) -> pa.Table:
     """[rows] the rows of documents from any data files, in the order of the documents.
 
-    sources: [documents] columns split_id, row (the document's first row in that data file) and vectors (its rows
-    there), as in an index. receipts: of these data files, by split id. Each file is read once.
+    places: [documents] where the vectors of each are. files: receipts, by number. Each file is read once.
     """
-    vectors = sources.column(names.VECTORS).to_numpy()  # [documents]
+    vectors = places["vectors"]
     document = np.repeat(np.arange(len(vectors)), vectors)  # [rows] number of the document of each row
     first = np.cumsum(vectors) - vectors  # [documents] where the rows of each begin in the result
     within = np.arange(len(document)) - first[document]  # [rows] position within the document: 0, 1, ...
-    at = sources.column(names.ROW).to_numpy()[document] + within  # [rows] row in the data file
-    files = sources.column(names.SPLIT_ID).combine_chunks().dictionary_encode()  # [documents]
-    file_of = files.indices.to_numpy()[document]  # [rows] number of the data file
+    at = places["first"][document] + within  # [rows] row in the data file
+    used, file_of = np.unique(places["file"][document], return_inverse=True)
     pieces: list[pa.Table] = []  # of each file, the rows that are wanted
-    places: list[np.ndarray[tuple[int], np.dtype[np.intp]]] = []  # of each piece, where its rows go in the result
-    for number, split_id in enumerate(files.dictionary.to_pylist()):
+    order: list[np.ndarray[tuple[int], np.dtype[np.intp]]] = []  # of each piece, where its rows go in the result
+    for number, receipt in enumerate(from_table(Receipt, files.take(pa.array(used)))):
         wanted = np.flatnonzero(file_of == number)  # [rows of the piece]
-        table = read_data_file(store, receipts[split_id], columns, fingerprint)
+        table = read_data_file(store, receipt, columns, fingerprint)
         pieces.append(table.take(pa.array(at[wanted])))
-        places.append(wanted)
-    order = np.argsort(np.concatenate(places))  # [rows] row of the joined pieces for each row of the result
-    return pa.concat_tables(pieces).take(pa.array(order))
+        order.append(wanted)
+    # [rows] row of the joined pieces for each row of the result
+    return pa.concat_tables(pieces).take(pa.array(np.argsort(np.concatenate(order))))

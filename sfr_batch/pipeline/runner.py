@@ -17,7 +17,7 @@ from sfr_batch.format.run_accounts import PUBLISHED, RunAccount
 from sfr_batch.pipeline import interrupt, local, placement
 from sfr_batch.pipeline.acceptance import accept
 from sfr_batch.pipeline.attempt import Attempt, begun
-from sfr_batch.pipeline.copy_vectors import copy
+from sfr_batch.pipeline.copy_vectors import copy_all
 from sfr_batch.pipeline.display import say
 from sfr_batch.pipeline.job import make_job
 from sfr_batch.pipeline.price.limits import planned
@@ -266,12 +266,9 @@ def _copy(comparison: ComparisonRun | None, run: RunLog) -> list[Receipt]:
     """Commit the splits whose vectors are copied."""
     if comparison is None or not comparison.difference.copies:
         return []
-    executor, job = comparison.executor, make_job(comparison.plan, run.run_id)
-    copies, handles = comparison.difference.copies, []
-    for split, known in zip(copies, comparison.sources_of(copies), strict=True):
-        handles += executor.submit(copy, split, known, job)
-    receipts = list(executor.get(handles))
-    for receipt in receipts:
+    receipts = []
+    for receipt in copy_all(comparison, run.run_id):
+        receipts.append(receipt)
         run.add(receipt)
     run.close()
     return receipts

@@ -22,6 +22,8 @@ class OnRay:
 
     def __init__(self, doing: str, *, sees_disk: bool = True) -> None:
         self._doing = doing
+        self._functions: dict[Callable[..., Any], Any] = {}
+        """As Ray has them. It exports one each time it is told of it, to all nodes."""
         self.sees_disk = sees_disk
 
     @property
@@ -33,8 +35,8 @@ class OnRay:
         return ray.put(value)
 
     def submit(self, function: Callable[..., Any], *args: Any, returns: int = 1, gpus: float = 0) -> list[Any]:
-        task = ray.remote(function).options(num_cpus=1, num_gpus=gpus, num_returns=returns)
-        handles = task.remote(*args)
+        known = self._functions.setdefault(function, ray.remote(function))
+        handles = known.options(num_cpus=1, num_gpus=gpus, num_returns=returns).remote(*args)
         return handles if returns > 1 else [handles]
 
     def get(self, handles: Sequence[Any]) -> Iterator[Any]:

@@ -5,21 +5,19 @@ the order of the corpus, so that each shard is read about once. Rows of which on
 packed apart, because they need no model. Knows no Ray and no config.
 """
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import pyarrow as pa
+from functools import partial
 
 from sfr_batch.corpus.shards import Shard
-from sfr_batch.corpus.splits import ReadUnit, pack, rows_per_split
-from sfr_batch.format import names
+from sfr_batch.corpus.splits import pack, rows_per_split
 from sfr_batch.format.records import ChangeCounts
 from sfr_batch.planning.decided_rows import Work
-from sfr_batch.planning.difference import Copy, Difference
-from sfr_batch.planning.join import Decision
+from sfr_batch.planning.difference import Difference
 from sfr_batch.planning.limits import SplitLimits
-from sfr_batch.planning.row_comparison import RowComparison, RowNumbers
+from sfr_batch.planning.packed_rows import PackedSplits, cut_rows, names_of
+from sfr_batch.planning.row_comparison import RowComparison
 
 
 @dataclass(frozen=True)
@@ -34,11 +32,13 @@ class SplitNames:
 
 @dataclass(frozen=True)
 class Assignment:
-    """The difference, and the rows behind it."""
+    """The difference, and the splits that the rows of its indexed shards are packed into."""
 
     difference: Difference
-    rows: Mapping[str, RowNumbers]
-    """The rows of each packed and copied split, in order, by split id."""
+    encoded: PackedSplits
+    """Those of ``difference.packed``."""
+    copied: tuple[PackedSplits, ...]
+    """Those of ``difference.copies``."""
 
 
 def assign_work(
@@ -61,7 +61,7 @@ def assign_work(
     """
     totals, shards = found.totals, {unit.shard.uri: unit.shard for unit in found.units}
     encoded = int(totals["encoded"].sum())
-    max_rows = _most_rows(encoded, int(totals["encoded_bytes"].sum()), limits, limits.min_splits)
+    max_rows = _most_rows(limits, limits.min_splits, encoded, int(totals["encoded_bytes"].sum()))
     fresh, indexed = set[str](), set[str]()
     for uri, units in found.shards.items():
         its = {name: int(totals[name][units].sum()) for name in ("rows", "encoded", "skipped")}
@@ -72,55 +72,28 @@ def assign_work(
         elif its["skipped"] < its["rows"] or (uri in losing and keeps):
             indexed.add(uri)
 
-    rows: dict[str, RowNumbers] = {}
+    rows = cut_rows(found, Work.ENCODE, frozenset(indexed), lambda *_: max_rows, limits.bytes)
+    packed = tuple(
+        pack(parts, size, split_names.identity(part.unit.shard for part in parts), split_names.condemned)
+        for parts, size in zip(rows.fetch(), rows.text_bytes.tolist(), strict=True)
+    )
+    ids = tuple(unit.splits[0].split_id for unit in packed)
+    copied = []
+    for work in (Work.COPY, Work.LENT):
+        its_rows = cut_rows(found, work, frozenset(indexed), partial(_most_rows, limits, 1), limits.bytes)
+        copied.append(PackedSplits(its_rows, names_of(its_rows, split_names.identity, split_names.condemned)))
+    difference = Difference(
+        changes,
+        frozenset(fresh) | unread,
+        frozenset(indexed),
+        packed,
+        tuple(split_id for splits in copied for split_id in splits.split_ids),
+        int(totals["vectors"].sum()),
+    )
+    # What is encoded is known here: nobody else needs these rows.
+    return Assignment(difference, PackedSplits(dataclasses.replace(rows, handles={}), ids), tuple(copied))
 
-    def pack_rows(chosen: Work, *identity: str) -> ReadUnit:
-        size = int(chosen["size"].sum())
-        parts = found.choose(chosen["row"])
-        of_shards = split_names.identity(part.unit.shard for part in parts)
-        unit = pack(parts, size, (*identity, *of_shards), split_names.condemned)
-        rows[unit.splits[0].split_id] = chosen["row"].copy()
-        return unit
 
-    chosen = found.work(Decision.ENCODE, frozenset(indexed))
-    packed = [pack_rows(piece) for piece in _cut(chosen, max_rows, limits.bytes)]
-    copied = found.work(Decision.COPY, frozenset(indexed))
-    lent = found.lends(copied)
-    copies = [
-        Copy(pack_rows(piece, kind), _sources(found, piece), lender)
-        for kind, work, lender in (("copy", copied[~lent], None), ("lent", copied[lent], found.lender))
-        for piece in _cut(work, _most_rows(len(work), int(work["size"].sum()), limits, 1), limits.bytes)
-    ]
-    difference = Difference(changes, frozenset(fresh) | unread, frozenset(indexed), tuple(packed), tuple(copies))
-    return Assignment(difference, rows)
-
-
-def _most_rows(rows: int, text_bytes: int, limits: SplitLimits, min_splits: int) -> int:
+def _most_rows(limits: SplitLimits, min_splits: int, rows: int, text_bytes: int) -> int:
     """The most rows of a split of so many rows, whose texts have so many bytes."""
     return rows_per_split(rows, limits.rows_of(rows, text_bytes), min_splits)
-
-
-def _sources(found: RowComparison, work: Work) -> pa.Table:
-    """[rows] where the vectors are that the rows take, see `Copy.sources`."""
-    used, which = np.unique(work["file"], return_inverse=True)
-    chosen = pa.array([found.files[number] for number in used.tolist()], pa.string())
-    return pa.table(
-        {
-            names.SPLIT_ID: pa.DictionaryArray.from_arrays(pa.array(which.astype(np.int32)), chosen),
-            "row": work["first"].astype(np.int64),
-            "vectors": work["vectors"].copy(),
-        }
-    )
-
-
-def _cut(work: Work, max_rows: int, max_bytes: int) -> list[Work]:
-    """Runs of rows of at most ``max_rows`` rows and ``max_bytes`` bytes of text; a larger row is a run by itself."""
-    pieces, start = [], 0
-    ends = np.cumsum(work["size"], dtype=np.int64)
-    while start < len(work):
-        before = ends[start - 1] if start else 0
-        fit = int(np.searchsorted(ends, before + max_bytes, side="right"))
-        end = min(start + max_rows, max(fit, start + 1))
-        pieces.append(work[start:end])
-        start = end
-    return pieces

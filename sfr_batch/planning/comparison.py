@@ -6,7 +6,7 @@ vector already and returns a `ComparisonRun`: the exact plan, and what drafting 
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,19 +21,19 @@ from sfr_batch.format.parquet import read_receipt, read_rejects
 from sfr_batch.format.records import KEPT, ChangeCounts, Receipt
 from sfr_batch.planning.assignment import SplitNames, assign_work
 from sfr_batch.planning.committed_splits import CommittedSplits
-from sfr_batch.planning.difference import Copy, Difference
+from sfr_batch.planning.difference import Difference
 from sfr_batch.planning.join import sorted_ids
 from sfr_batch.planning.left_documents import LeftIds
 from sfr_batch.planning.lending import borrow
 from sfr_batch.planning.limits import Deletes, check_changes, check_deletes
 from sfr_batch.planning.make import make_plan
+from sfr_batch.planning.packed_rows import PackedSplits
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.row_comparison import (
     UNIT_BYTES,
     UNIT_ROWS,
     KnownVectors,
     RowComparison,
-    RowNumbers,
     compare_rows,
 )
 from sfr_batch.planning.scan import TaskContext
@@ -55,16 +55,16 @@ class ComparisonRun:
     difference: Difference
     """The same as ``plan.difference``."""
     rows: RowComparison
-    assigned: Mapping[str, RowNumbers]
-    """The rows of each packed and copied split, in order, by split id."""
+    encoded: PackedSplits
+    """Packed splits that are encoded; what is copied is not among them."""
+    copied: tuple[PackedSplits, ...]
+    """Packed splits whose vectors are copied."""
     unpublished: tuple[Receipt, ...]
     """Receipts of data files of interrupted runs."""
     settled: SettledIds
     turned: Hashes
     """[k, 2] ids, of `sorted_ids`, of documents in the corpus that cannot be embedded today; those of shards that were
     not read only if a document may be kept."""
-    lent: Mapping[str, Receipt] = dataclasses.field(default_factory=dict)
-    """Receipts of data files of the table that lends vectors, by split id."""
 
     @property
     def executor(self) -> Executor:
@@ -73,17 +73,6 @@ class ComparisonRun:
     def read_old_rejects(self) -> Sequence[RejectRow]:
         """Rejects of the base snapshot that may stay. Not kept: a table may have many, and drafting asks once."""
         return self.plan.selection.old_rejects(self.plan.base)
-
-    def sources_of(self, copies: Sequence[Copy]) -> list[dict[str, Receipt]]:
-        """[n] for each of the ``copies`` [n], receipts of the data files that its vectors are in, by split id."""
-        own = {receipt.split_id: receipt for receipt in [*self.plan.base_receipts, *self.unpublished]}
-        return [
-            {
-                split_id: (self.lent if split.lender else own)[split_id]
-                for split_id in split.sources.column(names.SPLIT_ID).unique().to_pylist()
-            }
-            for split in copies
-        ]
 
 
 def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozenset()) -> ComparisonRun:
@@ -142,9 +131,8 @@ def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozens
     difference = dataclasses.replace(assignment.difference, taken=found.taken, borrowed=borrowed.rows)
     own = [unit for unit in plan.units if unit.shard.uri in difference.fresh]
     exact = dataclasses.replace(plan, units=(*own, *difference.packed), difference=difference)
-    return ComparisonRun(
-        exact, difference, found, assignment.rows, tuple(unpublished), settled, turned, borrowed.receipts
-    )
+    packed = assignment.encoded, assignment.copied
+    return ComparisonRun(exact, difference, found, *packed, tuple(unpublished), settled, turned)
 
 
 def _settle(plan: EmbedPlan, executor: Executor, again: frozenset[str]) -> tuple[EmbedPlan, SettledIds]:

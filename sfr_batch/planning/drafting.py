@@ -14,7 +14,6 @@ from sfr_batch.format.fingerprint import digest
 from sfr_batch.format.records import KEPT, PACKED, Receipt, ShardRecord
 from sfr_batch.planning.comparison import ComparisonRun
 from sfr_batch.planning.index_writing import StayingDocuments, WrittenIndexes, write_indexes
-from sfr_batch.planning.located import LocatedRows, locate
 from sfr_batch.planning.pack_indexes import write_pack_indexes
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.scan import by_shard
@@ -72,14 +71,11 @@ def draft(plan: EmbedPlan, run_id: str, receipts: Iterable[Receipt], comparison:
 
 def _finish(comparison: ComparisonRun, done: Sequence[Receipt], run_id: str) -> tuple[WrittenIndexes, list[Receipt]]:
     """Write the indexes. Also returns receipts of the data files of interrupted runs whose vectors are reused."""
-    plan, by_id = comparison.plan, {receipt.split_id: receipt for receipt in done}
-    card = plan.card
-    located = locate(comparison.rows, comparison.assigned, by_id, plan.store, card.schema, card.fingerprint)
-    written = _write_indexes(comparison, located, run_id)
-    return written, [receipt for receipt in comparison.unpublished if receipt.split_id in located.used]
+    written = _write_indexes(comparison, {receipt.split_id: receipt for receipt in done}, run_id)
+    return written, [receipt for receipt in comparison.unpublished if receipt.split_id in comparison.rows.used]
 
 
-def _write_indexes(comparison: ComparisonRun, located: LocatedRows, run_id: str) -> WrittenIndexes:
+def _write_indexes(comparison: ComparisonRun, receipts: Mapping[str, Receipt], run_id: str) -> WrittenIndexes:
     """Write the indexes of the compared shards: their rows, and documents and rejects that stay in the table."""
     plan, indexed = comparison.plan, comparison.difference.indexed
     staying = StayingDocuments(
@@ -87,8 +83,8 @@ def _write_indexes(comparison: ComparisonRun, located: LocatedRows, run_id: str)
         owners=[plan.selection.owner_of_left(record) for record in plan.old_records],
         turned=comparison.turned,
     )
-    rejects = _staying_rejects(comparison)
-    return write_indexes(located, indexed, staying, rejects, next_number(plan.base), run_id)
+    splits, rejects = (comparison.encoded, *comparison.copied), _staying_rejects(comparison)
+    return write_indexes(comparison.rows, splits, receipts, indexed, staying, rejects, next_number(plan.base), run_id)
 
 
 def _staying_rejects(comparison: ComparisonRun) -> dict[str, pa.Table]:

@@ -2,14 +2,13 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from sfr_batch.errors import TableError, counted
 from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes, whole
 from sfr_batch.format.indexes import (
@@ -21,13 +20,15 @@ from sfr_batch.format.indexes import (
     write_index,
 )
 from sfr_batch.format.records import IndexPart, Receipt, rows_in
-from sfr_batch.planning.decided_rows import DecidedRows, with_places
+from sfr_batch.planning.decided_rows import DecidedRows, DecidedUnit, check_same, with_places
 from sfr_batch.planning.join import Decision, Documents
 from sfr_batch.planning.left_documents import by_owner
-from sfr_batch.planning.located import LateReject, LocatedRows
+from sfr_batch.planning.located import LateReject, MadeRows, locate, made_rows
+from sfr_batch.planning.packed_rows import PackedSplits
+from sfr_batch.planning.row_comparison import RowComparison
 from sfr_batch.planning.scan import OldShard, ScannedUnit, TaskContext, read_others
 from sfr_batch.planning.selection import Coverage
-from sfr_batch.storage.executor import ROWS_A_TASK, grouped
+from sfr_batch.storage.executor import ROWS_A_TASK, grouped, in_order
 from sfr_batch.storage.stores import open_store
 
 
@@ -60,7 +61,9 @@ class StayingDocuments:
 
 
 def write_indexes(
-    located: LocatedRows,
+    found: RowComparison,
+    splits: Sequence[PackedSplits],
+    receipts: Mapping[str, Receipt],
     shards: frozenset[str],
     staying: StayingDocuments,
     rejects: Mapping[str, pa.Table],
@@ -69,21 +72,22 @@ def write_indexes(
 ) -> WrittenIndexes:
     """Write the indexes of some shards as files of a run that will publish ``snapshot``.
 
-    shards: URIs of shards that were compared; their rows are taken from the comparison. rejects: of the base snapshot
-    that stay, columns of `names.REJECTS_SCHEMA`, by the URI of the shard. Raises StorageError, TableError.
+    splits: those of the run, all committed; receipts: of at least these, by split id. shards: URIs of shards that were
+    compared; their rows are taken from the comparison. rejects: of the base snapshot that stay, columns of
+    `names.REJECTS_SCHEMA`, by the URI of the shard. Raises StorageError, TableError.
     """
-    found = located.found
-    executor, shared = found.executor, found.executor.share((found.context, located.files))
+    executor = found.executor
+    shared = executor.share(_Compared(found.context, found.files, found.own_files))
+
+    def calls() -> Iterator[tuple[Any, ...]]:
+        for number, task in enumerate(found.scans):
+            units = [unit for unit in range(task.first, task.end) if found.units[unit].shard.uri in shards]
+            if units:
+                made = [its for packed in splits for its in made_rows(packed, receipts, number)]
+                wanted, key = found.decided_units(task, units), names.index_key(snapshot, run_id, number)
+                yield task.scanned, task.decided, wanted, made, key, shared
+
     handles = []
-    for number, task in enumerate(found.scans):
-        wanted = frozenset(unit for unit in range(task.first, task.end) if found.units[unit].shard.uri in shards)
-        if not wanted:
-            continue
-        rows = found.rows_of(slice(task.first, task.end))
-        failed = {row - rows.start: reject for row, reject in located.failed.items() if rows.start <= row < rows.stop}
-        key = names.index_key(snapshot, run_id, number)
-        what = wanted, located.made(rows), failed
-        handles += executor.submit(_write_scanned, task.scanned, task.decided, *what, key, shared)
     more = (names.index_key(snapshot, run_id, number) for number in itertools.count(len(found.scans)))
     if found.selected and staying.others:
         context, ids = executor.share(found.context), executor.share(found.selected.ids)
@@ -95,13 +99,21 @@ def write_indexes(
         for part in found.left.parts:
             handles += executor.submit(_write_left, part, owners, turned, next(more), shared)
     written = WrittenIndexes()
-    for parts in executor.get(handles):
+    for parts in itertools.chain(in_order(executor, _write_scanned, calls()), executor.get(handles)):
         for part, *rejected in parts:
             written.add(part, *rejected)
     pieces = [Located(uri, index_of_rejects(its)) for uri, its in rejects.items() if its.num_rows]
     for part, *rejected in _write(found.context, next(more), pieces):
         written.add(part, *rejected)
     return written
+
+
+class _Compared(NamedTuple):
+    """What tasks know of the comparison. files: split ids of the data files, by number; own_files: as of `marked`."""
+
+    context: TaskContext
+    files: Sequence[str]
+    own_files: int | None
 
 
 def _write(context: TaskContext, key: str, located: Sequence[Located]) -> list[tuple[IndexPart, int, int]]:
@@ -116,26 +128,26 @@ def _write(context: TaskContext, key: str, located: Sequence[Located]) -> list[t
 def _write_scanned(
     scanned: Sequence[ScannedUnit],
     decided: DecidedRows,
-    wanted: frozenset[int],
-    made: tuple[NDArray[np.int64], NDArray[np.void]],
-    failed: Mapping[int, LateReject],
+    wanted: Sequence[DecidedUnit],
+    made: Sequence[MadeRows],
     key: str,
-    shared: tuple[TaskContext, Sequence[str]],
+    compared: _Compared,
 ) -> list[tuple[IndexPart, int, int]]:
     """A task: the indexes of the ``wanted`` units of a scan.
 
-    decided: of all units of the scan; made: numbers among these rows [k], and the places [k] of their vectors, which
-    the run has made; failed: by number among these rows; key: of the file.
+    decided: of all units of the scan; made: their rows whose vectors the run has made; key: of the file. Raises
+    TableError, StorageError.
     """
-    context, files = shared
-    decisions = with_places(decided, *made, Decision.REUSE)
-    located, start = [], 0
-    for unit in scanned:
-        end = start + unit.hashes.num_rows
-        if unit.unit in wanted:
-            lost = {row - start: reject for row, reject in failed.items() if start <= row < end}
-            located.append(_index_of_unit(unit, decisions[start:end], files, lost))
-        start = end
+    context, files, own_files = compared
+    check_same(decided, wanted)
+    found = locate(made, scanned, decided, wanted, own_files, len(files), context)
+    decisions = with_places(decided, np.concatenate(found.rows), np.concatenate(found.places), Decision.REUSE)
+    files = [*files, *(its.receipt.split_id for its in made)]
+    units, located = {unit.unit: unit for unit in scanned}, []
+    for unit in wanted:
+        if unit.number in units:  # with a filter, some have no selected row
+            lost = {row - unit.start: reject for row, reject in found.failed.items() if unit.start <= row < unit.stop}
+            located.append(_index_of_unit(units[unit.number], decisions[unit.start : unit.stop], files, lost))
     return _write(context, key, located)
 
 
@@ -160,13 +172,13 @@ def _write_left(
     owners: Sequence[str | None],
     turned: Hashes,
     key: str,
-    shared: tuple[TaskContext, Sequence[str]],
+    compared: _Compared,
 ) -> list[tuple[IndexPart, int, int]]:
     """A task: documents of one partition that have left the corpus and stay in the table, see `by_owner`. key: of the
     file."""
-    context, files = shared
     staying = by_owner(left, owners, turned)
-    return _write(context, key, [Located(uri, _index_of_documents(its, files)) for uri, its in staying.items()])
+    located = [Located(uri, _index_of_documents(its, compared.files)) for uri, its in staying.items()]
+    return _write(compared.context, key, located)
 
 
 def _index_of_unit(
@@ -187,11 +199,6 @@ def _index_of_unit(
         rejects = rejects.sort_by(names.POSITION)
     hashes = unit.hashes if good.all() else unit.hashes.filter(pa.array(good))
     taken = decisions[good]
-    if lost := int((taken["file"] < 0).sum()):  # a lost task has decided anew, when a file was gone that it had found
-        raise TableError(
-            f"{counted(lost, 'row')} of {unit.shard} had vectors in a data file of an interrupted run, which is "
-            "damaged or was swept meanwhile. Run the command again: it embeds them."
-        )
     index = index_table(hashes, _split_ids(taken, files), taken["first"], taken["vectors"], rejects)
     return Located(unit.shard, index)
 

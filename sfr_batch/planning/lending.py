@@ -6,7 +6,7 @@ tasks of the comparison's executor.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -74,10 +74,9 @@ def open_lender(settings: TableSettings, inputs: dict[str, object], root: str) -
 
 @dataclass(frozen=True)
 class Borrowed:
-    """A comparison in which rows take vectors of a lender. receipts: of the lender's data files, by split id."""
+    """A comparison in which so many ``rows`` take vectors of a lender."""
 
     found: RowComparison
-    receipts: Mapping[str, Receipt]
     rows: int
 
 
@@ -86,7 +85,7 @@ def borrow(found: RowComparison, lender: Snapshot | None) -> Borrowed:
     its vector is that of its text."""
     wanted = [n for n, task in enumerate(found.scans) if found.totals["encoded"][task.first : task.end].any()]
     if lender is None or not wanted:
-        return Borrowed(found, {}, 0)
+        return Borrowed(found, 0)
     executor, receipts = found.executor, lender.read_receipts()
     sizes = [receipt.vectors for receipt in receipts]
     encoded = int(found.totals["encoded"].sum())
@@ -98,7 +97,7 @@ def borrow(found: RowComparison, lender: Snapshot | None) -> Borrowed:
             executor.submit(_texts_of, task.scanned, task.decided, of_wanted, partitions, returns=1 + partitions)
         )
     place = executor.share(_Lending(lender.store.root, found.context.table_storage, lender.manifest.fingerprint))
-    files = list(zip(receipts, range(len(found.files), len(found.files) + len(receipts)), strict=True))
+    files = list(zip(receipts, range(len(found.receipts), len(found.receipts) + len(receipts)), strict=True))
     chunks = names.CHUNK in lender.schema.names
     lent = [
         executor.submit(_texts_of_files, batch, place, chunks, partitions, returns=1 + partitions)
@@ -110,18 +109,18 @@ def borrow(found: RowComparison, lender: Snapshot | None) -> Borrowed:
         matches.append(executor.submit(_match, len(texts), *parts, returns=1 + len(texts)))
     del texts, lent  # handles keep results in memory
     arguments = {
-        number: (len(found.files), *(match[1 + of_wanted] for match in matches))
+        number: (len(found.receipts), *(match[1 + of_wanted] for match in matches))
         for of_wanted, number in enumerate(wanted)
     }
     del matches
     borrowed = dataclasses.replace(
         found.decided_anew(_lend, arguments),
-        files=[*found.files, *(receipt.split_id for receipt in receipts)],
-        own_files=len(found.files),
+        receipts=[*found.receipts, *receipts],
+        own_files=len(found.receipts),
         lender=Lender(lender.store.root, lender.manifest.fingerprint),
     )
     count = encoded - int(borrowed.totals["encoded"].sum())
-    return Borrowed(borrowed, {receipt.split_id: receipt for receipt in receipts}, count)
+    return Borrowed(borrowed, count)
 
 
 def partitions_of(encoded: int, tasks: int, lent: int) -> int:

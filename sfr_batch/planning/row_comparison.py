@@ -4,9 +4,8 @@ Scan: read the changed and new shards, keep ids and hashes. Read: get what the t
 shards: ids, hashes, and where the vectors are. Join: one partition of the ids at a time; then the decisions are put in
 the order of the corpus again, by scan task. Tasks run where the executor runs them: in this process, or on Ray
 (`pipeline.tasks`), where ids, hashes, decisions and documents that have left stay in the object store: the driver has
-counts for each read unit, and asks for the rows for which there is work to do. With a filter of rows nothing is kept of
-a row that is not selected, on the driver or elsewhere, and of the table only documents with ids of selected rows are
-joined. Knows no plan and no settings of a run.
+counts for each read unit. With a filter of rows nothing is kept of a row that is not selected, on the driver or
+elsewhere, and of the table only documents with ids of selected rows are joined. Knows no plan and no settings of a run.
 """
 
 import dataclasses
@@ -16,26 +15,22 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from sfr_batch.corpus.splits import Chosen, ReadUnit
-from sfr_batch.format import names
+from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.format.hashes import Hashes
 from sfr_batch.format.records import ChangeCounts, Receipt, rows_in
 from sfr_batch.planning.decided_rows import (
     UNIT_DTYPE,
-    WORK_DTYPE,
     Bounds,
+    DecidedUnit,
     TaskTotals,
     UnitTotals,
-    Work,
     bounds_of,
     put_in_order,
-    work_in,
 )
 from sfr_batch.planning.difference import Lender
-from sfr_batch.planning.join import Decision, Origin, sorted_ids, total
+from sfr_batch.planning.join import Origin, sorted_ids, total
 from sfr_batch.planning.left_documents import LeftDocuments
 from sfr_batch.planning.scan import (
     FileNumber,
@@ -43,7 +38,6 @@ from sfr_batch.planning.scan import (
     LosingRows,
     OldShard,
     OldSource,
-    ScannedUnit,
     TaskContext,
     UnitCounts,
     join_partition,
@@ -51,9 +45,6 @@ from sfr_batch.planning.scan import (
     scan,
 )
 from sfr_batch.storage.executor import BYTES_A_TASK, ROWS_A_TASK, Executor, grouped, partitioned
-
-RowNumbers = NDArray[np.int64]
-"""[k] numbers of compared rows: rows are numbered over all read units, in order; with a filter, the selected ones."""
 
 UNIT_ROWS, UNIT_BYTES = 2**16, 32 * 2**20
 """Rows, and bytes of text, of a read unit: what a task holds in memory at a time."""
@@ -116,8 +107,8 @@ class RowComparison:
     context: TaskContext
     executor: Executor
     units: Sequence[ReadUnit]
-    files: Sequence[str]
-    """Split ids of the data files that vectors may be in; decisions name files by their number here."""
+    receipts: Sequence[Receipt]
+    """Those of the data files that vectors may be in; decisions name files by their number here."""
     changes: ChangeCounts
     starts: NDArray[np.int64]
     """[units + 1]"""
@@ -141,6 +132,16 @@ class RowComparison:
     own_files: int | None = None
 
     @cached_property
+    def files(self) -> list[str]:
+        """The split ids of ``receipts``."""
+        return [receipt.split_id for receipt in self.receipts]
+
+    @cached_property
+    def used(self) -> frozenset[str]:
+        """Split ids of the data files that hold vectors which stay where they are, or of documents in ``left``."""
+        return frozenset(self.receipts[number].split_id for number in self.reused | self.left.files)
+
+    @cached_property
     def shards(self) -> dict[str, slice]:
         """The range of the units of each shard, which follow each other, by its URI."""
         ranges: dict[str, slice] = {}
@@ -158,25 +159,19 @@ class RowComparison:
         bounds: Bounds = self.starts[task.first : task.end + 1] - self.starts[task.first]
         return bounds
 
-    def lends(self, work: Work) -> NDArray[np.bool_]:
-        """[k] which of the rows take vectors of the lender."""
-        first = len(self.files) if self.own_files is None else self.own_files
-        return np.asarray(work["file"] >= first)
-
-    def work(self, kind: Decision, shards: frozenset[str]) -> Work:
-        """The rows of some shards, by URI, for which this is decided."""
-        column = {Decision.ENCODE: "encoded", Decision.COPY: "copied"}[kind]
-        handles: list[Any] = []
-        for task in self.scans:
-            units = [
-                unit - task.first
-                for unit in (task.first + np.flatnonzero(self.totals[column][task.first : task.end])).tolist()
-                if self.units[unit].shard.uri in shards
-            ]
-            if units:
-                where = int(self.starts[task.first]), self.bounds(task), units
-                handles += self.executor.submit(work_in, task.decided, *where, kind)
-        return np.concatenate([np.empty(0, WORK_DTYPE), *self.executor.get(handles)])
+    def decided_units(self, task: ScanTask, units: Sequence[int]) -> list[DecidedUnit]:
+        """Some units of a scan task, by number."""
+        first = int(self.starts[task.first])
+        return [
+            DecidedUnit(
+                unit,
+                self.units[unit].shard.uri,
+                int(self.starts[unit]) - first,
+                int(self.starts[unit + 1]) - first,
+                int(self.totals["checksum"][unit]),
+            )
+            for unit in units
+        ]
 
     def decided_anew(self, decide: Callable[..., Any], arguments: Mapping[int, tuple[Any, ...]]) -> "RowComparison":
         """The same, where tasks have decided some rows in another way.
@@ -193,31 +188,6 @@ class RowComparison:
         for number, its in zip(arguments, self.executor.get(handles), strict=True):
             totals[scans[number].first : scans[number].end] = its
         return dataclasses.replace(self, scans=scans, totals=totals)
-
-    def choose(self, rows: RowNumbers) -> tuple[Chosen, ...]:
-        """Rows, ascending, as parts of a packed split."""
-        unit = np.searchsorted(self.starts, rows, side="right") - 1
-        bounds = np.flatnonzero(np.diff(unit, prepend=-1))
-        parts = zip(unit[bounds].tolist(), np.split(rows, bounds[1:]), strict=True)
-        if self.selected is None:
-            return tuple(Chosen(self.units[u], part - self.starts[u]) for u, part in parts)
-        return tuple(Chosen(self.units[u], self.selected.positions[part], by_position=True) for u, part in parts)
-
-    def by_position(self, rows: RowNumbers) -> dict[tuple[str, int], int]:
-        """The row numbers by shard and position in the shard. Fetches what was scanned of their units."""
-        found: dict[tuple[str, int], int] = {}
-        unit = np.searchsorted(self.starts, rows, side="right") - 1
-        for task in self.scans:
-            some = rows[(unit >= task.first) & (unit < task.end)]
-            if not len(some):
-                continue
-            units: list[ScannedUnit] = next(iter(self.executor.get([task.scanned])))
-            for scanned in units:
-                start, stop = self.starts[scanned.unit : scanned.unit + 2].tolist()
-                its = some[(some >= start) & (some < stop)]
-                positions = scanned.hashes.column(names.POSITION).take(pa.array(its - start)).to_pylist()
-                found |= {(scanned.shard, at): row for at, row in zip(positions, its.tolist(), strict=True)}
-        return found
 
 
 def compare_rows(
@@ -268,7 +238,7 @@ def compare_rows(
         context=context,
         executor=executor,
         units=units,
-        files=[file.split_id for file in files],
+        receipts=files,
         changes=total([summary.changes for summary in summaries]),
         starts=bounds_of(np.concatenate([np.empty(0, np.int64), *(counts.good for counts in counted)])),
         totals=np.concatenate([np.empty(0, UNIT_DTYPE), *(task.units for task in totals)]),

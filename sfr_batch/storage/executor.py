@@ -4,7 +4,8 @@
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from sfr_batch.errors import ConfigError
@@ -21,6 +22,8 @@ ROWS_A_PARTITION = 2**20
 ROWS_A_PART = 9 * 2**10
 """Fewest rows that a task should hand to each partition, on average: 256 KiB of the smallest records. Ray keeps results
 of less than 100 KB in the memory of the driver, and every part is an object that the driver has to know."""
+CALLS_AHEAD = 2**10
+"""Calls of which an executor knows at a time where there may be a hundred thousand. Ray takes some KB for each."""
 
 
 class Executor(Protocol):
@@ -67,6 +70,20 @@ class InProcess:
 
     def get(self, handles: Sequence[Any]) -> Iterator[Any]:
         return iter(handles)
+
+
+def in_order(executor: Executor, function: Callable[..., T], calls: Iterable[Sequence[Any]]) -> Iterator[T]:
+    """The results of many calls, in order, of which `CALLS_AHEAD` are made before the first result is awaited.
+
+    calls: the arguments of each, made when it is its turn. Raises what the function raised.
+    """
+    ahead: deque[Any] = deque()
+    for arguments in calls:
+        if len(ahead) == CALLS_AHEAD:
+            yield from executor.get([ahead.popleft()])
+        ahead += executor.submit(function, *arguments)
+    while ahead:
+        yield from executor.get([ahead.popleft()])
 
 
 def check_reach(executor: Executor, *places: str) -> None:

@@ -190,10 +190,12 @@ def test_resume_reads_footers_only_without_a_log(
     assert len(footers) == (0 if receipts == "log" else 199)
 
 
-def test_many_rows_that_all_moved_and_a_backfill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_rows_that_all_moved_or_were_copied_and_a_backfill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The benchmark itself refuses if a row is not found, one is to be encoded, or a backfill is of other rows."""
     monkeypatch.setattr(processes, "_LOOK_EVERY_S", 0.02)  # fewer rows than for a measurement are soon compared
-    sizes = ["--documents", "0", "--rows", "100000", "--backfill", "1000"]
+    sizes = ["--documents", "0", "--rows", "100000", "--backfill", "1000", "--copy", "20000"]
     done = invoke("nightly", *sizes, "--on", "none", "--output", str(tmp_path))
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "nightly.json").read_text())
@@ -203,11 +205,13 @@ def test_many_rows_that_all_moved_and_a_backfill(tmp_path: Path, monkeypatch: py
     assert any(line.split()[:2] == ["none", "100,000"] for line in done.output.splitlines())
     again = [(run["rows"], run["kind"], run["selected"]) for run in found["backfills"]]
     assert again == [(1000, "everywhere", 10), (1000, "together", 10)]
+    (copied,) = found["copies"]
+    assert (copied["rows"], copied["splits"], len(copied["steps"])) == (20_000, 2, 3)
 
 
 @pytest.mark.slow
 def test_nights_end_to_end(tmp_path: Path) -> None:
-    sizes = ["--documents", "150", "--rows", "0", "--backfill", "1000", "--backfill", "2000"]
+    sizes = ["--documents", "150", "--rows", "0", "--copy", "0", "--backfill", "1000", "--backfill", "2000"]
     done = invoke("nightly", *sizes, "--on", "none", "--on", "local", "--output", str(tmp_path))
     assert done.exit_code == 0, done.output
     first, changed, nothing = json.loads((tmp_path / "nightly.json").read_text())["nights"]

@@ -30,6 +30,7 @@ from sfr_batch.model.tokenization.tokenizer import Tokenizer
 from sfr_batch.pipeline import encode_stage, packing, read_stage, write_stage
 from sfr_batch.pipeline.job import Job
 from sfr_batch.pipeline.runner import make_job
+from sfr_batch.planning import row_comparison
 from sfr_batch.planning.drafting import draft
 from sfr_batch.table.commit.publish import publish
 from sfr_batch.table.commit.writing import create_or_open
@@ -287,6 +288,34 @@ def test_a_stopped_run_goes_on_with_what_is_missing(
     summary = sfr.embed(job)
     assert summary.splits == len(plan.splits) - len(plan.done)
     assert sfr.open_table(summary.table).to_arrow().equals(expected)
+
+
+def test_chunks_of_a_split_are_found_in_every_task(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next night encodes some documents again and copies others, each in one split with rows of all shards."""
+    before = [documents(TEXTS[at::3], name) for at, name in enumerate("xyz")]
+    now = [
+        [row | ({"text": row["text"] + " today"} if n % 2 else {"lang": "de"}) for n, row in enumerate(rows)]
+        for rows in before
+    ]
+    monkeypatch.setattr(row_comparison, "ROWS_A_TASK", 1)
+    job = job_of(tiny, tmp_path, *CHUNKING, rows_per_split=100)
+    for shards in (before, now):
+        for name, rows in zip("xyz", shards, strict=True):
+            put_parquet(f"{tmp_path}/corpus/{name}.parquet", rows)
+        counts = sfr.embed(job).snapshot.manifest.counts
+    assert (counts.read, counts.embedded, counts.reused) == (8, 3, 5)
+    found = sfr.open_table(job.table.path)
+    assert sorted((r.embedded, r.copied) for r in found.current().read_receipts())[-2:] == [(3, False), (5, True)]
+    assert found.audit(sfr.plan(job)).ok
+    whole = job_of(tiny, tmp_path, *CHUNKING, f"table.path={tmp_path}/whole", rows_per_split=100)
+    rows, expected = (by_document(sfr.open_table(t).to_arrow()) for t in (job.table.path, sfr.embed(whole).table))
+    assert rows.keys() == expected.keys()
+    for id_, chunks in expected.items():
+        assert [[row[name] for name in ("chunk", "chunk_end", "lang")] for row in rows[id_]] == [
+            [row[name] for name in ("chunk", "chunk_end", "lang")] for row in chunks
+        ]
+        stored, made = (np.asarray([row["embedding"] for row in its]) for its in (rows[id_], chunks))
+        assert np.abs(stored - made).max() < 1e-5
 
 
 def test_a_document_longer_than_the_model_is_rejected(tiny: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ rows nor keeps anything of them."""
 
 import dataclasses
 import io
+import itertools
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.corpus import row_groups
 from sfr_batch.corpus.reader import read_unit
 from sfr_batch.corpus.splits import Chosen, ReadUnit, pack
+from sfr_batch.corpus.splits import packed as packed_unit
 from sfr_batch.errors import CorpusError
 from sfr_batch.pipeline.packing import unit_from_json, unit_to_json
 from sfr_batch.planning.comparison import ComparisonRun, compare
@@ -69,11 +71,17 @@ def decided_rows(run: ComparisonRun) -> DecidedRows:
     return np.concatenate(list(run.executor.get([task.decided for task in run.rows.scans])))
 
 
+def rows_in_order(run: ComparisonRun) -> list[Row]:
+    """All compared rows."""
+    scanned = itertools.chain.from_iterable(run.executor.get([task.scanned for task in run.rows.scans]))
+    return [(unit.shard, position) for unit in scanned for position in unit.hashes.column("position").to_pylist()]
+
+
 def decisions_of(run: ComparisonRun) -> dict[Row, tuple[Any, ...]]:
     """What is done for each row, and where its vectors are."""
     rows, found = run.rows, {}
     decided = decided_rows(run)
-    for (shard, position), row in rows.by_position(np.arange(len(decided))).items():
+    for row, (shard, position) in enumerate(rows_in_order(run)):
         kind, known, file, first, vectors, size = (
             decided[name][row].item() for name in ("kind", "known", "file", "first", "vectors", "size")
         )
@@ -146,7 +154,8 @@ def test_selected_rows_are_decided_as_all_rows_are(
     assert changes.changed == sum(k and kind == Decision.ENCODE for k, kind in zip(known, kinds, strict=True))
     packed = [row for unit in sparse.difference.packed for row in read_rows(sparse, unit)]
     assert packed == sorted(row for row, what in expected.items() if what[0] == Decision.ENCODE)
-    copied = [row for copy in sparse.difference.copies for row in read_rows(sparse, copy.unit)]
+    units = [packed_unit("", parts, 0) for splits in sparse.copied for parts in splits.rows.fetch()]
+    copied = [row for unit in units for row in read_rows(sparse, unit)]
     assert copied == sorted(row for row, what in expected.items() if what[0] == Decision.COPY)
 
     if plan.selection.is_done(changes):
