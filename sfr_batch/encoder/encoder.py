@@ -4,6 +4,7 @@ Knows neither Ray nor storage. Rows go through the device sorted by length under
 distinct row once, and come back in input order. Pooling and normalization run in float32 whatever the model runs in.
 """
 
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -104,8 +105,9 @@ class Encoder:
         max_batch_tokens: tokens of a batch, padding included; default is what suits device and model. torch_threads:
         while this encoder computes; default is what the process has, such as OMP_NUM_THREADS says. weight_hashes:
         SHA-256 by file name that the weights on this node must have, as a fingerprint names them. packed, fuse:
-        `run.batches` and `run.fuse`; None: their defaults. memory_share: the part of a GPU's memory that this process
-        may use. Raises ModelError, ConfigError, StorageError, or DeviceError if the device fails.
+        `run.batches` and `run.fuse`; None: their defaults, without what fails on this device (`remark` says so).
+        memory_share: the part of a GPU's memory that this process may use. Raises ModelError, ConfigError,
+        StorageError, or DeviceError if the device fails.
         """
         if not isinstance(settings, ModelSettings):
             raise ConfigError("Encoder.load takes the model of a config: Encoder.load(load_config(PATH).model).")
@@ -152,6 +154,8 @@ class Encoder:
             torch_threads=torch_threads,
             packed=packed,
         )
+        if why := encoder._forward.why_not_packed():
+            encoder.pack(False)  # a model that is at fault itself fails below
         check_company(
             encoder._forward,
             recipe,
@@ -159,6 +163,11 @@ class Encoder:
             dtype=torch_dtype(settings.compute_dtype),
             tested=recipe.model_type in TESTED,
         )
+        if why:
+            failed = f"rows cannot be packed on node {socket.gethostname()}: {why}"
+            if packed:
+                raise ConfigError(f"run.batches is packed, but {failed}. Set run.batches=padded.")
+            encoder._say(f"batches are padded, and slower than they could be: {failed}")
         return encoder
 
     @property
@@ -209,7 +218,10 @@ class Encoder:
         try:
             self.fuse()
         except ConfigError as error:
-            self.remark = f"the layers are not fused, and slower than they could be: {error}"
+            self._say(f"the layers are not fused, and slower than they could be: {error}")
+
+    def _say(self, remark: str) -> None:
+        self.remark = f"{self.remark}; {remark}" if self.remark else remark
 
     @property
     def dim(self) -> int:

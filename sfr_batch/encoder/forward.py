@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from sfr_batch.encoder.attention import ATTENTION, IN_16_BITS, Packing, Prefix
 from sfr_batch.encoder.decoder import Decoder, is_plain_decoder
 from sfr_batch.encoder.devices import has_flash
+from sfr_batch.encoder.faults import is_of_the_device, is_out_of_memory
 from sfr_batch.encoder.layers import Finish
 from sfr_batch.encoder.pooling import pool, pool_packed
 from sfr_batch.errors import ConfigError
@@ -29,6 +30,8 @@ _PACKABLE = {"bert": False, "roberta": True, "xlm-roberta": True, "camembert": T
 
 _NOT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 _LARGEST_HEAD = 256
+_NO_KERNEL = "no kernel image"
+"""CUDA's words for a kernel that was not built for a GPU, which is whole then."""
 
 
 class Forward:
@@ -70,6 +73,24 @@ class Forward:
         self.packed = packed
         if self.can_pack and self.decoder is None:
             self._model.set_attn_implementation(ATTENTION if packed else "sdpa")
+
+    def why_not_packed(self) -> str:
+        """What PyTorch says to packed rows, of which two are tried; empty if it computes them, or has no kernel of
+        their own to try. Raises what is the fault of the device, or of its memory.
+
+        That a card is new enough does not say that this build has the kernel for it.
+        """
+        if not (self.packed and self._packs_well):
+            return ""
+        lengths = np.array([2, 1], np.int64)
+        try:
+            # Kernels run later than the calls that start them.
+            self.pooled(np.array([0, 2]), lengths, np.zeros(3, np.int32)).cpu()
+        except Exception as error:
+            if is_out_of_memory(error) or (is_of_the_device(error) and _NO_KERNEL not in str(error)):
+                raise
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return ""
 
     def prefix(self, ids: NDArray[np.int32]) -> Prefix:
         """The keys and values of the tokens ``ids`` [p], for a batch whose rows begin with them. Only for decoders."""

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from tokenizers.processors import TemplateProcessing
 
 from sfr_batch.config.settings import ModelSettings
-from sfr_batch.encoder import batching, devices, pooling
+from sfr_batch.encoder import batching, devices, forward, pooling
 from sfr_batch.encoder.encoder import MOST_FAILED, Encoder
 from sfr_batch.encoder.loading import load_model
 from sfr_batch.errors import ConfigError, DeviceError, ModelError, TextError
@@ -214,6 +215,57 @@ def test_packed_rows_count_positions_from_where_their_model_does(name: str, pool
     padded = Encoder(model, None, recipe, max_batch_tokens=200).encode_tokens(lengths, ids)  # type: ignore[arg-type]
     packed = Encoder(model, None, recipe, max_batch_tokens=200, packed=True)  # type: ignore[arg-type]
     assert distance(packed.encode_tokens(lengths, ids).vectors, padded.vectors) < 1e-5
+
+
+@pytest.mark.parametrize("model", ["bidirectional", "decoder"])
+def test_rows_are_padded_where_the_kernel_for_packed_ones_fails(
+    model: str, mistral_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU that is said to have this kernel, and has not."""
+    folder = minilm_folder() if model == "bidirectional" else mistral_folder
+    settings = ModelSettings(path=str(folder), device="cpu", dtype="bfloat16")
+    padded = Encoder.load(settings)
+    monkeypatch.setattr(forward, "has_flash", lambda device: True)
+    monkeypatch.setattr(socket, "gethostname", lambda: "gpu-7")
+    encoder = Encoder.load(settings)
+    assert not encoder.packed
+    assert encoder.remark.startswith(
+        "batches are padded, and slower than they could be: rows cannot be packed on node gpu-7: NotImplementedError: "
+    )
+    assert np.array_equal(encoder.encode(["a", "b c"]), padded.encode(["a", "b c"]))
+    encoder._say("More.")
+    assert encoder.remark.endswith("; More.")
+    with pytest.raises(ConfigError, match=r"run\.batches is packed, but .* gpu-7: .* Set run\.batches=padded\."):
+        Encoder.load(settings, packed=True)
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("CUDA error: no kernel image is available for execution on the device", None),
+        ("FlashAttention only supports Ampere GPUs or newer.", None),
+        ("CUDA error: an illegal memory access was encountered", DeviceError),
+        ("CUDA out of memory. Tried to allocate 2 GiB", ModelError),
+    ],
+)
+def test_a_device_that_fails_at_packed_rows_is_not_given_padded_ones(
+    message: str, kind: type[Exception] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.nn.attention import varlen
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise (torch.AcceleratorError if "CUDA error" in message else RuntimeError)(message)
+
+    monkeypatch.setattr(varlen, "varlen_attn", fail)
+    monkeypatch.setattr(forward, "has_flash", lambda device: True)
+    settings = ModelSettings(path=str(minilm_folder()), device="cpu", dtype="bfloat16")
+    if kind is None:
+        encoder = Encoder.load(settings)
+        assert message in encoder.remark
+        assert not encoder.packed
+    else:
+        with pytest.raises(kind, match=message if kind is DeviceError else "memory"):
+            Encoder.load(settings)
 
 
 @settings(max_examples=200)
