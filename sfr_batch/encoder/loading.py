@@ -16,6 +16,7 @@ import torch
 import transformers
 
 from sfr_batch.config.settings import ModelSettings
+from sfr_batch.encoder import segments
 from sfr_batch.encoder.attention import ATTENTION
 from sfr_batch.encoder.decoder import is_plain_decoder
 from sfr_batch.encoder.devices import free_memory, release_memory
@@ -38,16 +39,17 @@ def torch_dtype(compute_dtype: str) -> torch.dtype:
 
 
 def check_gpu(settings: ModelSettings) -> None:
-    """Raises ModelError if the weights of a model do not fit into what is free of its GPU, in this process' share, and
-    ConfigError if PyTorch does not multiply in fp8 there.
+    """Raises ModelError if the weights of a model, and what computes with them, do not fit into what is free of its
+    GPU, in this process' share, and ConfigError if PyTorch does not multiply in fp8 there.
 
     No weights are fetched or read for it: config.json tells their sizes. A CPU is not asked, since weights stay mapped
     from their files there. Raises what `read_recipe` raises, too.
     """
     if settings.device == "cpu":
         return
+    segments.let_grow(settings.device)  # before anything is allocated there
     needed = bytes_needed(read_recipe(locate(settings, weights=False), settings), settings.compute_dtype)
-    if needed > free_memory(settings.device):
+    if needed + room.BESIDE_WEIGHTS > free_memory(settings.device):
         release_memory()  # of a model before this one, whose compiled layers refer to themselves
     room.check_device(needed, free_memory(settings.device), settings.device)
     if settings.compute_dtype == "fp8":

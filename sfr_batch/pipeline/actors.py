@@ -33,13 +33,11 @@ def take_gpu() -> None:
     """Let this process see the GPU that Ray gave it, and no other; before PyTorch starts CUDA.
 
     Ray does so itself unless RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES tells it not to, as is usual on Slurm: then
-    all actors would be on the first GPU. Batches have many sizes, which would fragment the memory of a GPU unless its
-    segments can grow. PyTorch would start a process for each core of the node, up to 32, to compile a few kernels.
+    all actors would be on the first GPU. PyTorch would start a process for each core of the node, up to 32, to compile
+    a few kernels.
     """
     if own := ray.get_gpu_ids():
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, own))
-        if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & set(os.environ):
-            os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "4")
 
 

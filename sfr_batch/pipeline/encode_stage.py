@@ -67,16 +67,18 @@ class Encode:
         """The reason why the model cannot be used, which is then the error of every split; None if it can."""
         try:
             load_libraries()
+            from sfr_batch.encoder import segments
             from sfr_batch.encoder.canaries import Canaries
             from sfr_batch.encoder.devices import count_gpus, kind_of
 
             self.encoder = load_encoder(job, own_process=own_process)
             self._canaries = Canaries(self.encoder)
-            self.device, self.remark = kind_of(job.model.device), self.encoder.remark
+            self.device, remarks = kind_of(job.model.device), [segments.let_grow(job.model.device), self.encoder.remark]
             self.overlaps = job.model.device == "cuda"
             if self.overlaps and not own_process and (gpus := count_gpus()) > 1:  # Ray shows an actor its own
                 all_of_them = f"run.actors.max={gpus} with run.ray_address=local uses all"
-                self.remark = f"1 of {gpus} GPUs is used: {all_of_them}. {self.remark}".rstrip()
+                remarks.insert(0, f"1 of {gpus} GPUs is used: {all_of_them}.")
+            self.remark = " ".join(filter(None, remarks))
         except DeviceError:
             raise
         except (SfrBatchError, ModuleNotFoundError) as error:

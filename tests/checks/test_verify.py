@@ -24,7 +24,7 @@ from sfr_batch.checks.verify.subject import Subject
 from sfr_batch.cli.main import main
 from sfr_batch.config.loading import config_from_dict
 from sfr_batch.config.settings import Config, RunSettings
-from sfr_batch.encoder import devices, probe
+from sfr_batch.encoder import devices, probe, segments
 from sfr_batch.encoder.decoder import Decoder
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.encoder.forward import Forward
@@ -549,6 +549,15 @@ def test_weights_that_do_not_fit_are_not_hashed(built: Path, monkeypatch: pytest
     assert verdicts(report, "weights") == {"FAIL"}
     assert verdicts(report, "recipe", "model", "lock", *VECTOR_CHECKS) == {"SKIP"}
     assert not hashed
+
+
+def test_a_gpu_whose_segments_do_not_grow_is_said(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As actors of a run say it, which take memory in the same way."""
+    asked: list[str] = []
+    monkeypatch.setattr(segments, "let_grow", lambda device: asked.append(device) or "no segments that grow")
+    found = checks.check_model(subject_of(built))
+    assert found.measured.endswith(" s; no segments that grow")
+    assert asked == ["cpu"]
 
 
 def test_throughput_tries_budgets(built: Path) -> None:

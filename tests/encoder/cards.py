@@ -7,7 +7,7 @@ runs on them.
 import pytest
 import torch
 
-from sfr_batch.encoder import devices, loading
+from sfr_batch.encoder import devices, loading, segments
 
 GIB = 2**30
 CUDA_12 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
@@ -26,6 +26,12 @@ def plant_gpu(
 ) -> None:
     """A card on node gpu-7. total: its memory in GiB; used: by other processes and CUDA itself."""
     shares = [1.0]
+
+    def set_share(fraction: float) -> None:
+        if not isinstance(fraction, float):
+            raise TypeError("Invalid type for fraction argument, must be `float`")  # as PyTorch does
+        shares.append(fraction)
+
     patched.setattr(torch.cuda, "is_available", lambda: True)
     patched.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
     patched.setattr(torch.cuda, "get_arch_list", lambda: built_for)
@@ -33,8 +39,9 @@ def plant_gpu(
     patched.setattr(torch.cuda, "mem_get_info", lambda: (int((total - used) * GIB), int(total * GIB)))
     patched.setattr(torch.cuda, "memory_reserved", lambda: 0)
     patched.setattr(torch.cuda, "memory_allocated", lambda: 0)
-    patched.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
+    patched.setattr(torch.cuda, "set_per_process_memory_fraction", set_share)
     patched.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: shares[-1])
     patched.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
     patched.setattr(loading, "check_kernel", lambda device: None)
+    patched.setattr(segments, "let_grow", lambda device: "")
     patched.setattr(devices.socket, "gethostname", lambda: "gpu-7")

@@ -14,6 +14,7 @@ from ray._private import worker
 
 from sfr_batch.config.settings import ActorSettings
 from sfr_batch.errors import ConfigError
+from sfr_batch.format import unforeseen
 from sfr_batch.pipeline import actors, joining, losses, placement
 from sfr_batch.pipeline.actor_time import ActorTime
 from sfr_batch.pipeline.asides import ASIDE
@@ -51,6 +52,13 @@ class FullDevice:
 
     def __init__(self, job: Any) -> None:
         pass
+
+
+class OddModel:
+    """The encode stage of an actor whose model raises what nobody foresaw."""
+
+    def __init__(self, job: Any) -> None:
+        raise RuntimeError("Triton Error [CUDA]: device kernel image is invalid")
 
 
 class DeadlyModel:
@@ -111,11 +119,9 @@ def test_an_actor_sees_its_own_gpu_and_starts_few_processes(monkeypatch: pytest.
     actors.take_gpu()
     assert given == {
         "CUDA_VISIBLE_DEVICES": "3",
-        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
         "TORCHINDUCTOR_COMPILE_THREADS": "4",
     }
-    given |= {"PYTORCH_ALLOC_CONF": "backend:native", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    del given["PYTORCH_CUDA_ALLOC_CONF"]
+    given["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     before = dict(given)
     actors.take_gpu()
     assert given == before
@@ -157,9 +163,13 @@ def test_a_model_that_cannot_be_loaded_is_an_error_once_no_other_actor_loads_it(
     monkeypatch.setattr(actors, "_ASK_EVERY_S", 0.05)
     actors.internal_kv._internal_kv_del(f"{actors._PREFIX}/{Job.run_id}/", del_by_prefix=True)
     assert not actors.another_loads(Job.run_id)
-    full = pool(model, 0, 0, stage=FullDevice)
+    full = [*pool(model, 0, stage=FullDevice), *pool(model, 0, stage=OddModel)]
     given = ray.get([actor.__call__.remote(NO_SPLIT) for actor in full])
-    assert [table["error"][0].as_py() for table in given] == ["no room", "no room"]
+    no_room, odd = (table["error"][0].as_py() for table in given)
+    assert no_room == "no room"
+    sentence, trace = unforeseen.parts(odd)
+    assert sentence.startswith("RuntimeError: Triton Error [CUDA]: device kernel image is invalid, in sfr_batch/")
+    assert trace.endswith("device kernel image is invalid")
     (slow,) = pool(model, 0)
     while not actors._marked(Job.run_id, actors.LOADING) - actors._marked(Job.run_id, actors.FAILED):
         time.sleep(0.01)
@@ -170,7 +180,7 @@ def test_a_model_that_cannot_be_loaded_is_an_error_once_no_other_actor_loads_it(
         assert not asked.done()
         model.touch()
         assert asked.result()
-    assert actors._failures(Job.run_id) == {f"Node {socket.gethostname()}: no room"}
+    assert actors._failures(Job.run_id) == {f"Node {socket.gethostname()}: {why}" for why in (no_room, sentence)}
     for actor in (*full, slow):
         ray.kill(actor)
     actors.internal_kv._internal_kv_del(f"{actors._PREFIX}/{Job.run_id}/", del_by_prefix=True)

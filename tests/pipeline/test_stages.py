@@ -13,7 +13,7 @@ import torch
 
 import sfr_batch as sfr
 from sfr_batch.checks.audit.auditor import audit
-from sfr_batch.encoder import devices, forward
+from sfr_batch.encoder import devices, forward, segments
 from sfr_batch.encoder import encoder as encoder_module
 from sfr_batch.errors import ConfigError, DeviceError, RunFailed
 from sfr_batch.format.records import Receipt
@@ -67,11 +67,13 @@ def test_one_of_several_gpus_is_said(tmp_path: Path, tiny: Path, monkeypatch: py
     monkeypatch.setattr(encode_stage, "load_encoder", lambda job, own_process: encoder)
     monkeypatch.setattr(devices, "kind_of", lambda _: "NVIDIA L4")
     monkeypatch.setattr(devices, "count_gpus", lambda: 8)
+    monkeypatch.setattr(segments, "let_grow", lambda device: "" if device == "cpu" else "Segments do not grow.")
     job = dataclasses.replace(on_cpu, model=on_cpu.model.model_copy(update={"device": "cuda"}))
     encode = encode_stage.Encode(job, own_process=False)
-    assert encode.remark == "1 of 8 GPUs is used: run.actors.max=8 with run.ray_address=local uses all."
+    one_of_them = "1 of 8 GPUs is used: run.actors.max=8 with run.ray_address=local uses all."
+    assert encode.remark == f"{one_of_them} Segments do not grow."
     assert encode.overlaps
-    assert not encode_stage.Encode(job).remark
+    assert encode_stage.Encode(job).remark == "Segments do not grow."
     assert not encode_stage.Encode(on_cpu, own_process=False).remark
 
 

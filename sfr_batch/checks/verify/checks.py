@@ -15,7 +15,7 @@ from sfr_batch.checks.report import Outcome, failed, judged, passed, skipped
 from sfr_batch.checks.verify import known
 from sfr_batch.checks.verify.golden import Golden, GoldenText
 from sfr_batch.checks.verify.subject import PROBES, FloatArray, Subject, ids_of, rows_of
-from sfr_batch.encoder import devices, probe
+from sfr_batch.encoder import devices, probe, segments
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.encoder.libraries import load_libraries
 from sfr_batch.encoder.loading import check_gpu
@@ -145,8 +145,8 @@ def check_model(subject: Subject) -> Outcome:
     dtype, device = subject.settings.compute_dtype, subject.settings.device
     count, took = probe.parameters(encoder), time.perf_counter() - began
     subject.found["load_seconds"] = load_libraries() + took  # as an actor does
-    remark = f"; {encoder.remark}" if encoder.remark else ""
-    return passed(f"{count:,} parameters in {dtype} on {device}, loaded in {took:.1f} s{remark}")
+    remarks = "".join(f"; {remark}" for remark in (segments.let_grow(device), encoder.remark) if remark)
+    return passed(f"{count:,} parameters in {dtype} on {device}, loaded in {took:.1f} s{remarks}")
 
 
 def _threads(subject: Subject, device: str) -> int | None:
