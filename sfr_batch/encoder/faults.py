@@ -9,6 +9,8 @@ from sfr_batch.errors import DeviceError
 
 _OF_THE_DEVICE = (
     "cuda error",
+    "cuda unknown error",
+    "cudagetdevicecount",
     "cublas",
     "cudnn",
     "cuda driver",
@@ -16,10 +18,22 @@ _OF_THE_DEVICE = (
     "hip error",
     "device-side assert",
     "ecc error",
+    "illegal memory access",
+    "illegal instruction",
+    "misaligned address",
+    "unspecified launch failure",
 )
+"""Parts of messages. Of kernels that are compiled ("Triton Error [CUDA]") those after which the context is lost, and no
+others, which say that there is no kernel."""
 _OF_A_KERNEL = ("execution plan", "cudnn_frontend", "mha_graph", "status_not_supported", "status_arch_mismatch")
 """Parts of messages of cuDNN and cuBLAS that have no kernel for these shapes or this GPU."""
-_NO_MEMORY = ("out of memory", "status_alloc_failed")
+_NO_MEMORY = (
+    "out of memory",
+    "status_alloc_failed",
+    "status_not_initialized when calling `cublascreate",
+    "status_not_initialized when calling `cublasltcreate",
+)
+"""cuBLAS says of a full card that it cannot begin."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

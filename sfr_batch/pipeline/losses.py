@@ -17,9 +17,10 @@ import pyarrow as pa
 import ray
 
 from sfr_batch.errors import DeviceError
+from sfr_batch.format import unforeseen
 from sfr_batch.pipeline import actors, display, encode_stage, second_attempt, write_stage
 from sfr_batch.pipeline.asides import with_aside
-from sfr_batch.pipeline.job import Job
+from sfr_batch.pipeline.job import Job, explain
 from sfr_batch.pipeline.results import Losses
 
 DEAL = "units"
@@ -66,7 +67,8 @@ class WatchedEncode:
 
 
 def _load(job: Job, stage: type[encode_stage.Encode], begun: int) -> encode_stage.Encode:
-    """The stage with its model; ends the process if the device fails, LOADS times at most.
+    """The stage with its model; ends the process if the device fails, LOADS times at most. Raises OSError of a file
+    system or network, which Ray Data meets with a fresh actor.
 
     begun: how often the model has begun to load here.
     """
@@ -76,6 +78,10 @@ def _load(job: Job, stage: type[encode_stage.Encode], begun: int) -> encode_stag
         if begun >= LOADS:
             return _without(job, str(error))
         _end(str(error))
+    except OSError:
+        raise
+    except Exception as error:  # Ray Data would load it again and again, and then blame the memory of the node
+        return _without(job, explain(error))
     if encode.problem is not None:
         return _without(job, encode.problem)
     if encode.remark:
@@ -91,7 +97,7 @@ def _without(job: Job, why: str) -> encode_stage.Encode:
     once would be given most of the splits, so this one has no answer: its process ends, and Ray starts it again, there
     or elsewhere.
     """
-    actors.failed(job.run_id, why)
+    actors.failed(job.run_id, unforeseen.parts(why)[0])
     if not actors.another_loads(job.run_id):
         return encode_stage.Encode.failing(why)
     time.sleep(_PAUSE_S)

@@ -190,6 +190,19 @@ def test_a_7b_model_must_fit_into_the_share_of_its_actor(
     assert (expected or "has no weights") in str(caught.value)
 
 
+def test_weights_alone_do_not_suffice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of 13.4 GiB, 13.2 are theirs. Then cuBLAS cannot begin, which looks like a GPU that is broken."""
+    plant_gpu(monkeypatch, total=24, used=10.6)
+    write_sfr_files(tmp_path, hidden=4096, layers=32, heads=32, kv_heads=8)
+    edit_json(tmp_path / "config.json", intermediate_size=14336)
+    with pytest.raises(ModelError) as caught:
+        Encoder.load(ModelSettings(path=str(tmp_path), device="cuda"))
+    assert str(caught.value).startswith(
+        "The model fits into the memory of cuda on node gpu-7, but not the smallest batch beside it: 0.2 GiB free. "
+        "Use a device with more memory"
+    )
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "fp8"])
 def test_a_card_that_others_have_filled_is_a_reason_and_no_crash(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dtype: Any
@@ -233,7 +246,14 @@ def test_a_model_that_nothing_refers_to_makes_room_first(monkeypatch: pytest.Mon
     [
         ("CUDA out of memory. Tried to allocate 2 GiB", True, False),
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True, True),
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", True, True),
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasGemmEx(handle, opa, opb)`", False, True),
         ("CUDA error: an illegal memory access was encountered", False, True),
+        ("CUDA unknown error - this may be due to an incorrectly set up environment", False, True),
+        ("Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized", False, True),
+        ("Triton Error [CUDA]: an illegal memory access was encountered", False, True),
+        ("Triton Error [CUDA]: out of memory", True, False),
+        ("Triton Error [CUDA]: device kernel image is invalid", False, False),
         ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`", False, True),
         ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", False, True),
         ("[cudnn_frontend] Error: No execution plans support the graph.", False, False),

@@ -37,10 +37,17 @@ def check_disk(folder: Path, needed: int, free: int, what: str) -> None:
         )
 
 
+BESIDE_WEIGHTS = 2**29
+"""Bytes of a GPU that kernels, the workspaces of cuBLAS and a small batch take beside a model."""
+
+
 def check_device(needed: int, free: int, device: str) -> None:
-    """Raises ModelError if a model of ``needed`` bytes does not fit into ``free`` bytes of a device."""
+    """Raises ModelError if a model of ``needed`` bytes, and what computes with it, do not fit into ``free`` bytes of a
+    device."""
     if needed > free:
         raise ModelError(no_room_on(device, needed, free))
+    if needed + BESIDE_WEIGHTS > free:
+        raise ModelError(no_room_beside_the_model(device, free - needed))
 
 
 def no_room_on(device: str, needed: int, free: int) -> str:
