@@ -1,11 +1,25 @@
 """Kernels that are compiled on the machine where the model runs, and what that machine may lack for it."""
 
 import contextlib
+import inspect
 import socket
 from collections.abc import Iterator
+from typing import Any
+
+import torch
 
 from sfr_batch.encoder.faults import is_of_the_device, is_out_of_memory
 from sfr_batch.errors import ConfigError
+
+_MOST_GRAPHS = 32
+"""Compilations of one module. PyTorch's 8 are too few: it knows no symbol for 1, so that rows and tokens, of one and of
+several, in two to four dimensions, are graphs of their own; what comes beyond the limit is not compiled any more."""
+
+
+def for_all_shapes() -> dict[str, Any]:
+    """Options of torch.compile for a module that batches of all shapes go through."""
+    limited = "recompile_limit" in inspect.signature(torch.compile).parameters  # not in PyTorch 2.11
+    return {"dynamic": True, **({"recompile_limit": _MOST_GRAPHS} if limited else {})}
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from sfr_batch.config.settings import ModelSettings, batch_tokens
 from sfr_batch.encoder import batching
 from sfr_batch.encoder.attention import Prefix
 from sfr_batch.encoder.company import check_company
-from sfr_batch.encoder.compiling import compiling
+from sfr_batch.encoder.compiling import compiling, for_all_shapes
 from sfr_batch.encoder.devices import free_memory, require_device, take_share
 from sfr_batch.encoder.encoded import EncodedTokens
 from sfr_batch.encoder.faults import is_of_the_device, is_out_of_memory, of_the_device
@@ -43,9 +43,9 @@ PREFIX_SHARE = 0.1
 attention over a prefix costs a copy of its keys in each layer and batch."""
 MOST_FAILED = 32
 """Most rows of one call that are blamed for errors; more failures are hardly due to rows."""
-_EACH_GRAPH = ((3, 2), (2,))
-"""Lengths of rows of batches for which kernels are compiled: those of more rows, and of one. PyTorch knows no symbol
-for 1."""
+_EACH_GRAPH = ((3, 2), (2,), (1,), (1, 1))
+"""Lengths of rows of batches for which kernels are compiled: of several rows and of one, of several tokens and of one.
+PyTorch knows no symbol for 1."""
 _SANE = "A text that any encoder can encode."
 
 
@@ -198,7 +198,7 @@ class Encoder:
         """
         small = [m for m in self._model.modules() if type(m).__name__.endswith(("RMSNorm", "MLP"))]
         for module in small:
-            module.compile(dynamic=True)
+            module.compile(**for_all_shapes())
         try:
             with compiling("run.fuse", "set run.fuse=false"):
                 for lengths in _EACH_GRAPH:

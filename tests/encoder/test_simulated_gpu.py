@@ -3,6 +3,7 @@ dtypes, and what the host does meanwhile. No kernel runs; that the kernels of a 
 """
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sfr_batch.config.settings import batch_tokens
 from sfr_batch.encoder import attention, forward, fp8
+from sfr_batch.encoder import encoder as encoder_module
 from sfr_batch.encoder.attention import ATTENTION
+from sfr_batch.encoder.compiling import for_all_shapes
 from sfr_batch.encoder.encoder import Encoder
 from sfr_batch.encoder.forward import Forward
 from sfr_batch.encoder.fp8 import by_kernel, quantize_linears
@@ -30,8 +33,9 @@ SEVEN_BILLION = {
     "num_hidden_layers": LAYERS,
     "sliding_window": None,
 }
-MOST_GRAPHS = 8
-"""Compilations for batches of one kind: of norms and of MLPs, for several rows and one, in three dimensions and two."""
+MOST_GRAPHS = {"mistral": 12, "qwen2": 12, "llama": 12, "qwen3": 16}
+"""Compilations for batches of one kind: of norms and of MLPs, for rows and tokens, of several and of one, in three
+dimensions and two; those of Qwen3 in four as well, in norms of queries and keys."""
 BLOCKING = "blocking copy"
 WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "item", BLOCKING)
 """Operations that need a number from the device, so that the host waits for all that it has been given."""
@@ -83,11 +87,15 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         each.cache_clear()
 
 
-def mistral(dtype: torch.dtype = torch.bfloat16) -> tuple[Any, Recipe]:
-    config = transformers.MistralConfig(vocab_size=32000, **SEVEN_BILLION)
+def decoder(family: str, dtype: torch.dtype = torch.bfloat16) -> tuple[Any, Recipe]:
+    config = transformers.AutoConfig.for_model(family, vocab_size=32000, **SEVEN_BILLION)
     with torch.device("meta"):
         model = transformers.AutoModel.from_config(config, attn_implementation=ATTENTION, dtype=dtype).eval()
-    return model, Recipe("", "mistral", True, "last_token", 4096, 4096, {})
+    return model, Recipe("", family, True, "last_token", 4096, 4096, {})
+
+
+def mistral(dtype: torch.dtype = torch.bfloat16) -> tuple[Any, Recipe]:
+    return decoder("mistral", dtype)
 
 
 def bert() -> tuple[Any, Recipe]:
@@ -234,30 +242,42 @@ def graphs() -> int:
     return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "fp8"])
-def test_layers_are_fused_by_default_once_for_all_batches(dtype: str) -> None:
-    """By a backend that compiles nothing: what is counted is how often PyTorch would."""
-    model, recipe = mistral()
+@pytest.mark.parametrize(
+    ("family", "dtype", "packed"),
+    [
+        ("mistral", "fp8", True),
+        ("mistral", "bfloat16", False),
+        ("llama", "bfloat16", True),
+        ("qwen2", "bfloat16", True),
+        ("qwen3", "bfloat16", True),
+        ("qwen3", "bfloat16", False),
+    ],
+)
+def test_layers_are_fused_by_default_once_for_all_batches(
+    monkeypatch: pytest.MonkeyPatch, family: str, dtype: str, packed: bool
+) -> None:
+    """By a backend that compiles nothing: what is counted is how often PyTorch would. Nothing is compiled after the
+    load, and nothing is left uncompiled when batches are changed from one kind to the other."""
+    monkeypatch.setattr(encoder_module, "for_all_shapes", lambda: {**for_all_shapes(), "backend": "eager"})
+    model, recipe = decoder(family)
     if dtype == "fp8":
         quantize_linears(model)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    with torch.compiler.set_stance("default", force_backend="eager"):
-        encoder = Encoder(model, None, recipe)  # type: ignore[arg-type]
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        encoder = Encoder(model, None, recipe, packed=packed)  # type: ignore[arg-type]
         encoder.fuse_if_it_can()
-        assert encoder.packed
-        assert not encoder.remark
-        assert 4 <= graphs() <= MOST_GRAPHS
-        for packed, prefix in ((True, 0), (True, 20), (False, 0), (False, 20)):
-            encoder.pack(packed)
+        assert encoder.fused, encoder.remark
+        assert 4 <= graphs() <= MOST_GRAPHS[family]
+        for now in (packed, not packed):
+            encoder.pack(now)
             before = graphs()
-            for lengths in (RAGGED, EQUAL, [7, 7, 7], [5], [400, 30]):
+            for prefix, lengths in itertools.product((0, 20), (RAGGED, EQUAL, [7, 7, 7], [5], [400, 30], [1], [1] * 3)):
                 sizes = np.array(lengths, np.int64)
                 shared = encoder._forward.prefix(np.ones(prefix, np.int32)) if prefix else None
                 out = encoder._forward(np.cumsum(sizes) - sizes, sizes, np.ones(3000, np.int32), shared)
-                assert out.shape == (len(lengths), 4096)
-            assert graphs() - before <= (0 if packed else MOST_GRAPHS), "all that packed rows need is compiled at load"
-        assert graphs() <= 2 * MOST_GRAPHS
+                assert out.shape == (len(lengths), recipe.dim)
+            assert graphs() - before <= (0 if now == packed else MOST_GRAPHS[family])
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
