@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow.compute as pc
@@ -69,6 +70,26 @@ class ComparisonRun:
     @property
     def executor(self) -> Executor:
         return self.rows.executor
+
+    @cached_property
+    def as_before(self) -> frozenset[str]:
+        """URIs of the changed shards whose rows are those that the base snapshot knows: they are read for a label."""
+        known = {(record.uri, record.version, record.recipe) for record in self.plan.old_records}
+        return frozenset(
+            shard.uri
+            for shard, _ in self.plan.changed
+            if not shard.touched and (shard.uri, shard.version, self.plan.recipes.of(shard)) in known
+        )
+
+    @cached_property
+    def thinned(self) -> frozenset[str]:
+        """URIs of compared shards without an index, of whose documents some give way to selected rows of other shards.
+
+        They have changed since, or are no longer in the corpus: the row has moved. In a shard that is as it was, it is
+        a second row of the id, and the rule for duplicates decides.
+        """
+        holding = self.rows.selected.holding if self.rows.selected else frozenset[str]()
+        return holding - self.difference.indexed - self.as_before - {KEPT}
 
     def read_old_rejects(self) -> Sequence[RejectRow]:
         """Rejects of the base snapshot that may stay. Not kept: a table may have many, and drafting asks once."""

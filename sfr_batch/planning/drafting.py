@@ -11,9 +11,11 @@ import pyarrow as pa
 
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import digest
+from sfr_batch.format.hashes import Hashes
 from sfr_batch.format.records import KEPT, PACKED, Receipt, ShardRecord
 from sfr_batch.planning.comparison import ComparisonRun
 from sfr_batch.planning.index_writing import StayingDocuments, WrittenIndexes, write_indexes
+from sfr_batch.planning.join import sorted_ids
 from sfr_batch.planning.pack_indexes import write_pack_indexes
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.scan import by_shard
@@ -35,13 +37,15 @@ def draft(plan: EmbedPlan, run_id: str, receipts: Iterable[Receipt], comparison:
         written = write_pack_indexes(plan, done, next_number(plan.base), run_id)
     difference = plan.difference
     indexed = difference.indexed if difference else frozenset[str]()
-    untouched = plan.selection.untouched(plan.old_records, indexed) if difference else []
+    thinned = comparison.thinned if comparison else frozenset[str]()
+    untouched = plan.selection.untouched(plan.old_records, indexed | thinned) if difference else []
     carried = [*plan.carried, *untouched]
     uris = {record.uri for record in carried}
     parts = {uri: its for uri, its in plan.base_indexes.items() if uri in uris} | written.parts
     records = [
         *_new_records(plan, done, indexed, written.coverage),
         *plan.selection.remaining(plan.vanished, written.coverage),
+        *_thinned_records(plan, thinned, written.coverage),
     ]
     owners = frozenset(uri for uri in uris if uri not in parts)
     files = {r.split_id: dataclasses.replace(r, owned=r.owned and r.shard in owners) for r in plan.base_receipts}
@@ -78,8 +82,10 @@ def _finish(comparison: ComparisonRun, done: Sequence[Receipt], run_id: str) -> 
 def _write_indexes(comparison: ComparisonRun, receipts: Mapping[str, Receipt], run_id: str) -> WrittenIndexes:
     """Write the indexes of the compared shards: their rows, and documents and rejects that stay in the table."""
     plan, indexed = comparison.plan, comparison.difference.indexed
+    rewritten = indexed | comparison.thinned
     staying = StayingDocuments(
-        others=[shard for shard in plan.old if plan.selection.keeps_others(shard.record.uri, indexed)],
+        others=[shard for shard in plan.old if plan.selection.keeps_others(shard.record.uri, rewritten)],
+        own_ids=_own_ids(comparison),
         owners=[plan.selection.owner_of_left(record) for record in plan.old_records],
         turned=comparison.turned,
     )
@@ -87,20 +93,32 @@ def _write_indexes(comparison: ComparisonRun, receipts: Mapping[str, Receipt], r
     return write_indexes(comparison.rows, splits, receipts, indexed, staying, rejects, next_number(plan.base), run_id)
 
 
+def _own_ids(comparison: ComparisonRun) -> dict[str, Hashes]:
+    """Ids of the selected rows of each indexed shard that is as it was, of `sorted_ids`, by its URI."""
+    rows = comparison.rows
+    if not rows.selected:
+        return {}
+    shards = comparison.difference.indexed & comparison.as_before
+    return {uri: sorted_ids(rows.selected.ids[rows.rows_of(rows.shards[uri])]) for uri in shards}
+
+
 def _staying_rejects(comparison: ComparisonRun) -> dict[str, pa.Table]:
-    """By indexed shard, the rejects of the base snapshot that are not among the selected rows.
+    """By shard that gets a new index, the rejects of the base snapshot that are not among the selected rows.
 
     Among them are rows that gave way to another row with their id and have no vector. Those with a vector are not:
     they are found anew when the snapshot is published.
     """
     found: dict[str, list[RejectRow]] = {}
+    rewritten = comparison.difference.indexed | comparison.thinned
     for row in comparison.read_old_rejects():
-        if row[names.SHARD] in comparison.difference.indexed:
+        if row[names.SHARD] in rewritten:
             found.setdefault(row[names.SHARD], []).append(row)
     if found and comparison.rows.selected:
         found_rows, positions = comparison.rows, comparison.rows.selected.positions
         of_shard = found_rows.shards
         for uri, rows in found.items():
+            if uri not in of_shard:  # no row is selected where the corpus has none
+                continue
             again = np.isin([row[names.POSITION] for row in rows], positions[found_rows.rows_of(of_shard[uri])])
             found[uri] = [row for row, selected in zip(rows, again.tolist(), strict=True) if not selected]
     return {uri: pa.Table.from_pylist(rows, schema=names.REJECTS_SCHEMA) for uri, rows in found.items()}
@@ -121,6 +139,16 @@ def _new_records(
         )
         for shard, _ in plan.changed
         if plan.selection.covers_anew(shard.uri, indexed)
+    ]
+
+
+def _thinned_records(plan: EmbedPlan, thinned: frozenset[str], coverage: Mapping[str, Coverage]) -> list[ShardRecord]:
+    """The records of shards of which documents have moved elsewhere; without a version, so that the next night reads
+    them whatever they are then. A shard that has nothing left has none."""
+    return [
+        dataclasses.replace(coverage[record.uri].put_into(record), version="")
+        for record in plan.old_records
+        if record.uri in thinned and record.uri in coverage
     ]
 
 

@@ -54,6 +54,9 @@ class StayingDocuments:
 
     others: Sequence[OldShard]
     """Shards whose documents stay, but for those with ids of selected rows: a filter has kept them out."""
+    own_ids: Mapping[str, Hashes]
+    """For those of them that are as they were, ids of their own selected rows, of `sorted_ids`, by URI: they may have
+    further rows with ids of other shards."""
     owners: Sequence[str | None]
     """[old] of each compared shard, who owns from now on what has left the corpus, see `left_documents.by_owner`."""
     turned: Hashes
@@ -90,10 +93,11 @@ def write_indexes(
     handles = []
     more = (names.index_key(snapshot, run_id, number) for number in itertools.count(len(found.scans)))
     if found.selected and staying.others:
-        context, ids = executor.share(found.context), executor.share(found.selected.ids)
+        context, ids = executor.share(found.context), executor.share(found.selected.distinct)
         sources = [(shard.record.uri, source) for shard in staying.others for source in shard.sources]
         for its in grouped(sources, [rows_in(documents) for _, documents in sources], ROWS_A_TASK):
-            handles += executor.submit(_write_staying, its, ids, next(more), context)
+            own = {uri: staying.own_ids[uri] for uri, _ in its if uri in staying.own_ids}
+            handles += executor.submit(_write_staying, its, ids, own, next(more), context)
     if found.left.parts:
         owners, turned = executor.share(staying.owners), executor.share(staying.turned)
         for part in found.left.parts:
@@ -152,15 +156,19 @@ def _write_scanned(
 
 
 def _write_staying(
-    sources: Sequence[tuple[str, Receipt | IndexPart]], ids: Hashes, key: str, context: TaskContext
+    sources: Sequence[tuple[str, Receipt | IndexPart]],
+    ids: Hashes,
+    own: Mapping[str, Hashes],
+    key: str,
+    context: TaskContext,
 ) -> list[tuple[IndexPart, int, int]]:
     """A task: documents of the base snapshot, with the URIs of their shards, but for those whose id is one of ``ids``,
-    of `sorted_ids`. key: of the file."""
+    of `sorted_ids`; or of ``own`` for shards that are there. key: of the file."""
     store = open_store(context.table, context.table_storage)
     indexes = PartReader(store, columns_of_entries())
     by_shard: dict[str, list[pa.Table]] = {}
     for uri, documents in sources:
-        entries = read_others(store, indexes, documents, context, ids)
+        entries = read_others(store, indexes, documents, context, own.get(uri, ids))
         if len(entries):
             index = index_of_entries(entries, names.REJECTS_SCHEMA.empty_table(), contents=context.carry)
             by_shard.setdefault(uri, []).append(index)

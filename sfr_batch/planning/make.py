@@ -144,6 +144,7 @@ def _plan(
         carried=(*diff.unchanged, *diff.left_alone),
         changed=tuple((shard, rows.get(shard.uri)) for shard in diff.changed),
         vanished=tuple(diff.vanished),
+        staying=tuple(diff.staying),
         units=tuple(units),
         committed=committed if units else {},
         surveys=tuple(survey.shards),

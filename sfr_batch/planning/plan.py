@@ -66,6 +66,8 @@ class EmbedPlan:
     """All other shards, with their number of rows if it is known without reading."""
     vanished: tuple[ShardRecord, ...]
     """Shards of the base snapshot that leave the table, because they are no longer in the corpus."""
+    staying: tuple[ShardRecord, ...]
+    """Shards of the base snapshot that are no longer in the corpus and stay in the table."""
     units: tuple[ReadUnit, ...]
     """All splits of the changed shards; after the comparison those of rows that need a vector."""
     committed: Mapping[str, ObjectInfo]
@@ -195,9 +197,8 @@ class EmbedPlan:
     def duplicate_rule(self) -> DuplicateRule | None:
         """Which row of an id is to be live; None: the first, or the rows are numbered, so that none repeats an id."""
         table = self.config.table
-        if table.duplicate_ids != "last" or self.config.corpus.id is None:
-            return None
-        return DuplicateRule(order_by=table.order_by)
+        last = table.duplicate_ids == "last" and self.config.corpus.id is not None
+        return DuplicateRule(order_by=table.order_by) if last else None
 
     @property
     def rule_changed(self) -> bool:
@@ -244,10 +245,9 @@ class EmbedPlan:
 
     @cached_property
     def old(self) -> list[OldShard]:
-        """The changed and vanished shards, and the kept documents, in the base snapshot."""
-        if self.base is None:
-            return []
-        return self.shards_of([*(shard.uri for shard, _ in self.changed), *(r.uri for r in self.vanished), KEPT])
+        """The changed shards and those that the corpus no longer has, and the kept documents, in the base snapshot."""
+        gone = (record.uri for record in (*self.vanished, *self.staying))
+        return self.shards_of([*(shard.uri for shard, _ in self.changed), *gone, KEPT])
 
     def shards_of(self, wanted: Iterable[str]) -> list[OldShard]:
         """Shards of the base snapshot by URI, with what lists their documents."""

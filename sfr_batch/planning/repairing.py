@@ -69,29 +69,11 @@ class Repairing(WholeShards):
             return new
         if known.version != shard.version:  # the next night reads it again, and sorts out what has left it
             new = dataclasses.replace(known, version="")
-        return dataclasses.replace(
-            new,
-            generation=known.generation,
-            retried=known.retried,
-            read=covered.read,
-            splits=covered.splits,
-            rejected=covered.rejected,
-            superseded=covered.superseded,
-        )
+        return covered.put_into(dataclasses.replace(new, generation=known.generation, retried=known.retried))
 
     def remaining(self, vanished: Sequence[ShardRecord], coverage: Mapping[str, Coverage]) -> list[ShardRecord]:
         records = self.remains.inventory.records
-        return [
-            dataclasses.replace(
-                records[record.uri],
-                read=coverage[record.uri].read,
-                rejected=coverage[record.uri].rejected,
-                superseded=coverage[record.uri].superseded,
-                splits=0,
-            )
-            for record in vanished
-            if record.uri in coverage
-        ]
+        return [coverage[record.uri].put_into(records[record.uri]) for record in vanished if record.uri in coverage]
 
     def owner_of_left(self, record: ShardRecord) -> str | None:
         """The same shard: what has left it is sorted out by the next night, which reads it again."""

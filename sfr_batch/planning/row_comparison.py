@@ -68,6 +68,12 @@ class KnownVectors:
         """Those of the unpublished data files whose vectors may be reused."""
         return [receipt for receipt in self.unpublished if not self.is_other(receipt)]
 
+    @property
+    def documents(self) -> int:
+        """How many there are."""
+        published = sum(rows_in(documents) for shard in self.old for documents in shard.sources)
+        return published + sum(receipt.vectors for receipt in self.usable)
+
     def is_other(self, receipt: Receipt) -> bool:
         """Whether a data file is of another generation than wanted."""
         return self.generation not in ("", receipt.generation)
@@ -94,7 +100,14 @@ class SelectedRows:
     positions: NDArray[np.int64]
     """[rows] of each its position in its shard."""
     ids: Hashes
-    """[k, 2] hashes of their ids, of `sorted_ids`. Documents with other ids were not compared."""
+    """[rows, 2] hashes of their ids."""
+    holding: frozenset[str] = frozenset()
+    """URIs of the shards whose documents in the base snapshot have some of these ids."""
+
+    @cached_property
+    def distinct(self) -> Hashes:
+        """[k, 2] their ids, of `sorted_ids`. Documents with other ids were not compared."""
+        return sorted_ids(self.ids)
 
 
 @dataclass(frozen=True)
@@ -202,9 +215,7 @@ def compare_rows(
     Raises what reading the corpus and the table raises.
     """
     usable = known.usable
-    rows = sum(expected_size(unit)[0] for unit in units) + sum(receipt.vectors for receipt in usable)
-    rows += sum(rows_in(documents) for shard in known.old for documents in shard.sources)
-    partitions, least = partitioned(rows)
+    partitions, least = partitioned(sum(expected_size(unit)[0] for unit in units) + known.documents)
     shared = executor.share(context)
 
     scans: list[ScanTask] = []
@@ -218,13 +229,14 @@ def compare_rows(
     files = [*known.receipts, *usable]
     numbers = executor.share({file.split_id: FileNumber(n, known.is_other(file)) for n, file in enumerate(files)})
     selected = _selected(executor.get([task.counts for task in scans])) if context.row_filter else None
-    wanted = executor.share(selected.ids if selected else None)
-    old_parts = [
-        executor.submit(read_old, batch, numbers, shared, wanted, partitions, returns=1 + partitions)[1:]
+    wanted = executor.share(selected.distinct if selected else None)
+    read = [
+        executor.submit(read_old, batch, numbers, shared, wanted, partitions, returns=1 + partitions)
         for batch in (_old_batches(known.old, usable, least) if selected is None or len(selected.ids) else ())
     ]
+    holding, old_parts = [its[0] for its in read], [its[1:] for its in read]
     joined, lefts, decisions = _join(executor, shared, partitions, [t.first for t in scans], new_parts, old_parts)
-    del new_parts, old_parts  # handles keep results in memory
+    del new_parts, old_parts, read  # handles keep results in memory
     in_order = [
         executor.submit(put_in_order, task.counts, task.first, len(known.receipts), *its, returns=2)
         for task, its in zip(scans, zip(*decisions, strict=True), strict=bool(scans))
@@ -248,7 +260,7 @@ def compare_rows(
         scans=[dataclasses.replace(task, decided=its[1]) for task, its in zip(scans, in_order, strict=True)],
         rejected=[found for counts in counted for found in counts.rejected if len(found[1])],
         rejected_ids=np.concatenate([np.empty((0, 2), np.uint64), *(i for c in counted for i in c.rejected_ids)]),
-        selected=selected,
+        selected=selected and _with_holding(selected, executor.get(holding), known.old),
     )
 
 
@@ -292,7 +304,13 @@ def _selected(counted: Iterable[UnitCounts]) -> SelectedRows:
     for counts in counted:
         ids += counts.selected_ids
         positions += counts.positions
-    return SelectedRows(np.concatenate(positions), sorted_ids(np.concatenate(ids)))
+    return SelectedRows(np.concatenate(positions), np.concatenate(ids))
+
+
+def _with_holding(selected: SelectedRows, found: Iterable[list[int]], old: Sequence[OldShard]) -> SelectedRows:
+    """found: numbers of the shards that have documents with the ids, of each task that has read some."""
+    uris = frozenset(old[number].record.uri for numbers in found for number in numbers if number >= 0)
+    return dataclasses.replace(selected, holding=uris)
 
 
 def expected_size(unit: ReadUnit) -> tuple[int, int]:

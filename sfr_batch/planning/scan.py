@@ -262,8 +262,10 @@ def read_old(
     """Read documents of the table. files: by split id; wanted: ids of the documents that matter, of `sorted_ids`; None:
     all.
 
-    Returns None, then `Documents` for each partition. Raises TableError, ObjectNotFound.
+    Returns the numbers of the shards that have ``wanted`` documents, then `Documents` for each partition. Raises
+    TableError, ObjectNotFound.
     """
+    holding: set[int] = set()
     store = open_store(context.table, context.table_storage)
     indexes = PartReader(store, columns_of_entries())
     dtype = document_dtype(carry=context.carry)
@@ -274,6 +276,7 @@ def read_old(
             continue
         if wanted is not None:
             entries = entries.take(np.flatnonzero(among_sorted(entries.ids, wanted)))
+            holding |= {source.shard} if len(entries) else set()
         of_file = [files[split_id] for split_id in entries.split_ids]
         origins = [Origin.OTHER_GENERATION if file.other_generation else source.origin for file in of_file]
         records = make_records(dtype, entries.ids, entries.rows, entries.contents)
@@ -282,7 +285,7 @@ def read_old(
         records["first"], records["vectors"] = entries.row, entries.vectors
         records["origin"] = np.array(origins, np.uint8)[entries.files]
         _deal(records, entries.ids, parts)
-    return None, *(_concatenated(part, dtype) for part in parts)
+    return sorted(holding), *(_concatenated(part, dtype) for part in parts)
 
 
 def read_others(

@@ -37,6 +37,10 @@ class Coverage(NamedTuple):
     splits: int
     superseded: int = 0
 
+    def put_into(self, record: ShardRecord) -> ShardRecord:
+        """The record with these counts."""
+        return dataclasses.replace(record, **self._asdict())
+
 
 @dataclass(frozen=True)
 class Selection(ABC):
@@ -114,7 +118,7 @@ class Selection(ABC):
 
     @abstractmethod
     def untouched(self, old: Sequence[ShardRecord], indexed: frozenset[str]) -> list[ShardRecord]:
-        """Records of compared shards that stay as they are, because no row of them is selected."""
+        """Records of compared shards that stay as they are, because they have no selected row and lose no document."""
 
     @abstractmethod
     def covers_anew(self, uri: str, indexed: frozenset[str]) -> bool:
@@ -217,17 +221,10 @@ class SomeRows(Selection):
         return uri in indexed
 
     def record(self, shard: Shard, recipe: str, covered: Coverage, before: ShardRecord | None) -> ShardRecord:
-        # Without a record, a version that no shard has: the next whole run then reads all of it.
-        known = before or ShardRecord(shard.uri, "", shard.size, recipe, "", 0, 0)
-        retried = self.table.generation if self.select.rejects else known.retried
-        return dataclasses.replace(
-            known,
-            read=covered.read,
-            splits=0,
-            rejected=covered.rejected,
-            retried=retried,
-            superseded=covered.superseded,
-        )
+        known = covered.put_into(before or ShardRecord(shard.uri, "", shard.size, recipe, "", 0, 0))
+        if known.version != shard.version:  # a version that no shard has: the next whole run reads all of it
+            known = dataclasses.replace(known, version="")
+        return dataclasses.replace(known, retried=self.table.generation) if self.select.rejects else known
 
     def owner_of_left(self, record: ShardRecord) -> str | None:
         return None  # none was compared, see `keeps_others`

@@ -77,7 +77,8 @@ def settle_ids(plan: EmbedPlan, executor: Executor) -> SettledIds:
     rule = plan.duplicate_rule
     if rule is None:  # all rows of an id need a vector from now on, for the first is found when it is published
         return SettledIds(again=frozenset(record.uri for record in plan.carried if record.superseded))
-    uris = sorted({shard.uri for shard, _ in plan.changed} | {r.uri for r in (*plan.carried, *plan.vanished)})
+    records = (*plan.carried, *plan.vanished, *plan.staying)
+    uris = sorted({shard.uri for shard, _ in plan.changed} | {record.uri for record in records})
     numbers = {uri: number for number, uri in enumerate(uris)}
     units = [unit for survey in plan.surveys for unit in cut(survey, UNIT_ROWS, UNIT_BYTES, ("scan",), frozenset())]
     partitions, least = partitioned(plan.rows_to_compare + (ids_to_read(plan) if plan.rule_changed else 0))

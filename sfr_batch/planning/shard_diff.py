@@ -39,8 +39,10 @@ class ShardDiff:
     """Changed and new shards."""
     vanished: list[ShardRecord]
     """Shards that leave the table."""
+    staying: list[ShardRecord]
+    """Shards that the corpus no longer has and that stay in the table."""
     left_alone: list[ShardRecord]
-    """Shards that stay in the table although the corpus may no longer have them: they are not selected."""
+    """Shards that stay in the table, whether the corpus has them or not: they are not selected."""
 
 
 def diff_shards(
@@ -53,7 +55,7 @@ def diff_shards(
 ) -> ShardDiff:
     """Which selected shards the base snapshot has as they are, which have changed, and which have vanished."""
     if isinstance(base, Remains):
-        return ShardDiff(*affected_shards(base, selected.shards, again), [])
+        return ShardDiff(*affected_shards(base, selected.shards, again), [], [])
     selection, generation = selection_of(config), config.table.generation
     if config.select.rejects:
         unchanged, changed = _only_rejected(base, selected.shards, generation)
@@ -73,7 +75,7 @@ def diff_shards(
     leaving = selection.leaving(vanished)
     uris = {record.uri for record in leaving}
     staying = [record for record in vanished if record.uri not in uris]
-    return ShardDiff(unchanged, changed, leaving, [*selected.outside, *staying])
+    return ShardDiff(unchanged, changed, leaving, staying, selected.outside)
 
 
 def select_shards(settings: SelectSettings, shards: Sequence[Shard], base: Snapshot | None) -> Selected:

@@ -1,6 +1,7 @@
 """Backfills: a part of the corpus is embedded, or embedded again, and nothing beside it is touched."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from sfr_batch.planning.selection import covers
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.table import Snapshot, Table
 from tests.job_processes import config, documents, put_parquet
-from tests.nights import Doc, Place, Writer, docs_of, night, state_of
+from tests.nights import Doc, Place, Writer, docs_of, night, rejects_of, state_of
 from tests.repositories import write_repository
 
 SHARDS = {
@@ -121,6 +122,53 @@ def test_rows_of_a_shard_that_changed_are_replaced_and_the_rest_waits(three: tup
     snapshot, texts = night(place)
     assert len(texts) == 6
     assert len(state_of(healthy(snapshot))) == 26
+
+
+@pytest.mark.parametrize("rule", ["first", "last"])
+@pytest.mark.parametrize("left", ["some", "none", "no shard"])
+def test_a_selected_row_that_has_moved_leaves_its_old_shard(nights: tuple[Place, Writer], left: str, rule: str) -> None:
+    """Of which no row is selected: what else it had stays, and the next night reads it, even if it is as before."""
+    place, writer = nights
+    settings = f"table.duplicate_ids={rule}"
+    a = [*docs_of("a", 1), *([Doc("r", ""), *docs_of("a", 9)[1:]] if left != "none" else [])]
+    b = [Doc("a0", "anew"), *docs_of("b", 9)]
+    writer.write({"a.parquet": a, "b.parquet": b[1:], "c.parquet": docs_of("c", 3)})
+    first, _ = night(place, settings)
+    restored = {path: (path.read_bytes(), path.stat()) for path in Path(place.corpus).glob("*.parquet")}
+    others = {"b.parquet": b, "c.parquet": docs_of("c", 3)}
+    writer.write(others if left == "no shard" else {**others, "a.parquet": [*a[1:], Doc("a9", "new")]})
+    snapshot, texts = night(place, settings, "select.ids=[a0]")
+    assert texts == ["anew"]
+    state, before = state_of(healthy(snapshot)), state_of(first)
+    assert state.keys() == before.keys()
+    assert [id_ for id_ in state if state[id_] != before[id_]] == ["a0"]
+    assert rejects_of(snapshot) == rejects_of(first), "no row is a second one of its id"
+    assert snapshot.manifest.counts.vectors == len(state)
+
+    for path, (data, times) in restored.items():
+        path.write_bytes(data)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    snapshot, texts = night(place, settings, "corpus.ctime=false")
+    assert set(texts) <= {"text 0 of a"}
+    assert state_of(healthy(snapshot)) == before
+
+
+def test_a_second_row_of_an_id_is_not_taken_for_one_that_has_moved(nights: tuple[Place, Writer]) -> None:
+    """Under a label all shards are read. The first row still counts, whether its shard has a selected row or not."""
+    place, writer = nights
+    writer.write(
+        {
+            "a.parquet": [Doc("x", "first"), *docs_of("a", 2)],
+            "b.parquet": [Doc("y", "first"), Doc("b", "german", "de")],
+            "c.parquet": [Doc("x", "second", "de"), Doc("y", "second", "de")],
+        }
+    )
+    first, _ = night(place)
+    snapshot, texts = night(place, "table.generation=again", "select.where=\"lang = 'de'\"")
+    assert sorted(texts) == ["german", "second", "second"]
+    assert state_of(healthy(snapshot)) == state_of(first)
+    assert rejects_of(snapshot) == rejects_of(first)
+    assert make_plan(place.config()).up_to_date
 
 
 @pytest.mark.parametrize("select", ["select.shards=[b.parquet]", "select.ids=[b1]"])
