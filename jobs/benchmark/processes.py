@@ -121,6 +121,7 @@ class Watch(Lookout):
         """Bytes of the object store that a raylet among them was started with."""
 
     def note(self) -> None:
+        """Look once: what is held, by role."""
         held = dict.fromkeys(Memory._fields, 0)
         for process in _tree(os.getpid())[1:]:
             title = _title(process.pid)
