@@ -24,12 +24,14 @@ from jobs.benchmark import encoder as bench
 from jobs.benchmark import gpu_others
 from jobs.benchmark.gpu_sitting import (
     FLOPS,
+    NO_KERNELS,
     NOT_MEASURED,
     VOCABULARY,
     Found,
     Sitting,
     agree,
     both_batches,
+    card_of,
     ids,
     kernels,
     layer_products,
@@ -37,6 +39,7 @@ from jobs.benchmark.gpu_sitting import (
     must_agree,
     profiled,
     rate,
+    seconds_of_kernels,
     speed,
     timed,
     whole_layers,
@@ -58,18 +61,37 @@ def sit(sitting: Sitting, only: Sequence[str] = ()) -> bool:
     """Run the steps, or ``only`` those named. Returns whether none failed."""
     import torch
 
+    from sfr_batch.encoder import segments
+    from sfr_batch.encoder.devices import kind_of
+
     sitting.folder.mkdir(parents=True, exist_ok=True)
     states: dict[str, str] = {}
+    with_aims = sitting.shape == "mistral-7b" and card_of(kind_of(sitting.device)) == "H200"
     eager = torch.compiler.set_stance("default", force_backend="eager")
     with contextlib.nullcontext() if sitting.on_gpu else eager:
+        with contextlib.suppress(RuntimeError):  # which the steps will meet
+            if remark := segments.let_grow(sitting.device):  # as in a run
+                sitting.say(remark)
         for name in only or STEPS:
             states[name] = _run(sitting, name)
             text = json.dumps({"steps": states, **sitting.found}, indent=1, default=str)
             (sitting.folder / "gpu.json").write_text(text, encoding="utf-8")
+            if states[name] == "FAILED":
+                _recover(sitting, name)
     rows = [[name, state, f"{sitting.found[name]['seconds']:.0f}"] for name, state in states.items()]
     sitting.say("\n" + "\n".join(aligned(["step", "", "seconds"], rows)))
-    sitting.say("\n" + "\n".join(aligned(["on an H200", "aim", ""], aims(sitting.found if sitting.on_gpu else {}))))
+    heading = ["on an H200, mistral-7b", "aim", ""]
+    sitting.say("\n" + "\n".join(aligned(heading, aims(sitting.found if with_aims else {}))))
     return "FAILED" not in states.values()
+
+
+def _recover(sitting: Sitting, name: str) -> None:
+    """After a step that failed, which may have left the sitting in any state. What it found is on disk."""
+    try:
+        sitting.forget()
+        sitting.sync()
+    except Exception as error:  # as every call gives, once a kernel has read where it may not
+        sitting.lost = f"the device was lost in step {name} ({type(error).__name__}: {str(error)[:200]})"
 
 
 def aims(found: Found) -> list[list[str]]:
@@ -81,6 +103,11 @@ def aims(found: Found) -> list[list[str]]:
             value = value.get(key) if isinstance(value, Mapping) else None
         return value
 
+    def apart(*steps: str) -> float | None:
+        """The largest 1 - cosine of the ways that have a bound; none if a step has none of them."""
+        found = [[way["1 - cosine"] for way in _ways(of(step, "agreement"))] for step in steps]
+        return float(np.max(np.concatenate(found))) if all(found) else None
+
     bf16, fp8 = ("fuse", "fused, packed"), ("fp8", "fp8, fused")
     lines: list[tuple[str, str, Any, str]] = [
         ("bfloat16, 512 tokens, of the sustained matrix rate", "85%", of(*bf16, "512", "share"), ".1%"),
@@ -88,8 +115,20 @@ def aims(found: Found) -> list[list[str]]:
         ("bfloat16, 512 tokens, tokens/s", "44,000", of(*bf16, "512", "tokens/s"), ",.0f"),
         ("fp8, 512 tokens, tokens/s", "65,000, better 75,000", of(*fp8, "512", "tokens/s"), ",.0f"),
         ("idle during whole splits", "at most 3%", of("split", "idle"), ".1%"),
+        (
+            "bfloat16, fused, packed and padded: 1 - cosine",
+            f"at most {SAME_MODEL['bfloat16']:g}",
+            apart("agreement", "fuse"),
+            ".1e",
+        ),
+        ("fp8, fused, packed and padded: 1 - cosine", f"at most {SAME_MODEL['fp8']:g}", apart("fp8"), ".1e"),
     ]
     return [[what, aim, NOT_MEASURED if value is None else format(value, how)] for what, aim, value, how in lines]
+
+
+def _ways(agreement: Any) -> list[Found]:
+    """Those that must agree, of what `agree` has noted."""
+    return [way for way in (agreement or {}).values() if way["bound"] is not None]
 
 
 def _run(sitting: Sitting, name: str) -> str:
@@ -97,6 +136,10 @@ def _run(sitting: Sitting, name: str) -> str:
     needs, step = STEPS[name]
     found: Found = {"seconds": 0.0}
     sitting.found[name] = found
+    if sitting.lost:
+        found[NOT_MEASURED] = sitting.lost
+        sitting.say(f"--- {name}: not measured, {sitting.lost}; in a new process: --only {name!r}")
+        return NOT_MEASURED
     if sitting.on_gpu and sitting.left < needs:
         sitting.say(f"--- {name}: not measured, {sitting.left:.0f} s are left and it may need {needs:g}")
         return NOT_MEASURED
@@ -107,7 +150,6 @@ def _run(sitting: Sitting, name: str) -> str:
             step(sitting, found)
     except (Exception, TooLong) as error:
         failed = True
-        sitting.forget()  # the step may have left it in any state
         found |= {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()[-4000:]}
         sitting.say(f"{name} FAILED: {found['error'][:600]}\n{''.join(traceback.format_tb(error.__traceback__)[-3:])}")
     found["seconds"] = round(time.perf_counter() - began, 1)
@@ -170,9 +212,17 @@ def _ceilings(sitting: Sitting, found: Found) -> None:
         two = torch.empty_like(one)
         found["copies, bytes/s"] = 2 * one.nbytes / timed(sitting, lambda: two.copy_(one), sitting.turn / 4)
         asked = "clocks.sm,power.draw,power.limit,temperature.gpu,driver_version"
-        command = ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"]
-        found["nvidia-smi"] = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        found["nvidia-smi"] = _of_nvidia_smi(asked)
         sitting.say(f"copies {found['copies, bytes/s'] / 1e12:.2f} TB/s; {asked}: {found['nvidia-smi']}")
+
+
+def _of_nvidia_smi(asked: str) -> str:
+    command = ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired) as error:  # many containers have none
+        return f"{NOT_MEASURED}: {error}"
+    return (done.stdout or done.stderr).strip()
 
 
 def _agreement(sitting: Sitting, found: Found) -> None:
@@ -258,10 +308,13 @@ def _split(sitting: Sitting, found: Found) -> None:
     found |= {"tokens/s": tokens / wall, "wall": wall}
     told = f"two splits, {tokens:,} tokens: {found['tokens/s']:,.0f} tokens/s"
     if sitting.on_gpu:
-        events = [event for event in seen.events() if str(event.device_type).endswith("CUDA")]
-        busy = sum(event.time_range.elapsed_us() for event in events if "emcpy" not in event.name) / 1e6
-        found["idle"] = 1 - busy / wall
-        told += f"; kernels ran {busy:.2f} of {wall:.2f} s: idle for {found['idle']:.1%}"
+        busy = seconds_of_kernels(seen)
+        if busy:
+            found["idle"] = 1 - busy / wall
+            told += f"; kernels ran {busy:.2f} of {wall:.2f} s: idle for {found['idle']:.1%}"
+        else:
+            found[f"idle, {NOT_MEASURED}"] = NO_KERNELS
+            told += f"; idle: {NOT_MEASURED}, {NO_KERNELS}"
     sitting.say(told)
 
 

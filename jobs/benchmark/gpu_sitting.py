@@ -28,6 +28,7 @@ FLOPS = (
 VOCABULARY = 32000
 NOT_MEASURED = "not measured"
 """The state of a step that was left out; in what it has found, the reason."""
+NO_KERNELS = "the profiler saw no kernel: CUPTI may be missing here, or not allowed"
 _PREFIX = 20
 
 Lengths = NDArray[np.int32]
@@ -51,6 +52,8 @@ class Sitting:
     """FLOP/s by dtype, as matrices are multiplied for seconds."""
     expected: FloatArray | None = None
     """Vectors of `texts` by the first way, in `dtype`."""
+    lost: str = ""
+    """Why the device cannot be used any more by this process; empty if it can."""
     _encoder: Any = None
     _began: float = field(default_factory=time.perf_counter)
 
@@ -169,12 +172,18 @@ def computed_flops(shape: str, length: int) -> float:
     return bench.flops_of_row(shape, length) - not_pooled
 
 
-def on_data_sheet(kind: str, dtype: str) -> float | None:
-    """FLOP/s of dense products. kind: as a GPU calls itself, such as NVIDIA A100-SXM4-80GB."""
+def card_of(kind: str) -> str | None:
+    """The name that `run.gpu` has for a GPU; None for one that it does not know, and for a slice of one. kind: as it
+    calls itself, such as NVIDIA A100-SXM4-80GB."""
     words = re.split("[ -]", kind)
-    if {"PCIe", "NVL"} & {*words}:  # slower than the cards of the table, which are SXM
+    if {"PCIe", "NVL", "MIG"} & {*words}:  # slower than the cards of the table, which are whole and SXM
         return None
-    known = next((values for name, values in gpu_types().items() if name in words), {})
+    return next((name for name in gpu_types() if name in words), None)
+
+
+def on_data_sheet(kind: str, dtype: str) -> float | None:
+    """FLOP/s of dense products; None if unknown. kind: see `card_of`."""
+    known = gpu_types().get(card_of(kind) or "", {})
     found = known.get({"bfloat16": "tflops", "fp8": "fp8_tflops"}.get(dtype, ""))
     return found and 1e12 * float(found)
 
@@ -284,6 +293,13 @@ def profiled(sitting: Sitting) -> Iterator[Any]:
         sitting.sync()
 
 
+def seconds_of_kernels(seen: Any) -> float:
+    """Of what `profiled` gave, on a GPU: how long kernels ran. Copies are none, nor are ranges that somebody named."""
+    events = [event for event in seen.events() if str(event.device_type).endswith("CUDA")]
+    ran = [each for each in events if "emcpy" not in each.name and not getattr(each, "is_user_annotation", False)]
+    return float(sum(each.time_range.elapsed_us() for each in ran)) / 1e6
+
+
 def kernels(sitting: Sitting, found: Found, title: str, encoder: Any) -> None:
     """Where the time of a batch goes, by kind of kernel; and the longest ones."""
     length = min(512, sitting.longest)
@@ -299,7 +315,11 @@ def kernels(sitting: Sitting, found: Found, title: str, encoder: Any) -> None:
         name = event.key.lower()
         took[event.key] += spent
         kinds[next((kind for kind, parts in _KINDS.items() if any(part in name for part in parts)), "others")] += spent
-    total = sum(took.values()) or 1.0
+    total = sum(took.values())
+    if not total:
+        found.setdefault("kernels", {})[title] = {NOT_MEASURED: NO_KERNELS}
+        sitting.say(f"{title}, kernels: {NOT_MEASURED}, {NO_KERNELS}")
+        return
     found.setdefault("kernels", {})[title] = {
         "kinds": {kind: spent / total for kind, spent in kinds.items()},
         "longest": {name[:140]: spent / total for name, spent in took.most_common(20)},

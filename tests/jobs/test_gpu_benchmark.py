@@ -1,14 +1,18 @@
 """The sitting on a GPU, on a CPU: every step runs, where nothing is installed but what images for GPUs have."""
 
+import contextlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from jobs.benchmark import gpu
+from jobs.benchmark import gpu, gpu_sitting
 from jobs.benchmark.encoder import SHAPES, _lower_dtypes, flops_of_row, with_and_without_prefix
 from jobs.benchmark.gpu_sitting import computed_flops, on_data_sheet
 from sfr_batch.encoder.encoder import Encoder
@@ -49,7 +53,7 @@ def test_every_step_runs_where_little_is_installed(tmp_path: Path) -> None:
     assert found["fuse"]["graphs"] > 0
     assert not found["fuse"]["breaks"]
     assert found["plain"]["packed"]["512"]["share"] > 0
-    assert told.count("not measured") >= len(elsewhere) + 5, "the aims, too, are those of an H200"
+    assert told.count("not measured") >= len(elsewhere) + 7, "the aims, too, are those of an H200"
 
 
 @pytest.mark.slow
@@ -83,6 +87,124 @@ def test_a_step_that_fails_or_lasts_too_long_ends_no_other(tmp_path: Path, monke
     assert "caught" not in found["endless"]
 
 
+LOST = "CUDA error: an illegal memory access was encountered"
+
+
+def test_what_was_found_is_on_disk_when_the_device_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then every call fails, that which frees memory among them. The steps that are left are named, and not tried."""
+    said: list[str] = []
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError(LOST)
+
+    def no_room(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    plant_gpu(monkeypatch, name="NVIDIA H200")
+    freed: list[int] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(1))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    steps = {"good": lambda *_: None, "full": no_room, "bad": fail, "next": lambda *_: None}
+    monkeypatch.setattr(gpu, "STEPS", {name: (1, step) for name, step in steps.items()})
+    gpu.sit(gpu.Sitting("cuda", "mistral-7b", 60, tmp_path, said.append), ["full", "good"])
+    assert freed, "for the next step"
+    assert json.loads((tmp_path / "gpu.json").read_text())["steps"] == {"full": "FAILED", "good": "ok"}
+    monkeypatch.setattr(torch.cuda, "empty_cache", fail)
+    assert not gpu.sit(gpu.Sitting("cuda", "mistral-7b", 60, tmp_path, said.append), ["good", "bad", "next"])
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found["steps"] == {"good": "ok", "bad": "FAILED", "next": "not measured"}
+    assert found["bad"]["error"] == f"RuntimeError: {LOST}"
+    why = f"the device was lost in step bad (RuntimeError: {LOST})"
+    assert found["next"]["not measured"] == why
+    assert f"--- next: not measured, {why}; in a new process: --only 'next'" in said
+
+
+def test_aims_are_those_of_an_h200(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole, and with the shape that they were set for."""
+
+    def fast(sitting: gpu.Sitting, found: gpu.Found) -> None:
+        found["fused, packed"] = {"512": {"share": 0.9, "tokens/s": 45678.0}}
+        found["agreement"] = {"fused, packed": {"1 - cosine": 1.5e-4, "bound": 2e-3}}
+
+    def near(sitting: gpu.Sitting, found: gpu.Found) -> None:
+        found["agreement"] = {
+            "packed": {"1 - cosine": 3e-4, "bound": 2e-3},
+            "other": {"1 - cosine": 1.0, "bound": None},
+        }
+
+    monkeypatch.setattr(gpu, "STEPS", {"fuse": (1, fast), "agreement": (1, near)})
+
+    def told(kind: str, shape: str, *only: str) -> str:
+        said: list[str] = []
+        plant_gpu(monkeypatch, name=kind)
+        assert gpu.sit(gpu.Sitting("cuda", shape, 60, tmp_path, said.append), only)
+        return said[-1]
+
+    all_of_it = told("NVIDIA H200", "mistral-7b")
+    assert re.search(r"tokens/s +44,000 +45,678\n", all_of_it)
+    assert re.search(r"bfloat16, fused, packed and padded: 1 - cosine +at most 0\.002 +3\.0e-04\n", all_of_it)
+    assert all_of_it.count("not measured") == 4
+    assert told("NVIDIA H200", "mistral-7b", "fuse").count("not measured") == 5, "to what the fused ways are compared"
+    for kind, shape in (
+        ("NVIDIA H200", "tiny"),
+        ("NVIDIA L4", "mistral-7b"),
+        ("NVIDIA H200 MIG 1g.18gb", "mistral-7b"),
+    ):
+        assert told(kind, shape).count("not measured") == 7
+
+
+class Seen:
+    """What a profiler has seen of a GPU."""
+
+    def __init__(self, *events: tuple[str, float, bool]) -> None:
+        self._events = [
+            SimpleNamespace(
+                name=name,
+                device_type="DeviceType.CUDA",
+                is_user_annotation=named,
+                time_range=SimpleNamespace(elapsed_us=lambda took=took: took),
+            )
+            for name, took, named in events
+        ]
+
+    def events(self) -> list[Any]:
+        return self._events
+
+    def key_averages(self) -> list[Any]:
+        return [
+            SimpleNamespace(key=each.name, self_device_time_total=each.time_range.elapsed_us()) for each in self._events
+        ]
+
+
+def test_a_profiler_that_sees_no_kernels_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container without CUPTI. It is no device that was idle."""
+    said: list[str] = []
+    sitting = gpu.Sitting("cpu", "tiny", 60, tmp_path, said.append)
+    sitting.model()
+    monkeypatch.setattr(gpu.Sitting, "as_in_a_run", gpu.Sitting.model)
+    monkeypatch.setattr(gpu.Sitting, "on_gpu", True)
+    monkeypatch.setattr(gpu.Sitting, "longest", 64)
+    monkeypatch.setattr(gpu.Sitting, "budget", 256)
+    monkeypatch.setattr(gpu, "mixed", lambda rows, longest: gpu_sitting.mixed(8, longest))
+    for seen, idle in ((Seen(), None), (Seen(("gemm", 1e5, False), ("Memcpy", 1e9, False), ("mine", 1e9, True)), 0.1)):
+        planted = contextlib.nullcontext(seen)
+        for module in (gpu, gpu_sitting):
+            monkeypatch.setattr(module, "profiled", lambda sitting, planted=planted: planted)
+        monkeypatch.setattr(gpu, "timed_once", lambda call: call() or 1 / 9)
+        split: gpu.Found = {}
+        gpu._split(sitting, split)
+        assert split.get("idle") == (idle and pytest.approx(idle))
+        assert ("idle, not measured" in split) == (idle is None)
+        gpu_sitting.kernels(sitting, split, "packed", sitting.model())
+        assert ("not measured" in split["kernels"]["packed"]) == (idle is None)
+    assert "idle: not measured, the profiler saw no kernel" in said[0]
+
+
+def test_a_machine_without_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert gpu._of_nvidia_smi("clocks.sm").startswith("not measured: ")
+
+
 def test_encoders_that_are_compared_share_one_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU has room for one of 7B."""
     models: list[int] = []
@@ -114,6 +236,7 @@ def test_a_gpu_without_fp8_is_not_asked_for_it(monkeypatch: pytest.MonkeyPatch) 
         ("NVIDIA A100-SXM4-80GB", "bfloat16", 312),
         ("NVIDIA A100-SXM4-80GB", "fp8", None),
         ("NVIDIA H100 PCIe", "bfloat16", None),
+        ("NVIDIA H200 MIG 1g.18gb", "bfloat16", None),
         ("NVIDIA L4", "float32", None),
         ("AMD EPYC 9354", "bfloat16", None),
     ],
