@@ -22,6 +22,7 @@ from sfr_batch.config.settings import CPU_BATCH_TOKENS, LARGE_MODEL_TOKENS, Mode
 from sfr_batch.corpus.splits import ROWS
 from sfr_batch.encoder import batching
 from sfr_batch.errors import RunFailed
+from sfr_batch.model.operations import operations_of_rows
 
 SAME_VECTORS = 1e-5
 """How far a number of a vector may be from the other contender's in float32 before the comparison is refused."""
@@ -335,10 +336,20 @@ def random_encoder(shape: str, device: str, dtype: str, budget: int | None = Non
 def flops_of_row(shape: str, length: int) -> float:
     """Floating-point operations of a forward pass over a row of ``length`` tokens: two for each weight outside of the
     embeddings and token, and causal attention, in which a token meets half of the row on average."""
+    return operations_of_rows(architecture(shape), [length], pooled_alone=False) or 0.0
+
+
+def architecture(shape: str) -> dict[str, Any]:
+    """What matters of the config.json of a model of this shape."""
     size = SHAPES[shape]
-    hidden, kv = size["hidden_size"], size["hidden_size"] // size["heads"] * size["kv_heads"]
-    weights = 2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * size["intermediate_size"]
-    return float(size["layers"] * (2 * weights * length + 2 * length * length * hidden))
+    return {
+        "model_type": "mistral",
+        "hidden_size": size["hidden_size"],
+        "intermediate_size": size["intermediate_size"],
+        "num_hidden_layers": size["layers"],
+        "num_attention_heads": size["heads"],
+        "num_key_value_heads": size["kv_heads"],
+    }
 
 
 def matrix_rate(device: str, dtype: str, sizes: Sequence[int] | None = None) -> float:

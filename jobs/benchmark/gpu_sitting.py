@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from jobs.benchmark import encoder as bench
 from sfr_batch.errors import RunFailed
+from sfr_batch.model.operations import operations_of_rows
 from sfr_batch.pipeline.price.paper import gpu_types
 
 FLOPS = (
@@ -167,9 +168,7 @@ def both_batches(encoder: Any) -> Iterator[str]:
 
 def computed_flops(shape: str, length: int) -> float:
     """Of a row of ``length`` tokens, see FLOPS."""
-    size = bench.SHAPES[shape]
-    not_pooled = 2 * 3 * size["hidden_size"] * size["intermediate_size"] * (length - 1)
-    return bench.flops_of_row(shape, length) - not_pooled
+    return operations_of_rows(bench.architecture(shape), [length], pooled_alone=True) or 0.0
 
 
 def card_of(kind: str) -> str | None:

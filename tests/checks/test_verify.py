@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ from sfr_batch.model.repository import weights
 from sfr_batch.model.repository.folder import weight_files
 from sfr_batch.model.sources import checksums, lock_file
 from sfr_batch.model.tokenization.tokenizer import Tokenizer
-from tests.encoder.cards import plant_gpu
+from tests.encoder.cards import CUDA_12, plant_gpu
 from tests.job_processes import ROOT, put
 from tests.models import build_tiny_mistral, edit_json, minilm_folder, write_json
 
@@ -584,9 +585,10 @@ def test_throughput_on_a_gpu_says_its_share_and_what_would_be_faster(
     asked: list[Any] = []
     monkeypatch.setattr(speed.probe, "matrix_rate", lambda *of: asked.append(of) or 5e12)
     monkeypatch.setattr(speed.probe, "batch_memory", lambda *_: 2**20)
-    monkeypatch.setattr(speed.devices, "free_memory", lambda _: 2**30)
-    monkeypatch.setattr(speed.devices, "multiplies_in", lambda dtype: dtype == "fp8")
+    monkeypatch.setattr(speed, "check_kernel", lambda device: None)
     subject = subject_of(built, dtype="bfloat16")
+    plant_gpu(monkeypatch, (8, 9))
+    monkeypatch.setattr(speed.devices, "free_memory", lambda _: 2**30)
     subject.config = subject.config.model_copy(update={"run": RunSettings(max_batch_tokens=1024)})
     told = speed._on_gpu(subject, 0.01, 1.0).measured
     assert asked == [("cuda", "bfloat16", 1.0)]
@@ -597,6 +599,9 @@ def test_throughput_on_a_gpu_says_its_share_and_what_would_be_faster(
     rate, row_tokens = float(found[1].replace(",", "")), subject.found["speed"].row_tokens
     needed = operations(subject.architecture, row_tokens)
     assert needed
+    lengths, shape = speed._rows(subject, 4096)[0], subject.architecture
+    mlp = 2 * 3 * shape["hidden_size"] * shape["intermediate_size"]  # of the last layer, for tokens that are not pooled
+    needed -= mlp * (1 - len(lengths) / lengths.sum())
     assert int(found[2]) == pytest.approx(100 * rate * needed / 5e12, abs=0.51)
     default = "run.max_batch_tokens=131072"
     assert "; suggested, for half of it: 131072;" in told
@@ -608,6 +613,34 @@ def test_throughput_on_a_gpu_says_its_share_and_what_would_be_faster(
     assert "faster: install what run.fuse needs, " in speed._faster(subject)
     subject.encoder.fused = True
     assert "fuse" not in speed._faster(subject)
+
+
+@pytest.mark.parametrize(
+    ("card", "dtype", "faster"),
+    [
+        ({"capability": (7, 5), "name": "T4"}, "float32", "float16"),
+        ({"capability": (7, 0), "built_for": CUDA_12, "name": "V100"}, "float32", "float16"),
+        ({"capability": (8, 0), "name": "A100"}, "float32", "bfloat16"),
+        ({"capability": (8, 0), "name": "A100"}, "bfloat16", None),
+        ({"capability": (8, 9), "name": "L4"}, "float16", "fp8"),
+        ({"capability": (12, 0), "name": "a card without scales by row"}, "bfloat16", None),
+        ({"capability": (9, 0), "name": "H200"}, "fp8", None),
+    ],
+)
+def test_only_a_dtype_that_a_gpu_is_loaded_in_is_called_faster(
+    built: Path, monkeypatch: pytest.MonkeyPatch, card: Any, dtype: str, faster: str | None
+) -> None:
+    def check(device: torch.device) -> None:
+        if card["name"] == "a card without scales by row":
+            raise ConfigError("PyTorch does not multiply in it on this GPU.")
+
+    subject = Subject(config_of(built, dtype=dtype))
+    subject.found["encoder"] = SimpleNamespace(is_decoder=False, fused=True, remark="")
+    monkeypatch.setattr(Subject, "encoder", property(lambda self: self.found["encoder"]))
+    monkeypatch.setattr(speed.probe, "parameters", lambda _: 1e6)
+    plant_gpu(monkeypatch, **card)
+    monkeypatch.setattr(speed, "check_kernel", check)
+    assert re.findall(r"model\.dtype=(\w+)", speed._faster(subject)) == ([faster] if faster else [])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "fp8"])

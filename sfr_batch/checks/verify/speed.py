@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sfr_batch.checks.report import Outcome, judged, passed, skipped
@@ -16,7 +17,9 @@ from sfr_batch.checks.verify.subject import Subject
 from sfr_batch.config.settings import batch_tokens
 from sfr_batch.encoder import devices, probe
 from sfr_batch.encoder.encoder import Encoder
-from sfr_batch.model.operations import operations
+from sfr_batch.encoder.fp8 import check_kernel
+from sfr_batch.errors import ConfigError
+from sfr_batch.model.operations import operations_of_rows
 from sfr_batch.model.sources import room
 
 SHORTEST, LONGEST = 64, 512
@@ -33,6 +36,8 @@ _LARGEST_OF_LARGE = 32768
 """For models of a billion parameters and more, which are no faster with more tokens; padding grows with them."""
 
 _MATRICES_S = 1.0
+_FASTER = {"float32": ("bfloat16", "float16"), "bfloat16": ("fp8",), "float16": ("fp8",)}
+"""What may be faster than a compute dtype on a GPU, the better one first."""
 
 TokenRows = tuple[NDArray[np.int32], NDArray[np.int32]]
 
@@ -114,14 +119,15 @@ def _on_gpu(subject: Subject, seconds: float, first: float) -> Outcome:
 
 
 def _share(subject: Subject, rows: TokenRows, rate: float) -> str:
-    """The operations that a model needs for its tokens, against what the GPU does when it multiplies matrices for a
+    """The operations that a model is given for its tokens, against what the GPU does when it multiplies matrices for a
     second."""
-    dtype = subject.settings.compute_dtype
-    a_token = operations(subject.architecture, _Passes.row_tokens(rows))
-    if a_token is None:
+    dtype, lengths = subject.settings.compute_dtype, rows[0].tolist()
+    needed = operations_of_rows(subject.architecture, lengths, pooled_alone=subject.encoder.is_decoder)
+    if needed is None:
         return ""
     most = probe.matrix_rate("cuda", dtype, _MATRICES_S)
-    return f", {rate * a_token / most:.0%} of the {most / 1e12:,.0f} TFLOP/s that matrices in {dtype} reach on this GPU"
+    share = rate * needed / sum(lengths) / most
+    return f", {share:.0%} of the {most / 1e12:,.0f} TFLOP/s that matrices in {dtype} reach on this GPU"
 
 
 def _faster(subject: Subject) -> str:
@@ -132,14 +138,23 @@ def _faster(subject: Subject) -> str:
         ways.append("model.deterministic=false, in a table of its own")
     elif encoder.is_decoder and not encoder.fused:
         ways.append("install what run.fuse needs" if encoder.remark else "run.fuse=true")
-    if settings.compute_dtype == "float32":
-        ways.append("model.dtype=bfloat16, in a table of its own")
-    elif settings.compute_dtype != "fp8" and devices.multiplies_in("fp8"):
-        ways.append("model.dtype=fp8, in a table of its own")
+    if faster := next(filter(_computes_in, _FASTER.get(settings.compute_dtype, ())), None):
+        ways.append(f"model.dtype={faster}, in a table of its own")
     default = batch_tokens("cuda", probe.parameters(encoder))
     if (config.run.max_batch_tokens or default) < default:
         ways.append(f"run.max_batch_tokens={default}")
     return f"; faster: {', '.join(ways)}" if ways else ""
+
+
+def _computes_in(dtype: str) -> bool:
+    """Whether this GPU would be given a model in a dtype: what loading one asks."""
+    try:
+        devices.require_device("cuda", dtype)
+        if dtype == "fp8":
+            check_kernel(torch.device("cuda"))
+    except ConfigError:
+        return False
+    return True
 
 
 def _other_batches(subject: Subject, rows: TokenRows) -> str:
