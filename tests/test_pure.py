@@ -108,31 +108,33 @@ def greedy_batches(lengths: np.ndarray[Any, Any], budget: int) -> list[np.ndarra
 
 
 @quick
-@given(lengths_of_rows, st.integers(1, 4096))
-def test_batches_hold_every_row_once_within_the_budget(lengths: np.ndarray[Any, Any], budget: int) -> None:
-    batches = length_batches(lengths, budget)
+@given(lengths_of_rows, st.integers(1, 4096), st.sampled_from([0, 0, 3, 100]))
+def test_batches_hold_every_row_once_within_the_budget(lengths: np.ndarray[Any, Any], budget: int, beside: int) -> None:
+    batches = length_batches(lengths, budget, beside)
     rows = [row for batch in batches for row in batch.tolist()]
     assert rows == sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)), "longest first, equals in order"
     for batch in batches:
-        assert 1 <= len(batch) * int(lengths[batch].max()) <= budget or len(batch) == 1
+        assert 1 <= len(batch) * (int(lengths[batch].max()) + beside) <= budget or len(batch) == 1
     assert padded_tokens(lengths, batches) >= lengths.sum()
-    assert batch_cost(lengths, batches, budget) <= batch_cost(lengths, greedy_batches(lengths, budget), budget)
+    if not beside:
+        assert batch_cost(lengths, batches, budget) <= batch_cost(lengths, greedy_batches(lengths, budget), budget)
 
 
 @quick
 @given(
     st.lists(st.integers(1, 40) | st.sampled_from([1, 2, 5]), min_size=1, max_size=10).map(np.array),
     st.integers(1, 400),
+    st.sampled_from([0, 0, 3, 30]),
 )
-def test_no_cuts_cost_less(lengths: np.ndarray[Any, Any], budget: int) -> None:
+def test_no_cuts_cost_less(lengths: np.ndarray[Any, Any], budget: int, beside: int) -> None:
     """Against all ways to cut the sorted rows that keep to the budget."""
     order = np.argsort(-lengths, kind="stable")
     costs = []
     for cut in itertools.product([False, True], repeat=len(lengths) - 1):
         batches = np.split(order, 1 + np.flatnonzero(cut))
-        if all(len(batch) == 1 or len(batch) * lengths[batch].max() <= budget for batch in batches):
+        if all(len(batch) == 1 or len(batch) * (lengths[batch].max() + beside) <= budget for batch in batches):
             costs.append(batch_cost(lengths, batches, budget))
-    assert batch_cost(lengths, length_batches(lengths, budget), budget) == min(costs)
+    assert batch_cost(lengths, length_batches(lengths, budget, beside), budget) == min(costs)
 
 
 def test_batches_of_a_small_table() -> None:

@@ -160,7 +160,8 @@ def _takes_groups(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 @functools.cache
-def _packed_takes_groups() -> bool:
+def packed_takes_groups() -> bool:
+    """Whether the kernel for packed rows takes several heads for one of keys."""
     from torch.nn.attention.varlen import varlen_attn
 
     return "enable_gqa" in inspect.signature(varlen_attn).parameters  # not in PyTorch 2.11
@@ -190,7 +191,7 @@ def _variable_length(
         )
     options: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0 if causal else -1)}
     if query.shape[1] != key.shape[1]:
-        if _packed_takes_groups():
+        if packed_takes_groups():
             options["enable_gqa"] = True
         else:
             key, value = (s.repeat_interleave(query.shape[1] // s.shape[1], dim=1) for s in (key, value))

@@ -28,10 +28,11 @@ def _price(max_batch_tokens: int) -> float:
     return min(max_batch_tokens * BUDGETS_A_BATCH, DEAREST_BATCH)
 
 
-def length_batches(lengths: NDArray[np.integer], max_batch_tokens: int) -> list[IntArray]:
+def length_batches(lengths: NDArray[np.integer], max_batch_tokens: int, beside: int = 0) -> list[IntArray]:
     """Cut rows into batches whose padded size (rows x longest row) is at most ``max_batch_tokens``, at least cost.
 
-    lengths: [n] token counts, all >= 1. Returns arrays of row numbers that together hold every row once, longest
+    lengths: [n] token counts, all >= 1. beside: tokens that each row takes of the budget besides its own, which cost
+    memory and no time. Returns arrays of row numbers that together hold every row once, longest
     rows first, so that running out of memory shows in the first minute and not in the last. A row that is longer
     than the budget by itself gets a batch of its own. Rows of equal length stay in input order. No other cuts of the
     sorted rows have a smaller `batch_cost`.
@@ -41,10 +42,10 @@ def length_batches(lengths: NDArray[np.integer], max_batch_tokens: int) -> list[
     if len(lengths) and lengths.min() < 1:
         raise ValueError("every row needs at least one token")
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
-    return np.split(order, _cuts(lengths[order].astype(np.int64), max_batch_tokens)) if len(order) else []
+    return np.split(order, _cuts(lengths[order].astype(np.int64), max_batch_tokens, beside)) if len(order) else []
 
 
-def _cuts(widths: IntArray, budget: int) -> list[int]:
+def _cuts(widths: IntArray, budget: int, beside: int) -> list[int]:
     """The best places to cut the rows of ``widths`` [n], longest first.
 
     Dynamic programming from the shortest row back: ``cost[i]`` is what rows i and on cost at least. A cut between
@@ -58,7 +59,7 @@ def _cuts(widths: IntArray, budget: int) -> list[int]:
     runs = np.flatnonzero(np.diff(widths, prepend=widths[0] + 1))
     cost: FloatArray = np.full(n + 1, np.inf)
     cost[n] = 0
-    rows = np.maximum(1, budget // widths)  # of a full batch that begins here
+    rows = np.maximum(1, budget // (widths + beside))  # of a full batch that begins here
     ends = np.minimum(np.arange(n) + rows, n)
     for start, end in zip(runs[::-1].tolist(), [n, *runs[:0:-1].tolist()], strict=True):
         width, full = int(widths[start]), int(rows[start])
@@ -78,14 +79,14 @@ def _cuts(widths: IntArray, budget: int) -> list[int]:
     return cuts
 
 
-def packed_batches(lengths: NDArray[np.integer], max_batch_tokens: int) -> list[IntArray]:
+def packed_batches(lengths: NDArray[np.integer], max_batch_tokens: int, beside: int = 0) -> list[IntArray]:
     """Cut rows into batches of at most ``max_batch_tokens`` tokens that are not padded; else as `length_batches`.
 
     Longest rows first here too: rows of equal length then lie side by side, which attention without a kernel for
     variable lengths needs.
     """
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
-    ends = np.cumsum(lengths[order].astype(np.int64))
+    ends = np.cumsum(lengths[order].astype(np.int64) + beside)
     cuts, filled = [0], 0
     while cuts[-1] < len(order):
         fit = int(np.searchsorted(ends, filled + max_batch_tokens, side="right"))

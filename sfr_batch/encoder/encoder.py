@@ -71,7 +71,8 @@ class Encoder:
         self._forward = Forward(model, recipe, False if packed is None and deterministic else packed)
         self._device = self._forward.device
         self.max_batch_tokens = max_batch_tokens or batch_tokens(self._device.type, count_parameters(model))
-        """Most tokens of a batch, padding included. Lowered for good when the device runs out of memory."""
+        """Most tokens of a batch, padding included; on a GPU, keys of a common prefix count by their memory. Lowered
+        for good when the device runs out of it."""
         self.reuse_prefix = True
         """Whether tokens that all rows begin with are computed once. Their vectors differ only by rounding."""
         self.deterministic = deterministic
@@ -280,7 +281,8 @@ class Encoder:
         done: list[tuple[NDArray[np.int64], Result]] = []
         failed: dict[int, str] = {}
         computed = shared
-        queue = self._batches(own)
+        beside = self._forward.beside(prefix)
+        queue = self._batches(own, beside)
         while queue:
             rows = queue[0]
             result: Result | None = None
@@ -289,7 +291,7 @@ class Encoder:
                 result = Result(self._forward(starts[rows], own[rows], flat_ids, prefix, normalize=normalize))
             except Exception as error:
                 if is_out_of_memory(error):
-                    self._shrink(own[rows], error)
+                    self._shrink(own[rows], beside, error)
                 else:
                     blamed = self._blame(error, alone=len(rows) == 1, before=len(failed))
             # Outside of `except`, whose traceback keeps the batch's tensors alive.
@@ -301,7 +303,7 @@ class Encoder:
                 if self._device.type == "cuda":
                     torch.cuda.empty_cache()
                 rest = np.concatenate(queue)
-                queue = [rest[batch] for batch in self._batches(own[rest])]
+                queue = [rest[batch] for batch in self._batches(own[rest], beside)]
             elif len(rows) > 1:
                 queue[:1] = np.array_split(rows, 2)
             else:
@@ -312,9 +314,9 @@ class Encoder:
         account = EncodedTokens(np.empty((0, self.dim), np.float32), computed, real, len(done), failed)
         return Launched(self._device, self.dim, done, inverse, len(first), account)
 
-    def _batches(self, lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    def _batches(self, lengths: NDArray[np.int64], beside: int) -> list[NDArray[np.int64]]:
         budget = 1 if self.deterministic else self.max_batch_tokens
-        return (batching.packed_batches if self.packed else batching.length_batches)(lengths, budget)
+        return (batching.packed_batches if self.packed else batching.length_batches)(lengths, budget, beside)
 
     def _size(self, lengths: NDArray[np.int64]) -> int:
         """Tokens that a batch of these rows computes, padding included."""
@@ -336,15 +338,16 @@ class Encoder:
                 raise
         return None  # each row then brings its own, in batches that are made smaller
 
-    def _shrink(self, lengths: NDArray[np.int64], error: Exception) -> None:
-        """Halve the budget below the batch that did not fit. Raises ModelError if that batch was a single row."""
+    def _shrink(self, lengths: NDArray[np.int64], beside: int, error: Exception) -> None:
+        """Halve the budget below the batch that did not fit, where each row took ``beside`` its tokens. Raises
+        ModelError if that batch was a single row."""
         longest = int(lengths.max())
         if len(lengths) == 1:
             raise ModelError(
                 f"One row of {longest} tokens does not fit into the memory of {self._device}. Lower model.max_length, "
                 "use a smaller model.dtype, or a device with more memory."
             ) from error
-        self.max_batch_tokens = max(longest, self._size(lengths) // 2)
+        self.max_batch_tokens = max(longest, (self._size(lengths) + beside * len(lengths)) // 2)
 
     def _blame(self, error: Exception, *, alone: bool, before: int) -> str:
         """The error message if the rows of a batch may have caused it; otherwise raises the error.

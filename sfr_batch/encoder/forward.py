@@ -5,6 +5,7 @@ differ only by rounding. Knows no texts and no other batch.
 """
 
 import contextlib
+import math
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sfr_batch.encoder.attention import ATTENTION, IN_16_BITS, Packing, Prefix
+from sfr_batch.encoder.attention import ATTENTION, IN_16_BITS, Packing, Prefix, packed_takes_groups
 from sfr_batch.encoder.decoder import Decoder, is_plain_decoder
 from sfr_batch.encoder.devices import has_flash
 from sfr_batch.encoder.faults import is_of_the_device, is_out_of_memory
@@ -97,6 +98,20 @@ class Forward:
         assert self.decoder is not None
         with torch.inference_mode(), self.kernels():
             return self.decoder.prefix(self._to_device(ids.astype(np.int64)))
+
+    def beside(self, prefix: Prefix | None) -> int:
+        """The tokens of a batch that take as much of a GPU's memory as the keys and values of ``prefix``, which each
+        layer copies for each row. 0 on a CPU, whose batches are small."""
+        if prefix is None or self.device.type == "cpu":
+            return 0
+        config = self._model.config
+        heads, of_keys, width = config.num_attention_heads, config.num_key_value_heads, _size_of_heads(config)
+        copied = 2 * of_keys * width
+        if not (self.packed and self._packs_well and packed_takes_groups()):
+            copied += 2 * heads * width  # repeated for each head of queries
+        # A layer takes most of its memory in its MLP, and attention none of what that needs.
+        of_a_token = 3 * config.intermediate_size + 2 * config.hidden_size
+        return math.ceil(prefix.length * float(copied / of_a_token))
 
     def __call__(
         self,
@@ -183,9 +198,14 @@ class Forward:
 
 def _fits_flash(config: Any) -> bool:
     """Whether the flash kernels take heads of this size."""
-    heads = getattr(config, "num_attention_heads", None)
-    size = getattr(config, "head_dim", None) or (getattr(config, "hidden_size", 0) // heads if heads else 0)
+    size = _size_of_heads(config)
     return 0 < size <= _LARGEST_HEAD and size % 8 == 0
+
+
+def _size_of_heads(config: Any) -> int:
+    """0 if unknown."""
+    heads = getattr(config, "num_attention_heads", None)
+    return int(getattr(config, "head_dim", None) or (getattr(config, "hidden_size", 0) // heads if heads else 0))
 
 
 def _places_behind_padding(ids: IntArray, lengths: IntArray, pad_id: int) -> IntArray:

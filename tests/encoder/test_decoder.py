@@ -101,9 +101,9 @@ WAYS = ["padded", "packed", "kernel", "kernel of 2.11"]
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     way: str = request.param
     monkeypatch.setattr(varlen, "varlen_attn", varlen_attn_2_11 if way == "kernel of 2.11" else varlen_attn)
-    attention._packed_takes_groups.cache_clear()
+    attention.packed_takes_groups.cache_clear()
     yield way
-    attention._packed_takes_groups.cache_clear()
+    attention.packed_takes_groups.cache_clear()
 
 
 def states(

@@ -269,16 +269,17 @@ def test_a_device_that_fails_at_packed_rows_is_not_given_padded_ones(
 
 
 @settings(max_examples=200)
-@given(st.lists(st.integers(1, 30), max_size=40), st.integers(1, 100))
-def test_packed_batches_hold_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
+@given(st.lists(st.integers(1, 30), max_size=40), st.integers(1, 100), st.sampled_from([0, 0, 4, 50]))
+def test_packed_batches_hold_every_row_once_within_the_budget(lengths: list[int], budget: int, beside: int) -> None:
     sizes = np.array(lengths, np.int32)
-    batches = batching.packed_batches(sizes, budget)
+    batches = batching.packed_batches(sizes, budget, beside)
     assert sorted(np.concatenate(batches).tolist() if batches else []) == list(range(len(lengths)))
-    assert all(sizes[batch].sum() <= budget or len(batch) == 1 for batch in batches)
+    taken = sizes + beside
+    assert all(taken[batch].sum() <= budget or len(batch) == 1 for batch in batches)
     assert all(len(batch) for batch in batches)
     order = [lengths[row] for batch in batches for row in batch]
     assert order == sorted(lengths, reverse=True), "longest first"
-    assert all(sizes[a].sum() + sizes[b[0]] > budget for a, b in itertools.pairwise(batches)), "filled"
+    assert all(taken[a].sum() + taken[b[0]] > budget for a, b in itertools.pairwise(batches)), "filled"
 
 
 @pytest.mark.slow

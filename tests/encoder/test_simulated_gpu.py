@@ -5,6 +5,7 @@ dtypes, and what the host does meanwhile. No kernel runs; that the kernels of a 
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     for module in (forward, attention):
         monkeypatch.setattr(module, "has_flash", lambda device: device.type == "meta")
     monkeypatch.setattr(fp8, "multiply", by_kernel)
-    asked = attention._takes_groups, attention._packed_takes_groups
+    asked = attention._takes_groups, attention.packed_takes_groups
     for each in asked:
         each.cache_clear()
     yield copies
@@ -192,6 +193,40 @@ def test_a_padded_batch_behind_a_prefix_never_waits(gpu: list[str]) -> None:
         assert gpu == ["int64", "int64"], "ids, and the places of the last tokens"
 
 
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("family", ["mistral", "qwen3"])
+def test_keys_of_a_common_prefix_are_within_the_budget(
+    monkeypatch: pytest.MonkeyPatch, family: str, packed: bool
+) -> None:
+    """Short rows behind a long instruction: each has keys of hundreds of tokens copied for it in every layer."""
+    from torch.nn.attention import varlen
+
+    model, recipe = decoder(family)
+    encoder = Encoder(model, None, recipe, packed=packed)  # type: ignore[arg-type]
+    of_keys: list[int] = []
+
+    def listen(attend: Callable[..., Any]) -> Callable[..., Any]:
+        def listening(query: Any, key: torch.Tensor, value: torch.Tensor, *others: Any, **options: Any) -> Any:
+            of_keys.append(key.nbytes + value.nbytes)
+            return attend(query, key, value, *others, **options)
+
+        return listening
+
+    monkeypatch.setattr(varlen, "varlen_attn", listen(varlen.varlen_attn))
+    padded = SimpleNamespace(scaled_dot_product_attention=listen(attention.F.scaled_dot_product_attention))
+    monkeypatch.setattr(attention, "F", padded)
+    count, instruction = 3000, np.arange(512, dtype=np.int32)
+    own = np.random.default_rng(0).integers(2, 7, count)
+    ids = np.concatenate([np.r_[instruction, np.full(n, 600 + row)] for row, n in enumerate(own)]).astype(np.int32)
+    launched = encoder.launch(own + 512, ids)
+    assert launched.account.tokens == 512 + own.sum(), "the instruction is computed once"
+    inner = 3 * model.config.intermediate_size + 2 * model.config.hidden_size
+    assert encoder.max_batch_tokens == batch_tokens("cuda", 10**9) == 32_768
+    of_a_budget = encoder.max_batch_tokens * inner * 2
+    assert of_a_budget / 4 < max(of_keys) <= of_a_budget
+    assert sorted(np.concatenate([rows for rows, _ in launched.batches]).tolist()) == list(range(count))
+
+
 def varlen_of_2_11(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """`varlen_attn` as PyTorch 2.11 has it: with fewer arguments, and with as many heads of keys as of queries."""
 
@@ -214,9 +249,9 @@ def test_both_signatures_of_the_kernel_for_packed_rows(monkeypatch: pytest.Monke
     model, recipe = mistral()
     to = Forward(model, recipe, None)
     _, now = run(to, RAGGED, prefix)
-    assert attention._packed_takes_groups() == ("enable_gqa" in inspect.signature(varlen.varlen_attn).parameters)
+    assert attention.packed_takes_groups() == ("enable_gqa" in inspect.signature(varlen.varlen_attn).parameters)
     monkeypatch.setattr(varlen, "varlen_attn", varlen_of_2_11(varlen.varlen_attn))
-    attention._packed_takes_groups.cache_clear()
+    attention.packed_takes_groups.cache_clear()
     out, then = run(to, RAGGED, prefix)
     assert out.shape == (len(RAGGED), 4096)
     for seen in (now, then):
