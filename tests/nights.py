@@ -17,7 +17,7 @@ import pytest
 
 from sfr_batch.config.loading import config_from_dict
 from sfr_batch.config.settings import Config
-from sfr_batch.planning import comparison, index_writing, lending, row_comparison, settled_ids, table_ids
+from sfr_batch.planning import comparison, index_writing, lending, losing_rows, row_comparison, settled_ids, table_ids
 from sfr_batch.planning.make import make_plan
 from sfr_batch.storage import executor
 from sfr_batch.table.table import Snapshot
@@ -140,7 +140,8 @@ def small_tasks(rows: int) -> Iterator[None]:
         patch.setattr(executor, "ROWS_A_PART", 1)
         for module in (comparison, settled_ids):
             patch.setattr(module, "UNIT_ROWS", 2)
-        patch.setattr(lending, "ROWS_A_PART", 1)
+        for module in (lending, losing_rows):
+            patch.setattr(module, "ROWS_A_PART", 1)
         for module in (row_comparison, lending, index_writing, table_ids):
             patch.setattr(module, "ROWS_A_TASK", rows)
         yield

@@ -221,8 +221,8 @@ def compare_rows(
         executor = tasks.OnRay("comparing the corpus with the table")
     comparison = compare(plan, executor, again)
     if plan.duplicate_rule:
-        lost = sum(len(rows.positions) for rows in comparison.settled.losing.values())
-        say(f"Looked through the ids: {counted(lost, 'row')} not embedded, because others with their ids count")
+        lost = counted(comparison.settled.losing.rows, "row")
+        say(f"Looked through the ids: {lost} not embedded, because others with their ids count")
     if comparison.difference.changes and not plan.remains:  # of a repair, the changes are those of a loss
         changes = format_changes(comparison.difference.changes, keeps=plan.config.table.delete == "keep")
         say(f"Compared the changed shards with the table: {changes}")

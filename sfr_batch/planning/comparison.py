@@ -114,13 +114,13 @@ def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozens
         fingerprint=plan.card.fingerprint,
         row_filter=selection.row_filter(plan.columns, retried),
         duplicate_rule=plan.duplicate_rule,
-        wants_rejects=bool(len(settled.contests)),
+        wants_rejects=bool(settled.contests),
     )
     whole = plan.compares_rows
     compared = [
         survey
         for survey in plan.surveys
-        if (whole and survey.shard.uri not in plan.begun) or survey.shard.uri in settled.losing
+        if (whole and survey.shard.uri not in plan.begun) or survey.shard.uri in settled.losing.shards
     ]
     units = [unit for survey in compared for unit in cut(survey, UNIT_ROWS, UNIT_BYTES, ("scan",), frozenset())]
     unpublished = _read_unpublished(plan)
@@ -147,7 +147,7 @@ def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozens
         keep_own_splits=selection.keeps_own_splits,
         partly_done=CommittedSplits(plan.units, plan.committed).begun,
         unread=frozenset(shard.uri for shard, _ in plan.changed) - {survey.shard.uri for survey in compared},
-        losing=settled.losing,
+        losing=settled.losing.shards,
     )
     difference = dataclasses.replace(assignment.difference, taken=found.taken, borrowed=borrowed.rows)
     own = [unit for unit in plan.units if unit.shard.uri in difference.fresh]
@@ -195,7 +195,7 @@ def _without_leaving(plan: EmbedPlan, found: RowComparison) -> RowComparison:
 
 def _correct(counts: ChangeCounts, settled: SettledIds, left: LeftIds) -> ChangeCounts:
     """The changes, seeing that unchanged shards may have an id, too."""
-    if not len(settled.unchanged):
+    if settled.unchanged is None:
         return counts
     replaced = min(settled.replaced, counts.new)
     return counts.model_copy(
@@ -214,7 +214,7 @@ def shards_to_read_again(run: ComparisonRun, receipts: Iterable[Receipt]) -> fro
     rarely: with a row that cannot be read, is too long or fails in the encoder, while an older one is in the table.
     receipts: of the splits of the plan.
     """
-    if not len(run.settled.contests):
+    if not run.settled.contests:
         return frozenset()
     store = run.plan.store
 
@@ -226,7 +226,7 @@ def shards_to_read_again(run: ComparisonRun, receipts: Iterable[Receipt]) -> fro
                 own = found.filter(pc.equal(found.column(names.SHARD), uri))
                 yield uri, own.column(names.POSITION).to_numpy()
 
-    return run.settled.rivals_of(rejected())
+    return run.settled.rivals_of(run.executor, rejected())
 
 
 def _read_unpublished(plan: EmbedPlan) -> list[Receipt]:

@@ -37,6 +37,8 @@ LOSER = np.dtype([("shard", np.int32), (POSITION, np.int64), ("by_shard", np.int
 """A row of today that does not count, and the one that does; ``by_position`` -1 where it is not known."""
 CONTEST = np.dtype([("shard", np.int32), (POSITION, np.int64), ("rival", np.int32)])
 """A row of today that counts, and the shard of an unchanged row with a vector that has its id."""
+REJECTED = np.dtype([("shard", np.int32), (POSITION, np.int64)])
+"""A row of today that was rejected."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,15 @@ def decide(rows: pa.Table, *, same_rule: bool) -> Verdict:
         replaced=int((~known[np.unique(group[rivals])]).sum()),
         unchanged=np.unique(ids[carried & has[group]]),
     )
+
+
+def find_rivals(contests: NDArray[np.void], rejected: NDArray[np.void]) -> NDArray[np.int32]:
+    """Numbers of the shards with rivals of rows that count and were rejected. contests: [n] of CONTEST; rejected: [m]
+    of REJECTED."""
+    contests = contests[np.isin(contests["shard"], rejected["shard"])]
+    rows = np.empty(len(contests), REJECTED)
+    rows["shard"], rows[POSITION] = contests["shard"], contests[POSITION]
+    return np.unique(contests["rival"][np.isin(rows, rejected)])
 
 
 def _groups(rows: pa.Table, order: NDArray[np.integer]) -> NDArray[np.int64]:

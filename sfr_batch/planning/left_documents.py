@@ -35,11 +35,12 @@ class LeftDocuments:
     files: frozenset[int]
     """Numbers of the data files that have their vectors."""
 
-    def count(self, executor: Executor, turned: Hashes, unchanged: NDArray[np.uint64]) -> LeftIds:
-        """Count ids. turned: [k, 2] of `sorted_ids`; unchanged: [n] first halves of ids, sorted."""
-        if not self.parts or not (len(turned) or len(unchanged)):
+    def count(self, executor: Executor, turned: Hashes, unchanged: Any | None) -> LeftIds:
+        """Count ids. turned: [k, 2] of `sorted_ids`; unchanged: handle of [n] first halves of ids, sorted; None: there
+        are none."""
+        if not self.parts or not (len(turned) or unchanged is not None):
             return LeftIds(0, 0)
-        others = executor.share(turned), executor.share(unchanged)
+        others = executor.share(turned), executor.share(np.empty(0, np.uint64)) if unchanged is None else unchanged
         handles = [executor.submit(_count, part, *others)[0] for part in self.parts]
         found: list[LeftIds] = list(executor.get(handles))
         return LeftIds(sum(ids.turned for ids in found), sum(ids.unchanged for ids in found))

@@ -32,10 +32,10 @@ from sfr_batch.planning.decided_rows import (
 from sfr_batch.planning.difference import Lender
 from sfr_batch.planning.join import Origin, sorted_ids, total
 from sfr_batch.planning.left_documents import LeftDocuments
+from sfr_batch.planning.losing_rows import Losers
 from sfr_batch.planning.scan import (
     FileNumber,
     Joined,
-    LosingRows,
     OldShard,
     OldSource,
     TaskContext,
@@ -208,9 +208,9 @@ def compare_rows(
     context: TaskContext,
     units: Sequence[ReadUnit],
     known: KnownVectors,
-    losing: Mapping[str, LosingRows],
+    losing: Losers,
 ) -> RowComparison:
-    """Read and join. units: those of the changed and new shards, in order. losing: rows that do not count, by shard.
+    """Read and join. units: those of the changed and new shards, in order. losing: rows that do not count.
 
     Raises what reading the corpus and the table raises.
     """
@@ -220,9 +220,10 @@ def compare_rows(
 
     scans: list[ScanTask] = []
     new_parts: list[list[Any]] = []
-    for first, end in batches(units, least):
+    tasks = list(batches(units, least))
+    losers = losing.of_tasks(executor, [[unit.shard.uri for unit in units[first:end]] for first, end in tasks])
+    for (first, end), lost in zip(tasks, losers, strict=True):
         its = list(units[first:end])
-        lost = {unit.shard.uri: losing[unit.shard.uri] for unit in its if unit.shard.uri in losing}
         counts, scanned, *parts = executor.submit(scan, its, first, shared, lost, partitions, returns=2 + partitions)
         scans.append(ScanTask(first, end, counts, scanned))
         new_parts.append(parts)
@@ -242,7 +243,6 @@ def compare_rows(
         for task, its in zip(scans, zip(*decisions, strict=True), strict=bool(scans))
     ]
     del decisions
-
     counted = list(executor.get([task.counts for task in scans]))
     summaries: list[Joined] = list(executor.get(joined))
     totals: list[TaskTotals] = list(executor.get([handles[0] for handles in in_order]))

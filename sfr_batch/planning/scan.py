@@ -33,6 +33,7 @@ from sfr_batch.planning.join import (
     partition_of,
     split_by,
 )
+from sfr_batch.planning.losing_rows import LosingRows
 from sfr_batch.planning.row_filter import RowFilter
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
@@ -59,31 +60,6 @@ class TaskContext:
     @property
     def carry(self) -> bool:
         return bool(self.columns.carry)
-
-
-@dataclass(frozen=True)
-class LosingRows:
-    """The rows of a shard that do not count, because another row has their id (`table.duplicate_ids: last`).
-
-    positions: [n] ascending. by: [n] which of ``winners``, URIs of shards, has the row that counts; by_position: [n]
-    its position there, -1 where it is not known.
-    """
-
-    positions: NDArray[np.int64]
-    winners: tuple[str, ...]
-    by: NDArray[np.int64]
-    by_position: NDArray[np.int64]
-
-    def find(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """[m] the number of the losing row at each of the positions [m], -1 if it counts."""
-        at = np.minimum(np.searchsorted(self.positions, positions), len(self.positions) - 1)
-        return np.asarray(np.where(self.positions[at] == positions, at, -1))
-
-    def message(self, row: int, why: str) -> str:
-        """The message of the reject. why: see `comes_last`."""
-        winner, position = self.winners[self.by[row]], int(self.by_position[row])
-        where = f"position {position} of {winner}" if position >= 0 else f"a row of {winner}"
-        return f"when it was read, {where} had this id, too, and {why}"
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ are ids of these shards. A row that does not count is not embedded: it is a reje
 shard. If the row that it lost to has left or has become smaller, its shard is read again: `SettledIds.again`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,55 +19,70 @@ from sfr_batch.corpus.reader import read_ids
 from sfr_batch.corpus.splits import ReadUnit, cut
 from sfr_batch.format.hashes import halves
 from sfr_batch.planning.last_rows import (
-    CONTEST,
     ID,
     KIND,
-    LOSER,
     MORE,
     ORDER,
     POSITION,
+    REJECTED,
     SHARD,
     RowKind,
-    Verdict,
     decide,
+    find_rivals,
 )
+from sfr_batch.planning.losing_rows import Losers
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.row_comparison import UNIT_BYTES, UNIT_ROWS, batches
-from sfr_batch.planning.scan import LosingRows
 from sfr_batch.planning.table_ids import deal_table, dealt, ids_to_read
 from sfr_batch.storage.executor import Executor, partitioned
 
 
 @dataclass(frozen=True)
 class SettledIds:
-    """Which rows count. Without a rule, or without changed shards, empty."""
+    """Which rows count. Without a rule, or without changed shards, empty. What grows with the rows that repeat an id
+    stays where tasks run."""
 
-    losing: Mapping[str, LosingRows] = field(default_factory=dict)
-    """The rows that do not count, by the URI of their shard; of the shards that the run reads."""
+    losing: Losers = field(default_factory=Losers)
+    """The rows that do not count, of the shards that the run reads."""
     again: frozenset[str] = frozenset()
     """URIs of unchanged shards that have to be read, because rows of them may count that have no vector."""
-    contests: NDArray[np.void] = field(default_factory=lambda: np.empty(0, CONTEST))
-    """[n] of CONTEST, its shards by their number in ``uris``."""
+    contests: Sequence[Any] = ()
+    """Handles of [n] of CONTEST, its shards by their number in ``uris``; partitions without any are left out."""
     uris: Sequence[str] = ()
     replaced: int = 0
     """Rows that count in the place of rows of unchanged shards."""
-    unchanged: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
-    """First halves of the hashes of ids that unchanged shards have a vector of, and read or vanished ones have, too;
-    sorted."""
+    unchanged: Any | None = None
+    """Handle of [n] first halves of the hashes of ids that unchanged shards have a vector of, and read or vanished ones
+    have, too; sorted. None: there are none."""
 
-    def rivals_of(self, rejected: Iterable[tuple[str, NDArray[np.int64]]]) -> frozenset[str]:
+    def rivals_of(self, executor: Executor, rejected: Iterable[tuple[str, NDArray[np.int64]]]) -> frozenset[str]:
         """URIs of the unchanged shards with vectors of ids whose row that counts was rejected, so that none is live.
 
         rejected: shards and positions of rejected rows.
         """
-        if not len(self.contests):
+        numbers = {uri: number for number, uri in enumerate(self.uris)}
+        pieces = [np.empty(0, REJECTED)]
+        for uri, positions in rejected if self.contests else ():
+            if uri in numbers:
+                pieces.append(np.empty(len(positions), REJECTED))
+                pieces[-1]["shard"], pieces[-1][POSITION] = numbers[uri], positions
+        rows = np.concatenate(pieces)
+        if not len(rows):
             return frozenset()
-        number = {uri: at for at, uri in enumerate(self.uris)}
-        found: set[int] = set()
-        for uri, positions in rejected:
-            own = self.contests[self.contests["shard"] == number.get(uri, -1)]
-            found.update(own["rival"][np.isin(own[POSITION], positions)].tolist())
-        return frozenset(self.uris[at] for at in found)
+        shared = executor.share(rows)
+        found = executor.get([executor.submit(find_rivals, part, shared)[0] for part in self.contests])
+        return frozenset(self.uris[number] for rivals in found for number in rivals.tolist())
+
+
+class Judged(NamedTuple):
+    """What the driver gets of a partition: numbers of shards, and how many there are of what stays."""
+
+    losing: NDArray[np.int32]
+    again: NDArray[np.int32]
+    lost: int
+    contests: int
+    replaced: int
+    unchanged: int
 
 
 def settle_ids(plan: EmbedPlan, executor: Executor) -> SettledIds:
@@ -92,32 +107,37 @@ def settle_ids(plan: EmbedPlan, executor: Executor) -> SettledIds:
     judged = []
     for number in range(partitions):
         parts = (its[number] for its in (*today, *table))
-        judged += executor.submit(_decide_partition, not plan.rule_changed, *parts)
+        judged.append(executor.submit(_decide_partition, not plan.rule_changed, *parts, returns=4))
     del today, table  # handles keep results in memory
-    return _settled(list(executor.get(judged)), uris)
+    return _settled(executor, judged, uris)
 
 
-def _settled(verdicts: Sequence[Verdict], uris: Sequence[str]) -> SettledIds:
-    losers = np.concatenate([verdict.losers for verdict in verdicts])
-    losers = losers[np.lexsort((losers[POSITION], losers["shard"]))]
+def _settled(executor: Executor, judged: Sequence[Sequence[Any]], uris: Sequence[str]) -> SettledIds:
+    """judged: handles of what `_decide_partition` returns, by partition."""
+    found: list[Judged] = list(executor.get([said for said, *_ in judged]))
+    losers, contests, unchanged = (
+        [its[1 + kind] for its, said in zip(judged, found, strict=True) if getattr(said, name)]
+        for kind, name in enumerate(("lost", "contests", "unchanged"))
+    )
+    losing = Losers(
+        shards={uris[number]: number for said in found for number in said.losing.tolist()},
+        rows=sum(said.lost for said in found),
+        parts=losers,
+        uris=executor.share(uris) if losers else None,
+    )
     return SettledIds(
-        losing=dict(_by_shard(losers, uris)),
-        again=frozenset(uris[number] for verdict in verdicts for number in verdict.again.tolist()),
-        contests=np.concatenate([verdict.contests for verdict in verdicts]),
+        losing=losing,
+        again=frozenset(uris[number] for said in found for number in said.again.tolist()),
+        contests=contests,
         uris=uris,
-        replaced=sum(verdict.replaced for verdict in verdicts),
-        unchanged=np.sort(np.concatenate([verdict.unchanged for verdict in verdicts])),
+        replaced=sum(said.replaced for said in found),
+        unchanged=executor.submit(_sorted, *unchanged)[0] if unchanged else None,
     )
 
 
-def _by_shard(losers: NDArray[np.void], uris: Sequence[str]) -> Iterator[tuple[str, LosingRows]]:
-    """losers: of LOSER, by shard and position."""
-    assert losers.dtype == LOSER
-    bounds = np.flatnonzero(np.diff(losers["shard"])) + 1
-    for own in np.split(losers, bounds) if len(losers) else ():
-        used, which = np.unique(own["by_shard"], return_inverse=True)
-        winners = tuple(uris[number] for number in used.tolist())
-        yield uris[own["shard"][0]], LosingRows(own[POSITION].copy(), winners, which, own["by_position"].copy())
+def _sorted(*parts: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A task: all of the parts."""
+    return np.sort(np.concatenate(parts))
 
 
 def _scan_ids(
@@ -144,8 +164,11 @@ def _scan_ids(
     return None, *dealt(pa.concat_tables(parts).combine_chunks(), partitions)
 
 
-def _decide_partition(same_rule: bool, *parts: pa.Table) -> Verdict:
-    """A task. parts: rows that are read today, then rows of the table, which have no position."""
+def _decide_partition(same_rule: bool, *parts: pa.Table) -> tuple[Any, ...]:
+    """A task. Returns what was `Judged`, then losers, contests and ids of unchanged shards, as in `Verdict`.
+
+    parts: rows that are read today, then rows of the table, which have no position.
+    """
     rows = [its if POSITION in its.column_names else its.append_column(POSITION, _no_positions(its)) for its in parts]
     if not rows:
         nothing = {ID: pa.uint64(), MORE: pa.uint64(), KIND: pa.uint8(), SHARD: pa.int32(), POSITION: pa.int64()}
@@ -153,7 +176,16 @@ def _decide_partition(same_rule: bool, *parts: pa.Table) -> Verdict:
     # Values have equal types by construction, but for a table without rows.
     schema = rows[0].schema
     same = [its if its.schema.equals(schema) else its.select(schema.names).cast(schema) for its in rows]
-    return decide(pa.concat_tables(same).combine_chunks(), same_rule=same_rule)
+    found = decide(pa.concat_tables(same).combine_chunks(), same_rule=same_rule)
+    said = Judged(
+        losing=np.unique(found.losers["shard"]),
+        again=found.again,
+        lost=len(found.losers),
+        contests=len(found.contests),
+        replaced=found.replaced,
+        unchanged=len(found.unchanged),
+    )
+    return said, found.losers, found.contests, found.unchanged
 
 
 def _no_positions(rows: pa.Table) -> pa.Array:

@@ -23,7 +23,7 @@ from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.settled_ids import settle_ids
 from sfr_batch.planning.table_ids import ids_to_read
 from sfr_batch.storage import executor
-from sfr_batch.storage.executor import ROWS_HERE, InProcess
+from sfr_batch.storage.executor import ROWS_HERE, Executor, InProcess
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table import export, row_changes, scan, search
 from sfr_batch.table.commit import documents, publish
@@ -114,17 +114,18 @@ def test_rows_of_one_id_are_settled_on_ray(nights: tuple[Place, Writer], monkeyp
     assert (few.rows_to_compare, ids_to_read(few)) == (4, 48)
     for plan in (whole, few):
         with small_tasks(4):
-            here, there = settle_ids(plan, InProcess()), settle_ids(plan, OnRay("settling"))
-        assert decided(there) == decided(here)
-    assert [its.positions.tolist() for its in there.losing.values()] == [[1, 2]]
-    assert len(there.contests) == 1
+            places: list[Executor] = [InProcess(), OnRay("settling")]
+            here, there = (decided(settle_ids(plan, run), run) for run in places)
+        assert there == here
+    assert [positions for positions, *_ in there["losing"].values()] == [[1, 2]]
+    assert len(there["contests"]) == 1
     monkeypatch.setattr(runner, "_ROWS_HERE", 4 + 48 // 8)
     with contextlib.ExitStack() as stack:
         assert isinstance(runner.compare_rows(few, placement.HERE, stack, frozenset())[0].executor, InProcess)
         monkeypatch.setattr(runner, "_ROWS_HERE", 9)
         found, _ = runner.compare_rows(few, placement.HERE, stack, frozenset())
         assert isinstance(found.executor, OnRay)
-        assert decided(found.settled) == decided(here)
+        assert decided(found.settled, found.executor) == here
 
 
 def test_export_on_ray_writes_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from sfr_batch.format.records import ChangeCounts, IndexPart, ShardRecord, rows_
 from sfr_batch.planning import lending
 from sfr_batch.planning.decided_rows import UNIT_DTYPE, TaskTotals, put_in_order
 from sfr_batch.planning.join import DECISION_DTYPE, corpus_dtype, document_dtype
+from sfr_batch.planning.losing_rows import Losers
 from sfr_batch.planning.row_comparison import UNIT_ROWS, KnownVectors, batches, compare_rows
 from sfr_batch.planning.scan import Joined, OldShard, TaskContext, UnitCounts, join_partition, read_old, scan
 from sfr_batch.storage.executor import BYTES_A_TASK, ROWS_A_PART, ROWS_A_TASK, partitioned, rows_a_task
@@ -77,7 +78,7 @@ def test_parts_are_too_large_for_the_driver(rows: int, bytes_a_row: int) -> None
     old = [OldShard(ShardRecord(p.shard, "1", 0, "", "", p.rows, 0), (p,)) for p in parts]
     executor = Counting()
     context = cast(TaskContext, SimpleNamespace(row_filter=None))
-    compare_rows(executor, context, units, KnownVectors(old, [], [], ""), {})
+    compare_rows(executor, context, units, KnownVectors(old, [], [], ""), Losers())
     sizes = {"new": corpus_dtype(carry=False).itemsize, "old": document_dtype(carry=False).itemsize}
     for kind, size in sizes.items():
         *tasks, _ = getattr(executor, kind)  # the last one has the rest
