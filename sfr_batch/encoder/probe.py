@@ -15,11 +15,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from sfr_batch.encoder.attention import ATTENTION
+from sfr_batch.encoder.devices import require_device
 from sfr_batch.encoder.encoder import Encoder, FloatArray
-from sfr_batch.encoder.fp8 import multiply, to_fp8
+from sfr_batch.encoder.fp8 import check_kernel, multiply, to_fp8
 from sfr_batch.encoder.loading import count_parameters, torch_dtype
 from sfr_batch.encoder.pooling import pool
 from sfr_batch.encoder.threads import using
+from sfr_batch.errors import ConfigError
 from sfr_batch.model.repository.families import FAMILIES
 
 # They derive positions from the ids that are not padding, on either side, and do not count from 0.
@@ -76,6 +78,17 @@ def batch_memory(encoder: Encoder, lengths: NDArray[np.integer], flat_ids: NDArr
     before = torch.cuda.memory_allocated()
     encoder.encode_tokens(lengths, flat_ids)
     return int(torch.cuda.max_memory_allocated() - before)
+
+
+def computes_in(dtype: str) -> bool:
+    """Whether this GPU would be given a model in a dtype: what loading one asks."""
+    try:
+        require_device("cuda", dtype)
+        if dtype == "fp8":
+            check_kernel(torch.device("cuda"))
+    except ConfigError:
+        return False
+    return True
 
 
 SQUARE = ((8192, 8192, 8192),)

@@ -585,7 +585,7 @@ def test_throughput_on_a_gpu_says_its_share_and_what_would_be_faster(
     asked: list[Any] = []
     monkeypatch.setattr(speed.probe, "matrix_rate", lambda *of: asked.append(of) or 5e12)
     monkeypatch.setattr(speed.probe, "batch_memory", lambda *_: 2**20)
-    monkeypatch.setattr(speed, "check_kernel", lambda device: None)
+    monkeypatch.setattr(probe, "check_kernel", lambda device: None)
     subject = subject_of(built, dtype="bfloat16")
     plant_gpu(monkeypatch, (8, 9))
     monkeypatch.setattr(speed.devices, "free_memory", lambda _: 2**30)
@@ -639,7 +639,7 @@ def test_only_a_dtype_that_a_gpu_is_loaded_in_is_called_faster(
     monkeypatch.setattr(Subject, "encoder", property(lambda self: self.found["encoder"]))
     monkeypatch.setattr(speed.probe, "parameters", lambda _: 1e6)
     plant_gpu(monkeypatch, **card)
-    monkeypatch.setattr(speed, "check_kernel", check)
+    monkeypatch.setattr(probe, "check_kernel", check)
     assert re.findall(r"model\.dtype=(\w+)", speed._faster(subject)) == ([faster] if faster else [])
 
 

@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from sfr_batch.checks.report import Outcome, judged, passed, skipped
@@ -17,8 +16,6 @@ from sfr_batch.checks.verify.subject import Subject
 from sfr_batch.config.settings import batch_tokens
 from sfr_batch.encoder import devices, probe
 from sfr_batch.encoder.encoder import Encoder
-from sfr_batch.encoder.fp8 import check_kernel
-from sfr_batch.errors import ConfigError
 from sfr_batch.model.operations import operations_of_rows
 from sfr_batch.model.sources import room
 
@@ -138,23 +135,12 @@ def _faster(subject: Subject) -> str:
         ways.append("model.deterministic=false, in a table of its own")
     elif encoder.is_decoder and not encoder.fused:
         ways.append("install what run.fuse needs" if encoder.remark else "run.fuse=true")
-    if faster := next(filter(_computes_in, _FASTER.get(settings.compute_dtype, ())), None):
+    if faster := next(filter(probe.computes_in, _FASTER.get(settings.compute_dtype, ())), None):
         ways.append(f"model.dtype={faster}, in a table of its own")
     default = batch_tokens("cuda", probe.parameters(encoder))
     if (config.run.max_batch_tokens or default) < default:
         ways.append(f"run.max_batch_tokens={default}")
     return f"; faster: {', '.join(ways)}" if ways else ""
-
-
-def _computes_in(dtype: str) -> bool:
-    """Whether this GPU would be given a model in a dtype: what loading one asks."""
-    try:
-        devices.require_device("cuda", dtype)
-        if dtype == "fp8":
-            check_kernel(torch.device("cuda"))
-    except ConfigError:
-        return False
-    return True
 
 
 def _other_batches(subject: Subject, rows: TokenRows) -> str:
