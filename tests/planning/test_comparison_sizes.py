@@ -17,7 +17,15 @@ from sfr_batch.planning.join import DECISION_DTYPE, corpus_dtype, document_dtype
 from sfr_batch.planning.losing_rows import Losers
 from sfr_batch.planning.row_comparison import UNIT_ROWS, KnownVectors, batches, compare_rows
 from sfr_batch.planning.scan import Joined, OldShard, TaskContext, UnitCounts, join_partition, read_old, scan
-from sfr_batch.storage.executor import BYTES_A_TASK, ROWS_A_PART, ROWS_A_TASK, partitioned, rows_a_task
+from sfr_batch.storage.executor import (
+    BYTES_A_TASK,
+    ROWS_A_PART,
+    ROWS_A_TASK,
+    InProcess,
+    in_order,
+    partitioned,
+    rows_a_task,
+)
 
 OF_AN_ID = 8 + 8 + 1 + 4 + 8
 """Bytes of a row of `settled_ids`: id, more, kind, shard and position."""
@@ -117,3 +125,27 @@ def test_tasks_over_large_rows_have_fewer_of_them() -> None:
     assert rows_a_task(0) == rows_a_task(40) == ROWS_A_TASK
     assert rows_a_task(4096 * 2) == BYTES_A_TASK // 8192
     assert rows_a_task(2.0**40) == 1
+
+
+def test_few_of_many_calls_are_made_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor are their arguments made before: a copy of a billion rows is a hundred thousand calls."""
+    monkeypatch.setattr("sfr_batch.storage.executor.CALLS_AHEAD", 3)
+    made, done, open_ = [], [], []
+
+    def calls() -> Iterator[tuple[int]]:
+        for number in range(10):
+            made.append(number)
+            yield (number,)
+
+    def double(number: int) -> int:
+        done.append(number)
+        return 2 * number
+
+    found = []
+    for result in in_order(InProcess(), double, calls()):
+        open_.append(len(done) - len(found))
+        found.append(result)
+    assert found == [2 * number for number in range(10)]
+    assert made == done == list(range(10))
+    assert max(open_) == 3
+    assert list(in_order(InProcess(), double, [])) == []
