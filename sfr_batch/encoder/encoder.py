@@ -22,7 +22,7 @@ from sfr_batch.encoder.encoded import EncodedTokens
 from sfr_batch.encoder.faults import is_of_the_device, is_out_of_memory, of_the_device
 from sfr_batch.encoder.forward import Forward
 from sfr_batch.encoder.fp8 import is_quantized
-from sfr_batch.encoder.launched import Launched, Result
+from sfr_batch.encoder.launched import Arriving, Launched, Result
 from sfr_batch.encoder.loading import check_gpu, count_parameters, load_model, to_device, torch_dtype
 from sfr_batch.encoder.threads import using
 from sfr_batch.errors import ConfigError, ModelError, TextError
@@ -278,7 +278,7 @@ class Encoder:
         prefix = self._prefix(starts, own, flat_ids)
         shared = prefix.length if prefix else 0
         starts, own = starts + shared, own - shared
-        done: list[tuple[NDArray[np.int64], Result]] = []
+        arriving = Arriving(len(first), self.dim)
         failed: dict[int, str] = {}
         computed = shared
         beside = self._forward.beside(prefix)
@@ -296,7 +296,7 @@ class Encoder:
                     blamed = self._blame(error, alone=len(rows) == 1, before=len(failed))
             # Outside of `except`, whose traceback keeps the batch's tensors alive.
             if result is not None:
-                done.append((rows, result))
+                arriving.add(rows, result)
                 computed += self._size(own[rows])
                 queue.pop(0)
             elif not blamed:
@@ -309,10 +309,10 @@ class Encoder:
             else:
                 failed[int(rows[0])] = blamed
                 queue.pop(0)
-        # No batch is waited for: each time the device would wait for the host.
+        # The last batches are not waited for: each time the device would wait for the host.
         real = shared + int(own.sum()) - sum(int(own[row]) for row in failed)
-        account = EncodedTokens(np.empty((0, self.dim), np.float32), computed, real, len(done), failed)
-        return Launched(self._device, self.dim, done, inverse, len(first), account)
+        account = EncodedTokens(np.empty((0, self.dim), np.float32), computed, real, arriving.batches, failed)
+        return Launched(self._device, arriving, inverse, account)
 
     def _batches(self, lengths: NDArray[np.int64], beside: int) -> list[NDArray[np.int64]]:
         budget = 1 if self.deterministic else self.max_batch_tokens

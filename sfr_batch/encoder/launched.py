@@ -4,7 +4,8 @@ Copies go into memory that the device can write by itself, while it computes the
 same encoder. Knows no model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,30 +43,64 @@ def pinned(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, pin_memory=True)
 
 
+MOST_UNDER_WAY = 2**28
+"""Bytes of vectors of which memory is pinned at a time, for one launch: more than those of a split, while a table of
+any size may be encoded in one call. PyTorch keeps what was pinned once."""
+
+
+class Arriving:
+    """The vectors of n distinct rows, which arrive batch by batch."""
+
+    def __init__(self, n: int, dim: int) -> None:
+        self._vectors = np.empty((n, dim), np.float32)
+        self._under_way: deque[tuple[IntArray, Result]] = deque()
+        self._bytes = 0
+        self.batches = 0
+
+    def add(self, rows: IntArray, result: Result) -> None:
+        """The vectors of these rows will come. Waits for the oldest ones if too many are under way: the device has
+        all that follow them to compute meanwhile."""
+        self._under_way.append((rows, result))
+        self._bytes += self._size(rows)
+        self.batches += 1
+        while self._bytes > MOST_UNDER_WAY and len(self._under_way) > 1:
+            self._fetch()
+
+    def all(self) -> NDArray[np.float32]:
+        """[n, d], once they have arrived. Nothing in particular for rows that were not added."""
+        while self._under_way:
+            self._fetch()
+        return self._vectors
+
+    def _fetch(self) -> None:
+        rows, result = self._under_way.popleft()
+        self._vectors[rows] = result.numpy()
+        self._bytes -= self._size(rows)
+
+    def _size(self, rows: IntArray) -> int:
+        return len(rows) * self._vectors.shape[1] * self._vectors.itemsize
+
+
 @dataclass(frozen=True)
 class Launched:
     """The batches of some rows."""
 
     device: torch.device
-    dim: int
-    batches: Sequence[tuple[IntArray, Result]]
-    """Numbers of the distinct rows of each batch, and their vectors."""
+    arriving: Arriving
+    """Of the distinct rows."""
     inverse: IntArray
     """[n] the distinct row that each row equals."""
-    distinct: int
     account: EncodedTokens
     """What was computed, without vectors; `failed` is of distinct rows."""
 
     def result(self) -> EncodedTokens:
         """The vectors, in the order of the rows, once they have arrived. Raises DeviceError if the device fails."""
-        vectors = np.empty((self.distinct, self.dim), np.float32)
         with of_the_device(self.device):
-            for rows, finished in self.batches:
-                vectors[rows] = finished.numpy()
+            vectors = self.arriving.all()
         failed: Mapping[int, str] = self.account.failed
         vectors[list(failed)] = np.nan
         of_rows = {
             int(row): failed[int(self.inverse[row])] for row in np.flatnonzero(np.isin(self.inverse, list(failed)))
         }
-        repeats = self.distinct < len(self.inverse)
+        repeats = len(vectors) < len(self.inverse)
         return replace(self.account, vectors=vectors[self.inverse] if repeats else vectors, failed=of_rows)

@@ -1,5 +1,6 @@
 """Vectors on their way from a GPU. None is here: what it does meanwhile is planted, in memory that cannot be pinned."""
 
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -106,6 +107,33 @@ def test_vectors_arrive_while_the_next_rows_are_launched(encoder: Encoder, monke
         assert (found.tokens, found.padded_tokens, found.batches) == (plain.tokens, plain.padded_tokens, plain.batches)
         assert len(gpu.waits) - before == plain.batches
     assert gpu.waits == list(range(1, len(gpu.copies) + 1)), "each batch for itself, in order"
+
+
+def test_little_memory_is_pinned_however_many_rows_there_are(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest vectors are fetched while the device has later ones to compute; their memory is used again."""
+    many = rows(encoder, corpus()[:200])
+    plain = encoder.encode_tokens(*many)
+    largest = max(len(batch) for batch in encoder._batches(many[0].astype(np.int64), 0)) * encoder.dim * 4
+    gpu = plant_gpu(monkeypatch)
+    made: list[weakref.ref[Result]] = []
+    alive: list[int] = []
+
+    def result(vectors: torch.Tensor) -> Result:
+        new = Result(vectors.as_subclass(OnGpu))
+        made.append(weakref.ref(new))
+        alive.append(sum(each._copy.nbytes for each in (ref() for ref in made) if each))
+        return new
+
+    monkeypatch.setattr(encoder_module, "Result", result)
+    monkeypatch.setattr(launched, "MOST_UNDER_WAY", 3 * largest)
+    pending = encoder.launch(*many)
+    assert len(gpu.copies) == plain.batches
+    assert sum(copy.nbytes for copy, _ in gpu.copies) > 8 * largest
+    assert 3 * largest < max(alive) <= 4 * largest, "and the batch that comes"
+    assert 0 < len(gpu.waits) < plain.batches
+    assert np.array_equal(pending.result().vectors, plain.vectors)
+    assert gpu.waits == list(range(1, plain.batches + 1))
+    assert not any(ref() for ref in made)
 
 
 def test_canaries_are_told_apart_from_rows_that_arrive_later(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:

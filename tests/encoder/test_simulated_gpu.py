@@ -224,7 +224,6 @@ def test_keys_of_a_common_prefix_are_within_the_budget(
     assert encoder.max_batch_tokens == batch_tokens("cuda", 10**9) == 32_768
     of_a_budget = encoder.max_batch_tokens * inner * 2
     assert of_a_budget / 4 < max(of_keys) <= of_a_budget
-    assert sorted(np.concatenate([rows for rows, _ in launched.batches]).tolist()) == list(range(count))
 
 
 def varlen_of_2_11(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
