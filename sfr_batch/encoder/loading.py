@@ -23,7 +23,7 @@ from sfr_batch.encoder.devices import free_memory, release_memory
 from sfr_batch.encoder.faults import is_out_of_memory
 from sfr_batch.encoder.fp8 import Fp8Linear, bytes_saved, check_kernel, quantize_linears
 from sfr_batch.encoder.tensors import check_tensors
-from sfr_batch.errors import ModelError
+from sfr_batch.errors import ConfigError, ModelError
 from sfr_batch.model.recipe import Recipe, read_recipe
 from sfr_batch.model.repository import weights
 from sfr_batch.model.repository.families import FAMILIES
@@ -40,11 +40,13 @@ def torch_dtype(compute_dtype: str) -> torch.dtype:
 
 def check_gpu(settings: ModelSettings) -> None:
     """Raises ModelError if the weights of a model, and what computes with them, do not fit into what is free of its
-    GPU, in this process' share, and ConfigError if PyTorch does not multiply in fp8 there.
+    GPU, in this process' share, and ConfigError if PyTorch does not multiply in fp8 there, or no such model anywhere.
 
     No weights are fetched or read for it: config.json tells their sizes. A CPU is not asked, since weights stay mapped
     from their files there. Raises what `read_recipe` raises, too.
     """
+    if settings.compute_dtype == "fp8":
+        _check_fp8(read_recipe(locate(settings, weights=False), settings))
     if settings.device == "cpu":
         return
     segments.let_grow(settings.device)  # before anything is allocated there
@@ -54,6 +56,15 @@ def check_gpu(settings: ModelSettings) -> None:
     room.check_device(needed, free_memory(settings.device), settings.device)
     if settings.compute_dtype == "fp8":
         check_kernel(torch.device(settings.device))
+
+
+def _check_fp8(recipe: Recipe) -> None:
+    if _encoder_only(recipe):
+        raise ConfigError(
+            f"model.dtype is fp8, but models of type {recipe.model_type} ({recipe.folder}/config.json) cannot compute "
+            "in it: in transformers their MLPs turn what they multiply into the dtype of their weights. Set "
+            "model.dtype=bfloat16, whose vectors are others, in a table of its own."
+        )
 
 
 def bytes_needed(recipe: Recipe, compute_dtype: str) -> int:

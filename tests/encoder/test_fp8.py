@@ -28,6 +28,7 @@ from sfr_batch.encoder.fp8 import (
 )
 from sfr_batch.errors import ConfigError
 from sfr_batch.model.recipe import read_recipe
+from tests.encoder.family_models import T5, write_family
 from tests.models import build_tiny_mistral, docstrings, minilm_folder
 
 CPU = torch.device("cpu")
@@ -220,3 +221,16 @@ def test_a_decoder(tmp_path_factory: pytest.TempPathFactory) -> None:
     settings = ModelSettings(path=str(folder), device="cpu")
     exact, found = (Encoder.load(settings.model_copy(update={"dtype": d})).encode(texts) for d in ("float32", "fp8"))
     assert np.median((exact * found).sum(axis=1)) > 0.95
+
+
+@pytest.mark.parametrize("model_type", ["t5", "mt5", "umt5"])
+def test_t5_is_refused_before_its_weights_are_read(tmp_path: Path, model_type: str) -> None:
+    """It looks at the dtype of its weights, and turns what it multiplies with them into 8 bits without a scale."""
+    folder = write_family(tmp_path, model_type, T5)
+    model = loading.load_model(read_recipe(folder, ModelSettings(path=str(folder), device="cpu")), torch.bfloat16)
+    quantize_linears(model)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="Float8"):  # else it need not be refused
+        model(input_ids=torch.ones(1, 3, dtype=torch.int64))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=f"model.dtype is fp8, but models of type {model_type} .*dtype=bfloat16"):
+        Encoder.load(ModelSettings(path=str(folder), device="cpu", dtype="fp8"))
