@@ -73,12 +73,12 @@ class Encode:
 
             self.encoder = load_encoder(job, own_process=own_process)
             self._canaries = Canaries(self.encoder)
-            self.device, remarks = kind_of(job.model.device), [segments.let_grow(job.model.device), self.encoder.remark]
+            self.device = kind_of(job.model.device)
+            self.remark = "; ".join(filter(None, (segments.let_grow(job.model.device), self.encoder.remark)))
             self.overlaps = job.model.device == "cuda"
             if self.overlaps and not own_process and (gpus := count_gpus()) > 1:  # Ray shows an actor its own
                 all_of_them = f"run.actors.max={gpus} with run.ray_address=local uses all"
-                remarks.insert(0, f"1 of {gpus} GPUs is used: {all_of_them}.")
-            self.remark = " ".join(filter(None, remarks))
+                self.remark = f"1 of {gpus} GPUs is used: {all_of_them}. {self.remark}".rstrip()
         except DeviceError:
             raise
         except (SfrBatchError, ModuleNotFoundError) as error:

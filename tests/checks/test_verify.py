@@ -609,7 +609,9 @@ def test_throughput_on_a_gpu_says_its_share_and_what_would_be_faster(
         patched.setattr(speed.probe, "parameters", lambda _: 7e9)
         assert "; suggested, for half of it: 32768;" in speed._on_gpu(subject, 0.01, 1.0).measured
     assert told.endswith(f"; faster: run.fuse=true, model.dtype=fp8, in a table of its own, {default}")
-    subject.encoder.remark = "the layers are not fused"
+    subject.encoder.remark = "rows are padded, since their kernel fails"
+    assert "faster: run.fuse=true, " in speed._faster(subject)
+    subject.encoder.remark += "; the layers are not fused"
     assert "faster: install what run.fuse needs, " in speed._faster(subject)
     subject.encoder.fused = True
     assert "fuse" not in speed._faster(subject)

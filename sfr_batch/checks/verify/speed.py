@@ -134,7 +134,7 @@ def _faster(subject: Subject) -> str:
     if settings.deterministic:
         ways.append("model.deterministic=false, in a table of its own")
     elif encoder.is_decoder and not encoder.fused:
-        ways.append("install what run.fuse needs" if encoder.remark else "run.fuse=true")
+        ways.append("install what run.fuse needs" if "not fused" in encoder.remark else "run.fuse=true")
     if faster := next(filter(probe.computes_in, _FASTER.get(settings.compute_dtype, ())), None):
         ways.append(f"model.dtype={faster}, in a table of its own")
     default = batch_tokens("cuda", probe.parameters(encoder))
