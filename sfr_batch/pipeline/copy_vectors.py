@@ -47,6 +47,7 @@ def copy_all(comparison: ComparisonRun, run_id: str) -> Iterator[Receipt]:
         rows, lender = splits.rows, found.lender if splits.rows.work == Work.LENT else None
         shared = found.executor.share(_Sources(job, files, lender, rows.by_position))
         yield from in_order(found.executor, _copy, _calls(splits, shared))
+        rows.release()
 
 
 def _calls(splits: PackedSplits, shared: Any) -> Iterator[tuple[Any, ...]]:

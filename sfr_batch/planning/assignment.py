@@ -5,7 +5,6 @@ the order of the corpus, so that each shard is read about once. Rows of which on
 packed apart, because they need no model. Knows no Ray and no config.
 """
 
-import dataclasses
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -90,8 +89,8 @@ def assign_work(
         tuple(split_id for splits in copied for split_id in splits.split_ids),
         int(totals["vectors"].sum()),
     )
-    # What is encoded is known here: nobody else needs these rows.
-    return Assignment(difference, PackedSplits(dataclasses.replace(rows, handles={}), ids), tuple(copied))
+    rows.release()  # what is encoded is known here
+    return Assignment(difference, PackedSplits(rows, ids), tuple(copied))
 
 
 def _most_rows(limits: SplitLimits, min_splits: int, rows: int, text_bytes: int) -> int:

@@ -31,6 +31,9 @@ class RowKind(IntEnum):
     """In the table, of a shard as it was before."""
     REJECTED = 3
     """In a shard that is not read, without a vector; its value to order by is not known."""
+    STAYING = 4
+    """In the table, of a shard that the corpus no longer has and a filter passes over. It gives way to rows of today.
+    """
 
 
 LOSER = np.dtype([("shard", np.int32), (POSITION, np.int64), ("by_shard", np.int32), ("by_position", np.int64)])
@@ -68,16 +71,19 @@ def decide(rows: pa.Table, *, same_rule: bool) -> Verdict:
     # What was there before is ordered before what is there today: of equal rows, that of today is found to be as large.
     keys = {ID: rows.column(ID), MORE: rows.column(MORE)}
     keys |= {ORDER: rows.column(ORDER)} if ORDER in rows.column_names else {}
-    keys |= {SHARD: rows.column(SHARD), "today": (kind != RowKind.BEFORE).astype(np.uint8)}
+    was = (kind == RowKind.BEFORE) | (kind == RowKind.STAYING)
+    keys |= {SHARD: rows.column(SHARD), "today": (~was).astype(np.uint8)}
     order = sort_indices(keys | {POSITION: rows.column(POSITION)}).to_numpy()
     kind, shard = kind[order], rows.column(SHARD).to_numpy()[order]
     position = rows.column(POSITION).to_numpy()[order]
     group = _groups(rows, order)
-    there = _last(group, (kind == RowKind.TODAY) | (kind == RowKind.UNCHANGED))
-    before = _last(group, (kind == RowKind.UNCHANGED) | (kind == RowKind.BEFORE))
+    today, was = kind == RowKind.TODAY, was[order]
+    stays = (kind == RowKind.STAYING) & ~_any(group, today)[group]
+    there = _last(group, today | (kind == RowKind.UNCHANGED) | stays)
+    before = _last(group, (kind == RowKind.UNCHANGED) | was)
 
     counts = there[group]  # [rows] number of the row that counts for the id of each
-    lost = np.flatnonzero((kind == RowKind.TODAY) & (counts != np.arange(len(group))))
+    lost = np.flatnonzero(today & (counts != np.arange(len(group))))
     losers = np.empty(len(lost), LOSER)
     by = counts[lost]
     losers["shard"], losers[POSITION], losers["by_shard"] = shard[lost], position[lost], shard[by]
@@ -88,19 +94,14 @@ def decide(rows: pa.Table, *, same_rule: bool) -> Verdict:
     contests = np.empty(len(rivals), CONTEST)
     by = counts[rivals]
     contests["shard"], contests[POSITION], contests["rival"] = shard[by], position[by], shard[rivals]
-    known = np.zeros(len(there), bool)
-    known[group[kind == RowKind.BEFORE]] = True
-
-    carried = kind == RowKind.UNCHANGED
-    has = np.zeros(len(there), bool)
-    has[group[(kind == RowKind.TODAY) | (kind == RowKind.BEFORE)]] = True
-    ids = rows.column(ID).to_numpy()[order]
+    known, has = _any(group, was), _any(group, today | (kind == RowKind.BEFORE))
+    carried, ids = kind == RowKind.UNCHANGED, rows.column(ID).to_numpy()[order]
 
     rejected = np.flatnonzero(kind == RowKind.REJECTED)
     if same_rule:
         weaker = (before < 0) | (there < before)
     else:
-        weaker = np.bincount(group[kind != RowKind.BEFORE], minlength=len(there)) > 1
+        weaker = np.bincount(group[~was | stays], minlength=len(there)) > 1
     return Verdict(
         losers=losers,
         contests=contests,
@@ -127,6 +128,13 @@ def _groups(rows: pa.Table, order: NDArray[np.integer]) -> NDArray[np.int64]:
         values = rows.column(name).to_numpy()[order]
         first[1:] |= values[1:] != values[:-1]
     return np.asarray(np.cumsum(first) - 1)
+
+
+def _any(group: NDArray[np.int64], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """[groups] whether ``mask`` [n] is true of some row of each."""
+    found = np.zeros(int(group[-1]) + 1 if len(group) else 0, np.bool_)
+    found[group[mask]] = True
+    return found
 
 
 def _last(group: NDArray[np.int64], mask: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -45,8 +45,8 @@ class CutRows:
     """[splits + 1]"""
     text_bytes: NDArray[np.int64]
     """[splits]"""
-    handles: Mapping[int, Any]
-    """Of the `WorkRows`, by number of the scan task; empty once nobody needs them any more."""
+    handles: dict[int, Any]
+    """Of the `WorkRows`, by number of the scan task; empty once they are released."""
 
     def __len__(self) -> int:
         return len(self.text_bytes)
@@ -77,6 +77,10 @@ class CutRows:
         """The scan tasks that have some of the rows, and handles of their `WorkRows`: what `chosen` needs in a task."""
         tasks = list(dict.fromkeys(part.task for part in parts))
         return tasks, [self.handles[task] for task in tasks]
+
+    def release(self) -> None:
+        """Let go of the rows, which take memory where tasks run: they have been read for the last time."""
+        self.handles.clear()
 
     def of_task(self, number: int) -> slice:
         """The numbers of the rows of a scan task."""

@@ -113,9 +113,14 @@ def deal_table(
     if plan.base is None or not plan.carried:
         return []
     receipts = plan.base_receipts
-    old = [shard for shard in plan.old if shard.record.uri != KEPT]
+    staying = {record.uri for record in plan.staying}
+    old = [shard for shard in plan.old if shard.record.uri not in staying | {KEPT}]
     carried = plan.shards_of(record.uri for record in plan.carried if record.uri != KEPT)
-    before, sources = _sources(old, RowKind.BEFORE, numbers), _sources(carried, RowKind.UNCHANGED, numbers)
+    before = [
+        *_sources(old, RowKind.BEFORE, numbers),
+        *_sources(plan.shards_of(staying), RowKind.STAYING, numbers),
+    ]
+    sources = _sources(carried, RowKind.UNCHANGED, numbers)
     order_by = plan.duplicate_rule.order_by if plan.duplicate_rule else None
     vectors = sum(receipt.vectors for receipt in receipts)
     file_tasks = max(partitions, min(_FILE_TASKS, -(-vectors // ROWS_A_TASK))) if order_by else 0
@@ -130,7 +135,7 @@ def deal_table(
         sources = [*before, *sources]
     else:
         looked_at: list[list[Any]] = []
-        for some in _tasks(before, least):
+        for some in _tasks(before, 2 * least):  # an id has fewer bytes than other records, see ROWS_A_PART
             _, *handles = executor.submit(read_before, some, reading, returns=1 + partitions + parts)
             looked_at.append(handles[:partitions])
             found.append(handles[partitions:])

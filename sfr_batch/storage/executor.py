@@ -73,15 +73,17 @@ class InProcess:
 
 
 def in_order(executor: Executor, function: Callable[..., T], calls: Iterable[Sequence[Any]]) -> Iterator[T]:
-    """The results of many calls, in order, of which `CALLS_AHEAD` are made before the first result is awaited.
+    """The results of many calls, in order, of which `CALLS_AHEAD` are made before the first result is awaited; in this
+    process one, which is over when it has been made.
 
     calls: the arguments of each, made when it is its turn. Raises what the function raised.
     """
     ahead: deque[Any] = deque()
+    most = 1 if isinstance(executor, InProcess) else CALLS_AHEAD
     for arguments in calls:
-        if len(ahead) == CALLS_AHEAD:
-            yield from executor.get([ahead.popleft()])
         ahead += executor.submit(function, *arguments)
+        if len(ahead) == most:
+            yield from executor.get([ahead.popleft()])
     while ahead:
         yield from executor.get([ahead.popleft()])
 

@@ -127,6 +127,15 @@ def test_tasks_over_large_rows_have_fewer_of_them() -> None:
     assert rows_a_task(2.0**40) == 1
 
 
+class Elsewhere:
+    """Runs functions as `InProcess` does, but is not known for it."""
+
+    sees_disk, has_gpu = True, False
+
+    def __init__(self) -> None:
+        self.share, self.submit, self.get = (getattr(InProcess(), name) for name in ("share", "submit", "get"))
+
+
 def test_few_of_many_calls_are_made_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor are their arguments made before: a copy of a billion rows is a hundred thousand calls."""
     monkeypatch.setattr("sfr_batch.storage.executor.CALLS_AHEAD", 3)
@@ -142,10 +151,17 @@ def test_few_of_many_calls_are_made_ahead(monkeypatch: pytest.MonkeyPatch) -> No
         return 2 * number
 
     found = []
-    for result in in_order(InProcess(), double, calls()):
+    for result in in_order(Elsewhere(), double, calls()):
         open_.append(len(done) - len(found))
         found.append(result)
     assert found == [2 * number for number in range(10)]
     assert made == done == list(range(10))
     assert max(open_) == 3
-    assert list(in_order(InProcess(), double, [])) == []
+    assert list(in_order(Elsewhere(), double, [])) == []
+
+
+def test_calls_in_this_process_are_told_one_by_one() -> None:
+    done: list[int] = []
+    for number, _ in enumerate(in_order(InProcess(), done.append, ((number,) for number in range(3)))):
+        assert done == list(range(number + 1))
+    assert len(done) == 3

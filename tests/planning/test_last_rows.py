@@ -3,6 +3,7 @@
 No model and no Ray here, see `nights`.
 """
 
+import contextlib
 import datetime as dt
 import os
 from collections import Counter
@@ -528,7 +529,8 @@ def test_the_decision_is_what_a_dictionary_says(
     lost, again = [], set()
     for id_ in {row[1] for row in data}:
         own = {kind: [at for at, row in enumerate(data) if row[:2] == (kind, id_)] for kind in RowKind}
-        there, before = own[RowKind.TODAY] + own[RowKind.UNCHANGED], own[RowKind.UNCHANGED] + own[RowKind.BEFORE]
+        there = own[RowKind.UNCHANGED] + (own[RowKind.TODAY] or own[RowKind.STAYING])
+        before = own[RowKind.UNCHANGED] + own[RowKind.BEFORE] + own[RowKind.STAYING]
         counts = max(there, key=lambda at: (*key(at), at), default=None)
         lost += [at for at in own[RowKind.TODAY] if at != counts]
         if not before or counts is None or key(counts) < max(map(key, before)):
@@ -576,3 +578,22 @@ def test_values_of_a_type_have_an_order(values: pa.Array) -> None:
 )
 def test_lists_and_structs_have_no_order(kind: pa.DataType) -> None:
     assert not has_order(kind)
+
+
+@pytest.mark.parametrize("tasks", [None, 1])
+def test_rows_of_vanished_shards_that_a_filter_passes_over_still_count(corpus: Corpus, tasks: int | None) -> None:
+    """The row of u lost to that of v, which stays in the table until the next night without a filter."""
+    u, v, w = [("x", "old", 0), ("u", "u", 0)], [("x", "new", 0), ("v", "v", 0)], [("w", "w", 0)]
+    corpus.write({"u.parquet": u, "v.parquet": v, "w.parquet": w})
+    corpus.night(LAST)
+    corpus.write({"u.parquet": u, "w.parquet": [*w, ("w9", "nine", 0), ("v", "moved", 9)]})
+    with small_tasks(tasks) if tasks else contextlib.nullcontext():
+        snapshot, texts = corpus.night(LAST, "select.ids=[w9]")
+        assert texts == ["nine"]
+        assert values_of(snapshot) == {"always": 0, "x": 0, "u": 0, "v": 0, "w": 0, "w9": 0}
+        snapshot, texts = corpus.night(LAST, "select.ids=[v]")
+        assert texts == ["moved"], "a row of today counts, and that of the vanished shard gives way"
+        assert values_of(snapshot)["v"] == 9
+        snapshot, texts = corpus.night(LAST)
+    assert texts == ["old"], "now the row of u counts"
+    assert values_of(corpus.healthy(snapshot, LAST)) == {"always": 0, "x": 0, "u": 0, "v": 9, "w": 0, "w9": 0}
