@@ -90,6 +90,7 @@ class Forward:
         except Exception as error:
             if is_out_of_memory(error) or (is_of_the_device(error) and _NO_KERNEL not in str(error)):
                 raise
+            self._packs_well = False  # who packs rows all the same does without it
             return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return ""
 
