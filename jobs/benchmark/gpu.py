@@ -67,8 +67,8 @@ def sit(sitting: Sitting, only: Sequence[str] = ()) -> bool:
     sitting.folder.mkdir(parents=True, exist_ok=True)
     states: dict[str, str] = {}
     with_aims = sitting.shape == "mistral-7b" and card_of(kind_of(sitting.device)) == "H200"
-    eager = torch.compiler.set_stance("default", force_backend="eager")
-    with contextlib.nullcontext() if sitting.on_gpu else eager:
+    # Only where it is meant: it holds from where it is made, not from where it is entered.
+    with contextlib.nullcontext() if sitting.on_gpu else torch.compiler.set_stance("default", force_backend="eager"):
         with contextlib.suppress(RuntimeError):  # which the steps will meet
             if remark := segments.let_grow(sitting.device):  # as in a run
                 sitting.say(remark)

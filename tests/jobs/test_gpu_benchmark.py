@@ -123,6 +123,7 @@ def test_aims_are_those_of_an_h200(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Whole, and with the shape that they were set for."""
 
     def fast(sitting: gpu.Sitting, found: gpu.Found) -> None:
+        assert torch._dynamo.eval_frame._stance.backend is None, "kernels are compiled there"
         found["fused, packed"] = {"512": {"share": 0.9, "tokens/s": 45678.0}}
         found["agreement"] = {"fused, packed": {"1 - cosine": 1.5e-4, "bound": 2e-3}}
 
