@@ -18,8 +18,12 @@ several, in two to four dimensions, are graphs of their own; what comes beyond t
 
 def for_all_shapes() -> dict[str, Any]:
     """Options of torch.compile for a module that batches of all shapes go through."""
-    limited = "recompile_limit" in inspect.signature(torch.compile).parameters  # not in PyTorch 2.11
-    return {"dynamic": True, **({"recompile_limit": _MOST_GRAPHS} if limited else {})}
+    if "recompile_limit" in inspect.signature(torch.compile).parameters:
+        return {"dynamic": True, "recompile_limit": _MOST_GRAPHS}
+    from torch._dynamo import config  # takes a second, and is needed by PyTorch 2.11 alone
+
+    config.recompile_limit = max(config.recompile_limit, _MOST_GRAPHS)  # of the whole process
+    return {"dynamic": True}
 
 
 @contextlib.contextmanager

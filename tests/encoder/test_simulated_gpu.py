@@ -315,6 +315,15 @@ def test_layers_are_fused_by_default_once_for_all_batches(
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
+def test_the_limit_of_a_process_is_raised_where_there_is_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in PyTorch 2.11; never lowered."""
+    monkeypatch.setattr(torch, "compile", lambda model=None, *, dynamic=None: model)
+    for limit, then in ((8, 32), (100, 100)):
+        with torch._dynamo.config.patch(recompile_limit=limit):
+            assert for_all_shapes() == {"dynamic": True}
+            assert torch._dynamo.config.recompile_limit == then
+
+
 def test_what_is_not_fused_by_default() -> None:
     """Rows that are computed alone, whose bits stay; models that it was not made for."""
     (model, recipe), (other, its) = mistral(), bert()
