@@ -199,7 +199,7 @@ BUGS = {
     "half a file is passed over": Bug(
         half_a_file_is_passed_over,
         "torn create data file",
-        r"rows? read, but|\d ids missing|stream .* is not complete|receipts\[split_id\]",
+        r"rows? read, but|\d ids missing|stream .* is not complete|receipts\[splits\.split_ids",
     ),
     "receipt before data": Bug(receipt_before_data, "before create data file", "data/.* does not exist"),
     "rejects after data": Bug(rejects_after_data, "after create data file", "The rejects of split .* are missing"),
