@@ -22,7 +22,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]  # it is there, 
 from ray.dashboard.modules.job.common import JobInfoStorageClient
 from ray.experimental import internal_kv
 
-from sfr_batch.errors import ConfigError
+from sfr_batch.errors import ConfigError, RunFailed
 from sfr_batch.pipeline import clusters, display
 from sfr_batch.storage.local_files import unnamed_file
 
@@ -136,7 +136,15 @@ def describe_job(submission_id: str | None, **metadata: str) -> None:
 def _init(address: clusters.Address | None, cpus: int) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        try:
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        except Exception as error:  # Ray's own has no other name
+            if "timed out during startup" not in str(error):
+                raise
+            raise RunFailed(
+                "Ray did not start on this machine in the 30 s that it gives itself: the machine is too busy. Run the "
+                "same command when it is less so, or without Ray (run.ray_address=none, --ray-address none)."
+            ) from error
         return
     try:
         ray.init(address=address.text, **quiet)

@@ -250,3 +250,19 @@ def test_cluster_that_cannot_be_joined() -> None:
     told = "--ray-address is http://head:8265.*work in this process: --ray-address=none"
     with pytest.raises(ConfigError, match=told), sfr.on_ray("http://head:8265"):
         pass
+
+
+def test_a_machine_that_is_too_busy_to_start_ray_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In the words of Ray 2.60, which raises Exception itself. Planted, because it takes Ray half a minute."""
+
+    def busy(*_: object, **__: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because")
+
+    table = make_table(open_store(str(tmp_path / "table")), {"a": ["x", "y"]})
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", busy)
+    done = CliRunner().invoke(main, ["audit", table.store.root, "--ray-address", "local"])
+    assert done.exit_code == 1
+    assert "too busy" in done.output
+    assert "--ray-address none" in done.output
+    assert "does not foresee" not in done.output

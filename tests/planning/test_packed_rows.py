@@ -201,6 +201,7 @@ def copied_night(place: Place, rows: int, monkeypatch: pytest.MonkeyPatch) -> tu
     receipts = do_copies(run)
     assert [receipt.split_id for receipt in receipts] == list(run.difference.copies)
     assert sum(executor.fetched[fetched:]) < 1000 * len(receipts), "receipts alone"
+    assert not any(splits.rows.handles for splits in (run.encoded, *run.copied)), "they would stay in memory"
     snapshot = publish(Table.open(run.plan.store), run.plan.base, draft(run.plan, "run", receipts, run))
     assert snapshot.to_arrow(["id", "year"]).sort_by("year").column("year").to_pylist() == list(range(rows))
     assert snapshot.manifest.counts.reused == rows
