@@ -229,7 +229,7 @@ class Campaign:
         config = config_from_dict(self._config())
         table = check_table(config, state.rows, self._chaos.reference(state))
         if not plan.up_to_date:
-            check_report(table, len(splits_in(after) - splits_in(before)))
+            check_report(table, splits_in(after) - splits_in(before))
         for snapshot in table.snapshots()[:-1]:
             covered = {record.uri: record.version for record in snapshot.read_shards()}
             states = [state for state in self._states if state.versions == covered]

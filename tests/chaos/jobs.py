@@ -195,6 +195,7 @@ class JobChaos:
         while True:
             plan = plan_of(config)
             published = _published(plan.store)
+            seen = self._look(plan.store, seen)  # after the plan, which has all that is written from here on
             written, encoded = splits_in(seen), len(_words(diary, "encode"))
             job = _start(folder / "job.yaml", diary, folder / "output")
             lost_driver = store_away = False
@@ -223,7 +224,6 @@ class JobChaos:
                 if not lost_driver:  # it gets over its loss: there is a further commit, or it is done
                     self._wait_for_commits(job, plan.store, 1)
             if lost_driver:
-                seen = self._look(plan.store, seen)
                 continue
             code = _wait(job)
             if code == 0:
@@ -233,7 +233,6 @@ class JobChaos:
             check(store_away, told)  # longer than the clients ask again: that may fail a split, and so the run
             history.append(told)
             self.failed_jobs += 1
-            seen = self._look(plan.store, seen)
         after = self._objects(plan.store)
         check_unchanged(seen, after)
         before = {key: after[key] for key in _present(written)}
@@ -247,7 +246,7 @@ class JobChaos:
         recipe = read_recipe(self._model, settings)
         table = check_table(config, len(texts), reference_vectors(texts, Tokenizer.load(recipe), recipe.dim))
         if _published(plan.store) > published:  # else a driver was killed between publishing and its end
-            check_report(table, len(splits_in(after)) - len(written))
+            check_report(table, splits_in(after) - written)
         history.append("finished")
         return after
 
@@ -312,7 +311,10 @@ class JobChaos:
         return False
 
     def _look(self, store: Store, seen: Objects) -> Objects:
-        """After a driver's death, when its workers have gone too: some may have committed a split meanwhile."""
+        """What is there once the workers of a driver that has died seem to be gone.
+
+        One that still loads what it is given is called idle by Ray, so a split may be committed later, too.
+        """
         deadline = time.monotonic() + _HANG_S
         while _ray_processes(b"Map", *_TASKS):
             check(time.monotonic() < deadline, "workers do not end with their driver")
