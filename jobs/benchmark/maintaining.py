@@ -4,8 +4,8 @@
 
 The table is real, on a local disk, in data files of 8,192 rows; only its vectors do not come from a model. One process
 works alone, one has a Ray of one worker, and one a Ray of two. Each carries every operation out once before it counts;
-then they take turns, as often as there are pairs. Before each turn the files are in the page cache, and nothing waits
-to be written. It prints one JSON object.
+then they take turns, as often as there are pairs. Those whose turn it is not are stopped, their Ray included. Before
+each turn the files are in the page cache, and nothing waits to be written. It prints one JSON object.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ import sfr_batch as sfr
 from jobs.benchmark import disk, two_processes
 from jobs.benchmark.disk import Rates, Traffic
 from jobs.benchmark.planning import own_memory, reset_peak
-from jobs.benchmark.processes import Sampler, machine_cpu_seconds
+from jobs.benchmark.processes import Sampler, machine_cpu_seconds, stopped
 from jobs.benchmark.splits import aligned, run_module
 from jobs.benchmark.two_processes import Gain
 from sfr_batch.errors import RunFailed, counted
@@ -321,6 +321,11 @@ class _Way:
             self._pipe.send(None)
         self._process.join()
 
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None, "it is not entered"
+        return self._process.pid
+
     def carry_out(self, operation: str) -> Pass:
         try:
             self._pipe.send(operation)
@@ -348,11 +353,17 @@ def measure(rows: int, dim: int, pairs: int, folder: Path) -> dict[str, Any]:
         first: list[Pass] = []
         passes: list[Pass] = []
         for operation in OPERATIONS:
-            first += [way.carry_out(operation) for way in ways]
-            passes += [way.carry_out(operation) for _ in range(pairs) for way in ways]
-        raw = [was.at_most(now) for was, now in zip(before, _raw(folder), strict=True)]
-        gain = gain.at_least(two_processes.measure())
+            first += [_alone(way, ways, operation) for way in ways]
+            passes += [_alone(way, ways, operation) for _ in range(pairs) for way in ways]
+        with stopped(way.pid for way in ways):
+            raw = [was.at_most(now) for was, now in zip(before, _raw(folder), strict=True)]
+            gain = gain.at_least(two_processes.measure())
     return asdict(Maintained(rows, dim, data, first, passes, raw, gain))
+
+
+def _alone(way: _Way, ways: Sequence[_Way], operation: str) -> Pass:
+    with stopped(other.pid for other in ways if other is not way):
+        return way.carry_out(operation)
 
 
 def _raw(folder: Path) -> list[Rates]:

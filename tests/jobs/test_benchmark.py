@@ -1,8 +1,13 @@
 """The benchmarks end to end in a tiny configuration: what they count and refuse, never how fast anything is."""
 
+import contextlib
 import dataclasses
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +294,31 @@ def test_maintenance_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyP
     disturbed = [dataclasses.replace(one, others=6.0) for one in there]
     shown = maintaining.table(Maintained(9000, 8, 10**6, here, [*here, *disturbed], raw, Gain(0.5, 0.625)))
     assert shown.splitlines()[-2].endswith("; DISTURBED: other processes took 20% of the cores")
+
+
+def test_processes_that_are_stopped_do_nothing_until_they_go_on() -> None:
+    """A process and what it has started, whatever ends the pause."""
+    code = "import subprocess, sys; print(subprocess.Popen(['sleep', '60']).pid, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        try:
+            with contextlib.suppress(RunFailed), processes.stopped([process.pid]):
+                wait_for_states(process.pid, child, stopped=True)
+                raise RunFailed("in the middle")
+            wait_for_states(process.pid, child, stopped=False)
+        finally:
+            os.kill(child, signal.SIGKILL)
+            process.stdin.close()
+
+
+def wait_for_states(*pids: int, stopped: bool) -> None:
+    """Until all these processes are stopped, or none is."""
+    deadline = time.monotonic() + 30
+    while any((Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "T") != stopped for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.slow
