@@ -196,7 +196,7 @@ class JobChaos:
             plan = plan_of(config)
             published = _published(plan.store)
             seen = self._look(plan.store, seen)  # after the plan, which has all that is written from here on
-            written, encoded = splits_in(seen), len(_words(diary, "encode"))
+            written, encoded, heard = splits_in(seen), len(_words(diary, "encode")), len(_words(diary, "receipt"))
             job = _start(folder / "job.yaml", diary, folder / "output")
             lost_driver = store_away = False
             while waiting and job.poll() is None and not lost_driver:
@@ -208,8 +208,8 @@ class JobChaos:
                 ):
                     break
                 victim = waiting[0]
-                heard, calls = _words(diary, "receipt"), Counter(_words(diary, "encode"))
-                finished = {split: calls[split] for split in heard} | finished
+                committed, calls = _words(diary, "receipt"), Counter(_words(diary, "encode"))
+                finished = {split: calls[split] for split in committed} | finished
                 if not self._kill(victim, job):
                     continue
                 waiting.pop(0)
@@ -246,7 +246,7 @@ class JobChaos:
         recipe = read_recipe(self._model, settings)
         table = check_table(config, len(texts), reference_vectors(texts, Tokenizer.load(recipe), recipe.dim))
         if _published(plan.store) > published:  # else a driver was killed between publishing and its end
-            check_report(table, splits_in(after) - written)
+            check_report(table, splits_in(after) - written, set(_words(diary, "receipt")[heard:]))
         history.append("finished")
         return after
 
