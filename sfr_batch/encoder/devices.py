@@ -84,10 +84,10 @@ FLASH: Capability = (8, 0)
 def why_not(capability: Capability, built_for: Sequence[str], dtype: str) -> str:
     """Why a GPU cannot compute in a dtype, with {gpu} for its name; empty if it can.
 
-    built_for: as torch.cuda.get_arch_list has it, such as sm_80 and compute_120.
+    built_for: as torch.cuda.get_arch_list has it, such as sm_80 and compute_120; empty for a build that does not say.
     """
     told = f"{{gpu}} (compute capability {capability[0]}.{capability[1]})"
-    if not any(_runs_on(architecture, capability) for architecture in built_for):
+    if built_for and not any(_runs_on(architecture, capability) for architecture in built_for):
         return (
             f"PyTorch {torch.__version__} has no kernels for {told}, only for {' '.join(built_for)}. Install a build "
             "of PyTorch that has them (wheels for CUDA 12.6 still know Volta and Pascal), or use another GPU."

@@ -29,16 +29,20 @@ _OF_A_KERNEL = ("execution plan", "cudnn_frontend", "mha_graph", "status_not_sup
 """Parts of messages of cuDNN and cuBLAS that have no kernel for these shapes or this GPU."""
 _NO_MEMORY = (
     "out of memory",
+    "error_out_of_memory",
+    "can't allocate memory",
+    "nvml_success == r",
     "status_alloc_failed",
     "status_not_initialized when calling `cublascreate",
     "status_not_initialized when calling `cublasltcreate",
 )
-"""cuBLAS says of a full card that it cannot begin."""
+"""cuBLAS says of a full card that it cannot begin. PyTorch asks NVML how full a card is before it says that it is; NVML
+answers neither for a slice of a card (MIG) nor on Jetson, and this is then all that is said (pytorch#112377)."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device had too little memory. PyTorch has a type for it, which not every backend uses."""
-    return isinstance(error, torch.OutOfMemoryError) or _says(error, _NO_MEMORY)
+    """Whether the device or the host had too little memory. PyTorch has a type for it that not every backend uses."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or _says(error, _NO_MEMORY)
 
 
 def is_of_the_device(error: BaseException) -> bool:

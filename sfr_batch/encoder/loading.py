@@ -214,7 +214,7 @@ def _in_sentences(recipe: Recipe) -> Iterator[None]:
         raise
     except Exception as error:
         if is_out_of_memory(error):
-            raise
+            raise ModelError(room.no_room_to_read(recipe.folder, free_memory("cpu"))) from error
         said = " ".join(str(error).split())
         kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
         raise ModelError(

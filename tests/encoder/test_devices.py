@@ -6,6 +6,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,6 +39,8 @@ from tests.models import edit_json, write_sfr_files
         ((9, 1), ["sm_90a", "compute_90a"], "bfloat16", "has no kernels"),
         ((10, 3), ["sm_100f"], "bfloat16", ""),
         ((11, 0), ["sm_100f"], "bfloat16", "has no kernels"),
+        ((9, 0), [], "bfloat16", ""),  # a build that does not say
+        ((7, 5), [], "bfloat16", "set model.dtype=float16"),
         ((7, 5), CUDA_13, "bfloat16", "set model.dtype=float16"),
         ((7, 5), CUDA_13, "fp8", "set model.dtype=float16"),
         ((8, 0), CUDA_13, "fp8", "set model.dtype=bfloat16"),
@@ -253,6 +256,9 @@ def test_a_model_that_nothing_refers_to_makes_room_first(monkeypatch: pytest.Mon
         ("Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized", False, True),
         ("Triton Error [CUDA]: an illegal memory access was encountered", False, True),
         ("Triton Error [CUDA]: out of memory", True, False),
+        ('NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/CUDACachingAllocator.cpp":1154', True, False),
+        ("CUDA NVRTC error: NVRTC_ERROR_OUT_OF_MEMORY", True, False),
+        ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes. Error code 12", True, False),
         ("Triton Error [CUDA]: device kernel image is invalid", False, False),
         ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`", False, True),
         ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", False, True),
@@ -267,3 +273,12 @@ def test_whose_fault_an_error_is(message: str, memory: bool, device: bool) -> No
     """Memory is asked first: then a smaller batch is tried, where a device that has failed ends its process."""
     assert faults.is_out_of_memory(RuntimeError(message)) == memory
     assert faults.is_of_the_device(RuntimeError(message)) == device
+
+
+def test_a_host_without_memory() -> None:
+    """As PyTorch and NumPy say it."""
+    for allocate in (torch.empty, np.empty):
+        with pytest.raises((RuntimeError, MemoryError)) as caught:
+            allocate(2**46)
+        assert faults.is_out_of_memory(caught.value)
+        assert not faults.is_of_the_device(caught.value)

@@ -110,6 +110,21 @@ def test_errors_of_transformers_become_sentences(folder: Path, changes: dict[str
         load(folder)
 
 
+@pytest.mark.parametrize("failure", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you")])
+def test_a_node_without_memory_for_the_weights(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    """Nothing is wrong with the folder then."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(transformers.BertModel, "from_pretrained", fail)
+    sentence = rf"The memory of node .* is too small to read the weights of {folder}: .* free\. Take a node with more"
+    with pytest.raises(ModelError, match=sentence):
+        load(folder)
+
+
 def test_sizes_that_do_not_fit_each_other(tmp_path: Path) -> None:
     """transformers builds such a model, which then fails on every row."""
     folder = write_family(tmp_path, "stablelm", MODELS["tested family"]["stablelm"])

@@ -66,6 +66,23 @@ def no_room_beside_the_model(device: str, free: int) -> str:
     )
 
 
+def no_room_any_more(device: str, tokens: int) -> str:
+    """The message for a device that had room for a row of so many tokens, and has it no longer."""
+    return (
+        f"The memory of {device} on node {socket.gethostname()} has become too small: one row of {tokens} tokens does "
+        "not fit any more, although such rows did before. Stop other processes on it (nvidia-smi lists them), and run "
+        "the same command to continue."
+    )
+
+
+def no_room_to_read(folder: str, free: int) -> str:
+    """The message for a node whose own memory is too small for the weights of a folder, whatever the device."""
+    return (
+        f"The memory of node {socket.gethostname()} is too small to read the weights of {folder}: {gib(free)} free. "
+        "Take a node with more memory, or let fewer actors share it (raise run.actors.cpus)."
+    )
+
+
 _MORE_ROOM = (
     "Use a device with more memory or a smaller model.dtype, let fewer actors share it (run.actors.gpus=1), or stop "
     "other processes on it (nvidia-smi lists them)."
