@@ -25,7 +25,7 @@ from sfr_batch.encoder.fp8 import is_quantized
 from sfr_batch.encoder.launched import Arriving, Launched, Result
 from sfr_batch.encoder.loading import check_gpu, count_parameters, load_model, to_device, torch_dtype
 from sfr_batch.encoder.threads import using
-from sfr_batch.errors import ConfigError, ModelError, TextError
+from sfr_batch.errors import ConfigError, DeviceError, ModelError, TextError
 from sfr_batch.model import prompts
 from sfr_batch.model.recipe import Recipe, read_recipe
 from sfr_batch.model.repository.families import TESTED
@@ -81,6 +81,8 @@ class Encoder:
         """Whether the small operations of its layers are compiled, see `fuse`."""
         self.remark = ""
         """What whoever runs it should know, and what does no harm; empty if there is nothing."""
+        self._largest_row = 0
+        """Tokens of the largest row that was computed, with those that its prefix takes of the budget."""
         self.torch_threads = torch_threads
         """PyTorch's threads while this encoder computes; None: those that the process has."""
 
@@ -121,7 +123,7 @@ class Encoder:
                     encoder.fuse()
                 elif fuse is None:
                     encoder.fuse_if_it_can()
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 free = free_memory(settings.device)
@@ -260,8 +262,8 @@ class Encoder:
         """Vectors of rows that are tokenized already: ``lengths`` [n], all >= 1, and their ids one after the other.
 
         Rows on which the model fails while others pass are `EncodedTokens.failed`. Raises DeviceError if the device
-        fails, ModelError if a single row does not fit into its memory, and any other error of the model that is not
-        due to rows.
+        fails, or no longer has room for a row that it had room for, ModelError if a single row does not fit into its
+        memory, and any other error of the model that is not due to rows.
         """
         return self.launch(lengths, flat_ids, normalize=normalize).result()
 
@@ -298,6 +300,7 @@ class Encoder:
             if result is not None:
                 arriving.add(rows, result)
                 computed += self._size(own[rows])
+                self._largest_row = max(self._largest_row, int(own[rows].max()) + beside)
                 queue.pop(0)
             elif not blamed:
                 if self._device.type == "cuda":
@@ -333,16 +336,18 @@ class Encoder:
             return None
         try:
             return self._forward.prefix(flat_ids[starts[0] : starts[0] + shared])
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         return None  # each row then brings its own, in batches that are made smaller
 
     def _shrink(self, lengths: NDArray[np.int64], beside: int, error: Exception) -> None:
-        """Halve the budget below the batch that did not fit, where each row took ``beside`` its tokens. Raises
-        ModelError if that batch was a single row."""
+        """Halve the budget below the batch that did not fit, where each row took ``beside`` its tokens. If that batch
+        was a single row, raises DeviceError if there was room for such a row before, else ModelError."""
         longest = int(lengths.max())
         if len(lengths) == 1:
+            if longest + beside <= self._largest_row:
+                raise DeviceError(room.no_room_any_more(str(self._device), longest)) from error
             raise ModelError(
                 f"One row of {longest} tokens does not fit into the memory of {self._device}. Lower model.max_length, "
                 "use a smaller model.dtype, or a device with more memory."

@@ -354,7 +354,11 @@ class SmallMemory:
             raise self.error
 
 
-@pytest.mark.parametrize("error", [None, RuntimeError("HIP out of memory")])
+NO_ANSWER = 'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/CUDACachingAllocator.cpp":1154'
+"""What PyTorch says of a slice of a card that is full."""
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("HIP out of memory"), RuntimeError(NO_ANSWER), MemoryError()])
 def test_out_of_memory_halves_the_batch_and_is_remembered(mistral: Encoder, error: Exception | None) -> None:
     texts = [text for text in docstrings(2000) if len(text) < 2000][:120]
     lengths = mistral.tokenizer.encode(texts).lengths
@@ -404,6 +408,19 @@ def test_a_row_that_does_not_fit_is_an_error(mistral: Encoder) -> None:
         pytest.raises(ModelError, match=r"One row of 9 tokens does not fit into the memory of cpu. Lower model.max_l"),
     ):
         encoder.encode(["How to bake a chocolate cake"])
+
+
+def test_memory_that_others_have_taken_is_no_fault_of_a_row(mistral: Encoder) -> None:
+    """The process of an actor ends then: as the error of a split it would be that of the next ones, too."""
+    encoder = Encoder(mistral._model, mistral.tokenizer, mistral.recipe)
+    encoder.encode(["How to bake a chocolate cake", "a"])
+    with SmallMemory(encoder, fits=5):
+        for text in ("How to bake a chocolate cake", "How to eat a chocolate cake"):
+            with pytest.raises(DeviceError, match=r"memory of cpu on node .* row of [89] tokens does not fit any more"):
+                encoder.encode([text, "b"])
+        with pytest.raises(ModelError, match=r"One row of 10 tokens does not fit .* Lower model.max_length"):
+            encoder.encode(["How to bake a large chocolate cake"])
+        assert encoder.encode(["c"]).shape == (1, encoder.dim)
 
 
 @pytest.mark.parametrize("packed", [False, True])
