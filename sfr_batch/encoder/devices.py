@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from sfr_batch.encoder.faults import is_out_of_memory
+from sfr_batch.encoder.faults import is_out_of_memory, of_the_device
 from sfr_batch.errors import ConfigError
 from sfr_batch.storage import memory
 from sfr_batch.storage.local_files import read_text_file
@@ -34,7 +34,8 @@ def kind_of(device: str) -> str:
 
 
 def require_device(device: str, dtype: str) -> None:
-    """Raises ConfigError if PyTorch cannot use this device here, or if its GPU cannot compute in a dtype.
+    """Raises ConfigError if PyTorch cannot use this device here, or if its GPU cannot compute in a dtype; DeviceError
+    if CUDA does not start on a GPU that is there.
 
     dtype: `ModelSettings.compute_dtype`. Reads no weights: it costs no more than the start of CUDA.
     """
@@ -46,7 +47,9 @@ def require_device(device: str, dtype: str) -> None:
         if dtype == "fp8":
             raise ConfigError("model.dtype is fp8, for which sfr-batch knows NVIDIA's GPUs only: set bfloat16.")
         return
-    why = why_not(torch.cuda.get_device_capability(), torch.cuda.get_arch_list(), dtype)
+    with of_the_device(torch.device(device)):
+        capability = torch.cuda.get_device_capability()
+    why = why_not(capability, torch.cuda.get_arch_list(), dtype)
     if why:
         name = f"{torch.cuda.get_device_name()} on node {socket.gethostname()}"
         raise ConfigError(f"model.device is cuda, but {why.format(gpu=name)}")

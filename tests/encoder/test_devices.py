@@ -13,7 +13,7 @@ import torch
 from sfr_batch.config.settings import ModelSettings
 from sfr_batch.encoder import devices, faults, loading
 from sfr_batch.encoder.encoder import Encoder
-from sfr_batch.errors import ConfigError, ModelError
+from sfr_batch.errors import ConfigError, DeviceError, ModelError
 from tests.encoder.cards import CUDA_12, CUDA_13, GIB, plant_gpu
 from tests.models import edit_json, write_sfr_files
 
@@ -97,6 +97,19 @@ def test_a_gpu_that_suits_is_given_the_model(
     plant_gpu(monkeypatch, capability, [*CUDA_12, "sm_89"])
     with pytest.raises(ModelError, match="/nowhere"):
         Encoder.load(ModelSettings(path="/nowhere", device="cuda", dtype=dtype))
+
+
+def test_a_gpu_that_does_not_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch may count GPUs by NVML (PYTORCH_NVML_BASED_CUDA_CHECK), which sees them without CUDA. Also before
+    there is an actor, as the driver of a run and verify ask."""
+
+    def fail(*_: Any) -> devices.Capability:
+        raise RuntimeError("Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized")
+
+    plant_gpu(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", fail)
+    with pytest.raises(DeviceError, match=r"cuda failed: .* Error 802: system not yet init"):
+        devices.require_device("cuda", "bfloat16")
 
 
 def test_amds_gpus_have_no_fp8_here(monkeypatch: pytest.MonkeyPatch) -> None:
