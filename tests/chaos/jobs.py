@@ -54,8 +54,8 @@ NODE = {"num_cpus": 3, "object_store_memory": 100 * 2**20}
 NODES = 2
 _ROWS = 4
 _SHARDS = 4
-_WHILE_PUBLISHING = 0.1
-"""Share of the kills that wait until the job publishes."""
+_WHILE_PUBLISHING = 10
+"""The last one of so many kills waits until the job publishes."""
 _TASKS = (
     b"deal_documents",
     b"find_in",
@@ -200,7 +200,7 @@ class JobChaos:
             job = _start(folder / "job.yaml", diary, folder / "output")
             lost_driver = store_away = False
             while waiting and job.poll() is None and not lost_driver:
-                publishing = self._rng.random() < _WHILE_PUBLISHING
+                publishing = self.kills.total() % _WHILE_PUBLISHING == _WHILE_PUBLISHING - 1
                 if not (
                     self._wait_for_publishing(job, diary)
                     if publishing
