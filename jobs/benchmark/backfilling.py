@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.benchmark.nightly import PARTS, embed, first_night, mib, no_model, slope, write_corpus
+from jobs.benchmark.nightly import PARTS, embed, executors, first_night, mib, no_model, slope, write_corpus
 from jobs.benchmark.planning import own_memory, reset_peak
 from jobs.benchmark.processes import Sampler
 from jobs.benchmark.splits import aligned, run_module
@@ -33,7 +33,6 @@ from sfr_batch.errors import RunFailed
 from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.drafting import draft
 from sfr_batch.planning.make import make_plan
-from sfr_batch.storage.executor import InProcess
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.publish import publish
 from sfr_batch.table.commit.writing import new_run_id
@@ -126,13 +125,7 @@ def measure(address: str, kind: str, rows: int, folder: Path) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder / "again")
         writer = stack.enter_context(ProcessPoolExecutor(1, mp_context=fresh))
-        executor: Any = InProcess()
-        publisher: Any = None
-        if address != "none":
-            from sfr_batch.pipeline import execution, tasks
-
-            stack.enter_context(execution.cluster(config, address))
-            executor = publisher = tasks.OnRay("measuring a backfill")
+        executor, publisher = stack.enter_context(executors(address, config))
         tree = stack.enter_context(Sampler(os.getpid()))
         at_first, already = own_memory("VmRSS"), _read_until_now()
         started, cpu = time.monotonic(), tree.look()

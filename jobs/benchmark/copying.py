@@ -7,7 +7,6 @@ is the driver and prints one JSON object; the process that starts it watches its
 
 import contextlib
 import json
-import multiprocessing
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.benchmark import processes
-from jobs.benchmark.nightly import first_night, mib, no_model, slope, write_corpus
+from jobs.benchmark.nightly import first_night, mib, second_night, slope, write_corpus
 from jobs.benchmark.splits import aligned, run_module
 from sfr_batch.config.loading import config_from_dict
 from sfr_batch.config.settings import Config
@@ -26,7 +25,6 @@ from sfr_batch.pipeline.copy_vectors import copy_all
 from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.drafting import draft
 from sfr_batch.planning.make import make_plan
-from sfr_batch.storage.executor import InProcess
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.publish import publish
 from sfr_batch.table.commit.writing import new_run_id
@@ -111,11 +109,6 @@ def write(folder: Path, rows: int) -> None:
 def measure(address: str, rows: int, folder: Path) -> dict[str, Any]:
     """The number of splits and, of each step, when it began and ended (seconds since the epoch) and the CPU seconds of
     this process."""
-    writer = multiprocessing.get_context("spawn").Process(target=write, args=(folder, rows))
-    writer.start()
-    writer.join()
-    if writer.exitcode:
-        raise RunFailed(f"The table was not written: exit code {writer.exitcode}.")
     config = _config(folder, "part")
     steps = []
 
@@ -125,14 +118,7 @@ def measure(address: str, rows: int, folder: Path) -> dict[str, Any]:
         yield
         steps.append({"begin": begin, "end": time.time(), "cpu": time.process_time() - cpu})
 
-    with contextlib.ExitStack() as stack, no_model():
-        executor: Any = InProcess()
-        publisher: Any = None
-        if address != "none":
-            from sfr_batch.pipeline import execution, tasks
-
-            stack.enter_context(execution.cluster(config, address))
-            executor = publisher = tasks.OnRay("measuring a night")
+    with second_night(address, config, write, folder, rows) as (executor, publisher):
         with step():
             comparison = compare(make_plan(config), executor)
         plan = comparison.plan

@@ -13,7 +13,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.drafting import draft
 from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
-from sfr_batch.storage.executor import InProcess
+from sfr_batch.storage.executor import Executor, InProcess
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.publish import publish
 from sfr_batch.table.commit.writing import commit_split, create_or_open, new_attempt, new_run_id
@@ -279,22 +279,38 @@ def embed(plan: EmbedPlan) -> list[Receipt]:
     return receipts
 
 
-def measure(address: str, rows: int, folder: Path) -> dict[str, Any]:
-    """When what happened (seconds since the epoch) of comparing and publishing a reshuffled corpus."""
-    writer = multiprocessing.get_context("spawn").Process(target=write_table, args=(folder, rows))
+@contextlib.contextmanager
+def executors(address: str, config: Config) -> Iterator[tuple[Executor, Executor | None]]:
+    """What compares, and what publishes; None: this process."""
+    if address == "none":
+        yield InProcess(), None
+        return
+    from sfr_batch.pipeline import execution, tasks
+
+    with execution.cluster(config, address):
+        run = tasks.OnRay("measuring a night")
+        yield run, run
+
+
+@contextlib.contextmanager
+def second_night(
+    address: str, config: Config, write: Callable[[Path, int], None], folder: Path, rows: int
+) -> Iterator[tuple[Executor, Executor | None]]:
+    """`executors` for the night after ``write(folder, rows)``, which a process of its own has done. Plans that are made
+    meanwhile read no model."""
+    writer = multiprocessing.get_context("spawn").Process(target=write, args=(folder, rows))
     writer.start()
     writer.join()
     if writer.exitcode:
         raise RunFailed(f"The table was not written: exit code {writer.exitcode}.")
-    config = _config(folder)
-    with contextlib.ExitStack() as stack, no_model():
-        executor: Any = InProcess()
-        publisher: Any = None
-        if address != "none":
-            from sfr_batch.pipeline import execution, tasks
+    with executors(address, config) as found, no_model():
+        yield found
 
-            stack.enter_context(execution.cluster(config, address))
-            executor = publisher = tasks.OnRay("measuring a night")
+
+def measure(address: str, rows: int, folder: Path) -> dict[str, Any]:
+    """When what happened (seconds since the epoch) of comparing and publishing a reshuffled corpus."""
+    config = _config(folder)
+    with second_night(address, config, write_table, folder, rows) as (executor, publisher):
         begin = time.time()
         comparison = compare(make_plan(config), executor)
         plan = comparison.plan
