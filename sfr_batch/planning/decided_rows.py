@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sfr_batch.errors import TableError
 from sfr_batch.format import names
-from sfr_batch.planning.join import PLACE_DTYPE, Decision, Decisions
+from sfr_batch.planning.join import PLACE_DTYPE, PLACE_FIELDS, Decision, Decisions
 from sfr_batch.planning.scan import ScannedUnit, UnitCounts
 
 DecidedRows = NDArray[np.void]
@@ -28,10 +28,9 @@ UnitTotals = NDArray[np.void]
 Bounds = NDArray[np.int64]
 """[units + 1] the first row of each unit of a scan task among the rows of the task, and the number of its rows."""
 
-_PLACE = [(name, PLACE_DTYPE[name]) for name in PLACE_DTYPE.names or ()]
-DECIDED_DTYPE = np.dtype([("kind", np.uint8), ("known", np.bool_), *_PLACE, ("size", np.uint32)])
+DECIDED_DTYPE = np.dtype([("kind", np.uint8), ("known", np.bool_), *PLACE_FIELDS, ("size", np.uint32)])
 """As `join.DECISION_DTYPE`, without the place of the row, which is its place in the array."""
-WORK_DTYPE = np.dtype([("at", np.int64), *_PLACE])
+WORK_DTYPE = np.dtype([("at", np.int64), *PLACE_FIELDS])
 """A row: its number among the rows of its unit, or its position in the shard where a filter has chosen it; and where
 the vectors are that it takes."""
 

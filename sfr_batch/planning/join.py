@@ -26,9 +26,9 @@ Decisions = NDArray[np.void]
 _HASHES = [("id", np.uint64, 2), ("row", np.uint64, 2)]
 _TEXT = [("content", np.uint64, 2)]
 _CORPUS = [("unit", np.int32), ("at", np.int32), ("size", np.uint32), ("loses", np.bool_)]
-_PLACE = [("file", np.int32), ("first", np.int32), ("vectors", np.int32)]
-PLACE_DTYPE = np.dtype(_PLACE)
+PLACE_FIELDS = [("file", np.int32), ("first", np.int32), ("vectors", np.int32)]
 """Where a document has its vectors: the number of a data file, the first row there, and the number of rows."""
+PLACE_DTYPE = np.dtype(PLACE_FIELDS)
 
 
 def corpus_dtype(*, carry: bool) -> np.dtype[np.void]:
@@ -42,11 +42,11 @@ def corpus_dtype(*, carry: bool) -> np.dtype[np.void]:
 def document_dtype(*, carry: bool) -> np.dtype[np.void]:
     """A document of the table: hashes as in `corpus_dtype`; the number of its shard, where its vectors are
     (`PLACE_DTYPE`), and its `Origin`."""
-    return np.dtype([*_HASHES, *(_TEXT if carry else []), ("shard", np.int32), *_PLACE, ("origin", np.uint8)])
+    return np.dtype([*_HASHES, *(_TEXT if carry else []), ("shard", np.int32), *PLACE_FIELDS, ("origin", np.uint8)])
 
 
 DECISION_DTYPE = np.dtype(
-    [("unit", np.int32), ("at", np.int32), ("kind", np.uint8), ("known", np.bool_), *_PLACE, ("size", np.uint32)]
+    [("unit", np.int32), ("at", np.int32), ("kind", np.uint8), ("known", np.bool_), *PLACE_FIELDS, ("size", np.uint32)]
 )
 """What is done for a row of the corpus: its unit, its number there and its size as in `corpus_dtype`, a `Decision`,
 whether the base snapshot has a document with its id, and where the vectors are that it takes; file -1 if there are

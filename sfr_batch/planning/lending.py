@@ -25,7 +25,7 @@ from sfr_batch.format.records import Receipt
 from sfr_batch.model.identity import comparable
 from sfr_batch.planning.decided_rows import Bounds, DecidedRows, UnitTotals, totals_of, with_places
 from sfr_batch.planning.difference import Lender
-from sfr_batch.planning.join import PLACE_DTYPE, Decision, find_first, partition_of, split_by
+from sfr_batch.planning.join import PLACE_DTYPE, PLACE_FIELDS, Decision, find_first, partition_of, split_by
 from sfr_batch.planning.row_comparison import RowComparison
 from sfr_batch.planning.scan import ScannedUnit
 from sfr_batch.storage.executor import ROWS_A_PART, ROWS_A_TASK, grouped, partitioned
@@ -141,9 +141,9 @@ class _Lending(NamedTuple):
 
 _TEXT = np.dtype([("text", np.uint64, 2), ("task", np.int32), ("at", np.int32)])
 """A row that lacks a vector: hash of its text, number of its task and its number there."""
-_LENT = np.dtype([("text", np.uint64, 2), *((name, PLACE_DTYPE[name]) for name in PLACE_DTYPE.names or ())])
+_LENT = np.dtype([("text", np.uint64, 2), *PLACE_FIELDS])
 """A document of the lender: hash of its text, and where its vectors are."""
-FOUND = np.dtype([("at", np.int32), *((name, PLACE_DTYPE[name]) for name in PLACE_DTYPE.names or ())])
+FOUND = np.dtype([("at", np.int32), *PLACE_FIELDS])
 """A row, by its number in its task, and where the vectors are that it takes."""
 
 
