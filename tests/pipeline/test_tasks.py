@@ -119,13 +119,16 @@ def test_rows_of_one_id_are_settled_on_ray(nights: tuple[Place, Writer], monkeyp
         assert there == here
     assert [positions for positions, *_ in there["losing"].values()] == [[1, 2]]
     assert len(there["contests"]) == 1
-    monkeypatch.setattr(runner, "_ROWS_HERE", 4 + 48 // 8)
+    assert (whole.rows_to_compare, ids_to_read(whole)) == (0, 48)
     with contextlib.ExitStack() as stack:
-        assert isinstance(runner.compare_rows(few, placement.HERE, stack, frozenset())[0].executor, InProcess)
-        monkeypatch.setattr(runner, "_ROWS_HERE", 9)
-        found, _ = runner.compare_rows(few, placement.HERE, stack, frozenset())
-        assert isinstance(found.executor, OnRay)
-        assert decided(found.settled, found.executor) == here
+        for plan, most in ((few, 4 + 48 // 8), (whole, 48)):  # under another rule, all ids are compared
+            monkeypatch.setattr(runner, "_ROWS_HERE", most)
+            mine, _ = runner.compare_rows(plan, placement.HERE, stack, frozenset())
+            assert isinstance(mine.executor, InProcess)
+            monkeypatch.setattr(runner, "_ROWS_HERE", most - 1)
+            found, _ = runner.compare_rows(plan, placement.HERE, stack, frozenset())
+            assert isinstance(found.executor, OnRay)
+            assert decided(found.settled, found.executor) == decided(mine.settled, mine.executor)
 
 
 def test_export_on_ray_writes_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,10 @@ from sfr_batch.planning import lending
 from sfr_batch.planning.decided_rows import UNIT_DTYPE, TaskTotals, put_in_order
 from sfr_batch.planning.join import DECISION_DTYPE, corpus_dtype, document_dtype
 from sfr_batch.planning.losing_rows import Losers
+from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.row_comparison import UNIT_ROWS, KnownVectors, batches, compare_rows
 from sfr_batch.planning.scan import Joined, OldShard, TaskContext, UnitCounts, join_partition, read_old, scan
+from sfr_batch.planning.table_ids import deal_table, read_before
 from sfr_batch.storage.executor import (
     BYTES_A_TASK,
     ROWS_A_PART,
@@ -109,6 +111,32 @@ def test_texts_that_a_lender_is_asked_for_stay_off_the_driver(encoded: int, lent
     partitions = lending.partitions_of(encoded, tasks, lent)
     assert encoded / tasks / partitions * lending.FOUND.itemsize > INLINED
     assert (encoded + lent) / partitions < 16e6, "a partition is joined in memory"
+
+
+def test_ids_that_changed_shards_had_stay_off_the_driver() -> None:
+    """The id alone has 8 bytes, so that a task reads more of them."""
+    rows = 60 * 10**6
+    partitions, least = partitioned(rows)
+    parts = [IndexPart(f"s{number}", "key", 0, UNIT_ROWS) for number in range(rows // 2 // UNIT_ROWS)]
+    old = [OldShard(ShardRecord(p.shard, "1", 0, "", "", p.rows, 0), (p,)) for p in parts]
+    plan = SimpleNamespace(
+        base=True, base_receipts=[], carried=[ShardRecord("c", "1", 0, "", "", 1, 0)], staying=[], old=old,
+        shards_of=lambda uris: [], duplicate_rule=None, rule_changed=False, store=None, layout=None,
+        card=SimpleNamespace(fingerprint=""),
+    )  # fmt: skip
+    read: list[int] = []
+
+    class Noting(InProcess):
+        def submit(self, function: Callable[..., Any], *args: Any, returns: int = 1, gpus: float = 0) -> list[Any]:
+            read.extend([sum(rows_in(source.documents) for source in args[0])] if function is read_before else [])
+            return [None] * returns
+
+    numbers = {part.shard: number for number, part in enumerate(parts)}
+    deal_table(cast(EmbedPlan, plan), Noting(), numbers, [], partitions, least)
+    *tasks, _ = read  # the last one has the rest
+    assert sum(read) == sum(part.rows for part in parts)
+    assert min(tasks) * 8 / partitions > INLINED
+    assert len(tasks) >= 4
 
 
 def test_the_bound_is_far_above_what_ray_hands_to_the_driver() -> None:
