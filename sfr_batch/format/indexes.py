@@ -8,6 +8,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -72,6 +73,14 @@ class Entries:
         """Those with these numbers."""
         fields = ("ids", "rows", "contents", "files", "row", "vectors", "at")
         return Entries(self.split_ids, **{name: getattr(self, name)[at] for name in fields})
+
+    def by_file(self) -> Iterator[tuple[str, NDArray[np.intp]]]:
+        """The data files that have vectors of some, and [k] the numbers of these."""
+        order = np.argsort(self.files, kind="stable")
+        bounds = np.searchsorted(self.files[order], np.arange(len(self.split_ids) + 1)).tolist()
+        for split_id, (start, end) in zip(self.split_ids, pairwise(bounds), strict=True):
+            if end > start:
+                yield split_id, order[start:end]
 
     def within(self, files: Container[str]) -> "Entries":
         """Those whose vectors are in one of these data files, by split id."""
@@ -241,23 +250,26 @@ def entries_of(index: pa.Table) -> Entries:
     )
 
 
-def rehashed(store: Store, entries: Entries, layout: Layout) -> Entries:
-    """The entries with row hashes of this layout, computed from the carried columns of the data files.
+def rehashed(store: Store, several: Sequence[Entries], layout: Layout) -> list[Entries]:
+    """The entries of several indexes with row hashes of this layout, computed from the carried columns of the data
+    files. Each file is read once, whichever entries point into it: those of a thousand small shards may share one.
 
-    For an index whose row hashes cover other columns. Raises ObjectNotFound, or TableError.
+    For indexes whose row hashes cover other columns. Raises ObjectNotFound, or TableError.
     """
     if layout.row_hash_column == names.CONTENT_HASH:
-        return dataclasses.replace(entries, rows=entries.contents)
-    rows = np.empty_like(entries.rows)
-    for number, split_id in enumerate(entries.split_ids):
-        its = np.flatnonzero(entries.files == number)
-        if not len(its):
-            continue
+        return [dataclasses.replace(entries, rows=entries.contents) for entries in several]
+    rows = [np.empty_like(entries.rows) for entries in several]
+    in_file: dict[str, list[tuple[int, NDArray[np.intp]]]] = {}
+    for number, entries in enumerate(several):
+        for split_id, its in entries.by_file():
+            in_file.setdefault(split_id, []).append((number, its))
+    for split_id, users in in_file.items():
         key = names.data_key(split_id)
         with damage_explained(store, key), store.open(key) as file:
-            found = layout.read(open_parquet(file), [names.ROW_HASH])
-            rows[its] = halves(found.column(0).take(pa.array(entries.row[its])))
-    return dataclasses.replace(entries, rows=rows)
+            found = halves(layout.read(open_parquet(file), [names.ROW_HASH]).column(0))
+        for number, its in users:
+            rows[number][its] = found[several[number].row[its]]
+    return [dataclasses.replace(entries, rows=its) for entries, its in zip(several, rows, strict=True)]
 
 
 def rejects_of(index: pa.Table, shard: str) -> pa.Table:

@@ -13,8 +13,6 @@ from sfr_batch.format import names
 from sfr_batch.format.hashes import Hashes, whole
 from sfr_batch.format.indexes import (
     Located,
-    PartReader,
-    columns_of_entries,
     index_of_entries,
     index_table,
     write_index,
@@ -165,10 +163,9 @@ def _write_staying(
     """A task: documents of the base snapshot, with the URIs of their shards, but for those whose id is one of ``ids``,
     of `sorted_ids`; or of ``own`` for shards that are there. key: of the file."""
     store = open_store(context.table, context.table_storage)
-    indexes = PartReader(store, columns_of_entries())
     by_shard: dict[str, list[pa.Table]] = {}
-    for uri, documents in sources:
-        entries = read_others(store, indexes, documents, context, own.get(uri, ids))
+    wanted = [(documents, own.get(uri, ids)) for uri, documents in sources]
+    for (uri, _), entries in zip(sources, read_others(store, wanted, context), strict=True):
         if len(entries):
             index = index_of_entries(entries, names.REJECTS_SCHEMA.empty_table(), contents=context.carry)
             by_shard.setdefault(uri, []).append(index)

@@ -2,7 +2,7 @@
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +38,8 @@ from sfr_batch.planning.row_filter import RowFilter
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.reject_limits import comes_last
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -246,13 +248,17 @@ def read_old(
     indexes = PartReader(store, columns_of_entries())
     dtype = document_dtype(carry=context.carry)
     parts: list[list[Documents]] = [[] for _ in range(partitions)]
-    for source in sources:
-        entries = _read_entries(store, indexes, source, files, context)
-        if entries is None:
-            continue
-        if wanted is not None:
-            entries = entries.take(np.flatnonzero(among_sorted(entries.ids, wanted)))
-            holding |= {source.shard} if len(entries) else set()
+
+    def read() -> Iterator[tuple[OldSource, Receipt | IndexPart, Entries]]:
+        for source in sources:
+            entries = _read_entries(store, indexes, source, files, context)
+            if entries is not None and wanted is not None:
+                entries = entries.take(np.flatnonzero(among_sorted(entries.ids, wanted)))
+            if entries is not None:
+                yield source, source.documents, entries
+
+    for source, entries in _in_layout(store, read(), context.layout):
+        holding |= {source.shard} if wanted is not None and len(entries) else set()
         of_file = [files[split_id] for split_id in entries.split_ids]
         origins = [Origin.OTHER_GENERATION if file.other_generation else source.origin for file in of_file]
         records = make_records(dtype, entries.ids, entries.rows, entries.contents)
@@ -265,11 +271,20 @@ def read_old(
 
 
 def read_others(
-    store: Store, indexes: PartReader, documents: Receipt | IndexPart, context: TaskContext, ids: Hashes
-) -> Entries:
-    """Documents of the base snapshot whose ids are none of ``ids``, of `sorted_ids`. Raises as `read_old`."""
-    entries = _entries_in(store, indexes, documents, context)
-    return entries.take(np.flatnonzero(~among_sorted(entries.ids, ids)))
+    store: Store, several: Sequence[tuple[Receipt | IndexPart, Hashes]], context: TaskContext
+) -> list[Entries]:
+    """Documents of the base snapshot, each time those whose ids are none of [k, 2] ids, of `sorted_ids`. Raises as
+    `read_old`."""
+    indexes = PartReader(store, columns_of_entries())
+
+    def read(number: int) -> Entries:
+        documents, ids = several[number]
+        entries = _entries_in(store, indexes, documents, context)
+        return entries.take(np.flatnonzero(~among_sorted(entries.ids, ids)))
+
+    found = ((number, several[number][0], read(number)) for number in range(len(several)))
+    by_number = dict(_in_layout(store, found, context.layout))
+    return [by_number[number] for number in range(len(several))]
 
 
 def _read_entries(
@@ -291,12 +306,26 @@ def _entries_in(
     context: TaskContext,
     files: Container[str] | None = None,
 ) -> Entries:
-    """files: split ids of those that are there, None: all. In a repair, some entries point into lost files."""
+    """As they are listed, see `_in_layout`. files: split ids of those that are there, None: all. In a repair, some
+    entries point into lost files."""
     if isinstance(documents, IndexPart):
         entries = entries_of(indexes.read(documents))
-        entries = entries if files is None else entries.within(files)
-        return entries if documents.covers == context.layout.covers else rehashed(store, entries, context.layout)
+        return entries if files is None else entries.within(files)
     return read_owned(store, documents, context.layout, context.fingerprint)
+
+
+def _in_layout(
+    store: Store, found: Iterable[tuple[S, Receipt | IndexPart, Entries]], layout: Layout
+) -> Iterator[tuple[S, Entries]]:
+    """The entries with row hashes of the layout; those of indexes whose row hashes cover other columns come last."""
+    waiting: list[tuple[S, Entries]] = []
+    for source, documents, entries in found:
+        if isinstance(documents, IndexPart) and documents.covers != layout.covers:
+            waiting.append((source, entries))
+        else:
+            yield source, entries
+    new = rehashed(store, [entries for _, entries in waiting], layout)
+    yield from zip((source for source, _ in waiting), new, strict=True)
 
 
 def join_partition(new: int, firsts: Sequence[int], context: TaskContext, *parts: NDArray[np.void]) -> tuple[Any, ...]:

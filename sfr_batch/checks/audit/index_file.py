@@ -258,7 +258,7 @@ def _contents(rows: _Selected, entries: Entries, files: DataFiles, good: Mask) -
     other = np.array([numbered.part.covers != files.layout.covers for numbered in rows.group.parts], bool)
     at = np.flatnonzero(other[rows.part_of] & good)
     try:
-        some = rehashed(files.table.store, entries.take(at), files.layout)
+        [some] = rehashed(files.table.store, [entries.take(at)], files.layout)
         content[at] = contents_of(some.contents, some.rows)
     except (TableError, ObjectNotFound):
         content[at] = 0
