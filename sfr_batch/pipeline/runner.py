@@ -53,8 +53,8 @@ _ROWS_HERE, _BYTES_HERE = ROWS_HERE, 2**30
 """Rows of corpus and table, and bytes of the corpus, up to which the comparison runs in this process; and rows of the
 table up to which it is published here."""
 _IDS_A_ROW = 8
-"""As many ids of the table are read in the time in which one row is compared. With another rule than the table's, they
-are compared, too."""
+"""As many ids of the table, or texts of a lender, are read in the time in which one row is compared. With another rule
+than the table's, ids are compared, too."""
 
 
 def embed(config: Config) -> Summary:
@@ -213,6 +213,7 @@ def compare_rows(
     """The comparison, and where to embed. A large one runs on Ray, which ends with ``stack``."""
     executor: Executor = InProcess()
     rows = plan.rows_to_compare + ids_to_read(plan) // (1 if plan.rule_changed else _IDS_A_ROW)
+    rows += plan.lender.manifest.counts.vectors // _IDS_A_ROW if plan.lender else 0
     if rows > _ROWS_HERE or plan.bytes_to_compare > _BYTES_HERE:
         from sfr_batch.pipeline import execution, tasks  # imports ray, which takes seconds
 

@@ -18,19 +18,33 @@ from sfr_batch.config.settings import StorageSettings, TableSettings
 from sfr_batch.errors import ConfigError, TableMismatch, TableNotFound
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import LATER_INPUTS, mismatches
-from sfr_batch.format.hashes import halves
+from sfr_batch.format.hashes import Hashes, halves
 from sfr_batch.format.indexes import first_rows, read_ahead
 from sfr_batch.format.parquet import read_data_file
 from sfr_batch.format.records import Receipt
 from sfr_batch.model.identity import comparable
 from sfr_batch.planning.decided_rows import Bounds, DecidedRows, UnitTotals, totals_of, with_places
 from sfr_batch.planning.difference import Lender
-from sfr_batch.planning.join import PLACE_DTYPE, PLACE_FIELDS, Decision, find_first, partition_of, split_by
+from sfr_batch.planning.join import (
+    PLACE_DTYPE,
+    PLACE_FIELDS,
+    Decision,
+    among_sorted,
+    find_first,
+    partition_of,
+    sorted_ids,
+    split_by,
+)
 from sfr_batch.planning.row_comparison import RowComparison
 from sfr_batch.planning.scan import ScannedUnit
 from sfr_batch.storage.executor import ROWS_A_PART, ROWS_A_TASK, grouped, partitioned
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.table import Snapshot, Table
+
+
+_FEW = 8
+"""Where the lender has so many times the rows that look for a text, its tasks hand on only texts that are looked for:
+there are as few partitions as the rows to encode allow."""
 
 
 def open_lender(settings: TableSettings, inputs: dict[str, object], root: str) -> Snapshot | None:
@@ -99,15 +113,19 @@ def borrow(found: RowComparison, lender: Snapshot | None) -> Borrowed:
     place = executor.share(_Lending(lender.store.root, found.context.table_storage, lender.manifest.fingerprint))
     files = list(zip(receipts, range(len(found.receipts), len(found.receipts) + len(receipts)), strict=True))
     chunks = names.CHUNK in lender.schema.names
+    looked_for: list[Any] = []
+    if _FEW * encoded < sum(sizes):
+        for number in range(1, 1 + partitions):
+            looked_for += executor.submit(_looked_for, *(its[number] for its in texts))
     lent = [
-        executor.submit(_texts_of_files, batch, place, chunks, partitions, returns=1 + partitions)
+        executor.submit(_texts_of_files, batch, place, chunks, partitions, *looked_for, returns=1 + partitions)
         for batch in grouped(files, sizes, max(ROWS_A_TASK, partitions * ROWS_A_PART))
     ]
     matches = []
     for number in range(1, 1 + partitions):
         parts = (its[number] for its in (*texts, *lent))
         matches.append(executor.submit(_match, len(texts), *parts, returns=1 + len(texts)))
-    del texts, lent  # handles keep results in memory
+    del texts, looked_for, lent  # handles keep results in memory
     arguments = {
         number: (len(found.receipts), *(match[1 + of_wanted] for match in matches))
         for of_wanted, number in enumerate(wanted)
@@ -160,26 +178,37 @@ def _texts_of(scanned: Sequence[ScannedUnit], decided: DecidedRows, task: int, p
     return None, *split_by(partition_of(rows["text"], partitions), rows, partitions)
 
 
+def _looked_for(*parts: NDArray[np.void]) -> Hashes:
+    """A task: the texts of a partition that rows look for, of `sorted_ids`. parts: of `_TEXT`."""
+    return sorted_ids(np.concatenate([part["text"] for part in parts]))
+
+
 def _texts_of_files(
-    files: Sequence[tuple[Receipt, int]], lender: _Lending, chunks: bool, partitions: int
+    files: Sequence[tuple[Receipt, int]], lender: _Lending, chunks: bool, partitions: int, *looked_for: Hashes
 ) -> tuple[Any, ...]:
-    """A task: None, then for each partition the documents of data files, given with their numbers, of `_LENT`."""
+    """A task: None, then for each partition the documents of data files, given with their numbers, of `_LENT`.
+
+    looked_for: the texts of each partition that matter; none: all do.
+    """
     store = open_store(lender.table, lender.storage)
     columns = [names.CONTENT_HASH, *([names.CHUNK] if chunks else [])]
 
     def read(file: tuple[Receipt, int]) -> pa.Table:
         return read_data_file(store, file[0], columns, lender.fingerprint)
 
-    pieces = [np.empty(0, _LENT)]
+    pieces: list[list[NDArray[np.void]]] = [[np.empty(0, _LENT)] for _ in range(partitions)]
     tables = read_ahead(read, files, [receipt.vectors for receipt, _ in files])
     for (_, number), table in zip(files, tables, strict=True):
         first, vectors = first_rows(table)
         rows = np.zeros(len(first), _LENT)
         rows["text"] = halves(table.column(names.CONTENT_HASH))[first]
         rows["file"], rows["first"], rows["vectors"] = number, first, vectors
-        pieces.append(rows)
-    rows = np.concatenate(pieces)
-    return None, *split_by(partition_of(rows["text"], partitions), rows, partitions)
+        its = split_by(partition_of(rows["text"], partitions), rows, partitions)
+        if looked_for:
+            its = [some[among_sorted(some["text"], texts)] for some, texts in zip(its, looked_for, strict=True)]
+        for piece, some in zip(pieces, its, strict=True):
+            piece.append(some)
+    return None, *(np.concatenate(piece) for piece in pieces)
 
 
 def _match(tasks: int, *parts: NDArray[np.void]) -> tuple[Any, ...]:

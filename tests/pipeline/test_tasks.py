@@ -66,7 +66,7 @@ def test_publishing_on_ray_writes_the_same_bytes(tmp_path: Path, monkeypatch: py
     assert names.index_key(1, "run", 0) in str(error.value)
 
 
-def test_comparing_on_ray_decides_the_same(nights: tuple[Place, Writer]) -> None:
+def test_comparing_on_ray_decides_the_same(nights: tuple[Place, Writer], monkeypatch: pytest.MonkeyPatch) -> None:
     """Which rows are encoded, copied and reused, with vectors of a lender; only rows with work come to the driver."""
     place, writer = nights
     writer.write({"a.parquet": docs_of("a", 12), "b.jsonl": docs_of("b", 9)})
@@ -97,6 +97,10 @@ def test_comparing_on_ray_decides_the_same(nights: tuple[Place, Writer]) -> None
                 work.append(sum(map(len, rows[0])))
             assert there.rows.reused == here.rows.reused
     assert work == [0, 0, 0, 6]
+    monkeypatch.setattr(runner, "_ROWS_HERE", plans[1].rows_to_compare + 21 // 8 - 1)
+    with contextlib.ExitStack() as stack:
+        found, _ = runner.compare_rows(plans[1], placement.HERE, stack, frozenset())
+        assert isinstance(found.executor, OnRay), "the lender's 21 texts count, too"
 
 
 def test_rows_of_one_id_are_settled_on_ray(nights: tuple[Place, Writer], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.errors import ConfigError, TableMismatch, TableNotFound
+from sfr_batch.planning import lending
 from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.make import make_plan
 from sfr_batch.storage.executor import InProcess
@@ -63,6 +64,28 @@ def test_other_carried_columns_cost_no_tokens(older: tuple[Place, Writer, str]) 
         assert np.array_equal(np.asarray(row["embedding"], np.float32), vectors_of([expected[row["id"]]])[0])
     check(snapshot, place, "corpus.carry={language: lang}")
     assert make_plan(place.config("corpus.carry={language: lang}")).up_to_date
+
+
+def test_few_texts_among_many_of_the_lender(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is joined follows the rows that look for a text, not the lender."""
+    place, writer = nights
+    writer.write({"a.parquet": docs_of("a", 40)})
+    night(place)
+    writer.write({"c.parquet": [Doc("x", "text 7 of a"), Doc("new", "a new text"), Doc("y", "text 39 of a")]})
+    other, setting = dataclasses.replace(place, table=f"{place.table}-new"), f"table.reuse_from={place.table}"
+    joined = []
+    real = lending._match
+    monkeypatch.setattr(
+        lending, "_match", lambda tasks, *parts: (joined.append(sum(map(len, parts[tasks:]))), real(tasks, *parts))[1]
+    )
+    for rows in (3, 100):
+        with small_tasks(rows):
+            found = compare(make_plan(other.config(setting)), InProcess())
+        assert found.difference.borrowed == sum(joined) == 2
+        joined.clear()
+    snapshot, texts = night(other, setting)
+    assert texts == ["a new text"]
+    expected_vectors(snapshot, writer.now)
 
 
 def test_later_nights_and_other_ids(older: tuple[Place, Writer, str]) -> None:
