@@ -7,7 +7,7 @@ earlier snapshots expire. Files that an interrupted compaction has committed are
 """
 
 import dataclasses
-import itertools
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -128,7 +128,7 @@ def find_compaction(
     needed = LiveRows(files)
     for number in (number for number, receipt in enumerate(receipts) if receipt.owned):
         needed.add_file(number)
-    users: dict[str, set[str]] = {r.split_id: {r.shard} if r.owned else set() for r in receipts}
+    used, ends = array("i"), array("q", [0])  # the files of each part, 4 bytes each: each shard may have rows in each
     parts = [part for its in base.read_indexes().values() for part in its]
     rows = [part.rows for part in parts]
     indexes = PartReader(base.store, columns_of_entries(hashes=False))
@@ -136,16 +136,20 @@ def find_compaction(
     for part, entries in zip(parts, read, strict=True):
         starts = files.starts[file_numbers(entries, files, part)]
         needed.add(Marks.of(rows_of_documents(starts + entries.row, entries.vectors)))
-        for split_id in entries.split_ids:
-            users[split_id].add(part.shard)
+        used.extend(files.numbers[split_id] for split_id in entries.split_ids)
+        ends.append(len(used))
     condemned = base.read_condemned()
     counts = {split_id: needed.count(number) for split_id, number in files.numbers.items()}
     groups = [
         _group(base, some, [needed.of(files.numbers[receipt.split_id]) for receipt in some], condemned)
         for some in _choose(receipts, counts, rows_per_file, max_unneeded)
     ]
-    shards = [users[source.split_id] for group in groups for source in group.sources]
-    return Compaction(base, tuple(groups), frozenset(itertools.chain.from_iterable(shards)))
+    rewritten = np.zeros(len(receipts), np.bool_)
+    rewritten[[files.numbers[source.split_id] for group in groups for source in group.sources]] = True
+    until = np.concatenate([[0], np.cumsum(rewritten[np.asarray(used, np.int32)])])[np.asarray(ends)]
+    shards = {part.shard for part, some in zip(parts, np.diff(until).tolist(), strict=True) if some}
+    shards.update(r.shard for r, its in zip(receipts, rewritten.tolist(), strict=True) if its and r.owned)
+    return Compaction(base, tuple(groups), frozenset(shards))
 
 
 def compact(
