@@ -6,11 +6,12 @@ vector already and returns a `ComparisonRun`: the exact plan, and what drafting 
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -38,7 +39,6 @@ from sfr_batch.planning.row_comparison import (
     compare_rows,
 )
 from sfr_batch.planning.scan import TaskContext
-from sfr_batch.planning.selection import RejectRow
 from sfr_batch.planning.settled_ids import SettledIds, settle_ids
 from sfr_batch.planning.table_ids import read_rejected
 from sfr_batch.storage.executor import Executor
@@ -91,9 +91,10 @@ class ComparisonRun:
         holding = self.rows.selected.holding if self.rows.selected else frozenset[str]()
         return holding - self.difference.indexed - self.as_before - {KEPT}
 
-    def read_old_rejects(self) -> Sequence[RejectRow]:
-        """Rejects of the base snapshot that may stay. Not kept: a table may have many, and drafting asks once."""
-        return self.plan.selection.old_rejects(self.plan.base)
+    def read_old_rejects(self) -> pa.Table:
+        """Rejects of the base snapshot that may stay, of the shards that get a new index. Not kept: there may be many,
+        and drafting asks once."""
+        return self.plan.selection.old_rejects(self.plan.base, self.difference.indexed | self.thinned)
 
 
 def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozenset()) -> ComparisonRun:
@@ -104,7 +105,7 @@ def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozens
     """
     plan, settled = _settle(plan, executor, again)
     base, selection = plan.base, plan.selection
-    retried = selection.old_rejects(base) if plan.config.select.rejects else []
+    retried = selection.old_rejects(base) if plan.config.select.rejects else names.REJECTS_SCHEMA.empty_table()
     context = TaskContext(
         corpus=plan.config.corpus,
         columns=plan.columns,

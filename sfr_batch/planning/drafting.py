@@ -15,11 +15,11 @@ from sfr_batch.format.hashes import Hashes
 from sfr_batch.format.records import KEPT, PACKED, Receipt, ShardRecord
 from sfr_batch.planning.comparison import ComparisonRun
 from sfr_batch.planning.index_writing import StayingDocuments, WrittenIndexes, write_indexes
-from sfr_batch.planning.join import sorted_ids
+from sfr_batch.planning.join import sorted_ids, split_by
 from sfr_batch.planning.pack_indexes import write_pack_indexes
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.scan import by_shard
-from sfr_batch.planning.selection import Coverage, RejectRow
+from sfr_batch.planning.selection import Coverage
 from sfr_batch.table.commit.draft import Draft
 from sfr_batch.table.commit.publish import next_number
 
@@ -108,20 +108,17 @@ def _staying_rejects(comparison: ComparisonRun) -> dict[str, pa.Table]:
     Among them are rows that gave way to another row with their id and have no vector. Those with a vector are not:
     they are found anew when the snapshot is published.
     """
-    found: dict[str, list[RejectRow]] = {}
-    rewritten = comparison.difference.indexed | comparison.thinned
-    for row in comparison.read_old_rejects():
-        if row[names.SHARD] in rewritten:
-            found.setdefault(row[names.SHARD], []).append(row)
-    if found and comparison.rows.selected:
-        found_rows, positions = comparison.rows, comparison.rows.selected.positions
-        of_shard = found_rows.shards
-        for uri, rows in found.items():
-            if uri not in of_shard:  # no row is selected where the corpus has none
-                continue
-            again = np.isin([row[names.POSITION] for row in rows], positions[found_rows.rows_of(of_shard[uri])])
-            found[uri] = [row for row, selected in zip(rows, again.tolist(), strict=True) if not selected]
-    return {uri: pa.Table.from_pylist(rows, schema=names.REJECTS_SCHEMA) for uri, rows in found.items()}
+    rejects, rows = comparison.read_old_rejects(), comparison.rows
+    shards = rejects.column(names.SHARD).combine_chunks().dictionary_encode()
+    uris, which = shards.dictionary.to_pylist(), shards.indices.to_numpy().astype(np.int64)
+    found = {}
+    for uri, its in zip(uris, split_by(which, np.arange(len(which)), len(uris)) if uris else (), strict=True):
+        own = rejects.take(pa.array(its))
+        if rows.selected and uri in rows.shards:  # no row is selected where the corpus has none
+            again = rows.selected.positions[rows.rows_of(rows.shards[uri])]
+            own = own.filter(pa.array(~np.isin(own.column(names.POSITION).to_numpy(), again)))
+        found[uri] = own
+    return found
 
 
 def _new_records(

@@ -41,7 +41,6 @@ from sfr_batch.storage.executor import ROWS_A_PART, ROWS_A_TASK, grouped, partit
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.table import Snapshot, Table
 
-
 _FEW = 8
 """Where the lender has so many times the rows that look for a text, its tasks hand on only texts that are looked for:
 there are as few partitions as the rows to encode allow."""

@@ -11,7 +11,10 @@ import fnmatch
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from sfr_batch.config.settings import Config, SelectSettings, TableSettings
 from sfr_batch.corpus.columns import Columns
@@ -24,8 +27,6 @@ from sfr_batch.planning.row_filter import RowFilter
 from sfr_batch.table.table import Snapshot
 
 _RANGE = ".."
-RejectRow = dict[str, Any]
-"""A rejected row: the columns of `names.REJECTS_SCHEMA`."""
 
 
 class Coverage(NamedTuple):
@@ -84,11 +85,12 @@ class Selection(ABC):
     # --- comparison
 
     @abstractmethod
-    def old_rejects(self, base: Snapshot | None) -> list[RejectRow]:
-        """The rejects of the base snapshot that may stay or be tried again."""
+    def old_rejects(self, base: Snapshot | None, shards: frozenset[str] | None = None) -> pa.Table:
+        """The rejects of the base snapshot that may stay or be tried again, columns of `names.REJECTS_SCHEMA`; shards:
+        URIs of those whose rejects are read, None: all."""
 
     @abstractmethod
-    def row_filter(self, columns: Columns, rejects: Sequence[RejectRow]) -> RowFilter | None:
+    def row_filter(self, columns: Columns, rejects: pa.Table) -> RowFilter | None:
         """The filter for the rows to compare; None: all rows. rejects: of `old_rejects`.
 
         Raises ConfigError if ``select.where`` is wrong.
@@ -149,10 +151,10 @@ class WholeShards(Selection):
     def always_compares(self) -> bool:
         return False
 
-    def old_rejects(self, base: Snapshot | None) -> list[RejectRow]:
-        return []  # every row is read again, so every reject is found again
+    def old_rejects(self, base: Snapshot | None, shards: frozenset[str] | None = None) -> pa.Table:
+        return names.REJECTS_SCHEMA.empty_table()  # every row is read again, so every reject is found again
 
-    def row_filter(self, columns: Columns, rejects: Sequence[RejectRow]) -> RowFilter | None:
+    def row_filter(self, columns: Columns, rejects: pa.Table) -> RowFilter | None:
         return None
 
     def keeps_own_splits(self, shard: Shard) -> bool:
@@ -199,10 +201,10 @@ class SomeRows(Selection):
     def always_compares(self) -> bool:
         return True  # only reading tells which rows are selected
 
-    def old_rejects(self, base: Snapshot | None) -> list[RejectRow]:
-        return base.rejects(duplicates=False).to_pylist() if base else []
+    def old_rejects(self, base: Snapshot | None, shards: frozenset[str] | None = None) -> pa.Table:
+        return base.rejects(duplicates=False, shards=shards) if base else names.REJECTS_SCHEMA.empty_table()
 
-    def row_filter(self, columns: Columns, rejects: Sequence[RejectRow]) -> RowFilter | None:
+    def row_filter(self, columns: Columns, rejects: pa.Table) -> RowFilter | None:
         return RowFilter.make(self.select, columns, _ids_to_retry(rejects) if self.select.rejects else None)
 
     def keeps_own_splits(self, shard: Shard) -> bool:
@@ -239,12 +241,12 @@ def selection_of(config: Config) -> Selection:
     return kind(config.select, config.table)
 
 
-def _ids_to_retry(rejects: Sequence[RejectRow]) -> dict[str, frozenset[str]]:
+def _ids_to_retry(rejects: pa.Table) -> dict[str, frozenset[str]]:
     """Ids, as text and by shard, of the documents that were rejected after they had been read."""
     found: dict[str, set[str]] = {}
-    for row in rejects:
-        if row[names.REASON] in names.AFTER_READING:
-            found.setdefault(row[names.SHARD], set()).add(row[names.ID])
+    some = rejects.filter(pc.field(names.REASON).isin(names.AFTER_READING))
+    for uri, id_ in zip(some.column(names.SHARD).to_pylist(), some.column(names.ID).to_pylist(), strict=True):
+        found.setdefault(uri, set()).add(id_)
     return {uri: frozenset(ids) for uri, ids in found.items()}
 
 

@@ -101,7 +101,7 @@ def _only_rejected(base: Snapshot | None, shards: Sequence[Shard], label: str) -
     """
     if base is None:
         raise ConfigError("select.rejects: there is no table yet, so no row was rejected. Remove select.rejects.")
-    rejects = base.rejects().filter(pc.field(names.REASON).isin(names.AFTER_READING))
+    rejects = base.rejects(duplicates=False).filter(pc.field(names.REASON).isin(names.AFTER_READING))
     rejected = set(rejects[names.SHARD].unique().to_pylist())
     rejected -= {record.uri for record in base.read_shards() if record.retried == label}
     again = [shard for shard in shards if shard.uri in rejected]

@@ -17,7 +17,7 @@ from sfr_batch.format.accepted import AcceptedInputs
 from sfr_batch.format.dead_rows import Dead, DeadPart, DeadRows, read_list
 from sfr_batch.format.expired import MANIFEST_WAYS_OUT, check_not_expired, damaged, expiry_explained, published_numbers
 from sfr_batch.format.fingerprint import LATER_INPUTS, differences
-from sfr_batch.format.indexes import PartReader, rejects_of
+from sfr_batch.format.indexes import PartReader, read_ahead, rejects_of
 from sfr_batch.format.known_types import KnownTypes
 from sfr_batch.format.layout import Layout
 from sfr_batch.format.notebook import html_table
@@ -362,22 +362,25 @@ class Snapshot(Readers):
             self._dead = dead
         return DeadRows(self._dead, self.store, self.number)
 
-    def rejects(self, *, duplicates: bool = True) -> pa.Table:
+    def rejects(self, *, duplicates: bool = True, shards: frozenset[str] | None = None) -> pa.Table:
         """Every rejected row with its reason; columns of `names.REJECTS_SCHEMA`.
 
-        duplicates: whether rows are among them that have a vector and gave way to another row with their id.
+        duplicates: whether rows are among them that have a vector and gave way to another row with their id. shards:
+        URIs of those whose rows are wanted, without duplicates; None: all.
         """
-        rejected = {record.uri for record in self.read_shards() if record.rejected}
-        keys = self.keys_of_rejects(owned=True)
-        keys += [self.manifest.duplicates] if self.manifest.duplicates and duplicates else []
+        records = [record.uri for record in self.read_shards() if record.rejected]
+        rejected = frozenset(records) if shards is None else shards.intersection(records)
+        keys = self.keys_of_rejects(owned=True, shards=None if shards is None else rejected)
+        keys += [self.manifest.duplicates] if self.manifest.duplicates and duplicates and shards is None else []
+        parts = [part for shard, its in self.read_indexes().items() if shard in rejected for part in its]
+        indexes = PartReader(self.store, [names.ID, names.POSITION, names.REASON, names.MESSAGE])
         tables = []
         with expiry_explained(self.store, self.number):
             for key, data in zip(keys, read_many(self.store, keys), strict=True):
                 with damage_explained(self.store, key):
                     tables.append(read_parquet(data))
-            indexes = PartReader(self.store)
-            for shard, parts in self.read_indexes().items():
-                tables += [rejects_of(indexes.read(part), shard) for part in parts if shard in rejected]
+            found = read_ahead(lambda part: rejects_of(indexes.read(part), part.shard), parts, [p.rows for p in parts])
+            tables += found
         return pa.concat_tables(tables) if tables else names.REJECTS_SCHEMA.empty_table()
 
     def scan(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> Scan:
@@ -403,11 +406,13 @@ class Snapshot(Readers):
         """
         return duckdb_sql.view(self.scan(columns), name, self.brief())
 
-    def keys_of_rejects(self, *, owned: bool) -> list[str]:
-        """Keys of the rejects of all data files, or of those that are owned by their shard."""
-        receipts = self.receipt_columns([names.SPLIT_ID, "attempt", "rejected", "owned"])
+    def keys_of_rejects(self, *, owned: bool, shards: frozenset[str] | None = None) -> list[str]:
+        """Keys of the rejects of all data files, or of those that are owned by their shard, or by one of ``shards``."""
+        receipts = self.receipt_columns([names.SPLIT_ID, "attempt", "rejected", "owned", "shard"])
         chosen = receipts.column("rejected").cast(pa.bool_())  # a comparison with a number loads pandas
         chosen = pc.and_(chosen, receipts.column("owned")) if owned else chosen
+        if shards is not None:
+            chosen = pc.and_(chosen, pc.is_in(receipts.column("shard"), pa.array(list(shards), pa.string())))
         rejected = receipts.filter(chosen).to_pydict()
         return list(map(names.rejects_key, rejected[names.SPLIT_ID], rejected["attempt"]))
 

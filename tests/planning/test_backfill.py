@@ -13,6 +13,7 @@ from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.config.loading import config_from_dict
 from sfr_batch.config.settings import SelectSettings
 from sfr_batch.errors import ConfigError
+from sfr_batch.format import names
 from sfr_batch.pipeline import runner
 from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.selection import covers
@@ -101,6 +102,24 @@ def test_rows_by_filter_are_embedded_again_under_a_label(three: tuple[Place, Wri
     assert make_plan(place.config()).up_to_date, "a nightly run does not mind"
     _, texts = night(place, "table.generation=third", "select.ids=[a1, c2]")
     assert sorted(texts) == ["text 1 of a", "text 2 of c"]
+
+
+def test_rejects_are_read_where_they_matter(nights: tuple[Place, Writer]) -> None:
+    """Those of other shards are not, nor rows that gave way to another with their id: there may be millions."""
+    place, writer = nights
+    shards = {f"{name}.parquet": [*docs_of(name, 3), Doc(f"{name}-", "")] for name in "ab"}
+    writer.write({**shards, "c.parquet": [Doc("a0", "once more")]})
+    first, _ = night(place)
+    assert first.manifest.duplicates is not None
+    Path(place.table, first.manifest.duplicates).write_bytes(b"no Parquet")
+    tried = make_plan(place.config("select.rejects=true", "table.generation=again"))
+    assert tried.changed == (), "none of them was rejected after it had been read"
+    [of_b] = [r for r in first.read_receipts() if r.rejected and r.shard.endswith("b.parquet")]
+    Path(place.table, names.rejects_key(of_b.split_id, of_b.attempt)).write_bytes(b"no Parquet")
+    snapshot, texts = night(place, "table.generation=again", "select.ids=[a1]")
+    assert texts == ["text 1 of a"]
+    [reject] = snapshot.rejects(shards=frozenset([f"{place.corpus}/a.parquet"])).to_pylist()
+    assert (reject["id"], reject["reason"]) == ("a-", names.EMPTY_TEXT)
 
 
 @pytest.mark.parametrize("label", [(), ("table.generation=again",)])

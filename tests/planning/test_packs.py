@@ -5,6 +5,7 @@ import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.corpus import packs
 from sfr_batch.errors import CorpusError, TableError
 from sfr_batch.format import names
+from sfr_batch.format.layout import Layout
 from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.make import make_plan
 from sfr_batch.storage.executor import InProcess
@@ -123,6 +125,27 @@ def test_nights_after_it(nights: Nights) -> None:
     assert set(texts) <= {"another text of an id", "once more", *kept.values()}
     assert len(texts) <= 3, "of ids that are there twice"
     check(place, writer)
+
+
+def test_a_new_column_costs_a_file_of_a_pack_once(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its row hashes are computed once, not for each of its shards."""
+    place, writer = nights
+    writer.write(small_shards())
+    first, _ = night(place, *SPLITS, "corpus.carry=[]")
+    files = len(first.read_receipts())
+    hashed, real = [], Layout.read
+
+    def read(layout: Layout, file: Any, columns: Any, *more: Any) -> Any:
+        hashed.extend([file] if list(columns) == [names.ROW_HASH] else [])
+        return real(layout, file, columns, *more)
+
+    monkeypatch.setattr(Layout, "read", read)
+    run = compare(make_plan(place.config(*SPLITS)), InProcess())
+    assert len(hashed) == files < 20
+    assert run.difference.copied_vectors == 118
+    _, texts = night(place, *SPLITS)
+    assert texts == []
+    check(place, writer, *SPLITS)
 
 
 @pytest.mark.parametrize("rows", [32, 4])
