@@ -91,7 +91,7 @@ class ComparisonRun:
         holding = self.rows.selected.holding if self.rows.selected else frozenset[str]()
         return holding - self.difference.indexed - self.as_before - {KEPT}
 
-    def read_old_rejects(self) -> pa.Table:
+    def read_old_rejects(self) -> pa.Table | None:
         """Rejects of the base snapshot that may stay, of the shards that get a new index. Not kept: there may be many,
         and drafting asks once."""
         return self.plan.selection.old_rejects(self.plan.base, self.difference.indexed | self.thinned)
@@ -105,7 +105,7 @@ def compare(plan: EmbedPlan, executor: Executor, again: frozenset[str] = frozens
     """
     plan, settled = _settle(plan, executor, again)
     base, selection = plan.base, plan.selection
-    retried = selection.old_rejects(base) if plan.config.select.rejects else names.REJECTS_SCHEMA.empty_table()
+    retried = selection.old_rejects(base) if plan.config.select.rejects else None
     context = TaskContext(
         corpus=plan.config.corpus,
         columns=plan.columns,

@@ -109,10 +109,12 @@ def _staying_rejects(comparison: ComparisonRun) -> dict[str, pa.Table]:
     they are found anew when the snapshot is published.
     """
     rejects, rows = comparison.read_old_rejects(), comparison.rows
+    if rejects is None or not rejects.num_rows:
+        return {}
     shards = rejects.column(names.SHARD).combine_chunks().dictionary_encode()
     uris, which = shards.dictionary.to_pylist(), shards.indices.to_numpy().astype(np.int64)
     found = {}
-    for uri, its in zip(uris, split_by(which, np.arange(len(which)), len(uris)) if uris else (), strict=True):
+    for uri, its in zip(uris, split_by(which, np.arange(len(which)), len(uris)), strict=True):
         own = rejects.take(pa.array(its))
         if rows.selected and uri in rows.shards:  # no row is selected where the corpus has none
             again = rows.selected.positions[rows.rows_of(rows.shards[uri])]

@@ -278,7 +278,7 @@ def _survey(
             f"{shards[0].uri}. Add rows, or correct corpus.path."
         )
     # A wrong select.where is an error even if nothing has changed, so that the filter is never used.
-    selection_of(config).row_filter(columns, names.REJECTS_SCHEMA.empty_table())
+    selection_of(config).row_filter(columns, None)
     own = {shard.uri for shard in diff.changed} - {shard.uri for its in small for shard in its.shards}
     return [survey for survey in surveys if survey.shard.uri in own], columns, small
 

@@ -85,12 +85,12 @@ class Selection(ABC):
     # --- comparison
 
     @abstractmethod
-    def old_rejects(self, base: Snapshot | None, shards: frozenset[str] | None = None) -> pa.Table:
-        """The rejects of the base snapshot that may stay or be tried again, columns of `names.REJECTS_SCHEMA`; shards:
-        URIs of those whose rejects are read, None: all."""
+    def old_rejects(self, base: Snapshot | None, shards: frozenset[str] | None = None) -> pa.Table | None:
+        """The rejects of the base snapshot that may stay or be tried again, columns of `names.REJECTS_SCHEMA`; None:
+        there are none. shards: URIs of those whose rejects are read, None: all."""
 
     @abstractmethod
-    def row_filter(self, columns: Columns, rejects: pa.Table) -> RowFilter | None:
+    def row_filter(self, columns: Columns, rejects: pa.Table | None) -> RowFilter | None:
         """The filter for the rows to compare; None: all rows. rejects: of `old_rejects`.
 
         Raises ConfigError if ``select.where`` is wrong.
@@ -151,10 +151,10 @@ class WholeShards(Selection):
     def always_compares(self) -> bool:
         return False
 
-    def old_rejects(self, base: Snapshot | None, shards: frozenset[str] | None = None) -> pa.Table:
-        return names.REJECTS_SCHEMA.empty_table()  # every row is read again, so every reject is found again
+    def old_rejects(self, base: Snapshot | None, shards: frozenset[str] | None = None) -> pa.Table | None:
+        return None  # every row is read again, so every reject is found again
 
-    def row_filter(self, columns: Columns, rejects: pa.Table) -> RowFilter | None:
+    def row_filter(self, columns: Columns, rejects: pa.Table | None) -> RowFilter | None:
         return None
 
     def keeps_own_splits(self, shard: Shard) -> bool:
@@ -201,10 +201,10 @@ class SomeRows(Selection):
     def always_compares(self) -> bool:
         return True  # only reading tells which rows are selected
 
-    def old_rejects(self, base: Snapshot | None, shards: frozenset[str] | None = None) -> pa.Table:
-        return base.rejects(duplicates=False, shards=shards) if base else names.REJECTS_SCHEMA.empty_table()
+    def old_rejects(self, base: Snapshot | None, shards: frozenset[str] | None = None) -> pa.Table | None:
+        return base.rejects(duplicates=False, shards=shards) if base else None
 
-    def row_filter(self, columns: Columns, rejects: pa.Table) -> RowFilter | None:
+    def row_filter(self, columns: Columns, rejects: pa.Table | None) -> RowFilter | None:
         return RowFilter.make(self.select, columns, _ids_to_retry(rejects) if self.select.rejects else None)
 
     def keeps_own_splits(self, shard: Shard) -> bool:
@@ -241,8 +241,10 @@ def selection_of(config: Config) -> Selection:
     return kind(config.select, config.table)
 
 
-def _ids_to_retry(rejects: pa.Table) -> dict[str, frozenset[str]]:
+def _ids_to_retry(rejects: pa.Table | None) -> dict[str, frozenset[str]]:
     """Ids, as text and by shard, of the documents that were rejected after they had been read."""
+    if rejects is None:
+        return {}
     found: dict[str, set[str]] = {}
     some = rejects.filter(pc.field(names.REASON).isin(names.AFTER_READING))
     for uri, id_ in zip(some.column(names.SHARD).to_pylist(), some.column(names.ID).to_pylist(), strict=True):

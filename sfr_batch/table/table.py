@@ -363,24 +363,20 @@ class Snapshot(Readers):
         return DeadRows(self._dead, self.store, self.number)
 
     def rejects(self, *, duplicates: bool = True, shards: frozenset[str] | None = None) -> pa.Table:
-        """Every rejected row with its reason; columns of `names.REJECTS_SCHEMA`.
+        """Every rejected row with its reason; columns of `names.REJECTS_SCHEMA`. shards: URIs of those that are wanted.
 
-        duplicates: whether rows are among them that have a vector and gave way to another row with their id. shards:
-        URIs of those whose rows are wanted, without duplicates; None: all.
+        duplicates: whether rows are among them, of all shards, that have a vector and gave way to one with their id.
         """
-        records = [record.uri for record in self.read_shards() if record.rejected]
-        rejected = frozenset(records) if shards is None else shards.intersection(records)
-        keys = self.keys_of_rejects(owned=True, shards=None if shards is None else rejected)
-        keys += [self.manifest.duplicates] if self.manifest.duplicates and duplicates and shards is None else []
+        rejected = {r.uri for r in self.read_shards() if r.rejected and (shards is None or r.uri in shards)}
+        keys = self.keys_of_rejects(owned=True, shards=shards)
+        keys += [self.manifest.duplicates] if self.manifest.duplicates and duplicates else []
         parts = [part for shard, its in self.read_indexes().items() if shard in rejected for part in its]
-        indexes = PartReader(self.store, [names.ID, names.POSITION, names.REASON, names.MESSAGE])
-        tables = []
+        indexes, tables = PartReader(self.store, [names.ID, names.POSITION, names.REASON, names.MESSAGE]), []
         with expiry_explained(self.store, self.number):
             for key, data in zip(keys, read_many(self.store, keys), strict=True):
                 with damage_explained(self.store, key):
                     tables.append(read_parquet(data))
-            found = read_ahead(lambda part: rejects_of(indexes.read(part), part.shard), parts, [p.rows for p in parts])
-            tables += found
+            tables += read_ahead(lambda p: rejects_of(indexes.read(p), p.shard), parts, [p.rows for p in parts])
         return pa.concat_tables(tables) if tables else names.REJECTS_SCHEMA.empty_table()
 
     def scan(self, columns: Columns = None, *, where: str | None = None, ids: Ids = None) -> Scan:
@@ -408,11 +404,11 @@ class Snapshot(Readers):
 
     def keys_of_rejects(self, *, owned: bool, shards: frozenset[str] | None = None) -> list[str]:
         """Keys of the rejects of all data files, or of those that are owned by their shard, or by one of ``shards``."""
-        receipts = self.receipt_columns([names.SPLIT_ID, "attempt", "rejected", "owned", "shard"])
+        receipts = self.receipt_columns([names.SPLIT_ID, "attempt", "rejected", "owned", names.SHARD])
         chosen = receipts.column("rejected").cast(pa.bool_())  # a comparison with a number loads pandas
         chosen = pc.and_(chosen, receipts.column("owned")) if owned else chosen
         if shards is not None:
-            chosen = pc.and_(chosen, pc.is_in(receipts.column("shard"), pa.array(list(shards), pa.string())))
+            chosen = pc.and_(chosen, pc.is_in(receipts.column(names.SHARD), pa.array(list(shards), pa.string())))
         rejected = receipts.filter(chosen).to_pydict()
         return list(map(names.rejects_key, rejected[names.SPLIT_ID], rejected["attempt"]))
 

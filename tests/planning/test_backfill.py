@@ -118,7 +118,7 @@ def test_rejects_are_read_where_they_matter(nights: tuple[Place, Writer]) -> Non
     Path(place.table, names.rejects_key(of_b.split_id, of_b.attempt)).write_bytes(b"no Parquet")
     snapshot, texts = night(place, "table.generation=again", "select.ids=[a1]")
     assert texts == ["text 1 of a"]
-    [reject] = snapshot.rejects(shards=frozenset([f"{place.corpus}/a.parquet"])).to_pylist()
+    [reject] = snapshot.rejects(duplicates=False, shards=frozenset([f"{place.corpus}/a.parquet"])).to_pylist()
     assert (reject["id"], reject["reason"]) == ("a-", names.EMPTY_TEXT)
 
 
