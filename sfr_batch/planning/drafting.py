@@ -111,6 +111,7 @@ def _staying_rejects(comparison: ComparisonRun) -> dict[str, pa.Table]:
     rejects, rows = comparison.read_old_rejects(), comparison.rows
     if rejects is None or not rejects.num_rows:
         return {}
+    rejects = rejects.combine_chunks()  # taking a few rows costs as much as there are arrays
     shards = rejects.column(names.SHARD).combine_chunks().dictionary_encode()
     uris, which = shards.dictionary.to_pylist(), shards.indices.to_numpy().astype(np.int64)
     found = {}
