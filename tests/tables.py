@@ -25,7 +25,7 @@ from sfr_batch.planning.comparison import ComparisonRun, compare, shards_to_read
 from sfr_batch.planning.drafting import draft
 from sfr_batch.planning.make import make_plan
 from sfr_batch.planning.plan import EmbedPlan
-from sfr_batch.storage.executor import InProcess
+from sfr_batch.storage.executor import Executor, InProcess
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.draft import Draft
@@ -228,10 +228,13 @@ def do_copies(comparison: ComparisonRun | None) -> list[Receipt]:
 
 
 def do_plan(
-    plan: EmbedPlan, encode: Callable[[list[str]], Any] | None = None, again: frozenset[str] = frozenset()
+    plan: EmbedPlan,
+    encode: Callable[[list[str]], Any] | None = None,
+    again: frozenset[str] = frozenset(),
+    executor: Executor | None = None,
 ) -> Snapshot:
-    """All that is to do, and the snapshot: a run without Ray."""
-    comparison = compare(plan, InProcess(), again) if plan.has_to_compare or again else None
+    """All that is to do, and the snapshot: a run without Ray. executor: of the comparison; None: this process."""
+    comparison = compare(plan, executor or InProcess(), again) if plan.has_to_compare or again else None
     plan = comparison.plan if comparison else plan
     table = create(plan)
     assert plan.is_for(table)
@@ -240,5 +243,5 @@ def do_plan(
     new = [*do_splits(plan, encode=encode), *do_copies(comparison)]
     receipts = [*(read_receipt(plan.store, split_id) for split_id in plan.done), *new]
     if comparison and (rivals := shards_to_read_again(comparison, receipts) - again):
-        return do_plan(make_plan(plan.config), encode, again | rivals)
+        return do_plan(make_plan(plan.config), encode, again | rivals, executor)
     return publish(Table.open(plan.store), plan.base, draft(plan, new_run_id(), receipts, comparison))

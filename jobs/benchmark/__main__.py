@@ -470,7 +470,8 @@ def nightly(
     The first are whole processes with a real model, after 1 % of the documents changed and after nothing did. The
     second only compares hashes, without a model, of 1,000,000 rows by default; it reports time and the memory of all
     processes. The third selects rows by a filter, of 1,000,000 and of 4,000,000 by default, without a model; it reports
-    time, CPU and the memory of the driver. So does the last one, of a new carried column of 1,000,000 rows by default.
+    time, CPU and the memory of the driver. So does the last one, of a new carried column of 1,000,000 rows by default,
+    which are in the order in which they were embedded, or in another one.
     """
     with report_errors(), tempfile.TemporaryDirectory(prefix="sfr-benchmark-") as folder:
         where = report.machine()
@@ -488,9 +489,10 @@ def nightly(
             for one in backfilling.run(rows, addresses or ("local",), Path(folder), click.echo)
         ]
         copied = [
-            copying.run(address, rows, Path(folder), click.echo)
+            copying.run(address, order, rows, Path(folder), click.echo)
             for rows in copies or (1_000_000,)
             for address in addresses or ("local",)
+            for order in copying.ORDERS
             if rows
         ]
         shown = [nightly_benchmark.tables(found, moved), backfilling.table(again) if again else ""]

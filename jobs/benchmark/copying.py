@@ -1,8 +1,8 @@
 """Measures a night after a new carried column: no row is encoded, and all are copied to new data files.
 
 Texts are short, vectors small and from no model; all else is real, on a local disk: the table, the comparison, the
-copies, the indexes and the snapshot. `python -m jobs.benchmark.copying none|local ROWS FOLDER`, a process of its own,
-is the driver and prints one JSON object; the process that starts it watches its memory.
+copies, the indexes and the snapshot. `python -m jobs.benchmark.copying none|local ORDER ROWS FOLDER`, a process of its
+own, is the driver and prints one JSON object; the process that starts it watches its memory.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ from sfr_batch.table.table import Table
 
 STEPS = ("compare", "copy", "publish")
 """To publish includes to write the indexes."""
+_ROWS_A_SPLIT = 2048
+ORDERS = ("same", "shuffled")
+"""Of the rows of the corpus, in the night beside the first one."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +53,16 @@ class Copied:
     """A night in which every row of a table is copied. steps: in the order of `STEPS`."""
 
     address: str
+    order: str
     rows: int
     splits: int
     steps: Sequence[Step]
 
 
-def run(address: str, rows: int, folder: Path, say: Callable[[str], None]) -> Copied:
+def run(address: str, order: str, rows: int, folder: Path, say: Callable[[str], None]) -> Copied:
     """Write a table of so many rows and copy them, in a process of its own, and watch it. Raises RunFailed."""
     with tempfile.TemporaryDirectory(dir=folder) as place, processes.Watch() as watch:
-        raw = run_module("copying", [address, str(rows), place], folder)
+        raw = run_module("copying", [address, order, str(rows), place], folder)
     first = raw["steps"][0]["begin"]
     before = [memory.driver for at, memory in watch.samples if at < first]
     held = [
@@ -69,23 +74,31 @@ def run(address: str, rows: int, folder: Path, say: Callable[[str], None]) -> Co
         Step(step["end"] - step["begin"], step["cpu"], max(0, max(its) - before[-1]))
         for step, its in zip(raw["steps"], held, strict=True)
     ]
-    say(f"Copied {rows:,} rows in {sum(step.seconds for step in steps):.1f} s, on Ray: {address}")
-    return Copied(address, rows, raw["splits"], steps)
+    say(f"Copied {rows:,} rows, order: {order}, in {sum(step.seconds for step in steps):.1f} s, on Ray: {address}")
+    return Copied(address, order, rows, raw["splits"], steps)
 
 
 def table(found: Sequence[Copied]) -> str:
     """The result as a text table."""
-    rows = [["run.ray_address", "rows", "splits", *(f"{step} s" for step in STEPS), "driver: CPU s", "us a row"]]
+    rows = [
+        ["run.ray_address", "order", "rows", "splits", *(f"{step} s" for step in STEPS), "driver: CPU s", "us a row"]
+    ]
     rows[0] += ["grew MiB", *(f"to {step}" for step in STEPS[1:])]
     for one in found:
         cpu = sum(step.cpu for step in one.steps)
-        what = [one.address, f"{one.rows:,}", f"{one.splits:,}", *(f"{step.seconds:.1f}" for step in one.steps)]
+        what = [
+            one.address,
+            one.order,
+            f"{one.rows:,}",
+            f"{one.splits:,}",
+            *(f"{step.seconds:.1f}" for step in one.steps),
+        ]
         rows.append([*what, f"{cpu:.1f}", f"{cpu / one.rows * 1e6:.2f}", *(mib(step.memory) for step in one.steps)])
     lines = ["Every row copied, for a new carried column: texts of 200 characters, ids of 19, no model", *aligned(rows)]
-    for address in dict.fromkeys(one.address for one in found):
-        its = [one for one in found if one.address == address]
+    for address, order in dict.fromkeys((one.address, one.order) for one in found):
+        its = [one for one in found if (one.address, one.order) == (address, order)]
         for number, step in enumerate(STEPS):
-            lines += slope(address, step, [(one.rows, one.steps[number].memory) for one in its])
+            lines += slope(f"{address}, {order}", step, [(one.rows, one.steps[number].memory) for one in its])
     return "\n".join(lines)
 
 
@@ -95,18 +108,20 @@ def _config(folder: Path, *carry: str) -> Config:
             "corpus": {"path": f"{folder}/corpus", "carry": list(carry)},
             "model": {"path": "none", "device": "cpu"},
             "table": {"path": f"{folder}/table"},
-            "run": {"min_splits": 1, "actors": {"gpus": 0}},
+            "run": {"rows_per_split": _ROWS_A_SPLIT, "min_splits": 1, "actors": {"gpus": 0}},
         }
     )
 
 
-def write(folder: Path, rows: int) -> None:
-    """A corpus, and a table of it that carries no column."""
-    write_corpus(folder, rows, None)
+def write(folder: Path, rows: int, order: str) -> None:
+    """A corpus, and a table of it that carries no column, which was written when it was in the same order or not."""
+    write_corpus(folder, rows, None if order == "same" else 1)
     first_night(_config(folder))
+    if order != "same":
+        write_corpus(folder, rows, None)
 
 
-def measure(address: str, rows: int, folder: Path) -> dict[str, Any]:
+def measure(address: str, order: str, rows: int, folder: Path) -> dict[str, Any]:
     """The number of splits and, of each step, when it began and ended (seconds since the epoch) and the CPU seconds of
     this process."""
     config = _config(folder, "part")
@@ -118,7 +133,7 @@ def measure(address: str, rows: int, folder: Path) -> dict[str, Any]:
         yield
         steps.append({"begin": begin, "end": time.time(), "cpu": time.process_time() - cpu})
 
-    with second_night(address, config, write, folder, rows) as (executor, publisher):
+    with second_night(address, config, partial(write, order=order), folder, rows) as (executor, publisher):
         with step():
             comparison = compare(make_plan(config), executor)
         plan = comparison.plan
@@ -134,8 +149,8 @@ def measure(address: str, rows: int, folder: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    address, rows, folder = arguments
-    print(json.dumps(measure(address, int(rows), Path(folder))))
+    address, order, rows, folder = arguments
+    print(json.dumps(measure(address, order, int(rows), Path(folder))))
 
 
 if __name__ == "__main__":

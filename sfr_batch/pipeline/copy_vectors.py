@@ -2,27 +2,35 @@
 
 Commits like the write stage; needs no model and no device."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from sfr_batch.corpus.reader import read_unit
-from sfr_batch.corpus.splits import packed
+from sfr_batch.corpus.splits import ReadUnit, packed
 from sfr_batch.format import names
-from sfr_batch.format.parquet import read_data_file
 from sfr_batch.format.records import Receipt
-from sfr_batch.format.side_tables import from_table, to_table
+from sfr_batch.format.side_tables import to_table
+from sfr_batch.pipeline.gathering import Dealt, Source, Spread, deal, gather_rows, spread_of
 from sfr_batch.pipeline.job import Job, make_job
 from sfr_batch.pipeline.write_stage import table_store
 from sfr_batch.planning.comparison import ComparisonRun
 from sfr_batch.planning.decided_rows import Work, WorkRows
 from sfr_batch.planning.difference import Lender
+from sfr_batch.planning.limits import vector_bytes
 from sfr_batch.planning.packed_rows import PackedSplits, Part, chosen
 from sfr_batch.storage.executor import in_order
-from sfr_batch.storage.store import Store
 from sfr_batch.table.commit.writing import commit_split, new_attempt
+
+_PIECE_BYTES = 2**18
+"""Fewest bytes, about, that a range of files deals to a group of splits: Ray keeps smaller objects on the driver."""
+_PIECES = 128
+"""Most ranges, and most groups, at a time: each piece is an object of which the driver knows."""
 
 
 class _Sources(NamedTuple):
@@ -33,6 +41,19 @@ class _Sources(NamedTuple):
     files: pa.Table
     lender: Lender | None
     by_position: bool
+
+    def open(self) -> Source:
+        job, lender = self.job, self.lender
+        store = table_store(lender.table if lender else job.table, job.table_storage.model_dump_json())
+        return Source(store, self.files, _stored_columns(job), (lender or job.card).fingerprint)
+
+
+class _Group(NamedTuple):
+    """Some of the splits that are copied. splits: of each its split id and its rows; tasks: the numbers of the scan
+    tasks that have some of the rows."""
+
+    splits: Sequence[tuple[str, Sequence[Part]]]
+    tasks: Sequence[int]
 
 
 def copy_all(comparison: ComparisonRun, run_id: str) -> Iterator[Receipt]:
@@ -46,41 +67,132 @@ def copy_all(comparison: ComparisonRun, run_id: str) -> Iterator[Receipt]:
     for splits in some:
         rows, lender = splits.rows, found.lender if splits.rows.work == Work.LENT else None
         shared = found.executor.share(_Sources(job, files, lender, rows.by_position))
-        yield from in_order(found.executor, _copy, _calls(splits, shared))
+        yield from itertools.chain.from_iterable(_copied(splits, shared, _document_bytes(splits, job)))
         rows.release()
 
 
-def _calls(splits: PackedSplits, shared: Any) -> Iterator[tuple[Any, ...]]:
-    """The arguments of `_copy` for each split. shared: handle of the `_Sources`."""
-    for split, split_id in enumerate(splits.split_ids):
-        parts = splits.rows.parts(split)
-        tasks, handles = splits.rows.handed(parts)
-        yield split_id, parts, shared, tasks, *handles
+def _document_bytes(splits: PackedSplits, job: Job) -> float:
+    """Bytes of the vectors of a document, on average."""
+    totals = splits.rows.found.totals
+    documents = sum(int(totals[work.column].sum()) for work in (Work.COPY, Work.LENT))
+    return vector_bytes(job.card.schema) * int(totals["vectors"].sum()) / documents
 
 
-def _copy(split_id: str, parts: Sequence[Part], shared: _Sources, tasks: Sequence[int], *rows: WorkRows) -> Receipt:
-    """A task: commit one split: its vectors are copied, with today's carried columns.
+def _copied(splits: PackedSplits, shared: Any, document_bytes: float) -> Iterator[list[Receipt]]:
+    """The receipts of some splits after others. shared: handle of the `_Sources`."""
+    executor = splits.rows.found.executor
+    found = (_Round.of(splits, its, document_bytes) for its in _rounds(splits, int(executor.room / document_bytes)))
+    for scattered, rounds in itertools.groupby(found, key=lambda its: its.spread.scattered):
+        if not scattered:
+            calls = (call for its in rounds for call in its.calls(shared))
+            yield from in_order(executor, _copy, calls)
+            continue
+        for its in rounds:  # one at a time has room
+            yield from in_order(executor, _copy_dealt, its.dealt(shared))
 
-    parts: its rows; rows: of the scan tasks that have some, which ``tasks`` has the numbers of.
+
+def _rounds(splits: PackedSplits, documents: int) -> Iterator[range]:
+    """The splits, so many consecutive ones together that they have at most so many documents, or one."""
+    ends, first = splits.rows.ends, 0
+    while first < len(splits.split_ids):
+        end = max(first + 1, int(np.searchsorted(ends, ends[first] + documents, "right")) - 1)
+        yield range(first, end)
+        first = end
+
+
+class _Round(NamedTuple):
+    """Consecutive splits, and how their vectors are spread over data files.
+
+    parts: ranges of files, and groups of splits, if the vectors are dealt; places: handle of the `WorkRows`.
     """
-    job, by_task = shared.job, dict(zip(tasks, rows, strict=True))
-    unit = packed(split_id, chosen(parts, by_task, by_position=shared.by_position), 0)
+
+    splits: PackedSplits
+    its: range
+    parts: int
+    spread: Spread
+    places: Any
+
+    @classmethod
+    def of(cls, splits: PackedSplits, its: range, document_bytes: float) -> "_Round":
+        rows, executor = splits.rows, splits.rows.found.executor
+        ends = rows.ends[its.start : its.stop + 1]
+        size = int((ends[-1] - ends[0]) * document_bytes)
+        parts = max(1, min(_PIECES, math.isqrt(size // _PIECE_BYTES)))
+        spans = rows.spans(its)
+        handles = (rows.handles[task] for task in spans)
+        arguments = (ends[1:] - ends[0]).tolist(), list(spans.values()), parts
+        spread, places = executor.submit(spread_of, *arguments, *handles, returns=2)
+        return cls(splits, its, parts, next(executor.get([spread])), places)
+
+    def calls(self, shared: Any) -> Iterator[tuple[Any, ...]]:
+        """The arguments of `_copy` for each split."""
+        for split in self.its:
+            group, handles = self._group(range(split, split + 1))
+            yield group, shared, *handles
+
+    def dealt(self, shared: Any) -> Iterator[tuple[Any, ...]]:
+        """The arguments of `_copy_dealt` for each group of splits, to which all files have dealt their rows."""
+        executor, ends = self.splits.rows.found.executor, self.splits.rows.ends[self.its.start : self.its.stop + 1]
+        cuts = np.searchsorted(ends, ends[0] + (ends[-1] - ends[0]) * np.arange(self.parts + 1) / self.parts)
+        cuts = np.unique(cuts)  # [groups + 1]
+        bounds, documents = self.spread.bounds, (ends[cuts[1:]] - ends[0]).tolist()
+        ranges = ((shared, number, bounds, documents, self.places) for number in range(len(bounds) + 1))
+        pieces = [executor.submit(_deal, *arguments, returns=len(documents)) for arguments in ranges]
+        for number, (first, end) in enumerate(itertools.pairwise(cuts.tolist())):
+            group, handles = self._group(self.its[first:end])
+            yield group, shared, bounds, *handles, *(its[number] for its in pieces)
+
+    def _group(self, some: range) -> tuple[_Group, list[Any]]:
+        """Some of the splits, and the handles of the `WorkRows` that have their rows."""
+        rows = self.splits.rows
+        splits = [(self.splits.split_ids[split], rows.parts(split)) for split in some]
+        tasks, handles = rows.handed(part for _, parts in splits for part in parts)
+        return _Group(splits, tasks), handles
+
+
+def _copy(group: _Group, shared: _Sources, *rows: WorkRows) -> list[Receipt]:
+    """A task: commit splits whose vectors are read from their data files. rows: of the tasks of the group."""
+    source = shared.open()
+    return _commit(group, shared, rows, lambda places: gather_rows(source, places))
+
+
+def _deal(
+    shared: _Sources, number: int, bounds: Sequence[int], ends: Sequence[int], places: WorkRows
+) -> tuple[pa.Table, ...] | pa.Table:
+    """A task: `gathering.deal`. To one group: without a tuple, as executors have it."""
+    pieces = deal(shared.open(), number, bounds, ends, places)
+    return pieces if len(pieces) > 1 else pieces[0]
+
+
+def _copy_dealt(group: _Group, shared: _Sources, bounds: Sequence[int], *handed: Any) -> list[Receipt]:
+    """A task: commit splits whose vectors were dealt to them. handed: the rows, as of `_copy`, and the pieces."""
+    rows, pieces = handed[: len(group.tasks)], handed[len(group.tasks) :]
+    return _commit(group, shared, rows, Dealt(pieces, bounds).take)
+
+
+def _commit(
+    group: _Group, shared: _Sources, rows: Sequence[WorkRows], vectors: Callable[[WorkRows], pa.Table]
+) -> list[Receipt]:
+    """Commit splits in order, with today's carried columns. vectors: gives the rows of the documents of a split."""
+    by_task = dict(zip(group.tasks, rows, strict=True))
+    receipts = []
+    for split_id, parts in group.splits:
+        unit = packed(split_id, chosen(parts, by_task, by_position=shared.by_position), 0)
+        places = np.concatenate([by_task[part.task][part.start : part.stop] for part in parts])
+        receipts.append(_commit_one(unit, shared.job, places["vectors"], vectors(places)))
+    return receipts
+
+
+def _commit_one(unit: ReadUnit, job: Job, vectors: NDArray[np.int32], stored: pa.Table) -> Receipt:
+    """vectors: [documents] how many rows of ``stored`` each has."""
     _, documents = next(iter(read_unit(unit, job.corpus, job.columns)))
-    store = source = table_store(job.table, job.table_storage.model_dump_json())
-    fingerprint = job.card.fingerprint
-    if shared.lender:
-        source = table_store(shared.lender.table, job.table_storage.model_dump_json())
-        fingerprint = shared.lender.fingerprint
-    places = np.concatenate([by_task[part.task][part.start : part.stop] for part in parts])
-    stored = gather_rows(source, places, shared.files, _stored_columns(job), fingerprint)
-    document = np.repeat(np.arange(len(places)), places["vectors"])  # [rows] number of the document of each row
     columns = {
         names.ID: documents.ids,
         names.CONTENT_HASH: documents.content_hash,
         names.ROW_HASH: documents.row_hash,
         **{name: documents.carry.column(name) for name in documents.carry.column_names},
     }
-    table = pa.table(columns).take(pa.array(document))
+    table = pa.table(columns).take(pa.array(np.repeat(np.arange(len(vectors)), vectors)))
     for name in stored.column_names:
         table = table.append_column(name, stored.column(name))
     one = unit.splits[0]
@@ -97,6 +209,7 @@ def _copy(split_id: str, parts: Sequence[Part], shared: _Sources, tasks: Sequenc
         copied=True,
         covers=job.covers,
     )
+    store = table_store(job.table, job.table_storage.model_dump_json())
     return commit_split(store, job.card, receipt, table.select(job.card.schema.names), documents.rejects)
 
 
@@ -104,25 +217,3 @@ def _stored_columns(job: Job) -> list[str]:
     """Columns that are copied: whatever follows from the text and the model, and not from the corpus of today."""
     chunks = [name for name in names.CHUNK_COLUMNS if name in job.card.schema.names]
     return [names.EMBEDDING, names.N_TOKENS, names.N_TOKENS_FULL, names.TRUNCATED, *chunks]
-
-
-def gather_rows(store: Store, places: WorkRows, files: pa.Table, columns: list[str], fingerprint: str) -> pa.Table:
-    """[rows] the rows of documents from any data files, in the order of the documents.
-
-    places: [documents] where the vectors of each are. files: receipts, by number. Each file is read once.
-    """
-    vectors = places["vectors"]
-    document = np.repeat(np.arange(len(vectors)), vectors)  # [rows] number of the document of each row
-    first = np.cumsum(vectors) - vectors  # [documents] where the rows of each begin in the result
-    within = np.arange(len(document)) - first[document]  # [rows] position within the document: 0, 1, ...
-    at = places["first"][document] + within  # [rows] row in the data file
-    used, file_of = np.unique(places["file"][document], return_inverse=True)
-    pieces: list[pa.Table] = []  # of each file, the rows that are wanted
-    order: list[np.ndarray[tuple[int], np.dtype[np.intp]]] = []  # of each piece, where its rows go in the result
-    for number, receipt in enumerate(from_table(Receipt, files.take(pa.array(used)))):
-        wanted = np.flatnonzero(file_of == number)  # [rows of the piece]
-        table = read_data_file(store, receipt, columns, fingerprint)
-        pieces.append(table.take(pa.array(at[wanted])))
-        order.append(wanted)
-    # [rows] row of the joined pieces for each row of the result
-    return pa.concat_tables(pieces).take(pa.array(np.argsort(np.concatenate(order))))

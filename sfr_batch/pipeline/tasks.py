@@ -10,6 +10,9 @@ import ray
 import ray.exceptions
 
 from sfr_batch.pipeline.ray_failures import NOTHING_PUBLISHED, failure_of
+from sfr_batch.storage.executor import InProcess
+
+_PART_OF_STORE = 4
 
 
 class OnRay:
@@ -30,6 +33,11 @@ class OnRay:
     def has_gpu(self) -> bool:
         """Whether a whole GPU of the cluster is free now: tasks do not wait for one that a run has."""
         return bool(ray.available_resources().get("GPU", 0) >= 1)
+
+    @property
+    def room(self) -> int:
+        """A part of the object store: what comparisons keep is there, too, and nothing should have to be spilled."""
+        return int(ray.cluster_resources().get("object_store_memory", 0) / _PART_OF_STORE) or InProcess.room
 
     def share(self, value: Any) -> Any:
         return ray.put(value)

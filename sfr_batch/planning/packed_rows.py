@@ -73,6 +73,19 @@ class CutRows:
         found = zip(units.tolist(), tasks.tolist(), starts.tolist(), stops.tolist(), strict=True)
         return [Part(self.found.units[unit], task, start, stop) for unit, task, start, stop in found]
 
+    def spans(self, splits: range) -> dict[int, tuple[int, int]]:
+        """The rows of consecutive splits: from where to before where in the `WorkRows` of each scan task, in order."""
+        first, end = int(self.ends[splits.start]), int(self.ends[splits.stop])
+        found = {}
+        lowest = int(np.searchsorted(self.numbers[self._firsts], first, "right")) - 1
+        for task in range(lowest, len(self.found.scans)):
+            its = self.of_task(task)
+            if its.start >= end:
+                break
+            if (start := max(its.start, first)) < (stop := min(its.stop, end)):
+                found[task] = start - its.start, stop - its.start
+        return found
+
     def handed(self, parts: Iterable[Part]) -> tuple[list[int], list[Any]]:
         """The scan tasks that have some of the rows, and handles of their `WorkRows`: what `chosen` needs in a task."""
         tasks = list(dict.fromkeys(part.task for part in parts))

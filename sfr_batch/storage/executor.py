@@ -39,6 +39,11 @@ class Executor(Protocol):
         """Whether there is a GPU that its tasks could have a share of now."""
         ...
 
+    @property
+    def room(self) -> int:
+        """Bytes that its tasks may hand to each other at a time."""
+        ...
+
     def share(self, value: Any) -> Any:
         """A handle for a value that is an argument of many calls."""
         ...
@@ -60,6 +65,7 @@ class InProcess:
 
     sees_disk = True
     has_gpu = False
+    room = 2**30
 
     def share(self, value: Any) -> Any:
         return value

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 from click.testing import CliRunner
 
 import sfr_batch as sfr
@@ -15,7 +16,7 @@ from sfr_batch.cli.main import main
 from sfr_batch.errors import ConfigError, TableError
 from sfr_batch.format import names
 from sfr_batch.format.records import DuplicateRule
-from sfr_batch.pipeline import placement, runner
+from sfr_batch.pipeline import copy_vectors, placement, runner
 from sfr_batch.pipeline.on_ray import choose
 from sfr_batch.pipeline.tasks import OnRay
 from sfr_batch.planning.comparison import compare
@@ -28,7 +29,7 @@ from sfr_batch.storage.stores import open_store
 from sfr_batch.table import export, row_changes, scan, search
 from sfr_batch.table.commit import documents, publish
 from sfr_batch.table.table import Table
-from tests.nights import Counting, Doc, Place, Writer, docs_of, night, small_tasks
+from tests.nights import Counting, Doc, Place, Writer, docs_of, expected_vectors, night, small_tasks
 from tests.planning.test_settled_ids import decided
 from tests.states import Row, commit_file, publish_state, state_of
 from tests.table.commit.test_publish_elsewhere import write_state
@@ -101,6 +102,30 @@ def test_comparing_on_ray_decides_the_same(nights: tuple[Place, Writer], monkeyp
     with contextlib.ExitStack() as stack:
         found, _ = runner.compare_rows(plans[1], placement.HERE, stack, frozenset())
         assert isinstance(found.executor, OnRay), "the lender's 21 texts count, too"
+
+
+def test_vectors_are_dealt_on_ray(nights: tuple[Place, Writer], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of rows that are in other shards than before, all of which are copied, in two rounds."""
+    place, writer = nights
+    docs = [doc for name in "abcdefgh" for doc in docs_of(name, 16)]
+    writer.write({name: docs[n * 16 : n * 16 + 16] for n, name in enumerate(f"{name}.parquet" for name in "abcdefgh")})
+    settings = "run.rows_per_split=16"
+    night(place, settings, "corpus.carry=[]")
+    writer.write({name: docs[n::8] for n, name in enumerate(writer.now)})
+    dealt = []
+    real = copy_vectors._Round.dealt
+    monkeypatch.setattr(copy_vectors._Round, "dealt", lambda its, shared: (dealt.append(its.its), real(its, shared))[1])
+    monkeypatch.setattr(copy_vectors, "_PIECE_BYTES", 64)
+    monkeypatch.setattr(OnRay, "room", 5 * 16 * 8 * 4)
+    with small_tasks(30):
+        snapshot = do_plan(make_plan(place.config(settings)), executor=OnRay("comparing"))
+    assert dealt == [range(5)], "the three that are left read each file three times"
+    assert [receipt.copied for receipt in snapshot.read_receipts()] == [True] * 8
+    expected_vectors(snapshot, writer.now)
+
+
+def test_there_is_room_on_ray_for_a_quarter_of_the_object_store() -> None:
+    assert OnRay("comparing").room == ray.cluster_resources()["object_store_memory"] // 4 > 2**20
 
 
 def test_rows_of_one_id_are_settled_on_ray(nights: tuple[Place, Writer], monkeypatch: pytest.MonkeyPatch) -> None:

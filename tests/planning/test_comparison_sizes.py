@@ -41,6 +41,8 @@ class Counting:
     sees_disk = True
     has_gpu = False
 
+    room = 2**30
+
     def __init__(self) -> None:
         self.new: list[tuple[int, int]] = []
         self.old: list[tuple[int, int]] = []
@@ -158,7 +160,7 @@ def test_tasks_over_large_rows_have_fewer_of_them() -> None:
 class Elsewhere:
     """Runs functions as `InProcess` does, but is not known for it."""
 
-    sees_disk, has_gpu = True, False
+    sees_disk, has_gpu, room = True, False, 2**30
 
     def __init__(self) -> None:
         self.share, self.submit, self.get = (getattr(InProcess(), name) for name in ("share", "submit", "get"))

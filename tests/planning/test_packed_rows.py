@@ -160,6 +160,7 @@ class Elsewhere:
 
     sees_disk = True
     has_gpu = False
+    room = 2**30
 
     def __init__(self) -> None:
         self._results: list[Any] = []

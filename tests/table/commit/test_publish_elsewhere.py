@@ -40,6 +40,7 @@ class Shuffled:
     """Runs tasks in any order, and each on copies of its arguments, as workers on other machines have them."""
 
     sees_disk = True
+    room = 2**30
     has_gpu = False
 
     def __init__(self, store: Store, seed: int) -> None:

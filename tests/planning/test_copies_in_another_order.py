@@ -1,0 +1,119 @@
+"""Rows that are copied after the corpus was shuffled: a data file is read once for many splits, not once for each."""
+
+import dataclasses
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from sfr_batch.checks.audit.auditor import audit
+from sfr_batch.pipeline import copy_vectors, gathering
+from sfr_batch.planning.make import make_plan
+from sfr_batch.storage.executor import InProcess
+from sfr_batch.table.table import Snapshot, Table
+from tests.nights import DIM, Doc, Place, Writer, docs_of, expected_vectors, night, small_tasks
+from tests.planning.test_packed_rows import Elsewhere
+from tests.tables import do_plan
+
+Nights = tuple[Place, Writer]
+SHARDS, ROWS = 16, 24
+WHOLE = SHARDS * ROWS * DIM * 4
+"""Bytes of all vectors."""
+SPLITS = f"run.rows_per_split={ROWS}"
+
+
+def in_shards(docs: list[Doc]) -> dict[str, list[Doc]]:
+    return {f"{shard:02}.parquet": docs[shard * ROWS : (shard + 1) * ROWS] for shard in range(SHARDS)}
+
+
+def first_night(place: Place, writer: Writer) -> list[Doc]:
+    """The rows of a table without carried columns, a data file for each shard."""
+    docs = [doc for shard in range(SHARDS) for doc in docs_of(f"{shard}-", ROWS)]
+    writer.write(in_shards(docs))
+    snapshot, _ = night(place, SPLITS, "corpus.carry=[]")
+    assert len(snapshot.read_receipts()) == SHARDS
+    return docs
+
+
+def shuffle(docs: list[Doc], writer: Writer) -> None:
+    writer.write(in_shards(random.Random(20).sample(docs, len(docs))))
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Reads of vectors, in this process, by split id."""
+    found: Counter[str] = Counter()
+    real = gathering.read_data_file
+
+    def read(store: Any, receipt: Any, *arguments: Any) -> Any:
+        found[receipt.split_id] += 1
+        return real(store, receipt, *arguments)
+
+    monkeypatch.setattr(gathering, "read_data_file", read)
+    return found
+
+
+def check(snapshot: Snapshot, place: Place, writer: Writer, *overrides: str) -> None:
+    """All rows were copied, and every one has the vector of its text."""
+    receipts = snapshot.read_receipts()
+    assert [(receipt.copied, receipt.embedded) for receipt in receipts] == [(True, ROWS)] * SHARDS
+    expected_vectors(snapshot, writer.now)
+    report = audit(Table.open(snapshot.store), make_plan(place.config(SPLITS, *overrides)))
+    assert report.ok, report.describe()
+
+
+@pytest.mark.parametrize("kind", [InProcess, Elsewhere])
+@pytest.mark.parametrize(
+    ("room", "piece_bytes", "times"),
+    [(WHOLE, 2**18, 1), (WHOLE, 100, 1), (WHOLE // 2, 100, 2)],
+    ids=["one group", "many groups", "two rounds"],
+)
+def test_files_are_read_once_for_as_many_splits_as_there_is_room_for(
+    room: int,
+    piece_bytes: int,
+    times: int,
+    kind: type[Any],
+    nights: Nights,
+    reads: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also by tasks that see nothing of each other."""
+    place, writer = nights
+    shuffle(first_night(place, writer), writer)
+    monkeypatch.setattr(copy_vectors, "_PIECE_BYTES", piece_bytes)
+    executor = kind()
+    executor.room = room
+    with small_tasks(50):
+        snapshot = do_plan(make_plan(place.config(SPLITS)), executor=executor)
+    assert (len(reads), set(reads.values())) == (SHARDS, {times})
+    check(snapshot, place, writer)
+
+
+def test_vectors_that_another_table_lends(nights: Nights, reads: Counter[str]) -> None:
+    place, writer = nights
+    shuffle(first_night(place, writer), writer)
+    other, setting = dataclasses.replace(place, table=f"{place.table}-new"), f"table.reuse_from={place.table}"
+    snapshot, texts = night(other, SPLITS, setting)
+    assert texts == []
+    assert (len(reads), set(reads.values())) == (SHARDS, {1})
+    check(snapshot, other, writer, setting)
+
+
+def test_rows_in_their_order_are_not_dealt(
+    nights: Nights, reads: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor those of a single split, whatever their order: it reads each file once itself."""
+    monkeypatch.delattr(copy_vectors, "_deal")
+    place, writer = nights
+    docs = first_night(place, writer)
+    check(night(place, SPLITS)[0], place, writer)
+    assert (len(reads), set(reads.values())) == (SHARDS, {1})
+    reads.clear()
+    few = random.Random(20).sample(docs, ROWS)
+    writer.write({"few.parquet": [dataclasses.replace(doc, lang="de") for doc in few]})
+    snapshot, texts = night(place, SPLITS)
+    assert texts == []
+    expected_vectors(snapshot, writer.now)
+    assert len(reads) > SHARDS / 2
+    assert set(reads.values()) == {1}
