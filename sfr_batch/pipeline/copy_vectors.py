@@ -4,17 +4,16 @@ Commits like the write stage; needs no model and no device."""
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from sfr_batch.corpus.reader import read_unit
-from sfr_batch.corpus.splits import ReadUnit, packed
+from sfr_batch.corpus.splits import packed
 from sfr_batch.format import names
-from sfr_batch.format.records import Receipt
+from sfr_batch.format.records import PACKED, Receipt
 from sfr_batch.format.side_tables import to_table
 from sfr_batch.pipeline.gathering import Dealt, Source, Spread, deal, gather_rows, spread_of
 from sfr_batch.pipeline.job import Job, make_job
@@ -49,11 +48,14 @@ class _Sources(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Some of the splits that are copied. splits: of each its split id and its rows; tasks: the numbers of the scan
-    tasks that have some of the rows."""
+    """Consecutive splits, whose rows are read together: a unit is decoded from its beginning, not again for each split.
 
-    splits: Sequence[tuple[str, Sequence[Part]]]
-    tasks: Sequence[int]
+    ends: [splits] how many of the rows are in the splits up to each.
+    """
+
+    split_ids: Sequence[str]
+    ends: Sequence[int]
+    parts: Sequence[Part]
 
 
 def copy_all(comparison: ComparisonRun, run_id: str) -> Iterator[Receipt]:
@@ -118,42 +120,53 @@ class _Round(NamedTuple):
         ends = rows.ends[its.start : its.stop + 1]
         size = int((ends[-1] - ends[0]) * document_bytes)
         parts = max(1, min(_PIECES, math.isqrt(size // _PIECE_BYTES)))
-        spans = rows.spans(its)
+        spans: dict[int, tuple[int, int]] = {}  # rows of each scan task
+        for part in rows.parts_of(its):
+            spans[part.task] = spans.get(part.task, (part.start, 0))[0], part.stop
         handles = (rows.handles[task] for task in spans)
         arguments = (ends[1:] - ends[0]).tolist(), list(spans.values()), parts
         spread, places = executor.submit(spread_of, *arguments, *handles, returns=2)
         return cls(splits, its, parts, next(executor.get([spread])), places)
 
     def calls(self, shared: Any) -> Iterator[tuple[Any, ...]]:
-        """The arguments of `_copy` for each split."""
-        for split in self.its:
-            group, handles = self._group(range(split, split + 1))
-            yield group, shared, *handles
+        """The arguments of `_copy` for each group of splits."""
+        for some in self.splits.rows.together(self.its):
+            yield shared, *self._read([some])
 
     def dealt(self, shared: Any) -> Iterator[tuple[Any, ...]]:
         """The arguments of `_copy_dealt` for each group of splits, to which all files have dealt their rows."""
-        executor, ends = self.splits.rows.found.executor, self.splits.rows.ends[self.its.start : self.its.stop + 1]
-        cuts = np.searchsorted(ends, ends[0] + (ends[-1] - ends[0]) * np.arange(self.parts + 1) / self.parts)
-        cuts = np.unique(cuts)  # [groups + 1]
-        bounds, documents = self.spread.bounds, (ends[cuts[1:]] - ends[0]).tolist()
+        ends, groups = self.splits.rows.ends, list(self.splits.rows.together(self.its))
+        until = ends[[some.stop for some in groups]] - ends[self.its.start]  # [groups] documents up to each
+        cuts = np.unique(np.searchsorted(until, until[-1] * np.arange(1, self.parts + 1) // self.parts)) + 1
+        bounds, documents = self.spread.bounds, until[cuts - 1].tolist()
         ranges = ((shared, number, bounds, documents, self.places) for number in range(len(bounds) + 1))
-        pieces = [executor.submit(_deal, *arguments, returns=len(documents)) for arguments in ranges]
-        for number, (first, end) in enumerate(itertools.pairwise(cuts.tolist())):
-            group, handles = self._group(self.its[first:end])
-            yield group, shared, bounds, *handles, *(its[number] for its in pieces)
+        submit = self.splits.rows.found.executor.submit
+        pieces = [submit(_deal, *arguments, returns=len(documents)) for arguments in ranges]
+        for number, (first, end) in enumerate(itertools.pairwise([0, *cuts.tolist()])):
+            yield shared, bounds, *self._read(groups[first:end]), *(its[number] for its in pieces)
 
-    def _group(self, some: range) -> tuple[_Group, list[Any]]:
-        """Some of the splits, and the handles of the `WorkRows` that have their rows."""
+    def _read(self, some: Sequence[range]) -> tuple[list[_Group], list[int], *tuple[Any, ...]]:
+        """Groups of the splits, the numbers of the scan tasks that have their rows, and handles of the `WorkRows`."""
         rows = self.splits.rows
-        splits = [(self.splits.split_ids[split], rows.parts(split)) for split in some]
-        tasks, handles = rows.handed(part for _, parts in splits for part in parts)
-        return _Group(splits, tasks), handles
+        groups = [
+            _Group(
+                self.splits.split_ids[its.start : its.stop],
+                (rows.ends[its.start + 1 : its.stop + 1] - rows.ends[its.start]).tolist(),
+                rows.parts_of(its),
+            )
+            for its in some
+        ]
+        tasks, handles = rows.handed(part for group in groups for part in group.parts)
+        return groups, tasks, *handles
 
 
-def _copy(group: _Group, shared: _Sources, *rows: WorkRows) -> list[Receipt]:
-    """A task: commit splits whose vectors are read from their data files. rows: of the tasks of the group."""
+def _copy(shared: _Sources, groups: Sequence[_Group], tasks: Sequence[int], *rows: WorkRows) -> list[Receipt]:
+    """A task: commit splits whose vectors are read from their data files.
+
+    rows: of the scan tasks that ``tasks`` has the numbers of.
+    """
     source = shared.open()
-    return _commit(group, shared, rows, lambda places: gather_rows(source, places))
+    return _commit(shared, groups, dict(zip(tasks, rows, strict=True)), lambda places: gather_rows(source, places))
 
 
 def _deal(
@@ -164,53 +177,65 @@ def _deal(
     return pieces if len(pieces) > 1 else pieces[0]
 
 
-def _copy_dealt(group: _Group, shared: _Sources, bounds: Sequence[int], *handed: Any) -> list[Receipt]:
+def _copy_dealt(
+    shared: _Sources, bounds: Sequence[int], groups: Sequence[_Group], tasks: Sequence[int], *handed: Any
+) -> list[Receipt]:
     """A task: commit splits whose vectors were dealt to them. handed: the rows, as of `_copy`, and the pieces."""
-    rows, pieces = handed[: len(group.tasks)], handed[len(group.tasks) :]
-    return _commit(group, shared, rows, Dealt(pieces, bounds).take)
+    rows, pieces = handed[: len(tasks)], handed[len(tasks) :]
+    return _commit(shared, groups, dict(zip(tasks, rows, strict=True)), Dealt(pieces, bounds).take)
 
 
 def _commit(
-    group: _Group, shared: _Sources, rows: Sequence[WorkRows], vectors: Callable[[WorkRows], pa.Table]
+    shared: _Sources,
+    groups: Sequence[_Group],
+    rows: Mapping[int, WorkRows],
+    vectors: Callable[[WorkRows], pa.Table],
 ) -> list[Receipt]:
     """Commit splits in order, with today's carried columns. vectors: gives the rows of the documents of a split."""
-    by_task = dict(zip(group.tasks, rows, strict=True))
     receipts = []
-    for split_id, parts in group.splits:
-        unit = packed(split_id, chosen(parts, by_task, by_position=shared.by_position), 0)
-        places = np.concatenate([by_task[part.task][part.start : part.stop] for part in parts])
-        receipts.append(_commit_one(unit, shared.job, places["vectors"], vectors(places)))
+    for group in groups:
+        documents = _read_corpus(group, shared, rows)
+        places = np.concatenate([rows[part.task][part.start : part.stop] for part in group.parts])
+        for split_id, first, end in zip(group.split_ids, [0, *group.ends], group.ends, strict=False):
+            its = documents.slice(first, end - first), places[first:end]
+            receipts.append(_commit_one(split_id, shared.job, *its, vectors(its[1])))
     return receipts
 
 
-def _commit_one(unit: ReadUnit, job: Job, vectors: NDArray[np.int32], stored: pa.Table) -> Receipt:
-    """vectors: [documents] how many rows of ``stored`` each has."""
-    _, documents = next(iter(read_unit(unit, job.corpus, job.columns)))
+def _read_corpus(group: _Group, shared: _Sources, rows: Mapping[int, WorkRows]) -> pa.Table:
+    """[documents] what follows from the corpus of today: ids, hashes and carried columns."""
+    unit = packed(group.split_ids[0], chosen(group.parts, rows, by_position=shared.by_position), 0)
+    _, documents = next(iter(read_unit(unit, shared.job.corpus, shared.job.columns)))
     columns = {
         names.ID: documents.ids,
         names.CONTENT_HASH: documents.content_hash,
         names.ROW_HASH: documents.row_hash,
         **{name: documents.carry.column(name) for name in documents.carry.column_names},
     }
-    table = pa.table(columns).take(pa.array(np.repeat(np.arange(len(vectors)), vectors)))
+    return pa.table(columns)
+
+
+def _commit_one(split_id: str, job: Job, documents: pa.Table, places: WorkRows, stored: pa.Table) -> Receipt:
+    """stored: [rows] the columns that are copied, of the documents in order."""
+    table = documents.take(pa.array(np.repeat(np.arange(len(places)), places["vectors"])))
     for name in stored.column_names:
         table = table.append_column(name, stored.column(name))
-    one = unit.splits[0]
     receipt = Receipt.of_rows(
         table,
-        split_id=one.split_id,
-        shard=one.shard,
-        version=one.version,
-        start=one.start,
+        split_id=split_id,
+        shard=PACKED,
+        version=PACKED,
+        start=0,
         attempt=new_attempt(),
         run_id=job.run_id,
         generation=job.generation,
-        rejected=documents.rejects.num_rows,
         copied=True,
         covers=job.covers,
     )
     store = table_store(job.table, job.table_storage.model_dump_json())
-    return commit_split(store, job.card, receipt, table.select(job.card.schema.names), documents.rejects)
+    return commit_split(
+        store, job.card, receipt, table.select(job.card.schema.names), names.REJECTS_SCHEMA.empty_table()
+    )
 
 
 def _stored_columns(job: Job) -> list[str]:

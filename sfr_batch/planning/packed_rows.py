@@ -18,7 +18,7 @@ from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import Chosen, ReadUnit, pack
 from sfr_batch.planning.decided_rows import Work, WorkRows, work_in
 from sfr_batch.planning.row_comparison import RowComparison
-from sfr_batch.storage.executor import in_order
+from sfr_batch.storage.executor import BYTES_A_TASK, ROWS_A_TASK, in_order
 
 
 class Part(NamedTuple):
@@ -63,7 +63,11 @@ class CutRows:
 
     def parts(self, split: int) -> list[Part]:
         """The rows of a split, by unit."""
-        first, end = self.ends[split : split + 2].tolist()
+        return self.parts_of(range(split, split + 1))
+
+    def parts_of(self, splits: range) -> list[Part]:
+        """The rows of consecutive splits, by unit."""
+        first, end = int(self.ends[splits.start]), int(self.ends[splits.stop])
         lowest = int(np.searchsorted(self.numbers, first, "right")) - 1
         units = lowest + np.flatnonzero(np.diff(self.numbers[lowest : np.searchsorted(self.numbers, end) + 1]))
         tasks = np.searchsorted(self._firsts, units, "right") - 1
@@ -73,18 +77,19 @@ class CutRows:
         found = zip(units.tolist(), tasks.tolist(), starts.tolist(), stops.tolist(), strict=True)
         return [Part(self.found.units[unit], task, start, stop) for unit, task, start, stop in found]
 
-    def spans(self, splits: range) -> dict[int, tuple[int, int]]:
-        """The rows of consecutive splits: from where to before where in the `WorkRows` of each scan task, in order."""
-        first, end = int(self.ends[splits.start]), int(self.ends[splits.stop])
-        found = {}
-        lowest = int(np.searchsorted(self.numbers[self._firsts], first, "right")) - 1
-        for task in range(lowest, len(self.found.scans)):
-            its = self.of_task(task)
-            if its.start >= end:
-                break
-            if (start := max(its.start, first)) < (stop := min(its.stop, end)):
-                found[task] = start - its.start, stop - its.start
-        return found
+    def together(self, splits: range) -> Iterator[range]:
+        """Consecutive splits that should be read together: those that begin in the same unit, which is decoded from its
+        beginning for each read. As many as a task may have, or one."""
+        units = np.searchsorted(self.numbers, self.ends[splits.start : splits.stop], "right").tolist()
+        ends = self.ends[splits.start : splits.stop + 1].tolist()
+        until = [0, *np.cumsum(self.text_bytes[splits.start : splits.stop]).tolist()]
+        first = 0
+        for number in range(1, len(splits)):
+            many = ends[number + 1] - ends[first] > ROWS_A_TASK or until[number + 1] - until[first] > BYTES_A_TASK
+            if many or units[number] != units[first]:
+                yield splits[first:number]
+                first = number
+        yield splits[first:]
 
     def handed(self, parts: Iterable[Part]) -> tuple[list[int], list[Any]]:
         """The scan tasks that have some of the rows, and handles of their `WorkRows`: what `chosen` needs in a task."""

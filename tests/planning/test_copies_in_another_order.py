@@ -8,13 +8,17 @@ from typing import Any
 import pytest
 
 from sfr_batch.checks.audit.auditor import audit
+from sfr_batch.corpus import reader
+from sfr_batch.corpus.splits import ReadUnit
 from sfr_batch.pipeline import copy_vectors, gathering
+from sfr_batch.planning import packed_rows
+from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.make import make_plan
 from sfr_batch.storage.executor import InProcess
 from sfr_batch.table.table import Snapshot, Table
 from tests.nights import DIM, Doc, Place, Writer, docs_of, expected_vectors, night, small_tasks
 from tests.planning.test_packed_rows import Elsewhere
-from tests.tables import do_plan
+from tests.tables import do_copies, do_plan
 
 Nights = tuple[Place, Writer]
 SHARDS, ROWS = 16, 24
@@ -117,3 +121,27 @@ def test_rows_in_their_order_are_not_dealt(
     expected_vectors(snapshot, writer.now)
     assert len(reads) > SHARDS / 2
     assert set(reads.values()) == {1}
+
+
+@pytest.mark.parametrize(("most_rows", "times"), [(2**18, 1), (8, 3), (1, 6)])
+def test_a_unit_is_decoded_once_for_the_splits_that_begin_in_it(
+    most_rows: int, times: int, nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as a task may have them all: a compressed shard is one unit, however large."""
+    place, writer = nights
+    writer.write(in_shards(docs_of("a", SHARDS * ROWS)))
+    night(place, "corpus.carry=[]")
+    decoded: Counter[str] = Counter()
+    real = reader.read_unit
+
+    def read(unit: ReadUnit, *arguments: Any) -> Any:
+        decoded[unit.shard.uri] += 1
+        return real(unit, *arguments)
+
+    monkeypatch.setattr(packed_rows, "ROWS_A_TASK", most_rows)
+    run = compare(make_plan(place.config()), InProcess())
+    assert len(run.difference.copies) == SHARDS * ROWS / 4
+    monkeypatch.setattr(reader, "read_unit", read)  # of the units of packed splits
+    do_copies(run)
+    assert (len(decoded), set(decoded.values())) == (SHARDS, {times})
+    expected_vectors(night(place)[0], writer.now)

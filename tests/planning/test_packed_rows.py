@@ -1,6 +1,7 @@
 """Rows that are packed into splits: cut and named as one array of all rows would be, found again when indexes are
 written, and never all of them on the driver."""
 
+import itertools
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,13 +19,13 @@ from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.corpus.splits import Chosen, pack
 from sfr_batch.errors import TableError
 from sfr_batch.format import names
-from sfr_batch.planning import comparison, index_writing, row_comparison
+from sfr_batch.planning import comparison, index_writing, packed_rows, row_comparison
 from sfr_batch.planning.comparison import ComparisonRun, compare
 from sfr_batch.planning.decided_rows import DECIDED_DTYPE, DecidedUnit, Work, bounds_of, marked, totals_of, work_in
 from sfr_batch.planning.drafting import draft
 from sfr_batch.planning.join import Decision
 from sfr_batch.planning.make import make_plan
-from sfr_batch.planning.packed_rows import PackedSplits, cut
+from sfr_batch.planning.packed_rows import CutRows, PackedSplits, cut
 from sfr_batch.storage.executor import InProcess
 from sfr_batch.table.commit.publish import publish
 from sfr_batch.table.table import Table
@@ -143,6 +144,40 @@ def test_rows_of_a_split_are_found_in_every_task(nights: tuple[Place, Writer], m
     assert Counter(reason for _, _, reason, _ in rejects_of(snapshot)) == {names.BAD_VECTOR: 6}
     report = audit(Table.open(snapshot.store), make_plan(place.config()))
     assert report.ok, report.describe()
+
+
+@given(
+    units=st.lists(st.integers(0, 6), min_size=1),
+    cuts=st.sets(st.integers(1, 40)),
+    sizes=st.lists(st.integers(0, 9), min_size=60, max_size=60),
+    most=st.tuples(st.integers(1, 20), st.integers(1, 40)),
+    data=st.data(),
+)
+def test_splits_that_begin_in_a_unit_are_read_together(
+    units: list[int], cuts: set[int], sizes: list[int], most: tuple[int, int], data: st.DataObject
+) -> None:
+    """units: rows of each; most: rows and bytes that are read together."""
+    rows = sum(units)
+    ends = np.array(sorted({0, *(cut for cut in cuts if cut < rows), rows}), np.int64)
+    splits = len(ends) - 1
+    if not splits:
+        return
+    numbers = np.concatenate([[0], np.cumsum(units, dtype=np.int64)])
+    cut = CutRows(None, Work.COPY, numbers, ends, np.array(sizes[:splits], np.int64), {})  # type: ignore[arg-type]
+    first, end = sorted(data.draw(st.sets(st.integers(0, splits), min_size=2, max_size=2)))
+    unit_of = np.repeat(np.arange(len(units)), units)[ends[:-1]].tolist()  # [splits]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed_rows, "ROWS_A_TASK", most[0])
+        patch.setattr(packed_rows, "BYTES_A_TASK", most[1])
+        found = [list(its) for its in cut.together(range(first, end))]
+
+    def fit(some: list[int]) -> bool:
+        fits = ends[some[-1] + 1] - ends[some[0]] <= most[0] and sum(sizes[split] for split in some) <= most[1]
+        return len({unit_of[split] for split in some}) == 1 and (fits or len(some) == 1)
+
+    assert list(itertools.chain(*found)) == list(range(first, end))
+    assert all(map(fit, found))
+    assert not any(fit([*its, following[0]]) for its, following in itertools.pairwise(found)), "as many as may be"
 
 
 # --- what the driver has
