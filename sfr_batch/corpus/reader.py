@@ -65,7 +65,7 @@ def read_unit(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> Ite
         yield from _PackReader(unit, settings, columns).splits()
         return
     if unit.chosen:
-        yield unit.splits[0], _read_chosen(unit, settings, columns)
+        yield from _read_chosen(unit, settings, columns)
         return
     own = settings_for(unit.shard, settings)
     make = partial(RowCollector, unit.shard.uri, own, columns)
@@ -126,9 +126,12 @@ def _collect(reader: "_Reader[T]", settings: CorpusSettings) -> Iterator[tuple[S
         raise _unreadable(unit.shard, error) from error
 
 
-def _read_chosen(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> Rows:
-    """The rows of a packed split."""
-    parts = []
+def _read_chosen(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> Iterator[tuple[Split, Rows]]:
+    """Packed splits with their rows, of which each is yielded when it has them all."""
+    splits = iter(unit.splits)
+    split = next(splits)
+    parts: list[Rows] = []  # of the split
+    missing = split.rows
     for chosen in unit.chosen:
         read = _read_at if chosen.by_position else _read_numbered
         found = list(read(chosen, settings, columns))
@@ -137,8 +140,15 @@ def _read_chosen(unit: ReadUnit, settings: CorpusSettings, columns: Columns) -> 
                 f"{chosen.unit.shard.uri} no longer contains the rows it had when the run was planned. "
                 "Run the command again."
             )
-        parts += found
-    return Rows.concat(parts)
+        rows, first = Rows.concat(found), 0
+        while first < len(rows.texts):
+            some = rows.between(first, first + missing)
+            parts.append(some)
+            first, missing = first + len(some.texts), missing - len(some.texts)
+            if not missing:
+                yield split, Rows.concat(parts)
+                split, parts = next(splits, split), []
+                missing = split.rows
 
 
 def _read_at(chosen: Chosen, settings: CorpusSettings, columns: Columns) -> Iterator[Rows]:

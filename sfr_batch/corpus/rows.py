@@ -73,6 +73,12 @@ class Rows:
             places=self.places.take(chosen) if self.places is not None else None,
         )
 
+    def between(self, start: int, stop: int) -> "Rows":
+        """Consecutive rows, without the rejects; the same if there are no others."""
+        if start == 0 and stop >= len(self.texts):
+            return self
+        return self.take(pa.array(range(start, min(stop, len(self.texts)))))
+
     @staticmethod
     def concat(parts: Sequence["Rows"]) -> "Rows":
         """The rows of several, in order; at least one, and none of a pack."""

@@ -7,6 +7,7 @@ while it is read, and the names of its splits say their number and whether they 
 such a stream, too. Reads nothing.
 """
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -86,7 +87,7 @@ class ReadUnit:
     splits: tuple[Split, ...]
     stream: Stream | None = None
     chosen: tuple["Chosen", ...] = ()
-    """The rows of a packed split, which is then the unit's only split; the unit has no shard of its own."""
+    """The rows of packed splits, one after the other; the unit has no shard of its own."""
     whole: tuple[Shard, ...] = ()
     """The shards of a pack, which is a stream of all of their rows; the unit has no shard of its own. See `packs`."""
 
@@ -125,9 +126,54 @@ def pack(chosen: Sequence[Chosen], text_bytes: int, identity: Sequence[str], con
 
 def packed(split_id: str, chosen: Sequence[Chosen], text_bytes: int) -> ReadUnit:
     """Rows of many shards as one split of this name."""
-    count = sum(len(part.rows) for part in chosen)
-    split = Split(split_id, PACKED, PACKED, 0, count, count, text_bytes)
-    return ReadUnit(_NO_SHARD, (), 0, (split,), chosen=tuple(chosen))
+    return ReadUnit(_NO_SHARD, (), 0, (_packed(split_id, _count(chosen), text_bytes),), chosen=tuple(chosen))
+
+
+def packed_together(split_ids: Sequence[str], rows: Sequence[int], chosen: Sequence[Chosen]) -> ReadUnit:
+    """Rows of many shards as splits of these names, which have so many of the rows."""
+    splits = (_packed(split_id, count, 0) for split_id, count in zip(split_ids, rows, strict=True))
+    return ReadUnit(_NO_SHARD, (), 0, tuple(splits), chosen=tuple(chosen))
+
+
+def joined(units: Iterable[ReadUnit], most: int) -> Iterator[ReadUnit]:
+    """The units, those of packed splits together that have rows of the same unit, one after the other: it is decoded
+    from its beginning for each read. At most ``most`` splits together."""
+    waiting: list[ReadUnit] = []
+    for unit in units:
+        if waiting and (len(waiting) == most or not _follows(unit, waiting[-1])):
+            yield _joined(waiting)
+            waiting = []
+        waiting.append(unit)
+    if waiting:
+        yield _joined(waiting)
+
+
+def _follows(unit: ReadUnit, before: ReadUnit) -> bool:
+    if not unit.chosen or not before.chosen:
+        return False
+    first, last = unit.chosen[0], before.chosen[-1]
+    same = first.by_position == last.by_position and first.unit == last.unit
+    return same and bool(first.rows[0] > last.rows[-1])
+
+
+def _joined(units: Sequence[ReadUnit]) -> ReadUnit:
+    if len(units) == 1:
+        return units[0]
+    chosen: list[Chosen] = []
+    for unit in units:
+        if chosen:
+            last, first = chosen.pop(), unit.chosen[0]
+            chosen.append(Chosen(last.unit, np.concatenate([last.rows, first.rows]), last.by_position))
+        chosen += unit.chosen[1:] if chosen else unit.chosen
+    return dataclasses.replace(units[0], splits=tuple(unit.splits[0] for unit in units), chosen=tuple(chosen))
+
+
+def _count(chosen: Sequence[Chosen]) -> int:
+    return sum(len(part.rows) for part in chosen)
+
+
+def _packed(split_id: str, rows: int, text_bytes: int) -> Split:
+    return Split(split_id, PACKED, PACKED, 0, rows, rows, text_bytes)
 
 
 def pack_whole(

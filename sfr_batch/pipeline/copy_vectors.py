@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from sfr_batch.corpus.reader import read_unit
-from sfr_batch.corpus.splits import packed
+from sfr_batch.corpus.rows import Rows
+from sfr_batch.corpus.splits import Split, packed_together
 from sfr_batch.format import names
-from sfr_batch.format.records import PACKED, Receipt
+from sfr_batch.format.records import Receipt
 from sfr_batch.format.side_tables import to_table
 from sfr_batch.pipeline.gathering import Dealt, Source, Spread, deal, gather_rows, spread_of
 from sfr_batch.pipeline.job import Job, make_job
@@ -48,7 +50,7 @@ class _Sources(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Consecutive splits, whose rows are read together: a unit is decoded from its beginning, not again for each split.
+    """Consecutive splits that are read together, see `CutRows.together`.
 
     ends: [splits] how many of the rows are in the splits up to each.
     """
@@ -194,48 +196,42 @@ def _commit(
     """Commit splits in order, with today's carried columns. vectors: gives the rows of the documents of a split."""
     receipts = []
     for group in groups:
-        documents = _read_corpus(group, shared, rows)
+        chosen_rows = chosen(group.parts, rows, by_position=shared.by_position)
+        unit = packed_together(group.split_ids, np.diff(group.ends, prepend=0).tolist(), chosen_rows)
         places = np.concatenate([rows[part.task][part.start : part.stop] for part in group.parts])
-        for split_id, first, end in zip(group.split_ids, [0, *group.ends], group.ends, strict=False):
-            its = documents.slice(first, end - first), places[first:end]
-            receipts.append(_commit_one(split_id, shared.job, *its, vectors(its[1])))
+        read = read_unit(unit, shared.job.corpus, shared.job.columns)
+        for (split, documents), first, end in zip(read, [0, *group.ends], group.ends, strict=False):
+            its = places[first:end]
+            receipts.append(_commit_one(split, shared.job, documents, its["vectors"], vectors(its)))
     return receipts
 
 
-def _read_corpus(group: _Group, shared: _Sources, rows: Mapping[int, WorkRows]) -> pa.Table:
-    """[documents] what follows from the corpus of today: ids, hashes and carried columns."""
-    unit = packed(group.split_ids[0], chosen(group.parts, rows, by_position=shared.by_position), 0)
-    _, documents = next(iter(read_unit(unit, shared.job.corpus, shared.job.columns)))
+def _commit_one(split: Split, job: Job, documents: Rows, repeats: NDArray[np.int32], stored: pa.Table) -> Receipt:
+    """repeats: [documents] how many rows each has; stored: [rows] the columns that are copied."""
     columns = {
         names.ID: documents.ids,
         names.CONTENT_HASH: documents.content_hash,
         names.ROW_HASH: documents.row_hash,
         **{name: documents.carry.column(name) for name in documents.carry.column_names},
     }
-    return pa.table(columns)
-
-
-def _commit_one(split_id: str, job: Job, documents: pa.Table, places: WorkRows, stored: pa.Table) -> Receipt:
-    """stored: [rows] the columns that are copied, of the documents in order."""
-    table = documents.take(pa.array(np.repeat(np.arange(len(places)), places["vectors"])))
+    table = pa.table(columns).take(pa.array(np.repeat(np.arange(len(repeats)), repeats)))
     for name in stored.column_names:
         table = table.append_column(name, stored.column(name))
     receipt = Receipt.of_rows(
         table,
-        split_id=split_id,
-        shard=PACKED,
-        version=PACKED,
-        start=0,
+        split_id=split.split_id,
+        shard=split.shard,
+        version=split.version,
+        start=split.start,
         attempt=new_attempt(),
         run_id=job.run_id,
         generation=job.generation,
+        rejected=documents.rejects.num_rows,
         copied=True,
         covers=job.covers,
     )
     store = table_store(job.table, job.table_storage.model_dump_json())
-    return commit_split(
-        store, job.card, receipt, table.select(job.card.schema.names), names.REJECTS_SCHEMA.empty_table()
-    )
+    return commit_split(store, job.card, receipt, table.select(job.card.schema.names), documents.rejects)
 
 
 def _stored_columns(job: Job) -> list[str]:

@@ -19,7 +19,7 @@ import ray.exceptions
 from ray.util.annotations import RayDeprecationWarning
 
 from sfr_batch.config.settings import ActorSettings, Config
-from sfr_batch.corpus.splits import ReadUnit
+from sfr_batch.corpus.splits import ReadUnit, joined
 from sfr_batch.errors import ConfigError, RunFailed
 from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import actors, encode_stage, joining, losses, packing, placement, ray_failures, read_stage
@@ -139,7 +139,9 @@ def _dataset(units: Sequence[ReadUnit], job: Job, config: Config) -> ray.data.Da
     """Read units in, results out; nothing runs yet."""
     actors = config.run.actors
     one_split = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
-    deals = [{losses.DEAL: [packing.unit_to_json(unit) for unit in deal]} for deal in deals_of(units)]
+    deals = [
+        {losses.DEAL: [packing.unit_to_json(unit) for unit in joined(deal, _DEALT_SPLITS)]} for deal in deals_of(units)
+    ]
     return (
         ray.data.from_items(deals, override_num_blocks=min(len(deals), _INPUT_BLOCKS))
         # Makes each deal a block, and so its reading a task of its own, on any node. Tasks that read input blocks would

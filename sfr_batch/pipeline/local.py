@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import pyarrow as pa
 
-from sfr_batch.corpus.splits import ReadUnit
+from sfr_batch.corpus.splits import ReadUnit, joined
 from sfr_batch.errors import RunFailed
 from sfr_batch.format.records import Receipt
 from sfr_batch.pipeline import display, encode_stage, kept_model, packing, read_stage, write_stage
@@ -23,6 +23,8 @@ from sfr_batch.pipeline.work import untold
 
 _READ_AHEAD = 2
 """Splits that are tokenized in advance: the second one bridges the start of the next unit."""
+_TOGETHER = 8
+"""Most packed splits that are read together; their texts are in memory meanwhile."""
 _WRITERS = 2
 """Splits that are written while the next one is encoded."""
 
@@ -40,7 +42,7 @@ def execute(
     there, and the kind of its device. work: see `results`. Raises RunFailed if the model cannot be loaded. Close the
     iterator to stop: it returns when the threads have ended and all encoded splits are written.
     """
-    rows = (row for unit in units for row in read_stage.read_and_tokenize(_one_unit(unit), job))
+    rows = (row for unit in joined(units, _TOGETHER) for row in read_stage.read_and_tokenize(_one_unit(unit), job))
     reader = ThreadPoolExecutor(1, thread_name_prefix="sfr-read")
     writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="sfr-write")
     try:

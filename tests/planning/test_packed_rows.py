@@ -1,6 +1,7 @@
 """Rows that are packed into splits: cut and named as one array of all rows would be, found again when indexes are
 written, and never all of them on the driver."""
 
+import dataclasses
 import itertools
 import pickle
 from collections import Counter
@@ -16,9 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfr_batch.checks.audit.auditor import audit
-from sfr_batch.corpus.splits import Chosen, pack
+from sfr_batch.corpus import reader
+from sfr_batch.corpus.reader import read_unit
+from sfr_batch.corpus.shards import Shard
+from sfr_batch.corpus.splits import Chosen, ReadUnit, Split, joined, pack, packed
 from sfr_batch.errors import TableError
 from sfr_batch.format import names
+from sfr_batch.pipeline.packing import unit_from_json, unit_to_json
 from sfr_batch.planning import comparison, index_writing, packed_rows, row_comparison
 from sfr_batch.planning.comparison import ComparisonRun, compare
 from sfr_batch.planning.decided_rows import DECIDED_DTYPE, DecidedUnit, Work, bounds_of, marked, totals_of, work_in
@@ -278,3 +283,61 @@ def test_rows_that_are_decided_anew_are_told() -> None:
         work_in(decided, units, Work.COPY, None, None)
     with pytest.raises(TableError, match=told):
         index_writing._write_scanned([], decided, units, [], "key", (None, [], None))  # type: ignore[arg-type]
+
+
+# --- splits that are read together
+
+
+@pytest.mark.parametrize("settings", [(), ("select.where=id like '%1%' or id like '%2%'", "table.generation=again")])
+@pytest.mark.parametrize("most", [1, 3, 100])
+def test_what_joined_splits_read(
+    most: int, settings: tuple[str, ...], nights: tuple[Place, Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows that each would read alone, also where a filter chose them by position; a unit is decoded once for as
+    many as may be together."""
+    place, writer = nights
+    docs = docs_of("a", 60)
+    writer.write({"a.jsonl": docs[:30], "b.parquet": docs[30:40], "c.parquet": docs[40:]})
+    night(place)
+    if not settings:
+        now = [dataclasses.replace(doc, text=f"{doc.text} today") if n % 3 else doc for n, doc in enumerate(docs)]
+        writer.write({"a.jsonl": now[:30], "b.parquet": now[30:40], "c.parquet": now[40:]})
+    plan = compare(make_plan(place.config("run.rows_per_split=3", *settings)), InProcess()).plan
+    units = plan.todo
+    assert len(units) > 7
+    assert all(unit.chosen for unit in units)
+    assert {its.by_position for unit in units for its in unit.chosen} == {bool(settings)}
+    alone = [found for unit in units for found in read_unit(unit, plan.config.corpus, plan.columns)]
+    decoded: Counter[str] = Counter()
+    name = "read_positions" if settings else "read_unit"
+    real = getattr(reader, name)
+
+    def read(unit: ReadUnit, *arguments: Any) -> Any:
+        decoded[unit.shard.uri] += 1
+        return real(unit, *arguments)
+
+    monkeypatch.setattr(reader, name, read)
+    together = list(joined(units, most))
+    found = [
+        its
+        for unit in together
+        for its in read_unit(unit_from_json(unit_to_json(unit)), plan.config.corpus, plan.columns)
+    ]
+    assert [split for split, _ in found] == [split for split, _ in alone]
+    for (_, rows), (_, its) in zip(found, alone, strict=True):
+        assert {**vars(rows), "rejects": rows.rejects.to_pylist()} == {**vars(its), "rejects": its.rejects.to_pylist()}
+    assert decoded.total() == sum(len(unit.chosen) for unit in together)
+    assert (together == units) == (most == 1)
+    assert most < 100 or decoded.total() <= 4 < len(units) / 2, "once for each shard"
+    assert max(len(unit.splits) for unit in together) <= most
+
+
+def test_splits_of_different_units_are_not_joined() -> None:
+    def unit(shard: str, *rows: int, by_position: bool = False) -> ReadUnit:
+        whole = ReadUnit(Shard(shard, "1", 0, "jsonl"), (), 0, ())
+        return packed(f"{shard}{rows}", [Chosen(whole, np.array(rows), by_position)], 0)
+
+    plain = ReadUnit(Shard("a", "1", 0, "jsonl"), (), 0, (Split("x", "a", "1", 0, 1, 1, 1),))
+    apart = [unit("a", 1, 2), unit("b", 3), unit("b", 4, by_position=True), plain, unit("c", 5), unit("c", 5, 6)]
+    assert list(joined(apart, 100)) == apart
+    assert [len(its.splits) for its in joined([unit("a", n) for n in range(5)], 2)] == [2, 2, 1]
