@@ -43,7 +43,7 @@ class _Sources(NamedTuple):
     lender: Lender | None
     by_position: bool
 
-    def open(self) -> Source:
+    def source(self) -> Source:
         job, lender = self.job, self.lender
         store = table_store(lender.table if lender else job.table, job.table_storage.model_dump_json())
         return Source(store, self.files, _stored_columns(job), (lender or job.card).fingerprint)
@@ -167,7 +167,7 @@ def _copy(shared: _Sources, groups: Sequence[_Group], tasks: Sequence[int], *row
 
     rows: of the scan tasks that ``tasks`` has the numbers of.
     """
-    source = shared.open()
+    source = shared.source()
     return _commit(shared, groups, dict(zip(tasks, rows, strict=True)), lambda places: gather_rows(source, places))
 
 
@@ -175,7 +175,7 @@ def _deal(
     shared: _Sources, number: int, bounds: Sequence[int], ends: Sequence[int], places: WorkRows
 ) -> tuple[pa.Table, ...] | pa.Table:
     """A task: `gathering.deal`. To one group: without a tuple, as executors have it."""
-    pieces = deal(shared.open(), number, bounds, ends, places)
+    pieces = deal(shared.source(), number, bounds, ends, places)
     return pieces if len(pieces) > 1 else pieces[0]
 
 
