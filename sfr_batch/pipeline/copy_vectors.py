@@ -32,6 +32,8 @@ _PIECE_BYTES = 2**18
 """Fewest bytes, about, that a range of files deals to a group of splits: Ray keeps smaller objects on the driver."""
 _PIECES = 128
 """Most ranges, and most groups, at a time: each piece is an object of which the driver knows."""
+_DOCUMENTS = 2**22
+"""Most documents at a time: one task sorts the places of their vectors, of 28 bytes each."""
 
 
 class _Sources(NamedTuple):
@@ -85,7 +87,8 @@ def _document_bytes(splits: PackedSplits, job: Job) -> float:
 def _copied(splits: PackedSplits, shared: Any, document_bytes: float) -> Iterator[list[Receipt]]:
     """The receipts of some splits after others. shared: handle of the `_Sources`."""
     executor = splits.rows.found.executor
-    found = (_Round.of(splits, its, document_bytes) for its in _rounds(splits, int(executor.room / document_bytes)))
+    documents = min(_DOCUMENTS, int(executor.room / document_bytes))
+    found = (_Round.of(splits, its, document_bytes) for its in _rounds(splits, documents))
     for scattered, rounds in itertools.groupby(found, key=lambda its: its.spread.scattered):
         if not scattered:
             calls = (call for its in rounds for call in its.calls(shared))

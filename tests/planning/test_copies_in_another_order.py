@@ -69,12 +69,18 @@ def check(snapshot: Snapshot, place: Place, writer: Writer, *overrides: str) -> 
 
 @pytest.mark.parametrize("kind", [InProcess, Elsewhere])
 @pytest.mark.parametrize(
-    ("room", "piece_bytes", "times"),
-    [(WHOLE, 2**18, 1), (WHOLE, 100, 1), (WHOLE // 2, 100, 2)],
-    ids=["one group", "many groups", "two rounds"],
+    ("room", "documents", "piece_bytes", "times"),
+    [
+        (WHOLE, 2**22, 2**18, 1),
+        (WHOLE, 2**22, 100, 1),
+        (WHOLE // 2, 2**22, 100, 2),
+        (WHOLE, SHARDS * ROWS // 2, 100, 2),
+    ],
+    ids=["one group", "many groups", "little room", "many documents"],
 )
 def test_files_are_read_once_for_as_many_splits_as_there_is_room_for(
     room: int,
+    documents: int,
     piece_bytes: int,
     times: int,
     kind: type[Any],
@@ -86,6 +92,7 @@ def test_files_are_read_once_for_as_many_splits_as_there_is_room_for(
     place, writer = nights
     shuffle(first_night(place, writer), writer)
     monkeypatch.setattr(copy_vectors, "_PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(copy_vectors, "_DOCUMENTS", documents)
     executor = kind()
     executor.room = room
     with small_tasks(50):
