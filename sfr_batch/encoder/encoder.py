@@ -85,6 +85,8 @@ class Encoder:
         """Tokens of the largest row that was computed, with those that its prefix takes of the budget."""
         self.torch_threads = torch_threads
         """PyTorch's threads while this encoder computes; None: those that the process has."""
+        self.steps = 0
+        """Batches that were given to the device, and those whose vectors have come: grows as long as it works."""
 
     def __repr__(self) -> str:
         r, parameter = self.recipe, next(self._model.parameters())
@@ -280,7 +282,7 @@ class Encoder:
         prefix = self._prefix(starts, own, flat_ids)
         shared = prefix.length if prefix else 0
         starts, own = starts + shared, own - shared
-        arriving = Arriving(len(first), self.dim)
+        arriving = Arriving(len(first), self.dim, self._step)
         failed: dict[int, str] = {}
         computed = shared
         beside = self._forward.beside(prefix)
@@ -299,6 +301,7 @@ class Encoder:
             # Outside of `except`, whose traceback keeps the batch's tensors alive.
             if result is not None:
                 arriving.add(rows, result)
+                self._step()
                 computed += self._size(own[rows])
                 self._largest_row = max(self._largest_row, int(own[rows].max()) + beside)
                 queue.pop(0)
@@ -316,6 +319,9 @@ class Encoder:
         real = shared + int(own.sum()) - sum(int(own[row]) for row in failed)
         account = EncodedTokens(np.empty((0, self.dim), np.float32), computed, real, arriving.batches, failed)
         return Launched(self._device, arriving, inverse, account)
+
+    def _step(self) -> None:
+        self.steps += 1  # by several threads: a step may be lost, and others follow
 
     def _batches(self, lengths: NDArray[np.int64], beside: int) -> list[NDArray[np.int64]]:
         budget = 1 if self.deterministic else self.max_batch_tokens

@@ -5,7 +5,7 @@ same encoder. Knows no model.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,7 +51,9 @@ any size may be encoded in one call. PyTorch keeps what was pinned once."""
 class Arriving:
     """The vectors of n distinct rows, which arrive batch by batch."""
 
-    def __init__(self, n: int, dim: int) -> None:
+    def __init__(self, n: int, dim: int, arrived: Callable[[], None] = lambda: None) -> None:
+        """arrived: is called for each batch whose vectors have come."""
+        self._arrived = arrived
         self._vectors = np.empty((n, dim), np.float32)
         self._under_way: deque[tuple[IntArray, Result]] = deque()
         self._bytes = 0
@@ -76,6 +78,7 @@ class Arriving:
         rows, result = self._under_way.popleft()
         self._vectors[rows] = result.numpy()
         self._bytes -= self._size(rows)
+        self._arrived()
 
     def _size(self, rows: IntArray) -> int:
         return len(rows) * self._vectors.shape[1] * self._vectors.itemsize

@@ -58,6 +58,8 @@ class Encode:
     """What is to be said of the model and its device, and does no harm; empty if there is nothing."""
     overlaps = False
     """Whether the device computes while the host does something else."""
+    patience_s = 15 * 60.0
+    """Seconds for which such a device may finish no batch: the largest one takes a minute on an old GPU."""
     _ended = 0.0
     """When the last split ended, by time.perf_counter."""
 
@@ -84,6 +86,11 @@ class Encode:
         except (SfrBatchError, ModuleNotFoundError) as error:
             # An exception here would look like a lost machine and be retried; as a result it ends the run.
             self.problem = explain(error)
+
+    @property
+    def steps(self) -> int:
+        """See `Encoder.steps`."""
+        return self.encoder.steps
 
     @classmethod
     def failing(cls, problem: str) -> "Encode":

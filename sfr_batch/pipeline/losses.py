@@ -5,6 +5,7 @@ it. Restarted actors mark their results; nodes are asked for. The stages are wra
 are made of.
 """
 
+import contextlib
 import os
 import socket
 import threading
@@ -22,6 +23,7 @@ from sfr_batch.pipeline import actors, display, encode_stage, second_attempt, wr
 from sfr_batch.pipeline.asides import with_aside
 from sfr_batch.pipeline.job import Job, explain
 from sfr_batch.pipeline.results import Losses
+from sfr_batch.pipeline.watchdog import Watchdog
 
 DEAL = "units"
 """Column of the read units that one task reads."""
@@ -37,8 +39,8 @@ _IDLE = 4
 
 
 class WatchedEncode:
-    """The encode stage on Ray: marks the results of a restarted actor, ends its process when the device fails, and does
-    not encode again what was committed before the restart."""
+    """The encode stage on Ray: marks the results of a restarted actor, ends its process when the device fails or hangs,
+    and does not encode again what was committed before the restart."""
 
     def __init__(self, job: Job, stage: type[encode_stage.Encode]) -> None:
         self._job = job
@@ -49,6 +51,8 @@ class WatchedEncode:
         self._mark = uuid.uuid4().hex if again else None  # names one restart
         self._lock = threading.Lock()  # calls come from several threads, see `encode_stage.AT_ONCE`
         self._calls, self._free_since = 0, time.perf_counter()
+        encode = self._encode
+        self._watchdog = Watchdog(lambda: encode.steps, encode.patience_s, self._hangs) if encode.overlaps else None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         with self._lock:
@@ -57,13 +61,25 @@ class WatchedEncode:
         try:
             may_be_done = self._mark and self._encode.problem is None
             receipt = second_attempt.committed(batch, self._job) if may_be_done else None
-            encoded = write_stage.as_committed(batch, receipt) if receipt else self._encode(batch)
+            if receipt:
+                encoded = write_stage.as_committed(batch, receipt)
+            else:
+                with self._watchdog.waiting() if self._watchdog else contextlib.nullcontext():
+                    encoded = self._encode(batch)
         except DeviceError as error:
             _end(str(error))
         with self._lock:
             encoded = with_aside(encoded.append_column(_MARK, pa.array([self._mark], pa.string())), batch, waited)
             self._calls, self._free_since = self._calls - 1, time.perf_counter()
         return encoded
+
+    def _hangs(self) -> None:
+        _end(
+            f"{self._encode.device or 'The device'} on node {socket.gethostname()} has finished no batch for "
+            f"{self._encode.patience_s / 60:g} minutes, so it hangs. This process of an encode actor ends, and Ray "
+            "starts another. If that happens again on this node, take it out of the cluster; its kernel log (`dmesg | "
+            "grep Xid`) says more."
+        )
 
 
 def _load(job: Job, stage: type[encode_stage.Encode], begun: int) -> encode_stage.Encode:

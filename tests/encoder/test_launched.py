@@ -96,12 +96,13 @@ def test_vectors_arrive_while_the_next_rows_are_launched(encoder: Encoder, monke
     texts = corpus()
     some, others = rows(encoder, [*texts[:12], *texts[2:5]]), rows(encoder, texts[12:24])
     expected = [encoder.encode_tokens(*each) for each in (some, others)]
-    gpu = plant_gpu(monkeypatch)
+    gpu, steps = plant_gpu(monkeypatch), encoder.steps
     both = encoder.launch(*some), encoder.launch(*others)
     assert len(gpu.copies) == sum(each.batches for each in expected) > 4
     assert not gpu.waits
     for pending, plain in zip(both, expected, strict=True):
         before = len(gpu.waits)
+        assert encoder.steps - steps == len(gpu.copies) + before, "it is seen that the device works"
         found = pending.result()
         assert np.array_equal(found.vectors, plain.vectors)
         assert (found.tokens, found.padded_tokens, found.batches) == (plain.tokens, plain.padded_tokens, plain.batches)

@@ -6,11 +6,13 @@ torch. And each actor pauses in its third split until the test lets it go on, so
 on a fast machine and on a slow one.
 """
 
+import contextlib
 import dataclasses
 import heapq
 import json
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -99,6 +101,20 @@ class LoadsElsewhere(ArithmeticEncode):
             nodes.write(f"{self._node}\n")
         with (self._folder / "gpus").open("a") as gpus:
             gpus.write(f"{os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
+        return super().__call__(batch)
+
+
+class HangingEncode(PausingEncode):
+    """Its device hangs with the first split that any actor is given, as a driver does: the call never returns."""
+
+    overlaps, patience_s = True, 5.0
+    device = "NVIDIA H200"
+    steps = 0
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        with contextlib.suppress(FileExistsError):
+            (self._folder / "hung").touch(exist_ok=False)
+            threading.Event().wait()
         return super().__call__(batch)
 
 
@@ -390,6 +406,20 @@ def test_a_gpu_that_cannot_have_the_model_costs_its_actor_and_not_the_run(
     assert set((tmp_path / "nodes").read_text().split()) <= {nodes[0], nodes[2]}
     assert set((tmp_path / "gpus").read_text().split()) == {"0"}
     assert len((tmp_path / "tries").read_text()) >= {"fails": losses.LOADS, "full": 1}[how]
+
+
+def test_a_device_that_hangs_costs_its_actor(
+    ray_nodes: "ray.cluster_utils.Cluster",  # noqa: F821
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(encode_stage, "Encode", HangingEncode)
+    ray_nodes.add_node(**NODE)
+    (tmp_path / "go on").touch()
+    made = sfr.embed(gpu_job(model, tmp_path, ray_nodes.address))
+    assert (made.splits, made.embedded, made.losses) == (SPLITS, SPLITS * ROWS, Losses(nodes=0, actors=1))
+    assert (tmp_path / "hung").exists()
 
 
 def test_an_actor_is_killed_after_its_split_was_committed(
