@@ -155,6 +155,18 @@ def free_memory(device: str) -> int:
     return memory.free_memory()
 
 
+def taken_by_others(device: str) -> int:
+    """Bytes of a GPU that other processes have, half a GiB of CUDA's own for this process included; 0 if unknown, and
+    for a CPU."""
+    if device != "cuda":
+        return 0
+    try:
+        free, total = torch.cuda.mem_get_info()
+    except RuntimeError:
+        return 0
+    return max(0, int(total - free - torch.cuda.memory_reserved()))
+
+
 def has_bfloat16() -> bool | None:
     """Whether this CPU has instructions for matrix products in bfloat16; None if unknown."""
     flags = re.search(r"^(flags|Features)\s*:(.*)$", read_text_file(Path("/proc/cpuinfo")) or "", re.MULTILINE)

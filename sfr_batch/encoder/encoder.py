@@ -17,7 +17,7 @@ from sfr_batch.encoder import batching
 from sfr_batch.encoder.attention import Prefix
 from sfr_batch.encoder.company import check_company
 from sfr_batch.encoder.compiling import compiling, for_all_shapes
-from sfr_batch.encoder.devices import free_memory, require_device, take_share
+from sfr_batch.encoder.devices import free_memory, require_device, take_share, taken_by_others
 from sfr_batch.encoder.encoded import EncodedTokens
 from sfr_batch.encoder.faults import is_of_the_device, is_out_of_memory, of_the_device
 from sfr_batch.encoder.forward import Forward
@@ -354,10 +354,8 @@ class Encoder:
         if len(lengths) == 1:
             if longest + beside <= self._largest_row:
                 raise DeviceError(room.no_room_any_more(str(self._device), longest)) from error
-            raise ModelError(
-                f"One row of {longest} tokens does not fit into the memory of {self._device}. Lower model.max_length, "
-                "use a smaller model.dtype, or a device with more memory."
-            ) from error
+            others = taken_by_others(self._device.type)
+            raise ModelError(room.no_room_for_row(str(self._device), longest, others)) from error
         self.max_batch_tokens = max(longest, (self._size(lengths) + beside * len(lengths)) // 2)
 
     def _blame(self, error: Exception, *, alone: bool, before: int) -> str:

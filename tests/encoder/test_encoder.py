@@ -25,6 +25,7 @@ from sfr_batch.encoder.loading import load_model
 from sfr_batch.errors import ConfigError, DeviceError, ModelError, TextError
 from sfr_batch.model import prompts
 from sfr_batch.model.recipe import Recipe
+from tests.encoder.cards import plant_gpu
 from tests.models import BOS, EOS, build_tiny_mistral, docstrings, edit_json, minilm_folder
 
 TASK = "Given a web search query, retrieve relevant passages that answer the query"
@@ -408,6 +409,23 @@ def test_a_row_that_does_not_fit_is_an_error(mistral: Encoder) -> None:
         pytest.raises(ModelError, match=r"One row of 9 tokens does not fit into the memory of cpu. Lower model.max_l"),
     ):
         encoder.encode(["How to bake a chocolate cake"])
+
+
+@pytest.mark.parametrize(("used", "others"), [(0.5, ""), (20, ", of which other processes have 20.0 GiB. Stop them (")])
+def test_a_row_that_does_not_fit_into_a_card_that_others_use(
+    used: float, others: str, mistral: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a restart of the actor, which cannot know that such rows did fit."""
+    encoder = Encoder(mistral._model, mistral.tokenizer, mistral.recipe)
+    plant_gpu(monkeypatch, total=24, used=used)
+    monkeypatch.setattr(encoder, "_device", torch.device("cuda"))
+    with SmallMemory(encoder, fits=5), pytest.raises(ModelError) as caught:
+        encoder.encode(["How to bake a chocolate cake"])
+    said = str(caught.value)
+    assert said.startswith("One row of 9 tokens does not fit into the memory of cuda")
+    assert others in said
+    assert ("nvidia-smi" in said) == bool(others)
+    assert "ower model.max_length" in said
 
 
 def test_memory_that_others_have_taken_is_no_fault_of_a_row(mistral: Encoder) -> None:

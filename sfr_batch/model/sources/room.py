@@ -37,6 +37,8 @@ def check_disk(folder: Path, needed: int, free: int, what: str) -> None:
         )
 
 
+_MANY_BYTES = 2**31
+"""Bytes of other processes that are worth a word; CUDA itself takes half a GiB for each process."""
 BESIDE_WEIGHTS = 2**29
 """Bytes of a GPU that kernels, the workspaces of cuBLAS and a small batch take beside a model."""
 
@@ -63,6 +65,17 @@ def no_room_beside_the_model(device: str, free: int) -> str:
     return (
         f"The model fits into the memory of {device} on node {socket.gethostname()}, but not the smallest batch beside "
         f"it: {gib(free)} free. {_MORE_ROOM}"
+    )
+
+
+def no_room_for_row(device: str, tokens: int, others: int) -> str:
+    """The message for a device without room for a row of so many tokens. others: bytes that other processes have."""
+    row = f"One row of {tokens} tokens does not fit into the memory of {device}"
+    if others < _MANY_BYTES:
+        return f"{row}. Lower model.max_length, use a smaller model.dtype, or a device with more memory."
+    return (
+        f"{row} on node {socket.gethostname()}, of which other processes have {gib(others)}. Stop them (nvidia-smi "
+        "lists them), let fewer actors share it (run.actors.gpus=1), or lower model.max_length."
     )
 
 
