@@ -34,11 +34,12 @@ def test_what_waits_in_vain(waits: bool, works: bool, hangs: bool) -> None:
     assert told.is_set() == hangs
 
 
+PATIENCE_OF_A_PROCESS_S = 2.0
 STOPPED = f"""
 import os
 from sfr_batch.pipeline.watchdog import Watchdog
 steps = [0]
-with Watchdog(lambda: steps[0], {PATIENCE_S}, lambda: os._exit(3)).waiting():
+with Watchdog(lambda: steps[0], {PATIENCE_OF_A_PROCESS_S}, lambda: os._exit(3)).waiting():
     print("waiting", flush=True)
     input()
 """
@@ -54,8 +55,7 @@ def test_a_process_that_was_stopped_has_not_waited(stopped: bool) -> None:
         assert process.stdout.readline() == "waiting\n"
         if stopped:
             process.send_signal(signal.SIGSTOP)
-        time.sleep(4 * PATIENCE_S)
-        if stopped:
+            time.sleep(1.5 * PATIENCE_OF_A_PROCESS_S)
             process.send_signal(signal.SIGCONT)
             process.stdin.write("\n")
             process.stdin.flush()
