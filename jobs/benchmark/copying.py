@@ -34,6 +34,8 @@ from sfr_batch.table.table import Table
 STEPS = ("compare", "copy", "publish")
 """To publish includes to write the indexes."""
 _ROWS_A_SPLIT = 2048
+_LOOK_EVERY_S = 0.05
+"""To publish takes a second for a million rows."""
 ORDERS = ("same", "shuffled")
 """Of the rows of the corpus, in the night beside the first one."""
 
@@ -61,7 +63,7 @@ class Copied:
 
 def run(address: str, order: str, rows: int, folder: Path, say: Callable[[str], None]) -> Copied:
     """Write a table of so many rows and copy them, in a process of its own, and watch it. Raises RunFailed."""
-    with tempfile.TemporaryDirectory(dir=folder) as place, processes.Watch() as watch:
+    with tempfile.TemporaryDirectory(dir=folder) as place, processes.Watch(_LOOK_EVERY_S) as watch:
         raw = run_module("copying", [address, order, str(rows), place], folder)
     first = raw["steps"][0]["begin"]
     before = [memory.driver for at, memory in watch.samples if at < first]

@@ -113,10 +113,10 @@ class Lookout(ABC):
 
 
 class Watch(Lookout):
-    """Looks once a second at what the children of this process hold."""
+    """Looks once a second, or every ``every_s`` seconds, at what the children of this process hold."""
 
-    def __init__(self) -> None:
-        super().__init__(_LOOK_EVERY_S)
+    def __init__(self, every_s: float | None = None) -> None:
+        super().__init__(every_s or _LOOK_EVERY_S)
         self.samples: list[tuple[float, Memory]] = []
         """Seconds since the epoch, and what was held then."""
         self.store_capacity: int | None = None

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from jobs import docstrings as demo
-from jobs.benchmark import maintaining, pricing, processes, report, resume, searching, watching
+from jobs.benchmark import copying, maintaining, pricing, processes, report, resume, searching, watching
 from jobs.benchmark import pipeline as comparing
 from jobs.benchmark.__main__ import main
 from jobs.benchmark.contenders import CONTENDERS, Event, padding, tokens_per_second, vectors_by_id
@@ -199,7 +199,8 @@ def test_many_rows_that_all_moved_or_were_copied_and_a_backfill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The benchmark itself refuses if a row is not found, one is to be encoded, or a backfill is of other rows."""
-    monkeypatch.setattr(processes, "_LOOK_EVERY_S", 0.02)  # fewer rows than for a measurement are soon compared
+    for module in (processes, copying):
+        monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.02)  # fewer rows than for a measurement are soon compared
     sizes = ["--documents", "0", "--rows", "100000", "--backfill", "1000", "--copy", "20000"]
     done = invoke("nightly", *sizes, "--on", "none", "--output", str(tmp_path))
     assert done.exit_code == 0, done.output
