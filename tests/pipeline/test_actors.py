@@ -39,6 +39,7 @@ class SlowModel:
     problem = None
     device = "Device of this test"
     remark = "It could be faster."
+    overlaps = False
 
     def __init__(self, job: Any) -> None:
         while not Path(os.environ["MODEL"]).exists():
