@@ -203,7 +203,7 @@ def _commit(
         unit = packed_together(group.split_ids, np.diff(group.ends, prepend=0).tolist(), chosen_rows)
         places = np.concatenate([rows[part.task][part.start : part.stop] for part in group.parts])
         read = read_unit(unit, shared.job.corpus, shared.job.columns)
-        for (split, documents), first, end in zip(read, [0, *group.ends], group.ends, strict=False):
+        for (split, documents), (first, end) in zip(read, itertools.pairwise([0, *group.ends]), strict=True):
             its = places[first:end]
             receipts.append(_commit_one(split, shared.job, documents, its["vectors"], vectors(its)))
     return receipts
