@@ -6,6 +6,7 @@ import gc
 import os
 import re
 import secrets
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from sfr_batch.pipeline import gathering
 from sfr_batch.planning import card
 from sfr_batch.storage.store import Store
 from sfr_batch.storage.stores import open_store
@@ -257,3 +259,17 @@ def one_look_at_the_model(monkeypatch: pytest.MonkeyPatch, _models_read: dict[st
 def nights(tmp_path: Path, mistral: str, one_look_at_the_model: None) -> tuple[Place, Writer]:
     """A corpus without shards, and its table that is to be."""
     return Place(str(tmp_path / "corpus"), str(tmp_path / "table"), mistral), Writer(str(tmp_path / "corpus"))
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Reads of vectors, in this process, for copies, by split id."""
+    found: Counter[str] = Counter()
+    real = gathering.read_data_file
+
+    def read(store: Any, receipt: Any, *arguments: Any) -> Any:
+        found[receipt.split_id] += 1
+        return real(store, receipt, *arguments)
+
+    monkeypatch.setattr(gathering, "read_data_file", read)
+    return found

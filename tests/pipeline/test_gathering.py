@@ -3,7 +3,6 @@
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 
 from sfr_batch.format import names
 from sfr_batch.format.side_tables import to_table
-from sfr_batch.pipeline import gathering
 from sfr_batch.pipeline.gathering import Dealt, Source, deal, gather_rows, spread_of
 from sfr_batch.planning.decided_rows import WORK_DTYPE, WorkRows
 from sfr_batch.table.commit.writing import create_or_open
@@ -79,17 +77,9 @@ def test_what_is_dealt_is_what_each_split_would_read(source: Source, data: st.Da
 
 @pytest.mark.parametrize(("splits", "scattered"), [(1, False), (4, False), (5, True)])
 def test_files_are_dealt_where_they_would_be_read_again_and_again(
-    splits: int, scattered: bool, source: Source, monkeypatch: pytest.MonkeyPatch
+    splits: int, scattered: bool, source: Source, reads: Counter[str]
 ) -> None:
     """A split that has rows in every file reads each once, as dealing does."""
-    reads: Counter[str] = Counter()
-    real = gathering.read_data_file
-
-    def read(store: Any, receipt: Any, *arguments: Any) -> Any:
-        reads[receipt.split_id] += 1
-        return real(store, receipt, *arguments)
-
-    monkeypatch.setattr(gathering, "read_data_file", read)
     documents = [(file, document) for document in range(splits) for file in range(FILES)]
     ends = range(FILES, len(documents) + 1, FILES)
     spread, places = spread_of(ends, [(0, len(documents))], 2, places_of(documents))

@@ -10,7 +10,7 @@ import pytest
 from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.corpus import reader
 from sfr_batch.corpus.splits import ReadUnit
-from sfr_batch.pipeline import copy_vectors, gathering
+from sfr_batch.pipeline import copy_vectors
 from sfr_batch.planning import packed_rows
 from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.make import make_plan
@@ -42,20 +42,6 @@ def first_night(place: Place, writer: Writer) -> list[Doc]:
 
 def shuffle(docs: list[Doc], writer: Writer) -> None:
     writer.write(in_shards(random.Random(20).sample(docs, len(docs))))
-
-
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Reads of vectors, in this process, by split id."""
-    found: Counter[str] = Counter()
-    real = gathering.read_data_file
-
-    def read(store: Any, receipt: Any, *arguments: Any) -> Any:
-        found[receipt.split_id] += 1
-        return real(store, receipt, *arguments)
-
-    monkeypatch.setattr(gathering, "read_data_file", read)
-    return found
 
 
 def check(snapshot: Snapshot, place: Place, writer: Writer, *overrides: str) -> None:
