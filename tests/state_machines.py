@@ -38,6 +38,14 @@ def find_bug(machine: type[RuleBasedStateMachine], symptom: str, start: int = 0)
             run_state_machine_as_test(hunted, settings=_HUNT)
 
 
+def repeat(machine: type[RuleBasedStateMachine], examples: int) -> None:
+    """Run these examples, the same each time."""
+    run = type(machine.__name__, (machine,), {})
+    with _without_constants_of_the_source():
+        seed(0)(run)
+        run_state_machine_as_test(run, settings=settings(_HUNT, max_examples=examples))
+
+
 @contextlib.contextmanager
 def _without_constants_of_the_source() -> Iterator[None]:
     """Not public: where a version of Hypothesis has it elsewhere, bugs are found all the same, only later."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sfr_batch.api import open_table
 from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.checks.audit.data_file import look_into_data_file
-from sfr_batch.errors import ConfigError, TableDamaged, TableError, TableMismatch
+from sfr_batch.errors import ConfigError, SnapshotConflict, TableDamaged, TableError, TableMismatch
 from sfr_batch.format import names
 from sfr_batch.format.parquet import read_data_file
 from sfr_batch.format.records import Receipt
@@ -29,7 +29,7 @@ from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit import status
 from sfr_batch.table.commit.compaction import carry_out, find_compaction
 from sfr_batch.table.commit.expiry import expire
-from sfr_batch.table.commit.publish import publish
+from sfr_batch.table.commit.publish import condemn, publish
 from sfr_batch.table.commit.remains import find_remains
 from sfr_batch.table.table import Snapshot, Table
 from tests.nights import (
@@ -222,6 +222,22 @@ def test_a_lost_file_is_noticed_by_listing(nights: tuple[Place, Writer]) -> None
     assert "damage    of snapshot 3, 2 files are lost, e.g. data/" in status.describe(table)
     with pytest.raises(TableError, match=r"is missing\. `sfr-batch repair CONFIG`"):
         publish(table, snapshot, draft_of(snapshot.read_receipts(), snapshot))
+
+
+def test_a_name_that_a_sweep_has_condemned_too_late(nights: tuple[Place, Writer]) -> None:
+    """A run publishes a file before the sweep that takes it for an orphan: what the sweep wrote condemns nothing."""
+    place, _, table, snapshot = start(nights)
+    state = state_of(snapshot)
+    kept, lost, *_ = sorted(snapshot.read_receipts(), key=lambda r: r.split_id in table.snapshot(2).split_ids())
+    with pytest.raises(SnapshotConflict):
+        condemn(table, table.snapshot(2), [kept.split_id])
+    file_of(place, lost).unlink()
+    repaired, texts = mended(place)
+    assert repaired is not None
+    assert kept.split_id in repaired.split_ids()
+    assert repaired.read_condemned() == {lost.split_id}
+    assert 0 < len(texts) <= lost.embedded
+    assert state_of(repaired) == state
 
 
 def test_what_is_lost_of_an_older_snapshot_stays_lost_and_can_expire(nights: tuple[Place, Writer]) -> None:

@@ -88,7 +88,8 @@ def take_inventory(table: Table, snapshot: Snapshot, look: Look | None) -> Inven
     indexes: dict[str, list[IndexPart]] = sides.read(names.INDEXES, snapshot.read_indexes) or {}
     found_dead: DeadRows | None = sides.read(_side_of_dead_rows(snapshot), snapshot.read_deletes)
     deletes = found_dead.parts if found_dead else {}
-    condemned = known_condemned(table) | (sides.read(names.CONDEMNED, snapshot.read_condemned) or frozenset())
+    condemned = known_condemned(table).difference(r.split_id for r in receipts)  # what named these has not published
+    condemned |= sides.read(names.CONDEMNED, snapshot.read_condemned) or frozenset()
     committed = table.committed()
     everything = not sides.lost.keys().isdisjoint((names.FILES, names.SHARDS, names.INDEXES))
     lost: dict[str, str] = {}

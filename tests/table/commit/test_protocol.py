@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -53,7 +54,7 @@ from sfr_batch.table.commit.sweep import find_orphans, sweep
 from sfr_batch.table.commit.writing import commit_split, create_or_open, new_attempt
 from sfr_batch.table.table import Snapshot, Table
 from tests.memory_store import MemoryStore
-from tests.state_machines import MACHINE, find_bug
+from tests.state_machines import MACHINE, find_bug, repeat
 
 SCHEMA = names.table_schema(pa.int64(), 2, "float32", {})
 CARD = TableCard.make(SCHEMA, "f" * 64, {}, {})
@@ -368,6 +369,15 @@ def files_of(store: Any, snapshot: Snapshot) -> dict[str, str]:
 
 # --- the machine
 
+TURNS: dict[str, Iterator[int]] = {}
+"""The numbers of attempts and runs, which begin anew with each example."""
+
+
+def name_in_turn(kind: str) -> str:
+    """16 hexadecimal digits, in place of random ones: names decide the order in which files are drawn and deleted, and
+    Hypothesis must see the same choices when it repeats an example."""
+    return f"{next(TURNS.setdefault(kind, itertools.count())):016x}"
+
 
 class Protocol(RuleBasedStateMachine):
     """``make_store`` and ``sweep_once`` are where planted bugs go."""
@@ -377,6 +387,7 @@ class Protocol(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        TURNS.clear()
         self.objects = type(self).make_store()
         self.actors: list[Actor] = []
         self.contents: Contents = {"a@1": (1, 2, 3), "b@1": (4, 5)}
@@ -540,10 +551,16 @@ class Expiring(Protocol):
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An actor has one thread, so that what the machine decides is all that decides. A few rows are several tasks,
-    partitions and index files."""
-    monkeypatch.setattr(indexes, "PARALLEL_READS", 1)
+    """What the machine decides is all that decides. A few rows are several tasks, partitions and index files."""
+    decide_everything(monkeypatch)
     work_in_parts(monkeypatch)
+
+
+def decide_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An actor has one thread, and nothing has a random name."""
+    monkeypatch.setattr(indexes, "PARALLEL_READS", 1)
+    monkeypatch.setitem(globals(), "new_attempt", lambda: name_in_turn("attempt"))
+    monkeypatch.setattr(commit, "new_run_id", lambda: name_in_turn("run"))
 
 
 def work_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -551,6 +568,26 @@ def work_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "ROWS_A_PART", 1)
     monkeypatch.setattr(documents, "ROWS_A_TASK", 3)
     monkeypatch.setattr(pack_indexes, "ROWS_A_TASK", 4)
+
+
+def test_the_machine_does_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or Hypothesis could neither repeat nor shorten what it has found, and long searches would end with an error."""
+    done: list[tuple[str, ...]] = []
+
+    class Noting(SteppedStore):
+        def _do(self, operation: Callable[[], Any]) -> Any:
+            found = super()._do(operation)
+            done.append((self._actor.name, *sorted(info.key for info in self._objects.list(""))))
+            return found
+
+    monkeypatch.setitem(globals(), "SteppedStore", Noting)
+    both = []
+    for _ in range(2):
+        done.clear()
+        repeat(Expiring, examples=10)
+        both.append(list(done))
+    assert len(both[0]) > 1000
+    assert both[0] == both[1]
 
 
 def test_every_snapshot_accounts_for_every_row() -> None:

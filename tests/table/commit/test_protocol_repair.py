@@ -23,7 +23,7 @@ from hypothesis.stateful import initialize, precondition, rule, run_state_machin
 from sfr_batch.corpus.shards import Shard
 from sfr_batch.corpus.splits import Chosen, ReadUnit, pack
 from sfr_batch.errors import ObjectNotFound, SnapshotConflict, StorageError, TableError, TableNotFound
-from sfr_batch.format import indexes, names
+from sfr_batch.format import names
 from sfr_batch.format.hashes import halves, hash_ids
 from sfr_batch.format.indexes import Located, index_of_entries, read_owned, read_part, rejects_of, write_index
 from sfr_batch.format.parquet import read_receipt
@@ -46,6 +46,7 @@ from tests.table.commit.test_protocol import (
     Way,
     check_snapshot,
     cut,
+    decide_everything,
     rows_of,
     shards_of,
     work_in_parts,
@@ -56,8 +57,8 @@ from tests.table.commit.test_protocol import (
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexes, "PARALLEL_READS", 1)
     monkeypatch.setattr(inventory, "_AHEAD", 1)
+    decide_everything(monkeypatch)
     work_in_parts(monkeypatch)
 
 
