@@ -67,7 +67,7 @@ def search(
 
     with report_errors(changes=output is not None, stopped=NOTHING):
         storage = api.StorageSettings(endpoint_url=endpoint_url)
-        _check_options(query, queries, column, output)
+        _check_options(query, queries, column, output, as_lines)
         if output:
             output_file.check_new(output, _OUTPUTS, storage)
         opened = api.open_table(table, storage)
@@ -85,11 +85,15 @@ def search(
             _show(found, show, as_lines)
 
 
-def _check_options(query: str | None, queries: str | None, column: str | None, output: str | None) -> None:
+def _check_options(
+    query: str | None, queries: str | None, column: str | None, output: str | None, as_lines: bool
+) -> None:
     if (query is None) == (queries is None):
         raise ConfigError("Give QUERY, or a file of them: --queries FILE.")
     if queries is None and (column or output):
         raise ConfigError(f"{'--column' if column else '--output'} is for the texts of --queries FILE.")
+    if output and as_lines:
+        raise ConfigError("Give --output or --json, not both.")
 
 
 def _given(query: str | None, queries: str | None, column: str | None, storage: "api.StorageSettings") -> "GivenTexts":

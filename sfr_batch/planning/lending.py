@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sfr_batch.config.settings import StorageSettings, TableSettings
-from sfr_batch.errors import ConfigError, TableMismatch, TableNotFound
+from sfr_batch.errors import ConfigError, TableDamaged, TableMismatch, TableNotFound
 from sfr_batch.format import names
 from sfr_batch.format.fingerprint import LATER_INPUTS, mismatches
 from sfr_batch.format.hashes import Hashes, halves
@@ -39,6 +39,7 @@ from sfr_batch.planning.row_comparison import RowComparison
 from sfr_batch.planning.scan import ScannedUnit
 from sfr_batch.storage.executor import ROWS_A_PART, ROWS_A_TASK, grouped, partitioned
 from sfr_batch.storage.stores import open_store
+from sfr_batch.table.commit.damage import find_lost, tell
 from sfr_batch.table.table import Snapshot, Table
 
 _FEW = 8
@@ -50,7 +51,7 @@ def open_lender(settings: TableSettings, inputs: dict[str, object], root: str) -
     """The newest snapshot of the table that lends vectors; None without one, and under a label, which wants new ones.
 
     inputs: of the fingerprint, as the model and the settings have them today; root: of the table to write. Raises
-    ConfigError, TableNotFound, TableMismatch.
+    ConfigError, TableNotFound, TableMismatch, or TableDamaged if it lacks data files.
     """
     if settings.reuse_from is None or settings.generation:
         return None
@@ -81,6 +82,11 @@ def open_lender(settings: TableSettings, inputs: dict[str, object], root: str) -
             f"table.reuse_from: {store.root} holds vectors made with other settings:\n  " + "\n  ".join(lines) + "\n"
             "Only vectors of the same model and settings can be taken over. Change the settings back, or remove "
             "table.reuse_from."
+        )
+    if lost := find_lost(newest, table.committed()):
+        raise TableDamaged(
+            f"table.reuse_from: {store.root} is damaged. Of snapshot {newest.number}, {tell(lost)}",
+            "Repair that table (`sfr-batch repair` with its own config), or remove table.reuse_from.",
         )
     return newest
 

@@ -75,6 +75,7 @@ BAD: list[tuple[str, str, tuple[str, ...], int, str]] = [
     ("q.txt", "a\n", ("--where", "nobody = 1"), 2, "nobody"),
     ("q.txt", "a\n", ("--show", "titel"), 1, "has no column 'titel'"),
     ("q.txt", "a\n", ("--output", "hits.csv"), 2, "--output hits.csv: the name must end in .parquet or .jsonl."),
+    ("q.txt", "a\n", ("--output", "hits.jsonl", "--json"), 2, "Give --output or --json, not both."),
     ("q.txt", "a\n", ("--prompt", "qury"), 2, "The model of the table has no prompt 'qury'."),
 ]
 

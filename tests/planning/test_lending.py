@@ -4,12 +4,14 @@ import contextlib
 import dataclasses
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sfr_batch.checks.audit.auditor import audit
-from sfr_batch.errors import ConfigError, TableMismatch, TableNotFound
+from sfr_batch.errors import ConfigError, TableDamaged, TableMismatch, TableNotFound
+from sfr_batch.format import names
 from sfr_batch.planning import lending
 from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.make import make_plan
@@ -128,3 +130,11 @@ def test_what_is_refused(older: tuple[Place, Writer, str]) -> None:
         make_plan(place.config(f"{setting}-none"))
     label = make_plan(place.config(setting, "table.generation=again"))
     assert (label.lender, label.has_to_compare) == (None, False), "a label asks for new vectors"
+    lost = Table.open(open_store(lender)).current().split_ids()[0]
+    (Path(lender) / names.data_key(lost)).unlink()
+    with pytest.raises(TableDamaged) as damaged:
+        make_plan(place.config(setting))
+    assert str(damaged.value) == (
+        f"table.reuse_from: {lender} is damaged. Of snapshot 2, 1 file is lost: {names.data_key(lost)} is missing. "
+        "Repair that table (`sfr-batch repair` with its own config), or remove table.reuse_from."
+    )
