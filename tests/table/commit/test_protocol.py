@@ -1,4 +1,5 @@
-"""The table's protocol as a state machine: writers, zombies, sweepers and expirers, interleaved at every operation.
+"""The table's protocol as a state machine: writers, zombies, compactors, sweepers and expirers, interleaved at every
+operation.
 
 The real code of `commit`, `table` and `planning` runs in threads that stop before each operation on an in-memory
 store. Hypothesis decides who goes on, who dies before or after an operation took effect, whose reply is lost, when the
@@ -44,9 +45,10 @@ from sfr_batch.storage import executor
 from sfr_batch.storage.executor import InProcess
 from sfr_batch.storage.spill import dealt
 from sfr_batch.storage.store import ObjectInfo
-from sfr_batch.table.commit import documents, writing
+from sfr_batch.table.commit import compaction, documents, writing
 from sfr_batch.table.commit import expiry as retention
 from sfr_batch.table.commit import publish as commit
+from sfr_batch.table.commit.compaction import carry_out, find_compaction
 from sfr_batch.table.commit.draft import Draft
 from sfr_batch.table.commit.expiry import expire
 from sfr_batch.table.commit.publish import condemn, next_number, publish
@@ -61,6 +63,8 @@ CARD = TableCard.make(SCHEMA, "f" * 64, {}, {})
 ROWS_PER_SPLIT = 2
 ROWS_PER_PACK = 4
 """Rows of a data file that shards share: as many as two of them may have."""
+ROWS_PER_FILE = 6
+"""Rows of a data file that a compaction writes: of two or three."""
 Contents = dict[str, tuple[int, ...]]
 """A corpus: shard name with version, to the ids of its rows."""
 
@@ -340,6 +344,12 @@ def expire_old(table: Table, keep_last: int) -> None:
     expire(table, keep_last=keep_last, dry_run=False)
 
 
+def compact(table: Table, tasks: bool) -> None:
+    """Without the lease, as one that has slept longer than a lease lasts."""
+    found = find_compaction(table.current(), rows_per_file=ROWS_PER_FILE, max_unneeded=0.3)
+    carry_out(table, found, executor=InProcess() if tasks else None)
+
+
 # --- what must hold
 
 
@@ -549,6 +559,24 @@ class Expiring(Protocol):
             assert left == {names.manifest_key(number)}, f"of snapshot {number} something is left"
 
 
+class Compacting(Expiring):
+    """With compactors as well; planted bugs go into ``compact_once``."""
+
+    compact_once: Callable[[Table, bool], Any] = staticmethod(compact)
+
+    @initialize(states=st.sampled_from([0, 1, 2, 2, 2]), back=st.booleans(), way=WAYS, compactors=st.integers(0, 2))
+    def begin(self, states: int, back: bool, way: Way, compactors: int) -> None:
+        """Often with compactors that have noticed nothing yet."""
+        Expiring.begin(self, states, back, way)
+        for _ in range(compactors if self.published else 0):
+            self.start_compactor(tasks=way.tasks)
+
+    @precondition(lambda self: self.published and len(self.actors) < 4)
+    @rule(tasks=st.booleans())
+    def start_compactor(self, tasks: bool) -> None:
+        self._start("compactor", lambda store: clean(store, lambda table: type(self).compact_once(table, tasks)))
+
+
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the machine decides is all that decides. A few rows are several tasks, partitions and index files."""
@@ -559,8 +587,11 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def decide_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """An actor has one thread, and nothing has a random name."""
     monkeypatch.setattr(indexes, "PARALLEL_READS", 1)
+    monkeypatch.setattr(compaction, "_PARALLEL_WRITES", 1)
     monkeypatch.setitem(globals(), "new_attempt", lambda: name_in_turn("attempt"))
-    monkeypatch.setattr(commit, "new_run_id", lambda: name_in_turn("run"))
+    monkeypatch.setattr(compaction, "new_attempt", lambda: name_in_turn("attempt"))
+    for module in (commit, compaction):
+        monkeypatch.setattr(module, "new_run_id", lambda: name_in_turn("run"))
 
 
 def work_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -584,14 +615,14 @@ def test_the_machine_does_the_same_again(monkeypatch: pytest.MonkeyPatch) -> Non
     both = []
     for _ in range(2):
         done.clear()
-        repeat(Expiring, examples=10)
+        repeat(Compacting, examples=10)
         both.append(list(done))
     assert len(both[0]) > 1000
     assert both[0] == both[1]
 
 
 def test_every_snapshot_accounts_for_every_row() -> None:
-    run_state_machine_as_test(Expiring, settings=MACHINE)
+    run_state_machine_as_test(Compacting, settings=MACHINE)
 
 
 def test_a_writer_of_packs_that_publishes_in_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -617,7 +648,7 @@ def test_a_writer_of_packs_that_publishes_in_tasks(monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_every_snapshot_accounts_for_every_row_at_length() -> None:
-    run_state_machine_as_test(Expiring, settings=settings(MACHINE, max_examples=5000))
+    run_state_machine_as_test(Compacting, settings=settings(MACHINE, max_examples=5000))
 
 
 # --- planted bugs: the machine must find each
@@ -779,6 +810,27 @@ def test_writer_that_comes_just_before_files_are_deleted(remove: Callable[[Table
     else:
         with pytest.raises(TableDamaged, match="does not exist"):
             check_snapshot(newest, [*history, dead])
+
+
+def compact_and_delete(table: Table, tasks: bool) -> None:
+    base = table.current()
+    compact(table, tasks)
+    table.store.delete({names.data_key(split_id) for split_id in base.split_ids()} - table.current().needs())
+
+
+def test_machine_finds_a_compaction_that_deletes_what_it_has_joined() -> None:
+    find_bug(
+        type("Tidy", (Compacting,), {"compact_once": staticmethod(compact_and_delete)}),
+        "is neither whole nor gone|does not exist|missing",
+    )
+
+
+def test_machine_finds_a_compaction_under_a_condemned_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = compaction._group
+    monkeypatch.setattr(compaction, "_group", lambda base, sources, needed, _: real(base, sources, needed, frozenset()))
+    find_bug(
+        type("Forgetful", (Compacting,), {}), "is condemned by a sweep|is missing; run the command again", start=32
+    )
 
 
 def test_machine_finds_an_expiry_that_nobody_finishes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """Repair in the protocol's state machine: files vanish or are damaged at any moment, and repairs mend the table.
 
-Beside writers, zombies, sweepers and expirers there are repairs, of which any may die, and a disk that loses files.
-What must hold in addition: a repair names no lost file again, neither does any later snapshot; and whatever happened,
-one undisturbed repair and one run make the table whole.
+Beside writers, zombies, compactors, sweepers and expirers there are repairs, of which any may die, and a disk that
+loses files. What must hold in addition: a repair names no lost file again, neither does any later snapshot; and
+whatever happened, one undisturbed repair and one run make the table whole.
 """
 
 import contextlib
@@ -39,8 +39,8 @@ from tests.state_machines import MACHINE, find_bug
 from tests.table.commit.test_protocol import (
     WAYS,
     Actor,
+    Compacting,
     Contents,
-    Expiring,
     Piece,
     Row,
     Way,
@@ -182,7 +182,7 @@ def repair(
                 return  # a file was lost meanwhile: a person would run the command again
 
 
-class Mending(Expiring):
+class Mending(Compacting):
     """With a disk that loses files, and repairs; planted bugs go into ``mend``."""
 
     mend: Callable[..., Snapshot] = staticmethod(repair_once)
@@ -192,10 +192,16 @@ class Mending(Expiring):
         self.lost: set[str] = set()
         self.given_up: set[str] = set()
 
-    @initialize(data=st.data(), states=st.sampled_from([1, 2]), way=WAYS, repairs=st.integers(0, 2))
-    def begin(self, data: st.DataObject, states: int, way: Way, repairs: int) -> None:
+    @initialize(
+        data=st.data(),
+        states=st.sampled_from([1, 2]),
+        way=WAYS,
+        compactors=st.integers(0, 1),
+        repairs=st.integers(0, 2),
+    )
+    def begin(self, data: st.DataObject, states: int, way: Way, compactors: int, repairs: int) -> None:
         """Mostly with a lost file and repairs that have noticed nothing yet."""
-        Expiring.begin(self, states, False, way)
+        Compacting.begin(self, states, False, way, compactors)
         self._lose(data, "damaged" if way.picky else "gone")
         for _ in range(repairs):
             self.start_repair(tasks=way.tasks)
