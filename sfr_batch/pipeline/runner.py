@@ -155,7 +155,7 @@ def embed_and_publish(
         return Summary.of(plan, time.monotonic() - started, progress, price=price)
     progress.enter("publishing")
     held.confirm()
-    snapshot = publish(table, plan.base, draft(plan, run_id, receipts, comparison), publisher)
+    snapshot = publish(table, plan.base, draft(plan, run_id, receipts, comparison, publisher), publisher)
     interrupt.published = snapshot.number
     warn(tell_lifted(snapshot))
     # Before data/ is listed, which takes time that is not the run's.

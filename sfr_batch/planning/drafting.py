@@ -20,21 +20,28 @@ from sfr_batch.planning.pack_indexes import write_pack_indexes
 from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.planning.scan import by_shard
 from sfr_batch.planning.selection import Coverage
+from sfr_batch.storage.executor import Executor
 from sfr_batch.table.commit.draft import Draft
 from sfr_batch.table.commit.publish import next_number
 
 
-def draft(plan: EmbedPlan, run_id: str, receipts: Iterable[Receipt], comparison: ComparisonRun | None = None) -> Draft:
+def draft(
+    plan: EmbedPlan,
+    run_id: str,
+    receipts: Iterable[Receipt],
+    comparison: ComparisonRun | None = None,
+    executor: Executor | None = None,
+) -> Draft:
     """The next snapshot. Writes its index files.
 
-    receipts: of every split of the plan, in any order; comparison: the one that made the plan, if it was compared.
-    Raises TableError, StorageError.
+    receipts: of every split of the plan, in any order; comparison: the one that made the plan, if it was compared;
+    executor: for the indexes of packs, see `write_pack_indexes`. Raises TableError, StorageError.
     """
     assert (comparison is None) == (plan.difference is None), "a compared plan goes with its comparison"
     done = list(receipts)
     written, adopted = _finish(comparison, done, run_id) if comparison else (WrittenIndexes(), [])
     if plan.packs:
-        written = write_pack_indexes(plan, done, next_number(plan.base), run_id)
+        written = write_pack_indexes(plan, done, next_number(plan.base), run_id, executor)
     difference = plan.difference
     indexed = difference.indexed if difference else frozenset[str]()
     thinned = comparison.thinned if comparison else frozenset[str]()

@@ -14,8 +14,10 @@ from sfr_batch.corpus import packs
 from sfr_batch.errors import CorpusError, TableError
 from sfr_batch.format import names
 from sfr_batch.format.layout import Layout
+from sfr_batch.planning import pack_indexes
 from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.make import make_plan
+from sfr_batch.planning.pack_indexes import write_pack_indexes
 from sfr_batch.storage.executor import InProcess
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit import status
@@ -26,6 +28,7 @@ from tests.nights import Counting, Doc, Place, Shards, Writer, docs_of, expected
 from tests.planning.test_repair import mended
 from tests.proxy import relay
 from tests.s3server import S3Server
+from tests.table.commit.test_publish_elsewhere import Shuffled
 from tests.tables import do_plan, do_splits, jsonl
 
 pytestmark = pytest.mark.usefixtures("one_look_at_the_model")
@@ -90,6 +93,28 @@ def test_a_first_run_is_what_it_is_without_packs(nights: Nights, ending: str, mo
     records = [[dataclasses.replace(r, splits=0) for r in it.read_shards()] for it in (snapshot, other)]
     assert records[0] == records[1]
     assert check(place, writer).number == snapshot.number
+
+
+def test_tasks_of_an_executor_write_the_same_indexes(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, writer = nights
+    writer.write(small_shards())
+    plan = make_plan(place.config(*SPLITS))
+    done = do_splits(plan)
+    monkeypatch.setattr(pack_indexes, "ROWS_A_TASK", 30)
+    here = write_pack_indexes(plan, done, 1, "here")
+    elsewhere = Shuffled(plan.store, seed=5)
+    there = write_pack_indexes(plan, done, 1, "there", elsewhere)
+    assert 1 < elsewhere.ran.total() <= len(done)
+    assert there.coverage == here.coverage
+    assert sum(its.read for its in here.coverage.values()) == plan.rows
+    assert sum(its.rejected for its in here.coverage.values()) == 2
+    renamed = {
+        u: [dataclasses.replace(p, key=p.key.replace("there", "here")) for p in there.parts[u]] for u in there.parts
+    }
+    assert list(renamed.items()) == list(here.parts.items())
+    keys = {part.key for its in here.parts.values() for part in its}
+    assert len(keys) == elsewhere.ran.total()
+    assert [plan.store.read(key) for key in keys] == [plan.store.read(key.replace("here", "there")) for key in keys]
 
 
 def test_nights_after_it(nights: Nights) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +35,7 @@ from sfr_batch.format.lineage import Mask, Taken, names_of, taken
 from sfr_batch.format.parquet import damage_explained, read_data_file, read_parquet, read_receipts
 from sfr_batch.format.records import PACKED, IndexPart, Receipt, TableCard, rows_in
 from sfr_batch.format.schemas import described
-from sfr_batch.storage.executor import ROWS_A_TASK, Executor, InProcess, check_reach, grouped
+from sfr_batch.storage.executor import ROWS_A_TASK, Executor, InProcess, check_reach, grouped, in_order
 from sfr_batch.storage.parallel import in_parallel
 from sfr_batch.storage.store import Store
 from sfr_batch.table.choices import MAX_UNNEEDED, ROWS_PER_FILE
@@ -116,28 +116,32 @@ class Compaction:
 
 
 def find_compaction(
-    base: Snapshot, *, rows_per_file: int = ROWS_PER_FILE, max_unneeded: float = MAX_UNNEEDED
+    base: Snapshot,
+    *,
+    rows_per_file: int = ROWS_PER_FILE,
+    max_unneeded: float = MAX_UNNEEDED,
+    executor: Executor | None = None,
 ) -> Compaction:
     """Find out what `compact` would do. Reads the indexes.
 
     rows_per_file: maximum number of vectors in a new data file; files with at most half as many are joined.
-    max_unneeded: share of unneeded rows, in 0 to 1, above which a file is always rewritten. Raises TableError.
+    max_unneeded: share of unneeded rows, in 0 to 1, above which a file is always rewritten. executor: runs the tasks
+    that read indexes; default: this process. Raises TableError.
     """
+    executor = executor or InProcess()
     receipts = base.read_receipts()
     files = FileNumbers.of(receipts, frozenset())
     needed = LiveRows(files)
     for number in (number for number, receipt in enumerate(receipts) if receipt.owned):
         needed.add_file(number)
-    used, ends = array("i"), array("q", [0])  # the files of each part, 4 bytes each: each shard may have rows in each
+    used, many = array("i"), array("q", [0])  # the files of each part, 4 bytes each: each shard may have rows in each
     parts = [part for its in base.read_indexes().values() for part in its]
-    rows = [part.rows for part in parts]
-    indexes = PartReader(base.store, columns_of_entries(hashes=False))
-    read = read_ahead(lambda part: entries_of(indexes.read(part)), parts, rows)
-    for part, entries in zip(parts, read, strict=True):
-        starts = files.starts[file_numbers(entries, files, part)]
-        needed.add(Marks.of(rows_of_documents(starts + entries.row, entries.vectors)))
-        used.extend(files.numbers[split_id] for split_id in entries.split_ids)
-        ends.append(len(used))
+    shared = executor.share(_Pointed(base.store, files))
+    calls = ((some, shared) for some in grouped(parts, [part.rows for part in parts], ROWS_A_TASK))
+    for found in in_order(executor, _needs_of, calls):
+        needed.add(found.marks)
+        used.extend(found.used)
+        many.extend(found.many)
     condemned = base.read_condemned()
     counts = {split_id: needed.count(number) for split_id, number in files.numbers.items()}
     groups = [
@@ -146,10 +150,39 @@ def find_compaction(
     ]
     rewritten = np.zeros(len(receipts), np.bool_)
     rewritten[[files.numbers[source.split_id] for group in groups for source in group.sources]] = True
-    until = np.concatenate([[0], np.cumsum(rewritten[np.asarray(used, np.int32)])])[np.asarray(ends)]
+    until = np.concatenate([[0], np.cumsum(rewritten[np.asarray(used, np.int32)])])[np.cumsum(many)]
     shards = {part.shard for part, some in zip(parts, np.diff(until).tolist(), strict=True) if some}
     shards.update(r.shard for r, its in zip(receipts, rewritten.tolist(), strict=True) if its and r.owned)
     return Compaction(base, tuple(groups), frozenset(shards))
+
+
+class _Pointed(NamedTuple):
+    """What the tasks that read indexes need. files: those that the indexes point into."""
+
+    store: Store
+    files: FileNumbers
+
+
+class _Needs(NamedTuple):
+    """What parts of indexes need. marks: the vectors; used: numbers of the files, one part after the other; many:
+    [parts] how many of them are of each."""
+
+    marks: Marks
+    used: "array[int]"
+    many: "array[int]"
+
+
+def _needs_of(parts: Sequence[IndexPart], pointed: _Pointed) -> _Needs:
+    """A task: read parts of indexes. Raises TableError."""
+    files, indexes = pointed.files, PartReader(pointed.store, columns_of_entries(hashes=False))
+    marks, used, many = list[Marks](), array("i"), array("q")
+    read = read_ahead(lambda part: entries_of(indexes.read(part)), parts, [part.rows for part in parts])
+    for part, entries in zip(parts, read, strict=True):
+        starts = files.starts[file_numbers(entries, files, part)]
+        marks.append(Marks.of(rows_of_documents(starts + entries.row, entries.vectors)))
+        used.extend(files.numbers[split_id] for split_id in entries.split_ids)
+        many.append(len(entries.split_ids))
+    return _Needs(Marks.union(marks), used, many)
 
 
 def compact(
@@ -170,10 +203,11 @@ def compact(
     """
     if executor:
         check_reach(executor, table.store.root)
+    limits: dict[str, Any] = {"rows_per_file": rows_per_file, "max_unneeded": max_unneeded, "executor": executor}
     if dry_run:
-        return find_compaction(table.current(), rows_per_file=rows_per_file, max_unneeded=max_unneeded)
+        return find_compaction(table.current(), **limits)
     with lease.hold(table.store, lease.Holder.of_this_process(new_run_id()), RunSettings().lease_s, say) as held:
-        found = find_compaction(table.current(), rows_per_file=rows_per_file, max_unneeded=max_unneeded)
+        found = find_compaction(table.current(), **limits)
         return carry_out(table, found, held.confirm, executor)
 
 

@@ -83,8 +83,7 @@ def test_tasks_of_an_executor_write_the_same(
     place, _, table = used
     before = table.current()
     monkeypatch.setattr(compaction, "ROWS_A_TASK", 1)
-    found = find_compaction(before, rows_per_file=17)
-    elsewhere = Shuffled(table.store, seed=3)
+    found, elsewhere = find_compaction(before, rows_per_file=17), Shuffled(table.store, seed=3)
     after = carry_out(table, found, executor=elsewhere).snapshot
     assert after is not None
     assert len(found.groups) > 1
@@ -97,6 +96,28 @@ def test_tasks_of_an_executor_write_the_same(
         assert schema.remove_metadata().equals(table.schema.remove_metadata()), "pickle forgets nothing of a type"
     assert state_of(healthy(table, place)) == state_of(before)
     assert rejects_of(after) == rejects_of(before)
+
+
+@pytest.mark.parametrize("rows_per_file", [17, 1000])
+def test_tasks_of_an_executor_find_the_same(
+    used: tuple[Place, Writer, Table], rows_per_file: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, table = used
+    monkeypatch.setattr(compaction, "ROWS_A_TASK", 1)
+    compacted = carry_out(table, find_compaction(table.current(), rows_per_file=17)).snapshot
+    assert compacted is not None
+    for base in (table.at(1), table.at(4), compacted):
+        elsewhere = Shuffled(table.store, seed=3)
+        here = find_compaction(base, rows_per_file=rows_per_file)
+        found = find_compaction(base, rows_per_file=rows_per_file, executor=elsewhere)
+        parts = [part for its in base.read_indexes().values() for part in its]
+        assert elsewhere.ran.total() == len(parts)
+        assert found.shards == here.shards
+        assert [group.split_id for group in found.groups] == [group.split_id for group in here.groups]
+        assert [[bits.tolist() for bits in group.needed] for group in found.groups] == [
+            [bits.tolist() for bits in group.needed] for group in here.groups
+        ]
+    assert len(parts) > 1
 
 
 def test_large_files_without_waste_are_left_alone(used: tuple[Place, Writer, Table]) -> None:
