@@ -26,11 +26,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sfr_batch.errors import (
+    CountsDoNotClose,
     ObjectNotFound,
     SnapshotConflict,
-    TableDamaged,
     TableError,
-    TableNotFound,
 )
 from sfr_batch.format import names
 from sfr_batch.format.dead_rows import DeadPart, write_dead_rows
@@ -179,10 +178,13 @@ def superseded(table: Table, base: Snapshot | None) -> bool:
 
 @contextlib.contextmanager
 def conflict_if_superseded(table: Table, base: Snapshot) -> Iterator[None]:
-    """Raises SnapshotConflict instead of a missing file if a snapshot after ``base`` exists."""
+    """Raises SnapshotConflict instead of an error about files if a snapshot after ``base`` exists: they may be missing,
+    or their names condemned, because of it."""
     try:
         yield
-    except (ObjectNotFound, TableNotFound, TableDamaged) as error:
+    except (SnapshotConflict, CountsDoNotClose):
+        raise
+    except (ObjectNotFound, TableError) as error:
         if not superseded(table, base):
             raise
         raise SnapshotConflict(

@@ -18,6 +18,7 @@ from sfr_batch.storage.executor import InProcess
 from sfr_batch.table.commit import compaction
 from sfr_batch.table.commit.compaction import Compaction, carry_out, compact, find_compaction
 from sfr_batch.table.commit.lease import Holder, hold, read_holder
+from sfr_batch.table.commit.sweep import sweep
 from sfr_batch.table.table import Snapshot, Table
 from tests.nights import Doc, Place, Writer, docs_of, night, rejects_of, state_of
 from tests.table.commit.test_publish_elsewhere import Shuffled
@@ -185,6 +186,18 @@ def test_somebody_publishes_meanwhile(used: tuple[Place, Writer, Table]) -> None
         carry_out(table, found)
     carry_out(table, find_compaction(table.current(), rows_per_file=100))
     assert len(state_of(healthy(table, place))) == 16 + 8 + 3
+
+
+def test_a_sweep_takes_its_files_meanwhile(used: tuple[Place, Writer, Table]) -> None:
+    place, _, table = used
+    before = state_of(table.current())
+    found = find_compaction(table.current(), rows_per_file=100)
+    with pytest.raises(SnapshotConflict, match="Run the command again"):
+        carry_out(table, found, lambda: sweep(table, older_than_s=0, now=1e18))
+    done = carry_out(table, find_compaction(table.current(), rows_per_file=100)).snapshot
+    assert done is not None
+    assert not set(done.split_ids()) & {group.split_id for group in found.groups}
+    assert state_of(healthy(table, place)) == before
 
 
 def test_the_command(used: tuple[Place, Writer, Table]) -> None:
