@@ -13,28 +13,32 @@ from click.testing import CliRunner
 import sfr_batch as sfr
 from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.cli.main import main
+from sfr_batch.corpus import packs
 from sfr_batch.errors import ConfigError, TableError
 from sfr_batch.format import names
 from sfr_batch.format.records import DuplicateRule
 from sfr_batch.pipeline import copy_vectors, placement, runner
 from sfr_batch.pipeline.on_ray import choose
 from sfr_batch.pipeline.tasks import OnRay
+from sfr_batch.planning import pack_indexes
 from sfr_batch.planning.comparison import compare
 from sfr_batch.planning.make import make_plan
+from sfr_batch.planning.pack_indexes import write_pack_indexes
 from sfr_batch.planning.settled_ids import settle_ids
 from sfr_batch.planning.table_ids import ids_to_read
 from sfr_batch.storage import executor
 from sfr_batch.storage.executor import ROWS_HERE, Executor, InProcess
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table import export, row_changes, scan, search
-from sfr_batch.table.commit import documents, publish
+from sfr_batch.table.commit import compaction, documents, publish
+from sfr_batch.table.commit.compaction import find_compaction
 from sfr_batch.table.table import Table
 from tests.nights import Counting, Doc, Place, Writer, docs_of, expected_vectors, night, small_tasks
 from tests.planning.test_settled_ids import decided
 from tests.states import Row, commit_file, publish_state, state_of
 from tests.table.commit.test_publish_elsewhere import write_state
 from tests.table.test_export import DEAD, FILES
-from tests.tables import do_plan, make_table, split_name
+from tests.tables import do_plan, do_splits, make_table, split_name
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -174,6 +178,28 @@ def test_export_on_ray_writes_the_same_files(tmp_path: Path, monkeypatch: pytest
     done = CliRunner().invoke(main, [*command, "--ray-address", "auto"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert written(tmp_path / "there") == written(tmp_path / "here")
+
+
+def test_indexes_are_written_and_read_on_ray(nights: tuple[Place, Writer], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of packs are written, and those of all shards read to find what to compact."""
+    place, writer = nights
+    monkeypatch.setattr(packs, "FEWEST", 20)
+    for module in (pack_indexes, compaction):
+        monkeypatch.setattr(module, "ROWS_A_TASK", 30)
+    writer.write({f"{n:02}.jsonl": [*docs_of(f"{n}-", 2), Doc(f"{n}-2", "" if n % 9 == 0 else "a")] for n in range(60)})
+    plan, on_ray = make_plan(place.config("run.rows_per_split=40")), OnRay("publishing")
+    done = do_splits(plan)
+    here, there = (write_pack_indexes(plan, done, 1, *its) for its in (("here", None), ("there", on_ray)))
+    keys = sorted({part.key for its in there.parts.values() for part in its})
+    assert len(keys) > 1
+    assert [plan.store.read(key) for key in keys] == [plan.store.read(key.replace("there", "here")) for key in keys]
+    assert there.coverage == here.coverage
+    snapshot = do_plan(plan)
+    found, elsewhere = find_compaction(snapshot), find_compaction(snapshot, executor=on_ray)
+    assert len(found.groups) == 1
+    assert elsewhere.describe() == found.describe()
+    assert elsewhere.shards == found.shards
+    assert elsewhere.groups[0].taken == found.groups[0].taken
 
 
 def test_compacting_on_ray(tmp_path: Path) -> None:
