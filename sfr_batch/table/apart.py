@@ -27,16 +27,20 @@ _READ_NOTHING = ("compact", "sweep", "expire")
 """Operations whose runs have no config."""
 
 
-def check_apart(place: str, table: Store, storage: StorageSettings | None, way_out: str) -> None:
+def check_apart(
+    place: str, table: Store, storage: StorageSettings | None, way_out: str, *, pointer: bool = False
+) -> None:
     """Raises ConfigError if the folder ``place`` is in a table, in a pointer or in the corpus of ``table``, or if that
     table or its corpus is in ``place``.
 
-    place: absolute URI. way_out: what to do instead.
+    place: absolute URI. way_out: what to do instead. pointer: ``place`` is to be a pointer, which others may be
+    creating, or have died creating.
     """
     settings = storage or StorageSettings()
+    own = {place, place if is_s3(place) else os.path.realpath(place)} if pointer else set()
     for folder in folders_from(place):
         there, _ = names_in(f"{folder.rstrip('/')}/{_OWN}", "", settings)
-        what = "table" if _CARD in there else "pointer" if f"{_POINTER}/" in there else ""
+        what = "table" if _CARD in there else "pointer" if f"{_POINTER}/" in there and folder not in own else ""
         if what:
             raise ConfigError(f"{place} is inside the {what} {folder}. {way_out}")
     if _is_below(table.root, place):

@@ -95,12 +95,8 @@ def promote(
         table.snapshot(snapshot)
     _check_no_table(store)
     target = _as_stored(store.root, table.store.root)
-    try:
-        if read_pointer(store) is None:
-            check_apart(store.root, table.store, storage, _BESIDE_TABLES)
-    except ConfigError:
-        if read_pointer(store) is None:
-            raise  # else others have created it meanwhile, and the check has found the pointer itself
+    if read_pointer(store) is None:
+        check_apart(store.root, table.store, storage, _BESIDE_TABLES, pointer=True)
     for _ in range(_ATTEMPTS):
         now = read_pointer(store)
         if expect is not None and (now is None or now.table != expect):

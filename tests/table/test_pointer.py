@@ -250,16 +250,26 @@ def test_a_pointer_that_others_create_while_it_is_checked(place: str, monkeypatc
     table_at(f"{place}/blue", "blue")
     table_at(f"{place}/green", "green")
 
-    def meanwhile(*of: Any) -> None:
+    def meanwhile(*of: Any, **more: Any) -> None:
         monkeypatch.setattr(pointer, "check_apart", check_apart)
         sfr.promote(f"{place}/current", f"{place}/green")
-        check_apart(*of)
+        check_apart(*of, **more)
 
     check_apart = pointer.check_apart
     monkeypatch.setattr(pointer, "check_apart", meanwhile)
     sfr.promote(f"{place}/current", f"{place}/blue")
     assert len(steps(open_store(f"{place}/current"))) == 2
     assert ids_at(f"{place}/current") == ["blue"]
+
+
+def test_a_pointer_whose_creator_died_before_the_first_record(tmp_path: Path) -> None:
+    table_at(f"{tmp_path}/blue", "blue")
+    (tmp_path / "current/_sfr/pointer").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "current")
+    with pytest.raises(ConfigError, match="inside the pointer"):
+        sfr.promote(f"{tmp_path}/current/deeper", f"{tmp_path}/blue")
+    sfr.promote(f"{tmp_path}/link", f"{tmp_path}/blue")
+    assert ids_at(f"{tmp_path}/current") == ["blue"]
 
 
 def test_threads_that_promote_at_once(place: str) -> None:
