@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import IO
 
 from sfr_batch.errors import ObjectNotFound
-from sfr_batch.storage.store import ObjectInfo
+from sfr_batch.storage.store import Content, ObjectInfo, whole
 
 
 class MemoryStore:
@@ -24,11 +24,12 @@ class MemoryStore:
     def __repr__(self) -> str:
         return f"<MemoryStore {self.root} {len(self._objects)} objects>"
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: Content) -> bool:
+        content = whole(data)
         with self._lock:
             if key in self._objects:
                 return False
-            self._objects[key] = (bytes(data), self.now)
+            self._objects[key] = (content, self.now)
             self.now += 1
             return True
 

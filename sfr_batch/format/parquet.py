@@ -1,4 +1,4 @@
-"""Writing and reading the Parquet files of a table: whole files in memory, page checksums, receipts in footers.
+"""Writing and reading the Parquet files of a table: whole files, page checksums, receipts in footers.
 
 Knows stores and receipts; does not know which files are live.
 """
@@ -22,27 +22,40 @@ from sfr_batch.format.layout import Layout, covers_in
 from sfr_batch.format.records import WAYS_OUT, Receipt
 from sfr_batch.storage.local_files import unnamed_file
 from sfr_batch.storage.ranges import Ranges
-from sfr_batch.storage.store import ObjectInfo, Store
+from sfr_batch.storage.store import ObjectInfo, Store, whole
 
 _PARALLEL_FOOTERS = 32
 _FOOTERS_A_TASK = 64
 
 
-def encode_parquet(table: pa.Table, metadata: dict[str, str] | None = None, row_group_size: int | None = None) -> bytes:
-    """A whole Parquet file in memory: a stream to storage that an exception closes would publish an incomplete file.
+@dataclasses.dataclass
+class ParquetContent:
+    """A whole Parquet file, as the content of an object of a store: written when and where the store asks for it.
 
     Page checksums let a reader detect a flipped bit. Vectors are noise: dictionaries, statistics and compression would
     not make them smaller. ``row_group_size``: rows, default all.
     """
-    # Not a stream of Arrow's: that would be copied into a Python object in the end.
-    sink = io.BytesIO()
-    pq.write_table(
-        table.replace_schema_metadata(metadata),
-        sink,
-        row_group_size=row_group_size or max(1, table.num_rows),
-        **_written(table.column_names),
-    )
-    return sink.getvalue()
+
+    table: pa.Table
+    metadata: dict[str, str] | None = None
+    row_group_size: int | None = None
+    size: int = 0
+    """Bytes, once it has been written."""
+
+    def __call__(self, file: IO[bytes]) -> None:
+        """Write it into an empty file."""
+        pq.write_table(
+            self.table.replace_schema_metadata(self.metadata),
+            file,
+            row_group_size=self.row_group_size or max(1, self.table.num_rows),
+            **_written(self.table.column_names),
+        )
+        self.size = file.tell()
+
+
+def encode_parquet(table: pa.Table, metadata: dict[str, str] | None = None, row_group_size: int | None = None) -> bytes:
+    """As `ParquetContent`, in memory."""
+    return whole(ParquetContent(table, metadata, row_group_size))
 
 
 def encode_pieces(pieces: Iterable[pa.Table], schema: pa.Schema) -> bytes:

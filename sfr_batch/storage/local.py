@@ -12,7 +12,7 @@ from sfr_batch.errors import StorageError
 from sfr_batch.storage.failures import NO_HARD_LINKS, explained
 from sfr_batch.storage.local_files import walk
 from sfr_batch.storage.locations import absolute_uri
-from sfr_batch.storage.store import TEMPORARY, ObjectInfo, path_parts
+from sfr_batch.storage.store import TEMPORARY, Content, ObjectInfo, path_parts
 
 
 class LocalStore:
@@ -27,7 +27,7 @@ class LocalStore:
     def _path(self, key: str) -> str:
         return os.path.join(self.root, *path_parts(self.root, key))
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: Content) -> bool:
         """As `Store.create`, by a temporary file and a hard link, which only one process can make."""
         target = self._path(key)
         if os.path.exists(target):
@@ -38,7 +38,10 @@ class LocalStore:
             _make_folder(os.path.dirname(target))
             try:
                 with open(temporary, "wb") as file:
-                    file.write(data)
+                    if callable(data):
+                        data(file)
+                    else:
+                        file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
                 try:

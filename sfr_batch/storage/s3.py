@@ -24,7 +24,7 @@ from sfr_batch.storage.locations import absolute_uri, is_s3
 from sfr_batch.storage.parallel import PARALLEL_READS, in_parallel
 from sfr_batch.storage.ranges import Ranges
 from sfr_batch.storage.retries import Bounds
-from sfr_batch.storage.store import ObjectInfo, path_parts
+from sfr_batch.storage.store import Content, ObjectInfo, path_parts, whole
 from sfr_batch.storage.versions import etag_of, is_weak
 
 # The client tries once: only `storage.retries` repeats. Both timeouts are of silence, not of a whole transfer.
@@ -104,8 +104,9 @@ class S3Store:
     def _path(self, key: str) -> str:
         return f"{self.root.removeprefix('s3://')}/{'/'.join(path_parts(self.root, key))}"
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: Content) -> bool:
         """As `Store.create`, by a PUT with `If-None-Match: *`."""
+        data = whole(data)
         with explained("write", f"{self.root}/{key}"):
             for attempt in range(_CONFLICT_ATTEMPTS):
                 try:

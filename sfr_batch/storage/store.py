@@ -12,7 +12,7 @@ returns whether it did. Knows nothing of tables and Parquet.
 """
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Protocol
 
@@ -20,6 +20,11 @@ from sfr_batch.errors import StorageError
 
 TEMPORARY = "_sfr/tmp"
 """Folder where local stores write an object before it gets its name. A sweep removes what a crash leaves there."""
+
+
+Content = bytes | Callable[[IO[bytes]], object]
+"""What an object is made of: its bytes, or a function that writes them into the file that it is given, the same bytes
+each time. A local store has a large object written straight to the disk that way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +44,11 @@ class Store(Protocol):
 
     root: str
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: Content) -> bool:
         """Create an object if none has this key, atomically and durably. False if one has.
+
+        If a function writes the content, it is not called where an object is found at once. What it raises is raised,
+        and no object is created.
 
         After a lost reply the repeated request also returns False: the caller reads the object to learn whether it is
         its own. If StorageError is raised, the object may exist all the same.
@@ -85,3 +93,13 @@ def path_parts(root: str, key: str) -> list[str]:
 
 def in_memory(data: bytes) -> IO[bytes]:
     return io.BytesIO(data)
+
+
+def whole(content: Content) -> bytes:
+    """The bytes of a content."""
+    if not callable(content):
+        return content
+    # Not a stream of Arrow's: that would be copied into a Python object in the end.
+    file = io.BytesIO()
+    content(file)
+    return file.getvalue()

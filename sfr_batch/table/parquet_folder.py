@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError, StorageError, counted
-from sfr_batch.format.parquet import encode_parquet
+from sfr_batch.format.parquet import ParquetContent
 from sfr_batch.storage.s3 import S3Store
-from sfr_batch.storage.store import Store
+from sfr_batch.storage.store import Content, Store, whole
 from sfr_batch.storage.stores import open_store, tidy
 from sfr_batch.table.hive_names import folder_of, partition_texts
 
@@ -171,12 +171,12 @@ class ParquetFolder:
         by = self._kind[1]
         rows = rows if by is None else rows.drop_columns([by])
         number = self._numbers.get(folder, 0)
-        data = encode_parquet(rows, row_group_size=max(1, rows.num_rows * _ROW_GROUP_BYTES // max(1, rows.nbytes)))
-        self._create(f"{folder}{'/' if folder else ''}part-{self._prefix}{number:05}.parquet", data)
+        file = ParquetContent(rows, row_group_size=max(1, rows.num_rows * _ROW_GROUP_BYTES // max(1, rows.nbytes)))
+        self._create(f"{folder}{'/' if folder else ''}part-{self._prefix}{number:05}.parquet", file)
         self._numbers[folder] = number + 1
-        self.written += Written(rows.num_rows, 1, len(data), frozenset() if number else frozenset({folder}))
+        self.written += Written(rows.num_rows, 1, file.size, frozenset() if number else frozenset({folder}))
 
-    def _create(self, key: str, data: bytes) -> None:
+    def _create(self, key: str, data: Content) -> None:
         # With our content, it is our own file: the reply to an earlier attempt was lost.
-        if not self.store.create(key, data) and self.store.read(key) != data:
+        if not self.store.create(key, data) and self.store.read(key) != whole(data):
             raise StorageError(f"{self.root}/{key} exists already: another process is writing to {self.root} too.")

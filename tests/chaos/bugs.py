@@ -23,7 +23,7 @@ from sfr_batch.planning.plan import EmbedPlan
 from sfr_batch.storage.local import LocalStore
 from sfr_batch.storage.parallel import read_many
 from sfr_batch.storage.s3 import S3Store
-from sfr_batch.storage.store import TEMPORARY, ObjectInfo, Store
+from sfr_batch.storage.store import TEMPORARY, Content, ObjectInfo, Store, whole
 from sfr_batch.table.commit import publish as commit
 from sfr_batch.table.commit import writing
 from sfr_batch.table.table import Table
@@ -52,7 +52,7 @@ def replace(owner: Any, name: str, value: Any) -> None:
 class _Wrapped:
     """A store with another create."""
 
-    def __init__(self, store: Store, create: Callable[[str, bytes], bool]) -> None:
+    def __init__(self, store: Store, create: Callable[[str, Content], bool]) -> None:
         self._store, self.create = store, create
 
     def __getattr__(self, name: str) -> Any:
@@ -60,12 +60,12 @@ class _Wrapped:
 
 
 def create_that_overwrites() -> None:
-    def create(self: LocalStore, key: str, data: bytes) -> bool:
+    def create(self: LocalStore, key: str, data: Content) -> bool:
         target, temporary = self._path(key), self._path(f"{TEMPORARY}/{secrets.token_hex(16)}")
         for path in (target, temporary):
             os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(data)
+            file.write(whole(data))
         os.replace(temporary, target)
         return True
 
@@ -73,20 +73,20 @@ def create_that_overwrites() -> None:
 
 
 def unconditional_put() -> None:
-    def create(self: S3Store, key: str, data: bytes) -> bool:
-        self._fs.pipe_file(self._path(key), data)
+    def create(self: S3Store, key: str, data: Content) -> bool:
+        self._fs.pipe_file(self._path(key), whole(data))
         return True
 
     replace(S3Store, "create", create)
 
 
 def written_in_place() -> None:
-    def create(self: LocalStore, key: str, data: bytes) -> bool:
+    def create(self: LocalStore, key: str, data: Content) -> bool:
         target = self._path(key)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         try:
             with open(target, "xb") as file:
-                file.write(data)
+                file.write(whole(data))
                 file.flush()
                 os.fsync(file.fileno())
         except FileExistsError:
@@ -115,9 +115,9 @@ def receipt_before_data() -> None:
     folder = names.run_key("finished", "receipts")
 
     def commit_split(store: Store, card: TableCard, receipt: Receipt, rows: pa.Table, *more: Any) -> Receipt:
-        def create(key: str, data: bytes) -> bool:
+        def create(key: str, data: Content) -> bool:
             if names.split_of_data_key(key):
-                told = dataclasses.replace(receipt, size=len(data))
+                told = dataclasses.replace(receipt, size=len(whole(data)))
                 store.create(f"{folder}/{receipt.split_id}.jsonl", told.to_json().encode())
             return store.create(key, data)
 
@@ -134,9 +134,9 @@ def receipt_before_data() -> None:
 
 def rejects_after_data() -> None:
     def commit_split(store: Store, card: TableCard, receipt: Receipt, rows: pa.Table, *more: Any) -> Receipt:
-        late: list[tuple[str, bytes]] = []
+        late: list[tuple[str, Content]] = []
 
-        def create(key: str, data: bytes) -> bool:
+        def create(key: str, data: Content) -> bool:
             if key.startswith(names.REJECTS):
                 late.append((key, data))
                 return True

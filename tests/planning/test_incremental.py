@@ -30,6 +30,7 @@ from sfr_batch.planning.join import Decision, Origin, corpus_dtype, document_dty
 from sfr_batch.planning.make import make_plan
 from sfr_batch.storage.executor import InProcess
 from sfr_batch.storage.local import LocalStore
+from sfr_batch.storage.store import Content
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.compaction import carry_out, find_compaction
 from sfr_batch.table.table import Snapshot, Table
@@ -264,7 +265,7 @@ def test_a_night_that_dies_at_any_write(
     real, left = LocalStore.create, 0
     keys: list[str] = []
 
-    def create(store: LocalStore, key: str, data: bytes) -> bool:
+    def create(store: LocalStore, key: str, data: Content) -> bool:
         keys.append(key)
         if len(keys) == left and moment == "before":
             raise KeyboardInterrupt

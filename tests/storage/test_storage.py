@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -58,6 +58,41 @@ def test_objects_may_be_empty_and_hold_any_byte(store: Store) -> None:
     assert not store.create("a", b"x")
     assert store.create("b", every_byte)
     assert (store.read("a"), store.read("b")) == (b"", every_byte)
+
+
+def test_a_function_may_write_the_content(store: Store) -> None:
+    def write(file: IO[bytes]) -> None:
+        file.write(b"one")
+        assert file.tell() == 3
+        file.write(b"two")
+
+    def break_off(file: IO[bytes]) -> None:
+        file.write(b"half of it")
+        raise KeyError("no more")
+
+    assert store.create("data/a", write)
+    assert not store.create("data/a", write)
+    with pytest.raises(KeyError, match="no more"):
+        store.create("data/b", break_off)
+    assert [(info.key, info.size) for info in store.list("")] == [("data/a", 6)]
+    assert store.read("data/a") == b"onetwo"
+
+
+def test_a_local_disk_holds_what_a_function_has_written_so_far(tmp_path: Path) -> None:
+    def write(file: IO[bytes]) -> None:
+        file.write(block)
+        (temporary,) = (tmp_path / storage.TEMPORARY).iterdir()
+        assert temporary.stat().st_size == len(block)
+
+    block = bytes(2**20)
+    local = LocalStore(str(tmp_path))
+    assert local.create("a", write)
+
+    def never(file: IO[bytes]) -> None:
+        raise AssertionError("the object is there already")
+
+    assert not local.create("a", never)
+    assert local.read("a") == block
 
 
 def test_one_of_several_racing_writers_wins(store: Store) -> None:

@@ -11,7 +11,7 @@ import sfr_batch as sfr
 from sfr_batch.config.loading import config_from_dict
 from sfr_batch.errors import ConfigError, PointerMoved, TableError, TableNotFound
 from sfr_batch.format import names as schema
-from sfr_batch.storage.store import Store
+from sfr_batch.storage.store import Content, Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table import pointer
 from sfr_batch.table.commit.expiry import expire
@@ -205,7 +205,7 @@ class Racing(MemoryStore):
         super().__init__("/a/current")
         self.others, self.lose_reply = others, lose_reply
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: Content) -> bool:
         if self.others:
             super().create(key, self.others.pop(0))
         created = super().create(key, data)

@@ -28,7 +28,7 @@ from sfr_batch.errors import (
 )
 from sfr_batch.format import names
 from sfr_batch.format.parquet import encode_parquet, read_receipt
-from sfr_batch.storage.store import Store, in_memory
+from sfr_batch.storage.store import Content, Store, in_memory
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit import lease
 from sfr_batch.table.commit.publish import condemn, publish, superseded
@@ -266,7 +266,7 @@ def test_own_manifest_after_a_lost_reply_is_a_success(local: Store) -> None:
 
         root, read, list, open = local.root, local.read, local.list, local.open
 
-        def create(self, key: str, data: bytes) -> bool:
+        def create(self, key: str, data: Content) -> bool:
             return local.create(key, data) if "/snapshots/" not in key or key.endswith(".parquet") else False
 
     again = dataclasses.replace(draft)

@@ -19,7 +19,7 @@ from sfr_batch.format.accepted import AcceptedInputs
 from sfr_batch.format.fingerprint import differences, mismatches, short_id
 from sfr_batch.format.known_types import KnownTypes
 from sfr_batch.format.lineage import Taken
-from sfr_batch.format.parquet import encode_parquet, read_receipt
+from sfr_batch.format.parquet import ParquetContent, read_receipt
 from sfr_batch.format.records import (
     Receipt,
     TableCard,
@@ -159,11 +159,11 @@ def commit_split(
             f"its receipt says {receipt.vectors} and {receipt.rejected}."
         )
     if rejects.num_rows:
-        store.create(names.rejects_key(receipt.split_id, receipt.attempt), encode_parquet(rejects))
+        store.create(names.rejects_key(receipt.split_id, receipt.attempt), ParquetContent(rejects))
     metadata = {names.RECEIPT_KEY: receipt.to_json(), names.FINGERPRINT_KEY: card.fingerprint}
     for key, listed in ((names.PIECES_KEY, pieces), (names.SOURCES_KEY, sources)):
         metadata |= {key: json.dumps(list(listed), separators=(",", ":"))} if listed else {}
-    data = encode_parquet(rows.cast(card.schema), metadata)
-    if store.create(names.data_key(receipt.split_id), data):
-        return dataclasses.replace(receipt, size=len(data))
+    file = ParquetContent(rows.cast(card.schema), metadata)
+    if store.create(names.data_key(receipt.split_id), file):
+        return dataclasses.replace(receipt, size=file.size)
     return read_receipt(store, receipt.split_id)

@@ -19,7 +19,7 @@ from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.errors import ConfigError, StorageError, TableNotFound
 from sfr_batch.format import names
 from sfr_batch.format.records import KEPT
-from sfr_batch.storage.store import Store
+from sfr_batch.storage.store import Content, Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit.compaction import carry_out, find_compaction
 from sfr_batch.table.commit.expiry import Expiry, expire
@@ -233,7 +233,7 @@ class Dying:
             raise Crash
         self._left -= 1
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: Content) -> bool:
         self._change()
         return self._store.create(key, data)
 

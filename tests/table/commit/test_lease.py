@@ -26,7 +26,7 @@ from sfr_batch.errors import StorageError, TableInUse
 from sfr_batch.format import names
 from sfr_batch.pipeline import placement, runner
 from sfr_batch.storage.s3 import S3Store
-from sfr_batch.storage.store import Store
+from sfr_batch.storage.store import Content, Store, whole
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.commit import lease, status
 from sfr_batch.table.commit.lease import Challenger, Holder, Lease, LeaseRecord, hold
@@ -231,7 +231,7 @@ def test_a_run_of_this_process_that_is_over_is_no_obstacle(store: Store) -> None
         Challenger(store, here(), LIFETIME).look()
 
     class Broken(MemoryStore):
-        def create(self, key: str, data: bytes) -> bool:
+        def create(self, key: str, data: Content) -> bool:
             raise StorageError("no answer")
 
     held._store = Broken()
@@ -353,7 +353,7 @@ def test_a_challenger_that_slept_does_not_take_a_deleted_number(store: Store) ->
         root = store.root
         list, read, delete = store.list, store.read, store.delete
 
-        def create(self, key: str, data: bytes) -> bool:
+        def create(self, key: str, data: Content) -> bool:
             other = take(store, elsewhere())
             for _ in range(4):
                 other.renew()
@@ -376,11 +376,11 @@ class Numbered(MemoryStore):
         super().__init__()
         self.highest: dict[int, str] = {}
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: Content) -> bool:
         created = super().create(key, data)
         number = names.number_of_lease_key(key)
         if created and number is not None and number > max(self.highest, default=0):
-            self.highest[number] = LeaseRecord.from_json(data, key).holder.token
+            self.highest[number] = LeaseRecord.from_json(whole(data), key).holder.token
         return created
 
 

@@ -44,7 +44,7 @@ from sfr_batch.planning.shard_diff import carry_over, find_vanished
 from sfr_batch.storage import executor
 from sfr_batch.storage.executor import InProcess
 from sfr_batch.storage.spill import dealt
-from sfr_batch.storage.store import ObjectInfo
+from sfr_batch.storage.store import Content, ObjectInfo
 from sfr_batch.table.commit import compaction, documents, writing
 from sfr_batch.table.commit import expiry as retention
 from sfr_batch.table.commit import publish as commit
@@ -135,7 +135,7 @@ class SteppedStore:
             result = operation()
         return result
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: Content) -> bool:
         return bool(self._do(lambda: self._objects.create(key, data)))
 
     def read(self, key: str) -> bytes:
@@ -657,7 +657,7 @@ def test_every_snapshot_accounts_for_every_row_at_length() -> None:
 class OverwritingStore(MemoryStore):
     """A store whose create overwrites: every writer believes that it won."""
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: Content) -> bool:
         self.delete([key])
         return super().create(key, data)
 
@@ -858,13 +858,13 @@ def test_machine_finds_rejects_written_after_the_data_file(monkeypatch: pytest.M
     def data_first(
         store: Any, card: TableCard, receipt: Receipt, rows: pa.Table, rejects: pa.Table, pieces: Sequence[int]
     ) -> Receipt:
-        late: list[tuple[str, bytes]] = []
+        late: list[tuple[str, Content]] = []
 
         class RejectsLater:
             root = store.root
             open, read = store.open, store.read
 
-            def create(self, key: str, data: bytes) -> bool:
+            def create(self, key: str, data: Content) -> bool:
                 if key.startswith(names.REJECTS):
                     late.append((key, data))
                     return True

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import pytest
 
-from sfr_batch.storage.store import ObjectInfo, Store
+from sfr_batch.storage.store import Content, ObjectInfo, Store
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table.table import Snapshot, Table
 from tests.table.commit.test_protocol import (
@@ -61,7 +61,7 @@ class PausingStore:
         if self._rng.random() < 0.3:
             time.sleep(self._rng.expovariate(1 / 0.02))
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: Content) -> bool:
         return bool(self._do(lambda: self._store.create(key, data)))
 
     def read(self, key: str) -> bytes:
