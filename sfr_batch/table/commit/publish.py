@@ -30,6 +30,7 @@ from sfr_batch.errors import (
     ObjectNotFound,
     SnapshotConflict,
     TableError,
+    TableInUse,
 )
 from sfr_batch.format import names
 from sfr_batch.format.dead_rows import DeadPart, write_dead_rows
@@ -182,7 +183,7 @@ def conflict_if_superseded(table: Table, base: Snapshot) -> Iterator[None]:
     or their names condemned, because of it."""
     try:
         yield
-    except (SnapshotConflict, CountsDoNotClose):
+    except (SnapshotConflict, TableInUse, CountsDoNotClose):
         raise
     except (ObjectNotFound, TableError) as error:
         if not superseded(table, base):

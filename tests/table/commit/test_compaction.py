@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from sfr_batch.checks.audit.auditor import audit
 from sfr_batch.cli.main import main
-from sfr_batch.errors import ConfigError, SnapshotConflict
+from sfr_batch.errors import ConfigError, SnapshotConflict, TableInUse
 from sfr_batch.format import names
 from sfr_batch.planning.make import make_plan
 from sfr_batch.storage.executor import InProcess
@@ -186,6 +186,20 @@ def test_somebody_publishes_meanwhile(used: tuple[Place, Writer, Table]) -> None
         carry_out(table, found)
     carry_out(table, find_compaction(table.current(), rows_per_file=100))
     assert len(state_of(healthy(table, place))) == 16 + 8 + 3
+
+
+def test_a_run_that_has_taken_the_lease_over_has_published(used: tuple[Place, Writer, Table]) -> None:
+    """The error names who has it, as without its snapshot."""
+    place, writer, table = used
+    found = find_compaction(table.current(), rows_per_file=100)
+    writer.write({**writer.now, "c.parquet": docs_of("c", 3)})
+
+    def taken_over() -> None:
+        night(place)
+        raise TableInUse("held by another run")
+
+    with pytest.raises(TableInUse, match="held by another run"):
+        carry_out(table, found, taken_over)
 
 
 def test_a_sweep_takes_its_files_meanwhile(used: tuple[Place, Writer, Table]) -> None:
