@@ -5,7 +5,8 @@
 The table is real, on a local disk, in data files of 8,192 rows; only its vectors do not come from a model. One process
 works alone, one has a Ray of one worker, and one a Ray of two. Each carries every operation out once before it counts;
 then they take turns, as often as there are pairs. Those whose turn it is not are stopped, their Ray included. Before
-each turn the files are in the page cache, and nothing waits to be written. It prints one JSON object.
+each turn the files are in the page cache, nothing waits to be written, and free memory is ready. It prints one JSON
+object.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 
 import sfr_batch as sfr
-from jobs.benchmark import disk, two_processes
+from jobs.benchmark import disk, memory, two_processes
 from jobs.benchmark.disk import Rates, Traffic
 from jobs.benchmark.planning import own_memory, reset_peak
 from jobs.benchmark.processes import Sampler, machine_cpu_seconds, stopped
@@ -259,15 +260,16 @@ def carry_out(folder: Path, operation: str, workers: int, executor: Executor | N
     """One operation on the table in ``folder``. Raises RunFailed."""
     work = prepared(folder, operation, executor)
     disk.settle(folder / "table")
+    memory.make_ready(3 * _data_bytes(folder))  # the files that it writes, and what it works in
     with Sampler(os.getpid()) as tree:
         reset_peak()
-        memory = own_memory("VmRSS")
+        before = own_memory("VmRSS")
         own, machine, traffic, started = tree.look(), machine_cpu_seconds(), disk.look(folder), time.monotonic()
         work()
         seconds, own, after = time.monotonic() - started, tree.look() - own, disk.look(folder)
         all_of_it, peak = machine_cpu_seconds(), own_memory("VmHWM")
     others = None if machine is None or all_of_it is None else max(0.0, all_of_it - machine - own)
-    grew = None if memory is None or peak is None else max(0, peak - memory)
+    grew = None if before is None or peak is None else max(0, peak - before)
     did = after.since(traffic) if after and traffic else None
     return Pass(operation, workers, seconds, own, others, grew, did)
 
@@ -347,7 +349,7 @@ def measure(rows: int, dim: int, pairs: int, folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=folder) as place, contextlib.ExitStack() as stack:
         with ProcessPoolExecutor(1, fresh) as process:
             process.submit(write, f"{place}/table", rows, dim).result()
-        data = sum(info.size for info in open_store(f"{place}/table").list(names.DATA))
+        data = _data_bytes(Path(place))
         before, gain = _raw(folder), two_processes.measure()
         ways = [stack.enter_context(_Way(Path(place), workers)) for workers in _WAYS]
         first: list[Pass] = []
@@ -366,7 +368,12 @@ def _alone(way: _Way, ways: Sequence[_Way], operation: str) -> Pass:
         return way.carry_out(operation)
 
 
+def _data_bytes(folder: Path) -> int:
+    return sum(info.size for info in open_store(str(folder / "table")).list(names.DATA))
+
+
 def _raw(folder: Path) -> list[Rates]:
+    memory.make_ready(2**30)
     return [disk.raw_rates(folder, processes) for processes in (1, 2)]
 
 

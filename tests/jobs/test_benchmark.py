@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from jobs import docstrings as demo
-from jobs.benchmark import copying, maintaining, pricing, processes, report, resume, searching, watching
+from jobs.benchmark import copying, maintaining, memory, pricing, processes, report, resume, searching, watching
 from jobs.benchmark import pipeline as comparing
 from jobs.benchmark.__main__ import main
 from jobs.benchmark.contenders import CONTENDERS, Event, padding, tokens_per_second, vectors_by_id
@@ -25,6 +25,7 @@ from jobs.benchmark.corpus import write_distinct_docstrings
 from jobs.benchmark.disk import Rates, Traffic
 from jobs.benchmark.maintaining import Maintained, Pass
 from jobs.benchmark.pipeline import Comparison, Round
+from jobs.benchmark.planning import own_memory, reset_peak
 from jobs.benchmark.pricing import Forecast
 from jobs.benchmark.processes import Memory, Usage
 from jobs.benchmark.soak import Soak
@@ -295,6 +296,22 @@ def test_maintenance_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyP
     disturbed = [dataclasses.replace(one, others=6.0) for one in there]
     shown = maintaining.table(Maintained(9000, 8, 10**6, here, [*here, *disturbed], raw, Gain(0.5, 0.625)))
     assert shown.splitlines()[-2].endswith("; DISTURBED: other processes took 20% of the cores")
+
+
+@pytest.mark.skipif(own_memory("VmRSS") is None, reason="the memory of a process is known on Linux alone")
+def test_free_memory_is_used_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    def used(size: int) -> tuple[int, int]:
+        reset_peak()
+        before = own_memory("VmRSS") or 0
+        memory.make_ready(size)
+        after, peak = own_memory("VmRSS") or 0, own_memory("VmHWM") or 0
+        return peak - before, after - before
+
+    peak, stays = used(2**27)
+    assert 2**27 * 0.9 < peak < 2**27 * 1.2
+    assert stays < 2**24
+    monkeypatch.setattr(memory, "free_memory", lambda: 2**27)
+    assert 2**26 * 0.9 < used(2**60)[0] < 2**26 * 1.2, "half of what is free"
 
 
 def test_processes_that_are_stopped_do_nothing_until_they_go_on() -> None:
