@@ -13,6 +13,7 @@ from sfr_batch.storage.failures import NO_HARD_LINKS, explained
 from sfr_batch.storage.local_files import walk
 from sfr_batch.storage.locations import absolute_uri
 from sfr_batch.storage.store import TEMPORARY, Content, ObjectInfo, path_parts
+from sfr_batch.storage.synced_file import new_synced_file
 
 
 class LocalStore:
@@ -37,13 +38,11 @@ class LocalStore:
             _make_folder(os.path.dirname(temporary))
             _make_folder(os.path.dirname(target))
             try:
-                with open(temporary, "wb") as file:
+                with new_synced_file(temporary) as file:
                     if callable(data):
                         data(file)
                     else:
                         file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
                 try:
                     os.link(temporary, target)
                 except FileExistsError:

@@ -18,7 +18,7 @@ from unittest import mock
 
 from sfr_batch.storage.local import LocalStore
 from sfr_batch.storage.s3 import S3Store
-from sfr_batch.storage.store import Store
+from sfr_batch.storage.store import Content, Store, whole
 
 WHEN = ("before", "torn", "unnamed", "after")
 """torn: half of the bytes are on the disk, under a temporary name, or in an upload that is not completed; unnamed: all
@@ -111,7 +111,8 @@ class FailpointStore:
         return self._failpoint.when if self._failpoint else ""
 
     @contextlib.contextmanager
-    def _dying_inside(self, key: str, data: bytes, when: str) -> Iterator[None]:
+    def _dying_inside(self, key: str, content: Content, when: str) -> Iterator[None]:
+        data = whole(content)
         if isinstance(self._store, S3Store):
             _leave_upload(self._store, key, data if when == "unnamed" else data[: len(data) // 2])
             die()

@@ -19,7 +19,7 @@ import pytest
 
 from sfr_batch.config.settings import StorageSettings
 from sfr_batch.errors import ConfigError, ObjectNotFound, StorageError
-from sfr_batch.storage import inputs, parallel
+from sfr_batch.storage import inputs, parallel, synced_file
 from sfr_batch.storage import store as storage
 from sfr_batch.storage.input_listing import list_inputs
 from sfr_batch.storage.inputs import open_input, read_input_range
@@ -269,6 +269,56 @@ def test_a_crash_before_the_name_is_given_leaves_only_a_temporary_file(tmp_path:
     (left,) = keys(store, storage.TEMPORARY)
     assert len(store.read(left)) == 100_000
     assert store.create("data/a", b"again")
+
+
+class Disk:
+    """Counts the syncs of files that are not empty; fails at the one with the number ``fails``, and never again."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: int = 0) -> None:
+        self._fails, self._fsync, self._lock = fails, os.fsync, threading.Lock()
+        self.sizes: list[int] = []
+        monkeypatch.setattr(os, "fsync", self._sync)
+
+    def _sync(self, descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode):
+            with self._lock:
+                self.sizes.append(status.st_size)
+                if len(self.sizes) == self._fails:
+                    raise OSError(5, "Input/output error")
+        self._fsync(descriptor)
+
+
+def written_slowly(file: IO[bytes]) -> None:
+    for _ in range(10):
+        file.write(b"x" * 100_000)
+        time.sleep(0.01)
+
+
+def test_a_large_file_is_synced_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synced_file, "_SYNCED_AT_ONCE", 200_000)
+    disk, threads = Disk(monkeypatch), threading.active_count()
+    store = LocalStore(str(tmp_path))
+    assert store.create("data/a", written_slowly)
+    assert store.read("data/a") == b"x" * 10**6
+    assert len(disk.sizes) > 2
+    assert disk.sizes[0] < 10**6
+    assert disk.sizes[-1] == 10**6, "the last sync is of the whole file"
+    assert threading.active_count() == threads
+    disk.sizes.clear()
+    store.create("data/b", b"x" * 100_000)
+    assert disk.sizes == [100_000]
+
+
+@pytest.mark.parametrize("fails", [1, 2, 3])
+def test_no_sync_of_a_large_file_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: int) -> None:
+    """Linux tells once that it could not write a page, and then takes it for written: a later sync succeeds."""
+    monkeypatch.setattr(synced_file, "_SYNCED_AT_ONCE", 200_000)
+    store, disk = LocalStore(str(tmp_path)), Disk(monkeypatch, fails)
+    with pytest.raises(StorageError, match="Input/output error"):
+        store.create("data/a", written_slowly)
+    assert len(disk.sizes) >= fails
+    assert keys(store, "") == []
 
 
 def test_bytes_are_on_disk_before_the_name_and_the_name_before_the_answer(
