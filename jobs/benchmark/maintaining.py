@@ -70,6 +70,8 @@ class Pass:
     others: float | None
     memory: int | None
     disk: Traffic | None
+    ready: float
+    """Seconds a GB in which free memory was made ready before. If it is much more than 0.1, a host had to give it."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ def table(done: Maintained) -> str:
         f"{size}; the median of {counted(turns, 'turn')}",
         *aligned(rows),
         f"the disk alone, MB/s: {'; '.join(rates)}",
+        f"free memory, s a GB until it was ready: at most {max(one.ready for one in done.passes):.2f}",
         f"two processes alone, of the seconds of one: {done.gain.arithmetic:.2f} for arithmetic, "
         f"{done.gain.memory:.2f} for products of arrays in memory",
         *(f"two workers, {operation}: {_verdict(done, operation)}" for operation in OPERATIONS),
@@ -241,26 +244,42 @@ def write(folder: str, rows: int, dim: int) -> None:
 
 @contextlib.contextmanager
 def on_workers(workers: int) -> Iterator[Executor | None]:
-    """A local Ray of so many workers. 0: this process, in one thread of Arrow's, as a task has."""
+    """A local Ray of so many workers, on as many cores. 0: this process, in one thread of Arrow's, as a task has."""
     pa.set_cpu_count(1)
     if not workers:
         yield None
         return
     import ray
 
-    ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
+    with _on_cores(workers):
+        ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
+        try:
+            with sfr.on_ray("auto") as executor:
+                yield executor
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _on_cores(number: int) -> Iterator[None]:
+    """Meanwhile this thread, and the processes that it starts, have so many cores. Else a worker whose task reads ahead
+    would also use cores that belong to no worker, of which a busy cluster has none. Linux alone can do that."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(cores)[:number])
     try:
-        with sfr.on_ray("auto") as executor:
-            yield executor
+        yield
     finally:
-        ray.shutdown()
+        os.sched_setaffinity(0, cores)
 
 
 def carry_out(folder: Path, operation: str, workers: int, executor: Executor | None) -> Pass:
     """One operation on the table in ``folder``. Raises RunFailed."""
     work = prepared(folder, operation, executor)
     disk.settle(folder / "table")
-    memory.make_ready(3 * _data_bytes(folder))  # the files that it writes, and what it works in
+    ready = memory.make_ready(3 * _data_bytes(folder))  # the files that it writes, and what it works in
     with Sampler(os.getpid()) as tree:
         reset_peak()
         before = own_memory("VmRSS")
@@ -271,7 +290,7 @@ def carry_out(folder: Path, operation: str, workers: int, executor: Executor | N
     others = None if machine is None or all_of_it is None else max(0.0, all_of_it - machine - own)
     grew = None if before is None or peak is None else max(0, peak - before)
     did = after.since(traffic) if after and traffic else None
-    return Pass(operation, workers, seconds, own, others, grew, did)
+    return Pass(operation, workers, seconds, own, others, grew, did, ready)
 
 
 def prepared(folder: Path, operation: str, executor: Executor | None) -> Callable[[], None]:

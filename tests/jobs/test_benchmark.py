@@ -279,7 +279,7 @@ def test_maintenance_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert did.written >= 9000 * 8 * 4, "an export is on the disk when it has ended"
     did = Traffic(0, 10**9, 1.0, 1.0)
     there = [
-        Pass(one.operation, workers, seconds / workers, 1.3 * one.cpu, 0.05, 2**20, did)
+        Pass(one.operation, workers, seconds / workers, 1.3 * one.cpu, 0.05, 2**20, did, 2.4)
         for one, seconds in zip(here, (2.1, 30.0, 30.0), strict=True)
         for workers in (1, 2)
     ]
@@ -291,6 +291,7 @@ def test_maintenance_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "1.30 of the CPU of one process, NOT within the aim of 1.2" in audit
     assert audit.endswith("THE DISK WAS MEASURED: at its raw rate it needs 48% and 95% of the seconds")
     assert "DISK" not in export
+    assert "free memory, s a GB until it was ready: at most 2.40" in shown
     assert "of the seconds of one: 0.50 for arithmetic, 0.62 for products" in shown
     assert "DISTURBED" not in shown
     disturbed = [dataclasses.replace(one, others=6.0) for one in there]
@@ -303,7 +304,7 @@ def test_free_memory_is_used_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None
     def used(size: int) -> tuple[int, int]:
         reset_peak()
         before = own_memory("VmRSS") or 0
-        memory.make_ready(size)
+        assert memory.make_ready(size) > 0
         after, peak = own_memory("VmRSS") or 0, own_memory("VmHWM") or 0
         return peak - before, after - before
 
@@ -312,6 +313,15 @@ def test_free_memory_is_used_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None
     assert stays < 2**24
     monkeypatch.setattr(memory, "free_memory", lambda: 2**27)
     assert 2**26 * 0.9 < used(2**60)[0] < 2**26 * 1.2, "half of what is free"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux gives a process some of the cores")
+def test_a_ray_of_one_worker_has_one_core() -> None:
+    before = os.sched_getaffinity(0)
+    with maintaining._on_cores(1):
+        command = [sys.executable, "-c", "import os; print(len(os.sched_getaffinity(0)))"]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1\n"
+    assert os.sched_getaffinity(0) == before
 
 
 def test_processes_that_are_stopped_do_nothing_until_they_go_on() -> None:
