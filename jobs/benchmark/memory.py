@@ -14,8 +14,8 @@ from sfr_batch.storage.memory import free_memory
 
 
 def make_ready(size: int) -> float:
-    """Take ``size`` bytes of free memory, use them and let them go; at most half of what is free. Processes and the page
-    cache get them first then. Returns the seconds that it took a GB."""
+    """Take ``size`` bytes of free memory, use them and let them go; at most half of what is free. Processes and the
+    page cache get them first then. Returns the seconds that it took a GB."""
     started = time.perf_counter()
     taken = np.zeros(min(size, free_memory() // 2), np.uint8)
     taken[:: mmap.PAGESIZE] = 1
