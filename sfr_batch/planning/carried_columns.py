@@ -114,7 +114,8 @@ def next_layout(table: Table | None, base: Snapshot | None, card: TableCard) -> 
     stated = base is not None and base.manifest.layout is not None
     if not stated and is_same(before.schema, card.schema):  # types that become known have their own record
         return Layout(card.schema, table.card.row_hash, "", table.layout.of_card)
-    return table.layout.changed_to(card.schema, before.row_hash if stated else ROW_HASH_VERSION)
+    hashed = stated and before.carried  # without carried columns there are no row hashes, whichever version it says
+    return table.layout.changed_to(card.schema, before.row_hash if hashed else ROW_HASH_VERSION)
 
 
 @dataclass(frozen=True)

@@ -522,6 +522,21 @@ def test_a_table_of_the_first_hashes_goes_on_with_today_s(place: Place, monkeypa
     assert audit(Table.open(snapshot.store), make_plan(place.config(BOTH))).ok
 
 
+def test_a_run_that_died_with_other_columns_leaves_no_version_of_hashes(place: Place) -> None:
+    """Its data file has the snapshot state a layout, which has no row hashes."""
+    night(place, NONE)
+    shard(place, "a", [1, 2, None, 4])
+    do_splits(compare(make_plan(place.config(YEAR)), InProcess()).plan, only=1, encode=Counting())
+    stated, texts = night(place, NONE)
+    assert texts == []
+    assert stated.manifest.layout is not None
+    assert names.ROW_HASH not in stated.schema.names
+    snapshot, _ = night(place, LANG)
+    assert snapshot.layout.row_hash == 2
+    reference, _ = night(dataclasses.replace(place, table=f"{place.table}-full"), LANG)
+    assert state_of(snapshot) == state_of(reference)
+
+
 def test_new_keys_of_structs(place: Place) -> None:
     for name in "ab":
         (Path(place.corpus) / f"{name}.parquet").unlink()
