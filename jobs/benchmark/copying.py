@@ -68,7 +68,7 @@ def run(address: str, order: str, rows: int, folder: Path, say: Callable[[str], 
     first = raw["steps"][0]["begin"]
     before = [memory.driver for at, memory in watch.samples if at < first]
     held = [
-        [memory.driver for at, memory in watch.samples if step["begin"] <= at <= step["end"]] for step in raw["steps"]
+        [memory.driver for at, memory in watch.samples if step["begin"] <= at <= step["left"]] for step in raw["steps"]
     ]
     if not before or not all(held):
         raise RunFailed(f"{rows:,} rows were copied too quickly to see memory: give more.")
@@ -124,8 +124,8 @@ def write(folder: Path, rows: int, order: str) -> None:
 
 
 def measure(address: str, order: str, rows: int, folder: Path) -> dict[str, Any]:
-    """The number of splits and, of each step, when it began and ended (seconds since the epoch) and the CPU seconds of
-    this process."""
+    """The number of splits and, of each step, when it began, ended and was left (seconds since the epoch) and the CPU
+    seconds of this process."""
     config = _config(folder, "part")
     steps = []
 
@@ -133,7 +133,9 @@ def measure(address: str, order: str, rows: int, folder: Path) -> dict[str, Any]
     def step() -> Iterator[None]:
         begin, cpu = time.time(), time.process_time()
         yield
-        steps.append({"begin": begin, "end": time.time(), "cpu": time.process_time() - cpu})
+        end, cpu = time.time(), time.process_time() - cpu
+        time.sleep(10 * _LOOK_EVERY_S)  # what a short step has made is there to be looked at, too
+        steps.append({"begin": begin, "end": end, "left": time.time(), "cpu": cpu})
 
     with second_night(address, config, partial(write, order=order), folder, rows) as (executor, publisher):
         with step():
