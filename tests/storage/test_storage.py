@@ -304,7 +304,7 @@ def test_a_large_file_is_synced_while_it_is_written(tmp_path: Path, monkeypatch:
     assert len(disk.sizes) > 2
     assert disk.sizes[0] < 10**6
     assert disk.sizes[-1] == 10**6, "the last sync is of the whole file"
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads, "its own has ended"
     disk.sizes.clear()
     store.create("data/b", b"x" * 100_000)
     assert disk.sizes == [100_000]

@@ -14,6 +14,7 @@ import pytest
 from sfr_batch.errors import ConfigError, StorageError, TableError
 from sfr_batch.format import names
 from sfr_batch.storage.local import LocalStore
+from sfr_batch.storage.store import Content
 from sfr_batch.storage.stores import open_store
 from sfr_batch.table import parquet_folder
 from sfr_batch.table.parquet_folder import SUCCESS, ParquetFolder
@@ -239,7 +240,7 @@ def test_export_that_breaks_off_has_no_success(table: Table, tmp_path: Path, mon
     monkeypatch.setattr(parquet_folder, "_WAITING_BYTES", 1)
     create = LocalStore.create
 
-    def full(self: LocalStore, key: str, data: bytes) -> bool:
+    def full(self: LocalStore, key: str, data: Content) -> bool:
         if key == "part-00002.parquet":
             raise StorageError("no space left")
         return create(self, key, data)
@@ -249,6 +250,20 @@ def test_export_that_breaks_off_has_no_success(table: Table, tmp_path: Path, mon
         table.export(str(tmp_path / "out"))
     assert files_of(str(tmp_path / "out")) == ["part-00000.parquet", "part-00001.parquet"]
     assert not (tmp_path / "out" / SUCCESS).exists()
+
+
+def test_files_are_not_encoded_into_memory(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store is given a function, which a local one has write to the disk."""
+    create, functions = LocalStore.create, list[str]()
+
+    def seen(self: LocalStore, key: str, data: Content) -> bool:
+        functions.extend([key] if callable(data) else [])
+        return create(self, key, data)
+
+    monkeypatch.setattr(LocalStore, "create", seen)
+    done = table.export(str(tmp_path / "out"))
+    assert functions == ["part-00000.parquet"]
+    assert done.bytes == (tmp_path / "out" / "part-00000.parquet").stat().st_size
 
 
 def test_two_exports_to_one_place_do_not_mix(table: Table, tmp_path: Path) -> None:

@@ -273,6 +273,23 @@ def test_own_manifest_after_a_lost_reply_is_a_success(local: Store) -> None:
     assert publish(Table(LostReply(), table.card), None, again).manifest == first.manifest  # type: ignore[arg-type]
 
 
+def test_a_data_file_is_not_encoded_into_memory(local: Store) -> None:
+    """The store is given a function, which a local one has write to the disk; the receipt has the size all the same."""
+    card, functions = card_of(), list[str]()
+
+    class Seen:
+        root, read, open = local.root, local.read, local.open
+
+        def create(self, key: str, data: Content) -> bool:
+            functions.extend([key] if callable(data) else [])
+            return local.create(key, data)
+
+    receipt = commit_rows(Seen(), card, "s", ["a"])  # type: ignore[arg-type]
+    (info,) = local.list(names.DATA)
+    assert functions == [info.key]
+    assert receipt.size == info.size
+
+
 def test_missing_data_file_refuses_to_publish(store: Store) -> None:
     table = create_or_open(store, card_of())
     receipts = [commit_rows(store, table.card, label, [label]) for label in "ab"]
